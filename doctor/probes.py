@@ -1,0 +1,88 @@
+"""What may hang, crash or print when tried: run as a script by `doctor`, one process a question.
+
+Reads: the network (`hub`), the GPU (`provider`, `torch`).
+Writes: one JSON object as the last line of standard output.
+
+Command: `python doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+# y = x @ x, for x of shape (2, 2); opset 13. A matrix product, since it is what loads the libraries of a provider.
+TINY_MODEL = (
+    b'\x08\x08\x12\x00:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01gZ\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08'
+    b"\n\x02\x08\x02\n\x02\x08\x02b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x02\n\x02\x08\x02B\x04\n\x00\x10\r"
+)
+
+
+def probe_providers() -> dict[str, Any]:
+    """The execution providers that ONNX Runtime lists: built in, which does not mean that they work."""
+    import onnxruntime
+
+    return {"providers": onnxruntime.get_available_providers()}
+
+
+def probe_provider(name: str) -> dict[str, Any]:
+    """Whether ONNX Runtime really runs a model on a provider; it falls back to the CPU without an error."""
+    import numpy as np
+    import onnxruntime
+
+    if name == "CUDAExecutionProvider":
+        onnxruntime.preload_dlls()  # finds CUDA libraries that pip installed; works only before the first session
+    session = onnxruntime.InferenceSession(TINY_MODEL, providers=[name])
+    actual = session.get_providers()[0]
+    if actual != name:
+        return {"starts": False, "reason": f"fell back to {actual}"}
+    product = session.run(None, {"x": np.array([[1, 2], [3, 4]], dtype=np.float32)})[0].tolist()
+    if product != [[7, 10], [15, 22]]:
+        return {"starts": False, "reason": f"computed {product} instead of [[7, 10], [15, 22]]"}
+    return {"starts": True, "reason": ""}
+
+
+def probe_torch() -> dict[str, Any]:
+    """Whether PyTorch sees a CUDA device, and which CUDA it was built for ("" for a CPU build)."""
+    import torch
+
+    available = torch.cuda.is_available()
+    return {
+        "cuda_build": torch.version.cuda or "",
+        "cuda": available,
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def probe_hub(url: str, timeout_s: float) -> dict[str, Any]:
+    """Whether anything answers at the hub's address."""
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "kdc-doctor"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            return {"reachable": True, "detail": f"HTTP {response.status}"}
+    except urllib.error.HTTPError as error:
+        # It is there, if it is not a proxy that says no, or a gateway in front of nothing.
+        return {"reachable": error.code < 500 and error.code not in (403, 407), "detail": f"HTTP {error.code}"}
+    except (OSError, ValueError) as error:
+        return {"reachable": False, "detail": str(getattr(error, "reason", error))}
+
+
+def main(arguments: list[str]) -> None:
+    """Answer one question."""
+    question, *rest = arguments
+    if question == "providers":
+        answer = probe_providers()
+    elif question == "provider":
+        answer = probe_provider(rest[0])
+    elif question == "torch":
+        answer = probe_torch()
+    else:
+        answer = probe_hub(rest[0], float(rest[1]))
+    print("\n" + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,56 @@
+"""The model card: the artifact's README.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from artifact import Lineage, TaskInfo
+from inspection import markdown
+
+
+def model_card(
+    task: TaskInfo,
+    lineage: Lineage,
+    table: dict[str, dict[str, Any]],
+    providers: dict[str, str],
+    quantized: dict[str, Any],
+    example: str,
+) -> str:
+    """Markdown: what it answers, what was measured, how to use it, where it comes from, its limits."""
+    columns = f"`{task.text}`" if task.text_pair is None else f"the pair `{task.text}`, `{task.text_pair}`"
+    answers = ", ".join(f"`{name}`" for name in task.labels) or "a number"
+    call = '"a text"' if task.text_pair is None else '("first text", "second text")'
+    loads = "; ".join(f"{variant} on {provider}" for provider, variant in providers.items())
+    int8 = quantized["note"] or f"int8 is the candidate `{quantized['winner']}`."
+    return f"""# {task.name}: a compressed text classifier
+
+Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lineage.student} with KD-LoRA
+(recipe `{lineage.recipe}`, seed {lineage.seed}), adapters merged, exported to ONNX.
+
+## Measured
+
+{markdown(table, task.metric)}
+
+On the evaluation split, which nothing was chosen by. ONNX rows ran through the engine that serves. Latency is of one row,
+tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
+{int8} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
+
+## Use
+
+```
+kdc try . {example}
+```
+
+```python
+from serving.engine import Engine
+
+engine = Engine.load(".")
+probabilities = engine.predict([{call}])  # (rows, {task.outputs}), columns {list(task.labels) or "the number"}
+```
+
+## Limits
+
+It answers what its training rows were like; texts of another kind, language or length may be answered badly and with
+confidence. Longer texts are cut. Its labels mean what they meant in the training data (fingerprint
+`{lineage.data_fingerprint[:16]}`), no more.
+"""

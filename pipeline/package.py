@@ -1,0 +1,196 @@
+"""Stage `package`: the artifact, which is the product.
+
+Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` whole or not at all, then points the
+symlink `artifact` at it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from artifact import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    FileInfo,
+    Lineage,
+    Manifest,
+    TaskInfo,
+    TokenizerInfo,
+    Variant,
+    describe_files,
+    load_manifest,
+    write_manifest,
+)
+from pipeline.card import model_card
+from pipeline.context import Run
+from pipeline.served import TOKENIZER_INFO, task_info
+
+_PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
+             "tokenizers", "datasets", "numpy")  # fmt: skip
+
+
+def run(run: Run, out: Path) -> dict[str, Any]:
+    """Make the artifact and point `artifact` at it."""
+    evaluated, quantized = run.metrics("evaluate"), run.metrics("quantize")
+    final = run.root / "artifacts" / run.fingerprints["package"][:16]
+    working = final.with_name(f"{final.name}.tmp")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    _copy_files(run, working, with_int8=quantized["int8"])
+    variants = _variants(run, working, evaluated["table"], quantized)
+    providers = {
+        CPU_PROVIDER: "int8" if quantized["chosen"] else "fp32",
+        CUDA_PROVIDER: "fp16" if "fp16" in variants else "fp32",
+    }
+    info = TokenizerInfo.model_validate_json((run.folder("export") / TOKENIZER_INFO).read_text(encoding="utf-8"))
+    task = task_info(run.data().task)
+    card = model_card(task, _lineage(run), evaluated["table"], providers, quantized, _example(task))
+    (working / "README.md").write_text(card, encoding="utf-8")
+    names = sorted(file.name for file in working.iterdir())
+    manifest = write_manifest(
+        working, _manifest(run, task, info, describe_files(working, names), variants, providers, evaluated, quantized)
+    )
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(working, final)
+    _point(run.root / "artifact", final)
+    load_manifest(run.root / "artifact")
+    notes = [note for note in (quantized["note"],) if note]
+    return {
+        "artifact": str(final.relative_to(run.root)),
+        "sha256": manifest.sha256,
+        "providers": providers,
+        "table": evaluated["table"],
+        "metric": task.metric,
+        "notes": notes,
+        "example": _example(task),
+        "headline": f"{final.name}, sha256 {manifest.sha256[:16]}",
+    }
+
+
+def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
+    export = run.folder("export")
+    for name in ("model.onnx", "model.fp16.onnx", "tokenizer.json"):
+        if (export / name).exists():
+            shutil.copyfile(export / name, target / name)
+    if with_int8:
+        shutil.copyfile(run.folder("quantize") / "model.int8.onnx", target / "model.int8.onnx")
+    shutil.copyfile(run.folder("evaluate") / "evaluation.npz", target / "evaluation.npz")
+
+
+def _variants(
+    run: Run, folder: Path, table: dict[str, dict[str, Any]], quantized: dict[str, Any]
+) -> dict[str, Variant]:
+    exported = run.metrics("export")
+    parity = {"fp32": exported["fp32_parity"], "fp16": exported.get("fp16_parity")}
+    files = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
+    costs = ("latency_p50_ms", "latency_p95_ms", "rows_per_second")
+    found = {}
+    for name, file in files.items():
+        if not (folder / file).exists():
+            continue
+        measured = table.get(f"{name} (cuda)", table[name]) if name == "fp16" else table[name]
+        memory = measured.get("peak_memory_bytes")
+        int8 = quantized["candidates"][quantized["winner"]] if name == "int8" else {}
+        found[name] = Variant(
+            file=file,
+            size_bytes=measured["size_bytes"],
+            metrics={key: value for key, value in measured.items() if _is_metric(key)},
+            parity=int8.get("parity") if name == "int8" else parity[name],
+            batch_invariance=int8.get("max_probability_difference"),
+            candidate=quantized["winner"] if name == "int8" else None,
+            peak_memory_mb=round(memory / 1e6, 1) if memory else None,
+            **{key: measured.get(key) for key in costs},
+        )
+    return found
+
+
+def _is_metric(key: str) -> bool:
+    from pipeline.metrics import METRICS
+
+    return key.removesuffix("_mismatched") in METRICS
+
+
+def _manifest(
+    run: Run, task: TaskInfo, info: TokenizerInfo, files: dict[str, FileInfo], variants: dict[str, Variant],
+    providers: dict[str, str], evaluated: dict[str, Any], quantized: dict[str, Any],
+) -> Manifest:  # fmt: skip
+    return Manifest(
+        kdc_version=importlib.metadata.version("kdc"),
+        task=task,
+        lineage=_lineage(run),
+        files=files,
+        tokenizer=info,
+        input_names=info.input_names,
+        variants=variants,  # type: ignore[arg-type]
+        providers=providers,
+        temperature=quantized["temperature"],
+        metrics=evaluated["table"],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _lineage(run: Run) -> Lineage:
+    config = run.config
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    student = config.student.model
+    cut_from = "" if not student.startswith("layers:") else f" of the {config.student.cut_from} teacher"
+    return Lineage(
+        teacher=_public_name(config.teacher.model),
+        student=_public_name(student) + cut_from,
+        recipe=config.run.recipe,
+        data_fingerprint=run.fingerprints["data"],
+        seed=config.run.seed,
+        packages=versions,
+        cpu=_cpu_name(),
+        gpu=_gpu_name(run.device),
+    )
+
+
+def _public_name(model: str) -> str:
+    """An id as it is, a local path as its last part: the artifact says nothing of the machine's folders."""
+    return Path(model).name if Path(model).exists() else model
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _gpu_name(device: str) -> str | None:
+    if device != "cuda":
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def _point(link: Path, target: Path) -> None:
+    """Make the symlink point at the new artifact in one step: a reader finds the old one or the new one."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.relative_to(link.parent), target_is_directory=True)
+    os.replace(temporary, link)
+
+
+def _example(task: TaskInfo) -> str:
+    examples = {"pydocs": '"What does `textwrap.dedent` do?" "Remove any common leading whitespace from every line."'}
+    if task.name in examples:
+        return examples[task.name]
+    return f'"{task.text}..."' + (f' "{task.text_pair}..."' if task.text_pair else "")

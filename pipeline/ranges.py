@@ -1,0 +1,162 @@
+"""Ranges of activations, collected in one pass with bounded memory: what static quantisation is calibrated with.
+
+ONNX Runtime's own calibrators keep every intermediate tensor of every batch and need batches of one shape. Here each
+batch updates a histogram a tensor and is forgotten, so any number of rows of any lengths will do.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from errors import KdcError
+from pipeline.parity import Feeds
+from serving.session import open_session
+
+RangeMethod = Literal["minmax", "percentile"]
+
+PERCENTILE = 99.99  # of the values; half of the rest is cut off at each end
+_FIRST_BINS = 2048
+_MOST_BINS = 8 * _FIRST_BINS
+_STEPS = 255  # of an 8-bit number
+
+
+class Histogram:
+    """Counts of values in equal bins around zero; the bins widen as the range grows."""
+
+    def __init__(self) -> None:
+        self.minimum = np.inf
+        self.maximum = -np.inf
+        self._width = 0.0
+        self._first = 0
+        self._counts = np.zeros(0, dtype=np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count the values of one batch, of any shape."""
+        low, high = float(values.min()), float(values.max())
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        if self._width == 0.0:
+            self._width = max(high - low, 1e-6) / _FIRST_BINS
+        while (self.maximum - self.minimum) / self._width > _MOST_BINS:
+            self._widen()
+        bins = np.floor(values.reshape(-1) / self._width).astype(np.int64)
+        first = int(bins.min())
+        self._cover(first, int(bins.max()) + 1)
+        counts = np.bincount(bins - first)
+        start = first - self._first
+        self._counts[start : start + len(counts)] += counts
+
+    def range(self, method: RangeMethod) -> tuple[float, float]:
+        """Lowest and highest value to represent, with zero inside.
+
+        Args:
+            method: "minmax" takes all values, "percentile" cuts the outermost 0.01 % off, half at each end.
+        """
+        if method == "minmax":
+            return min(self.minimum, 0.0), max(self.maximum, 0.0)
+        shares = np.cumsum(self._counts) / self._counts.sum()
+        outside = (1 - PERCENTILE / 100) / 2
+        low = (self._first + int(np.searchsorted(shares, outside, side="right"))) * self._width
+        high = (self._first + int(np.searchsorted(shares, 1 - outside)) + 1) * self._width
+        return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
+
+    def noise(self, method: RangeMethod) -> float:
+        """Power of the 8-bit rounding and clipping error relative to the signal's, 0 for a constant zero."""
+        if self.minimum == self.maximum == 0.0:
+            return 0.0
+        low, high = self.range(method)
+        values = (self._first + np.arange(len(self._counts)) + 0.5) * self._width
+        step = max(high - low, 1e-12) / _STEPS
+        zero = np.rint(-low / step)
+        restored = (np.clip(np.rint(values / step) + zero, 0, _STEPS) - zero) * step
+        return float((self._counts * (values - restored) ** 2).sum() / (self._counts * values**2).sum())
+
+    def _widen(self) -> None:
+        """Join neighbouring bins in pairs; pairs start at even bins, so that zero stays an edge."""
+        if self._first % 2:
+            self._cover(self._first - 1, self._first)
+        if len(self._counts) % 2:
+            self._cover(self._first, self._first + len(self._counts) + 1)
+        self._counts = self._counts.reshape(-1, 2).sum(axis=1)
+        self._first //= 2
+        self._width *= 2
+
+    def _cover(self, first: int, end: int) -> None:
+        if len(self._counts) == 0:
+            self._first = first
+        before = max(0, self._first - first)
+        after = max(0, end - (self._first + len(self._counts)))
+        self._counts = np.pad(self._counts, (before, after))
+        self._first -= before
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Histograms by tensor name, and how many rows they saw."""
+
+    histograms: Mapping[str, Histogram]
+    rows: int
+
+
+def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
+    """Run a graph on calibration batches and count the values of some of its tensors.
+
+    Args:
+        onnx_path: the fp32 graph.
+        tensors: names of float tensors inside it, see `pipeline.int8.activations`.
+        batches: feeds of any shapes; without padding (`calibration_batches`) only real tokens are counted.
+
+    Raises:
+        KdcError: there is no batch, or a tensor takes a value that is not finite.
+    """
+    histograms = {name: Histogram() for name in tensors}
+    rows = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = onnx.load(onnx_path)
+        graph.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
+        watched = Path(scratch) / "watched.onnx"
+        onnx.save(graph, watched)
+        session = open_session(lambda _: watched, device="cpu").session
+        for feeds in batches:
+            rows += len(feeds["input_ids"])
+            for name, values in zip(tensors, session.run(list(tensors), feeds), strict=True):
+                if not np.isfinite(values).all():
+                    raise KdcError("an activation is not finite during calibration", given=name)
+                histograms[name].add(values)
+    if not rows:
+        raise KdcError("there are no calibration rows", remedy="give rows of the training split")
+    return Ranges(histograms, rows)
+
+
+def calibration_batches(
+    rows: Sequence[Mapping[str, Sequence[int]]], input_names: Sequence[str], *, batch_size: int = 32
+) -> Iterator[Feeds]:
+    """Batches of rows of equal length, so that no padding is counted.
+
+    Args:
+        rows: tokenised rows: "input_ids" and, if the tokenizer makes them, "token_type_ids".
+        input_names: the graph's inputs.
+        batch_size: most rows in a batch.
+
+    Yields:
+        int64 arrays (batch, sequence) by input name.
+    """
+    by_length: dict[int, list[Mapping[str, Sequence[int]]]] = defaultdict(list)
+    for row in rows:
+        by_length[len(row["input_ids"])].append(row)
+    for length in sorted(by_length):
+        same = by_length[length]
+        for start in range(0, len(same), batch_size):
+            batch = same[start : start + batch_size]
+            given = {name: [row[name] for row in batch] for name in input_names if name in batch[0]}
+            feeds = {name: np.array(values, dtype=np.int64) for name, values in given.items()}
+            feeds["attention_mask"] = np.ones((len(batch), length), dtype=np.int64)
+            yield feeds

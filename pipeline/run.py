@@ -1,0 +1,301 @@
+"""The pipeline, top to bottom: from a labelled task to a verified artifact.
+
+Each stage works in `<stage>.partial/` and renames it to `<stage>/` at its end, so a folder that exists is complete.
+A stage whose fingerprint (its settings, and everything before it) still matches is skipped; one that was cut off
+goes on from what its partial folder holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from errors import InputError, KdcError
+from pipeline import (
+    controls,
+    data,
+    data_stage,
+    evaluate,
+    export,
+    merge,
+    models,
+    package,
+    quantize,
+    student,
+    targets,
+    teacher,
+)
+from pipeline.config import Config
+from pipeline.context import Run
+from pipeline.measure import own_peak_memory_bytes
+from pipeline.progress import Reporter
+
+_LAYOUT = 1  # of the stage folders: raising it makes older ones stale
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: of its folder.
+        run: does the work in the folder it is given, returns its metrics.
+        settings: what of the config it depends on.
+        after: stages whose results it reads; with the settings, their fingerprints make its own. "labelled" is the
+            data without the unlabelled rows: adding those does not train the teacher again.
+    """
+
+    name: str
+    run: Callable[[Run, Path], dict[str, Any]]
+    settings: Callable[[Config], dict[str, Any]]
+    after: tuple[str, ...]
+
+
+STAGES = (
+    Stage("data", data_stage.run, lambda config: _data_settings(config), ()),
+    Stage("teacher", teacher.run, lambda config: {**_training(config), **config.teacher.model_dump()}, ("labelled",)),
+    Stage("targets", targets.run, lambda config: {}, ("data", "teacher")),
+    Stage("student", student.run, lambda config: {**_training(config), **config.student.model_dump()}, ("targets",)),
+    Stage("merge", merge.run, lambda config: {}, ("student",)),
+    Stage("export", export.run, lambda config: config.export.model_dump(), ("merge",)),
+    Stage("quantize", quantize.run, lambda config: config.quantize.model_dump(), ("export",)),
+    Stage("controls", controls.run, lambda config: {"controls": config.run.controls}, ("teacher", "student")),
+    Stage("evaluate", evaluate.run, lambda config: config.evaluate.model_dump(), ("quantize", "controls")),
+    Stage("package", package.run, lambda config: {}, ("evaluate",)),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def _training(config: Config) -> dict[str, Any]:
+    return {"seed": config.run.seed, "precision": config.run.precision}
+
+
+def _data_settings(config: Config) -> dict[str, Any]:
+    own = not config.student.model.startswith("layers:")
+    return {
+        **config.data.model_dump(mode="json"),
+        "seed": config.run.seed,
+        "rows": data.input_fingerprint(data_stage.source_of(config)),
+        "teacher_model": models.fingerprint(config.teacher.model),
+        "student_model": models.fingerprint(config.student.model) if own else "cut from the teacher",
+    }
+
+
+def compress(
+    config: Config,
+    *,
+    reporter: Reporter,
+    start_from: str | None = None,
+    until: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Run all stages that are not done yet.
+
+    Args:
+        config: resolved settings.
+        reporter: whom to tell.
+        start_from: redo from that stage on, though its fingerprint matches.
+        until: stop after that stage.
+        force: redo all.
+
+    Returns:
+        out (run directory), stages (each with its metrics and whether it was skipped), and, when `package` ran,
+        artifact (path).
+
+    Raises:
+        InputError, KdcError: as the stages say.
+    """
+    for name in (start_from, until):
+        if name is not None and name not in STAGE_NAMES:
+            raise InputError("no such stage", given=name, remedy=f"one of {', '.join(STAGE_NAMES)}")
+    root = _root(config)
+    redo_from = STAGE_NAMES.index(start_from) if start_from else (0 if force else len(STAGES))
+    last = STAGE_NAMES.index(until) if until else len(STAGES) - 1
+    results = {}
+    with _locked(root):
+        run = _prepare(root, config, reporter)
+        run.fingerprints["labelled"] = _fingerprint("data", _plain(_data_settings(_without_unlabeled(config))), [])
+        for place, stage in enumerate(STAGES[: last + 1]):
+            settings = _plain(stage.settings(config))
+            fingerprint = _fingerprint(stage.name, settings, [run.fingerprints[name] for name in stage.after])
+            run.fingerprints[stage.name] = fingerprint
+            results[stage.name] = _run_stage(run, stage, settings, fingerprint, place >= redo_from, reporter)
+    summary: dict[str, Any] = {"out": str(root), "stages": results}
+    if last == len(STAGES) - 1:
+        summary["artifact"] = str(root / "artifact")
+        summary["result"] = run.metrics("package")
+    return summary
+
+
+def _root(config: Config) -> Path:
+    if config.run.out is not None:
+        return config.run.out
+    return Path("runs") / data_stage.task_of(config).name
+
+
+def _prepare(root: Path, config: Config, reporter: Reporter) -> Run:
+    device, bf16 = _device(config)
+    (root / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
+    return Run(root=root, config=config, device=device, bf16=bf16, progress=reporter.progress, say=reporter.say)
+
+
+def _device(config: Config) -> tuple[str, bool]:
+    """Where to train, and whether in bf16.
+
+    Raises:
+        InputError: CUDA was asked for and is not there, or bf16 was and the device has none.
+    """
+    import torch
+
+    wanted = config.run.device
+    has_cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not has_cuda:
+        raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
+    device = "cuda" if has_cuda and wanted != "cpu" else "cpu"
+    if config.run.precision == "auto":
+        return device, _has_fast_bf16(device)
+    bf16 = config.run.precision == "bf16"
+    if bf16 and device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError("this GPU has no bf16", given="run.precision=bf16", remedy="--set run.precision=fp32")
+    return device, bf16
+
+
+def _has_fast_bf16(device: str) -> bool:
+    """CUDA with bf16 units, or a CPU with AMX, where a step takes half the time (docs/method.md)."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.6
+    return bool(capabilities.get("amx_bf16"))
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One run a directory.
+
+    Raises:
+        InputError: the directory cannot be made, or another run works in it.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / "run.lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            "another run works in this directory", given=root, remedy="wait for it, or name another --out"
+        ) from None
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        if Path(error.filename or "") not in (root, *root.parents, root / "run.lock"):
+            raise
+        raise InputError(
+            f"cannot work in this directory ({error.strerror})", given=root, remedy="name another --out"
+        ) from None
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """As JSON holds it, so that settings compare equal after a reading."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _without_unlabeled(config: Config) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"unlabeled": None})})
+
+
+def _fingerprint(name: str, settings: dict[str, Any], before: list[str]) -> str:
+    text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _run_stage(
+    run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, redo: bool, reporter: Reporter
+) -> dict[str, Any]:
+    folder, partial = run.root / stage.name, run.root / f"{stage.name}.partial"
+    state = _read_state(folder)
+    if state is not None and state["fingerprint"] == fingerprint and not redo:
+        reporter.skipped(stage.name)
+        return {"skipped": True, **state}
+    if (
+        (partial / "stage.json").exists()
+        and _read_state(partial, "stage.json")["fingerprint"] == fingerprint
+        and not redo
+    ):
+        _publish(partial, folder)  # killed between its last write and the rename
+        reporter.skipped(stage.name)
+        return {"skipped": True, **_read_state(folder)}
+    why = "asked for" if redo else "new" if state is None else "its settings or inputs changed"
+    resumes = _open_partial(partial, fingerprint, fresh=redo)
+    reporter.started(stage.name, "goes on where it was cut off" if resumes else why)
+    began = time.monotonic()
+    metrics = stage.run(run, partial)
+    state = {
+        "stage": stage.name,
+        "fingerprint": fingerprint,
+        "settings": settings,
+        "metrics": metrics,
+        "seconds": round(time.monotonic() - began, 2),
+        "peak_memory_bytes": own_peak_memory_bytes(),
+    }
+    _write_json(partial / "stage.json", state)
+    _publish(partial, folder)
+    reporter.finished(stage.name, state["seconds"], metrics)
+    return {"skipped": False, **state}
+
+
+def _read_state(folder: Path, name: str = "stage.json") -> Any:
+    """A stage's record, or None where the folder is not complete.
+
+    Raises:
+        KdcError: it is there and damaged.
+    """
+    file = folder / name
+    if not file.exists():
+        return None
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        state["fingerprint"], state["metrics"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise KdcError(
+            "the record of a stage is damaged", given=file, remedy=f"remove the folder {folder} and run again"
+        ) from error
+    return state
+
+
+def _open_partial(partial: Path, fingerprint: str, *, fresh: bool) -> bool:
+    """Make the stage's working folder; True where it holds the beginning of the same work."""
+    mark = partial / "fingerprint"
+    if not fresh and mark.exists() and mark.read_text() == fingerprint:
+        return True
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    mark.write_text(fingerprint)
+    return False
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Give the finished work its name. An older folder steps aside first; a kill in between loses neither."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)

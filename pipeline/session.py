@@ -1,0 +1,125 @@
+"""What the command line calls: one run for a person who watches, and one evaluation of an artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from artifact import Device
+from errors import KdcError
+from pipeline.config import Config
+from pipeline.minilm import HUB_ID, find_minilm
+
+_FULL_DISK_BYTES = 32 * 1024 * 1024
+
+
+def compress_for_people(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
+    """`pipeline.run.compress` with progress on stderr, quiet libraries, and errors that say how to go on.
+
+    Raises:
+        KdcError: as the stages say; also for Ctrl-C and a full disk.
+    """
+    _prepare_libraries(config)
+    from pipeline.progress import Reporter
+    from pipeline.run import compress
+
+    reporter = Reporter()
+    again = f"run the same command again to go on: {shlex.join(['kdc', *sys.argv[1:]])}"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
+            return compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
+    except KeyboardInterrupt:
+        raise KdcError("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
+    except KdcError:
+        raise
+    except Exception as error:
+        if _disk_is_full(config.run.out or Path("runs")):
+            raise KdcError(
+                "the disk is full; finished stages are kept", given=error, remedy=f"make room, then {again}"
+            ) from error
+        raise
+    finally:
+        reporter.stop()
+
+
+def is_local(config: Config) -> bool:
+    """Whether nothing that the run needs is on the hub."""
+    rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
+    student = config.student.model
+    return bool(rows) and _here(config.teacher.model) and (student.startswith("layers:") or _here(student))
+
+
+def _here(model: str) -> bool:
+    return Path(model).exists() or (model == "minilm" and find_minilm() != HUB_ID)
+
+
+def _prepare_libraries(config: Config) -> None:
+    """Before transformers and datasets are imported: no chatter, and no network for a run on local inputs."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if is_local(config):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def _disk_is_full(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free < _FULL_DISK_BYTES
+
+
+def evaluate_artifact(
+    artifact: Path,
+    data: Path,
+    *,
+    text: str | None,
+    text_pair: str | None,
+    label: str | None,
+    separator: str | None,
+    variant: str | None,
+    device: Device,
+) -> dict[str, Any]:
+    """The metrics of an artifact on a labelled file, through the engine that serves.
+
+    Returns:
+        rows, variant, provider, metrics (points), promised (the manifest's, on its own evaluation split).
+
+    Raises:
+        InputError: the file does not fit the artifact's task.
+    """
+    import numpy as np
+
+    from pipeline import metrics
+    from pipeline.data import read_labelled
+    from pipeline.tasks import TASKS, custom_task
+    from serving.engine import Engine
+
+    engine = Engine.load(artifact, variant=variant, device=device)
+    info = engine.task
+    known = TASKS.get(info.name)
+    task = custom_task(
+        info.name, text or info.text, text_pair or info.text_pair, label or "label", info.kind, info.labels
+    )
+    names = known.metrics if known is not None else task.metrics
+    texts, labels = read_labelled(data, task, separator=separator)
+    logits = engine.logits(texts)
+    promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
+    return {
+        "artifact": str(artifact),
+        "rows": len(texts),
+        "variant": engine.variant,
+        "provider": engine.provider,
+        "metrics": metrics.compute(logits, np.asarray(labels), task.kind, names),
+        "promised": promised,
+    }

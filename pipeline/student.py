@@ -1,0 +1,71 @@
+"""Stage `student`: make a smaller model and distil the teacher into it through LoRA adapters.
+
+Reads `data/`, `teacher/`, `targets/`. Writes `base/` (the student before training, with its tokenizer) and `adapter/`
+(PEFT), or `full/` where all weights are trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from pipeline import models
+from pipeline.config import StudentSettings
+from pipeline.context import Run
+from pipeline.fit import Distillation, check_learned, finish, fit
+from pipeline.targets import load_targets
+
+_REMEDY = (
+    "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
+    "(--student layers:0,1,2), or --set student.allow_majority=true to go on all the same"
+)
+
+
+def run(run: Run, out: Path) -> dict[str, Any]:
+    """Make the distilled student in `out`."""
+    settings = run.config.student
+    targets = load_targets(run.folder("targets"))
+    distillation = Distillation(targets, settings.alpha, settings.temperature, unlabeled=True)
+    summary = distil(run, settings, distillation, out)
+    warning = check_learned(
+        summary, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY
+    )  # fmt: skip
+    if warning:
+        run.say(f"warning: {warning}")
+    finish(out / "checkpoints")
+    return summary
+
+
+def distil(run: Run, settings: StudentSettings, distillation: Distillation | None, out: Path) -> dict[str, Any]:
+    """Train one student; without `distillation` on the labels alone (a control)."""
+    set_seed(run.config.run.seed)
+    loaded, source = new_student(run, settings)
+    tokenizer = models.load_tokenizer(source)
+    loaded.model.save_pretrained(out / "base")
+    tokenizer.save_pretrained(out / "base")
+    parameters = models.count_parameters(loaded.model)
+    trained: Any = loaded.model
+    if settings.method == "lora":
+        trained = models.with_adapters(loaded.model, loaded.new_modules, settings.lora.model_dump())
+    summary = fit(
+        run, trained, settings, role="student", pad_id=tokenizer.pad_token_id, folder=out / "checkpoints",
+        distillation=distillation,
+    )  # fmt: skip
+    trained.save_pretrained(out / ("adapter" if settings.method == "lora" else "full"))
+    trainable = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
+    return {**summary, "parameters": parameters, "trainable_parameters": trainable}
+
+
+def new_student(run: Run, settings: StudentSettings) -> tuple[models.Loaded, str]:
+    """The student before training, and where its tokenizer is: cut from a teacher, or a checkpoint of its own."""
+    task = run.data().task
+    if not settings.model.startswith("layers:"):
+        return models.load_model(settings.model, task), settings.model
+    # A teacher brought along fine-tuned has no pretrained form at hand: it is cut as it is.
+    finetuned = settings.cut_from == "finetuned" or run.config.teacher.finetuned
+    source = str(run.folder("teacher") / "model") if finetuned else run.config.teacher.model
+    whole = models.load_model(source, task)
+    layers = models.parse_layers(settings.model, whole.model.config.num_hidden_layers)
+    return models.Loaded(models.cut(whole.model, layers), whole.new_modules), source

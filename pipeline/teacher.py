@@ -1,0 +1,129 @@
+"""Stage `teacher`: fine-tune the teacher (all weights, or adapters that are merged), or check one brought along.
+
+Reads `data/`. Writes `model/` (save_pretrained, outputs in the task's label order, with its tokenizer).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, set_seed
+
+from errors import InputError
+from pipeline import models
+from pipeline.context import Run
+from pipeline.fit import check_learned, finish, fit, judge
+from pipeline.tasks import Task
+from pipeline.training import Rows
+
+
+def run(run: Run, out: Path) -> dict[str, Any]:
+    """Make `out/model`, the fine-tuned teacher."""
+    settings = run.config.teacher
+    task = run.data().task
+    tokenizer = models.load_tokenizer(settings.model)
+    set_seed(run.config.run.seed)
+    if settings.finetuned:
+        model = load_finetuned(settings.model, task, settings.labels)
+        rows = Rows([run.data().tokens("teacher", "tune")])
+        summary = judge(model.to(run.device), rows, task, tokenizer.pad_token_id)
+        model.to("cpu")
+    else:
+        loaded = models.load_model(settings.model, task)
+        model = loaded.model
+        trained: Any = model
+        if settings.method == "lora":
+            trained = models.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
+        checkpoints = out / "checkpoints"
+        summary = fit(run, trained, settings, role="teacher", pad_id=tokenizer.pad_token_id, folder=checkpoints)
+        if settings.method == "lora":
+            model = trained.merge_and_unload()
+    warning = check_learned(
+        summary, task, who="teacher", allow=run.config.student.allow_majority,
+        remedy="try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
+        "--set student.allow_majority=true goes on all the same",
+    )  # fmt: skip
+    if warning:
+        run.say(f"warning: {warning}")
+    model.save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+    finish(out / "checkpoints")
+    return {**summary, "parameters": models.count_parameters(model)}
+
+
+def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> PreTrainedModel:
+    """A teacher that is fine-tuned already, its outputs put into the task's label order.
+
+    Args:
+        source: path or hub id.
+        task: the task, labels filled in.
+        names: label names of a model that only says LABEL_0, in its order; None reads them from the model.
+
+    Raises:
+        InputError: its labels are not the task's.
+    """
+    place = models.locate(source)
+    try:
+        config = AutoConfig.from_pretrained(place)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            place, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the teacher: {error}", given=source, remedy="check --teacher") from error
+    if info["missing_keys"]:
+        raise InputError(
+            "the teacher is not fine-tuned: its checkpoint has no weights for these modules",
+            given=", ".join(sorted(info["missing_keys"])), remedy="drop --teacher-is-finetuned to fine-tune it here",
+        )  # fmt: skip
+    order = label_order(config, task, names)
+    if order is not None:
+        _reorder_outputs(model, order)
+    model.config.id2label = dict(enumerate(task.labels or ("score",)))
+    model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
+    return model
+
+
+def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[int] | None:
+    """For each of the task's labels the teacher's output that means it; None for regression."""
+    if config.num_labels != task.outputs:
+        raise InputError(
+            "the teacher has another number of outputs than the task", given=f"{config.num_labels}, task {task.outputs}",
+            remedy=f"bring a teacher for the labels {', '.join(task.labels) or '(one number)'}",
+        )  # fmt: skip
+    if task.kind == "regression":
+        return None
+    theirs = names or tuple(config.id2label[index] for index in range(config.num_labels))
+    if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
+        raise InputError(
+            "the teacher does not say what its outputs mean", given=", ".join(theirs),
+            remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}",
+        )  # fmt: skip
+    place = {name.lower(): index for index, name in enumerate(theirs)}
+    if sorted(place) != sorted(name.lower() for name in task.labels):
+        raise InputError(
+            "the teacher's labels are not the task's", given=f"teacher {', '.join(theirs)}; task {', '.join(task.labels)}",
+            remedy="rename the labels in the data, or name the teacher's outputs with --teacher-labels",
+        )  # fmt: skip
+    return [place[name.lower()] for name in task.labels]
+
+
+def _reorder_outputs(model: PreTrainedModel, order: list[int]) -> None:
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module.out_features == len(order)
+        and not name.startswith(model.base_model_prefix + ".")
+    ]
+    if not heads:
+        raise InputError(
+            "cannot find the teacher's output layer", given=type(model).__name__,
+            remedy="save the teacher with its outputs in the task's label order",
+        )  # fmt: skip
+    with torch.no_grad():
+        heads[-1].weight.copy_(heads[-1].weight[order])
+        if heads[-1].bias is not None:
+            heads[-1].bias.copy_(heads[-1].bias[order])

@@ -1,0 +1,371 @@
+"""The one training loop: teacher, student and controls go through `train`.
+
+A `transformers.Trainer` that pads to the longest row of a batch, groups rows by length, joins the teacher's logits by
+row id, keeps the best step by the tuning slice, and resumes from the last checkpoint that was written whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from errors import KdcError
+from pipeline import metrics
+from pipeline.losses import distillation_loss, label_loss
+from pipeline.tasks import Kind
+
+log = logging.getLogger("kdc")
+
+COMPLETE = "complete"  # written last into a checkpoint: one without it is torn
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train, in plain numbers.
+
+    Attributes:
+        steps: updates in all.
+        batch_size: rows a step (before accumulation).
+        accumulate: steps whose gradients are added up before an update.
+        learning_rate: peak.
+        warmup_steps: updates with a linearly rising rate; it then falls linearly to 0.
+        weight_decay: AdamW's.
+        evaluate_every: updates between looks at the tuning slice (and checkpoints).
+        patience: looks without a better one before stopping; None: never.
+        seed: order and dropout.
+        device: "cpu" or "cuda".
+        bf16: bf16 autocast.
+        pad_to: pad every row to that length (benchmarks only); None: to the longest of the batch.
+        group_by_length: batch rows of like length.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    evaluate_every: int
+    patience: int | None
+    seed: int
+    device: str
+    bf16: bool
+    pad_to: int | None = None
+    group_by_length: bool = True
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What to minimise.
+
+    Attributes:
+        kind: the task's kind.
+        metric_names: metrics of the tuning slice; the first decides.
+        alpha: weight of the teacher's term; ignored where rows have no teacher logits.
+        temperature: T.
+        class_weights: factor of each class, or None.
+    """
+
+    kind: Kind
+    metric_names: tuple[str, ...]
+    alpha: float = 0.0
+    temperature: float = 1.0
+    class_weights: tuple[float, ...] | None = None
+
+
+class Rows(Dataset):
+    """Tokenised rows by position, each joined with its own teacher logits by row id.
+
+    Args:
+        parts: `datasets.Dataset`s with `row`, `input_ids`, `length`[, `token_type_ids`][, `label`]; those without
+            `label` are unlabelled.
+        teacher_logits: (row ids, outputs), indexed by row id; may be memory-mapped.
+    """
+
+    def __init__(self, parts: list[Any], teacher_logits: NDArray[np.float32] | None = None) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.teacher_logits = teacher_logits
+        self.lengths = np.concatenate([np.asarray(part.with_format("numpy")["length"][:]) for part in parts])
+        labels = next((part["label"][0] for part in parts if "label" in part.column_names), 0)
+        self.no_label = [0.0] * len(labels) if isinstance(labels, list) else type(labels)(0)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """One read a part, not one a row."""
+        found: dict[int, dict[str, Any]] = {}
+        wanted = np.asarray(indices)
+        for start, end, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
+            inside = wanted[(wanted >= start) & (wanted < end)]
+            if not len(inside):
+                continue
+            columns = part[(inside - start).tolist()]
+            for place, index in enumerate(inside.tolist()):
+                row = {name: values[place] for name, values in columns.items()}
+                row["labelled"] = "label" in row
+                row.setdefault("label", self.no_label)
+                if self.teacher_logits is not None:
+                    row["teacher_logits"] = self.teacher_logits[row["row"]]
+                found[index] = row
+        return [found[index] for index in indices]
+
+
+class Collator:
+    """Rows as padded tensors: input_ids, attention_mask[, token_type_ids], labels, labelled[, teacher_logits].
+
+    Args:
+        pad_id: the tokenizer's padding id.
+        pad_to: fixed length, or None for the longest row.
+    """
+
+    def __init__(self, pad_id: int, pad_to: int | None = None) -> None:
+        self.pad_id = pad_id
+        self.pad_to = pad_to
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        length = self.pad_to or max(row["length"] for row in rows)
+        batch = {"attention_mask": torch.zeros(len(rows), length, dtype=torch.long)}
+        for name, fill in (("input_ids", self.pad_id), ("token_type_ids", 0)):
+            if name in rows[0]:
+                batch[name] = torch.full((len(rows), length), fill, dtype=torch.long)
+                for place, row in enumerate(rows):
+                    batch[name][place, : row["length"]] = torch.as_tensor(row[name])
+        for place, row in enumerate(rows):
+            batch["attention_mask"][place, : row["length"]] = 1
+        batch["labels"] = torch.tensor([row["label"] for row in rows])
+        batch["labelled"] = torch.tensor([row["labelled"] for row in rows])
+        if "teacher_logits" in rows[0]:
+            batch["teacher_logits"] = torch.from_numpy(np.stack([row["teacher_logits"] for row in rows]))
+        return batch
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """A new shuffle each epoch in which neighbours have like length: 50 batches are drawn at random, sorted by length,
+    cut into batches, and all batches are shuffled. The order is a function of seed and epoch alone.
+
+    Args:
+        lengths: (rows,) tokens of each row.
+        batch_size: rows a batch.
+        seed: of the shuffle.
+        group: False gives a plain shuffle.
+    """
+
+    def __init__(self, lengths: NDArray[np.integer], batch_size: int, seed: int, group: bool = True) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.group = group
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer at the start of each epoch, also when it resumes."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        if not self.group:
+            return iter(order.tolist())
+        pool = 50 * self.batch_size
+        batches = []
+        for start in range(0, len(order), pool):
+            drawn = order[start : start + pool]
+            drawn = drawn[np.argsort(-self.lengths[drawn], kind="stable")]
+            batches += [drawn[at : at + self.batch_size] for at in range(0, len(drawn), self.batch_size)]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        random.shuffle(full)
+        return iter(np.concatenate(full + short).tolist())  # a short batch ends the epoch, so that no batch straddles
+
+
+class DistillationTrainer(Trainer):
+    """`Trainer` with the distillation loss, the length-grouped order and checkpoints that say when they are whole."""
+
+    def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
+        super().__init__(**trainer)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean: the Trainer divides by accumulation
+        self.objective = objective
+        self.plan = plan
+        weights = objective.class_weights
+        self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Distillation loss where the batch has teacher logits, else the label loss."""
+        inputs = dict(inputs)
+        labels, labelled = inputs.pop("labels"), inputs.pop("labelled")
+        teacher_logits = inputs.pop("teacher_logits", None)
+        logits = model(**inputs).logits.float()
+        goal = self.objective
+        if teacher_logits is None:
+            loss = label_loss(logits, labels, goal.kind, self.class_weights).mean()
+        else:
+            loss = distillation_loss(
+                logits, teacher_logits, labels, labelled, kind=goal.kind, alpha=goal.alpha,
+                temperature=goal.temperature, class_weights=self.class_weights,
+            )  # fmt: skip
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows: Any = self.train_dataset
+        return LengthGroupedSampler(rows.lengths, self.plan.batch_size, self.plan.seed, self.plan.group_by_length)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        for file in folder.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
+        (folder / COMPLETE).touch()
+
+
+class _Report(TrainerCallback):
+    """Tells the progress bar, and stops a run whose loss is no number any more."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress is not None:
+            self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise KdcError("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole; torn ones are removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / COMPLETE).exists():
+            whole.append(checkpoint)
+        else:
+            log.warning("removed %s: it was not written to its end", checkpoint.name)
+            shutil.rmtree(checkpoint)
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def train(
+    model: Any,
+    train_rows: Rows,
+    tune_rows: Rows,
+    *,
+    pad_id: int,
+    objective: Objective,
+    plan: Plan,
+    folder: Path,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train in place and leave the best step's weights in the model.
+
+    Args:
+        model: a sequence classifier, or a PEFT model over one.
+        train_rows: rows to train on.
+        tune_rows: the tuning slice, which picks the best step.
+        pad_id: the tokenizer's padding id.
+        objective: what to minimise.
+        plan: how.
+        folder: holds the checkpoints; training goes on from a whole one that is there.
+        progress: called with (step, steps).
+
+    Returns:
+        best_score (points), best_step, steps (run in all), resumed_from (0 when not), rows_per_second,
+        and on CUDA peak_memory_bytes (`torch.cuda.max_memory_allocated`).
+
+    Raises:
+        KdcError: the loss is no number any more.
+    """
+    resume = last_checkpoint(folder)
+    if plan.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer = DistillationTrainer(
+        objective=objective,
+        plan=plan,
+        model=model,
+        args=_arguments(plan, folder),
+        train_dataset=train_rows,
+        eval_dataset=tune_rows,
+        data_collator=Collator(pad_id, plan.pad_to),
+        compute_metrics=lambda output: _score(output, objective),
+        callbacks=[_Report(progress)] + ([EarlyStoppingCallback(plan.patience)] if plan.patience else []),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if resume is not None:
+        log.info("resumes from step %s", resume.name.rsplit("-", 1)[1])
+    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    looks = [entry for entry in trainer.state.log_history if "eval_score" in entry]
+    best = max(looks, key=lambda entry: entry["eval_score"])
+    summary = {
+        "best_score": best["eval_score"],
+        "best_step": best["step"],
+        "steps": trainer.state.global_step,
+        "resumed_from": int(resume.name.rsplit("-", 1)[1]) if resume else 0,
+        "train_rows": len(train_rows),
+        "rows_per_second": round(result.metrics["train_samples_per_second"], 1),
+    }
+    if plan.device == "cuda":
+        summary["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    return summary
+
+
+def _score(output: Any, objective: Objective) -> dict[str, float]:
+    scores = metrics.compute(output.predictions, output.label_ids, objective.kind, objective.metric_names)
+    return {"score": scores[objective.metric_names[0]]}
+
+
+def _arguments(plan: Plan, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch_size,
+        per_device_eval_batch_size=plan.batch_size,
+        gradient_accumulation_steps=plan.accumulate,
+        learning_rate=plan.learning_rate,
+        warmup_steps=plan.warmup_steps,
+        weight_decay=plan.weight_decay,
+        eval_strategy="steps",
+        save_strategy="steps",
+        logging_strategy="steps",
+        eval_steps=plan.evaluate_every,
+        save_steps=plan.evaluate_every,
+        logging_steps=plan.evaluate_every,
+        logging_nan_inf_filter=False,
+        save_total_limit=3,  # the best, the last, and the one before it until the last is known to be whole
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=True,
+        seed=plan.seed,
+        data_seed=plan.seed,
+        use_cpu=plan.device == "cpu",
+        bf16=plan.bf16,
+        dataloader_pin_memory=plan.device == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        report_to="none",
+    )

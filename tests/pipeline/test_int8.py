@@ -1,0 +1,295 @@
+"""pipeline/int8.py, int8_storage.py, ranges.py: int8 graphs that are quantised, near to fp32 and batch-invariant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tiny_models
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from artifact import TaskInfo, TokenizerInfo
+from errors import KdcError
+from pipeline import int8
+from pipeline.int8 import CANDIDATES, Candidate, activations, batch_invariance, count_operators, quantise
+from pipeline.int8_storage import store_matrices, store_tables
+from pipeline.onnx_graph import export_onnx, graph_inputs
+from pipeline.parity import onnx_logits, parity_batches
+from pipeline.ranges import Histogram, Ranges, calibration_batches, collect_ranges
+from serving.engine import Engine, activate
+
+BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}
+
+
+def token_rows(count: int = 200) -> list[Mapping[str, Sequence[int]]]:
+    generator = np.random.default_rng(0)
+    return [
+        {"input_ids": [2, *generator.integers(4, 94, size=length).tolist(), 3]}
+        for length in generator.integers(2, 20, size=count)
+    ]
+
+
+@pytest.fixture(scope="module", params=["distilbert", "deberta-v2"])
+def fp32(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plain family, and the one whose graph has branches and constant products."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny_models.build(request.param, folder)
+    export_onnx(folder, folder / "model.onnx", token_type_ids=False)
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def ranges(fp32: Path) -> Ranges:
+    return collect_ranges(fp32, activations(fp32), calibration_batches(token_rows(), graph_inputs(fp32)))
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+def test_every_candidate_is_quantised_and_near_fp32(
+    fp32: Path, ranges: Ranges, tmp_path: Path, candidate: Candidate
+) -> None:
+    counts = quantise(fp32, tmp_path / "int8.onnx", candidate, ranges if candidate.static else None)
+    assert counts["quantized"] == counts["wanted"] > 0
+    right, run = onnx_logits(fp32, threads=1), onnx_logits(tmp_path / "int8.onnx", threads=1)
+    batches = list(parity_batches(token_rows(), pad_id=0, max_length=24))
+    difference = np.concatenate([np.abs(activate(run(b), "classification") - activate(right(b), "classification"))
+                                 for b in batches])  # fmt: skip
+    # Weights drawn from one wide distribution are the worst case: these layers amplify the noise. Not zero either:
+    # something must have been rounded.
+    assert 1e-5 < difference.mean() < 0.06
+
+
+@pytest.mark.parametrize("name", [candidate.name for candidate in CANDIDATES if candidate.static])
+def test_a_static_answer_does_not_depend_on_the_batch(fp32: Path, ranges: Ranges, tmp_path: Path, name: str) -> None:
+    quantise(fp32, tmp_path / "int8.onnx", BY_NAME[name], ranges)
+    found = invariance(tmp_path / "int8.onnx")
+    assert found.passes()
+    assert found.rows == 60
+
+
+def test_a_dynamic_answer_depends_on_the_batch(fp32: Path, tmp_path: Path) -> None:
+    """The control of the test above, and why a dynamic candidate cannot win."""
+    quantise(fp32, tmp_path / "int8.onnx", BY_NAME["dynamic"], None)
+    assert not invariance(tmp_path / "int8.onnx").passes()
+
+
+def invariance(path: Path) -> int8.BatchInvariance:
+    task = TaskInfo(name="t", kind="classification", labels=("a", "b", "c"))
+    info = TokenizerInfo(max_length=48, pad_id=0, pad_token="[PAD]", token_type_ids=False)
+    tokenizer_json = path.parent / "tokenizer.json"
+    tiny_models.build_tokenizer().backend_tokenizer.save(str(tokenizer_json))
+    engine = Engine.from_files(path, tokenizer_json, task=task, tokenizer_info=info, threads=1)
+    generator = np.random.default_rng(3)
+    texts = [" ".join(generator.choice(tiny_models.WORDS, size=size)) for size in generator.integers(1, 20, size=60)]
+    return batch_invariance(
+        lambda encodings: activate(engine.run(encodings), "classification"), engine.encode(texts), kind="classification"
+    )
+
+
+def test_attention_products_and_constant_products_stay_fp32(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
+    """14 linear layers: 2 x (query, key, value, output, 2 feed-forward), pooler or pre-classifier, classifier."""
+    counts = quantise(fp32, tmp_path / "int8.onnx", BY_NAME["tensor-minmax"], ranges)
+    assert counts["wanted"] == 14
+    assert counts["float"] >= 4
+
+
+def test_excluding_keeps_the_noisiest_layers_in_fp32(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
+    plain = quantise(fp32, tmp_path / "plain.onnx", BY_NAME["channel-minmax"], ranges)
+    fewer = quantise(fp32, tmp_path / "fewer.onnx", BY_NAME["channel-minmax-exclude"], ranges)
+    assert plain["quantized"] - fewer["quantized"] == 2  # a tenth of 14, rounded up
+    assert fewer["stored"] - plain["stored"] == 2
+    noise = {name: histogram.noise("minmax") for name, histogram in ranges.histograms.items()}
+    nodes = [node for node in onnx.load(tmp_path / "fewer.onnx").graph.node if node.input]
+    kept = [noise[node.input[0]] for node in nodes if node.op_type in int8.LINEAR_OPS and node.input[0] in noise]
+    rounded = [noise[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear"]
+    assert len(kept) == 2
+    assert min(kept) >= max(rounded)
+
+
+def test_no_large_weight_stays_fp32(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
+    quantise(fp32, tmp_path / "int8.onnx", BY_NAME["channel-minmax-exclude"], ranges)
+    left = [
+        tensor.name
+        for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256 and "rel_embeddings" not in tensor.name
+    ]
+    assert not left
+
+
+def test_a_quantised_graph_without_quantised_layers_is_an_error(
+    fp32: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "_quantise_linear", lambda model, names, candidate, ranges: model)
+    with pytest.raises(KdcError, match="no quantised linear layer"):
+        quantise(fp32, tmp_path / "int8.onnx", BY_NAME["tensor-minmax"], ranges)
+
+
+def test_a_failing_quantiser_is_an_error_with_its_reason(
+    fp32: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("unknown operator")
+
+    monkeypatch.setattr(int8, "_quantise_linear", fail)
+    with pytest.raises(KdcError, match="unknown operator"):
+        quantise(fp32, tmp_path / "int8.onnx", BY_NAME["tensor-minmax"], ranges)
+
+
+def test_the_fp32_graph_counts_as_not_quantised(fp32: Path) -> None:
+    assert count_operators(fp32)["quantized"] == 0
+
+
+def make_lookup(path: Path, table: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
+    """logits = table[input_ids] @ weight."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["rows"], name="lookup"),
+            helper.make_node("MatMul", ["rows", "weight"], ["logits"], name="layer"),
+        ],
+        "lookup",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", weight.shape[1]])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(weight, "weight")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_stored_weights_lose_at_most_half_a_step_each(tmp_path: Path, scale: float) -> None:
+    generator = np.random.default_rng(0)
+    table = (generator.normal(size=(50, 8)) * 10.0 ** generator.uniform(-2, 2, size=(50, 1)) * scale).astype(np.float32)
+    table[7] = 0
+    make_lookup(tmp_path / "fp32.onnx", table, np.eye(8, dtype=np.float32))
+    model = onnx.load(tmp_path / "fp32.onnx")
+    assert (store_tables(model.graph), store_matrices(model.graph, except_for=())) == (1, 1)
+    onnx.save(model, tmp_path / "stored.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "stored.onnx", providers=["CPUExecutionProvider"])
+    (restored,) = session.run(None, {"input_ids": np.arange(50)[None]})
+    allowed = np.abs(table).max(axis=1, keepdims=True) / 127 * 0.51 + np.abs(table) * 1e-3
+    assert (np.abs(restored[0] - table) <= allowed).all()
+    assert {tensor.data_type for tensor in model.graph.initializer} <= {
+        TensorProto.INT8, TensorProto.FLOAT16, TensorProto.FLOAT,
+    }  # fmt: skip
+    assert not {"table", "weight"} & {tensor.name for tensor in model.graph.initializer}
+
+
+def test_a_stored_matrix_is_a_plain_weight_again_after_loading(tmp_path: Path) -> None:
+    make_lookup(tmp_path / "fp32.onnx", np.eye(8, dtype=np.float32), np.ones((8, 3), dtype=np.float32))
+    model = onnx.load(tmp_path / "fp32.onnx")
+    store_matrices(model.graph, except_for=())
+    onnx.save(model, tmp_path / "stored.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(tmp_path / "stored.onnx", options, providers=["CPUExecutionProvider"])
+    assert [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node] == ["Gather", "MatMul"]
+
+
+def test_a_histogram_knows_the_range_exactly() -> None:
+    histogram = Histogram()
+    for values in ([0.1, 0.2], [-3.0, 0.5], [700.0]):
+        histogram.add(np.array(values, dtype=np.float32))
+    assert histogram.range("minmax") == (-3.0, 700.0)
+
+
+def test_a_range_holds_zero() -> None:
+    histogram = Histogram()
+    histogram.add(np.array([5.0, 6.0], dtype=np.float32))
+    assert histogram.range("minmax") == (0.0, 6.0)
+    assert histogram.range("percentile")[0] == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_histogram_gives_numpys_percentiles_in_many_batches(scale: float) -> None:
+    generator = np.random.default_rng(0)
+    # The range grows by a thousand from batch to batch, so that bins are widened and added on both sides.
+    batches = [generator.normal(size=50_000).astype(np.float32) * scale * growth for growth in (0.001, 1.0, 2.0)]
+    histogram = Histogram()
+    for batch in batches:
+        histogram.add(batch.reshape(100, -1))
+    low, high = histogram.range("percentile")
+    expected = np.percentile(np.concatenate(batches), [0.005, 99.995])
+    np.testing.assert_allclose([low, high], expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_noise_is_that_of_rounding_every_value(method: Any) -> None:
+    values = np.random.default_rng(0).standard_t(4, size=200_000).astype(np.float32)
+    histogram = Histogram()
+    for part in np.split(values, 10):
+        histogram.add(part)
+    low, high = histogram.range(method)
+    step = (high - low) / 255
+    zero = round(-low / step)
+    restored = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
+    expected = ((values - restored) ** 2).mean() / (values**2).mean()
+    assert histogram.noise(method) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_tensor_of_zeros_has_a_range_and_no_noise() -> None:
+    histogram = Histogram()
+    histogram.add(np.zeros(10, dtype=np.float32))
+    assert histogram.range("minmax") == (0.0, 0.0)
+    assert histogram.noise("percentile") == 0.0
+
+
+def test_calibration_batches_have_no_padding_and_lose_no_row() -> None:
+    rows = token_rows(100)
+    found = list(calibration_batches(rows, ("input_ids", "attention_mask"), batch_size=3))
+    assert all((feeds["attention_mask"] == 1).all() and len(feeds["input_ids"]) <= 3 for feeds in found)
+    seen = sorted(row.tolist() for feeds in found for row in feeds["input_ids"])
+    assert seen == sorted(list(row["input_ids"]) for row in rows)
+
+
+def test_ranges_are_those_of_the_graphs_tensors(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    make_lookup(tmp_path / "fp32.onnx", table, np.eye(8, dtype=np.float32))
+    assert activations(tmp_path / "fp32.onnx") == ("rows",)
+    feeds = [{"input_ids": np.arange(start, start + 10)[None]} for start in (0, 20)]
+    found = collect_ranges(tmp_path / "fp32.onnx", ["rows"], feeds)
+    used = np.concatenate([table[:10], table[20:30]])
+    np.testing.assert_allclose(found.histograms["rows"].range("minmax"), (used.min(), used.max()), rtol=1e-6)
+    assert found.rows == 2
+
+
+def test_no_calibration_rows_is_an_error(fp32: Path) -> None:
+    with pytest.raises(KdcError, match="no calibration rows"):
+        collect_ranges(fp32, activations(fp32), [])
+
+
+class CountedRows:
+    """A model whose answer depends on the batch's size for some rows; the oracle of what must be found."""
+
+    def __init__(self, change: float, first_row_only: bool = True) -> None:
+        self.seen: list[int] = []
+        self.change = change
+
+    def __call__(self, rows: Sequence[Any]) -> NDArray[np.float32]:
+        self.seen.append(len(rows))
+        answers = np.array([[0.7, 0.3]] * len(rows), dtype=np.float32)
+        if len(rows) > 1:
+            for place, row in enumerate(rows):
+                if row.number == 5:
+                    answers[place] += [-self.change, self.change]
+        return answers
+
+
+@pytest.mark.parametrize(
+    ("change", "flips", "passes"), [(0.0, 0, True), (9e-4, 0, True), (0.01, 0, False), (0.3, 1, False)]
+)
+def test_batch_invariance_finds_the_one_row_that_changes(change: float, flips: int, passes: bool) -> None:
+    run = CountedRows(change)
+    found = batch_invariance(run, [SimpleNamespace(number=n) for n in range(37)], kind="classification")
+    assert found.max_difference == pytest.approx(change, abs=1e-6)
+    assert (found.label_flips, found.passes(), found.rows) == (flips, passes, 37)
+    assert run.seen == [1] * 37 + [16] * 3
+
+
+def test_batch_invariance_of_multilabel_counts_rows_that_cross_a_half() -> None:
+    found = batch_invariance(CountedRows(0.25), [SimpleNamespace(number=5)] * 4, kind="multilabel")
+    assert found.label_flips == 4

@@ -1,0 +1,51 @@
+"""pyproject.toml: what is installed is what is here, and the promises of its extras hold."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^A-Za-z0-9-]", requirement, maxsplit=1)[0] for requirement in requirements}
+
+
+def test_every_top_level_module_is_packaged() -> None:
+    assert sorted(PROJECT["tool"]["setuptools"]["py-modules"]) == sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+def test_the_base_install_has_no_training_library() -> None:
+    assert not _names(PROJECT["project"]["dependencies"]) & {"torch", "transformers", "datasets", "peft", "optimum"}
+
+
+def test_transformers_5_comes_without_optimum_and_otherwise_the_same() -> None:
+    assert _names(EXTRAS["compress"]) - _names(EXTRAS["compress5"]) == {"optimum", "optimum-onnx"}
+    assert _names(EXTRAS["compress5"]) < _names(EXTRAS["compress"])
+    assert "transformers>=5" in EXTRAS["compress5"]
+
+
+@pytest.mark.parametrize("system", ["Linux", "Windows", "Darwin"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "AMD64", "arm64"])
+def test_exactly_one_onnx_runtime_on_every_platform(system: str, machine: str) -> None:
+    markers = pytest.importorskip("packaging.requirements")
+    chosen = [
+        requirement.name
+        for requirement in map(markers.Requirement, PROJECT["project"]["dependencies"])
+        if requirement.name.startswith("onnxruntime")
+        and requirement.marker.evaluate({"platform_system": system, "platform_machine": machine})
+    ]
+    has_gpu_wheel = system == "Windows" or (system, machine) == ("Linux", "x86_64")
+    assert chosen == ["onnxruntime-gpu" if has_gpu_wheel else "onnxruntime"]
+
+
+def test_no_index_and_no_local_version_is_named() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "+cpu" not in text

@@ -1,0 +1,74 @@
+"""Tiny random classifiers of several architectures, saved as a merged student would be, with a word-level tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+WORDS = [f"w{number}" for number in range(90)]
+MAX_LENGTH = 48
+# Above the usual 0.02, so that logits exceed 1: parity of numbers near 0 proves nothing.
+SPREAD = 0.6
+
+_SIZES: dict[str, object] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+_COMMON: dict[str, object] = {"vocab_size": 100, "max_position_embeddings": 64, "initializer_range": SPREAD}
+# Architecture -> (configuration class, its own settings, id of padding).
+ARCHITECTURES: dict[str, tuple[str, dict[str, object], int]] = {
+    "bert": ("BertConfig", _SIZES, 0),
+    "distilbert": ("DistilBertConfig", {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}, 0),
+    "roberta": ("RobertaConfig", _SIZES | {"type_vocab_size": 1}, 1),
+    "deberta-v2": (
+        "DebertaV2Config",
+        _SIZES
+        | {
+            "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 8, "max_relative_positions": -1,
+            "type_vocab_size": 0, "pooler_hidden_size": 16,
+        },
+        0,
+    ),
+    "electra": ("ElectraConfig", _SIZES | {"embedding_size": 16}, 0),
+    "mpnet": ("MPNetConfig", _SIZES, 1),
+}  # fmt: skip
+
+
+def build(architecture: str, folder: Path, outputs: int = 3, seed: int = 0) -> tuple[torch.nn.Module, str]:
+    """Save model and tokenizer into `folder`; returns the model in evaluation mode and the padding token."""
+    class_name, settings, pad_id = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    config: PretrainedConfig = getattr(transformers, class_name)(
+        **(_COMMON | settings), pad_token_id=pad_id, num_labels=outputs
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(folder)
+    typed = architecture in ("bert", "electra", "deberta-v2")
+    build_tokenizer(pad_id, typed=typed).save_pretrained(folder)
+    return model, "[PAD]"
+
+
+def build_tokenizer(pad_id: int = 0, *, typed: bool = True) -> PreTrainedTokenizerFast:
+    """Words to ids; [CLS] a [SEP] b [SEP]. Its file carries a fixed padding and a truncation, as all-MiniLM's does."""
+    special = ["[PAD]", "[UNK]"] if pad_id == 0 else ["[UNK]", "[PAD]"]
+    vocabulary = {word: number for number, word in enumerate([*special, "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    second = 1 if typed else 0
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair=f"[CLS] $A [SEP] $B:{second} [SEP]:{second}",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"] if typed else ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, model_input_names=names, unk_token="[UNK]",
+        pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+    )  # fmt: skip
