@@ -31,8 +31,8 @@ Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lin
 
 {markdown(table, task.metric)}
 
-On the evaluation split, which nothing was chosen by. ONNX rows ran through the engine that serves. Latency is of one row,
-tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
+On the evaluation split, which nothing was chosen by. ONNX rows ran through the engine that serves. Latency is of one
+row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
 {int8} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
 
 ## Use

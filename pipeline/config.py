@@ -35,7 +35,9 @@ class RunSettings(Section):
     recipe: Literal["best", "paper"] = Field("best", description="distillation recipe")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, initialisation, order and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of training; auto: bf16 on CUDA and on CPUs with AMX, else fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of training; auto: bf16 on CUDA and on CPUs with AMX, else fp32"
+    )
     controls: bool = Field(False, description="also train the student without KD, and the teacher with LoRA")
 
 
@@ -154,6 +156,7 @@ class EvaluateSettings(Section):
     latency_rows: int = Field(100, ge=10, description="rows timed one by one (p50, p95)")
     throughput_rows: int = Field(512, ge=32, description="rows timed in batches of 32")
     rounds: int = Field(3, ge=1, description="rounds in turns over all models; medians are kept")
+    memory: bool = Field(True, description="measure each model's peak memory, in a process of its own")
 
 
 class Config(Section):

@@ -1,6 +1,7 @@
 """Stage `data`: rows read, checked, split and tokenised, once.
 
-Reads what the config's section `data` names. Writes `rows/`, `tokens-teacher/`, `tokens-student/`, `task.json`, `report.json`.
+Reads what the config's section `data` names. Writes `rows/`, `tokens-teacher/`, `tokens-student/`, `task.json` and
+`report.json`.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
             suffix = split.removeprefix("eval")
             entry.row |= {name + suffix: value for name, value in scores.items()}
         run.progress(place + 1, len(entries))
-    _measure(entries, texts_of(data.rows(data.eval_splits[0])), settings.model_dump())
+    _measure(entries, texts_of(data.rows(data.eval_splits[0])), **settings.model_dump())
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     _save_logits(out / "evaluation.npz", data.rows(data.eval_splits[0]), entries, data.eval_splits[0])
@@ -149,13 +149,17 @@ def _onnx_entry(run: Run, file: Path, parameters: int, device: Device, *, timed:
     )
 
 
-def _measure(entries: dict[str, Entry], texts: list[Text], settings: dict[str, int]) -> None:
+def _measure(
+    entries: dict[str, Entry], texts: list[Text], *, memory: bool, latency_rows: int, throughput_rows: int, rounds: int
+) -> None:  # fmt: skip
     """Latency and throughput in turns over all models, then each model's memory in a process of its own."""
     timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
-    timings = time_in_turns(timed, texts, **settings)
+    timings = time_in_turns(
+        timed, texts, latency_rows=latency_rows, throughput_rows=throughput_rows, rounds=rounds
+    )
     for name, entry in entries.items():
         entry.row |= timings.get(name, {})
-        if entry.memory is not None:
+        if memory and entry.memory is not None:
             entry.row["peak_memory_bytes"] = peak_memory_bytes(texts[:64], **entry.memory)
 
 

@@ -48,7 +48,7 @@ class Candidate:
         static: activation scales fixed by calibration; else computed from each batch, as a comparison: it cannot win.
         per_channel: one weight scale an output channel instead of one a matrix.
         ranges: which activation ranges a static candidate takes; None for a dynamic one.
-        exclude: share of the linear layers left in fp32: those whose input loses most by 8-bit rounding.
+        exclude: least share of the linear layers left in fp32: those whose input loses most by 8-bit rounding.
         seven_bit: weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI).
     """
 
@@ -212,14 +212,25 @@ def _varying(graph: GraphProto) -> set[str]:
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges | None) -> set[str]:
-    """Names of the layers that a candidate leaves in fp32. The noise of a layer's input under its 8-bit range ranks
-    layers as the error that each alone causes in the logits does (measured on MiniLM), and costs no extra run."""
+    """Names of the layers that a candidate leaves in fp32.
+
+    The noise of a layer's input under its 8-bit range ranks layers as the error that each alone causes in the logits
+    does (measured on MiniLM), and costs no extra run. Layers that read one tensor go together (query, key and value),
+    since a tensor is rounded for all of its readers.
+    """
     method = candidate.ranges
     if method is None or ranges is None:
         return set()
-    noise = {node.name: ranges.histograms[node.input[0]].noise(method) for node in linear}
-    ranked = sorted(noise, key=lambda name: noise[name], reverse=True)
-    return set(ranked[: math.ceil(candidate.exclude * len(ranked))])
+    readers: dict[str, list[str]] = {}
+    for node in linear:
+        readers.setdefault(node.input[0], []).append(node.name)
+    share = math.ceil(candidate.exclude * len(linear))
+    found: set[str] = set()
+    for tensor in sorted(readers, key=lambda name: ranges.histograms[name].noise(method), reverse=True):
+        if len(found) >= share:
+            break
+        found.update(readers[tensor])
+    return found
 
 
 def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, ranges: Ranges | None) -> ModelProto:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from errors import KdcError
 
 
 def time_in_turns(
-    answers: dict[str, Callable[[list[Any]], Any]],
+    answers: Mapping[str, Callable[[list[Any]], Any]],
     texts: list[Any],
     *,
     latency_rows: int,

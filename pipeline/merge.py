@@ -68,7 +68,8 @@ def check_merge(
     learned = float(np.abs(merged - untrained).max())
     if not difference <= tolerance:
         raise KdcError(
-            "the merged model answers otherwise than the adapters", given=f"{difference:.2e}, tolerance {tolerance:.2e}",
+            "the merged model answers otherwise than the adapters",
+            given=f"{difference:.2e}, tolerance {tolerance:.2e}",
             remedy="run the stage again with --from student; if it stays, report the adapter settings",
         )  # fmt: skip
     if learned <= 100 * tolerance:

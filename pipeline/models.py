@@ -45,7 +45,7 @@ class Loaded:
         new_modules: module names made anew, e.g. ("classifier", "pooler"); they must be trained and saved.
     """
 
-    model: PreTrainedModel
+    model: Any
     new_modules: tuple[str, ...]
 
 

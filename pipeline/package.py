@@ -1,7 +1,7 @@
 """Stage `package`: the artifact, which is the product.
 
-Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` whole or not at all, then points the
-symlink `artifact` at it.
+Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` whole or not at all, then points
+the symlink `artifact` at it.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _manifest(
         files=files,
         tokenizer=info,
         input_names=info.input_names,
-        variants=variants,  # type: ignore[arg-type]
+        variants=variants,
         providers=providers,
         temperature=quantized["temperature"],
         metrics=evaluated["table"],

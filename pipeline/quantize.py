@@ -88,7 +88,7 @@ def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Ki
         likely = (
             probabilities[np.arange(len(labels)), labels.astype(np.int64)]
             if kind == "classification"
-            else np.where(labels > 0.5, probabilities, 1 - probabilities)
+            else np.where(labels.astype(bool), probabilities, 1 - probabilities)
         )
         return float(-np.log(np.maximum(likely, 1e-12)).mean())
 

@@ -114,7 +114,7 @@ TASKS: dict[str, Task] = {
             labels=("answers", "does_not_answer"),
             metrics=("accuracy",),
             max_length=64,
-        ),  # fmt: skip
+        ),
     )
 }
 

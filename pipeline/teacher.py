@@ -27,7 +27,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(settings.model)
     set_seed(run.config.run.seed)
     if settings.finetuned:
-        model = load_finetuned(settings.model, task, settings.labels)
+        model: Any = load_finetuned(settings.model, task, settings.labels)
         rows = Rows([run.data().tokens("teacher", "tune")])
         summary = judge(model.to(run.device), rows, task, tokenizer.pad_token_id)
         model.to("cpu")
@@ -90,7 +90,8 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     """For each of the task's labels the teacher's output that means it; None for regression."""
     if config.num_labels != task.outputs:
         raise InputError(
-            "the teacher has another number of outputs than the task", given=f"{config.num_labels}, task {task.outputs}",
+            "the teacher has another number of outputs than the task",
+            given=f"{config.num_labels}, task {task.outputs}",
             remedy=f"bring a teacher for the labels {', '.join(task.labels) or '(one number)'}",
         )  # fmt: skip
     if task.kind == "regression":
@@ -104,7 +105,8 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     place = {name.lower(): index for index, name in enumerate(theirs)}
     if sorted(place) != sorted(name.lower() for name in task.labels):
         raise InputError(
-            "the teacher's labels are not the task's", given=f"teacher {', '.join(theirs)}; task {', '.join(task.labels)}",
+            "the teacher's labels are not the task's",
+            given=f"teacher {', '.join(theirs)}; task {', '.join(task.labels)}",
             remedy="rename the labels in the data, or name the teacher's outputs with --teacher-labels",
         )  # fmt: skip
     return [place[name.lower()] for name in task.labels]

@@ -205,8 +205,8 @@ class DistillationTrainer(Trainer):
     def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
         super().__init__(**trainer)
         self.model_accepts_loss_kwargs = False  # the loss is a mean: the Trainer divides by accumulation
-        self.objective = objective
-        self.plan = plan
+        self.objective: Objective = objective
+        self.plan: Plan = plan
         weights = objective.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
 
@@ -234,7 +234,7 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         for file in folder.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as stream:

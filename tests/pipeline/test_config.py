@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from errors import InputError
-from pipeline.config import layer_of, parse_sets, read_file, render_defaults, resolve, settings_of
+from pipeline.config import Config, layer_of, parse_sets, read_file, render_defaults, resolve, settings_of
 
 
-def make(flags: dict | None = None, sets: list[str] | None = None, file: dict | None = None):
+def make(flags: dict | None = None, sets: list[str] | None = None, file: dict | None = None) -> Config:
     return resolve(flags=layer_of(flags or {}), sets=parse_sets(sets or []), file=file or {})
 
 
@@ -109,4 +109,4 @@ def test_a_missing_config_file_is_wrong_input(tmp_path: Path) -> None:
 def test_a_config_is_frozen() -> None:
     config = make()
     with pytest.raises(ValueError, match="frozen"):
-        config.run.seed = 3  # type: ignore[misc]
+        config.run.seed = 3

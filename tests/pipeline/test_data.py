@@ -177,8 +177,8 @@ def test_glue_labels_may_be_names_or_numbers(tmp_path: Path) -> None:
     for name, labels in (("train.tsv", ("entailment", "not_entailment")), ("dev.tsv", ("0", "1"))):
         (tmp_path / name).write_text(head + "".join(f"{n}\tq{n} {name}\ts\t{labels[n % 2]}\n" for n in range(20)))
     prepare(tmp_path / "data", find_task("qnli"), Source(task="qnli", data=tmp_path), max_train_rows=None, seed=0)
-    labels = {row["text"]: row["label"] for row in open_data(tmp_path / "data").rows("eval")}
-    assert labels == {f"q{n} dev.tsv": n % 2 for n in range(20)}
+    found = {row["text"]: row["label"] for row in open_data(tmp_path / "data").rows("eval")}
+    assert found == {f"q{n} dev.tsv": n % 2 for n in range(20)}
 
 
 def test_unlabelled_test_rows_are_refused_as_training_rows(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_unlabelled_glue_file_needs_no_label(tmp_path: Path) -> None:
     assert [tuple(row) for row in rows] == [(2, "Who?", 'The "best" one', None, None)]
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[str, str | bytes, str]] = {
     "too few columns": ("t.csv", "text,label\na,x\n\nb\nc,y\n", "t.csv:4: row has too few columns (1 instead of 2)"),
     "too many columns": (
         "t.csv", 'text,label\n"quoted\nbreak",x\na,b,c\n', "t.csv:4: row has too many columns (3 instead of 2)"

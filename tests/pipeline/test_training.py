@@ -144,7 +144,7 @@ def test_a_checkpoint_is_marked_whole_only_after_all_its_files(tmp_path: Path, m
     seen = []
 
     def spy(self: Trainer, *args: object, **kwargs: object) -> None:
-        original(self, *args, **kwargs)  # type: ignore[arg-type]
+        original(self, *args, **kwargs)
         seen.append((tmp_path / f"checkpoint-{self.state.global_step}" / COMPLETE).exists())
 
     monkeypatch.setattr(Trainer, "_save_checkpoint", spy)

@@ -1,0 +1,116 @@
+"""A model that learned nothing fails the run, and says what to try; weights of classes; plans of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from errors import KdcError
+from pipeline.config import StudentSettings
+from pipeline.fit import check_learned, plan_for
+from pipeline.merge import check_merge
+from pipeline.quantize import calibrate, choose
+from pipeline.tasks import custom_task, find_task
+
+TASK = find_task("qnli")
+
+
+def summary(score: float, floor: float, *, constant: bool = False) -> dict:
+    return {"tune": {"accuracy": score}, "majority": {"accuracy": floor}, "constant": constant}
+
+
+def test_a_student_that_beats_the_majority_passes() -> None:
+    assert check_learned(summary(60, 51), TASK, who="student", allow=False, remedy="") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [(summary(51, 51), "does not beat the majority"), (summary(60, 51, constant=True), "every text the same answer")],
+)
+def test_a_student_that_learned_nothing_fails_the_run(found: dict, words: str) -> None:
+    with pytest.raises(KdcError, match=words) as caught:
+        check_learned(found, TASK, who="student", allow=False, remedy="train longer")
+    assert "train longer" in str(caught.value)
+
+
+def test_where_the_majority_is_allowed_it_only_warns() -> None:
+    warning = check_learned(summary(51, 51), TASK, who="student", allow=True, remedy="")
+    assert warning is not None
+    assert "majority" in warning
+
+
+def test_only_wnli_allows_the_majority_by_preset() -> None:
+    from pipeline.config import resolve
+
+    allowed = [
+        name
+        for name in ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "pydocs")
+        if resolve(flags={"data": {"task": name}}, sets={}, file={}).student.allow_majority
+    ]
+    assert allowed == ["wnli"]
+
+
+def test_a_student_trains_its_minimum_of_steps_whatever_the_epochs_say() -> None:
+    plan = plan_for(StudentSettings(epochs=1, min_steps=400), 320, seed=0, device="cpu", bf16=False)
+    assert plan.steps >= 400
+
+
+def test_the_last_step_is_a_step_that_is_looked_at() -> None:
+    for rows in (100, 999, 12_345):
+        plan = plan_for(StudentSettings(epochs=3, min_steps=0), rows, seed=0, device="cpu", bf16=False)
+        assert plan.steps % plan.evaluate_every == 0
+        assert 3 * rows / 32 <= plan.steps <= 3 * (rows / 32 + 1) + 8
+
+
+def test_a_merge_that_changes_answers_is_refused() -> None:
+    logits = np.array([[1.0, -1.0]], dtype=np.float32)
+    with pytest.raises(KdcError, match="answers otherwise"):
+        check_merge(logits - 1, logits, logits + np.float32(1e-3))
+
+
+def test_a_merge_that_lost_the_training_is_refused() -> None:
+    logits = np.array([[1.0, -1.0]], dtype=np.float32)
+    with pytest.raises(KdcError, match="as before training"):
+        check_merge(logits, logits, logits)
+
+
+def candidate(score: float, milliseconds: float, *, invariant: bool = True, static: bool = True) -> dict:
+    return {
+        "tune": {"accuracy": score}, "latency_p50_ms": milliseconds, "latency_against_fp32": milliseconds / 10,
+        "batch_invariant": invariant, "static": static,
+    }  # fmt: skip
+
+
+def test_the_fastest_candidate_that_passes_is_chosen() -> None:
+    found = choose({"slow": candidate(90, 5), "fast": candidate(89.2, 3), "lossy": candidate(80, 1)}, "accuracy", 90, 1)
+    assert found["chosen"] == "fast"
+
+
+def test_a_candidate_that_depends_on_its_batch_is_never_chosen() -> None:
+    found = choose(
+        {"bad": candidate(90, 1, invariant=False), "dynamic": candidate(90, 1, static=False)}, "accuracy", 90, 1
+    )
+    assert (found["chosen"], found["int8"]) == (None, False)
+    assert "a CPU loads fp32" in found["note"]
+
+
+def test_where_all_candidates_cost_too_much_fp32_is_loaded_and_it_says_so() -> None:
+    found = choose({"lossy": candidate(80, 1), "less": candidate(85, 2)}, "accuracy", 90, 1)
+    assert (found["chosen"], found["winner"]) == (None, "less")
+    assert "lost 5.00" in found["note"]
+
+
+def test_calibration_finds_the_temperature_that_logits_were_scaled_by() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(20_000, 3)) * 2
+    powers = np.exp(logits)
+    labels = np.array([random.choice(3, p=row) for row in powers / powers.sum(-1, keepdims=True)])
+    assert calibrate((3 * logits).astype(np.float32), labels, "classification") == pytest.approx(3, rel=0.05)
+
+
+def test_regression_has_no_temperature() -> None:
+    assert calibrate(np.ones((3, 1), dtype=np.float32), np.ones(3), "regression") == 1.0
+
+
+def test_custom_tasks_are_decided_by_macro_f1() -> None:
+    assert custom_task("x", "a", None, "b", "classification").metrics == ("macro_f1", "accuracy")

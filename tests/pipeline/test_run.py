@@ -1,0 +1,179 @@
+"""Whole runs: what is skipped, resumed and redone, and that the artifact keeps what was learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_runs
+from artifact import load_manifest
+from conftest import Finished
+from errors import InputError, KdcError
+from pipeline.data import open_data
+from pipeline.measure import peak_memory_bytes
+from pipeline.run import STAGE_NAMES
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished run's folder."""
+    shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def again(finished: Finished, out: Path, *sets: str, how: dict | None = None, **flags: object) -> dict[str, bool]:
+    """Run once more in `out`; which stages were skipped."""
+    config = tiny_runs.config_for(
+        finished.folder, finished.teacher, *sets, **({"run.out": out, "run.controls": True} | flags)
+    )
+    result = tiny_runs.compress(config, **(how or {}))
+    return {name: stage["skipped"] for name, stage in result["stages"].items()}
+
+
+def test_teacher_and_student_learned_the_task(finished: Finished) -> None:
+    table = finished.result["result"]["table"]
+    assert table["teacher"]["accuracy"] > 90
+    assert table["merged"]["accuracy"] > 90
+    assert table["int8"]["accuracy"] > 85
+
+
+def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
+    table = finished.result["result"]["table"]
+    assert set(table) == {
+        "teacher", "student", "merged", "student_without_kd", "teacher_lora", "fp32", "int8", "fp16"
+    }  # fmt: skip
+    for name in ("teacher", "merged", "fp32", "int8"):
+        assert {"accuracy", "parameters", "size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second"} <= set(
+            table[name]
+        )
+
+
+def test_serving_a_model_takes_less_memory_than_torch(finished: Finished) -> None:
+    run, texts = finished.folder / "run", [("w1 w5", "w6"), ("w2", "w7 w8")]
+    torch_bytes = peak_memory_bytes(texts, torch_model=run / "merge" / "model", max_length=32)
+    onnx_bytes = peak_memory_bytes(
+        texts, onnx_file=run / "export" / "model.onnx", export=run / "export", task=open_data(run / "data").task
+    )
+    assert 10_000_000 < onnx_bytes < torch_bytes
+
+
+def test_the_same_command_again_does_nothing(finished: Finished, copied: Path) -> None:
+    assert all(again(finished, copied).values())
+
+
+def test_a_changed_setting_redoes_its_stage_and_what_reads_it(finished: Finished, copied: Path) -> None:
+    skipped = again(finished, copied, "quantize.max_int8_drop=50")
+    assert [name for name, was in skipped.items() if not was] == ["quantize", "evaluate", "package"]
+
+
+def test_new_unlabelled_rows_do_not_train_the_teacher_again(finished: Finished, copied: Path) -> None:
+    extra = tiny_runs.write_rows(copied.parent / "extra.csv", 60, seed=9)
+    skipped = again(finished, copied, how={"until": "student"}, **{"data.unlabeled": extra})
+    assert skipped == {"data": False, "teacher": True, "targets": False, "student": False}
+    targets = np.load(copied / "targets" / "logits.npy")
+    assert len(targets) == 700 + 60
+
+
+def test_changed_training_rows_redo_everything(finished: Finished, copied: Path) -> None:
+    train = tiny_runs.write_rows(copied.parent / "train.csv", 650, seed=8)
+    skipped = again(finished, copied, how={"until": "teacher"}, **{"data.train": train})
+    assert skipped == {"data": False, "teacher": False}
+
+
+def test_from_redoes_a_stage_though_nothing_changed(finished: Finished, copied: Path) -> None:
+    skipped = again(finished, copied, how={"start_from": "export", "until": "export"})
+    assert [name for name, was in skipped.items() if not was] == ["export"]
+
+
+def test_force_redoes_all(finished: Finished, copied: Path) -> None:
+    assert not any(again(finished, copied, how={"force": True, "until": "data"}).values())
+
+
+def test_an_unknown_stage_is_wrong_input(finished: Finished, copied: Path) -> None:
+    with pytest.raises(InputError, match="no such stage"):
+        again(finished, copied, how={"until": "distil"})
+
+
+def test_a_stage_killed_before_its_rename_is_not_repeated(finished: Finished, copied: Path) -> None:
+    (copied / "teacher").rename(copied / "teacher.partial")
+    assert again(finished, copied, how={"until": "targets"}) == {"data": True, "teacher": True, "targets": True}
+
+
+def test_a_second_run_in_the_same_directory_is_refused(finished: Finished, copied: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(copied / "run.lock"), pytest.raises(InputError, match="another run works"):
+        again(finished, copied)
+
+
+def test_an_output_path_that_is_a_file_is_wrong_input(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot work in this directory"):
+        again(finished, tmp_path / "file")
+
+
+def test_a_damaged_stage_record_says_what_to_remove(finished: Finished, copied: Path) -> None:
+    (copied / "merge" / "stage.json").write_text("{")
+    with pytest.raises(KdcError, match="remove the folder"):
+        again(finished, copied)
+
+
+def test_the_resolved_config_and_each_stages_settings_are_in_the_run(finished: Finished) -> None:
+    run = finished.folder / "run"
+    assert json.loads((run / "config.json").read_text())["student"]["lora"]["r"] == 4
+    for stage in STAGE_NAMES:
+        record = json.loads((run / stage / "stage.json").read_text())
+        assert {"fingerprint", "settings", "metrics", "seconds", "peak_memory_bytes"} <= set(record)
+
+
+def test_a_finished_run_keeps_no_checkpoint(finished: Finished) -> None:
+    assert not list((finished.folder / "run").rglob("checkpoint-*"))
+    assert not list((finished.folder / "run").glob("*.partial"))
+
+
+def test_the_same_seed_gives_the_same_metrics(finished: Finished, tmp_path: Path) -> None:
+    again(finished, tmp_path / "run", how={"until": "student"})
+    for stage in ("teacher", "student"):
+        one, two = (
+            json.loads((run / stage / "stage.json").read_text())["metrics"]
+            for run in (finished.folder / "run", tmp_path / "run")
+        )
+        for clock in ("rows_per_second",):
+            one.pop(clock), two.pop(clock)
+        assert one == two
+
+
+def test_the_artifact_is_a_symlink_to_a_verified_folder(finished: Finished) -> None:
+    link = finished.artifact
+    assert link.is_symlink()
+    manifest = load_manifest(link)
+    assert manifest.task.labels == ("no", "yes")
+    assert manifest.lineage.teacher == "teacher"
+    assert not any(str(finished.folder) in file.read_text() for file in (link / "manifest.json", link / "README.md"))
+
+
+def test_the_stored_logits_give_the_promised_metrics(finished: Finished) -> None:
+    stored = np.load(finished.artifact / "evaluation.npz")
+    table = finished.result["result"]["table"]
+    for key, name in (("teacher_logits", "teacher"), ("student_logits", "fp32"), ("student_int8_logits", "int8")):
+        right = (stored[key].argmax(1) == stored["label"]).mean()
+        assert 100 * right == pytest.approx(table[name]["accuracy"], abs=1e-3)
+    assert stored["text_sha256"].shape == (90, 32)
+
+
+def test_the_teachers_targets_are_those_of_the_saved_teacher(finished: Finished) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    run = finished.folder / "run"
+    model = AutoModelForSequenceClassification.from_pretrained(run / "teacher" / "model").eval()
+    targets = np.load(run / "targets" / "logits.npy")
+    for row in list(open_data(run / "data").tokens("teacher", "train"))[::97]:
+        with torch.no_grad():
+            ids, types = torch.tensor([row["input_ids"]]), torch.tensor([row["token_type_ids"]])
+            alone = model(input_ids=ids, token_type_ids=types).logits[0]
+        assert np.allclose(alone.numpy(), targets[row["row"]], atol=1e-5)

@@ -1,0 +1,89 @@
+"""A whole run in seconds: tiny models without a head, a task that a tiny model can learn, and `kdc` in a process."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from pipeline.config import Config, layer_of, parse_sets, resolve
+from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+# Enough for a tiny model to learn, little enough to take a second.
+QUICK = (
+    "teacher.epochs=8", "teacher.learning_rate=1e-2", "teacher.evaluations=3", "student.epochs=8",
+    "student.min_steps=60", "student.learning_rate=1e-2", "student.evaluations=3", "student.lora.r=4",
+    "quantize.rounds=1", "quantize.calibration_rows=32", "evaluate.rounds=1", "evaluate.latency_rows=10",
+    "evaluate.throughput_rows=32", "evaluate.memory=false",
+)  # fmt: skip
+
+
+def base_model(architecture: str, folder: Path, **changes: Any) -> Path:
+    """A pretrained-looking encoder without a head, with its tokenizer."""
+    class_name, settings, pad_id = ARCHITECTURES[architecture]
+    torch.manual_seed(0)
+    common = {"vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": pad_id}
+    config = getattr(transformers, class_name)(**(common | settings | changes))
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    typed = architecture in ("bert", "electra", "deberta-v2")
+    build_tokenizer(pad_id, typed=typed).save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int, *, seed: int, label: Any = None) -> Path:
+    """A CSV of pairs `first`, `second` and a label: whether the first text holds the word w1 (else it holds w2)."""
+    generator = random.Random(seed)
+    label = label or (lambda yes, generator: "yes" if yes else "no")
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("first", "second", "label"))
+        for _ in range(count):
+            yes = generator.random() < 0.5
+            first = generator.choices(WORDS[3:], k=generator.randint(1, 8))
+            first.insert(0, "w1" if yes else "w2")
+            second = generator.choices(WORDS[3:], k=generator.randint(1, 8))
+            writer.writerow((" ".join(first), " ".join(second), label(yes, generator)))
+    return path
+
+
+def config_for(folder: Path, teacher: Path, *sets: str, pair: bool = True, **flags: Any) -> Config:
+    """Settings of a quick run on `train.csv` and `eval.csv` in `folder`."""
+    given = {
+        "data.train": folder / "train.csv", "data.eval": folder / "eval.csv", "data.text": "first",
+        "data.text_pair": "second" if pair else None, "run.out": folder / "run", "teacher.model": str(teacher),
+    }  # fmt: skip
+    return resolve(flags=layer_of(given | flags), sets=parse_sets([*QUICK, *sets]), file={})
+
+
+def compress(config: Config, **how: Any) -> dict[str, Any]:
+    """Run the pipeline in this process, silently."""
+    from pipeline.progress import Reporter
+    from pipeline.run import compress as run
+
+    return run(config, reporter=Reporter(quiet=True), **how)
+
+
+def command(folder: Path, teacher: Path, *more: str) -> list[str]:
+    """The same run as a command line."""
+    sets = [part for item in QUICK for part in ("--set", item)]
+    return [
+        sys.executable, str(ROOT / "cli.py"), "compress", "--train", str(folder / "train.csv"), "--eval",
+        str(folder / "eval.csv"), "--text", "first", "--text-pair", "second", "--teacher", str(teacher), "--out",
+        str(folder / "run"), *sets, *more,
+    ]  # fmt: skip
+
+
+def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`kdc` in a fresh process, offline, one thread."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, timeout=300,
+    )  # fmt: skip
