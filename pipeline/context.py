@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.data import PreparedData, open_data
+from pipeline.reading.prepared import PreparedData, open_data
 
 
 def _silent(done: int, total: int) -> None:

@@ -154,9 +154,7 @@ def _measure(
 ) -> None:  # fmt: skip
     """Latency and throughput in turns over all models, then each model's memory in a process of its own."""
     timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
-    timings = time_in_turns(
-        timed, texts, latency_rows=latency_rows, throughput_rows=throughput_rows, rounds=rounds
-    )
+    timings = time_in_turns(timed, texts, latency_rows=latency_rows, throughput_rows=throughput_rows, rounds=rounds)
     for name, entry in entries.items():
         entry.row |= timings.get(name, {})
         if memory and entry.memory is not None:

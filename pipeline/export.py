@@ -11,15 +11,15 @@ from typing import Any
 from errors import KdcError
 from pipeline import models
 from pipeline.context import Run
-from pipeline.fp16 import to_fp16
-from pipeline.onnx_graph import export_onnx, graph_inputs
-from pipeline.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
+from pipeline.graphs.fp16 import to_fp16
+from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
 from pipeline.served import TOKENIZER_INFO, tokenizer_info
 from pipeline.tasks import Kind
 from serving.engine import activate
 
 _ROWS = 64
-_FP16_TOLERANCE = 5e-3  # in probability; fp16 holds three digits
+_FP16_TOLERANCE = 1e-2  # in probability; fp16 holds three digits
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         tokenizer, max_length=max_length, token_type_ids="token_type_ids" in graph_inputs(out / "model.onnx")
     )
     (out / TOKENIZER_INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
-    tokenizer.backend_tokenizer.save(str(out / "tokenizer.json"))
+    tokenizer.backend_tokenizer.save(str(out / "tokenizer.json"), pretty=False)  # a third smaller
 
     rows = [tokens[index] for index in range(min(_ROWS, len(tokens)))]
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=max_length, seed=run.config.run.seed))

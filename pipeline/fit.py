@@ -15,8 +15,8 @@ from errors import InputError, KdcError
 from pipeline import metrics
 from pipeline.config import TrainSettings
 from pipeline.context import Run
-from pipeline.data import PreparedData
 from pipeline.predict import predict
+from pipeline.reading.prepared import PreparedData
 from pipeline.tasks import Task
 from pipeline.training import Objective, Plan, Rows, train
 

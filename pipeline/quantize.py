@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from errors import KdcError
 from pipeline import metrics
 from pipeline.context import Run
-from pipeline.int8 import CANDIDATES, Candidate, activations, batch_invariance, quantise
+from pipeline.graphs.int8 import CANDIDATES, Candidate, activations, batch_invariance, quantise
+from pipeline.graphs.ranges import Ranges, calibration_batches, collect_ranges
 from pipeline.measure import time_in_turns
-from pipeline.ranges import Ranges, calibration_batches, collect_ranges
 from pipeline.served import open_engine, texts_of
 from pipeline.tasks import Kind
 from serving.engine import Engine, Text, activate
 
 _INVARIANCE_ROWS = 500
+_NOISE = 0.05  # latencies that differ by less than that are taken as equal
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _judge(
     return {
         "tune": metrics.compute(logits, tune.labels, kind, names),
         "parity": float(difference.max()),
+        "mean_difference": float(difference.mean()),
         "max_probability_difference": same.max_difference,
         "label_flips": same.label_flips,
         "compared_rows": same.rows,
@@ -151,7 +153,8 @@ def _time(candidates: dict[str, Any], fp32: Engine, engines: dict[str, Engine], 
 
 
 def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop: float) -> dict[str, Any]:
-    """The fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32.
+    """The fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32. Among those whose
+    latency differs by no more than noise, the most accurate.
 
     Args:
         candidates: by name, as `run` collects them; "fp32" holds only timings.
@@ -169,7 +172,9 @@ def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop:
     }
     good = {name: found for name, found in invariant.items() if fp32_score - found["tune"][metric] <= max_drop}
     if good:
-        winner = min(good, key=lambda name: good[name]["latency_p50_ms"])
+        limit = (1 + _NOISE) * min(found["latency_p50_ms"] for found in good.values())
+        fast = {name: found for name, found in good.items() if found["latency_p50_ms"] <= limit}
+        winner = max(fast, key=lambda name: (fast[name]["tune"][metric], -fast[name]["mean_difference"]))
         drop = fp32_score - good[winner]["tune"][metric]
         headline = (
             f"{winner}: {drop:+.2f} points lost, {good[winner]['latency_against_fp32']:.2f} x the latency of fp32"

@@ -22,7 +22,6 @@ from errors import InputError, KdcError
 from pipeline import (
     controls,
     data,
-    data_stage,
     evaluate,
     export,
     merge,
@@ -37,6 +36,7 @@ from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.measure import own_peak_memory_bytes
 from pipeline.progress import Reporter
+from pipeline.reading.sources import input_fingerprint
 
 _LAYOUT = 1  # of the stage folders: raising it makes older ones stale
 
@@ -60,7 +60,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("data", data_stage.run, lambda config: _data_settings(config), ()),
+    Stage("data", data.run, lambda config: _data_settings(config), ()),
     Stage("teacher", teacher.run, lambda config: {**_training(config), **config.teacher.model_dump()}, ("labelled",)),
     Stage("targets", targets.run, lambda config: {}, ("data", "teacher")),
     Stage("student", student.run, lambda config: {**_training(config), **config.student.model_dump()}, ("targets",)),
@@ -83,7 +83,7 @@ def _data_settings(config: Config) -> dict[str, Any]:
     return {
         **config.data.model_dump(mode="json"),
         "seed": config.run.seed,
-        "rows": data.input_fingerprint(data_stage.source_of(config)),
+        "rows": input_fingerprint(data.source_of(config)),
         "teacher_model": models.fingerprint(config.teacher.model),
         "student_model": models.fingerprint(config.student.model) if own else "cut from the teacher",
     }
@@ -138,7 +138,7 @@ def compress(
 def _root(config: Config) -> Path:
     if config.run.out is not None:
         return config.run.out
-    return Path("runs") / data_stage.task_of(config).name
+    return Path("runs") / data.task_of(config).name
 
 
 def _prepare(root: Path, config: Config, reporter: Reporter) -> Run:

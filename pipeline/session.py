@@ -101,7 +101,7 @@ def evaluate_artifact(
     import numpy as np
 
     from pipeline import metrics
-    from pipeline.data import read_labelled
+    from pipeline.reading.prepared import read_labelled
     from pipeline.tasks import TASKS, custom_task
     from serving.engine import Engine
 

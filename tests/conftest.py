@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import tiny_runs
+
 from pipeline.config import Config
 
 
@@ -33,5 +33,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     teacher = tiny_runs.base_model("bert", folder / "teacher")
     tiny_runs.write_rows(folder / "train.csv", 700, seed=1)
     tiny_runs.write_rows(folder / "eval.csv", 90, seed=2)
-    config = tiny_runs.config_for(folder, teacher, **{"run.controls": True})
+    config = tiny_runs.config_for(folder, teacher, flags={"run.controls": True})
     return Finished(folder, teacher, config, tiny_runs.compress(config))

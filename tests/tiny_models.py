@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -41,7 +42,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object], int]] = {
 }  # fmt: skip
 
 
-def build(architecture: str, folder: Path, outputs: int = 3, seed: int = 0) -> tuple[torch.nn.Module, str]:
+def build(architecture: str, folder: Path, outputs: int = 3, seed: int = 0) -> tuple[Any, str]:
     """Save model and tokenizer into `folder`; returns the model in evaluation mode and the padding token."""
     class_name, settings, pad_id = ARCHITECTURES[architecture]
     torch.manual_seed(seed)

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 import transformers
+from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
 
 from pipeline.config import Config, layer_of, parse_sets, resolve
-from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.
 QUICK = (
-    "teacher.epochs=8", "teacher.learning_rate=1e-2", "teacher.evaluations=3", "student.epochs=8",
-    "student.min_steps=60", "student.learning_rate=1e-2", "student.evaluations=3", "student.lora.r=4",
+    "run.precision=fp32", "teacher.epochs=8", "teacher.learning_rate=5e-3", "teacher.evaluations=3", "student.epochs=8",
+    "student.min_steps=60", "student.learning_rate=1e-2", "student.evaluations=3", "student.lora.r=8",
     "quantize.rounds=1", "quantize.calibration_rows=32", "evaluate.rounds=1", "evaluate.latency_rows=10",
     "evaluate.throughput_rows=32", "evaluate.memory=false",
 )  # fmt: skip
@@ -54,13 +54,15 @@ def write_rows(path: Path, count: int, *, seed: int, label: Any = None) -> Path:
     return path
 
 
-def config_for(folder: Path, teacher: Path, *sets: str, pair: bool = True, **flags: Any) -> Config:
+def config_for(
+    folder: Path, teacher: Path, *sets: str, pair: bool = True, flags: dict[str, Any] | None = None
+) -> Config:
     """Settings of a quick run on `train.csv` and `eval.csv` in `folder`."""
     given = {
         "data.train": folder / "train.csv", "data.eval": folder / "eval.csv", "data.text": "first",
         "data.text_pair": "second" if pair else None, "run.out": folder / "run", "teacher.model": str(teacher),
     }  # fmt: skip
-    return resolve(flags=layer_of(given | flags), sets=parse_sets([*QUICK, *sets]), file={})
+    return resolve(flags=layer_of(given | (flags or {})), sets=parse_sets([*QUICK, *sets]), file={})
 
 
 def compress(config: Config, **how: Any) -> dict[str, Any]:

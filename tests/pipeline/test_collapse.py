@@ -74,9 +74,12 @@ def test_a_merge_that_lost_the_training_is_refused() -> None:
         check_merge(logits, logits, logits)
 
 
-def candidate(score: float, milliseconds: float, *, invariant: bool = True, static: bool = True) -> dict:
+def candidate(
+    score: float, milliseconds: float, *, invariant: bool = True, static: bool = True, difference: float = 0.0
+) -> dict:
     return {
         "tune": {"accuracy": score}, "latency_p50_ms": milliseconds, "latency_against_fp32": milliseconds / 10,
+        "mean_difference": difference,
         "batch_invariant": invariant, "static": static,
     }  # fmt: skip
 
@@ -84,6 +87,14 @@ def candidate(score: float, milliseconds: float, *, invariant: bool = True, stat
 def test_the_fastest_candidate_that_passes_is_chosen() -> None:
     found = choose({"slow": candidate(90, 5), "fast": candidate(89.2, 3), "lossy": candidate(80, 1)}, "accuracy", 90, 1)
     assert found["chosen"] == "fast"
+
+
+def test_among_candidates_of_equal_speed_the_most_accurate_is_chosen() -> None:
+    candidates = {
+        "a": candidate(89.5, 3.00), "b": candidate(89.9, 3.10, difference=0.02),
+        "c": candidate(89.9, 3.12, difference=0.01), "d": candidate(90.0, 3.30),
+    }  # fmt: skip
+    assert choose(candidates, "accuracy", 90, 1)["chosen"] == "c"
 
 
 def test_a_candidate_that_depends_on_its_batch_is_never_chosen() -> None:

@@ -109,4 +109,4 @@ def test_a_missing_config_file_is_wrong_input(tmp_path: Path) -> None:
 def test_a_config_is_frozen() -> None:
     config = make()
     with pytest.raises(ValueError, match="frozen"):
-        config.run.seed = 3
+        config.run.seed = 3  # type: ignore[misc]

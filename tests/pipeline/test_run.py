@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import tiny_runs
-from artifact import load_manifest
 from conftest import Finished
+
+from artifact import load_manifest
 from errors import InputError, KdcError
-from pipeline.data import open_data
 from pipeline.measure import peak_memory_bytes
+from pipeline.reading.prepared import open_data
 from pipeline.run import STAGE_NAMES
 
 
@@ -25,10 +25,12 @@ def copied(finished: Finished, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def again(finished: Finished, out: Path, *sets: str, how: dict | None = None, **flags: object) -> dict[str, bool]:
+def again(
+    finished: Finished, out: Path, *sets: str, how: dict | None = None, flags: dict | None = None
+) -> dict[str, bool]:
     """Run once more in `out`; which stages were skipped."""
     config = tiny_runs.config_for(
-        finished.folder, finished.teacher, *sets, **({"run.out": out, "run.controls": True} | flags)
+        finished.folder, finished.teacher, *sets, flags={"run.out": out, "run.controls": True} | (flags or {})
     )
     result = tiny_runs.compress(config, **(how or {}))
     return {name: stage["skipped"] for name, stage in result["stages"].items()}
@@ -72,7 +74,7 @@ def test_a_changed_setting_redoes_its_stage_and_what_reads_it(finished: Finished
 
 def test_new_unlabelled_rows_do_not_train_the_teacher_again(finished: Finished, copied: Path) -> None:
     extra = tiny_runs.write_rows(copied.parent / "extra.csv", 60, seed=9)
-    skipped = again(finished, copied, how={"until": "student"}, **{"data.unlabeled": extra})
+    skipped = again(finished, copied, how={"until": "student"}, flags={"data.unlabeled": extra})
     assert skipped == {"data": False, "teacher": True, "targets": False, "student": False}
     targets = np.load(copied / "targets" / "logits.npy")
     assert len(targets) == 700 + 60
@@ -80,7 +82,7 @@ def test_new_unlabelled_rows_do_not_train_the_teacher_again(finished: Finished, 
 
 def test_changed_training_rows_redo_everything(finished: Finished, copied: Path) -> None:
     train = tiny_runs.write_rows(copied.parent / "train.csv", 650, seed=8)
-    skipped = again(finished, copied, how={"until": "teacher"}, **{"data.train": train})
+    skipped = again(finished, copied, how={"until": "teacher"}, flags={"data.train": train})
     assert skipped == {"data": False, "teacher": False}
 
 
@@ -124,7 +126,7 @@ def test_a_damaged_stage_record_says_what_to_remove(finished: Finished, copied: 
 
 def test_the_resolved_config_and_each_stages_settings_are_in_the_run(finished: Finished) -> None:
     run = finished.folder / "run"
-    assert json.loads((run / "config.json").read_text())["student"]["lora"]["r"] == 4
+    assert json.loads((run / "config.json").read_text())["student"]["lora"]["r"] == 8
     for stage in STAGE_NAMES:
         record = json.loads((run / stage / "stage.json").read_text())
         assert {"fingerprint", "settings", "metrics", "seconds", "peak_memory_bytes"} <= set(record)

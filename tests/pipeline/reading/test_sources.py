@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from errors import InputError, KdcError
-from pipeline.columns import Columns, Row
-from pipeline.readers import read_rows
-from pipeline.sources import Source, SplitSource, columns_of, file_source, input_fingerprint, locate
+from pipeline.reading.columns import Columns, Row
+from pipeline.reading.readers import read_rows
+from pipeline.reading.sources import Source, SplitSource, columns_of, file_source, input_fingerprint, locate
+from pipeline.reading.validate import FileLog, Problems
 from pipeline.tasks import TASKS, find_task
-from pipeline.validate import FileLog, Problems
 
 COLUMNS = Columns(text=("text",), label=("label",))
 PAIR = Columns(text=("a",), text_pair=("b",), label=("label",))
@@ -180,7 +180,7 @@ def test_mistake_names_its_place(tmp_path: Path, name: str) -> None:
 
 def _read_reporting(source: SplitSource) -> None:
     """As `stage` does it: what ends a file is one more mistake."""
-    from pipeline.validate import FileProblem
+    from pipeline.reading.validate import FileProblem
 
     problems = Problems()
     log = FileLog(source.name, source.unit, problems)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from errors import InputError
-from pipeline.columns import Columns
+from pipeline.reading.columns import Columns
 from pipeline.tasks import TASKS, Task
 
 Format = Literal["glue_tsv", "csv", "tsv", "jsonl", "parquet", "saved", "hub", "pydocs"]

@@ -1,4 +1,4 @@
-"""pipeline/onnx_graph.py, parity.py, fp16.py: an exported graph computes what the torch model does, on every family.
+"""`onnx_graph`, `parity` and `fp16`: an exported graph computes what the torch model does, on every family.
 
 The oracle is the model object itself, never loaded by the code under test.
 """
@@ -20,10 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from artifact import TaskInfo, TokenizerInfo
 from errors import InputError, KdcError
-from pipeline import onnx_graph
-from pipeline.fp16 import to_fp16
-from pipeline.onnx_graph import check_axes, export_onnx, graph_inputs
-from pipeline.parity import Feeds, check_parity, onnx_logits, parity_batches, torch_logits
+from pipeline.graphs import onnx_graph
+from pipeline.graphs.fp16 import to_fp16
+from pipeline.graphs.onnx_graph import check_axes, export_onnx, graph_inputs
+from pipeline.graphs.parity import Feeds, check_parity, onnx_logits, parity_batches, torch_logits
 from serving.engine import Engine
 
 TYPED = ("bert", "electra", "deberta-v2")  # whose tokenizers make token types

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from pipeline.columns import Columns, Row, find_columns, make_row
-from pipeline.validate import FileLog, FileProblem, RowProblem, show
+from pipeline.reading.columns import Columns, Row, find_columns, make_row
+from pipeline.reading.validate import FileLog, FileProblem, RowProblem, show
 
 _LINE_LIMIT_BYTES = 64 << 20  # a "line" beyond that is not a row of text
 _COLA_HEADER = ["source", "label", "star", "sentence"]

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from errors import KdcError
-from pipeline.data import PreparedData, Source, open_data, prepare, tokenise
+from pipeline.reading.prepared import PreparedData, Source, open_data, prepare, tokenise
 from pipeline.tasks import custom_task
 
 PROCESSORS = {

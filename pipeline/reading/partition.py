@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from errors import InputError
-from pipeline.intake import Intake
-from pipeline.sources import SPLITS
-from pipeline.splits import HELD_OUT_SHARE, Ints, Mask, connect, pick_slice, sample, tune_size
+from pipeline.reading.intake import Intake
+from pipeline.reading.sources import SPLITS
+from pipeline.reading.splits import HELD_OUT_SHARE, Ints, Mask, connect, pick_slice, sample, tune_size
 from pipeline.tasks import Task
 
 _SMALL_TUNE = 100  # rows below which what the tuning slice decides is mostly chance

@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.labels import LabelReader
-from pipeline.readers import read_rows
-from pipeline.rows import Staged, stage
-from pipeline.sources import Source, SplitSource, columns_of, is_glue, locate
+from pipeline.reading.labels import LabelReader
+from pipeline.reading.readers import read_rows
+from pipeline.reading.rows import Staged, stage
+from pipeline.reading.sources import Source, SplitSource, columns_of, is_glue, locate
+from pipeline.reading.validate import FileLog, FileProblem, Problems, RowProblem
 from pipeline.tasks import Kind, Task, custom_task
-from pipeline.validate import FileLog, FileProblem, Problems, RowProblem
 
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns import Columns, Row
-from pipeline.labels import LabelReader
-from pipeline.splits import Ints, Mask
+from pipeline.reading.columns import Columns, Row
+from pipeline.reading.labels import LabelReader
+from pipeline.reading.splits import Ints, Mask
+from pipeline.reading.validate import FileLog, FileProblem, RowProblem, check_text
 from pipeline.tasks import Kind, Task
-from pipeline.validate import FileLog, FileProblem, RowProblem, check_text
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20

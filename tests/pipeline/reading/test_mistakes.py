@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from errors import InputError, KdcError
-from pipeline.data import Source, open_data, prepare
+from pipeline.reading.prepared import Source, open_data, prepare
 from pipeline.tasks import Kind, Task, custom_task
 
 GOOD = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(20)]

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.reading.validate import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
 from pipeline.tasks import Kind
-from pipeline.validate import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
 
 MAX_LABELS = 10_000  # more different labels than that are no classes
 _FEW_NUMBERS = 20  # more different numbers than that are measurements, not class names

@@ -1,4 +1,4 @@
-"""Collects the docstrings of the standard library; run as a script by `pipeline.pydocs`, never imported by it.
+"""Collects the docstrings of the standard library; run as a script by `pipeline.reading.pydocs`, never imported by it.
 
 Importing the whole standard library has side effects (threads' locks, signal tables, deprecated modules that warn),
 so this runs in an interpreter of its own, started with `-I -S` so that nothing but the standard library is seen.
@@ -7,7 +7,7 @@ Reads: nothing.
 Writes: one JSON object on standard output: `objects`, a list of [module, name, docstring] in a fixed order, and
     `unimportable`, {module: reason}. Whatever the imported modules print goes to the null device.
 
-Command: `python -I -S -B -W ignore pipeline/_collect_docstrings.py`
+Command: `python -I -S -B -W ignore pipeline/reading/_collect_docstrings.py`
 """
 
 from __future__ import annotations

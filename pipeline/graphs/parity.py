@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from errors import KdcError
-from pipeline.onnx_graph import load_classifier
+from pipeline.graphs.onnx_graph import load_classifier
 from serving.session import open_session
 
 Feeds = dict[str, np.ndarray]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.splits import connect, pick_slice, sample, shares, tune_size
+from pipeline.reading.splits import connect, pick_slice, sample, shares, tune_size
 
 
 @pytest.mark.parametrize(

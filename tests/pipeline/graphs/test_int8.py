@@ -1,4 +1,4 @@
-"""pipeline/int8.py, int8_storage.py, ranges.py: int8 graphs that are quantised, near to fp32 and batch-invariant."""
+"""`int8`, `int8_storage` and `ranges`: int8 graphs that are quantised, near to fp32 and batch-invariant."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from artifact import TaskInfo, TokenizerInfo
 from errors import KdcError
-from pipeline import int8
-from pipeline.int8 import CANDIDATES, Candidate, activations, batch_invariance, count_operators, quantise
-from pipeline.int8_storage import store_matrices, store_tables
-from pipeline.onnx_graph import export_onnx, graph_inputs
-from pipeline.parity import onnx_logits, parity_batches
-from pipeline.ranges import Histogram, Ranges, calibration_batches, collect_ranges
+from pipeline.graphs import int8
+from pipeline.graphs.int8 import CANDIDATES, Candidate, activations, batch_invariance, count_operators, quantise
+from pipeline.graphs.int8_storage import store_matrices, store_tables
+from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from pipeline.graphs.parity import onnx_logits, parity_batches
+from pipeline.graphs.ranges import Histogram, Ranges, calibration_batches, collect_ranges
 from serving.engine import Engine, activate
 
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.validate import FileProblem, nearest_name, show
+from pipeline.reading.validate import FileProblem, nearest_name, show
 
 
 @dataclass(frozen=True)

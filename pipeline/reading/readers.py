@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errors import KdcError
-from pipeline.columns import Columns, Row, find_columns, make_row
-from pipeline.sources import HUB_NAME, SplitSource
-from pipeline.textfiles import read_csv, read_glue, read_jsonl
-from pipeline.validate import FileLog, FileProblem, show
+from pipeline.reading.columns import Columns, Row, find_columns, make_row
+from pipeline.reading.sources import HUB_NAME, SplitSource
+from pipeline.reading.textfiles import read_csv, read_glue, read_jsonl
+from pipeline.reading.validate import FileLog, FileProblem, show
 
 if TYPE_CHECKING:
     import datasets
@@ -144,6 +144,6 @@ def _read_pydocs(split: str, columns: Columns, seed: int) -> Iterator[Row]:
 @lru_cache(maxsize=1)
 def _pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Made once for both splits: it imports the standard library in a subprocess."""
-    from pipeline.pydocs import make_pydocs
+    from pipeline.reading.pydocs import make_pydocs
 
     return make_pydocs(seed)

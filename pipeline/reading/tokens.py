@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from errors import KdcError
-from pipeline.rows import DatasetFolder
-from pipeline.sources import SPLITS
+from pipeline.reading.rows import DatasetFolder
+from pipeline.reading.sources import SPLITS
 
 if TYPE_CHECKING:
     import datasets

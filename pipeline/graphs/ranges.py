@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from errors import KdcError
-from pipeline.parity import Feeds
+from pipeline.graphs.parity import Feeds
 from serving.session import open_session
 
 RangeMethod = Literal["minmax", "percentile"]
@@ -111,7 +111,7 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
 
     Args:
         onnx_path: the fp32 graph.
-        tensors: names of float tensors inside it, see `pipeline.int8.activations`.
+        tensors: names of float tensors inside it, see `pipeline.graphs.int8.activations`.
         batches: feeds of any shapes; without padding (`calibration_batches`) only real tokens are counted.
 
     Raises:

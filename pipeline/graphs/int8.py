@@ -26,9 +26,9 @@ from tokenizers import Encoding
 
 from artifact import CPU_PROVIDER, Kind
 from errors import KdcError
-from pipeline.int8_storage import float_matrices, store_matrices, store_tables
-from pipeline.onnx_graph import quiet, save_graph
-from pipeline.ranges import RangeMethod, Ranges
+from pipeline.graphs.int8_storage import float_matrices, store_matrices, store_tables
+from pipeline.graphs.onnx_graph import quiet, save_graph
+from pipeline.graphs.ranges import RangeMethod, Ranges
 
 LINEAR_OPS = ("MatMul", "Gemm")
 

@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 
 from errors import KdcError
-from pipeline import pydocs
-from pipeline.pydocs import Documented, first_sentence, gives_name_away, make_rows, split_by_object, usable_objects
+from pipeline.reading import pydocs
+from pipeline.reading.pydocs import (
+    Documented,
+    first_sentence,
+    gives_name_away,
+    make_rows,
+    split_by_object,
+    usable_objects,
+)
 
 Rows = list[dict[str, str]]
 
@@ -190,8 +197,8 @@ def test_a_collector_that_fails_is_a_clear_error(
 def test_rows_do_not_depend_on_optimisation_folder_or_environment(rows: tuple[Rows, Rows], tmp_path: Path) -> None:
     (tmp_path / "textwrap.py").write_text("raise SystemExit('a file of the person, not the library')")
     code = (
-        f"import sys; sys.path[0] = {str(Path(pydocs.__file__).parents[1])!r}; import json\n"
-        "from pipeline.pydocs import make_pydocs; json.dump(make_pydocs(0), sys.stdout)"
+        f"import sys; sys.path[0] = {str(Path(pydocs.__file__).parents[2])!r}; import json\n"
+        "from pipeline.reading.pydocs import make_pydocs; json.dump(make_pydocs(0), sys.stdout)"
     )
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "7", "LC_ALL": "C"}
     done = subprocess.run(

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from errors import InputError
-from pipeline import readers
-from pipeline.data import PreparedData, Source, open_data, prepare, read_labelled
+from pipeline.reading import readers
+from pipeline.reading.prepared import PreparedData, Source, open_data, prepare, read_labelled
 from pipeline.tasks import Kind, Task, custom_task, find_task
 
 
