@@ -31,6 +31,7 @@ Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lin
 
 {markdown(table, task.metric)}
 
+{_candidates(quantized, task.metric)}
 On the evaluation split, which nothing was chosen by. ONNX rows ran through the engine that serves. Latency is of one
 row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
 {int8} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
@@ -54,3 +55,19 @@ It answers what its training rows were like; texts of another kind, language or 
 confidence. Longer texts are cut. Its labels mean what they meant in the training data (fingerprint
 `{lineage.data_fingerprint[:16]}`), no more.
 """
+
+
+def _candidates(quantized: dict[str, Any], metric: str) -> str:
+    """The int8 candidates as judged on the tuning slice; empty where int8 was not asked for."""
+    made = {name: found for name, found in quantized["candidates"].items() if "tune" in found}
+    if not made:
+        return ""
+    lines = [
+        f"int8 candidates, on the tuning slice | {metric} | batch-invariant | latency against fp32",
+        "---|---:|---|---:",
+    ]
+    for name, found in made.items():
+        mark = " (chosen)" if name == quantized["chosen"] else ""
+        invariant = "yes" if found["batch_invariant"] else f"no, {found['max_probability_difference']:.2g}"
+        lines.append(f"{name}{mark} | {found['tune'][metric]:.2f} | {invariant} | {found['latency_against_fp32']:.2f}")
+    return "\n".join(lines) + "\n"

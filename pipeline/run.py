@@ -37,6 +37,7 @@ from pipeline.context import Run
 from pipeline.measure import own_peak_memory_bytes
 from pipeline.progress import Reporter
 from pipeline.reading.sources import input_fingerprint
+from pipeline.request import source_of, task_of
 
 _LAYOUT = 1  # of the stage folders: raising it makes older ones stale
 
@@ -83,7 +84,7 @@ def _data_settings(config: Config) -> dict[str, Any]:
     return {
         **config.data.model_dump(mode="json"),
         "seed": config.run.seed,
-        "rows": input_fingerprint(data.source_of(config)),
+        "rows": input_fingerprint(source_of(config)),
         "teacher_model": models.fingerprint(config.teacher.model),
         "student_model": models.fingerprint(config.student.model) if own else "cut from the teacher",
     }
@@ -138,7 +139,7 @@ def compress(
 def _root(config: Config) -> Path:
     if config.run.out is not None:
         return config.run.out
-    return Path("runs") / data.task_of(config).name
+    return Path("runs") / task_of(config).name
 
 
 def _prepare(root: Path, config: Config, reporter: Reporter) -> Run:

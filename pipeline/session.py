@@ -14,6 +14,7 @@ from artifact import Device
 from errors import KdcError
 from pipeline.config import Config
 from pipeline.minilm import HUB_ID, find_minilm
+from pipeline.request import check_request
 
 _FULL_DISK_BYTES = 32 * 1024 * 1024
 
@@ -24,6 +25,7 @@ def compress_for_people(config: Config, *, start_from: str | None, until: str | 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
     """
+    check_request(config)
     _prepare_libraries(config)
     from pipeline.progress import Reporter
     from pipeline.run import compress

@@ -307,7 +307,7 @@ def train(
         objective=objective,
         plan=plan,
         model=model,
-        args=_arguments(plan, folder),
+        args=training_arguments(plan, folder),
         train_dataset=train_rows,
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
@@ -338,7 +338,8 @@ def _score(output: Any, objective: Objective) -> dict[str, float]:
     return {"score": scores[objective.metric_names[0]]}
 
 
-def _arguments(plan: Plan, folder: Path) -> TrainingArguments:
+def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
+    """The plan in the Trainer's terms; checkpoints go to `folder`."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=plan.steps,

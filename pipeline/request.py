@@ -1,0 +1,64 @@
+"""What the config asks for: which task, on which rows. Light: a slip is told before anything heavy is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from errors import InputError
+from pipeline.config import Config
+from pipeline.reading.sources import Source, locate
+from pipeline.tasks import Task, custom_task, find_task
+
+
+def check_request(config: Config) -> None:
+    """Refuse what can be seen to be wrong without reading a row.
+
+    Raises:
+        InputError: no such task, no data, a file or folder that is not there.
+    """
+    task_of(config)
+    locate(source_of(config))
+
+
+def task_of(config: Config) -> Task:
+    """The task that the config describes; label names of people's own tasks are filled in when rows are read.
+
+    Raises:
+        InputError: neither a known task nor a training file, or no text column.
+    """
+    data = config.data
+    columns = {name: value for name in ("text", "text_pair", "label") if (value := getattr(data, name)) is not None}
+    if data.task is not None:
+        return dataclasses.replace(find_task(data.task), **columns)
+    if data.train is None and data.data is None:
+        raise InputError(
+            "no task and no data were given",
+            remedy="kdc compress --task qnli, or --train train.csv --text COLUMN --label COLUMN; see `kdc tasks`",
+        )
+    if data.text is None:
+        raise InputError("which column holds the text?", given=data.train or data.data, remedy="add --text COLUMN")
+    source = data.train or data.data
+    assert source is not None
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem) or "task"
+    kind = "classification" if data.kind == "auto" else data.kind
+    if data.kind == "auto" and data.separator:
+        kind = "multilabel"
+    return custom_task(name, data.text, data.text_pair, data.label or "label", kind)
+
+
+def source_of(config: Config) -> Source:
+    """Where the rows come from."""
+    data = config.data
+    task = find_task(data.task).name if data.task is not None else ""
+    own = data.train is not None or data.data is not None
+    return Source(
+        task=task,
+        data=data.data,
+        train=data.train,
+        eval=data.eval,
+        unlabeled=data.unlabeled,
+        separator=data.separator,
+        infer_kind=data.kind == "auto" and not task,
+        group="group" if task == "pydocs" and not own else None,
+    )
