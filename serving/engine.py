@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from artifact import CPU_PROVIDER, Device, Kind, Manifest, TaskInfo, TokenizerInfo, Variant, load_manifest
 from errors import InputError, KdcError
 from serving.session import OpenSession, open_session
+from serving.tokenizing import RowTokenizer, Text, pad
 
-Text = str | tuple[str, str]
+__all__ = ["Engine", "Text", "activate", "pad"]
 
 _REMAKE = "make it again with `kdc compress`"
 
@@ -42,7 +43,7 @@ class Engine:
     def __init__(
         self,
         opened: OpenSession,
-        tokenizer: Tokenizer,
+        tokenizer: RowTokenizer,
         task: TaskInfo,
         tokenizer_info: TokenizerInfo,
         temperature: float = 1.0,
@@ -101,7 +102,7 @@ class Engine:
         )
         return cls(
             opened,
-            open_tokenizer(folder / "tokenizer.json", manifest.tokenizer),
+            RowTokenizer(folder / "tokenizer.json", manifest.tokenizer),
             manifest.task,
             manifest.tokenizer,
             manifest.temperature,
@@ -128,7 +129,7 @@ class Engine:
                 asked for did not take effect.
         """
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
-        return cls(opened, open_tokenizer(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
+        return cls(opened, RowTokenizer(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -168,7 +169,7 @@ class Engine:
         Raises:
             InputError: a row is not one text (single-text task) or not two texts (pair task).
         """
-        return self._tokenizer.encode_batch(_checked_rows(texts, self.task))
+        return self._tokenizer.encode(_checked_rows(texts, self.task))
 
     def run(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """One forward pass of one padded batch.
@@ -210,37 +211,6 @@ def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.nda
         return (0.5 * (1.0 + np.tanh(0.5 * scaled))).astype(np.float32)  # the sigmoid, without overflow
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def pad(encodings: Sequence[Encoding], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Encodings of any lengths to the graph's inputs: int64 (rows, longest), 0 in the mask where padded."""
-    longest = max(len(encoding) for encoding in encodings)
-    fillers = {"input_ids": info.pad_id, "attention_mask": 0, "token_type_ids": info.pad_type_id}
-    feeds = {name: np.full((len(encodings), longest), fillers[name], dtype=np.int64) for name in info.input_names}
-    for row, encoding in enumerate(encodings):
-        length = len(encoding)
-        filled = slice(longest - length, longest) if info.pad_side == "left" else slice(0, length)
-        feeds["input_ids"][row, filled] = encoding.ids
-        feeds["attention_mask"][row, filled] = 1
-        if info.token_type_ids:
-            feeds["token_type_ids"][row, filled] = encoding.type_ids
-    return feeds
-
-
-def open_tokenizer(path: Path, info: TokenizerInfo) -> Tokenizer:
-    """Read `tokenizer.json`, with truncation as `info` says and no padding (`pad` does that).
-
-    Raises:
-        KdcError: it cannot be read.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise KdcError("tokenizer.json cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
-    # The file carries settings of its own: all-MiniLM's pads every row to 128.
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(info.max_length, strategy="longest_first", direction=info.truncation_side)
-    return tokenizer
 
 
 def _check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:

@@ -1,0 +1,99 @@
+"""Texts to token ids and padded batches, as the artifact says. Needs the `tokenizers` library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from artifact import TokenizerInfo
+from errors import KdcError
+
+Text = str | tuple[str, str]
+
+
+class RowTokenizer:
+    """Rows to encodings, cut to the maximum length and not padded (`pad` does that). Several threads may call it.
+
+    Args:
+        path: `tokenizer.json`.
+        info: how rows are cut.
+
+    Raises:
+        KdcError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path, info: TokenizerInfo) -> None:
+        self._cutting, self._whole = (_open(path) for _ in range(2))
+        self._cutting.enable_truncation(info.max_length, strategy="longest_first", direction=info.truncation_side)
+        self._most = info.max_length
+        self._from_left = info.truncation_side == "left"
+
+    def encode(self, rows: Sequence[Text]) -> list[Encoding]:
+        """One encoding a row, special tokens included."""
+        return self._cutting.encode_batch([self._shortened(row) for row in rows])
+
+    def _shortened(self, row: Text) -> Text:
+        """The row without what the cut would drop anyway.
+
+        The library keeps every piece that it cuts off, and for pairs every combination of pieces: two texts of 10,000
+        words take gigabytes. Only the first `max_length` tokens of a text can be kept (the last, when cut from the
+        left), so the words after those change nothing, as long as the longer text of a pair stays the longer one.
+        """
+        if max(map(len, (row,) if isinstance(row, str) else row)) <= self._most:
+            return row  # no more tokens than characters
+        if isinstance(row, str):
+            return self._shorten(row, self._most)[0]
+        first, second = (len(self._whole.encode(text, add_special_tokens=False)) for text in row)
+        if first > second:
+            short, kept = self._shorten(row[1], self._most)
+            return self._shorten(row[0], max(self._most, kept + 1))[0], short
+        short, kept = self._shorten(row[0], self._most)
+        return short, self._shorten(row[1], max(self._most, kept + 1))[0]
+
+    def _shorten(self, text: str, most: int) -> tuple[str, int]:
+        """The text up to the end of the word that holds its token number `most`, and how many tokens that is."""
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        count = len(encoding)
+        if count <= most:
+            return text, count
+        words, offsets = encoding.word_ids, encoding.offsets
+        if self._from_left:
+            first = count - most
+            while first > 0 and words[first - 1] == words[first]:
+                first -= 1
+            return text[offsets[first][0] :], count - first
+        last = most - 1
+        while last + 1 < count and words[last + 1] == words[last]:
+            last += 1
+        return text[: offsets[last][1]], last + 1
+
+
+def pad(encodings: Sequence[Encoding], info: TokenizerInfo) -> dict[str, np.ndarray]:
+    """Encodings of any lengths to the graph's inputs: int64 (rows, longest), 0 in the mask where padded."""
+    longest = max(len(encoding) for encoding in encodings)
+    fillers = {"input_ids": info.pad_id, "attention_mask": 0, "token_type_ids": info.pad_type_id}
+    feeds = {name: np.full((len(encodings), longest), fillers[name], dtype=np.int64) for name in info.input_names}
+    for row, encoding in enumerate(encodings):
+        length = len(encoding)
+        filled = slice(longest - length, longest) if info.pad_side == "left" else slice(0, length)
+        feeds["input_ids"][row, filled] = encoding.ids
+        feeds["attention_mask"][row, filled] = 1
+        if info.token_type_ids:
+            feeds["token_type_ids"][row, filled] = encoding.type_ids
+    return feeds
+
+
+def _open(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise KdcError(
+            "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
+        ) from error
+    # The file carries settings of its own: all-MiniLM's pads every row to 128.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
