@@ -27,6 +27,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     )
     for warning in report.get("warnings", ()):
         run.say(f"warning: {warning}")
+    if report.get("held_out"):
+        run.say(f"no evaluation rows were given: {report['held_out']} training rows are held out for it")
     task = open_data(out).task
     wanted = config.data.max_length or task.max_length
     summary: dict[str, Any] = {"max_length": {}, "tokens": {}, "report": report}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,12 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 
 from errors import KdcError
 from pipeline import metrics
+from pipeline.checkpoints import last_checkpoint, seal
 from pipeline.losses import distillation_loss, label_loss
 from pipeline.tasks import Kind
 
 log = logging.getLogger("kdc")
 
-COMPLETE = "complete"  # written last into a checkpoint: one without it is torn
 Progress = Callable[[int, int], None]
 
 
@@ -234,12 +232,7 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        for file in folder.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-        (folder / COMPLETE).touch()
+        seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
 class _Report(TrainerCallback):
@@ -256,18 +249,6 @@ class _Report(TrainerCallback):
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise KdcError("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole; torn ones are removed."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / COMPLETE).exists():
-            whole.append(checkpoint)
-        else:
-            log.warning("removed %s: it was not written to its end", checkpoint.name)
-            shutil.rmtree(checkpoint)
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
 def train(

@@ -14,7 +14,7 @@ import pytest
 import tiny_runs
 
 from artifact import load_manifest
-from pipeline.training import COMPLETE
+from pipeline.checkpoints import SEAL
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def wait_until(process: subprocess.Popen[str], moment: Callable[[], bool]) -> No
 def torn(stage: Path) -> bool:
     """Whether a checkpoint is being written right now, after an earlier one was finished."""
     checkpoints = list(stage.glob("checkpoints/checkpoint-*"))
-    return len(checkpoints) > 1 and any(not (checkpoint / COMPLETE).exists() for checkpoint in checkpoints)
+    return len(checkpoints) > 1 and any(not (checkpoint / SEAL).exists() for checkpoint in checkpoints)
 
 
 def records(run: Path) -> dict[str, int]:
@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_stage(command: list[str], 
     moments: list[tuple[str, Callable[[], bool]]] = [
         ("between stages", lambda: (run / "data" / "stage.json").exists()),
         ("in the middle of writing a checkpoint", lambda: torn(run / "teacher.partial")),
-        ("in the student's training", lambda: any(run.glob("student.partial/checkpoints/checkpoint-*/" + COMPLETE))),
+        ("in the student's training", lambda: any(run.glob("student.partial/checkpoints/checkpoint-*/" + SEAL))),
         ("while candidates are judged", lambda: any(run.glob("quantize.partial/*.onnx"))),
         ("while the artifact is made", lambda: any(run.glob("artifacts/*"))),
     ]
@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_stage(command: list[str], 
         assert {stage: now.get(stage) for stage in finished} == finished, name
         finished = now
         if name.endswith("checkpoint"):
-            was_torn = [path for path in run.glob("teacher.partial/checkpoints/*") if not (path / COMPLETE).exists()]
+            was_torn = [path for path in run.glob("teacher.partial/checkpoints/*") if not (path / SEAL).exists()]
     last = start(command)
     _, printed = last.communicate(timeout=120)
     assert last.returncode == 0, printed
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_stage(command: list[str], 
 
 def test_ctrl_c_says_how_to_go_on(command: list[str], tmp_path: Path) -> None:
     process = start(command)
-    wait_until(process, lambda: any((tmp_path / "run").glob("teacher.partial/checkpoints/checkpoint-*/" + COMPLETE)))
+    wait_until(process, lambda: any((tmp_path / "run").glob("teacher.partial/checkpoints/checkpoint-*/" + SEAL)))
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -146,6 +146,24 @@ def test_a_finetuned_teacher_is_only_checked(tmp_path: Path) -> None:
     assert stages["student"]["metrics"]["tune"]["accuracy"] > 75
 
 
+def test_mnli_is_measured_on_both_its_validation_sets(tmp_path: Path) -> None:
+    names = ("entailment", "neutral", "contradiction")
+    generator = np.random.default_rng(0)
+    (tmp_path / "MNLI").mkdir()
+    for file, count in (("train", 600), ("dev_matched", 60), ("dev_mismatched", 50)):
+        lines = ["index\tsentence1\tsentence2\tgold_label"]
+        for index, label in enumerate(generator.integers(3, size=count)):
+            words = " ".join(f"w{number}" for number in generator.integers(10, 80, size=4))
+            lines.append(f"{index}\tw{label + 1} {words}\t{words}\t{names[label]}")
+        (tmp_path / "MNLI" / f"{file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
+    flags = {"data.task": "mnli", "data.data": tmp_path, "data.train": None, "data.eval": None, "data.text": None}
+    config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", pair=False, flags=flags)
+    result = tiny_runs.compress(config)["result"]
+    assert result["table"]["merged"]["accuracy"] > 60
+    assert result["table"]["merged"]["accuracy_mismatched"] > 60
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_training_on_cuda_reports_its_memory_and_ends_in_an_artifact(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from errors import KdcError
-from pipeline.training import COMPLETE, Collator, LengthGroupedSampler, Objective, Plan, Rows, last_checkpoint, train
+from pipeline.checkpoints import last_checkpoint
+from pipeline.training import Collator, LengthGroupedSampler, Objective, Plan, Rows, train
 
 RANDOM = np.random.default_rng(3)
 
@@ -126,34 +127,6 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path)
     resumed = go(tmp_path / "cut")
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
-
-
-def test_a_torn_checkpoint_does_not_count(tmp_path: Path) -> None:
-    for step in (6, 12, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    (tmp_path / "checkpoint-100" / COMPLETE).unlink()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
-    assert not (tmp_path / "checkpoint-100").exists()
-
-
-def test_a_checkpoint_is_marked_whole_only_after_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import Trainer
-
-    original = Trainer._save_checkpoint
-    seen = []
-
-    def spy(self: Trainer, *args: object, **kwargs: object) -> None:
-        original(self, *args, **kwargs)
-        seen.append((tmp_path / f"checkpoint-{self.state.global_step}" / COMPLETE).exists())
-
-    monkeypatch.setattr(Trainer, "_save_checkpoint", spy)
-    train(
-        tiny(), Rows([make_rows(16)]), Rows([make_rows(8, start=16)]), pad_id=0, objective=OBJECTIVE,
-        plan=plan(steps=2, evaluate_every=1), folder=tmp_path,
-    )  # fmt: skip
-    assert seen == [False, False]
-    assert (tmp_path / "checkpoint-2" / COMPLETE).exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
