@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 VENV5 := .venv-transformers5
-OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+# One thread a process: two that spin for the same cores take several times as long.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
+PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -27,7 +29,7 @@ demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
 		'Remove any common leading whitespace from every line in the text.'
 
 test: $(VENV)/.installed-test
-	$(OFFLINE) $(VENV)/bin/python -m pytest
+	$(OFFLINE) $(VENV)/bin/python -m pytest $(PARALLEL)
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .
@@ -35,7 +37,7 @@ check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m mypy
 
 test-transformers5: $(VENV5)/.installed-test
-	$(OFFLINE) $(VENV5)/bin/python -m pytest
+	$(OFFLINE) $(VENV5)/bin/python -m pytest $(PARALLEL)
 
 clean:
 	rm -rf $(VENV) $(VENV5) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,7 @@ from typing import Any
 
 from artifact import Manifest
 
+_ORDER = ("teacher", "teacher_lora", "student", "student_without_kd", "merged", "fp32", "int8", "fp16")
 _COLUMNS = (
     ("size_bytes", "size MB", 1e-6, 1),
     ("parameters", "M params", 1e-6, 1),
@@ -58,7 +59,8 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]
     result = [["model", *metrics, "kept %", *(title for _, title, _, _ in _COLUMNS)]]
     teacher = rows.get("teacher", {}).get(metric)
-    for name, row in rows.items():
+    for name in sorted(rows, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+        row = rows[name]
         kept = f"{100 * row[metric] / teacher:.1f}" if teacher and metric in row else "-"
         numbers = [_number(row.get(key), 1, 2) for key in metrics]
         result.append(

@@ -29,6 +29,7 @@ from artifact import (
 )
 from pipeline.card import model_card
 from pipeline.context import Run
+from pipeline.minilm import HUB_ID
 from pipeline.served import TOKENIZER_INFO, task_info
 
 _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
@@ -160,6 +161,8 @@ def _lineage(run: Run) -> Lineage:
 
 def _public_name(model: str) -> str:
     """An id as it is, a local path as its last part: the artifact says nothing of the machine's folders."""
+    if model == "minilm":
+        return HUB_ID
     return Path(model).name if Path(model).exists() else model
 
 
