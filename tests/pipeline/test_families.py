@@ -71,7 +71,8 @@ def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | Non
     teacher = tiny_runs.base_model("distilbert", tmp_path / "teacher")
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1, label=label)
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2, label=label)
-    config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", *sets, pair=False, flags=flags)
+    longer = ("export.fp16=false", "teacher.epochs=20", "student.epochs=20")  # these losses start with small gradients
+    config = tiny_runs.config_for(tmp_path, teacher, *longer, *sets, pair=False, flags=flags)
     return tiny_runs.compress(config)["result"]["table"]
 
 
