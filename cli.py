@@ -217,7 +217,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers", "peft", "datasets", "sklearn", "scipy", "onnx"):
+        if (error.name or "").split(".")[0] in ("pipeline", "serving", "artifact", "inspection", "doctor", "errors"):
             raise
         sys.stderr.write(
             f"error: this command needs more than the serving install\n  given: no module {error.name}\n"

@@ -50,7 +50,8 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
     teacher = options.runs / f"{teacher_of}-{seed}" / "teacher"
     if teacher_of and teacher.exists() and not (out / "teacher").exists():
         out.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(teacher, out / "teacher")  # the same settings and rows: the run finds it finished
+        shutil.copytree(teacher, out / "teacher.copy", dirs_exist_ok=True)
+        (out / "teacher.copy").rename(out / "teacher")  # the same settings and rows: the run finds it finished
     filled = [str(options.data / "QNLI" / "unlabelled.tsv") if part == "UNLABELLED" else part for part in arguments]
     command = ["compress", "--data", str(options.data), *filled, "--seed", str(seed), "--out", str(out), "--json"]
     cli = Path(__file__).resolve().parent.parent / "cli.py"

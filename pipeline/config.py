@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from errors import InputError
-from pipeline.presets import FAMILIES, RECIPES, TASK_PRESETS
+from pipeline.presets import FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
 
 
 class Section(BaseModel):
@@ -260,6 +260,10 @@ def _presets(given: Layer) -> Layer:
     recipe = RECIPES.get(str(run.get("recipe") or "best"), {})
     task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
     layer = _merge(recipe, FAMILIES.get(str(family), {}))
+    for section, rates in METHOD_RATES.items():
+        method = _section(given, section).get("method")
+        if method in rates:
+            layer = _merge(layer, {section: {"learning_rate": rates[method]}})
     if task in TASK_PRESETS:
         layer = _merge(layer, TASK_PRESETS[task])
     return _merge(layer, {"run": {"family": family}} if family else {})
@@ -307,7 +311,7 @@ def _unknown_keys(layer: Layer, model: type[BaseModel], prefix: str) -> list[str
 
 
 def render_defaults() -> str:
-    """Every setting with its default and meaning, as TOML; unset ones are commented out."""
+    """Every setting with its default and meaning, as TOML. All are commented out: a file wins over presets."""
     lines: list[str] = []
     section = ""
     for key, default, meaning in settings_of():
@@ -318,5 +322,5 @@ def render_defaults() -> str:
         if default is None:
             lines.append(f"# {name} =  # {meaning}")
         else:
-            lines.append(f"{name} = {json.dumps(default)}  # {meaning}")
+            lines.append(f"# {name} = {json.dumps(default)}  # {meaning}")
     return "\n".join(lines).strip()

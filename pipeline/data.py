@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
-from errors import InputError
 from pipeline import models
+from pipeline.config import Config
 from pipeline.context import Run
+from pipeline.fit import check_class_weights
+from pipeline.graphs.onnx_graph import choose_exporter
 from pipeline.reading.prepared import open_data, prepare, tokenise
 from pipeline.request import source_of, task_of
+from pipeline.tasks import Task
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
@@ -31,13 +32,14 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         run.say(f"no evaluation rows were given: {report['held_out']} training rows are held out for it")
     task = open_data(out).task
     wanted = config.data.max_length or task.max_length
+    _check_plan(config, task)
     summary: dict[str, Any] = {"max_length": {}, "tokens": {}, "report": report}
     sources = {"teacher": config.teacher.model}
     if not config.student.model.startswith("layers:"):
         sources["student"] = config.student.model
     for role, source in sources.items():
         tokenizer = models.load_tokenizer(source)
-        max_length = min(wanted, _longest_input(source, tokenizer))
+        max_length = min(wanted, models.longest_input(models.load_config(source), tokenizer))
         summary["max_length"][role] = max_length
         summary["tokens"][role] = tokenise(out, role, tokenizer, max_length, on_rows=run.progress)
     if "student" not in sources:  # cut from the teacher: the same tokens
@@ -53,10 +55,15 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     return summary
 
 
-def _longest_input(source: str, tokenizer: Any) -> int:
-    """Most tokens that the model behind `source` takes."""
-    try:
-        config = AutoConfig.from_pretrained(models.locate(source))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the model's config: {error}", given=source, remedy="check the model") from error
-    return models.longest_input(config, tokenizer)
+def _check_plan(config: Config, task: Task) -> None:
+    """Refuse now what a later stage would refuse after hours of training.
+
+    Raises:
+        InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
+    """
+    if config.student.model.startswith("layers:"):
+        total = getattr(models.load_config(config.teacher.model), "num_hidden_layers", 0)
+        models.parse_layers(config.student.model, total)
+    for settings in (config.teacher, config.student):
+        check_class_weights(settings.class_weights, task)
+    choose_exporter(config.export.exporter)

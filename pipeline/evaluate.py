@@ -18,17 +18,19 @@ import torch
 from numpy.typing import NDArray
 
 from artifact import Device
+from errors import KdcError
 from pipeline import metrics, models
 from pipeline.context import Run
 from pipeline.controls import CONTROLS
 from pipeline.measure import peak_memory_bytes, time_in_turns
 from pipeline.merge import load_student
 from pipeline.predict import predict
-from pipeline.served import open_engine, texts_of
+from pipeline.served import open_engine, texts_of, tokenizer_info
 from pipeline.tasks import Task
 from pipeline.training import Rows
-from serving.engine import Text
+from serving.tokenizing import RowTokenizer, Text, pad
 
+_NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
 Answer = Callable[[list[Text]], NDArray[np.float32]]
 
 
@@ -56,15 +58,25 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     """Make the table in `out`."""
     settings = run.config.evaluate
     data = run.data()
-    entries = _torch_entries(run) | _onnx_entries(run)
-    for place, entry in enumerate(entries.values()):
+    notes: list[str] = []
+    entries = _torch_entries(run) | _onnx_entries(run, notes)
+    for place, name in enumerate(list(entries)):
+        entry = entries[name]
+        try:
+            entry.results = {split: entry.logits(split) for split in data.eval_splits}
+        except KdcError as error:
+            if name in _NEEDED:
+                raise
+            notes.append(f"{name} is left out: {error.what} ({error.given})")
+            del entries[name]
+            continue
         for split in data.eval_splits:
-            entry.results[split] = entry.logits(split)
             labels = np.asarray(data.rows(split)["label"][:])
             scores = metrics.compute(entry.results[split], labels, data.task.kind, data.task.metrics)
             suffix = split.removeprefix("eval")
             entry.row |= {name + suffix: value for name, value in scores.items()}
         run.progress(place + 1, len(entries))
+    check_served(entries["merged"].results, entries["fp32"].results)
     _measure(entries, texts_of(data.rows(data.eval_splits[0])), **settings.model_dump())
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
@@ -72,9 +84,33 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     first = data.task.metrics[0]
     return {
         "table": table,
+        "notes": notes,
         "rows": {split: len(data.rows(split)) for split in data.eval_splits},
         "headline": f"{first}: " + ", ".join(f"{name} {row[first]:.1f}" for name, row in table.items()),
     }
+
+
+def check_served(
+    merged: dict[str, NDArray[np.float32]], served: dict[str, NDArray[np.float32]], tolerance: float = 1e-3
+) -> None:
+    """From raw text to logits, tokenizer and all, the engine answers as the merged model does.
+
+    Args:
+        merged: split to (rows, outputs) of the torch model on the pipeline's tokens.
+        served: the same of the fp32 ONNX model on texts.
+        tolerance: largest difference, times the largest |logit| where that exceeds 1.
+
+    Raises:
+        KdcError: it does not.
+    """
+    for split, expected in merged.items():
+        difference = float(np.abs(expected - served[split]).max())
+        if not difference <= tolerance * max(1.0, float(np.abs(expected).max())):
+            raise KdcError(
+                "the engine does not answer as the merged model does",
+                given=f"largest logit difference {difference:.2e} on {split}",
+                remedy="run again with --from export; if it stays, report the model's tokenizer",
+            )
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
@@ -95,13 +131,13 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
     tokenizer = models.load_tokenizer(str(folder))
     max_length = run.metrics("data")["max_length"][role]
     model = model.to(run.device).eval()
+    typed = "token_type_ids" in tokenizer.model_input_names
+    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
+    rows = RowTokenizer(folder / "tokenizer.json", info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:
-        pairs = [(text,) if isinstance(text, str) else text for text in texts]
-        batch = tokenizer(
-            *(list(column) for column in zip(*pairs, strict=True)), truncation=True, max_length=max_length,
-            padding=True, return_tensors="pt",
-        ).to(run.device)  # fmt: skip
+        feeds = pad(rows.encode(texts), info)
+        batch = {name: torch.from_numpy(values).to(run.device) for name, values in feeds.items()}
         with torch.inference_mode():
             return model(**batch).logits.float().cpu().numpy()
 
@@ -112,10 +148,10 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
     size = weights + (folder / "tokenizer.json").stat().st_size
     row = {"runtime": f"torch {run.device}", "parameters": models.count_parameters(model), "size_bytes": size}
     whole = size_of is None and run.device == "cpu"
-    return Entry(answer, logits, row, memory={"torch_model": folder, "max_length": max_length} if whole else None)
+    return Entry(answer, logits, row, memory={"torch_model": folder, "tokenizer": info} if whole else None)
 
 
-def _onnx_entries(run: Run) -> dict[str, Entry]:
+def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     chosen = run.metrics("quantize")
     parameters = run.metrics("student")["parameters"]
     files = {"fp32": run.folder("export") / "model.onnx"}
@@ -127,7 +163,12 @@ def _onnx_entries(run: Run) -> dict[str, Entry]:
     for name, file in files.items():
         entries[name] = _onnx_entry(run, file, parameters, "cpu", timed=name != "fp16")
         if run.device == "cuda" and name != "int8":
-            entries[f"{name} (cuda)"] = _onnx_entry(run, file, parameters, "cuda", timed=True)
+            try:
+                entries[f"{name} (cuda)"] = _onnx_entry(run, file, parameters, "cuda", timed=True)
+            except KdcError as error:
+                if run.config.run.device == "cuda":
+                    raise
+                notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
     return entries
 
 

@@ -151,28 +151,37 @@ def check_learned(summary: dict[str, Any], task: Task, *, who: str, allow: bool,
     raise KdcError(problem, given=given, remedy=remedy)
 
 
-def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
-    """Factors by label in output order, scaled so that the average training row weighs 1.
+def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
+    """Refuse weights that the task cannot have.
 
     Raises:
         InputError: a label that the task does not have, or regression.
     """
+    if setting != "none" and task.kind == "regression":
+        raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
+    unknown = sorted(set(setting) - set(task.labels)) if isinstance(setting, dict) else []
+    if unknown:
+        raise InputError(
+            "class_weights names labels that the task does not have",
+            given=", ".join(unknown),
+            remedy=f"its labels: {', '.join(task.labels)}",
+        )
+
+
+def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
+    """Factors by label in output order, scaled so that the average training row weighs 1; None for none.
+
+    Raises:
+        InputError: as `check_class_weights`.
+    """
     task = data.task
+    check_class_weights(setting, task)
     if setting == "none":
         return None
-    if task.kind == "regression":
-        raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
     labels = np.asarray(data.tokens("teacher", "train")["label"][:])
     counts = labels.sum(0) if task.kind == "multilabel" else np.bincount(labels, minlength=len(task.labels))
-    if setting == "balanced":
-        raw = len(labels) / np.maximum(counts, 1)
-    else:
-        unknown = sorted(set(setting) - set(task.labels))
-        if unknown:
-            raise InputError(
-                "class_weights names labels that the task does not have", given=", ".join(unknown),
-                remedy=f"its labels: {', '.join(task.labels)}",
-            )  # fmt: skip
-        assert isinstance(setting, dict)
+    if isinstance(setting, dict):
         raw = np.array([setting.get(name, 1.0) for name in task.labels])
+    else:
+        raw = len(labels) / np.maximum(counts, 1)
     return tuple(float(weight) for weight in raw * counts.sum() / (raw * counts).sum())

@@ -6,6 +6,7 @@ answers the texts, and prints its peak resident memory in bytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from artifact import TokenizerInfo
 from errors import KdcError
 
 
@@ -73,7 +75,7 @@ def peak_memory_bytes(
     texts: list[Any],
     *,
     torch_model: Path | None = None,
-    max_length: int = 0,
+    tokenizer: TokenizerInfo | None = None,
     onnx_file: Path | None = None,
     export: Path | None = None,
     task: Any = None,
@@ -82,15 +84,15 @@ def peak_memory_bytes(
 
     Args:
         texts: texts or pairs.
-        torch_model: a `save_pretrained` folder, with `max_length`; or
+        torch_model: a `save_pretrained` folder, with its `tokenizer`; or
         onnx_file: an ONNX file, with the `export` stage's folder and the task.
 
     Raises:
         KdcError: the process failed.
     """
     request: dict[str, Any] = {"texts": texts}
-    if torch_model is not None:
-        request |= {"torch_model": str(torch_model.resolve()), "max_length": max_length}
+    if torch_model is not None and tokenizer is not None:
+        request |= {"torch_model": str(torch_model.resolve()), "tokenizer": tokenizer.model_dump()}
     else:
         from pipeline.served import task_info
 
@@ -109,39 +111,48 @@ def _main() -> None:
     request = json.load(sys.stdin)
     texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
     if "torch_model" in request:
-        _answer_with_torch(request["torch_model"], texts, request["max_length"])
+        _answer_with_torch(Path(request["torch_model"]), TokenizerInfo.model_validate(request["tokenizer"]), texts)
     else:
         _answer_with_engine(Path(request["onnx_file"]), Path(request["export"]), request["task"], texts)
     sys.stdout.write(f"{own_peak_memory_bytes()}\n")
 
 
 def own_peak_memory_bytes() -> int:
-    """Most resident memory of this process so far."""
-    import resource
-
+    """Most resident memory of this process since `reset_peak_memory`, or since its start; 0 where nobody knows."""
+    # `getrusage` would also count the parent's memory at the moment of the fork.
     status = Path("/proc/self/status")
-    if status.exists():  # `getrusage` would also count the parent's memory at the moment of the fork
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _answer_with_torch(folder: str, texts: list[Any], max_length: int) -> None:
+def reset_peak_memory() -> None:
+    """Start `own_peak_memory_bytes` anew, where the system lets us; elsewhere it stays the process's maximum."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _answer_with_torch(folder: Path, info: TokenizerInfo, texts: list[Any]) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    from serving.tokenizing import RowTokenizer, pad
+
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    columns = [
-        list(column) for column in zip(*[(text,) if isinstance(text, str) else text for text in texts], strict=True)
-    ]
-    batch = tokenizer(*columns, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+    feeds = pad(RowTokenizer(folder / "tokenizer.json", info).encode(texts), info)
     with torch.inference_mode():
-        model(**batch)
+        model(**{name: torch.from_numpy(values) for name, values in feeds.items()})
 
 
 def _answer_with_engine(onnx_file: Path, export: Path, task: dict[str, Any], texts: list[Any]) -> None:
-    from artifact import TaskInfo, TokenizerInfo
+    from artifact import TaskInfo
     from serving.engine import Engine
 
     info = TokenizerInfo.model_validate_json((export / "tokenizer_info.json").read_text(encoding="utf-8"))

@@ -17,20 +17,17 @@ from errors import KdcError
 from pipeline import models
 from pipeline.context import Run
 from pipeline.predict import predict
-from pipeline.training import Rows
-
-_ROWS = 64
+from pipeline.student import probe_rows
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/model`, the student as one plain model."""
     student = run.folder("student")
     tokenizer = models.load_tokenizer(str(student / "base"))
-    tokens = run.data().tokens("student", "tune")
-    rows = Rows([tokens.select(range(min(_ROWS, len(tokens))))])
+    rows = probe_rows(run)
     untrained = predict(_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
     adapted = load_student(student)
-    expected = predict(adapted, rows, pad_id=tokenizer.pad_token_id)
+    expected = np.load(student / "trained_logits.npy")  # of the model in memory, right after its training
     merged = adapted.merge_and_unload(safe_merge=True) if (student / "adapter").exists() else adapted
     merged.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
@@ -44,7 +41,9 @@ def load_student(folder: Path) -> Any:
         return _plain(folder / "full")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_plain(folder / "base"), str(folder / "adapter")).eval()
+    below = folder / "below"  # only where the adapters' initialisation changed the weights
+    base = _plain(below if below.exists() else folder / "base")
+    return PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
 
 
 def check_merge(

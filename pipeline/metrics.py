@@ -105,6 +105,8 @@ def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float
 
 
 def _correlation(function: Callable, truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
+    if len(truth) < 2:
+        return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant input has no correlation: that is counted as 0 below
         value = float(function(truth.astype(np.float64), answers).statistic)

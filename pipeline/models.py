@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -29,6 +32,7 @@ from pipeline.tasks import Task
 log = logging.getLogger("kdc")
 
 _QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v")
+_REWRITING_INITS = ("pissa", "olora")
 _PROBLEM = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -78,11 +82,34 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load("tokenizer", model, error) from error
+    if not _takes_token_types(model):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if not tokenizer.is_fast:
         raise InputError(
             "the model has no fast tokenizer", given=model, remedy="use a model that ships a tokenizer.json"
         )
     return tokenizer
+
+
+def load_config(model: str) -> PretrainedConfig:
+    """The model's config alone, without its weights.
+
+    Raises:
+        InputError: nothing there.
+    """
+    try:
+        return AutoConfig.from_pretrained(locate(model))
+    except (OSError, ValueError) as error:
+        raise _cannot_load("model's config", model, error) from error
+
+
+def _takes_token_types(model: str) -> bool:
+    """Whether a classifier of this config knows token types; tokenizers make them for models that do not."""
+    config = load_config(model)
+    classes: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in classes:
+        return True
+    return "token_type_ids" in inspect.signature(classes[type(config)].forward).parameters
 
 
 def load_model(model: str, task: Task) -> Loaded:
@@ -112,9 +139,11 @@ def load_model(model: str, task: Task) -> Loaded:
     return Loaded(loaded, _new_modules(loaded, missing, model))
 
 
-def _cannot_load(part: str, model: str, error: Exception) -> InputError:
+def _cannot_load(part: str, model: str, error: Exception) -> KdcError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return InputError(
+    words = str(error).lower()
+    unreachable = not Path(model).exists() and ("offline" in words or "connect" in words)
+    return (KdcError if unreachable else InputError)(
         f"cannot load the {part}: {first}",
         given=model,
         remedy="name a folder that `save_pretrained` wrote, or a hub id; without a hub: --family minilm with "
@@ -269,6 +298,32 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
             remedy="name the layers with --set student.lora.targets=NAME,NAME",
         )  # fmt: skip
     return adapted
+
+
+def save_adapters(adapted: Any, folder: Path) -> None:
+    """Save trained adapters, for `load_adapters` with the weights below them."""
+    adapted.peft_config["default"].init_lora_weights = True  # a reading must not initialise them anew
+    adapted.save_pretrained(folder)
+
+
+def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
+    """Save the weights below the adapters, where their initialisation changed them (PiSSA, OLoRA); else nothing.
+
+    Args:
+        adapted: a PEFT model before its training.
+        base: the model before `with_adapters`.
+        folder: where to.
+    """
+    if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
+        return
+    below = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
+        for name, weight in adapted.get_base_model().state_dict().items()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
+    plain = AutoModelForSequenceClassification.from_pretrained(str(base), dtype=torch.float32)
+    plain.load_state_dict(below)
+    plain.save_pretrained(folder)
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from artifact import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    MANIFEST_NAME,
     FileInfo,
     Lineage,
     Manifest,
@@ -39,7 +41,7 @@ _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx",
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make the artifact and point `artifact` at it."""
     evaluated, quantized = run.metrics("evaluate"), run.metrics("quantize")
-    final = run.root / "artifacts" / run.fingerprints["package"][:16]
+    final = _new_name(run.root / "artifacts" / run.fingerprints["package"][:16])
     working = final.with_name(f"{final.name}.tmp")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
@@ -57,12 +59,10 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     manifest = write_manifest(
         working, _manifest(run, task, info, describe_files(working, names), variants, providers, evaluated, quantized)
     )
-    if final.exists():
-        shutil.rmtree(final)
     os.rename(working, final)
     _point(run.root / "artifact", final)
     load_manifest(run.root / "artifact")
-    notes = [note for note in (quantized["note"],) if note]
+    notes = [note for note in (quantized["note"], *evaluated["notes"]) if note]
     return {
         "artifact": str(final.relative_to(run.root)),
         "sha256": manifest.sha256,
@@ -73,6 +73,20 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         "example": _example(task),
         "headline": f"{final.name}, sha256 {manifest.sha256[:16]}",
     }
+
+
+def is_intact(root: Path) -> bool:
+    """Whether the artifact that the link names is still there."""
+    return (root / "artifact" / MANIFEST_NAME).exists()
+
+
+def _new_name(path: Path) -> Path:
+    """The path, or with a number where there is one already: an artifact that may be in use is never touched."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
@@ -94,7 +108,8 @@ def _variants(
     costs = ("latency_p50_ms", "latency_p95_ms", "rows_per_second")
     found = {}
     for name, file in files.items():
-        if not (folder / file).exists():
+        if name not in table or not (folder / file).exists():
+            (folder / file).unlink(missing_ok=True)  # made, but dropped when it was evaluated
             continue
         measured = table.get(f"{name} (cuda)", table[name]) if name == "fp16" else table[name]
         memory = measured.get("peak_memory_bytes")
@@ -146,10 +161,10 @@ def _lineage(run: Run) -> Lineage:
         except importlib.metadata.PackageNotFoundError:
             continue
     student = config.student.model
-    cut_from = "" if not student.startswith("layers:") else f" of the {config.student.cut_from} teacher"
+    cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     return Lineage(
         teacher=_public_name(config.teacher.model),
-        student=_public_name(student) + cut_from,
+        student=f"{student} of the {cut_from} teacher" if student.startswith("layers:") else _public_name(student),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
@@ -193,7 +208,7 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    examples = {"pydocs": '"What does `textwrap.dedent` do?" "Remove any common leading whitespace from every line."'}
-    if task.name in examples:
-        return examples[task.name]
-    return f'"{task.text}..."' + (f' "{task.text_pair}..."' if task.text_pair else "")
+    texts = [task.text] + ([task.text_pair] if task.text_pair else [])
+    if task.name == "pydocs":
+        texts = ["What does `textwrap.dedent` do?", "Remove any common leading whitespace from every line."]
+    return shlex.join(texts)

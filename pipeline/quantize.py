@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from errors import KdcError
 from pipeline import metrics
 from pipeline.context import Run
-from pipeline.graphs.int8 import CANDIDATES, Candidate, activations, batch_invariance, quantise
+from pipeline.graphs.int8 import CANDIDATES, activations, batch_invariance, quantise
 from pipeline.graphs.ranges import Ranges, calibration_batches, collect_ranges
 from pipeline.measure import time_in_turns
 from pipeline.served import open_engine, texts_of
@@ -54,12 +54,16 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     engines: dict[str, Engine] = {}
     rows_to_compare = max(_INVARIANCE_ROWS, settings.invariance_rows)
     for place, candidate in enumerate(CANDIDATES):
-        found = _make(candidate, fp32_file, out / f"{candidate.name}.onnx", ranges)
+        file = out / f"{candidate.name}.onnx"
+        found: dict[str, Any] = {"static": candidate.static}
         summary["candidates"][candidate.name] = found
-        if "failed" not in found:
-            engine = open_engine(run, out / f"{candidate.name}.onnx", temperature=temperature)
-            engines[candidate.name] = engine
+        try:  # a candidate that cannot be made or run is a row of the table, not the end of the run
+            found["nodes"] = quantise(fp32_file, file, candidate, ranges if candidate.static else None)
+            engine = open_engine(run, file, temperature=temperature)
             found |= _judge(engine, tune, logits, data.task.metrics, rows_to_compare, run.config.run.seed)
+            engines[candidate.name] = engine
+        except KdcError as error:
+            found["failed"] = f"{error.what} ({error.given})"
         run.progress(place + 1, len(CANDIDATES))
     _time(summary["candidates"], fp32, engines, tune.texts, settings.rounds)
     summary |= choose(
@@ -103,16 +107,6 @@ def _calibrate_ranges(run: Run, fp32_file: Path, input_names: tuple[str, ...]) -
     chosen = np.random.default_rng(run.config.run.seed).permutation(len(tokens))[:count]
     rows = [tokens[int(index)] for index in chosen]
     return collect_ranges(fp32_file, activations(fp32_file), calibration_batches(rows, input_names))
-
-
-def _make(candidate: Candidate, fp32_file: Path, target: Path, ranges: Ranges) -> dict[str, Any]:
-    """Node counts of the candidate, or why it could not be made: that is a row of the table, not a secret."""
-    try:
-        counts = quantise(fp32_file, target, candidate, ranges if candidate.static else None)
-    except KdcError as error:
-        target.unlink(missing_ok=True)
-        return {"failed": f"{error.what} ({error.given})", "static": candidate.static}
-    return {"static": candidate.static, "nodes": counts}
 
 
 def _judge(

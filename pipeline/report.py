@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -16,7 +17,8 @@ def print_result(result: dict[str, Any]) -> None:
         lines += [table(made["table"], made["metric"]), ""]
         lines += [f"{provider} loads {variant}" for provider, variant in made["providers"].items()]
         lines += [f"note: {note}" for note in made["notes"]]
-        lines += [f"artifact: {result['artifact']}", f"try it:   kdc try {result['artifact']} {made['example']}"]
+        lines.append(f"artifact: {result['artifact']}")
+        lines.append(f"try it:   kdc try {shlex.quote(result['artifact'])} {made['example']}")
     else:
         lines.append(f"stopped as asked; the run is in {result['out']}")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -8,7 +8,7 @@ import re
 from errors import InputError
 from pipeline.config import Config
 from pipeline.reading.sources import Source, locate
-from pipeline.tasks import Task, custom_task, find_task
+from pipeline.tasks import TASKS, Task, custom_task, find_task
 
 
 def check_request(config: Config) -> None:
@@ -41,6 +41,8 @@ def task_of(config: Config) -> Task:
     source = data.train or data.data
     assert source is not None
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem) or "task"
+    if name in TASKS:
+        name = f"own-{name}"  # a known name would bring that task's rules with it
     kind = "classification" if data.kind == "auto" else data.kind
     if data.kind == "auto" and data.separator:
         kind = "multilabel"

@@ -7,6 +7,7 @@ goes on from what its partial folder holds.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -32,9 +33,9 @@ from pipeline import (
     targets,
     teacher,
 )
-from pipeline.config import Config
+from pipeline.config import Config, StudentSettings, TeacherSettings
 from pipeline.context import Run
-from pipeline.measure import own_peak_memory_bytes
+from pipeline.measure import own_peak_memory_bytes, reset_peak_memory
 from pipeline.progress import Reporter
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of, task_of
@@ -51,43 +52,71 @@ class Stage:
         run: does the work in the folder it is given, returns its metrics.
         settings: what of the config it depends on.
         after: stages whose results it reads; with the settings, their fingerprints make its own. "labelled" is the
-            data without the unlabelled rows: adding those does not train the teacher again.
+            data without the unlabelled rows and the student: changing those does not train the teacher again.
+        intact: whether what the stage keeps outside its folder is still in the run directory.
     """
 
     name: str
     run: Callable[[Run, Path], dict[str, Any]]
     settings: Callable[[Config], dict[str, Any]]
     after: tuple[str, ...]
+    intact: Callable[[Path], bool] = lambda root: True
 
 
 STAGES = (
     Stage("data", data.run, lambda config: _data_settings(config), ()),
-    Stage("teacher", teacher.run, lambda config: {**_training(config), **config.teacher.model_dump()}, ("labelled",)),
+    Stage("teacher", teacher.run, lambda config: _training(config, config.teacher), ("labelled",)),
     Stage("targets", targets.run, lambda config: {}, ("data", "teacher")),
-    Stage("student", student.run, lambda config: {**_training(config), **config.student.model_dump()}, ("targets",)),
+    Stage("student", student.run, lambda config: _training(config, config.student), ("targets",)),
     Stage("merge", merge.run, lambda config: {}, ("student",)),
     Stage("export", export.run, lambda config: config.export.model_dump(), ("merge",)),
     Stage("quantize", quantize.run, lambda config: config.quantize.model_dump(), ("export",)),
     Stage("controls", controls.run, lambda config: {"controls": config.run.controls}, ("teacher", "student")),
-    Stage("evaluate", evaluate.run, lambda config: config.evaluate.model_dump(), ("quantize", "controls")),
-    Stage("package", package.run, lambda config: {}, ("evaluate",)),
+    Stage(
+        "evaluate",
+        evaluate.run,
+        lambda config: {**config.evaluate.model_dump(), "device": config.run.device},
+        ("quantize", "controls"),
+    ),
+    Stage("package", package.run, lambda config: {}, ("evaluate",), package.is_intact),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-def _training(config: Config) -> dict[str, Any]:
-    return {"seed": config.run.seed, "precision": config.run.precision}
+def _training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
+    """What a training depends on: the model's contents, not its path, and not how its result is judged."""
+    model = settings.model if settings.model.startswith("layers:") else models.fingerprint(settings.model)
+    return {
+        **settings.model_dump(exclude={"model", "allow_majority"}),
+        "model": model,
+        "seed": config.run.seed,
+        "precision": config.run.precision,
+    }
 
 
 def _data_settings(config: Config) -> dict[str, Any]:
-    own = not config.student.model.startswith("layers:")
-    return {
-        **config.data.model_dump(mode="json"),
-        "seed": config.run.seed,
+    """What the rows and their tokens depend on: the contents of the files, not where they lie."""
+    return _labelled_settings(config) | {
         "rows": input_fingerprint(source_of(config)),
-        "teacher_model": models.fingerprint(config.teacher.model),
-        "student_model": models.fingerprint(config.student.model) if own else "cut from the teacher",
+        "student_model": _student_tokenizer(config),
     }
+
+
+def _labelled_settings(config: Config) -> dict[str, Any]:
+    """What the teacher's rows depend on."""
+    paths = {"data", "train", "eval", "unlabeled"}
+    return {
+        **config.data.model_dump(mode="json", exclude=paths),
+        "task_name": task_of(config).name,
+        "seed": config.run.seed,
+        "rows": input_fingerprint(dataclasses.replace(source_of(config), unlabeled=None)),
+        "teacher_model": models.fingerprint(config.teacher.model),
+    }
+
+
+def _student_tokenizer(config: Config) -> str:
+    student = config.student.model
+    return "the teacher's" if student.startswith("layers:") else models.fingerprint(student)
 
 
 def compress(
@@ -123,12 +152,14 @@ def compress(
     results = {}
     with _locked(root):
         run = _prepare(root, config, reporter)
-        run.fingerprints["labelled"] = _fingerprint("data", _plain(_data_settings(_without_unlabeled(config))), [])
-        for place, stage in enumerate(STAGES[: last + 1]):
+        run.fingerprints["labelled"] = _fingerprint("labelled", _plain(_labelled_settings(config)), [])
+        for stage in STAGES[redo_from:]:
+            _forget(root, stage)
+        for stage in STAGES[: last + 1]:
             settings = _plain(stage.settings(config))
             fingerprint = _fingerprint(stage.name, settings, [run.fingerprints[name] for name in stage.after])
             run.fingerprints[stage.name] = fingerprint
-            results[stage.name] = _run_stage(run, stage, settings, fingerprint, place >= redo_from, reporter)
+            results[stage.name] = _run_stage(run, stage, settings, fingerprint, reporter)
     summary: dict[str, Any] = {"out": str(root), "stages": results}
     if last == len(STAGES) - 1:
         summary["artifact"] = str(root / "artifact")
@@ -209,34 +240,27 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=str))
 
 
-def _without_unlabeled(config: Config) -> Config:
-    return config.model_copy(update={"data": config.data.model_copy(update={"unlabeled": None})})
-
-
 def _fingerprint(name: str, settings: dict[str, Any], before: list[str]) -> str:
     text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _run_stage(
-    run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, redo: bool, reporter: Reporter
+    run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, reporter: Reporter
 ) -> dict[str, Any]:
     folder, partial = run.root / stage.name, run.root / f"{stage.name}.partial"
     state = _read_state(folder)
-    if state is not None and state["fingerprint"] == fingerprint and not redo:
+    if state is not None and state["fingerprint"] == fingerprint and stage.intact(run.root):
         reporter.skipped(stage.name)
         return {"skipped": True, **state}
-    if (
-        (partial / "stage.json").exists()
-        and _read_state(partial, "stage.json")["fingerprint"] == fingerprint
-        and not redo
-    ):
+    if (partial / "stage.json").exists() and _read_state(partial, "stage.json")["fingerprint"] == fingerprint:
         _publish(partial, folder)  # killed between its last write and the rename
         reporter.skipped(stage.name)
         return {"skipped": True, **_read_state(folder)}
-    why = "asked for" if redo else "new" if state is None else "its settings or inputs changed"
-    resumes = _open_partial(partial, fingerprint, fresh=redo)
+    why = "new" if state is None else "its settings or inputs changed"
+    resumes = _open_partial(partial, fingerprint)
     reporter.started(stage.name, "goes on where it was cut off" if resumes else why)
+    reset_peak_memory()
     began = time.monotonic()
     metrics = stage.run(run, partial)
     state = {
@@ -248,9 +272,17 @@ def _run_stage(
         "peak_memory_bytes": own_peak_memory_bytes(),
     }
     _write_json(partial / "stage.json", state)
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once the stage counts as done
     _publish(partial, folder)
     reporter.finished(stage.name, state["seconds"], metrics)
     return {"skipped": False, **state}
+
+
+def _forget(root: Path, stage: Stage) -> None:
+    """Make a stage count as not done. On disk, before anything is redone: else a run that is cut off in between would
+    leave later stages that were made from other results, and look finished."""
+    shutil.rmtree(root / f"{stage.name}.partial", ignore_errors=True)
+    (root / stage.name / "stage.json").unlink(missing_ok=True)
 
 
 def _read_state(folder: Path, name: str = "stage.json") -> Any:
@@ -272,10 +304,10 @@ def _read_state(folder: Path, name: str = "stage.json") -> Any:
     return state
 
 
-def _open_partial(partial: Path, fingerprint: str, *, fresh: bool) -> bool:
+def _open_partial(partial: Path, fingerprint: str) -> bool:
     """Make the stage's working folder; True where it holds the beginning of the same work."""
     mark = partial / "fingerprint"
-    if not fresh and mark.exists() and mark.read_text() == fingerprint:
+    if mark.exists() and mark.read_text() == fingerprint:
         return True
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from pipeline.config import Config
 from pipeline.minilm import HUB_ID, find_minilm
 from pipeline.request import check_request
 
-_FULL_DISK_BYTES = 32 * 1024 * 1024
-
 
 def compress_for_people(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
     """`pipeline.run.compress` with progress on stderr, quiet libraries, and errors that say how to go on.
@@ -26,21 +24,20 @@ def compress_for_people(config: Config, *, start_from: str | None, until: str | 
         KdcError: as the stages say; also for Ctrl-C and a full disk.
     """
     check_request(config)
-    _prepare_libraries(config)
     from pipeline.progress import Reporter
-    from pipeline.run import compress
 
     reporter = Reporter()
-    again = f"run the same command again to go on: {shlex.join(['kdc', *sys.argv[1:]])}"
+    again = f"run the same command again to go on: {_command_to_go_on()}"
     try:
+        _prepare_libraries(config)
+        from pipeline.run import compress
+
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
             return compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
     except KeyboardInterrupt:
         raise KdcError("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
-    except KdcError:
-        raise
     except Exception as error:
-        if _disk_is_full(config.run.out or Path("runs")):
+        if _disk_is_full(error):
             raise KdcError(
                 "the disk is full; finished stages are kept", given=error, remedy=f"make room, then {again}"
             ) from error
@@ -75,10 +72,24 @@ def _prepare_libraries(config: Config) -> None:
     datasets.disable_progress_bars()
 
 
-def _disk_is_full(folder: Path) -> bool:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free < _FULL_DISK_BYTES
+def _command_to_go_on() -> str:
+    """The command that was given, without what would redo finished stages."""
+    kept, skip = [], False
+    for argument in sys.argv[1:]:
+        if not skip and argument != "--force" and not argument.startswith("--from"):
+            kept.append(argument)
+        skip = argument == "--from"
+    return shlex.join(["kdc", *kept])
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that there is no room. Libraries in Rust and C++ only say so
+    in words."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def evaluate_artifact(

@@ -1,7 +1,7 @@
 """Stage `student`: make a smaller model and distil the teacher into it through LoRA adapters.
 
-Reads `data/`, `teacher/`, `targets/`. Writes `base/` (the student before training, with its tokenizer) and `adapter/`
-(PEFT), or `full/` where all weights are trained.
+Reads `data/`, `teacher/`, `targets/`. Writes `base/` (the student before training, with its tokenizer), `adapter/`
+(PEFT), or `full/` where all weights are trained, and `trained_logits.npy`, against which the merge is checked.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import set_seed
 
 from pipeline import models
 from pipeline.config import StudentSettings
 from pipeline.context import Run
-from pipeline.fit import Distillation, check_learned, finish, fit
+from pipeline.fit import Distillation, check_learned, fit
+from pipeline.predict import predict
 from pipeline.targets import load_targets
+from pipeline.training import Rows
 
+_PROBE_ROWS = 64
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
     "(--student layers:0,1,2), or --set student.allow_majority=true to go on all the same"
@@ -34,7 +38,6 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     )  # fmt: skip
     if warning:
         run.say(f"warning: {warning}")
-    finish(out / "checkpoints")
     return summary
 
 
@@ -45,17 +48,30 @@ def distil(run: Run, settings: StudentSettings, distillation: Distillation | Non
     tokenizer = models.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    parameters = models.count_parameters(loaded.model)
-    trained: Any = loaded.model
+    # What is trained is what a reading of the file gives: an architecture may build a layer by its number.
+    base = models.load_model(str(out / "base"), run.data().task).model
+    parameters = models.count_parameters(base)
+    trained: Any = base
     if settings.method == "lora":
-        trained = models.with_adapters(loaded.model, loaded.new_modules, settings.lora.model_dump())
+        trained = models.with_adapters(base, loaded.new_modules, settings.lora.model_dump())
+        models.save_rewritten(trained, out / "base", out / "below")
     summary = fit(
         run, trained, settings, role="student", pad_id=tokenizer.pad_token_id, folder=out / "checkpoints",
         distillation=distillation,
     )  # fmt: skip
-    trained.save_pretrained(out / ("adapter" if settings.method == "lora" else "full"))
+    if settings.method == "lora":
+        models.save_adapters(trained, out / "adapter")
+    else:
+        trained.save_pretrained(out / "full")
+    np.save(out / "trained_logits.npy", predict(trained, probe_rows(run), pad_id=tokenizer.pad_token_id))
     trainable = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
     return {**summary, "parameters": parameters, "trainable_parameters": trainable}
+
+
+def probe_rows(run: Run) -> Rows:
+    """The rows on which every hand-off of the student is compared."""
+    tokens = run.data().tokens("student", "tune")
+    return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])
 
 
 def new_student(run: Run, settings: StudentSettings) -> tuple[models.Loaded, str]:

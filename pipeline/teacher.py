@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from errors import InputError
 from pipeline import models
 from pipeline.context import Run
-from pipeline.fit import check_learned, finish, fit, judge
+from pipeline.fit import check_learned, fit, judge
 from pipeline.tasks import Task
 from pipeline.training import Rows
 
@@ -50,7 +50,6 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         run.say(f"warning: {warning}")
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    finish(out / "checkpoints")
     return {**summary, "parameters": models.count_parameters(model)}
 
 

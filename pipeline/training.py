@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,10 +237,15 @@ class DistillationTrainer(Trainer):
 
 
 class _Report(TrainerCallback):
-    """Tells the progress bar, and stops a run whose loss is no number any more."""
+    """Tells the progress bar, stops a run whose loss is no number any more, and finds the best checkpoint again in a
+    run directory that was moved."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.best_model_checkpoint is not None:
+            state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.progress is not None:
@@ -299,6 +305,7 @@ def train(
     if resume is not None:
         log.info("resumes from step %s", resume.name.rsplit("-", 1)[1])
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on answering in bf16
     looks = [entry for entry in trainer.state.log_history if "eval_score" in entry]
     best = max(looks, key=lambda entry: entry["eval_score"])
     summary = {
@@ -321,7 +328,9 @@ def _score(output: Any, objective: Objective) -> dict[str, float]:
 
 def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
     """The plan in the Trainer's terms; checkpoints go to `folder`."""
-    return TrainingArguments(
+    # TrainingArguments writes this variable, and reads it where bf16 is off: the last training's would count.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if plan.bf16 else "no"
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=plan.steps,
         per_device_train_batch_size=plan.batch_size,
@@ -350,4 +359,8 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
+        restore_callback_states_from_checkpoint=plan.patience is not None,
     )
+    if arguments.n_gpu > 1:  # the Trainer would spread each batch over all: n times the rows a step
+        arguments._n_gpu = 1
+    return arguments

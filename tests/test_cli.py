@@ -198,7 +198,6 @@ def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tm
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pipeline.run, "compress", fail)
-    monkeypatch.setattr(session, "_disk_is_full", lambda folder: True)
     config = resolve(flags={"run": {"out": tmp_path, "family": "minilm"}, "data": {"task": "pydocs"}}, sets={}, file={})
     with pytest.raises(KdcError, match="the disk is full") as caught:
         session.compress_for_people(config, start_from=None, until=None, force=False)

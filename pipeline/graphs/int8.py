@@ -147,7 +147,10 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as scratch:
         options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
-        onnxruntime.InferenceSession(str(onnx_path), options, providers=[CPU_PROVIDER])
+        try:
+            onnxruntime.InferenceSession(str(onnx_path), options, providers=[CPU_PROVIDER])
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
+            raise KdcError("ONNX Runtime refuses the quantised graph", given=str(error)[:300]) from error
         found = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     return {
         "quantized": sum(found[operator] for operator in QUANTIZED_OPS),

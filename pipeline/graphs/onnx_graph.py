@@ -48,7 +48,7 @@ def export_onnx(
         InputError: the exporter is not installed.
         KdcError: the exporter failed, or its graph is not of the form above.
     """
-    used = _choose(exporter)
+    used = choose_exporter(exporter)
     model = load_classifier(model_dir)
     typed = token_type_ids and _tells_types_apart(model)
     with tempfile.TemporaryDirectory(dir=out_file.parent) as scratch:
@@ -114,7 +114,7 @@ def load_classifier(model_dir: Path) -> PreTrainedModel:
     return model.float().eval()
 
 
-def _choose(exporter: Exporter) -> Literal["optimum", "torch"]:
+def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
     if exporter != "torch" and _is_installed("optimum.exporters.onnx"):
         return "optimum"
     if exporter == "optimum" or not _is_installed("onnxscript"):

@@ -7,6 +7,7 @@ import pytest
 
 from errors import KdcError
 from pipeline.config import StudentSettings
+from pipeline.evaluate import check_served
 from pipeline.fit import check_learned, plan_for
 from pipeline.merge import check_merge
 from pipeline.quantize import calibrate, choose
@@ -125,3 +126,10 @@ def test_regression_has_no_temperature() -> None:
 
 def test_custom_tasks_are_decided_by_macro_f1() -> None:
     assert custom_task("x", "a", None, "b", "classification").metrics == ("macro_f1", "accuracy")
+
+
+def test_an_engine_that_answers_otherwise_than_the_merged_model_is_refused() -> None:
+    logits = np.array([[1.0, -1.0]], dtype=np.float32)
+    check_served({"eval": logits}, {"eval": logits + np.float32(1e-4)})
+    with pytest.raises(KdcError, match="does not answer as the merged model"):
+        check_served({"eval": logits}, {"eval": logits + np.float32(0.1)})

@@ -86,7 +86,9 @@ def test_every_setting_can_be_set_by_its_printed_key_and_default() -> None:
 def test_the_printed_defaults_are_a_valid_config_file(tmp_path: Path) -> None:
     path = tmp_path / "kdc.toml"
     path.write_text(render_defaults())
-    assert make(file=read_file(path)).student.temperature == 2.0
+    assert make(file=read_file(path)) == make()
+    path.write_text(render_defaults().replace("# temperature = 2.0", "temperature = 3.0"))
+    assert make(file=read_file(path)).student.temperature == 3.0
 
 
 def test_lora_targets_can_be_a_list_of_names() -> None:

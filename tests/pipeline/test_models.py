@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from errors import InputError, KdcError
 from pipeline import models
+from pipeline.merge import load_student
 from pipeline.tasks import custom_task
 from pipeline.teacher import label_order, load_finetuned
 
@@ -168,3 +169,33 @@ def test_roberta_takes_two_tokens_less_than_it_has_positions(tmp_path: Path) -> 
     tokenizer = models.load_tokenizer(str(tmp_path))
     tokenizer.model_max_length = 10**6
     assert models.longest_input(model.config, tokenizer) == 62
+
+
+def model_logits(folder: Path) -> torch.Tensor:
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return model(input_ids=IDS, attention_mask=MASK).logits
+
+
+@pytest.mark.parametrize("init", ["default", "gaussian", "pissa_niter_4", "olora", "orthogonal"])
+def test_adapters_of_every_initialisation_fit_the_saved_student(init: str, tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path / "base")
+    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "query-value", "rslora": False, "dora": False}
+    adapted = models.with_adapters(model, ("pooler",), settings | {"init": init})
+    models.save_rewritten(adapted, tmp_path / "base", tmp_path / "below")
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            weight.data += 0.1 * torch.randn_like(weight)
+    expected = adapted.eval()(input_ids=IDS, attention_mask=MASK).logits
+    models.save_adapters(adapted, tmp_path / "adapter")
+    before = model_logits(tmp_path / "base")
+    again = load_student(tmp_path)
+    assert torch.allclose(again(input_ids=IDS, attention_mask=MASK).logits, expected, atol=1e-4)
+    assert (before - expected).abs().max() > 0.01
+
+
+def test_token_types_are_not_made_for_a_model_that_takes_none(tmp_path: Path) -> None:
+    from tiny_models import build_tokenizer
+
+    build("distilbert", tmp_path)
+    build_tokenizer(typed=True).save_pretrained(tmp_path)
+    assert "token_type_ids" not in models.load_tokenizer(str(tmp_path))("w1", "w2")

@@ -11,7 +11,7 @@ import pytest
 import tiny_runs
 from conftest import Finished
 
-from artifact import load_manifest
+from artifact import TokenizerInfo, load_manifest
 from errors import InputError, KdcError
 from pipeline.measure import peak_memory_bytes
 from pipeline.reading.prepared import open_data
@@ -56,7 +56,8 @@ def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
 
 def test_serving_a_model_takes_less_memory_than_torch(finished: Finished) -> None:
     run, texts = finished.folder / "run", [("w1 w5", "w6"), ("w2", "w7 w8")]
-    torch_bytes = peak_memory_bytes(texts, torch_model=run / "merge" / "model", max_length=32)
+    info = TokenizerInfo.model_validate_json((run / "export" / "tokenizer_info.json").read_text())
+    torch_bytes = peak_memory_bytes(texts, torch_model=run / "merge" / "model", tokenizer=info)
     onnx_bytes = peak_memory_bytes(
         texts, onnx_file=run / "export" / "model.onnx", export=run / "export", task=open_data(run / "data").task
     )
@@ -89,6 +90,39 @@ def test_changed_training_rows_redo_everything(finished: Finished, copied: Path)
 def test_from_redoes_a_stage_though_nothing_changed(finished: Finished, copied: Path) -> None:
     skipped = again(finished, copied, how={"start_from": "export", "until": "export"})
     assert [name for name, was in skipped.items() if not was] == ["export"]
+
+
+def test_a_redone_stage_leaves_nothing_later_that_was_made_from_the_old_one(finished: Finished, copied: Path) -> None:
+    again(finished, copied, how={"start_from": "merge", "until": "merge"})
+    skipped = again(finished, copied, how={"until": "export"})
+    assert skipped == {"data": True, "teacher": True, "targets": True, "student": True, "merge": True, "export": False}
+
+
+def test_moving_the_data_trains_nothing_again(finished: Finished, copied: Path) -> None:
+    moved = copied.parent / "elsewhere"
+    moved.mkdir()
+    for name in ("train.csv", "eval.csv"):
+        shutil.copy(finished.folder / name, moved / name)
+    shutil.copytree(finished.teacher, moved / "teacher")
+    flags = {
+        "data.train": moved / "train.csv",
+        "data.eval": moved / "eval.csv",
+        "teacher.model": str(moved / "teacher"),
+    }
+    assert all(again(finished, copied, flags=flags).values())
+
+
+def test_a_lost_artifact_is_made_again(finished: Finished, copied: Path) -> None:
+    shutil.rmtree(copied / "artifacts")
+    skipped = again(finished, copied)
+    assert [name for name, was in skipped.items() if not was] == ["package"]
+    load_manifest(copied / "artifact")
+
+
+def test_another_student_does_not_train_the_teacher_again(finished: Finished, copied: Path) -> None:
+    student = tiny_runs.base_model("mpnet", copied.parent / "student")
+    skipped = again(finished, copied, how={"until": "teacher"}, flags={"student.model": str(student)})
+    assert skipped == {"data": False, "teacher": True}
 
 
 def test_force_redoes_all(finished: Finished, copied: Path) -> None:

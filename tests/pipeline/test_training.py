@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from errors import KdcError
 from pipeline.checkpoints import last_checkpoint
-from pipeline.training import Collator, LengthGroupedSampler, Objective, Plan, Rows, train
+from pipeline.predict import predict
+from pipeline.training import Collator, LengthGroupedSampler, Objective, Plan, Rows, train, training_arguments
 
 RANDOM = np.random.default_rng(3)
 
@@ -141,9 +143,20 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
 
 
-def test_bf16_trains_too(tmp_path: Path) -> None:
+def test_bf16_trains_too_and_leaves_a_model_that_answers_in_fp32(tmp_path: Path) -> None:
+    model, tune_rows = tiny(dropout=0.0), Rows([make_rows(60, start=200)])
     summary = train(
-        tiny(dropout=0.0), Rows([make_rows(200)]), Rows([make_rows(60, start=200)]), pad_id=0, objective=OBJECTIVE,
+        model, Rows([make_rows(200)]), tune_rows, pad_id=0, objective=OBJECTIVE,
         plan=plan(steps=60, evaluate_every=10, learning_rate=1e-2, bf16=True), folder=tmp_path,
     )  # fmt: skip
     assert summary["best_score"] > 90
+    fresh = tiny(dropout=0.0)
+    fresh.load_state_dict(model.state_dict())
+    assert np.array_equal(predict(model, tune_rows, pad_id=0), predict(fresh, tune_rows, pad_id=0))
+
+
+def test_a_training_in_bf16_does_not_make_the_next_one_so(tmp_path: Path) -> None:
+    for bf16 in (True, False):
+        arguments = training_arguments(plan(bf16=bf16), tmp_path)
+        assert arguments.bf16 is bf16
+        assert os.environ["ACCELERATE_MIXED_PRECISION"] == ("bf16" if bf16 else "no")
