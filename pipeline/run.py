@@ -201,7 +201,7 @@ def _device(config: Config) -> tuple[str, bool]:
 
 
 def _has_fast_bf16(device: str) -> bool:
-    """CUDA with bf16 units, or a CPU with AMX, where a step takes half the time (docs/method.md)."""
+    """CUDA with bf16 units, or a CPU with AMX."""
     import torch
 
     if device == "cuda":
