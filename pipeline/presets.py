@@ -53,11 +53,5 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "stsb": _SMALL,
     "rte": _SMALL,
     "wnli": {"student": {"allow_majority": True}},
-    # The built-in job is to end in minutes on two cores.
-    "pydocs": {
-        "teacher": {"epochs": 2, "evaluations": 4},
-        "student": {"epochs": 3, "evaluations": 4},
-        "quantize": {"rounds": 2},
-        "evaluate": {"rounds": 1, "latency_rows": 50, "throughput_rows": 256},
-    },
+    "pydocs": {"teacher": {"epochs": 2}, "student": {"epochs": 3}},
 }

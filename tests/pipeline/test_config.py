@@ -80,7 +80,10 @@ def test_every_setting_can_be_set_by_its_printed_key_and_default() -> None:
     for key, default, _ in settings_of():
         if default is not None:
             value = str(default).lower() if isinstance(default, bool) else default
-            make(sets=[f"{key}={value}"])
+            config: object = make(sets=[f"{key}={value}"])
+            for part in key.split("."):
+                config = getattr(config, part)
+            assert config == default
 
 
 def test_the_printed_defaults_are_a_valid_config_file(tmp_path: Path) -> None:
