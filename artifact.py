@@ -50,6 +50,7 @@ class TaskInfo(_Section):
         text_pair: column name of the second text; None for single-text tasks.
         labels: class names in the order of the outputs; empty for regression.
         metric: name of the metric that decides.
+        center, spread: regression's answer is output * spread + center; 0 and 1 elsewhere.
     """
 
     name: str
@@ -58,6 +59,8 @@ class TaskInfo(_Section):
     text_pair: str | None = None
     labels: tuple[str, ...] = ()
     metric: str = ""
+    center: float = 0.0
+    spread: float = Field(default=1.0, gt=0)
 
     @property
     def outputs(self) -> int:

@@ -74,6 +74,8 @@ def fit(
             alpha=distillation.alpha if distillation else 0.0,
             temperature=distillation.temperature if distillation else 1.0,
             class_weights=class_weights(settings.class_weights, data),
+            center=task.center,
+            spread=task.spread,
         ),
         plan=plan_for(settings, len(rows), seed=run.config.run.seed, device=run.device, bf16=run.bf16),
         folder=folder,

@@ -18,7 +18,7 @@ def task_info(task: Task) -> TaskInfo:
     """The task as the artifact describes it."""
     return TaskInfo(
         name=task.name, kind=task.kind, text=task.text, text_pair=task.text_pair, labels=task.labels,
-        metric=task.metrics[0],
+        metric=task.metrics[0], center=task.center, spread=task.spread,
     )  # fmt: skip
 
 

@@ -32,6 +32,8 @@ class Task:
         eval_splits: evaluation splits as the hub names them; the first decides.
         max_length: tokens after which a text is cut (both texts together for pairs).
         allow_majority: a student no better than the majority class only warns.
+        center, spread: mean and standard deviation of regression's training labels. Models learn and give
+            (label - center) / spread, so that prices train as well as ratings; the engine scales back.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Task:
     eval_splits: tuple[str, ...] = ("validation",)
     max_length: int = 128
     allow_majority: bool = False
+    center: float = 0.0
+    spread: float = 1.0
 
     @property
     def outputs(self) -> int:

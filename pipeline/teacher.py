@@ -78,8 +78,11 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Pr
             given=", ".join(sorted(info["missing_keys"])), remedy="drop --teacher-is-finetuned to fine-tune it here",
         )  # fmt: skip
     order = label_order(config, task, names)
-    if order is not None:
-        _reorder_outputs(model, order)
+    head = _output_layer(model, task.outputs)
+    if order is None:
+        _standardise(head, task)
+    else:
+        _reorder(head, order)
     model.config.id2label = dict(enumerate(task.labels or ("score",)))
     model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
     return model
@@ -111,20 +114,32 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     return [place[name.lower()] for name in task.labels]
 
 
-def _reorder_outputs(model: PreTrainedModel, order: list[int]) -> None:
+def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
     heads = [
         module
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
-        and module.out_features == len(order)
+        and module.out_features == outputs
         and not name.startswith(model.base_model_prefix + ".")
     ]
     if not heads:
         raise InputError(
             "cannot find the teacher's output layer", given=type(model).__name__,
-            remedy="save the teacher with its outputs in the task's label order",
+            remedy="bring a teacher whose last layer is linear, with one output for each label",
         )  # fmt: skip
+    return heads[-1]
+
+
+def _reorder(head: torch.nn.Linear, order: list[int]) -> None:
     with torch.no_grad():
-        heads[-1].weight.copy_(heads[-1].weight[order])
-        if heads[-1].bias is not None:
-            heads[-1].bias.copy_(heads[-1].bias[order])
+        head.weight.copy_(head.weight[order])
+        if head.bias is not None:
+            head.bias.copy_(head.bias[order])
+
+
+def _standardise(head: torch.nn.Linear, task: Task) -> None:
+    """The teacher answers in the labels' unit; from here on it gives (answer - center) / spread."""
+    with torch.no_grad():
+        bias = torch.zeros(head.out_features) if head.bias is None else head.bias
+        head.bias = torch.nn.Parameter((bias - task.center) / task.spread)
+        head.weight.div_(task.spread)

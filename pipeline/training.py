@@ -76,6 +76,7 @@ class Objective:
         alpha: weight of the teacher's term; ignored where rows have no teacher logits.
         temperature: T.
         class_weights: factor of each class, or None.
+        center, spread: of regression's labels; a model learns (label - center) / spread.
     """
 
     kind: Kind
@@ -83,6 +84,8 @@ class Objective:
     alpha: float = 0.0
     temperature: float = 1.0
     class_weights: tuple[float, ...] | None = None
+    center: float = 0.0
+    spread: float = 1.0
 
 
 class Rows(Dataset):
@@ -218,6 +221,8 @@ class DistillationTrainer(Trainer):
         teacher_logits = inputs.pop("teacher_logits", None)
         logits = model(**inputs).logits.float()
         goal = self.objective
+        if goal.kind == "regression":
+            labels = (labels - goal.center) / goal.spread
         if teacher_logits is None:
             loss = label_loss(logits, labels, goal.kind, self.class_weights).mean()
         else:

@@ -150,10 +150,13 @@ class Engine:
             InputError: a row is not what the task expects.
             KdcError: the model gave NaN or infinity.
         """
-        return activate(self.logits(texts, batch_size=batch_size), self.task.kind, self.temperature)
+        answers = activate(self.logits(texts, batch_size=batch_size), self.task.kind, self.temperature)
+        if self.task.kind == "regression":  # the model answers in standard deviations from the mean
+            return (answers * self.task.spread + self.task.center).astype(np.float32)
+        return answers
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
-        """The model's raw outputs, before the temperature: float32 (rows, outputs). See `predict`."""
+        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). See `predict`."""
         encodings = self.encode(texts)
         result = np.zeros((len(encodings), self.task.outputs), dtype=np.float32)
         # Rows of like length share a batch, so that little is computed on padding.

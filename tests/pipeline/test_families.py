@@ -88,13 +88,15 @@ def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
     assert probabilities[0].sum() > 1.2  # each label for itself: "any" and "one"
 
 
-def test_regression_gives_the_number_itself(tmp_path: Path) -> None:
-    table = run_kind(tmp_path, lambda yes, generator: f"{3.5 if yes else 0.5}", flags={"data.kind": "regression"})
+def test_regression_answers_in_the_labels_own_unit(tmp_path: Path) -> None:
+    table = run_kind(
+        tmp_path, lambda yes, generator: f"{350_000 if yes else 50_000}", flags={"data.kind": "regression"}
+    )
     assert table["merged"]["pearson"] > 90
     _, numbers, labels, _ = served(tmp_path / "run" / "artifact", ["w1 w5", "w2 w5"])
     assert labels == []
-    assert numbers[0, 0] == pytest.approx(3.5, abs=0.7)
-    assert numbers[1, 0] == pytest.approx(0.5, abs=0.7)
+    assert numbers[0, 0] == pytest.approx(350_000, abs=70_000)
+    assert numbers[1, 0] == pytest.approx(50_000, abs=70_000)
 
 
 def test_a_held_out_slice_stands_in_for_a_missing_evaluation_file(tmp_path: Path) -> None:

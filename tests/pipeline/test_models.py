@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,15 @@ def test_a_finetuned_teachers_outputs_are_put_into_the_tasks_order(tmp_path: Pat
     teacher = load_finetuned(str(tmp_path), TASK, None).eval()
     assert torch.equal(teacher(input_ids=IDS, attention_mask=MASK).logits, expected)
     assert teacher.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_a_finetuned_regression_teacher_answers_in_standard_deviations(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path, outputs=1)
+    model.save_pretrained(tmp_path)
+    expected = (model(input_ids=IDS, attention_mask=MASK).logits - 40.0) / 8.0
+    task = dataclasses.replace(custom_task("prices", "text", None, "label", "regression"), center=40.0, spread=8.0)
+    teacher = load_finetuned(str(tmp_path), task, None).eval()
+    torch.testing.assert_close(teacher(input_ids=IDS, attention_mask=MASK).logits, expected)
 
 
 def test_a_finetuned_teacher_with_other_labels_is_an_error(tmp_path: Path) -> None:

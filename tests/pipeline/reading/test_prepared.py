@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,14 @@ def test_regression_keeps_the_numbers(tmp_path: Path) -> None:
     assert (data.task.labels, data.task.outputs) == ((), 1)
     assert all(row["label"] == int(row["text"][1:]) / 4 for row in data.rows("train"))
     assert str(data.rows("train").features["label"].dtype) == "float32"
+
+
+def test_regressions_scale_is_that_of_the_training_rows(tmp_path: Path) -> None:
+    train = [{"text": f"t{n}", "label": 1e6 + n} for n in range(40)]
+    evaluated = [{"text": f"e{n}", "label": 9e6 + n} for n in range(10)]
+    data, _ = _prepare(tmp_path, train, evaluated, task=_task("regression"))
+    numbers = [1e6 + int(text[1:]) for text in data.rows("train")["text"]]
+    assert (data.task.center, data.task.spread) == pytest.approx((statistics.mean(numbers), statistics.pstdev(numbers)))
 
 
 @pytest.mark.parametrize(
