@@ -35,10 +35,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
-    parser.add_argument("--controls", type=int, nargs="*", default=[], help="seeds that also train the controls")
+    parser.add_argument("--controls", type=int, nargs="*", help="also train the controls: for these seeds, or for all")
     options = parser.parse_args()
+    if options.controls == []:
+        options.controls = options.seeds
     tables = {
-        name: [_run(name, seed, options, controls=seed in options.controls) for seed in options.seeds]
+        name: [_run(name, seed, options, controls=seed in (options.controls or ())) for seed in options.seeds]
         for name in options.lines
     }
     sys.stdout.write(_markdown(tables))
@@ -62,10 +64,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
 
 
 def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
-    lines = [
-        "| run | model | accuracy, mean (each seed) | kept % | size MB | p50 ms | rows/s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| run | model | accuracy, mean (each seed) | kept % | size MB |", "|---|---|---|---:|---:|"]
     for name, results in tables.items():
         for variant in VARIANTS:
             rows = [
@@ -77,13 +76,10 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
                 continue
             scores = [row["accuracy"] for row, _ in rows]
             kept = mean(100 * row["accuracy"] / teacher["accuracy"] for row, teacher in rows)
-            costs = [
-                f"{mean(row[key] * scale for row, _ in rows):.{digits}f}"
-                for key, scale, digits in (("size_bytes", 1e-6, 1), ("latency_p50_ms", 1, 2), ("rows_per_second", 1, 0))
-            ]
+            size = mean(row["size_bytes"] for row, _ in rows) / 1e6
             each = ", ".join(f"{score:.1f}" for score in scores)
-            lines.append(f"| {name} | {variant} | {mean(scores):.1f} ({each}) | {kept:.1f} | {' | '.join(costs)} |")
-        lines.append(f"| | | `kdc compress {' '.join(LINES[name][0])}` | | | | |")
+            lines.append(f"| {name} | {variant} | {mean(scores):.1f} ({each}) | {kept:.1f} | {size:.1f} |")
+        lines.append(f"| | | `kdc compress {' '.join(LINES[name][0])}` | | |")
     return "\n".join(lines) + "\n"
 
 

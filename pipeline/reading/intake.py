@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact import MAX_MANIFEST_BYTES
 from pipeline.reading.labels import LabelReader
 from pipeline.reading.readers import read_rows
 from pipeline.reading.rows import Staged, stage
@@ -119,6 +120,9 @@ def _check_training(train: Intake, reader: LabelReader, log: FileLog) -> None:
         what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"
         shown = ", ".join(reader.counts)
         log.mistake(None, FileProblem(what, shown, "training needs rows of at least two classes: check --label"))
+    length = sum(len(name.encode()) for name in reader.counts)
+    if kind != "regression" and length > MAX_MANIFEST_BYTES // 2:  # told now: the artifact could not name them
+        log.mistake(None, FileProblem("the label names are too long", f"{length:,} bytes in all", "shorten them"))
 
 
 def _settle(task: Task, reader: LabelReader) -> Task:

@@ -100,6 +100,12 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
     assert "all rows have the same label" in _message(tmp_path, Source(train=numbers), _task("regression"))
 
 
+def test_label_names_that_no_manifest_could_hold_are_refused_before_training(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "label": f"{n % 300}-" + "x" * 2000} for n in range(900)]
+    message = _message(tmp_path, Source(train=_write(tmp_path / "train.jsonl", rows)), _task())
+    assert "label names are too long" in message
+
+
 def test_header_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\n")
     assert "t.csv: no rows" in _message(tmp_path, Source(train=tmp_path / "t.csv"))
