@@ -69,15 +69,16 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None) -> float:
     import numpy as np
     from transformers import set_seed
 
-    from pipeline import models
+    from pipeline import adapters, models
+    from pipeline.batches import Collator, Rows
     from pipeline.config import LoraSettings
     from pipeline.tasks import find_task
-    from pipeline.training import Collator, DistillationTrainer, Objective, Plan, Rows, training_arguments
+    from pipeline.training import DistillationTrainer, Objective, Plan, training_arguments
 
     set_seed(0)
     loaded = models.load_model("minilm", find_task("qnli"))
     student = models.cut(loaded.model, [0, 1, 2])
-    adapted = models.with_adapters(student, loaded.new_modules, LoraSettings().model_dump())
+    adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings().model_dump())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
     plan = Plan(
         steps=steps + 1, batch_size=BATCH, accumulate=1, learning_rate=1e-4, warmup_steps=0, weight_decay=0.0,

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import models
+from pipeline import adapters, models
 from pipeline.context import Run
 from pipeline.fit import finish, fit
 from pipeline.merge import load_student
@@ -50,7 +50,7 @@ def _teacher_lora(run: Run, work: Path) -> dict[str, Any]:
     loaded = models.load_model(source, run.data().task)
     tokenizer = models.load_tokenizer(source)
     settings = teacher.model_copy(update={"learning_rate": student.learning_rate})
-    adapted = models.with_adapters(loaded.model, loaded.new_modules, student.lora.model_dump())
+    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, student.lora.model_dump())
     summary = fit(run, adapted, settings, role="teacher", pad_id=tokenizer.pad_token_id, folder=work / "checkpoints")
     adapted.merge_and_unload().save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")

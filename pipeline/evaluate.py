@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from artifact import Device
 from errors import KdcError
 from pipeline import metrics, models
+from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.controls import CONTROLS
 from pipeline.measure import peak_memory_bytes, time_in_turns
@@ -27,7 +28,6 @@ from pipeline.merge import load_student
 from pipeline.predict import predict
 from pipeline.served import open_engine, texts_of, tokenizer_info
 from pipeline.tasks import Task
-from pipeline.training import Rows
 from serving.tokenizing import RowTokenizer, Text, pad
 
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare

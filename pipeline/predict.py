@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.training import Collator, Rows
+from pipeline.batches import Collator, Rows
 
 _WINDOW = 8192  # rows sorted by length at a time: bounds memory, and gives resumable steps
 

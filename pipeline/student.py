@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from transformers import set_seed
 
-from pipeline import models
+from pipeline import adapters, models
+from pipeline.batches import Rows
 from pipeline.config import StudentSettings
 from pipeline.context import Run
 from pipeline.fit import Distillation, check_learned, fit
 from pipeline.predict import predict
 from pipeline.targets import load_targets
-from pipeline.training import Rows
 
 _PROBE_ROWS = 64
 _REMEDY = (
@@ -53,14 +53,14 @@ def distil(run: Run, settings: StudentSettings, distillation: Distillation | Non
     parameters = models.count_parameters(base)
     trained: Any = base
     if settings.method == "lora":
-        trained = models.with_adapters(base, loaded.new_modules, settings.lora.model_dump())
-        models.save_rewritten(trained, out / "base", out / "below")
+        trained = adapters.with_adapters(base, loaded.new_modules, settings.lora.model_dump())
+        adapters.save_rewritten(trained, out / "base", out / "below")
     summary = fit(
         run, trained, settings, role="student", pad_id=tokenizer.pad_token_id, folder=out / "checkpoints",
         distillation=distillation,
     )  # fmt: skip
     if settings.method == "lora":
-        models.save_adapters(trained, out / "adapter")
+        adapters.save_adapters(trained, out / "adapter")
     else:
         trained.save_pretrained(out / "full")
     np.save(out / "trained_logits.npy", predict(trained, probe_rows(run), pad_id=tokenizer.pad_token_id))

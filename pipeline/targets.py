@@ -16,9 +16,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from pipeline import models
+from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.predict import predict_window, windows
-from pipeline.training import Rows
 
 _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this order
 

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from errors import InputError
-from pipeline import models
+from pipeline import adapters, models
+from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.fit import check_learned, fit, judge
 from pipeline.tasks import Task
-from pipeline.training import Rows
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         model = loaded.model
         trained: Any = model
         if settings.method == "lora":
-            trained = models.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
+            trained = adapters.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
         checkpoints = out / "checkpoints"
         summary = fit(run, trained, settings, role="teacher", pad_id=tokenizer.pad_token_id, folder=checkpoints)
         if settings.method == "lora":

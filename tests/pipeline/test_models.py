@@ -13,7 +13,7 @@ from tiny_models import ARCHITECTURES, build
 from transformers import AutoModelForSequenceClassification
 
 from errors import InputError, KdcError
-from pipeline import models
+from pipeline import adapters, models
 from pipeline.merge import load_student
 from pipeline.tasks import custom_task
 from pipeline.teacher import label_order, load_finetuned
@@ -42,7 +42,7 @@ def test_adapters_reload_in_full_heads_and_poolers_included(architecture: str, t
     loaded = models.load_model(str(tmp_path / "encoder"), TASK)
     loaded.model.save_pretrained(tmp_path / "base")
     settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "rslora": False, "dora": False}
-    adapted = models.with_adapters(loaded.model, loaded.new_modules, settings | {"init": "gaussian"})
+    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, settings | {"init": "gaussian"})
     for weight in adapted.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.5)
@@ -59,13 +59,13 @@ def test_adapters_reload_in_full_heads_and_poolers_included(architecture: str, t
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_query_value_means_two_layers_of_each_attention(architecture: str, tmp_path: Path) -> None:
     model, _ = build(architecture, tmp_path)
-    assert len(models.lora_targets(model, "query-value")) == 2 * 2
+    assert len(adapters.lora_targets(model, "query-value")) == 2 * 2
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_all_linear_leaves_head_and_pooler_alone(architecture: str, tmp_path: Path) -> None:
     model, _ = build(architecture, tmp_path)
-    targets = models.lora_targets(model, "all-linear")
+    targets = adapters.lora_targets(model, "all-linear")
     assert len(targets) == 6 * 2  # query, key, value, output, and two of the feed-forward block, in two layers
     assert not any("pooler" in name or "classifier" in name for name in targets)
 
@@ -73,7 +73,7 @@ def test_all_linear_leaves_head_and_pooler_alone(architecture: str, tmp_path: Pa
 def test_a_target_that_no_layer_has_names_those_there_are(tmp_path: Path) -> None:
     model, _ = build("bert", tmp_path)
     with pytest.raises(InputError, match=r"its linear layers: dense, key, query, value"):
-        models.lora_targets(model, ("q_proj",))
+        adapters.lora_targets(model, ("q_proj",))
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
@@ -190,13 +190,13 @@ def model_logits(folder: Path) -> torch.Tensor:
 def test_adapters_of_every_initialisation_fit_the_saved_student(init: str, tmp_path: Path) -> None:
     model, _ = build("bert", tmp_path / "base")
     settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "query-value", "rslora": False, "dora": False}
-    adapted = models.with_adapters(model, ("pooler",), settings | {"init": init})
-    models.save_rewritten(adapted, tmp_path / "base", tmp_path / "below")
+    adapted = adapters.with_adapters(model, ("pooler",), settings | {"init": init})
+    adapters.save_rewritten(adapted, tmp_path / "base", tmp_path / "below")
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             weight.data += 0.1 * torch.randn_like(weight)
     expected = adapted.eval()(input_ids=IDS, attention_mask=MASK).logits
-    models.save_adapters(adapted, tmp_path / "adapter")
+    adapters.save_adapters(adapted, tmp_path / "adapter")
     before = model_logits(tmp_path / "base")
     again = load_student(tmp_path)
     assert torch.allclose(again(input_ids=IDS, attention_mask=MASK).logits, expected, atol=1e-4)

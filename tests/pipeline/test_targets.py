@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipeline import predict
+from pipeline.batches import Rows
 from pipeline.targets import load_targets, write_logits
-from pipeline.training import Rows
 
 
 class Teacher(torch.nn.Module):

@@ -13,9 +13,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from errors import KdcError
+from pipeline.batches import Collator, LengthGroupedSampler, Rows
 from pipeline.checkpoints import last_checkpoint
 from pipeline.predict import predict
-from pipeline.training import Collator, LengthGroupedSampler, Objective, Plan, Rows, train, training_arguments
+from pipeline.training import Objective, Plan, train, training_arguments
 
 RANDOM = np.random.default_rng(3)
 
