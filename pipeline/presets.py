@@ -12,6 +12,8 @@ RECIPES: dict[str, dict[str, Any]] = {
             "model": "layers:first-half",
             "cut_from": "finetuned",
             "learning_rate": 1e-3,
+            "min_steps": 1500,
+            "alpha": 0.9,
             "lora": {"r": 16, "alpha": 32, "targets": "all-linear"},
         },
     },
@@ -20,6 +22,8 @@ RECIPES: dict[str, dict[str, Any]] = {
             "model": "layers:every-second",
             "cut_from": "pretrained",
             "learning_rate": 5e-4,
+            "min_steps": 400,
+            "alpha": 0.5,
             "lora": {"r": 8, "alpha": 16, "targets": "query-value"},
         },
     },
@@ -53,5 +57,11 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "stsb": _SMALL,
     "rte": _SMALL,
     "wnli": {"student": {"allow_majority": True}},
-    "pydocs": {"teacher": {"epochs": 2}, "student": {"epochs": 3}},
+    # Made to take minutes: fewer steps, fewer looks, shorter measurements than a run that matters.
+    "pydocs": {
+        "teacher": {"epochs": 2, "evaluations": 4},
+        "student": {"min_steps": 500, "evaluations": 4},
+        "quantize": {"rounds": 3},
+        "evaluate": {"latency_rows": 50, "throughput_rows": 256},
+    },
 }
