@@ -1,0 +1,206 @@
+"""The batcher: right answers whatever shares a batch, nobody starves, nothing is unbounded, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.batcher import Batcher, BatchReport, Overloaded
+
+
+class Row(list[int]):
+    """Stands in for an encoding: the batcher only asks for its length."""
+
+
+class Model:
+    """Answers (first id, length) of each row. Its batches are recorded; `gate` holds it back while closed."""
+
+    def __init__(self, *, opened: bool = True) -> None:
+        self.batches: list[list[Row]] = []
+        self.gate = threading.Event()
+        self.started = threading.Event()
+        if opened:
+            self.gate.set()
+
+    def __call__(self, rows: Sequence[Any]) -> np.ndarray:
+        self.batches.append(list(rows))
+        self.started.set()
+        assert self.gate.wait(10)
+        if any(row[0] < 0 for row in rows):
+            raise ValueError("a bad row")
+        return np.array([[row[0], len(row)] for row in rows], dtype=np.float32)
+
+
+def row(name: int, length: int) -> Any:
+    return Row([name] * length)
+
+
+def in_loop(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+async def queue_up(batcher: Batcher, model: Model, requests: list[list[Any]]) -> list[asyncio.Task[np.ndarray]]:
+    """Occupy the session with a first row, then queue the requests behind it; the gate stays closed."""
+    tasks = [asyncio.create_task(batcher.submit([row(0, 1)]))]
+    await asyncio.sleep(0)
+    await asyncio.to_thread(model.started.wait, 10)
+    tasks += [asyncio.create_task(batcher.submit(rows)) for rows in requests]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_each_request_gets_its_own_answers_in_order() -> None:
+    random = np.random.default_rng(0)
+
+    async def scenario() -> None:
+        batcher = Batcher(Model(), max_batch_tokens=64)
+        requests = [[row(100 * i + j, int(random.integers(1, 40))) for j in range(random.integers(1, 9))]
+                    for i in range(1, 60)]  # fmt: skip
+        answers = await asyncio.gather(*(batcher.submit(rows) for rows in requests))
+        for rows, answer in zip(requests, answers, strict=True):
+            assert answer.tolist() == [[item[0], len(item)] for item in rows]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_an_idle_session_takes_a_row_at_once() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        task = asyncio.create_task(batcher.submit([row(1, 5)]))
+        assert await asyncio.to_thread(model.started.wait, 10)
+        assert [len(batch) for batch in model.batches] == [1]
+        model.gate.set()
+        await task
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_rows_that_came_during_a_batch_share_the_next_one() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        tasks = await queue_up(batcher, model, [[row(i, 8)] for i in range(1, 17)])
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert [len(batch) for batch in model.batches] == [1, 16]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_batch_keeps_to_its_tokens_and_to_little_padding() -> None:
+    random = np.random.default_rng(1)
+
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_batch_tokens=256, max_padding=0.25)
+        tasks = await queue_up(batcher, model, [[row(i, int(random.integers(1, 120)))] for i in range(1, 300)])
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        for batch in model.batches:
+            padded, real = len(batch) * max(map(len, batch)), sum(map(len, batch))
+            assert len(batch) == 1 or (padded <= 256 and padded <= 1.25 * real)
+        assert len(model.batches) < 150
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_the_row_that_waited_longest_is_in_the_next_batch() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_batch_tokens=32)
+        tasks = await queue_up(batcher, model, [[row(1, 30)], *([row(i, 2)] for i in range(2, 90))])
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert [len(item) for item in model.batches[1]] == [30]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_full_queue_refuses_at_once_and_recovers() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_queue_tokens=20)
+        tasks = await queue_up(batcher, model, [[row(1, 15)]])
+        with pytest.raises(Overloaded) as caught:
+            await batcher.submit([row(2, 6)])
+        assert caught.value.retry_after >= 1
+        assert batcher.queued_tokens == 15
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert batcher.queued_tokens == 0
+        assert (await batcher.submit([row(3, 500)])).tolist() == [[3, 500]]  # an empty queue takes any request
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_rows_whose_client_is_gone_are_not_computed() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        tasks = await queue_up(batcher, model, [[row(1, 4)], [row(2, 4)]])
+        tasks[1].cancel()
+        await asyncio.gather(tasks[1], return_exceptions=True)
+        model.gate.set()
+        await asyncio.gather(tasks[0], tasks[2])
+        assert [item[0] for batch in model.batches for item in batch] == [0, 2]
+        assert batcher.queued_tokens == 0
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_row_that_fails_fails_its_own_request_alone() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        tasks = await queue_up(batcher, model, [[row(1, 4)], [row(-1, 4), row(5, 4)], [row(2, 4)]])
+        model.gate.set()
+        first, good, bad, other = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(bad, ValueError)
+        assert [answer.tolist() for answer in (first, good, other)] == [[[0, 1]], [[1, 4]], [[2, 4]]]  # type: ignore[union-attr]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_closing_answers_what_is_queued_and_accepts_no_more() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        tasks = await queue_up(batcher, model, [[row(i, 4)] for i in range(1, 9)])
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0.05)
+        with pytest.raises(Exception, match="shutting down"):
+            await batcher.submit([row(99, 3)])
+        model.gate.set()
+        assert [answer[0, 0] for answer in await asyncio.gather(*tasks)] == list(range(9))
+        await closing
+
+    in_loop(scenario)
+
+
+def test_every_batch_is_reported() -> None:
+    async def scenario() -> None:
+        reports: list[BatchReport] = []
+        model = Model(opened=False)
+        batcher = Batcher(model, on_batch=reports.append)
+        tasks = await queue_up(batcher, model, [[row(1, 4), row(2, 5)]])
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+        assert [(report.rows, report.tokens) for report in reports] == [(1, 1), (2, 10)]
+        assert all(report.seconds > 0 and report.queued_seconds >= 0 for report in reports)
+
+    in_loop(scenario)
