@@ -26,7 +26,7 @@ from pipeline.tasks import Kind
 from serving.engine import Engine, Text, activate
 
 _INVARIANCE_ROWS = 500
-_NOISE = 0.05  # latencies that differ by less than that are taken as equal
+_NOISE = 0.15  # latencies that differ by less than that are taken as equal: shared machines are no quieter
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def _time(candidates: dict[str, Any], fp32: Engine, engines: dict[str, Engine], 
 
 def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop: float) -> dict[str, Any]:
     """The fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32. Among those whose
-    latency differs by no more than noise, the most accurate.
+    latency differs by no more than noise, the one whose answers differ least from fp32's: over all rows that says more
+    than the few labels by which their metrics differ.
 
     Args:
         candidates: by name, as `run` collects them; "fp32" holds only timings.
@@ -168,7 +169,7 @@ def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop:
     if good:
         limit = (1 + _NOISE) * min(found["latency_p50_ms"] for found in good.values())
         fast = {name: found for name, found in good.items() if found["latency_p50_ms"] <= limit}
-        winner = max(fast, key=lambda name: (fast[name]["tune"][metric], -fast[name]["mean_difference"]))
+        winner = min(fast, key=lambda name: fast[name]["mean_difference"])
         drop = fp32_score - good[winner]["tune"][metric]
         headline = (
             f"{winner}: {drop:+.2f} points lost, {good[winner]['latency_against_fp32']:.2f} x the latency of fp32"

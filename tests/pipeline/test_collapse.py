@@ -90,10 +90,10 @@ def test_the_fastest_candidate_that_passes_is_chosen() -> None:
     assert found["chosen"] == "fast"
 
 
-def test_among_candidates_of_equal_speed_the_most_accurate_is_chosen() -> None:
+def test_among_candidates_of_equal_speed_the_one_nearest_to_fp32_is_chosen() -> None:
     candidates = {
-        "a": candidate(89.5, 3.00), "b": candidate(89.9, 3.10, difference=0.02),
-        "c": candidate(89.9, 3.12, difference=0.01), "d": candidate(90.0, 3.30),
+        "a": candidate(89.5, 3.00, difference=0.03), "b": candidate(90.2, 3.10, difference=0.02),
+        "c": candidate(89.9, 3.40, difference=0.01), "d": candidate(90.0, 3.50, difference=0.001),
     }  # fmt: skip
     assert choose(candidates, "accuracy", 90, 1)["chosen"] == "c"
 
