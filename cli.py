@@ -22,6 +22,7 @@ app = typer.Typer(
 _OWN = "Data of your own"
 _MODELS = "Models"
 _FLOW = "Which stages run"
+_LIMITS = "Limits"
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
 Artifact = Annotated[Path, typer.Argument(help="Folder of an artifact, e.g. runs/qnli/artifact.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -120,6 +121,43 @@ def try_(
     for entry in scores:
         bar = "" if not engine.labels else "  " + "#" * round(40 * float(entry["score"]))  # type: ignore[arg-type]
         typer.echo(f"{entry['label']!s:<{width}}  {entry['score']:.4f}{bar}")
+
+
+@app.command()
+def serve(
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(help="PATH or NAME=PATH; default: the newest under runs/.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Name or IP address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,
+    workers: Annotated[int | None, _option(None, text="Processes that share the port (default 1).")] = None,
+    device: Annotated[str | None, _option(None, text="auto (default), cpu, cuda or tensorrt.")] = None,
+    variant: Annotated[str | None, _option(None, text="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    threads: Annotated[int | None, _option(None, text="Of a forward pass (default: the cores / workers).")] = None,
+    api_key_env: Annotated[str | None, _option(None, text="Variable that holds the bearer token.")] = None,
+    drain_delay: Annotated[float | None, _option(None, text="Seconds of answering 503 on SIGTERM (default 2).")] = None,
+    max_body_bytes: Annotated[int | None, _option(_LIMITS, text="Of a request (default 2 MiB).")] = None,
+    max_text_chars: Annotated[int | None, _option(_LIMITS, text="Characters of a text (default 200000).")] = None,
+    max_texts: Annotated[int | None, _option(_LIMITS, text="Texts of a request (default 1024).")] = None,
+    max_queue_tokens: Annotated[int | None, _option(_LIMITS, text="Tokens that may wait (default 65536).")] = None,
+    max_batch_tokens: Annotated[int | None, _option(_LIMITS, text="Of a forward pass (default 4096).")] = None,
+    max_requests: Annotated[int | None, _option(_LIMITS, text="At the same time (default 1024).")] = None,
+    timeout: Annotated[float | None, _option(_LIMITS, text="Seconds of a request (default 10).")] = None,
+) -> None:
+    """Serve artifacts over HTTP. Every option is a KDC_* variable too, and all are in docs/serving.md."""
+    from serving import launch, settings
+
+    if not artifacts and not os.environ.get("KDC_ARTIFACT"):
+        artifacts = [str(launch.newest_artifact())]
+    given = {
+        "artifact": ",".join(artifacts or []) or None, "workers": workers, "device": device, "variant": variant,
+        "threads": threads, "api_key_env": api_key_env, "drain_delay_s": drain_delay, "max_body_bytes": max_body_bytes,
+        "max_text_chars": max_text_chars, "max_texts": max_texts, "max_queue_tokens": max_queue_tokens,
+        "max_batch_tokens": max_batch_tokens, "max_requests": max_requests, "timeout_s": timeout,
+    }  # fmt: skip
+    resolved = settings.resolve(given)
+    launch.serve(resolved.model_copy(update={"artifact": launch.absolute(resolved.artifact)}), host, port)
 
 
 @app.command()

@@ -150,7 +150,11 @@ class Engine:
             InputError: a row is not what the task expects.
             KdcError: the model gave NaN or infinity.
         """
-        answers = activate(self.logits(texts, batch_size=batch_size), self.task.kind, self.temperature)
+        return self.activated(self.logits(texts, batch_size=batch_size))
+
+    def activated(self, logits: np.ndarray) -> np.ndarray:
+        """Logits as `predict` gives them: calibrated probabilities, or numbers in the labels' unit."""
+        answers = activate(logits, self.task.kind, self.temperature)
         if self.task.kind == "regression":  # the model answers in standard deviations from the mean
             return (answers * self.task.spread + self.task.center).astype(np.float32)
         return answers
@@ -172,7 +176,31 @@ class Engine:
         Raises:
             InputError: a row is not one text (single-text task) or not two texts (pair task).
         """
-        return self._tokenizer.encode(_checked_rows(texts, self.task))
+        return self._tokenizer.encode(self.checked(texts))
+
+    def checked(self, texts: Sequence[Text]) -> list[Text]:
+        """The rows, if they are what the task takes.
+
+        Raises:
+            InputError: they are not.
+        """
+        return _checked_rows(texts, self.task)
+
+    def tokenizer_cutting(self, side: str) -> RowTokenizer:
+        """The same tokenizer, cutting at the other side."""
+        return RowTokenizer(self._tokenizer.path, self.tokenizer_info.model_copy(update={"truncation_side": side}))
+
+    def warm_up(self) -> None:
+        """Run all lengths of input once, so that the first request pays for no allocation."""
+        word = ("a", "a") if self.task.is_pair else "a"
+        short = self.encode([word])[0]
+        lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
+        for length in [*lengths, self.tokenizer_info.max_length]:
+            text = " ".join(["a"] * length)
+            long = self.encode([(text, "a") if self.task.is_pair else text])[0]
+            for rows in (1, 8):
+                self.run([long] * rows)
+        self.run([short])
 
     def run(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """One forward pass of one padded batch.

@@ -21,11 +21,15 @@ class RowTokenizer:
         path: `tokenizer.json`.
         info: how rows are cut.
 
+    Attributes:
+        path: as given.
+
     Raises:
         KdcError: the file cannot be read.
     """
 
     def __init__(self, path: Path, info: TokenizerInfo) -> None:
+        self.path = path
         self._cutting, self._whole = (_open(path) for _ in range(2))
         self._cutting.enable_truncation(info.max_length, strategy="longest_first", direction=info.truncation_side)
         self._most = info.max_length

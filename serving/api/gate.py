@@ -1,0 +1,121 @@
+"""What every request passes: the token, the drain, the number in work, the seconds; and its line in the metrics.
+
+Plain ASGI around the app, so that it costs microseconds. Health and metrics pass always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api.errors import error_response
+from serving.drain import Drain
+from serving.metrics import Metrics
+from serving.settings import ServeSettings
+
+ALWAYS_OPEN = frozenset(
+    {"/health", "/metrics", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
+)  # fmt: skip
+
+
+class Gate:
+    """Around an app.
+
+    Args:
+        settings: limits and the name of the token's variable.
+        metrics: told of every answer.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._most = settings.max_requests
+        self._timeout = settings.timeout_s
+        key = settings.api_key
+        self._expected = None if key is None else f"Bearer {key}".encode()
+        self._inside = 0
+        self._warm = False
+        self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
+
+    def open(self) -> None:
+        """Take requests from now on, and SIGTERM."""
+        self._warm = True
+        self._drain.install(lambda: self._inside)
+
+    def close(self) -> None:
+        """Take no more requests."""
+        self._warm = False
+
+    def is_ready(self) -> bool:
+        """Loaded, warm, and not on the way out."""
+        return self._warm and not self._drain.draining
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The app behind the gate."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await self._watched(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return guarded
+
+    async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        status = 499  # as nginx has it: the client left before there was an answer
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._pass(app, scope, receive, told)
+        finally:
+            route = scope.get("kdc_route", "none")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+    async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in ALWAYS_OPEN:
+            await app(scope, receive, send)
+            return
+        if not self.is_ready():
+            refusal = error_response(503, "the service is starting or draining", {"Connection": "close"})
+        elif not self._is_allowed(scope):
+            refusal = error_response(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+        elif self._inside >= self._most:
+            refusal = error_response(429, f"{self._most} requests are in work; try again in 1 s", {"Retry-After": "1"})
+        else:
+            await self._answer(app, scope, receive, send)
+            return
+        await refusal(scope, receive, send)
+
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        self._inside += 1
+        try:
+            async with asyncio.timeout(self._timeout):
+                await app(scope, receive, watched)
+        except TimeoutError:
+            if not started:
+                answer = error_response(504, f"no answer within {self._timeout:g} s", {"Connection": "close"})
+                await answer(scope, receive, send)
+        finally:
+            self._inside -= 1
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        if self._expected is None:
+            return True
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        return hmac.compare_digest(given, self._expected)

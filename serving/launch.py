@@ -1,0 +1,144 @@
+"""`kdc serve`: check what is to be served, start BentoML's workers, stop them cleanly.
+
+Reads the artifacts; sets `KDC_*` for the workers. BentoML's supervisor runs in a thread of its own, so that signals and
+a worker that cannot start are handled here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from artifact import MANIFEST_NAME
+from errors import InputError, KdcError
+from serving import drain
+from serving.registry import parse_artifacts
+from serving.settings import ServeSettings
+
+_LOOK_S = 0.1
+
+
+def newest_artifact(runs: Path = Path("runs")) -> Path:
+    """The artifact under `runs/` that was finished last.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [path.parent for path in runs.glob(f"*/artifact/{MANIFEST_NAME}")]
+    if not found:
+        raise InputError(
+            "there is no artifact to serve",
+            given=f"{runs}/*/artifact",
+            remedy="make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`",
+        )
+    return max(found, key=lambda path: (path / MANIFEST_NAME).stat().st_mtime)
+
+
+def absolute(artifacts: str) -> str:
+    """The same artifacts by absolute paths: workers may run elsewhere. Links stay links, for reloads."""
+    return ",".join(f"{name}={os.path.abspath(path)}" for name, path in parse_artifacts(artifacts).items())
+
+
+def address_of(host: str, port: int) -> str:
+    """The host as an IP address on which the port is free.
+
+    Raises:
+        InputError: no such host, or the port is taken.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, OverflowError) as error:
+        raise InputError(
+            "there is no such host", given=f"{host}:{port}", remedy="--host 0.0.0.0, or 127.0.0.1"
+        ) from error
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((place[0], port))
+    except OSError as error:
+        raise InputError(
+            f"cannot listen there: {error.strerror}", given=f"{host}:{port}", remedy="take another one with --port"
+        ) from error
+    return str(place[0])
+
+
+def serve(settings: ServeSettings, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: with absolute artifact paths (see `absolute`).
+        host: name or IP address to listen on.
+        port: TCP port.
+
+    Raises:
+        KdcError: an artifact is damaged, or a worker could not start.
+    """
+    address = address_of(host, port)
+    with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
+        runtime = Path(name)
+        os.environ.update(settings.environment() | {drain.RUNTIME_DIR: name})
+        from serving import service
+
+        service.check()
+        _announce(settings, host, port)
+        _run(service.Classifier, address, port, runtime)
+        if (runtime / drain.FAILED).exists():
+            raise _failure(json.loads((runtime / drain.FAILED).read_text(encoding="utf-8")))
+
+
+def _run(service: Any, address: str, port: int, runtime: Path) -> None:
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    # Its own folder for each instance: BentoML wipes it at the start.
+    BentoMLContainer.prometheus_multiproc_dir.set(str(runtime / "metrics"))
+    service.working_dir = str(Path(__file__).resolve().parent.parent)  # where workers find this package
+    stop = threading.Event()
+    with _signals(stop):
+        server = service.serve_http(host=address, port=port, threaded=True)
+        with _signals(stop):  # the supervisor took them
+            while not stop.wait(_LOOK_S) and not (runtime / drain.FAILED).exists():
+                pass
+        (runtime / drain.STOPPING).touch()
+        server.stop()
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    def handler(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    before = {each: signal.signal(each, handler) for each in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # artifacts reload by themselves
+    try:
+        yield
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+
+def _announce(settings: ServeSettings, host: str, port: int) -> None:
+    lines = [f"serving {name}: {path}" for name, path in parse_artifacts(settings.artifact).items()]
+    shown = f"[{host}]" if ":" in host else host
+    lines.append(f"at http://{shown}:{port}, playground at /playground, API at /docs, metrics at /metrics")
+    lines.append(
+        f"limits: {settings.max_body_bytes} bytes a body, {settings.max_texts} texts a request, "
+        f"{settings.max_text_chars} characters a text, {settings.max_queue_tokens} tokens queued, "
+        f"{settings.max_requests} requests at a time, {settings.timeout_s:g} s each"
+    )
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+def _failure(problem: dict[str, Any]) -> KdcError:
+    kind = InputError if problem["exit_code"] == InputError.exit_code else KdcError
+    return kind(problem["what"], given=problem["given"], remedy=problem["remedy"])

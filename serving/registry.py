@@ -1,0 +1,215 @@
+"""The artifacts that a worker serves, by name: loading, warming, and replacing them without a pause.
+
+Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one; then new requests go
+to it, and the old one ends when its last request is answered. One that cannot be loaded is logged and refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from artifact import MANIFEST_NAME, TokenizerInfo
+from errors import InputError, KdcError
+from serving.batcher import Batcher, BatchReport
+from serving.engine import Engine, Text
+from serving.settings import ServeSettings
+from serving.tokenizing import RowTokenizer
+
+log = logging.getLogger("kdc.serve")
+
+_INLINE_CHARS = 2000  # so few are tokenised faster than handed to a thread
+Observe = Callable[[str, BatchReport], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says of a request's rows.
+
+    Attributes:
+        logits: float32 (rows, outputs).
+        tokens: (rows,) tokens of each row, after the cut.
+        truncated: (rows,) whether it was cut.
+    """
+
+    logits: np.ndarray
+    tokens: list[int]
+    truncated: list[bool]
+
+
+class TooLong(InputError):
+    """A row has more tokens than the model takes, and was not to be cut."""
+
+
+class Model:
+    """One loaded artifact behind its batcher. Made in the event loop.
+
+    Attributes:
+        name: in routes and metrics.
+        engine: what answers.
+    """
+
+    def __init__(self, name: str, engine: Engine, settings: ServeSettings, observe: Observe | None = None) -> None:
+        self.name = name
+        self.engine = engine
+        self._batcher = Batcher(
+            engine.run,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_queue_tokens=settings.max_queue_tokens,
+            on_batch=None if observe is None else lambda report: observe(name, report),
+        )
+        self._other_side: RowTokenizer | None = None
+        self._active = 0
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for a forward pass."""
+        return self._batcher.queued_tokens
+
+    async def answer(self, rows: Sequence[Text], *, truncate: bool = True, side: str | None = None) -> Answer:
+        """Answer rows, sharing forward passes with other requests.
+
+        Args:
+            rows: at least one.
+            truncate: cut rows that are too long.
+            side: "left" or "right": where to cut; None as the artifact says.
+
+        Raises:
+            TooLong: a row is too long and was not to be cut.
+            InputError: a row is not what the task takes.
+            Overloaded: the queue is full.
+        """
+        self._active += 1
+        try:
+            return await self._answer(rows, truncate, side)
+        finally:
+            self._active -= 1
+
+    async def _answer(self, rows: Sequence[Text], truncate: bool, side: str | None) -> Answer:
+        few = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in rows) < _INLINE_CHARS
+        encode = self._encoder(side)
+        encodings = encode(rows) if few else await asyncio.to_thread(encode, rows)
+        truncated = [bool(encoding.overflowing) for encoding in encodings]
+        if not truncate and any(truncated):
+            most = self.engine.tokenizer_info.max_length
+            raise TooLong(
+                f"a text has more than {most} tokens",
+                given=f"row {truncated.index(True)}",
+                remedy="shorten it, or send truncate: true",
+            )
+        logits = await self._batcher.submit(encodings)
+        return Answer(logits, [len(encoding) for encoding in encodings], truncated)
+
+    async def close(self) -> None:
+        """Answer what is in work, and end."""
+        while self._active:  # a request may be tokenising, and submit its rows later
+            await asyncio.sleep(0.01)
+        await self._batcher.close()
+
+    def _encoder(self, side: str | None) -> Callable[[Sequence[Text]], list]:
+        info: TokenizerInfo = self.engine.tokenizer_info
+        if side is None or side == info.truncation_side:
+            return self.engine.encode
+        if self._other_side is None:
+            self._other_side = self.engine.tokenizer_cutting(side)
+        tokenizer = self._other_side
+        return lambda rows: tokenizer.encode(self.engine.checked(rows))
+
+
+def parse_artifacts(text: str) -> dict[str, Path]:
+    """`PATH` or `NAME=PATH`, separated by commas, as paths by name; a path alone is named for its task's run folder.
+
+    Raises:
+        InputError: none, an empty name, or one name twice.
+    """
+    found: dict[str, Path] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, sign, path = part.rpartition("=")
+        folder = Path(path)
+        name = name if sign else (folder.parent.name if folder.name == "artifact" else folder.name) or "model"
+        if not name or name in found:
+            raise InputError(
+                "two artifacts have the same name, or one has none", given=part, remedy="name them: NAME=PATH"
+            )
+        found[name] = folder
+    if not found:
+        raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
+    return found
+
+
+class Registry:
+    """All models of a worker.
+
+    Args:
+        settings: of the service.
+        observe: told of every batch, with the model's name.
+    """
+
+    def __init__(self, settings: ServeSettings, observe: Observe | None = None) -> None:
+        self._settings = settings
+        self._observe = observe
+        self._paths = parse_artifacts(settings.artifact)
+        self._seen: dict[str, object] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.models: dict[str, Model] = {}
+
+    @property
+    def first(self) -> Model:
+        """The model of routes that name none."""
+        return next(iter(self.models.values()))
+
+    def load(self) -> None:
+        """Load and warm all artifacts.
+
+        Raises:
+            KdcError: one of them cannot be loaded.
+        """
+        for name, path in self._paths.items():
+            self._seen[name] = _signature(path)
+            self.models[name] = Model(name, self._open(path), self._settings, self._observe)
+
+    async def watch(self) -> None:
+        """Replace artifacts whose folder changed, until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.reload_s)
+            for name, path in self._paths.items():
+                signature = _signature(path)
+                if signature is not None and signature != self._seen[name]:
+                    self._seen[name] = signature
+                    await self._replace(name, path)
+
+    async def close(self) -> None:
+        """Answer what is queued everywhere, and end."""
+        await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
+
+    async def _replace(self, name: str, path: Path) -> None:
+        try:
+            engine = await asyncio.to_thread(self._open, path)
+        except KdcError as error:
+            log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
+            return
+        old, self.models[name] = self.models[name], Model(name, engine, self._settings, self._observe)
+        log.info("%s: now serves %s", name, path.resolve())
+        task = asyncio.create_task(old.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _open(self, path: Path) -> Engine:
+        settings = self._settings
+        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=settings.threads)
+        engine.warm_up()
+        return engine
+
+
+def _signature(path: Path) -> object:
+    """What changes when the artifact does: where the link leads, and its manifest's identity. None while it is away."""
+    try:
+        manifest = (path / MANIFEST_NAME).stat()
+        return path.resolve(), manifest.st_ino, manifest.st_mtime_ns, manifest.st_size
+    except OSError:
+        return None

@@ -1,0 +1,146 @@
+"""The BentoML service: `kdc serve`, `bentoml serve serving.service:Classifier`, `bentoml build`, containers.
+
+BentoML brings packaging, workers, lifecycle and clients. Requests reach our app before BentoML's router and body
+handling, which would cost more than a small model's forward pass (docs/serving.md has the figures).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from errors import KdcError
+from serving import drain
+from serving.settings import from_environment
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # a start calls nobody unless the person asks for it
+
+import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from artifact import load_manifest
+from serving.api.app import make_app
+from serving.registry import Registry, parse_artifacts
+
+_SETTINGS = from_environment()
+_APP = make_app(_SETTINGS)
+# What BentoML answers itself. All else is ours.
+_BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
+
+
+class FrontDoor:
+    """Middleware of the BentoML service that sends requests to our app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._bentoml = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and scope["path"] not in _BENTOML
+        await (_APP if ours else self._bentoml)(scope, receive, send)
+
+
+@bentoml.service(
+    name="kdc",
+    workers=_SETTINGS.workers,
+    # Its metrics have the raw path as a label, and its access log costs a third of a request.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    # Ours is the limit that answers; BentoML never cancels the timer of its own, so it must not be long.
+    traffic={"timeout": _SETTINGS.timeout_s + 1},
+    # Without an exporter, tracing would cost and go nowhere.
+    tracing={"excluded_urls": ".*"},
+)
+class Classifier:
+    """Text classification by an artifact of `kdc compress`."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.AsyncExitStack()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def before_workers() -> None:
+        """Called by BentoML once, before any worker starts."""
+        check()
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load and warm the artifacts."""
+        _log_to_stderr()
+        try:
+            await self._stack.enter_async_context(_APP.router.lifespan_context(_APP))
+        except KdcError as error:
+            _report_failure(error)
+            raise
+        _report_started(_APP.state.registry)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Answer what is in work."""
+        await self._stack.aclose()
+
+    async def __is_ready__(self) -> bool:
+        return bool(_APP.state.gate.is_ready())
+
+    @bentoml.api(route="/classify")
+    async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
+        """Labels and scores of each text or pair of texts, best first.
+
+        Over HTTP, `serving.api.classify` answers this route; this is for other services in the same process.
+        """
+        from serving.api.tei import labelled
+
+        registry: Registry = _APP.state.registry
+        chosen = registry.first if model is None else registry.models[model]
+        answer = await chosen.answer([text if isinstance(text, str) else tuple(text) for text in texts])
+        return [labelled(chosen.engine, row) for row in chosen.engine.activated(answer.logits)]
+
+
+service: Any = Classifier  # the decorator makes it a bentoml.Service
+service.add_asgi_middleware(FrontDoor)
+
+
+def check() -> None:
+    """Everything that can be seen to be wrong before a worker starts.
+
+    Raises:
+        KdcError: no artifact, a damaged one, or a setting that cannot be.
+    """
+    _ = _SETTINGS.api_key
+    for path in parse_artifacts(_SETTINGS.artifact).values():
+        load_manifest(path)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("kdc")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _report_started(registry: Registry) -> None:
+    log = logging.getLogger("kdc.serve")
+    for name, model in registry.models.items():
+        engine = model.engine
+        log.info("%s: %s on %s, %d threads, ready", name, engine.variant, engine.provider, engine.threads)
+        for note in engine.notes:
+            log.warning("%s: %s", name, note)
+    if folder := os.environ.get(drain.RUNTIME_DIR):
+        (Path(folder) / drain.STARTED).touch()
+
+
+def _report_failure(error: KdcError) -> None:
+    """Tell `kdc serve`, so that it stops and says why: BentoML would start the worker again, and again."""
+    folder = os.environ.get(drain.RUNTIME_DIR)
+    if folder is None or (Path(folder) / drain.STARTED).exists():
+        logging.getLogger("kdc.serve").error("cannot start: %s", error)
+        return
+    problem = {"what": error.what, "given": str(error.given or "") or None, "remedy": error.remedy}
+    (Path(folder) / drain.FAILED).write_text(json.dumps({**problem, "exit_code": error.exit_code}), encoding="utf-8")
+    signal.pause()  # until `kdc serve` ends this process
