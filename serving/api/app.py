@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from errors import KdcError
-from serving.api import errors, tei, v2
+from serving.api import docs, errors, tei, v2
 from serving.api.classify import classify
 from serving.api.gate import Gate
+from serving.api.pages import home, playground
 from serving.batcher import Overloaded
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.registry import Registry
@@ -56,7 +57,6 @@ def make_app(settings: ServeSettings) -> Starlette:
             KdcError: errors.on_kdc_error,
             404: errors.not_found,
             405: errors.method_not_allowed,
-            Exception: errors.on_unexpected,
         },
     )
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
@@ -75,11 +75,16 @@ def _routes() -> list[Route]:
     ]  # fmt: skip
     table: list[tuple[str, Handler, str]] = [
         ("/", tei.predict, "POST"),
+        ("/", home, "GET"),
+        ("/playground", playground, "GET"),
         ("/predict", tei.predict, "POST"),
         ("/classify", classify, "POST"),
         ("/info", tei.info, "GET"),
         ("/health", tei.health, "GET"),
         ("/metrics", _metrics, "GET"),
+        ("/docs", docs.page, "GET"),
+        ("/docs.json", docs.description, "GET"),
+        ("/docs/{asset}", docs.asset, "GET"),
         ("/v2", v2.server_metadata, "GET"),
         ("/v2/health/live", v2.live, "GET"),
         ("/v2/health/ready", v2.ready, "GET"),

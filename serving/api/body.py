@@ -21,7 +21,7 @@ async def read_bytes(request: Request) -> bytes:
     """
     most = request.app.state.settings.max_body_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
+    if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise _too_large(most)
     parts, size = [], 0
     try:

@@ -61,8 +61,8 @@ async def on_kdc_error(_: Request, error: Exception) -> Response:
     return error_response(424, _flat(error))
 
 
-async def on_unexpected(_: Request, error: Exception) -> Response:
-    """Handler of everything else: 500, the kind of error in the log, nothing of it in the reply."""
+def on_unexpected(error: Exception) -> Response:
+    """Everything else: 500; the kind of error and its place in the log, no message: it may hold a request's text."""
     log.error("unexpected %s in %s", type(error).__name__, _place(error))
     return error_response(500, "the service failed on this request; the log names the place")
 

@@ -11,14 +11,17 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.errors import error_response
+from serving.api.errors import error_response, on_unexpected
 from serving.drain import Drain
 from serving.metrics import Metrics
 from serving.settings import ServeSettings
 
 ALWAYS_OPEN = frozenset(
-    {"/health", "/metrics", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
-)  # fmt: skip
+    {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
+    | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
+)
+
+_NO_ANSWER = 499  # as nginx has it: the client left before there was an answer
 
 
 class Gate:
@@ -65,7 +68,7 @@ class Gate:
 
     async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        status = 499  # as nginx has it: the client left before there was an answer
+        status = _NO_ANSWER
 
         async def told(message: Message) -> None:
             nonlocal status
@@ -75,6 +78,9 @@ class Gate:
 
         try:
             await self._pass(app, scope, receive, told)
+        except Exception as error:  # noqa: BLE001 - the servers around would log its message, which may hold a text
+            if status == _NO_ANSWER:
+                await on_unexpected(error)(scope, receive, told)
         finally:
             route = scope.get("kdc_route", "none")
             self._metrics.requests.labels(route, status).inc()

@@ -101,7 +101,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
     """The JSON header and the binary tail of a body."""
     size = len(body)
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length) > size:
+        if not (header_length.isascii() and header_length.isdigit()) or int(header_length) > size:
             raise ApiError(400, "Inference-Header-Content-Length is not a length within the body")
         size = int(header_length)
     try:

@@ -10,99 +10,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from bag_models import (
+    INFO,
+    PAD_ID,
+    PAIR,
+    SINGLE,
+    TYPED,
+    expected_logits,
+    make_graph,
+    write_artifact,
+)
 
-from artifact import Kind, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant, describe_files, write_manifest
+from artifact import Kind, TaskInfo, TokenizerInfo
 from errors import InputError, KdcError
 from serving import session
 from serving.engine import Engine, activate, pad
 from serving.session import open_session, usable_cores
 
-PAD_ID = 1  # as RoBERTa's: a pad id of 0 would hide a forgotten one
-WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}
-TABLE = np.random.default_rng(0).normal(size=(len(WORDS), 3)).astype(np.float32)
-SINGLE = TaskInfo(name="mood", kind="classification", text="sentence", labels=("bad", "so so", "good"))
-PAIR = TaskInfo(name="nli", kind="classification", text="premise", text_pair="hypothesis", labels=("a", "b", "c"))
-INFO = TokenizerInfo(max_length=8, pad_id=PAD_ID, pad_token="[PAD]", token_type_ids=False)
-TYPED = INFO.model_copy(update={"token_type_ids": True})
-
-
-def make_graph(path: Path, scale: float = 1.0, *, typed: bool = False) -> Path:
-    """logits = sum over unmasked tokens of scale * table[id] * (1 + token type)."""
-    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if typed else [])
-    nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
-        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
-        helper.make_node("Mul", ["rows", "mask3"], ["kept"]),
-    ]
-    if typed:
-        nodes += [
-            helper.make_node("Cast", ["token_type_ids"], ["types"], to=TensorProto.FLOAT),
-            helper.make_node("Add", ["types", "one"], ["weight"]),
-            helper.make_node("Unsqueeze", ["weight", "last"], ["weight3"]),
-            helper.make_node("Mul", ["kept", "weight3"], ["weighted"]),
-        ]
-    nodes.append(helper.make_node("ReduceSum", ["weighted" if typed else "kept", "axis"], ["logits"], keepdims=0))
-    constants = {"table": TABLE * scale, "last": np.array([-1]), "axis": np.array([1]), "one": np.float32(1)}
-    graph = helper.make_graph(
-        nodes,
-        "bag",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return path
-
-
-def make_tokenizer(path: Path) -> Path:
-    """[CLS] words [SEP] words [SEP]; the file carries a padding to 7 and a cut at 4, as foreign ones do."""
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.enable_padding(length=7, pad_id=0)
-    tokenizer.enable_truncation(4)
-    tokenizer.save(str(path))
-    return path
-
-
-def expected_logits(*parts: str, scale: float = 1.0, typed: bool = False) -> NDArray[np.float32]:
-    """The same by hand, for texts that need no cut."""
-    ids, types = [2], [0]
-    for number, part in enumerate(parts):
-        words = [WORDS.get(word, 0) for word in part.split()]
-        ids += [*words, 3]
-        types += [number] * (len(words) + 1)
-    weights = 1 + np.array(types) if typed else np.ones(len(ids))
-    return (TABLE[ids] * scale * weights[:, None]).sum(axis=0).astype(np.float32)
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    make_graph(folder / "model.onnx")
-    make_graph(folder / "model.int8.onnx", scale=1.01)
+    folder = write_artifact(tmp_path_factory.mktemp("artifact"))
     make_graph(folder / "typed.onnx", typed=True)
-    make_tokenizer(folder / "tokenizer.json")
-    lineage = Lineage(teacher="t", student="s", recipe="best", data_fingerprint="d", seed=0, packages={}, cpu="c")
-    manifest = Manifest(
-        kdc_version="0", task=SINGLE, lineage=lineage, tokenizer=INFO, input_names=INFO.input_names, temperature=2.0,
-        files=describe_files(folder, ["model.onnx", "model.int8.onnx", "tokenizer.json"]),
-        variants={
-            "fp32": Variant(file="model.onnx", size_bytes=1),
-            "int8": Variant(file="model.int8.onnx", size_bytes=1),
-        },
-        providers={"CPUExecutionProvider": "int8", "CUDAExecutionProvider": "fp32"}, created="now",
-    )  # fmt: skip
-    write_manifest(folder, manifest)
     return folder
 
 

@@ -1,0 +1,105 @@
+"""The app under a real server in a thread of the test process, and `kdc serve` in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from serving.api.app import make_app
+from serving.settings import ServeSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def running(artifact: Path | str, **settings: Any) -> Iterator[str]:
+    """The app's address while it runs here; settings as in `ServeSettings`."""
+    app = make_app(ServeSettings(artifact=str(artifact), device="cpu", threads=1, **settings))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        assert time.monotonic() < deadline, "the server is not ready after 30 s"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """`kdc serve` in a process.
+
+    Attributes:
+        url: where it listens.
+        log: file with all that it printed.
+        popen: the process.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder / f"serve-{port}.log"
+        with self.log.open("wb") as stream:
+            self.popen = subprocess.Popen(
+                [sys.executable, str(ROOT / "cli.py"), "serve", *arguments, "--port", str(port), "--device", "cpu"],
+                stdout=stream, stderr=subprocess.STDOUT, cwd=folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            )  # fmt: skip
+
+    def wait_ready(self, seconds: float = 60) -> None:
+        """Until it takes requests."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.popen.poll() is None, self.printed()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"not ready after {seconds} s:\n{self.printed()}")
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM; the exit code."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(seconds)
+
+    def printed(self) -> str:
+        """All that it printed so far."""
+        return self.log.read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Process]:
+    """A process that is ready, and is gone afterwards."""
+    process = Process(folder, *arguments, **environment)
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        if process.popen.poll() is None:
+            try:
+                process.stop()
+            except subprocess.TimeoutExpired:
+                process.popen.kill()
+                process.popen.wait()
