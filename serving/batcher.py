@@ -38,6 +38,13 @@ class Overloaded(KdcError):
         self.retry_after = retry_after
 
 
+class Closed(KdcError):
+    """The batcher takes no more rows."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down", remedy="send the request to another instance")
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReport:
     """One forward pass, for metrics.
@@ -136,7 +143,8 @@ class Batcher:
 
         Raises:
             Overloaded: they do not fit into the queue. An empty queue takes any request.
-            KdcError: the forward pass failed, or the batcher was closed.
+            Closed: `close` was called.
+            KdcError: the forward pass failed.
         """
         if not encodings:
             raise ValueError("a request has at least one row")
@@ -145,7 +153,7 @@ class Batcher:
         now = time.perf_counter()
         with self._changed:
             if self._closing:
-                raise KdcError("the service is shutting down", remedy="send the request to another instance")
+                raise Closed
             if self._queued_tokens and self._queued_tokens + tokens > self._max_queue_tokens:
                 seconds = max(1, round(self._queued_tokens / self._tokens_per_second))
                 raise Overloaded(self._queued_tokens, self._max_queue_tokens, seconds)

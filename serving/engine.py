@@ -24,6 +24,7 @@ from serving.tokenizing import RowTokenizer, Text, pad
 __all__ = ["Engine", "Text", "activate", "pad"]
 
 _REMAKE = "make it again with `kdc compress`"
+_RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
 class Engine:
@@ -212,9 +213,15 @@ class Engine:
             float32 logits (rows, outputs).
 
         Raises:
-            KdcError: the model gave NaN or infinity.
+            KdcError: the model failed, or gave NaN or infinity.
         """
-        (logits,) = self._session.run(["logits"], pad(encodings, self.tokenizer_info))
+        feeds = pad(encodings, self.tokenizer_info)
+        try:
+            (logits,) = self._session.run(["logits"], feeds)
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
+            raise KdcError(
+                "the model failed on these texts", given=f"{type(error).__name__} on {self.provider}", remedy=_RETRY
+            ) from error
         if not np.isfinite(logits).all():
             raise KdcError(
                 "the model gave NaN or infinity",

@@ -22,7 +22,7 @@ from typing import Any
 from artifact import MANIFEST_NAME
 from errors import InputError, KdcError
 from serving import drain
-from serving.registry import parse_artifacts
+from serving.registry import parse_artifacts, verify
 from serving.settings import ServeSettings
 
 _LOOK_S = 0.1
@@ -84,13 +84,13 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         KdcError: an artifact is damaged, or a worker could not start.
     """
     address = address_of(host, port)
+    verify(settings)
     with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
         runtime = Path(name)
         os.environ.update(settings.environment() | {drain.RUNTIME_DIR: name})
+        _announce(settings, host, port)
         from serving import service
 
-        service.check()
-        _announce(settings, host, port)
         _run(service.Classifier, address, port, runtime)
         if (runtime / drain.FAILED).exists():
             raise _failure(json.loads((runtime / drain.FAILED).read_text(encoding="utf-8")))

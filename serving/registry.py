@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from artifact import MANIFEST_NAME, TokenizerInfo
+from artifact import MANIFEST_NAME, TokenizerInfo, load_manifest
 from errors import InputError, KdcError
 from serving.batcher import Batcher, BatchReport
 from serving.engine import Engine, Text
@@ -140,6 +140,17 @@ def parse_artifacts(text: str) -> dict[str, Path]:
     if not found:
         raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
     return found
+
+
+def verify(settings: ServeSettings) -> None:
+    """Look at everything that can be seen to be wrong before a worker starts.
+
+    Raises:
+        KdcError: no artifact, a damaged one, or a setting that cannot be.
+    """
+    _ = settings.api_key
+    for path in parse_artifacts(settings.artifact).values():
+        load_manifest(path)
 
 
 class Registry:

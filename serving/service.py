@@ -23,9 +23,8 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # a start calls nobody un
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from artifact import load_manifest
 from serving.api.app import make_app
-from serving.registry import Registry, parse_artifacts
+from serving.registry import Registry, verify
 
 _SETTINGS = from_environment()
 _APP = make_app(_SETTINGS)
@@ -64,8 +63,8 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Called by BentoML once, before any worker starts."""
-        check()
+        """Called by BentoML once, before any worker starts: a wrong artifact is told once, not once a worker."""
+        verify(_SETTINGS)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -102,17 +101,6 @@ class Classifier:
 
 service: Any = Classifier  # the decorator makes it a bentoml.Service
 service.add_asgi_middleware(FrontDoor)
-
-
-def check() -> None:
-    """Everything that can be seen to be wrong before a worker starts.
-
-    Raises:
-        KdcError: no artifact, a damaged one, or a setting that cannot be.
-    """
-    _ = _SETTINGS.api_key
-    for path in parse_artifacts(_SETTINGS.artifact).values():
-        load_manifest(path)
 
 
 def _log_to_stderr() -> None:

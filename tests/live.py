@@ -63,7 +63,7 @@ class Process:
         self.log = folder / f"serve-{port}.log"
         with self.log.open("wb") as stream:
             self.popen = subprocess.Popen(
-                [sys.executable, str(ROOT / "cli.py"), "serve", *arguments, "--port", str(port), "--device", "cpu"],
+                [sys.executable, str(ROOT / "cli.py"), "serve", "--port", str(port), "--device", "cpu", *arguments],
                 stdout=stream, stderr=subprocess.STDOUT, cwd=folder,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             )  # fmt: skip

@@ -16,7 +16,7 @@ from serving.api import docs, errors, tei, v2
 from serving.api.classify import classify
 from serving.api.gate import Gate
 from serving.api.pages import home, playground
-from serving.batcher import Overloaded
+from serving.batcher import Closed, Overloaded
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.registry import Registry
 from serving.settings import ServeSettings
@@ -54,6 +54,7 @@ def make_app(settings: ServeSettings) -> Starlette:
         exception_handlers={
             errors.ApiError: errors.on_api_error,
             Overloaded: errors.on_overloaded,
+            Closed: errors.on_closed,
             KdcError: errors.on_kdc_error,
             404: errors.not_found,
             405: errors.method_not_allowed,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from errors import KdcError
 from serving.api.codec import JsonResponse
-from serving.batcher import Overloaded
+from serving.batcher import Closed, Overloaded
 
 log = logging.getLogger("kdc.serve")
 
@@ -52,6 +52,12 @@ async def on_overloaded(_: Request, error: Exception) -> Response:
     """Handler of `Overloaded`: 429 with Retry-After."""
     assert isinstance(error, Overloaded)
     return error_response(429, _flat(error), {"Retry-After": str(error.retry_after)})
+
+
+async def on_closed(_: Request, error: Exception) -> Response:
+    """Handler of `Closed`: 503."""
+    assert isinstance(error, Closed)
+    return error_response(503, _flat(error), {"Connection": "close"})
 
 
 async def on_kdc_error(_: Request, error: Exception) -> Response:

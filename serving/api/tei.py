@@ -57,8 +57,8 @@ class Question:
 
 async def predict(request: Request) -> Response:
     """`POST /` and `POST /predict`."""
-    model: Model = request.app.state.registry.first
     question = understand(await read_json(request), request.app.state.settings)
+    model: Model = request.app.state.registry.first  # after the wait: a reload closes the one before
     answer = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
     rows = [labelled(model.engine, row) for row in scores(model.engine, answer, question)]
     rows = [row[: question.top_k] for row in rows]
@@ -220,7 +220,7 @@ def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
     by_place = {str(place): name for name, place in places.items()}
     return {
         "model_id": model.name,
-        "model_sha": engine.manifest.lineage.data_fingerprint[:12] if engine.manifest else None,
+        "model_sha": engine.manifest.sha256 if engine.manifest else None,
         "model_dtype": {"fp16": "float16", "int8": "int8"}.get(engine.variant, "float32"),
         "model_type": {"classifier": {"id2label": by_place, "label2id": places}},
         "max_concurrent_requests": settings.max_requests,

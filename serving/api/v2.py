@@ -73,9 +73,10 @@ async def model_metadata(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """`POST /v2/models/{name}/infer`, with or without a version."""
-    model = _model(request)
+    _model(request)  # 404 before the body is read
     header, tail = _split(await read_bytes(request), request.headers.get(_HEADER))
     rows = read_rows(header, tail, request.app.state.settings)
+    model = _model(request)  # after the wait: a reload closes the one before
     answer = await ask(request, model, rows, truncate=request.app.state.settings.auto_truncate, side=None)
     request.app.state.metrics.predicted(model, answer)
     probabilities = model.engine.activated(answer.logits)

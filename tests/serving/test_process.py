@@ -1,0 +1,253 @@
+"""`kdc serve` as a process: what it prints, how it ends, how it refuses to start, and the clients that people have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from bag_models import SINGLE, write_artifact
+from live import ROOT, Process, free_port, served
+
+from serving.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("runs") / "mood" / "artifact")
+
+
+@pytest.fixture(scope="module")
+def service(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with served(tmp_path_factory.mktemp("service"), str(artifact)) as process:
+        yield process
+
+
+def workers(process: Process) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.popen.pid).children() if "worker" in " ".join(child.cmdline())]
+
+
+def test_the_start_tells_what_is_served_and_how(service: Process, artifact: Path) -> None:
+    printed = service.printed()
+    assert f"serving mood: {artifact}" in printed.splitlines()[0]
+    for told in (service.url, "/playground", "limits:", "mood: int8 on CPUExecutionProvider, ", " threads, ready"):
+        assert told in printed
+
+
+def test_the_hubs_client(service: Process, artifact: Path) -> None:
+    from huggingface_hub import InferenceClient
+
+    (wanted,) = Engine.load(artifact, device="cpu").predict(["w1 w2"])
+    client = InferenceClient(service.url)
+    for top_k in (None, 1, 2):
+        got = client.text_classification("w1 w2", top_k=top_k)
+        assert len(got) == (top_k or 3)
+        assert got[0].label == SINGLE.labels[wanted.argmax()]
+        assert got[0].score == pytest.approx(wanted.max(), abs=1e-6)
+
+
+def test_bentomls_client(service: Process, artifact: Path) -> None:
+    import bentoml
+
+    wanted = Engine.load(artifact, device="cpu").predict(["w1", "w2 w3"])
+    with bentoml.SyncHTTPClient(service.url) as client:
+        got = client.classify(texts=["w1", "w2 w3"])
+    assert [answer[0]["score"] for answer in got] == pytest.approx(wanted.max(axis=1).tolist(), abs=1e-6)
+
+
+def test_bentomls_probes(service: Process) -> None:
+    for route in ("/livez", "/readyz", "/healthz"):
+        assert httpx.get(service.url + route).status_code == 200
+
+
+def test_metrics_are_ours_and_of_all_workers(service: Process) -> None:
+    httpx.post(f"{service.url}/predict", json={"inputs": "w1"})
+    text = httpx.get(f"{service.url}/metrics").text
+    assert "kdc_requests_total" in text
+    assert "bentoml" not in text
+
+
+def test_a_worker_imports_no_torch_and_calls_nobody(service: Process) -> None:
+    (worker,) = workers(service)
+    mapped = " ".join(entry.path for entry in worker.memory_maps())
+    assert "onnxruntime" in mapped
+    for heavy in ("/torch/", "/transformers/", "/scipy/", "/pandas/"):
+        assert heavy not in mapped
+    for process in (worker, psutil.Process(service.popen.pid)):
+        outside = [
+            link for link in process.net_connections() if link.raddr and link.raddr.ip not in ("127.0.0.1", "::1")
+        ]
+        assert outside == []
+
+
+def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path) -> None:
+    alone = Engine.load(artifact, device="cpu", threads=1)
+    texts = [f"w{n % 20} w{n % 7}" for n in range(140)]
+    wanted = alone.predict(texts).max(axis=1)
+    statuses: list[int] = []
+    failures: list[str] = []
+
+    async def client_loop(client: httpx.AsyncClient, url: str, offset: int, until: asyncio.Event) -> None:
+        number = offset
+        while not until.is_set():
+            number += 1
+            try:
+                reply = await client.post(f"{url}/predict", json={"inputs": texts[number % len(texts)]})
+            except httpx.ConnectError:
+                return  # refused: the service is gone
+            except httpx.TransportError as error:
+                failures.append(repr(error))
+                return
+            statuses.append(reply.status_code)
+            if reply.status_code == 200:
+                assert reply.json()[0]["score"] == pytest.approx(wanted[number % len(texts)], abs=1e-6)
+            else:
+                assert reply.status_code == 503
+                assert reply.headers["connection"] == "close"
+
+    async def scenario(process: Process) -> None:
+        until = asyncio.Event()
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=16), timeout=20) as client:
+            loops = [asyncio.create_task(client_loop(client, process.url, 9 * n, until)) for n in range(8)]
+            await asyncio.sleep(1)
+            process.popen.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(asyncio.gather(*loops), 30)
+
+    with served(tmp_path, str(artifact), "--drain-delay", "1") as process:
+        asyncio.run(scenario(process))
+        assert process.popen.wait(20) == 0
+        printed = process.printed()
+    assert failures == []
+    assert statuses.count(200) > 50
+    assert statuses.count(503) > 0
+    assert "ERROR" not in printed
+    assert "Traceback" not in printed
+
+
+def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_path: Path) -> None:
+    with served(tmp_path, str(artifact), "--workers", "2", "--drain-delay", "0") as process:
+        deadline = time.monotonic() + 30
+        while process.printed().count(", ready") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        first, second = workers(process)
+        first.kill()
+        for _ in range(20):
+            assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
+        while {worker.pid for worker in workers(process)} <= {first.pid, second.pid}:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert second.is_running()
+        assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
+
+
+def refused(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and output of a start that fails."""
+    process = Process(folder, *arguments, **environment)
+    try:
+        return process.popen.wait(60), process.printed()
+    finally:
+        process.popen.kill()
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "model.int8.onnx", "model.onnx", "tokenizer.json"])
+def test_a_tampered_artifact_does_not_start(artifact: Path, tmp_path: Path, file: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(artifact, copy)
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    code, printed = refused(tmp_path, str(copy))
+    assert code == 1
+    assert "remedy:" in printed
+    assert "Traceback" not in printed
+
+
+def test_nothing_to_serve_says_what_to_do(tmp_path: Path) -> None:
+    code, printed = refused(tmp_path)
+    assert code == 2
+    assert "kdc compress" in printed
+
+
+def test_the_newest_artifact_is_served_where_none_is_named(artifact: Path, tmp_path: Path) -> None:
+    for age, name in ((100, "old"), (0, "new")):
+        shutil.copytree(artifact, tmp_path / "runs" / name / "artifact")
+        then = time.time() - age
+        os.utime(tmp_path / "runs" / name / "artifact" / "manifest.json", (then, then))
+    with served(tmp_path, "--drain-delay", "0") as process:
+        assert process.printed().startswith("serving new: ")
+
+
+def test_all_wrong_settings_are_told(artifact: Path, tmp_path: Path) -> None:
+    code, printed = refused(tmp_path, str(artifact), KDC_WORKERS="0", KDC_TIMEOUT_S="soon")
+    assert code == 2
+    assert "KDC_WORKERS" in printed
+    assert "KDC_TIMEOUT_S" in printed
+
+
+def test_an_empty_key_does_not_open_the_service(artifact: Path, tmp_path: Path) -> None:
+    code, printed = refused(tmp_path, str(artifact), "--api-key-env", "NO_SUCH_KEY")
+    assert code == 2
+    assert "NO_SUCH_KEY" in printed
+
+
+def test_a_port_in_use_is_told(service: Process, artifact: Path) -> None:
+    port = service.url.rsplit(":", 1)[1]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "serve", str(artifact), "--port", port],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--port" in done.stderr
+
+
+def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_path: Path) -> None:
+    from serving.session import open_session
+
+    try:
+        open_session(lambda _: artifact / "model.onnx", device="cuda")
+    except Exception:  # noqa: BLE001 - any reason will do
+        code, printed = refused(tmp_path, str(artifact), "--device", "cuda")
+    else:
+        pytest.skip("there is a CUDA device")
+    assert code == 1
+    assert "CUDA did not take effect" in printed
+
+
+def test_plain_bentoml_serve(artifact: Path, tmp_path: Path) -> None:
+    port = free_port()
+    bentoml = Path(sys.executable).with_name("bentoml")
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [str(bentoml), "serve", "serving.service:Classifier", "--port", str(port), "--host", "127.0.0.1"],
+            cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
+            env={**os.environ, "KDC_ARTIFACT": str(artifact), "KDC_DEVICE": "cpu", "KDC_DRAIN_DELAY_S": "0",
+                 "BENTOML_HOME": str(tmp_path / "home")},
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        reply: Any = None
+        while reply is None:
+            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
+            try:
+                reply = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": "w1"}, timeout=5)
+            except httpx.TransportError:
+                time.sleep(0.1)
+        wanted = np.sort(Engine.load(artifact, device="cpu").predict(["w1"])[0])[::-1]
+        assert [entry["score"] for entry in json.loads(reply.text)] == pytest.approx(wanted.tolist(), abs=1e-6)
+    finally:
+        process.terminate()
+        process.wait(30)
