@@ -25,9 +25,10 @@ MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1024 * 1024
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
 Kind = Literal["classification", "multilabel", "regression"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 Scalar = float | int | str | None
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -16,9 +16,20 @@ import numpy as np
 import onnxruntime
 from tokenizers import Encoding
 
-from artifact import CPU_PROVIDER, Device, Kind, Manifest, TaskInfo, TokenizerInfo, Variant, load_manifest
+from artifact import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    Device,
+    Kind,
+    Manifest,
+    TaskInfo,
+    TokenizerInfo,
+    Variant,
+    load_manifest,
+)
 from errors import InputError, KdcError
-from serving.session import OpenSession, open_session
+from serving.session import OpenSession, open_session, run_bound
 from serving.tokenizing import RowTokenizer, Text, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
@@ -96,6 +107,8 @@ class Engine:
             raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(variants)}")
 
         def variant_for(provider: str) -> str:
+            if provider == TENSORRT_PROVIDER:  # an engine of its own on the same device
+                provider = CUDA_PROVIDER
             return variant or manifest.providers.get(provider, manifest.providers[CPU_PROVIDER])
 
         opened = open_session(
@@ -217,7 +230,10 @@ class Engine:
         """
         feeds = pad(encodings, self.tokenizer_info)
         try:
-            (logits,) = self._session.run(["logits"], feeds)
+            if self.provider == CPU_PROVIDER:
+                (logits,) = self._session.run(["logits"], feeds)
+            else:
+                logits = run_bound(self._session, feeds)
         except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
             raise KdcError(
                 "the model failed on these texts", given=f"{type(error).__name__} on {self.provider}", remedy=_RETRY

@@ -18,6 +18,7 @@ from artifact import MANIFEST_NAME, TokenizerInfo, load_manifest
 from errors import InputError, KdcError
 from serving.batcher import Batcher, BatchReport
 from serving.engine import Engine, Text
+from serving.session import usable_cores
 from serving.settings import ServeSettings
 from serving.tokenizing import RowTokenizer
 
@@ -212,7 +213,8 @@ class Registry:
 
     def _open(self, path: Path) -> Engine:
         settings = self._settings
-        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=settings.threads)
+        threads = settings.threads or max(1, usable_cores() // settings.workers)
+        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads)
         engine.warm_up()
         return engine
 

@@ -16,10 +16,18 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import onnxruntime
 
-from artifact import CPU_PROVIDER, CUDA_PROVIDER, Device
+from artifact import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, Device
 from errors import InputError, KdcError
 
 _REMAKE = "make it again with `kdc compress`, or see `kdc doctor`"
+_CUDA_REMEDY = (
+    "see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; or use `--device cpu`"
+)
+# device: its execution provider, how people call it, what to do when it does not take effect
+_GPU: dict[str, tuple[str, str, str]] = {
+    "cuda": (CUDA_PROVIDER, "CUDA", _CUDA_REMEDY),
+    "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,34 +51,42 @@ def open_session(file_for: Callable[[str], Path], *, device: Device, threads: in
     """Open the ONNX file that `file_for` names for a provider: CUDA where asked for or possible, else the CPU.
 
     Args:
-        file_for: execution provider -> ONNX file (fp16 is for CUDA, int8 for the CPU).
-        device: "auto" falls back to the CPU with a note; "cuda" does not fall back.
+        file_for: execution provider -> ONNX file (fp16 is for CUDA and TensorRT, int8 for the CPU).
+        device: "auto" falls back to the CPU with a note; "cuda" and "tensorrt" do not fall back.
         threads: for one forward pass; None takes all usable cores.
 
     Raises:
         InputError: no such device.
-        KdcError: CUDA was asked for by name and did not take effect, or the file cannot be loaded.
+        KdcError: what was asked for by name did not take effect, or the file cannot be loaded.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError("no such device", given=device, remedy="choose auto, cpu or cuda")
+    if device not in ("auto", "cpu", *_GPU):
+        raise InputError("no such device", given=device, remedy="choose auto, cpu, cuda or tensorrt")
     threads = threads or usable_cores()
     notes: tuple[str, ...] = ()
     if device != "cpu":
-        problem = _cuda_obstacle()
-        if not problem:
-            session = _create(file_for(CUDA_PROVIDER), CUDA_PROVIDER, threads)
-            problem = _why_not_on(session, CUDA_PROVIDER)
-            if not problem:
-                return OpenSession(session, CUDA_PROVIDER, threads, notes)
-        if device == "cuda":
-            raise KdcError(
-                "CUDA did not take effect",
-                given=problem,
-                remedy="see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; "
-                "or use `--device cpu`",
-            )
+        provider, name, remedy = _GPU["cuda" if device == "auto" else device]
+        session, problem = _open_on_gpu(file_for(provider), provider, threads)
+        if session is not None and not problem:
+            return OpenSession(session, provider, threads, notes)
+        if device != "auto":
+            raise KdcError(f"{name} did not take effect", given=problem, remedy=remedy)
         notes = (f"running on the CPU: {problem}",)
-    return OpenSession(_create(file_for(CPU_PROVIDER), CPU_PROVIDER, threads), CPU_PROVIDER, threads, notes)
+    return OpenSession(_create(file_for(CPU_PROVIDER), [CPU_PROVIDER], threads), CPU_PROVIDER, threads, notes)
+
+
+def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """One run by IO binding: each input is copied to the device once, and only the logits come back.
+
+    Args:
+        session: of any provider.
+        feeds: input name -> array.
+    """
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    binding.bind_output("logits", "cpu")
+    session.run_with_iobinding(binding)
+    return np.asarray(binding.get_outputs()[0].numpy())
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -120,10 +136,19 @@ def _read_quota(folder: Path, *, version: int) -> float:
     return int(quota) / int(period)
 
 
-def _cuda_obstacle() -> str:
-    """Why CUDA cannot be tried, "" if it can. Makes the libraries that pip installed findable."""
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return "this onnxruntime has no CUDA provider (the package that has it is onnxruntime-gpu)"
+def _open_on_gpu(path: Path, provider: str, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
+    """A session on the provider, and why it did not take effect, "" if it did."""
+    problem = _obstacle(provider)
+    if problem:
+        return None, problem
+    session = _create(path, [provider, *([CUDA_PROVIDER] if provider != CUDA_PROVIDER else [])], threads)
+    return session, _why_not_on(session, provider)
+
+
+def _obstacle(provider: str) -> str:
+    """Why the provider cannot be tried, "" if it can. Makes the libraries that pip installed findable."""
+    if provider not in onnxruntime.get_available_providers():
+        return f"this onnxruntime has no {provider} (the package that has it is onnxruntime-gpu)"
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -132,14 +157,15 @@ def _cuda_obstacle() -> str:
     return ""
 
 
-def _create(path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+def _create(path: Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise KdcError("the ONNX file is missing", given=path, remedy=_REMAKE)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
+    if CPU_PROVIDER not in providers:
+        providers = [*providers, CPU_PROVIDER]
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no narrower public base

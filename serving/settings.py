@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from artifact import Device
 from errors import InputError
 
 PREFIX = "KDC_"
@@ -23,7 +23,7 @@ class ServeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     artifact: str = Field("", description="artifacts to serve: PATH or NAME=PATH, separated by commas")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is CUDA where it starts, else the CPU")
+    device: Device = Field("auto", description="auto is CUDA where it starts, else the CPU; cuda; tensorrt; cpu")
     variant: str | None = Field(None, description="fp32, int8 or fp16; default: what the manifest names")
     threads: int | None = Field(None, ge=1, le=1024, description="of one forward pass; default: the cores / workers")
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")

@@ -27,7 +27,7 @@ from artifact import Kind, TaskInfo, TokenizerInfo
 from errors import InputError, KdcError
 from serving import session
 from serving.engine import Engine, activate, pad
-from serving.session import open_session, usable_cores
+from serving.session import open_session, run_bound, usable_cores
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_auto_falls_back_to_the_cpus_variant_with_a_note(files: Path) -> None:
 
 def test_auto_without_a_cuda_provider_says_so(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert "no CUDA provider" in Engine.load(files, device="auto", threads=1).notes[0]
+    assert "no CUDAExecutionProvider" in Engine.load(files, device="auto", threads=1).notes[0]
     with pytest.raises(KdcError, match="CUDA did not take effect"):
         Engine.load(files, device="cuda")
 
@@ -234,6 +234,20 @@ def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monke
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     open_session(lambda _: files / "model.onnx", device="auto", threads=1)
     assert order == ["preload", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_tensorrt_by_name_does_not_fall_back(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(KdcError, match="TensorRT did not take effect") as caught:
+        Engine.load(files, device="tensorrt")
+    assert "pip install tensorrt" in caught.value.remedy
+
+
+def test_io_binding_gives_the_same_logits(files: Path) -> None:
+    engine = bare(files)
+    feeds = pad(engine.encode(TEXTS), INFO)
+    opened = onnxruntime.InferenceSession(str(files / "model.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(run_bound(opened, feeds), engine.run(engine.encode(TEXTS)))
 
 
 @pytest.mark.gpu
