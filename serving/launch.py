@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from serving import drain
 from serving.registry import parse_artifacts, verify
 from serving.settings import ServeSettings
 
-_LOOK_S = 0.1
+_LOOK_S = 0.2
 
 
 def newest_artifact(runs: Path = Path("runs")) -> Path:
@@ -107,9 +107,18 @@ def _run(service: Any, address: str, port: int, runtime: Path) -> None:
         server = service.serve_http(host=address, port=port, threaded=True)
         with _signals(stop):  # the supervisor took them
             while not stop.wait(_LOOK_S) and not (runtime / drain.FAILED).exists():
-                pass
+                if (runtime / drain.STARTED).exists():
+                    server.arbiter.loop.add_callback(_bring_back, server.arbiter)
         (runtime / drain.STOPPING).touch()
         server.stop()
+
+
+def _bring_back(arbiter: Any) -> None:
+    """In the supervisor's thread: start workers in place of dead ones. By itself it looks every ten seconds."""
+    from circus.exc import ConflictError
+
+    with suppress(ConflictError):  # it is busy with its workers already
+        arbiter.manage_watchers()
 
 
 @contextmanager

@@ -121,7 +121,8 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path) -> Non
         until = asyncio.Event()
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=16), timeout=20) as client:
             loops = [asyncio.create_task(client_loop(client, process.url, 9 * n, until)) for n in range(8)]
-            await asyncio.sleep(1)
+            while statuses.count(200) < 30:
+                await asyncio.sleep(0.01)
             process.popen.send_signal(signal.SIGTERM)
             await asyncio.wait_for(asyncio.gather(*loops), 30)
 
@@ -130,7 +131,6 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path) -> Non
         assert process.popen.wait(20) == 0
         printed = process.printed()
     assert failures == []
-    assert statuses.count(200) > 50
     assert statuses.count(503) > 0
     assert "ERROR" not in printed
     assert "Traceback" not in printed
@@ -144,11 +144,13 @@ def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_
             time.sleep(0.1)
         first, second = workers(process)
         first.kill()
+        killed = time.monotonic()
         for _ in range(20):
             assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
         while {worker.pid for worker in workers(process)} <= {first.pid, second.pid}:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        assert time.monotonic() - killed < 8  # BentoML's supervisor alone looks every ten seconds
         assert second.is_running()
         assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
 
