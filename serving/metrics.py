@@ -7,6 +7,7 @@ few values whatever clients send: route names, statuses, model names, the model'
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -53,6 +54,8 @@ class Metrics:
         self.truncated = Counter("kdc_truncated_texts", "Texts that were cut.", ["model"], registry=own)
         self.predictions = Counter("kdc_predictions", "Rows by predicted label.", ["model", "label"], registry=own)
         self._shared = shared
+        if shared:
+            _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 
     def observe_batch(self, model: str, report: BatchReport) -> None:
         """One forward pass; called in the batcher's thread."""
@@ -80,3 +83,15 @@ class Metrics:
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
         return generate_latest(together)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Drop the gauges of workers that were killed: they would count for ever."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid, str(folder))
+        except PermissionError:  # alive, and another user's by now
+            continue
