@@ -49,3 +49,8 @@ def test_no_index_and_no_local_version_is_named() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert "://" not in text
     assert "+cpu" not in text
+
+
+def test_the_pages_are_packaged() -> None:
+    (pattern,) = PROJECT["tool"]["setuptools"]["package-data"]["serving"]
+    assert (ROOT / "serving" / "pages" / "playground.html") in set((ROOT / "serving").glob(pattern))

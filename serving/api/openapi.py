@@ -62,7 +62,7 @@ def _tei() -> Json:
         (404, *_INFERENCE),
         body={"application/json": {"schema": _ref("ClassifyRequest")}},
     )
-    home = _operation("Home", "Leads to the playground.", {"307": {"description": "To /playground"}}, _GUARDED)
+    home = _operation("Home", "Leads to the playground.", {"307": {"description": "To /playground"}}, _ALWAYS)
     return {
         "/": {"get": home | {"tags": ["pages"]}, "post": predict | {"operationId": "predict_root"}},
         "/predict": {"post": predict},

@@ -25,4 +25,4 @@ async def playground(_: Request) -> Response:
 
 async def home(_: Request) -> Response:
     """`GET /`: the way to the page."""
-    return RedirectResponse("/playground", status_code=307)
+    return RedirectResponse("playground", status_code=307)  # relative: there may be a prefix
