@@ -410,5 +410,5 @@ def test_the_browser_is_told_to_load_nothing_else(url: str) -> None:
 
 def test_the_root_leads_to_the_page_and_still_predicts(url: str) -> None:
     home = httpx.get(url)
-    assert (home.status_code, home.headers["location"]) == (307, "/playground")
+    assert (home.status_code, home.headers["location"]) == (307, "playground")
     assert httpx.post(url, json={"inputs": ["w1", "w5"]}).status_code == 200
