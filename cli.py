@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -146,6 +147,8 @@ def serve(
     timeout: Annotated[float | None, _option(_LIMITS, text="Seconds of a request (default 10).")] = None,
 ) -> None:
     """Serve artifacts over HTTP. Every option is a KDC_* variable too, and all are in docs/serving.md."""
+    # A container's first process misses signals that it has no handler for, and the imports take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from serving import launch, settings
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):

@@ -9,10 +9,13 @@ Command: `python doctor/probes.py providers | provider NAME | torch | hub URL SE
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
 from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use unless it is told not to
 
 # y = x @ x, for x of shape (2, 2); opset 13. A matrix product, since it is what loads the libraries of a provider.
 TINY_MODEL = (

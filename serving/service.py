@@ -6,6 +6,7 @@ handling, which would cost more than a small model's forward pass (docs/serving.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -76,10 +77,12 @@ class Classifier:
             _report_failure(error)
             raise
         _report_started(_APP.state.registry)
+        self._orphaned = asyncio.create_task(_end_with_the_supervisor())
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Answer what is in work."""
+        self._orphaned.cancel()
         await self._stack.aclose()
 
     async def __is_ready__(self) -> bool:
@@ -101,6 +104,15 @@ class Classifier:
 
 service: Any = Classifier  # the decorator makes it a bentoml.Service
 service.add_asgi_middleware(FrontDoor)
+
+
+async def _end_with_the_supervisor() -> None:
+    """A killed supervisor would leave its workers behind, with the port in their hands."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(1)
+    logging.getLogger("kdc.serve").error("the supervisor is gone: stopping")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _log_to_stderr() -> None:

@@ -155,6 +155,27 @@ def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_
         assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
 
 
+def test_workers_end_when_their_supervisor_is_killed(artifact: Path, tmp_path: Path) -> None:
+    with served(tmp_path, str(artifact), "--drain-delay", "0") as process:
+        (worker,) = workers(process)
+        process.popen.kill()
+        worker.wait(20)
+
+
+def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Path) -> None:
+    process = Process(tmp_path, str(artifact))
+    time.sleep(0.8)  # Python is up, BentoML is not
+    assert process.stop() in (0, -signal.SIGTERM)
+
+
+def test_onnx_runtime_reports_nothing(artifact: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with served(tmp_path, str(artifact), "--drain-delay", "0", HOME=str(home)) as process:
+        httpx.post(f"{process.url}/predict", json={"inputs": "w1"})
+    assert [path for path in home.rglob("*") if "onnxruntime" in path.name] == []
+
+
 def refused(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Exit code and output of a start that fails."""
     process = Process(folder, *arguments, **environment)
