@@ -26,8 +26,8 @@ demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
 	$(VENV)/bin/kdc compress --task pydocs --family minilm --out runs/pydocs
 	@echo
 	@echo 'artifact: runs/pydocs/artifact'
-	$(VENV)/bin/kdc try runs/pydocs/artifact 'What does `textwrap.dedent` do?' \
-		'Remove any common leading whitespace from every line in the text.'
+	$(VENV)/bin/kdc try runs/pydocs/artifact 'What does `shutil.copytree` do?' \
+		'Recursively copy a directory tree and return the destination directory.'
 
 test: $(VENV)/.installed-test
 	$(OFFLINE) $(VENV)/bin/python -m pytest $(PARALLEL)

@@ -210,5 +210,8 @@ def _point(link: Path, target: Path) -> None:
 def _example(task: TaskInfo) -> str:
     texts = [task.text] + ([task.text_pair] if task.text_pair else [])
     if task.name == "pydocs":
-        texts = ["What does `textwrap.dedent` do?", "Remove any common leading whitespace from every line."]
+        texts = [
+            "What does `shutil.copytree` do?",
+            "Recursively copy a directory tree and return the destination directory.",
+        ]
     return shlex.join(texts)

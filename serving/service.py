@@ -27,6 +27,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.api.app import make_app
 from serving.registry import Registry, verify
 
+if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which tells the same in fewer words
+    logging.getLogger("bentoml").setLevel(logging.WARNING)
+
 _SETTINGS = from_environment()
 _APP = make_app(_SETTINGS)
 # What BentoML answers itself. All else is ours.
