@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import threading
 import time
 from collections import deque
@@ -175,7 +176,8 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        while self._thread.is_alive():  # not joined: a forward pass that hangs must not hold up who cancels this
+            await asyncio.sleep(0.005)
 
     def _work(self) -> None:
         while True:
@@ -222,7 +224,8 @@ class Batcher:
         ended = time.perf_counter()
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
         self._tokens_per_second += 0.1 * (tokens / (ended - began) - self._tokens_per_second)
-        self._loop.call_soon_threadsafe(_deliver, batch, results)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
+            self._loop.call_soon_threadsafe(_deliver, batch, results)
         if self._on_batch is not None:
             waited = began - min(row.arrived for row in batch)
             self._on_batch(BatchReport(len(batch), tokens, waited, ended - began))

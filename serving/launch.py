@@ -26,6 +26,7 @@ from serving.registry import parse_artifacts, verify
 from serving.settings import ServeSettings
 
 _LOOK_S = 0.2
+_KILLED_S = 5.0
 
 
 def newest_artifact(runs: Path = Path("runs")) -> Path:
@@ -91,12 +92,14 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         _announce(settings, host, port)
         from serving import service
 
-        _run(service.Classifier, address, port, runtime)
+        # The drain, the requests that were admitted, and what a worker needs to close.
+        bound_s = settings.drain_delay_s + 2 * settings.timeout_s + 2
+        _run(service.Classifier, address, port, runtime, bound_s)
         if (runtime / drain.FAILED).exists():
             raise _failure(json.loads((runtime / drain.FAILED).read_text(encoding="utf-8")))
 
 
-def _run(service: Any, address: str, port: int, runtime: Path) -> None:
+def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -> None:
     from bentoml._internal.configuration.containers import BentoMLContainer
 
     # Its own folder for each instance: BentoML wipes it at the start.
@@ -110,7 +113,20 @@ def _run(service: Any, address: str, port: int, runtime: Path) -> None:
                 if (runtime / drain.STARTED).exists():
                     server.arbiter.loop.add_callback(_bring_back, server.arbiter)
         (runtime / drain.STOPPING).touch()
-        server.stop()
+        _stop(server, bound_s)
+
+
+def _stop(server: Any, bound_s: float) -> None:
+    """Stop the workers, by force where they take too long: a forward pass may hang."""
+    import psutil
+
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(bound_s)
+    if stopping.is_alive():
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        stopping.join(_KILLED_S)
 
 
 def _bring_back(arbiter: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,10 +31,15 @@ class RowTokenizer:
 
     def __init__(self, path: Path, info: TokenizerInfo) -> None:
         self.path = path
-        self._cutting, self._whole = (_open(path) for _ in range(2))
+        self._cutting = _open(path)
         self._cutting.enable_truncation(info.max_length, strategy="longest_first", direction=info.truncation_side)
         self._most = info.max_length
         self._from_left = info.truncation_side == "left"
+
+    @functools.cached_property
+    def _whole(self) -> Tokenizer:
+        """The same without a cut. Only long texts need it, and it takes 15 MB and 50 ms."""
+        return _open(self.path)
 
     def encode(self, rows: Sequence[Text]) -> list[Encoding]:
         """One encoding a row, special tokens included."""

@@ -39,7 +39,8 @@ def running(artifact: Path | str, **settings: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(15)
+        assert not thread.is_alive(), "the server did not stop within 15 s"
 
 
 def free_port() -> int:

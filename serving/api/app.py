@@ -46,7 +46,9 @@ def make_app(settings: ServeSettings) -> Starlette:
             gate.close()
             if watcher is not None:
                 watcher.cancel()
-            await registry.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.timeout_s):
+                    await registry.close()
 
     app = Starlette(
         routes=_routes(),

