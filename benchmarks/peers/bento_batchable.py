@@ -1,0 +1,31 @@
+"""The engine of `kdc serve` in a plain BentoML service with its adaptive batcher: `POST /classify {"texts": [[...]]}`.
+
+Reads the artifact's path from `PEER_ARTIFACT`. Access log off, as in `kdc serve`; all else is BentoML's default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import bentoml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from serving.engine import Engine, Text
+
+
+@bentoml.service(logging={"access": {"enabled": False}})
+class Batchable:
+    """Classifies rows of one text or two."""
+
+    def __init__(self) -> None:
+        self.engine = Engine.load(os.environ["PEER_ARTIFACT"], device="cpu")
+        self.engine.warm_up()
+
+    @bentoml.api(batchable=True)
+    def classify(self, texts: list[list[str]]) -> list[list[float]]:
+        """Probabilities of each row, in the order of the artifact's labels."""
+        rows: list[Text] = [(row[0], row[1]) if len(row) == 2 else row[0] for row in texts]
+        return self.engine.predict(rows).tolist()

@@ -1,0 +1,42 @@
+"""What most people write first: FastAPI around a text-classification pipeline. `POST /predict {"inputs": [...]}`.
+
+Reads the model's folder from `PEER_MODEL`; takes the port as its argument. Runs in an environment of its own
+(requirements.txt).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+from transformers import pipeline
+
+
+class Question(BaseModel):
+    """Texts, or pairs as {"text": ..., "text_pair": ...}."""
+
+    inputs: list[str] | list[dict[str, str]]
+
+
+app = FastAPI()
+classify = pipeline("text-classification", model=os.environ["PEER_MODEL"], device="cpu", top_k=None)
+
+
+@app.get("/health")
+def health() -> dict[str, str]:
+    """Ready as soon as it answers."""
+    return {"status": "ok"}
+
+
+@app.post("/predict")
+def predict(question: Question) -> Any:
+    """Labels and scores of each row."""
+    return classify(question.inputs, batch_size=32, truncation=True)
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]), access_log=False, log_level="warning")

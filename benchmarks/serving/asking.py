@@ -1,0 +1,160 @@
+"""Asks `kdc serve` at a given load and judges every reply by what the engine says of its own rows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+
+import numpy as np
+
+from benchmarks.serving.client import Client, Reply
+from benchmarks.serving.process import Running
+from benchmarks.serving.servers import Dialect
+from serving.engine import Engine, Text
+
+_SIZES = (1, 8, 32)  # rows of a request
+_TOLERANCE = 2e-3  # of a probability: int8 may differ by 1e-3 with what a row is batched with
+_CONNECTIONS = 16  # of a closed loop
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request and what must come back.
+
+    Attributes:
+        body: as sent.
+        expected: (rows, outputs) from the engine.
+    """
+
+    body: bytes
+    expected: np.ndarray
+
+
+@dataclass
+class Phase:
+    """What happened at one load.
+
+    Attributes:
+        offered: rows a second that were sent.
+        answered: rows a second that were answered.
+        accepted: seconds of each answered request.
+        refused: seconds of each request that got 429.
+        without_retry_after: 429 that do not say when to come again.
+        wrong: replies that are not of their own rows.
+        failed: other statuses, and connections that broke.
+        resident: MB of the worker, each second.
+    """
+
+    offered: float = 0.0
+    answered: float = 0.0
+    accepted: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    without_retry_after: int = 0
+    wrong: int = 0
+    failed: int = 0
+    resident: list[float] = field(default_factory=list)
+
+
+def make_questions(engine: Engine, dialect: Dialect, rows: Sequence[Text], count: int) -> list[Question]:
+    """Requests of 1, 8 and 32 rows, each drawn anew."""
+    dice, probabilities = random.Random(0), engine.predict(rows)
+    questions = []
+    for number in range(count):
+        places = [dice.randrange(len(rows)) for _ in range(_SIZES[number % len(_SIZES)])]
+        body = json.dumps(dialect.body([rows[place] for place in places])).encode()
+        questions.append(Question(body, probabilities[places]))
+    return questions
+
+
+class Asker:
+    """Puts loads on a server.
+
+    Args:
+        up: the server; it speaks `/predict`.
+        labels: in the order of the expected columns.
+        questions: asked in turn.
+    """
+
+    def __init__(self, up: Running, labels: Sequence[str], questions: Sequence[Question]) -> None:
+        self._up = up
+        self._labels = labels
+        self._questions: Iterator[Question] = cycle(questions)
+        self._mean_rows = sum(len(question.expected) for question in questions) / len(questions)
+
+    async def closed(self, seconds: float) -> Phase:
+        """As much as it holds: a few connections that ask again as soon as they were answered."""
+
+        async def again() -> None:
+            while time.perf_counter() < began + seconds:
+                await self._ask(client, phase)
+
+        phase, client, began = Phase(), self._client(), time.perf_counter()
+        watcher = asyncio.create_task(self._watch(phase))
+        await asyncio.gather(*(again() for _ in range(_CONNECTIONS)))
+        _finish(phase, client, watcher, sent_in=time.perf_counter() - began, began=began)
+        return phase
+
+    async def open(self, seconds: float, rows_per_second: float) -> Phase:
+        """Requests at a fixed rate, whatever becomes of them."""
+        phase, client, began = Phase(), self._client(), time.perf_counter()
+        watcher = asyncio.create_task(self._watch(phase))
+        asked: set[asyncio.Task[None]] = set()
+        count = 0
+        while (passed := time.perf_counter() - began) < seconds:
+            while count < passed * rows_per_second / self._mean_rows:
+                task = asyncio.create_task(self._ask(client, phase))
+                asked.add(task)
+                task.add_done_callback(asked.discard)
+                count += 1
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*asked)
+        _finish(phase, client, watcher, sent_in=seconds, began=began)
+        return phase
+
+    async def _ask(self, client: Client, phase: Phase) -> None:
+        question = next(self._questions)
+        phase.offered += len(question.expected)
+        try:
+            reply = await client.post(question.body)
+        except (OSError, EOFError, ValueError):
+            phase.failed += 1
+            return
+        if reply.status == 200:
+            phase.answered += len(question.expected)
+            phase.accepted.append(reply.seconds)
+            phase.wrong += not self._is_right(reply, question.expected)
+        elif reply.status == 429:
+            phase.refused.append(reply.seconds)
+            phase.without_retry_after += "retry-after" not in reply.headers
+        else:
+            phase.failed += 1
+
+    def _is_right(self, reply: Reply, expected: np.ndarray) -> bool:
+        rows = json.loads(reply.body)
+        rows = [rows] if isinstance(rows[0], dict) else rows
+        scores = [{entry["label"]: entry["score"] for entry in row} for row in rows]
+        found = np.array([[row[label] for label in self._labels] for row in scores])
+        return found.shape == expected.shape and bool(np.abs(found - expected).max() <= _TOLERANCE)
+
+    async def _watch(self, phase: Phase) -> None:
+        while True:
+            phase.resident.append(self._up.resident_mb())
+            await asyncio.sleep(1)
+
+    def _client(self) -> Client:
+        dialect = self._up.server.dialect
+        assert dialect is not None
+        return Client(self._up.port, dialect.path)
+
+
+def _finish(phase: Phase, client: Client, watcher: asyncio.Task[None], *, sent_in: float, began: float) -> None:
+    """Sums to rates; what was sent last is answered after the sending ended."""
+    watcher.cancel()
+    client.close()
+    phase.offered /= sent_in
+    phase.answered /= time.perf_counter() - began

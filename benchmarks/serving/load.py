@@ -1,0 +1,107 @@
+"""Loads, and wrk as their generator: it costs a tenth of what a client in Python does, and shares the cores."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.serving.servers import Dialect
+from benchmarks.serving.texts import SETS
+from errors import InputError, KdcError
+from serving.tokenizing import Text
+
+_SCRIPT = Path(__file__).with_name("load.lua")
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many connections, each asking again as soon as it was answered.
+
+    Attributes:
+        texts: name of the set.
+        connections: open at the same time.
+        rows: of a request.
+    """
+
+    texts: str
+    connections: int
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """As in `--loads`."""
+        return f"{self.texts}-{self.connections}" + (f"x{self.rows}" if self.rows > 1 else "")
+
+
+LOADS = {
+    load.name: load
+    for connections, rows in ((1, 1), (8, 1), (32, 1), (128, 1), (8, 32))
+    for load in (Load(texts, connections, rows) for texts in SETS)
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one run of a load measured. Requests and rows are those that were answered."""
+
+    requests_per_second: float
+    rows_per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    errors: int
+
+    def as_dict(self) -> dict[str, float]:
+        """By name."""
+        return asdict(self)
+
+
+def check_wrk() -> None:
+    """See that wrk is there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if shutil.which("wrk") is None:
+        raise InputError("the load generator is not installed", given="wrk", remedy="apt install wrk, or brew")
+
+
+def write_bodies(file: Path, dialect: Dialect, rows: Sequence[Text], rows_a_request: int) -> None:
+    """One request's body a line: every row has its turn, in order."""
+    count = len(rows) if rows_a_request == 1 else 128
+    with file.open("w", encoding="utf-8") as out:
+        for number in range(count):
+            start = number * rows_a_request
+            chosen = [rows[place % len(rows)] for place in range(start, start + rows_a_request)]
+            out.write(json.dumps(dialect.body(chosen)) + "\n")
+
+
+def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, seconds: float) -> Figures:
+    """Run wrk, with one thread.
+
+    Args:
+        port: of the server.
+        path: to post to.
+        bodies: file of `write_bodies`.
+        connections: open at the same time.
+        rows: of a request.
+        seconds: a whole number at least.
+
+    Raises:
+        KdcError: wrk failed.
+    """
+    command = [
+        "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", f"{_TIMEOUT_S}s",
+        "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--", path, str(bodies),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise KdcError("wrk failed", given=done.stderr.strip() or done.stdout.strip())
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
+    speed = (seen["requests"] - seen["refused"]) / seen["seconds"]
+    return Figures(speed, speed * rows, seen["p50"], seen["p95"], seen["p99"], seen["refused"] + seen["broken"])

@@ -1,0 +1,136 @@
+"""Starts a server, waits until it is ready, finds the process that answers, and stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.serving.servers import Server
+from errors import KdcError
+
+_START_S, _STOP_S = 120.0, 15.0
+_LOOK_S = 0.01
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready.
+
+    Attributes:
+        server: how it was started.
+        port: where it listens.
+        seconds_to_ready: from the start of its process to its first 200.
+        worker: the process that answers.
+    """
+
+    server: Server
+    port: int
+    seconds_to_ready: float
+    worker: psutil.Process
+
+    def resident_mb(self) -> float:
+        """Resident memory of the process that answers."""
+        return float(self.worker.memory_info().rss) / 1e6
+
+    def ask(self, path: str, body: Any) -> Any:
+        """The decoded reply to one request.
+
+        Raises:
+            KdcError: it is not 200.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            reply = connection.getresponse()
+            content = reply.read()
+        if reply.status != 200:
+            raise KdcError(f"{self.server.name} answers {reply.status}", given=content[:300].decode(errors="replace"))
+        return json.loads(content)
+
+
+@contextlib.contextmanager
+def running(server: Server, log: Path) -> Iterator[Running]:
+    """A server, from its start until it has gone.
+
+    Args:
+        server: to start.
+        log: file for what it prints.
+
+    Raises:
+        KdcError: it ends, or is not ready in time.
+    """
+    port = _free_port()
+    with log.open("ab") as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(server.command(port), stdout=output, stderr=output, env=server.variables())
+        tree = psutil.Process(process.pid)
+        children: list[psutil.Process] = []
+        try:
+            connection = _when_ready(server, port, process, log)
+            seconds = time.perf_counter() - began
+            children = tree.children(recursive=True)
+            with contextlib.closing(connection):
+                worker = _peer_of(connection, port, [tree, *children])
+            yield Running(server, port, seconds, worker)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = tree.children(recursive=True)
+            _stop(process, children)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _when_ready(server: Server, port: int, process: subprocess.Popen[bytes], log: Path) -> http.client.HTTPConnection:
+    """The open connection over which it first answered 200."""
+    deadline = time.perf_counter() + _START_S
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            raise KdcError(f"{server.name} ended before it was ready", given=f"exit code {process.returncode}; {log}")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        try:
+            connection.request("GET", server.health)
+            reply = connection.getresponse()
+            reply.read()
+            if reply.status == 200:
+                return connection
+        except (OSError, http.client.HTTPException):
+            pass  # not yet
+        connection.close()
+        time.sleep(_LOOK_S)
+    raise KdcError(f"{server.name} was not ready within {_START_S:g} s", given=log)
+
+
+def _peer_of(connection: http.client.HTTPConnection, port: int, processes: list[psutil.Process]) -> psutil.Process:
+    """The process at the other end: a supervisor may hold the listening socket as well."""
+    own = connection.sock.getsockname()[1]
+    for process in processes:
+        for other in process.net_connections(kind="tcp"):
+            if other.raddr and (other.laddr.port, other.raddr.port) == (port, own):
+                return process
+    raise KdcError("no process of the server holds the connection that it answered", given=f"port {port}")
+
+
+def _stop(process: subprocess.Popen[bytes], children: list[psutil.Process]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=_STOP_S)
+    for child in alive:
+        child.kill()
