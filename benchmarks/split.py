@@ -1,0 +1,215 @@
+"""Where the CPU time of one request goes: each part by itself, and the service as a whole under load.
+
+Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. RUN is the directory of a finished `kdc compress`.
+One text a request, as long as SST-2's. Needs wrk. Prints a table of CPU microseconds a request, all threads together.
+
+| part | how it is measured |
+|---|---|
+| parse, tokenise, serialise | the service's own functions, over all rows |
+| queue | the batcher with a model that costs nothing, 32 rows at a time |
+| session | forward passes over as many rows as the service's batches had under load, by its own metrics |
+| HTTP | `/health` under bare uvicorn: reading, routing, the gate, answering |
+| BentoML | `/health` under `kdc serve`, less that |
+| all | a worker's CPU time over the requests that it answered to 32 connections |
+| the rest | all, less the parts: the wait of one thread for another, the allocator, threads that spin |
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from artifact import load_manifest
+from benchmarks.serving.load import check_wrk, drive, write_bodies
+from benchmarks.serving.process import Running, running
+from benchmarks.serving.servers import Server, Subject, all_servers
+from benchmarks.serving.texts import read_rows
+from errors import KdcError
+from serving.api import codec, tei
+from serving.batcher import Batcher
+from serving.engine import Engine, Text
+from serving.settings import ServeSettings
+
+_CONNECTIONS = 32
+
+
+def main() -> None:
+    """Measure all parts and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
+    parser.add_argument("--data", type=Path, help="GLUE's folder")
+    parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    options = parser.parse_args()
+    try:
+        check_wrk()
+        with tempfile.TemporaryDirectory() as scratch:
+            sys.stdout.write(_table(_measure(options, Path(scratch))))
+    except KdcError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[float, float]]:
+    """CPU microseconds a request by part: under `kdc serve`, and under bare uvicorn."""
+    artifact = (options.run / "artifact").resolve()
+    manifest = load_manifest(artifact)
+    rows = read_rows("sst2", options.data, is_pair=manifest.task.is_pair)
+    servers, _ = all_servers(Subject(artifact, manifest, None, None, scratch))
+    kdc = _under_load(servers["kdc"], rows, options.seconds, scratch)
+    uvicorn = _under_load(servers["uvicorn"], rows, options.seconds, scratch)
+    engine = Engine.load(artifact, device="cpu")
+    engine.warm_up()
+    alike = {
+        "parse": _parse(servers["kdc"], rows),
+        "tokenise": _cpu_us(lambda: [engine.encode([row]) for row in rows], len(rows)),
+        "queue": asyncio.run(_queue(engine, rows)),
+        "serialise": _serialise(engine, rows),
+    }
+    parts = {name: (value, value) for name, value in alike.items()}
+    parts["session"] = (_session(engine, rows, kdc.batch), _session(engine, rows, uvicorn.batch))
+    parts["HTTP"] = (uvicorn.health, uvicorn.health)
+    parts["BentoML"] = (kdc.health - uvicorn.health, 0.0)
+    whole = (kdc.request, uvicorn.request)
+    rest = (whole[0] - sum(value for value, _ in parts.values()), whole[1] - sum(value for _, value in parts.values()))
+    return {**parts, "the rest": rest, "all": whole, "rows a batch": (kdc.batch, uvicorn.batch)}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A server under load.
+
+    Attributes:
+        request: CPU microseconds of one.
+        health: of one `GET /health`.
+        batch: rows of a forward pass, on average.
+    """
+
+    request: float
+    health: float
+    batch: float
+
+
+def _under_load(server: Server, rows: list[Text], seconds: float, scratch: Path) -> Loaded:
+    assert server.dialect is not None
+    bodies = scratch / f"{server.name}.txt"
+    write_bodies(bodies, server.dialect, rows, 1)
+    with running(server, scratch / f"{server.name}.log") as up:
+
+        def ask(duration: float) -> float:
+            figures = drive(
+                up.port, server.dialect.path, bodies, connections=_CONNECTIONS, rows=1, seconds=duration  # type: ignore[union-attr]
+            )  # fmt: skip
+            return figures.requests_per_second * max(1, round(duration))
+
+        ask(seconds / 4)  # warms up
+        passes, answered = _passes(up)
+        request = _worker_us(up, lambda: ask(seconds))
+        later, last = _passes(up)
+        health = _worker_us(up, lambda: _health(up.port, seconds))
+    return Loaded(request, health, (last - answered) / (later - passes))
+
+
+def _worker_us(up: Running, work: Callable[[], float]) -> float:
+    """CPU microseconds of the worker for each of the requests that `work` counts."""
+
+    def spent() -> float:
+        times = up.worker.cpu_times()
+        return float(times.user + times.system)
+
+    before = spent()
+    count = work()
+    return 1e6 * (spent() - before) / count
+
+
+def _health(port: int, seconds: float) -> float:
+    """Ask for `/health` as fast as it is answered; how many answers."""
+    command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}/health"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"(\d+) requests in", done.stdout)
+    if found is None:
+        raise KdcError("wrk printed something else", given=done.stdout[-300:])
+    return float(found.group(1))
+
+
+def _passes(up: Running) -> tuple[float, float]:
+    """Forward passes and their rows until now, from the service's own metrics."""
+    connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    found = [re.search(rf"^kdc_batch_rows_{end}{{.*}} (\S+)$", text, re.MULTILINE) for end in ("count", "sum")]
+    passes, rows = (float(match.group(1)) for match in found if match is not None)
+    return passes, rows
+
+
+def _cpu_us(work: Callable[[], object], count: int) -> float:
+    """CPU microseconds of this process, all threads, for each of `count`: the best of five rounds."""
+    rounds = []
+    for _ in range(5):
+        began = time.process_time()
+        work()
+        rounds.append(time.process_time() - began)
+    return 1e6 * min(rounds) / count
+
+
+def _parse(server: Server, rows: list[Text]) -> float:
+    assert server.dialect is not None
+    settings = ServeSettings()
+    bodies = [codec.JsonResponse(server.dialect.body([row])).body for row in rows]
+    return _cpu_us(lambda: [tei.understand(codec.loads(bytes(body)), settings) for body in bodies], len(rows))
+
+
+def _serialise(engine: Engine, rows: list[Text]) -> float:
+    logits = [engine.run(engine.encode([row])) for row in rows]
+
+    def answer(row: np.ndarray) -> object:
+        return codec.JsonResponse([tei.labelled(engine, scores) for scores in engine.activated(row)])
+
+    return _cpu_us(lambda: [answer(row) for row in logits], len(rows))
+
+
+async def _queue(engine: Engine, rows: list[Text]) -> float:
+    encodings = engine.encode(rows)
+    batcher = Batcher(lambda batch: np.zeros((len(batch), 2), np.float32))
+
+    async def one_of_many(start: int) -> None:
+        for encoding in encodings[start::_CONNECTIONS]:
+            await batcher.submit([encoding])
+
+    began = time.process_time()
+    await asyncio.gather(*(one_of_many(start) for start in range(_CONNECTIONS)))
+    spent = time.process_time() - began
+    await batcher.close()
+    return 1e6 * spent / len(encodings)
+
+
+def _session(engine: Engine, rows: list[Text], size: float) -> float:
+    encodings = sorted(engine.encode(rows), key=len)
+    whole = max(1, round(size))
+    batches = [encodings[start : start + whole] for start in range(0, len(encodings), whole)]
+    return _cpu_us(lambda: [engine.run(batch) for batch in batches], len(encodings))
+
+
+def _table(parts: dict[str, tuple[float, float]]) -> str:
+    lines = ["| CPU microseconds a request | kdc serve | bare uvicorn |", "|---|---:|---:|"]
+    for name, (kdc, uvicorn) in parts.items():
+        digits = 1 if name == "rows a batch" else 0
+        lines.append(f"| {name} | {kdc:.{digits}f} | {uvicorn:.{digits}f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
