@@ -264,7 +264,13 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
             given=f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}",
             remedy="fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust",
         )
-    _check_files(folder, manifest, hashes=verify)
+    try:
+        _check_files(folder, manifest, hashes=verify)
+    except OSError as error:
+        raise KdcError(
+            "a file of the artifact cannot be read", given=f"{error.filename}: {error.strerror}",
+            remedy="see that this user may read it: `chmod -R a+rX` of the artifact",
+        ) from error  # fmt: skip
     return manifest
 
 

@@ -139,9 +139,11 @@ def serve(
     api_key_env: Annotated[str | None, _option(None, text="Variable that holds the bearer token.")] = None,
     drain_delay: Annotated[float | None, _option(None, text="Seconds of answering 503 on SIGTERM (default 2).")] = None,
     max_body_bytes: Annotated[int | None, _option(_LIMITS, text="Of a request (default 2 MiB).")] = None,
+    max_bodies_bytes: Annotated[int | None, _option(_LIMITS, text="Of all in work (default 128 MiB).")] = None,
     max_text_chars: Annotated[int | None, _option(_LIMITS, text="Characters of a text (default 200000).")] = None,
     max_texts: Annotated[int | None, _option(_LIMITS, text="Texts of a request (default 1024).")] = None,
     max_queue_tokens: Annotated[int | None, _option(_LIMITS, text="Tokens that may wait (default 65536).")] = None,
+    max_queue: Annotated[float | None, _option(_LIMITS, text="Seconds of waiting (default 2).")] = None,
     max_batch_tokens: Annotated[int | None, _option(_LIMITS, text="Of a forward pass (default 4096).")] = None,
     max_requests: Annotated[int | None, _option(_LIMITS, text="At the same time (default 1024).")] = None,
     timeout: Annotated[float | None, _option(_LIMITS, text="Seconds of a request (default 10).")] = None,
@@ -156,7 +158,8 @@ def serve(
     given = {
         "artifact": ",".join(artifacts or []) or None, "workers": workers, "device": device, "variant": variant,
         "threads": threads, "api_key_env": api_key_env, "drain_delay_s": drain_delay, "max_body_bytes": max_body_bytes,
-        "max_text_chars": max_text_chars, "max_texts": max_texts, "max_queue_tokens": max_queue_tokens,
+        "max_bodies_bytes": max_bodies_bytes, "max_text_chars": max_text_chars, "max_texts": max_texts,
+        "max_queue_tokens": max_queue_tokens, "max_queue_s": max_queue,
         "max_batch_tokens": max_batch_tokens, "max_requests": max_requests, "timeout_s": timeout,
     }  # fmt: skip
     resolved = settings.resolve(given)

@@ -133,7 +133,7 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
     model = model.to(run.device).eval()
     typed = "token_type_ids" in tokenizer.model_input_names
     info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
-    rows = RowTokenizer(folder / "tokenizer.json", info)
+    rows = RowTokenizer.read(folder / "tokenizer.json", info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:
         feeds = pad(rows.encode(texts), info)

@@ -146,7 +146,7 @@ def _answer_with_torch(folder: Path, info: TokenizerInfo, texts: list[Any]) -> N
     from serving.tokenizing import RowTokenizer, pad
 
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    feeds = pad(RowTokenizer(folder / "tokenizer.json", info).encode(texts), info)
+    feeds = pad(RowTokenizer.read(folder / "tokenizer.json", info).encode(texts), info)
     with torch.inference_mode():
         model(**{name: torch.from_numpy(values) for name, values in feeds.items()})
 

@@ -19,6 +19,7 @@ from typing import Any
 
 # Set by `kdc serve`: a folder in which it and its workers tell each other how far they are.
 RUNTIME_DIR = "KDC_RUNTIME_DIR"
+_FRESH_S = 0.5  # for the request of a connection that has sent none yet
 STOPPING, STARTED, FAILED = "stopping", "started", "failed.json"
 
 
@@ -59,8 +60,10 @@ class Drain:
         signal.signal(signal.SIGTERM, handler)
 
     async def _drain(self, busy: Callable[[], int], before: Any) -> None:
+        server = getattr(before, "__self__", None)
         await asyncio.sleep(self._delay)
-        await self._stop_listening(getattr(before, "__self__", None))
+        await self._stop_listening(server)
+        await _until_heard(server)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._bound):
                 while busy():
@@ -84,6 +87,33 @@ class Drain:
         if self._workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
+            await _take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)
             copy.close()
+
+
+async def _take_what_waits(listener: socket.socket, server: Any) -> None:
+    """Connections that the kernel took while nobody was accepting: a shutdown would reset them, so they are told."""
+    loop, config = asyncio.get_running_loop(), server.config
+    listener.setblocking(False)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # none is left, or another worker shut it down
+            return
+        await loop.connect_accepted_socket(
+            lambda: config.http_protocol_class(
+                config=config, server_state=server.server_state, app_state=server.lifespan.state
+            ),
+            sock=connection,
+        )
+
+
+async def _until_heard(server: Any) -> None:
+    """Until connections that are fresh have sent their request, and were told: closed now, they would be reset."""
+    connections = getattr(getattr(server, "server_state", None), "connections", ())
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FRESH_S):
+            while any(getattr(connection, "cycle", True) is None for connection in connections):
+                await asyncio.sleep(0.01)

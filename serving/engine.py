@@ -100,7 +100,7 @@ class Engine:
             InputError: no artifact there, not the expected one, or no such variant or device.
             KdcError: the artifact is damaged, or the device that was asked for did not take effect.
         """
-        folder = Path(path)
+        folder = Path(path).resolve()  # once: the link may lead elsewhere a moment later
         manifest = load_manifest(folder, verify=verify, expect_sha256=expect_sha256)
         variants: dict[str, Variant] = {str(name): value for name, value in manifest.variants.items()}
         if variant is not None and variant not in variants:
@@ -116,7 +116,7 @@ class Engine:
         )
         return cls(
             opened,
-            RowTokenizer(folder / "tokenizer.json", manifest.tokenizer),
+            RowTokenizer.read(folder / "tokenizer.json", manifest.tokenizer),
             manifest.task,
             manifest.tokenizer,
             manifest.temperature,
@@ -143,7 +143,7 @@ class Engine:
                 asked for did not take effect.
         """
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
-        return cls(opened, RowTokenizer(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
+        return cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -202,16 +202,17 @@ class Engine:
 
     def tokenizer_cutting(self, side: str) -> RowTokenizer:
         """The same tokenizer, cutting at the other side."""
-        return RowTokenizer(self._tokenizer.path, self.tokenizer_info.model_copy(update={"truncation_side": side}))
+        return self._tokenizer.again(self.tokenizer_info.model_copy(update={"truncation_side": side}))
 
     def warm_up(self) -> None:
         """Run all lengths of input once, so that the first request pays for no allocation."""
         word = ("a", "a") if self.task.is_pair else "a"
         short = self.encode([word])[0]
+        word_id = short.ids[len(short) // 2]
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
         for length in [*lengths, self.tokenizer_info.max_length]:
-            text = " ".join(["a"] * length)
-            long = self.encode([(text, "a") if self.task.is_pair else text])[0]
+            long = self.encode([word])[0]
+            long.pad(length, pad_id=word_id)
             for rows in (1, 8):
                 self.run([long] * rows)
         self.run([short])

@@ -63,6 +63,7 @@ class Metrics:
         self.inference.labels(model).observe(report.seconds)
         self.batch_tokens.labels(model).observe(report.tokens)
         self.batch_rows.labels(model).observe(report.rows)
+        self.queue_tokens.labels(model).set(report.queued_tokens)
 
     def predicted(self, model: Model, answer: Answer) -> None:
         """One request's answers."""
@@ -74,10 +75,8 @@ class Metrics:
         if any(answer.truncated):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
-    def exposition(self, models: dict[str, Model]) -> bytes:
+    def exposition(self) -> bytes:
         """All workers' metrics in Prometheus' text format."""
-        for name, model in models.items():
-            self.queue_tokens.labels(name).set(model.queued_tokens)
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()

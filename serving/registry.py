@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from serving.tokenizing import RowTokenizer
 
 log = logging.getLogger("kdc.serve")
 
+_OTHER = re.compile(r"[^A-Za-z0-9._-]+")  # than what a name may have
 _INLINE_CHARS = 2000  # so few are tokenised faster than handed to a thread
 Observe = Callable[[str, BatchReport], None]
 
@@ -62,6 +65,7 @@ class Model:
             engine.run,
             max_batch_tokens=settings.max_batch_tokens,
             max_queue_tokens=settings.max_queue_tokens,
+            max_queue_seconds=settings.max_queue_s,
             on_batch=None if observe is None else lambda report: observe(name, report),
         )
         self._other_side: RowTokenizer | None = None
@@ -84,7 +88,9 @@ class Model:
             TooLong: a row is too long and was not to be cut.
             InputError: a row is not what the task takes.
             Overloaded: the queue is full.
+            TooLarge: they have more tokens than the queue ever takes.
         """
+        self._batcher.check_room(len(rows))
         self._active += 1
         try:
             return await self._answer(rows, truncate, side)
@@ -93,7 +99,7 @@ class Model:
 
     async def _answer(self, rows: Sequence[Text], truncate: bool, side: str | None) -> Answer:
         few = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in rows) < _INLINE_CHARS
-        encode = self._encoder(side)
+        encode = await self._encoder(side)
         encodings = encode(rows) if few else await asyncio.to_thread(encode, rows)
         truncated = [bool(encoding.overflowing) for encoding in encodings]
         if not truncate and any(truncated):
@@ -112,12 +118,12 @@ class Model:
             await asyncio.sleep(0.01)
         await self._batcher.close()
 
-    def _encoder(self, side: str | None) -> Callable[[Sequence[Text]], list]:
+    async def _encoder(self, side: str | None) -> Callable[[Sequence[Text]], list]:
         info: TokenizerInfo = self.engine.tokenizer_info
         if side is None or side == info.truncation_side:
             return self.engine.encode
-        if self._other_side is None:
-            self._other_side = self.engine.tokenizer_cutting(side)
+        if self._other_side is None:  # it takes 50 ms, or ten times that with a large vocabulary
+            self._other_side = await asyncio.to_thread(self.engine.tokenizer_cutting, side)
         tokenizer = self._other_side
         return lambda rows: tokenizer.encode(self.engine.checked(rows))
 
@@ -125,18 +131,26 @@ class Model:
 def parse_artifacts(text: str) -> dict[str, Path]:
     """`PATH` or `NAME=PATH`, separated by commas, as paths by name; a path alone is named for its task's run folder.
 
+    Names stand in routes, headers and metrics, so they are of letters, digits, `.`, `_` and `-`; others become `-`.
+
     Raises:
-        InputError: none, an empty name, or one name twice.
+        InputError: none, a name with other characters, or one name twice.
     """
     found: dict[str, Path] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, sign, path = part.rpartition("=")
+        name, sign, path = part.partition("=")
+        if not sign or "/" in name:  # a path that holds an equals sign
+            name, path = "", part
         folder = Path(path)
-        name = name if sign else (folder.parent.name if folder.name == "artifact" else folder.name) or "model"
-        if not name or name in found:
+        if not name:
+            name = _OTHER.sub("-", folder.parent.name if folder.name == "artifact" else folder.name).strip("-")
+            name = name or "model"
+        if _OTHER.search(name):
             raise InputError(
-                "two artifacts have the same name, or one has none", given=part, remedy="name them: NAME=PATH"
+                "a name has characters that a route cannot have", given=name, remedy="use letters, digits, . _ and -"
             )
+        if name in found:
+            raise InputError("two artifacts have the same name", given=name, remedy="name them: NAME=PATH")
         found[name] = folder
     if not found:
         raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
@@ -205,6 +219,9 @@ class Registry:
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
             return
+        except Exception:  # whatever it was, the next artifact must be looked at
+            log.exception("%s: the new artifact is refused, the old one stays", name)
+            return
         old, self.models[name] = self.models[name], Model(name, engine, self._settings, self._observe)
         log.info("%s: now serves %s", name, path.resolve())
         task = asyncio.create_task(old.close())
@@ -220,9 +237,16 @@ class Registry:
 
 
 def _signature(path: Path) -> object:
-    """What changes when the artifact does: where the link leads, and its manifest's identity. None while it is away."""
+    """What changes when the artifact does: where the link leads, and the identity of its files. None while it is away.
+
+    All files, not the manifest alone: one that is copied into place may be seen half there, and is looked at again.
+    """
     try:
-        manifest = (path / MANIFEST_NAME).stat()
-        return path.resolve(), manifest.st_ino, manifest.st_mtime_ns, manifest.st_size
+        with os.scandir(path) as entries:
+            files = {entry.name: entry.stat() for entry in entries}
     except OSError:
         return None
+    if MANIFEST_NAME not in files:
+        return None
+    identities = sorted((name, file.st_ino, file.st_mtime_ns, file.st_size) for name, file in files.items())
+    return path.resolve(), identities

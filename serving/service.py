@@ -22,10 +22,13 @@ from serving.settings import from_environment
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # a start calls nobody unless the person asks for it
 
 import bentoml
+import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.app import make_app
 from serving.registry import Registry, verify
+
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.protocol:BoundedProtocol"  # BentoML passes none on
 
 if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which tells the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)
@@ -97,11 +100,11 @@ class Classifier:
 
         Over HTTP, `serving.api.classify` answers this route; this is for other services in the same process.
         """
-        from serving.api.tei import labelled
+        from serving.api.tei import labelled, read_batch
 
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
-        answer = await chosen.answer([text if isinstance(text, str) else tuple(text) for text in texts])
+        answer = await chosen.answer(read_batch(texts, _SETTINGS, "texts"))
         return [labelled(chosen.engine, row) for row in chosen.engine.activated(answer.logits)]
 
 

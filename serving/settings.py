@@ -30,8 +30,10 @@ class ServeSettings(BaseModel):
 
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of a text, before tokenising")
+    max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies in work together")
     max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
+    max_queue_s: float = Field(2.0, gt=0, description="seconds that the queue may take at the speed of the moment")
     max_batch_tokens: int = Field(4096, ge=1, description="padded tokens of a forward pass")
     max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
@@ -55,6 +57,12 @@ class ServeSettings(BaseModel):
                 "the variable that should hold the API key is empty",
                 given=self.api_key_env,
                 remedy=f"set {self.api_key_env}, or leave out --api-key-env",
+            )
+        if token != token.strip() or not token.isprintable():  # no header could ever bring it
+            raise InputError(
+                "the API key holds a line break, or begins or ends with a space",
+                given=f"the variable {self.api_key_env}",
+                remedy="make it again without: `printf %s`, not `echo`",
             )
         return token
 

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from artifact import TokenizerInfo
-from errors import KdcError
+from errors import InputError, KdcError
 
 Text = str | tuple[str, str]
 
@@ -19,31 +19,54 @@ class RowTokenizer:
     """Rows to encodings, cut to the maximum length and not padded (`pad` does that). Several threads may call it.
 
     Args:
-        path: `tokenizer.json`.
+        tokenizer: it becomes this object's own.
         info: how rows are cut.
-
-    Attributes:
-        path: as given.
-
-    Raises:
-        KdcError: the file cannot be read.
     """
 
-    def __init__(self, path: Path, info: TokenizerInfo) -> None:
-        self.path = path
-        self._cutting = _open(path)
+    def __init__(self, tokenizer: Tokenizer, info: TokenizerInfo) -> None:
+        self._cutting = tokenizer
+        # The file carries settings of its own: all-MiniLM's pads every row to 128.
+        tokenizer.no_padding()
         self._cutting.enable_truncation(info.max_length, strategy="longest_first", direction=info.truncation_side)
-        self._most = info.max_length
+        self._most = info.max_length + 1  # one more than is kept, so that the cut is seen
         self._from_left = info.truncation_side == "left"
+
+    @classmethod
+    def read(cls, path: Path, info: TokenizerInfo) -> RowTokenizer:
+        """From `tokenizer.json`.
+
+        Raises:
+            KdcError: the file cannot be read.
+        """
+        try:
+            return cls(Tokenizer.from_file(str(path)), info)
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise KdcError(
+                "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
+            ) from error
+
+    def again(self, info: TokenizerInfo) -> RowTokenizer:
+        """The same tokens, cut in another way. Reads no file: there may be another one by now."""
+        return RowTokenizer(Tokenizer.from_str(self._cutting.to_str()), info)
 
     @functools.cached_property
     def _whole(self) -> Tokenizer:
         """The same without a cut. Only long texts need it, and it takes 15 MB and 50 ms."""
-        return _open(self.path)
+        whole = Tokenizer.from_str(self._cutting.to_str())
+        whole.no_truncation()
+        return whole
 
     def encode(self, rows: Sequence[Text]) -> list[Encoding]:
-        """One encoding a row, special tokens included."""
-        return self._cutting.encode_batch([self._shortened(row) for row in rows])
+        """One encoding a row, special tokens included.
+
+        Raises:
+            InputError: a row has no token: it is empty, and the tokenizer adds none of its own.
+        """
+        encodings = self._cutting.encode_batch([self._shortened(row) for row in rows])
+        if not all(map(len, encodings)):
+            empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
+            raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")
+        return encodings
 
     def _shortened(self, row: Text) -> Text:
         """The row without what the cut would drop anyway.
@@ -94,16 +117,3 @@ def pad(encodings: Sequence[Encoding], info: TokenizerInfo) -> dict[str, np.ndar
         if info.token_type_ids:
             feeds["token_type_ids"][row, filled] = encoding.type_ids
     return feeds
-
-
-def _open(path: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise KdcError(
-            "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
-        ) from error
-    # The file carries settings of its own: all-MiniLM's pads every row to 128.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

@@ -18,6 +18,7 @@ import httpx
 import uvicorn
 
 from serving.api.app import make_app
+from serving.protocol import BoundedProtocol
 from serving.settings import ServeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def running(artifact: Path | str, **settings: Any) -> Iterator[str]:
     """The app's address while it runs here; settings as in `ServeSettings`."""
     app = make_app(ServeSettings(artifact=str(artifact), device="cpu", threads=1, **settings))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on", http=BoundedProtocol))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -16,7 +16,7 @@ from serving.api import docs, errors, tei, v2
 from serving.api.classify import classify
 from serving.api.gate import Gate
 from serving.api.pages import home, playground
-from serving.batcher import Closed, Overloaded
+from serving.batcher import Closed, Overloaded, TooLarge
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.registry import Registry
 from serving.settings import ServeSettings
@@ -56,6 +56,7 @@ def make_app(settings: ServeSettings) -> Starlette:
         exception_handlers={
             errors.ApiError: errors.on_api_error,
             Overloaded: errors.on_overloaded,
+            TooLarge: errors.on_too_large,
             Closed: errors.on_closed,
             KdcError: errors.on_kdc_error,
             404: errors.not_found,
@@ -112,5 +113,4 @@ def _named(route: str, handler: Handler) -> Handler:
 
 
 async def _metrics(request: Request) -> Response:
-    state = request.app.state
-    return Response(state.metrics.exposition(state.registry.models), media_type=CONTENT_TYPE)
+    return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE)

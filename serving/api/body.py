@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from serving.api.codec import loads
 from serving.api.errors import ApiError
@@ -17,21 +17,23 @@ async def read_bytes(request: Request) -> bytes:
     """The whole body.
 
     Raises:
-        ApiError: 413 where it is larger than the limit, 400 where the client left in the middle.
+        ApiError: 413 where it is larger than the limit, 415 where it is compressed, 429 where all bodies in work
+            together are too large.
+        ClientDisconnect: the client left in the middle.
     """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "the body is compressed; send it without Content-Encoding")
     most = request.app.state.settings.max_body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise _too_large(most)
     parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise _too_large(most)
-            parts.append(part)
-    except ClientDisconnect:
-        raise ApiError(400, "the client left before its body was complete") from None
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        request.app.state.gate.hold(request.scope, len(part))
+        parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

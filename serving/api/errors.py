@@ -9,15 +9,15 @@ from starlette.responses import Response
 
 from errors import KdcError
 from serving.api.codec import JsonResponse
-from serving.batcher import Closed, Overloaded
+from serving.batcher import Closed, Overloaded, TooLarge
 
 log = logging.getLogger("kdc.serve")
 
 # status: its `error_type`, in the words of text-embeddings-inference where it has one
 TYPES = {
-    400: "Malformed", 401: "Unauthorized", 404: "NotFound", 405: "MethodNotAllowed", 408: "Timeout", 413: "TooLarge",
-    415: "UnsupportedMediaType", 422: "Validation", 424: "Inference", 429: "Overloaded", 500: "Internal",
-    503: "Unavailable", 504: "Timeout",
+    400: "Malformed", 401: "Unauthorized", 404: "NotFound", 405: "MethodNotAllowed", 413: "TooLarge",
+    415: "UnsupportedMediaType", 422: "Validation", 424: "Inference", 429: "Overloaded", 431: "TooLarge",
+    500: "Internal", 503: "Unavailable", 504: "Timeout",
 }  # fmt: skip
 
 
@@ -52,6 +52,12 @@ async def on_overloaded(_: Request, error: Exception) -> Response:
     """Handler of `Overloaded`: 429 with Retry-After."""
     assert isinstance(error, Overloaded)
     return error_response(429, _flat(error), {"Retry-After": str(error.retry_after)})
+
+
+async def on_too_large(_: Request, error: Exception) -> Response:
+    """Handler of `TooLarge`: 422."""
+    assert isinstance(error, TooLarge)
+    return error_response(422, _flat(error))
 
 
 async def on_closed(_: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.errors import error_response, on_unexpected
+from serving.api.errors import ApiError, error_response, on_unexpected
 from serving.drain import Drain
 from serving.metrics import Metrics
 from serving.settings import ServeSettings
@@ -37,8 +37,10 @@ class Gate:
         self._most = settings.max_requests
         self._timeout = settings.timeout_s
         key = settings.api_key
-        self._expected = None if key is None else f"Bearer {key}".encode()
+        self._token = None if key is None else key.encode()
         self._inside = 0
+        self._most_bytes = settings.max_bodies_bytes
+        self._bytes = 0
         self._warm = False
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
 
@@ -54,6 +56,18 @@ class Gate:
     def is_ready(self) -> bool:
         """Loaded, warm, and not on the way out."""
         return self._warm and not self._drain.draining
+
+    def hold(self, scope: Scope, size: int) -> None:
+        """Count bytes of a body until its request is answered.
+
+        Raises:
+            ApiError: 429, all bodies in work are too large together.
+        """
+        if self._bytes + size > self._most_bytes:
+            raise ApiError(429, "the bodies of all requests in work are too large together; try again in 1 s",
+                           {"Retry-After": "1", "Connection": "close"})  # fmt: skip
+        self._bytes += size
+        scope["kdc_bytes"] = scope.get("kdc_bytes", 0) + size
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The app behind the gate."""
@@ -120,9 +134,11 @@ class Gate:
                 await answer(scope, receive, send)
         finally:
             self._inside -= 1
+            self._bytes -= scope.get("kdc_bytes", 0)
 
     def _is_allowed(self, scope: Scope) -> bool:
-        if self._expected is None:
+        if self._token is None:
             return True
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(given, self._expected)
+        scheme, _, token = given.partition(b" ")
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"

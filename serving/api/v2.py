@@ -102,9 +102,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
     """The JSON header and the binary tail of a body."""
     size = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit()) or int(header_length) > size:
+        digits = header_length if header_length.isascii() and header_length.isdigit() else ""
+        if not 0 < len(digits) <= 10 or int(digits) > size:
             raise ApiError(400, "Inference-Header-Content-Length is not a length within the body")
-        size = int(header_length)
+        size = int(digits)
     try:
         header = loads(body[:size])
     except ValueError:
@@ -242,6 +243,8 @@ def _wanted(header: dict[str, Any], *, has_labels: bool) -> list[Wanted]:
         return [Wanted(name, by_default) for name in known]
     if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in known for item in asked):
         raise ApiError(422, f"`outputs` names something else than {', '.join(known)}")
+    if len({item["name"] for item in asked}) < len(asked):  # each would be written out again
+        raise ApiError(422, "`outputs` names an output twice")
     return [Wanted(item["name"], _parameter(item, "binary_data", by_default)) for item in asked]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, BatchReport, Overloaded
+from errors import KdcError
+from serving.batcher import Batcher, BatchReport, Overloaded, TooLarge
 
 
 class Row(list[int]):
@@ -139,7 +141,48 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         model.gate.set()
         await asyncio.gather(*tasks)
         assert batcher.queued_tokens == 0
-        assert (await batcher.submit([row(3, 500)])).tolist() == [[3, 500]]  # an empty queue takes any request
+        assert (await batcher.submit([row(3, 20)])).tolist() == [[3, 20]]
+        with pytest.raises(TooLarge):
+            await batcher.submit([row(4, 15), row(4, 6)])  # more than it ever takes
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_the_queue_is_no_longer_than_what_is_computed_in_time() -> None:
+    async def scenario() -> None:
+        def pass_of_50_ms(rows: Sequence[Any]) -> np.ndarray:
+            time.sleep(0.05)
+            return np.zeros((len(rows), 2), np.float32)
+
+        batcher = Batcher(pass_of_50_ms, max_batch_tokens=100, max_queue_seconds=0.5)
+        await batcher.submit([row(1, 50), row(1, 50)])  # 2000 tokens a second: 1000 may wait
+        tasks = [asyncio.create_task(batcher.submit([row(1, 100)])) for _ in range(30)]
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [answer for answer in done if isinstance(answer, Overloaded)]
+        assert 15 <= len(refused) <= 22
+        waiting = [asyncio.create_task(batcher.submit([row(1, 100)])) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):  # told before anything is tokenised
+            batcher.check_room(900)
+        await asyncio.gather(*waiting)
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_small_batches_do_not_make_the_service_look_slow() -> None:
+    async def scenario() -> None:
+        def costs_the_same_for_all(rows: Sequence[Any]) -> np.ndarray:
+            time.sleep(0.01)
+            return np.zeros((len(rows), 2), np.float32)
+
+        batcher = Batcher(costs_the_same_for_all, max_batch_tokens=4000, max_queue_seconds=0.5)
+        await batcher.submit([row(1, 4000)])  # 400,000 tokens a second
+        for _ in range(30):
+            await batcher.submit([row(1, 4)])  # 400
+        tasks = [asyncio.create_task(batcher.submit([row(1, 100)])) for _ in range(100)]
+        await asyncio.gather(*tasks)
         await batcher.close()
 
     in_loop(scenario)
@@ -152,6 +195,7 @@ def test_rows_whose_client_is_gone_are_not_computed() -> None:
         tasks = await queue_up(batcher, model, [[row(1, 4)], [row(2, 4)]])
         tasks[1].cancel()
         await asyncio.gather(tasks[1], return_exceptions=True)
+        assert batcher.queued_tokens == 4  # their room is free at once
         model.gate.set()
         await asyncio.gather(tasks[0], tasks[2])
         assert [item[0] for batch in model.batches for item in batch] == [0, 2]
@@ -170,6 +214,52 @@ def test_a_row_that_fails_fails_its_own_request_alone() -> None:
         first, good, bad, other = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(bad, ValueError)
         assert [answer.tolist() for answer in (first, good, other)] == [[[0, 1]], [[1, 4]], [[2, 4]]]  # type: ignore[union-attr]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_bad_row_costs_its_neighbours_few_passes() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        tasks = await queue_up(batcher, model, [[row(-1 if i == 300 else i, 4)] for i in range(1, 501)])
+        model.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [place for place, answer in enumerate(answers) if isinstance(answer, Exception)] == [300]
+        assert len(model.batches) < 30
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_device_that_always_fails_is_not_tried_row_by_row() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model)
+        tasks = await queue_up(batcher, model, [[row(-1, 4)] for _ in range(500)])
+        model.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(answer, ValueError) for answer in answers[1:])
+        assert len(model.batches) < 60
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("fault", ["report", "rows"])
+def test_a_fault_beside_the_model_leaves_nobody_waiting(fault: str) -> None:
+    async def scenario() -> None:
+        def full_disk(_: BatchReport) -> None:
+            raise OSError("no space left")
+
+        def one_too_many(rows: Sequence[Any]) -> np.ndarray:
+            return np.zeros((len(rows) + 1, 2), np.float32)
+
+        batcher = Batcher(one_too_many if fault == "rows" else Model(), on_batch=full_disk)
+        for _ in range(3):
+            answers = await asyncio.gather(batcher.submit([row(1, 4), row(2, 4)]), return_exceptions=True)
+            assert isinstance(answers[0], KdcError) == (fault == "rows")
         await batcher.close()
 
     in_loop(scenario)

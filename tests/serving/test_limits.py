@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
+import json
 import logging
 import socket
 import threading
@@ -18,7 +21,9 @@ import pytest
 from bag_models import SINGLE, write_artifact
 from live import running
 
+from errors import InputError
 from serving.engine import Engine
+from serving.settings import ServeSettings
 
 KEY = "s3cret-token"
 
@@ -78,11 +83,68 @@ def test_the_token_is_asked_for(artifact: Path, monkeypatch: pytest.MonkeyPatch)
         ):
             reply = ask(url, headers=headers)
             assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
-        assert ask(url, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+        for scheme in ("Bearer", "bearer"):
+            assert ask(url, headers={"Authorization": f"{scheme} {KEY}"}).status_code == 200
         for open_route in ("/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/docs.json"):
             assert httpx.get(url + open_route).status_code == 200
         for closed in ("/info", "/v2", "/nowhere"):
             assert httpx.get(url + closed).status_code == 401
+
+
+@pytest.mark.parametrize("key", [" k", "k ", "line\n", "a\nb", "a\x00b"])
+def test_a_token_that_no_header_can_bring_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"MY_KEY": key})
+    with pytest.raises(InputError) as caught:
+        _ = ServeSettings(api_key_env="MY_KEY").api_key
+    assert f"{key!r}" not in str(caught.value)
+
+
+def test_a_compressed_body_is_refused_by_name(url: str) -> None:
+    body = gzip.compress(b'{"inputs": "w1"}')
+    reply = httpx.post(f"{url}/predict", content=body, headers={"Content-Encoding": "gzip"})
+    assert (reply.status_code, "compressed" in reply.json()["error"]) == (415, True)
+
+
+def test_all_bodies_together_are_bounded(artifact: Path) -> None:
+    with running(artifact, max_body_bytes=4096, max_bodies_bytes=6000) as url:
+        with connect(url) as one, connect(url) as two:
+            one.sendall(raw(b" " * 4000, length=4096))
+            time.sleep(0.2)
+            two.sendall(raw(b" " * 4000, length=4096))
+            assert b" 429 " in two.recv(4096).split(b"\r\n", 1)[0]
+        reply = httpx.post(f"{url}/predict", content=b" " * 4000 + b'{"inputs": "w1"}')
+        assert reply.status_code == 200  # they left, and their bytes with them
+
+
+def test_a_head_without_end_is_refused(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with contextlib.suppress(OSError):  # it closes while we send
+            for _ in range(100):
+                client.sendall(b"x" * 1024)
+        assert b" 431 " in client.recv(4096).split(b"\r\n", 1)[0]
+    assert ask(url).status_code == 200
+
+
+def test_large_bodies_on_one_connection_are_not_taken_for_heads(artifact: Path) -> None:
+    with running(artifact) as url, httpx.Client() as client:
+        for _ in range(3):
+            body = {"inputs": [["w1 " * 3000]] * 30}  # 270 kB
+            assert client.post(f"{url}/predict", json=body, timeout=30).status_code == 200
+
+
+def test_a_connection_that_says_nothing_is_closed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.protocol.HEAD_S", 0.2)
+    with running(artifact) as url, connect(url) as client:
+        assert client.recv(100) == b""
+
+
+def test_what_is_not_http_gets_the_json_object_too(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(b"\x16\x03\x01 no such thing\r\n\r\n")
+        head, _, body = client.recv(4096).partition(b"\r\n\r\n")
+    assert b" 400 " in head.split(b"\r\n", 1)[0]
+    assert json.loads(body)["error_type"] == "Malformed"
 
 
 @pytest.mark.parametrize("chunked", [True, False])

@@ -29,13 +29,10 @@ class Seen:
 
 
 def make_texts() -> list[list[str]]:
-    """Requests of 10 to 29 texts of 0 to 6 words."""
+    """Requests of 12 texts of 4 to 6 words, 72 to 96 tokens: the queue below takes one at a time."""
     random = np.random.default_rng(0)
     return [
-        [
-            " ".join(f"w{n}" for n in random.integers(0, 20, random.integers(0, 7)))
-            for _ in range(random.integers(10, 30))
-        ]
+        [" ".join(f"w{n}" for n in random.integers(0, 20, random.integers(4, 7))) for _ in range(12)]
         for _ in range(200)
     ]
 

@@ -102,7 +102,8 @@ def test_a_worker_imports_no_torch_and_calls_nobody(service: Process) -> None:
         assert outside == []
 
 
-def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count: int) -> None:
     alone = Engine.load(artifact, device="cpu", threads=1)
     texts = [f"w{n % 20} w{n % 7}" for n in range(140)]
     wanted = alone.predict(texts).max(axis=1)
@@ -136,7 +137,7 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path) -> Non
             process.popen.send_signal(signal.SIGTERM)
             await asyncio.wait_for(asyncio.gather(*loops), 30)
 
-    with served(tmp_path, str(artifact), "--drain-delay", "1") as process:
+    with served(tmp_path, str(artifact), "--drain-delay", "1", "--workers", str(count)) as process:
         asyncio.run(scenario(process))
         assert process.popen.wait(20) == 0
         printed = process.printed()

@@ -16,7 +16,9 @@ import pytest
 from bag_models import expected_logits, write_artifact
 from live import running
 
+from errors import InputError
 from serving.engine import Engine
+from serving.registry import parse_artifacts
 
 
 def link(target: Path, at: Path) -> Path:
@@ -123,6 +125,71 @@ def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
         assert raw_scores(url) == wanted(1.0)
         link(write_artifact(tmp_path / "good", scale=2.0), place)  # and a good one after it is taken
         eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, new = write_artifact(tmp_path / "artifact"), write_artifact(tmp_path / "new", scale=2.0)
+    names = sorted(file.name for file in new.iterdir())
+    with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
+        for name in ["manifest.json", *(name for name in names if name != "manifest.json")]:  # the worst order
+            shutil.copy(new / name, place / name)
+            if name == "manifest.json":
+                eventually(lambda: "the new artifact is refused" in caplog.text)
+                assert raw_scores(url) == wanted(1.0)
+        eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "model.onnx"), RuntimeError("anything")])
+def test_whatever_goes_wrong_in_a_reload_the_next_artifact_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+
+    def refuse(path: Path) -> str:
+        raise error
+
+    with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
+        monkeypatch.setattr("artifact._sha256_of", refuse)
+        bad = tmp_path / "bad"
+        shutil.copytree(tmp_path / "one", bad)
+        link(bad, place)
+        eventually(lambda: "the new artifact is refused" in caplog.text)
+        assert raw_scores(url) == wanted(1.0)
+        monkeypatch.undo()
+        link(write_artifact(tmp_path / "good", scale=2.0), place)
+        eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+def test_the_other_side_is_cut_by_the_artifact_that_is_served_not_by_the_one_on_the_disk(tmp_path: Path) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    with running(place, reload_s=0) as url:
+        shutil.rmtree(tmp_path / "one")
+        reply = httpx.post(
+            f"{url}/predict", json={"inputs": "w1", "raw_scores": True, "truncation_direction": "left"}, timeout=30
+        )
+        assert sorted(entry["score"] for entry in reply.json()) == wanted(1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("runs/qnli/artifact", ["qnli"]),
+        ("a=x,b=y", ["a", "b"]),
+        ("runs/lr=3e-5/artifact", ["lr-3e-5"]),
+        ("runs/настроение 2/artifact", ["2"]),
+        ("/artifact", ["model"]),
+    ],
+)
+def test_names_are_fit_for_routes_and_headers(text: str, names: list[str]) -> None:
+    assert list(parse_artifacts(text)) == names
+
+
+@pytest.mark.parametrize("text", ["настроение=x", "a b=x", "a=x,a=y", "", " , "])
+def test_a_name_that_no_route_can_have_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_artifacts(text)
 
 
 def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:

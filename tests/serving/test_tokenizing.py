@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from artifact import TokenizerInfo
+from errors import InputError
 from serving.tokenizing import RowTokenizer
 
 WORDS = [f"wordling{number:03d}" for number in range(300)]
@@ -52,7 +53,7 @@ def test_a_cut_row_is_what_the_library_makes_of_the_whole_row(
     generator = random.Random(length)
     texts = [" ".join(generator.choices(WORDS, k=count)) for count in (1, 2, 3, 5, 8, 20, 60)]
     rows: list[str | tuple[str, str]] = [*texts, *[(one, two) for one in texts for two in texts]]
-    found = RowTokenizer(tokenizer_json, info(length, side)).encode(rows)
+    found = RowTokenizer.read(tokenizer_json, info(length, side)).encode(rows)
     for row, encoding in zip(rows, found, strict=True):
         expected = oracle.encode(*([row] if isinstance(row, str) else row))
         assert (encoding.ids, encoding.type_ids) == (expected.ids, expected.type_ids)
@@ -60,6 +61,16 @@ def test_a_cut_row_is_what_the_library_makes_of_the_whole_row(
 
 def test_long_pairs_leave_no_heap_of_cut_off_pieces(tokenizer_json: Path) -> None:
     long = " ".join(WORDS * 10)
-    (encoding,) = RowTokenizer(tokenizer_json, info(16, "right")).encode([(long, long)])
+    (encoding,) = RowTokenizer.read(tokenizer_json, info(16, "right")).encode([(long, long)])
     assert len(encoding.ids) == 16
     assert len(encoding.overflowing) < 60
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_cut_is_seen_where_no_special_tokens_are_added(side: Literal["left", "right"]) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "w": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    rows = RowTokenizer(tokenizer, info(8, side)).encode(["w " * 50, "w " * 8, "w"])
+    assert [(len(row), bool(row.overflowing)) for row in rows] == [(8, True), (8, False), (1, False)]
+    with pytest.raises(InputError, match="no tokens"):
+        RowTokenizer(tokenizer, info(8, side)).encode(["w", ""])
