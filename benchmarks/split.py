@@ -1,7 +1,8 @@
 """Where the CPU time of one request goes: each part by itself, and the service as a whole under load.
 
 Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. RUN is the directory of a finished `kdc compress`.
-One text a request, as long as SST-2's. Needs wrk. Prints a table of CPU microseconds a request, all threads together.
+One text a request, as long as SST-2's. Needs wrk. Prints a table of CPU microseconds a request, all threads together,
+and one of what a token costs in batches of growing size: no more in a large one than in a small one.
 
 | part | how it is measured |
 |---|---|
@@ -27,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -44,6 +46,7 @@ from serving.engine import Engine, Text
 from serving.settings import ServeSettings
 
 _CONNECTIONS = 32
+_ROW_TOKENS = 32
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def main() -> None:
         check_wrk()
         with tempfile.TemporaryDirectory() as scratch:
             sys.stdout.write(_table(_measure(options, Path(scratch))))
+        sys.stdout.write(_growth(Engine.load(options.run / "artifact", device="cpu")))
     except KdcError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -201,6 +205,22 @@ def _session(engine: Engine, rows: list[Text], size: float) -> float:
     whole = max(1, round(size))
     batches = [encodings[start : start + whole] for start in range(0, len(encodings), whole)]
     return _cpu_us(lambda: [engine.run(batch) for batch in batches], len(encodings))
+
+
+def _growth(engine: Engine) -> str:
+    """Microseconds a token in batches of rows of 32 tokens: medians over rounds in which the sizes take turns."""
+    (row,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
+    row.pad(_ROW_TOKENS, pad_id=row.ids[1])
+    sizes = [2**power for power in range(9)]
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(30):
+        for size in sizes:
+            began = time.perf_counter()
+            engine.run([row] * size)
+            times[size].append(1e6 * (time.perf_counter() - began) / (size * _ROW_TOKENS))
+    lines = ["", "| rows of 32 tokens | tokens | microseconds a token |", "|---:|---:|---:|"]
+    lines += [f"| {size} | {size * _ROW_TOKENS} | {median(times[size]):.1f} |" for size in sizes]
+    return "\n".join(lines) + "\n"
 
 
 def _table(parts: dict[str, tuple[float, float]]) -> str:
