@@ -34,7 +34,9 @@ class ServeSettings(BaseModel):
     max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
     max_queue_s: float = Field(2.0, gt=0, description="seconds that the queue may take at the speed of the moment")
-    max_batch_tokens: int = Field(4096, ge=1, description="padded tokens of a forward pass")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="padded tokens of a forward pass; default: 512 on a CPU, 4096 on a GPU"
+    )
     max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
     drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")

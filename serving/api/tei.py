@@ -225,7 +225,7 @@ def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
         "model_type": {"classifier": {"id2label": by_place, "label2id": places}},
         "max_concurrent_requests": settings.max_requests,
         "max_input_length": engine.tokenizer_info.max_length,
-        "max_batch_tokens": settings.max_batch_tokens,
+        "max_batch_tokens": model.max_batch_tokens,
         "max_client_batch_size": settings.max_texts,
         "auto_truncate": settings.auto_truncate,
         "version": "0.1.0",
