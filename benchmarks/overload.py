@@ -5,8 +5,8 @@ ask as fast as they are answered, which gives what the service can hold; then re
 many; then as at first. They are of 1, 8 and 32 rows, and every reply is checked against the engine's own. Prints a
 table and the marks; leaves with 1 if one does not hold.
 
-Rows that are accepted wait for those before them, and the queue's limit in tokens bounds that: "waits" is the longest
-that a full queue takes at the speed that was measured first.
+Rows that are accepted wait for those before them, and the queue's limits in tokens and seconds bound that: "waits" is the
+longest that a full queue takes at the speed that was measured first.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str,
         before = await asker.closed(_HOLD_S)
         during = await asker.open(options.seconds, options.times * before.answered)
         after = await asker.closed(_HOLD_S)
-    waits = from_environment().max_queue_tokens / (tokens * before.answered)
+    limits = from_environment()
+    waits = min(limits.max_queue_s, limits.max_queue_tokens / (tokens * before.answered))
     return {"before": before, "overload": during, "after": after}, waits
 
 
