@@ -5,8 +5,8 @@ ask as fast as they are answered, which gives what the service can hold; then re
 many; then as at first. They are of 1, 8 and 32 rows, and every reply is checked against the engine's own. Prints a
 table and the marks; leaves with 1 if one does not hold.
 
-Rows that are accepted wait for those before them, and the queue's limits in tokens and seconds bound that: "waits" is the
-longest that a full queue takes at the speed that was measured first.
+Rows that are accepted wait for those before them, and the queue's limits in tokens and seconds bound that: "waits" is
+the longest that a full queue takes at the speed that was measured first.
 """
 
 from __future__ import annotations
