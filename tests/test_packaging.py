@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from serving import VERSION
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
@@ -19,6 +21,10 @@ def _names(requirements: list[str]) -> set[str]:
 
 def test_every_top_level_module_is_packaged() -> None:
     assert sorted(PROJECT["tool"]["setuptools"]["py-modules"]) == sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+def test_the_service_tells_the_version_that_is_packaged() -> None:
+    assert PROJECT["project"]["version"] == VERSION
 
 
 def test_the_base_install_has_no_training_library() -> None:

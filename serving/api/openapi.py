@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving import VERSION
 from serving.api.errors import TYPES
 from serving.api.tei import FUNCTIONS
 
@@ -33,7 +34,7 @@ def describe() -> Json:
         "openapi": "3.0.3",
         "info": {
             "title": "kdc",
-            "version": "0.1.0",
+            "version": VERSION,
             "description": "Text classification. Speaks the dialects of text-embeddings-inference and of the Hub's "
             "clients, and the Open Inference Protocol V2. `/info` says which task is served.",
         },

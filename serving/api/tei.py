@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from artifact import Kind
 from errors import InputError
+from serving import VERSION
 from serving.api.body import cancelled_when_gone, read_json
 from serving.api.codec import JsonResponse
 from serving.api.errors import ApiError
@@ -228,7 +229,7 @@ def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
         "max_batch_tokens": model.max_batch_tokens,
         "max_client_batch_size": settings.max_texts,
         "auto_truncate": settings.auto_truncate,
-        "version": "0.1.0",
+        "version": VERSION,
         "task": task.name,
         "kind": task.kind,
         "columns": columns,

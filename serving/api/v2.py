@@ -15,6 +15,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving import VERSION
 from serving.api.body import read_bytes
 from serving.api.codec import JsonResponse, loads
 from serving.api.errors import ApiError
@@ -37,7 +38,7 @@ class Wanted:
 
 async def server_metadata(_: Request) -> Response:
     """`GET /v2`."""
-    return JsonResponse({"name": "kdc", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
+    return JsonResponse({"name": "kdc", "version": VERSION, "extensions": ["binary_tensor_data"]})
 
 
 async def live(_: Request) -> Response:
