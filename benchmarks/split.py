@@ -2,13 +2,13 @@
 
 Command: `python benchmarks/split.py --run RUN [--data GLUE_FOLDER]`. RUN is the directory of a finished `kdc compress`.
 One text a request, as long as SST-2's. Needs wrk. Prints a table of CPU microseconds a request, all threads together,
-and one of what a token costs in batches of growing size: no more in a large one than in a small one.
+and one of what a token costs in batches of growing size, alone and in lanes.
 
 | part | how it is measured |
 |---|---|
 | parse, tokenise, serialise | the service's own functions, over all rows |
 | queue | the batcher with a model that costs nothing, 32 rows at a time |
-| session | forward passes over as many rows as the service's batches had under load, by its own metrics |
+| session | forward passes in lanes, of as many rows as the service's batches had under load, by its own metrics |
 | HTTP | `/health` under bare uvicorn: reading, routing, the gate, answering |
 | BentoML | `/health` under `kdc serve`, less that |
 | all | a worker's CPU time over the requests that it answered to 32 connections |
@@ -24,6 +24,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from tokenizers import Encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -43,6 +45,7 @@ from errors import KdcError
 from serving.api import codec, tei
 from serving.batcher import Batcher
 from serving.engine import Engine, Text
+from serving.registry import MOST_LANES
 from serving.settings import ServeSettings
 
 _CONNECTIONS = 32
@@ -60,7 +63,7 @@ def main() -> None:
         check_wrk()
         with tempfile.TemporaryDirectory() as scratch:
             sys.stdout.write(_table(_measure(options, Path(scratch))))
-        sys.stdout.write(_growth(Engine.load(options.run / "artifact", device="cpu")))
+        sys.stdout.write(_growth(Engine.load(options.run / "artifact", device="cpu", lanes=MOST_LANES)))
     except KdcError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -74,7 +77,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[floa
     servers, _ = all_servers(Subject(artifact, manifest, None, None, scratch))
     kdc = _under_load(servers["kdc"], rows, options.seconds, scratch)
     uvicorn = _under_load(servers["uvicorn"], rows, options.seconds, scratch)
-    engine = Engine.load(artifact, device="cpu")
+    engine = Engine.load(artifact, device="cpu", lanes=MOST_LANES)
     engine.warm_up()
     alike = {
         "parse": _parse(servers["kdc"], rows),
@@ -187,7 +190,11 @@ def _serialise(engine: Engine, rows: list[Text]) -> float:
 
 async def _queue(engine: Engine, rows: list[Text]) -> float:
     encodings = engine.encode(rows)
-    batcher = Batcher(lambda batch: np.zeros((len(batch), 2), np.float32))
+
+    def free(batch: object) -> np.ndarray:
+        return np.zeros((len(batch), 2), np.float32)  # type: ignore[arg-type]
+
+    batcher = Batcher(free, beside=free, lanes=engine.lanes)
 
     async def one_of_many(start: int) -> None:
         for encoding in encodings[start::_CONNECTIONS]:
@@ -204,22 +211,48 @@ def _session(engine: Engine, rows: list[Text], size: float) -> float:
     encodings = sorted(engine.encode(rows), key=len)
     whole = max(1, round(size))
     batches = [encodings[start : start + whole] for start in range(0, len(encodings), whole)]
-    return _cpu_us(lambda: [engine.run(batch) for batch in batches], len(encodings))
+    return _cpu_us(lambda: _side_by_side(engine, batches), len(encodings))
+
+
+def _side_by_side(engine: Engine, batches: list[list[Encoding]]) -> None:
+    """Run batches as the service's lanes do."""
+
+    def lane(number: int) -> None:
+        for batch in batches[number :: engine.lanes]:
+            engine.run_beside(batch)
+
+    threads = [threading.Thread(target=lane, args=(number,)) for number in range(engine.lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _growth(engine: Engine) -> str:
-    """Microseconds a token in batches of rows of 32 tokens: medians over rounds in which the sizes take turns."""
+    """Microseconds a token in batches of rows of 32 tokens: medians over rounds in which the sizes take turns.
+
+    One pass with all threads, and as many passes as there are lanes, side by side.
+    """
     (row,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
     row.pad(_ROW_TOKENS, pad_id=row.ids[1])
     sizes = [2**power for power in range(9)]
-    times: dict[int, list[float]] = {size: [] for size in sizes}
+    alone: dict[int, list[float]] = {size: [] for size in sizes}
+    beside: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(30):
         for size in sizes:
+            tokens = size * _ROW_TOKENS
             began = time.perf_counter()
             engine.run([row] * size)
-            times[size].append(1e6 * (time.perf_counter() - began) / (size * _ROW_TOKENS))
-    lines = ["", "| rows of 32 tokens | tokens | microseconds a token |", "|---:|---:|---:|"]
-    lines += [f"| {size} | {size * _ROW_TOKENS} | {median(times[size]):.1f} |" for size in sizes]
+            alone[size].append(1e6 * (time.perf_counter() - began) / tokens)
+            count = engine.lanes * max(1, 512 // tokens)  # so many that starting threads weighs little
+            began = time.perf_counter()
+            _side_by_side(engine, [[row] * size] * count)
+            beside[size].append(1e6 * (time.perf_counter() - began) / (count * tokens))
+    lines = ["", f"| rows of 32 tokens | tokens | us a token, alone | us a token, {engine.lanes} lanes |"]
+    lines += ["|---:|---:|---:|---:|"]
+    lines += [
+        f"| {size} | {size * _ROW_TOKENS} | {median(alone[size]):.1f} | {median(beside[size]):.1f} |" for size in sizes
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,26 +1,27 @@
 """Continuous batching: rows of concurrent requests share forward passes, like lengths together, nobody starves.
 
-One thread owns the session. While it runs a batch, new rows gather; when it is idle, a row is run at once. Each batch
-is built around the row that has waited longest and grows by the rows nearest to it in length, so the wait is bounded
-and little is computed on padding.
+A row that is alone gets a forward pass with all threads. Where more wait, several lanes run passes side by side, each
+with its share of the threads: threads that work on one pass wait for each other, and all of them for the one whose core
+reads and answers requests meanwhile. While the lanes run, new rows gather; a lane that is free takes what is there at
+once. Each batch is built around the row that has waited longest and grows by the rows nearest to it in length, so the
+wait is bounded and little is computed on padding.
 """
 
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Encoding
 
 from errors import KdcError
+from serving.queue import Queue, Request, Row
 
 log = logging.getLogger("kdc.serve")
 
@@ -79,51 +80,27 @@ class BatchReport:
     seconds: float
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    """Rows that one caller waits for."""
-
-    future: asyncio.Future[np.ndarray]
-    left: int
-    answers: list[np.ndarray | None]
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    length: int
-    number: int  # of arrival
-    encoding: Encoding
-    request: _Request
-    place: int
-    arrived: float
-    taken: bool = False
-    key: tuple[int, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.key = (self.length, self.number)
-
-
-def _key(row: _Row) -> tuple[int, int]:
-    return row.key
-
-
 class Batcher:
     """Answers rows by batches of its own making. Made and used in one event loop.
 
     Args:
-        forward: one batch to (rows, outputs); called in the batcher's thread alone.
+        forward: one batch to (rows, outputs), with all threads; called while nothing else runs.
+        beside: the same with a share of the threads; called by several lanes at once. None where there is one lane.
+        lanes: passes that may run at once. A row that has more company than half of them is not alone.
         max_batch_tokens: padded tokens (rows x longest) of a batch; one row may exceed it.
         max_queue_tokens: tokens that may wait; beyond, `submit` raises `Overloaded`.
         max_queue_seconds: seconds that the queue may take at the speed of the last batches; beyond, the same. A queue
             that is longer than people wait computes answers for those who have left.
         max_padding: most padding of a batch, as a share of its real tokens.
-        on_batch: told of every batch, in the batcher's thread.
+        on_batch: told of every batch, in a lane's thread.
     """
 
     def __init__(
         self,
         forward: Forward,
         *,
+        beside: Forward | None = None,
+        lanes: int = 1,
         max_batch_tokens: int = 4096,
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 2.0,
@@ -131,26 +108,32 @@ class Batcher:
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
         self._forward = forward
+        self._beside = forward if beside is None else beside
+        self._lanes = lanes
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_seconds = max_queue_seconds
         self._max_padding = max_padding
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
-        self._changed = threading.Condition()
-        self._by_length: list[_Row] = []
-        self._by_arrival: deque[_Row] = deque()
-        self._queued_tokens = 0
+        self._lock = threading.Lock()
+        self._idle: list[threading.Condition] = []  # of each lane that waits; the last is the one that ran last
+        self._queue = Queue()
         self._arrivals = 0
+        self._running = 0
+        self._alone = False  # a pass with all threads is running
         self._closing = False
         self._tokens_per_second: float | None = None  # not known before the first large batch
-        self._thread = threading.Thread(target=self._work, name="kdc-batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait for a forward pass."""
-        return self._queued_tokens
+        return self._queue.tokens
 
     def check_room(self, rows: int) -> None:
         """See that so many rows may fit, before anything is spent on tokenising them.
@@ -158,7 +141,7 @@ class Batcher:
         Raises:
             Overloaded: they do not.
         """
-        self._refuse_beyond(self._queued_tokens, rows)  # a row has one token at least
+        self._refuse_beyond(self._queue.tokens, rows)  # a row has one token at least
 
     async def submit(self, encodings: Sequence[Encoding]) -> np.ndarray:
         """The model's outputs for rows, whatever else they were batched with.
@@ -180,21 +163,19 @@ class Batcher:
         tokens = sum(map(len, encodings))
         if tokens > self._max_queue_tokens:
             raise TooLarge(tokens, self._max_queue_tokens)
-        request = _Request(self._loop.create_future(), len(encodings), [None] * len(encodings))
+        request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings))
         now = time.perf_counter()
-        rows: list[_Row] = []
-        with self._changed:
+        rows: list[Row] = []
+        with self._lock:
             if self._closing:
                 raise Closed
-            self._refuse_beyond(self._queued_tokens, tokens)
-            self._queued_tokens += tokens
+            self._refuse_beyond(self._queue.tokens, tokens)
             for place, encoding in enumerate(encodings):
                 self._arrivals += 1
-                row = _Row(len(encoding), self._arrivals, encoding, request, place, now)
-                bisect.insort(self._by_length, row, key=_key)
-                self._by_arrival.append(row)
+                row = Row(len(encoding), self._arrivals, encoding, request, place, now)
+                self._queue.add(row)
                 rows.append(row)
-            self._changed.notify()
+            self._wake(len(rows))
         try:
             return await request.future
         except BaseException:  # nobody waits any longer, or one of the rows failed
@@ -209,68 +190,63 @@ class Batcher:
         if queued and queued + tokens > most:
             raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
 
-    def _withdraw(self, rows: list[_Row]) -> None:
+    def _withdraw(self, rows: list[Row]) -> None:
         """Take the rows that still wait out of the queue."""
-        with self._changed:
+        with self._lock:
             for row in rows:
-                if not row.taken:
-                    row.taken = True
-                    self._queued_tokens -= row.length
-                    del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_key)]
+                self._queue.remove(row)
 
     async def close(self) -> None:
-        """Answer what is queued, accept no more, end the thread."""
-        with self._changed:
+        """Answer what is queued, accept no more, end the threads."""
+        with self._lock:
             self._closing = True
-            self._changed.notify()
-        while self._thread.is_alive():  # not joined: a forward pass that hangs must not hold up who cancels this
+            self._wake(self._lanes)
+        # Not joined: a forward pass that hangs must not hold up who cancels this.
+        while any(thread.is_alive() for thread in self._threads):
             await asyncio.sleep(0.005)
 
     def _work(self) -> None:
+        """A lane: take a batch, run it, until the queue is empty for good."""
+        work = threading.Condition(self._lock)
         while True:
-            with self._changed:
-                while not self._by_length and not self._closing:
-                    self._changed.wait()
-                if not self._by_length:
-                    return
-                batch = self._next_batch()
-                queued = self._queued_tokens
-            self._run(batch, queued)
+            with self._lock:
+                while self._alone or not len(self._queue):
+                    if self._closing and not len(self._queue):
+                        return
+                    self._idle.append(work)
+                    work.wait()
+                alone = not self._running and 2 * len(self._queue) <= max(2, self._lanes)
+                batch = self._next_batch(alone)
+                self._running += 1
+                self._alone = alone
+                queued = self._queue.tokens
+            try:
+                self._run(batch, queued, alone)
+            finally:
+                with self._lock:
+                    self._running -= 1
+                    if alone:  # the other lanes waited for its end
+                        self._alone = False
+                        self._wake(self._lanes if self._closing else len(self._queue) - 1)
 
-    def _next_batch(self) -> list[_Row]:
-        """Take the oldest row and its neighbours in length out of the queue."""
-        while self._by_arrival[0].taken:
-            self._by_arrival.popleft()
-        rows = self._by_length
-        first = bisect.bisect_left(rows, self._by_arrival[0].key, key=_key)
-        last = first + 1  # rows[first:last] is the batch
-        longest = real = rows[first].length
-        while True:
-            count = last - first + 1
-            shorter = longest - rows[first - 1].length if first > 0 else None
-            longer = (rows[last].length - longest) * (count - 1) if last < len(rows) else None
-            if shorter is None and longer is None:
-                break
-            take_longer = shorter is None or (longer is not None and longer < shorter)
-            new = rows[last] if take_longer else rows[first - 1]
-            padded = count * max(longest, new.length)
-            if padded > self._max_batch_tokens or padded > (1 + self._max_padding) * (real + new.length):
-                break
-            longest, real = max(longest, new.length), real + new.length
-            first, last = (first, last + 1) if take_longer else (first - 1, last)
-        batch = rows[first:last]
-        del rows[first:last]
-        self._queued_tokens -= real
-        for row in batch:
-            row.taken = True
-        return batch
+    def _wake(self, lanes: int) -> None:
+        """Have idle lanes look at the queue, the one that ran last first: its core's cache is still warm."""
+        for _ in range(min(lanes, len(self._idle))):
+            self._idle.pop().notify()
 
-    def _run(self, batch: list[_Row], queued: int) -> None:
+    def _next_batch(self, alone: bool) -> list[Row]:
+        """What a lane runs now: all that waits, or its share where other lanes are free."""
+        free = 1 if alone else self._lanes - self._running
+        return self._queue.take(
+            max_rows=-(-len(self._queue) // free), max_tokens=self._max_batch_tokens, max_padding=self._max_padding
+        )
+
+    def _run(self, batch: list[Row], queued: int, alone: bool) -> None:
         began = time.perf_counter()
-        results = self._answers(batch)
+        results = self._answers(batch, self._forward if alone else self._beside)
         ended = time.perf_counter()
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
-        self._learn_speed(tokens, ended - began)
+        self._learn_speed(tokens, (ended - began) / (1 if alone else self._lanes))
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
             self._loop.call_soon_threadsafe(_deliver, batch, results)
         if self._on_batch is not None:
@@ -286,11 +262,13 @@ class Batcher:
         if tokens >= self._max_batch_tokens // 4 or (known is not None and speed > known):
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
-    def _answers(self, batch: list[_Row], failures: list[Exception] | None = None) -> list[np.ndarray | Exception]:
+    def _answers(
+        self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None
+    ) -> list[np.ndarray | Exception]:
         """Each row's outputs. One row may spoil a batch for the others, so what failed is tried again in halves."""
         failures = [] if failures is None else failures
         try:
-            results = list(self._forward([row.encoding for row in batch]))
+            results = list(forward([row.encoding for row in batch]))
             if len(results) != len(batch):
                 raise KdcError("the model gave another number of rows", given=f"{len(results)} of {len(batch)}")
             return results
@@ -299,10 +277,10 @@ class Batcher:
             if len(batch) == 1 or len(failures) > _MOST_FAILURES:
                 return [error] * len(batch)
         middle = len(batch) // 2
-        return [*self._answers(batch[:middle], failures), *self._answers(batch[middle:], failures)]
+        return [*self._answers(batch[:middle], forward, failures), *self._answers(batch[middle:], forward, failures)]
 
 
-def _deliver(batch: list[_Row], results: list[np.ndarray | Exception]) -> None:
+def _deliver(batch: list[Row], results: list[np.ndarray | Exception]) -> None:
     """In the event loop: hand each answer to its request, and wake those that are complete."""
     for row, result in zip(batch, results, strict=True):
         request = row.request

@@ -47,6 +47,7 @@ class Engine:
         temperature: logits are divided by it before softmax or sigmoid.
         provider: the execution provider that took effect, e.g. "CPUExecutionProvider".
         threads: size of ONNX Runtime's thread pool.
+        lanes: how many passes may run at once by `run_beside`, sharing the threads.
         notes: what a person should know about the start, such as a fallback to the CPU.
         variant: name of the variant; "" without an artifact.
         manifest: the artifact's manifest; None without an artifact.
@@ -62,6 +63,8 @@ class Engine:
         *,
         variant: str = "",
         manifest: Manifest | None = None,
+        beside: OpenSession | None = None,
+        lanes: int = 1,
     ) -> None:
         _check_graph(opened.session, task, tokenizer_info)
         self.task = task
@@ -73,6 +76,8 @@ class Engine:
         self.variant = variant
         self.manifest = manifest
         self._session = opened.session
+        self._beside = opened.session if beside is None else beside.session
+        self.lanes = lanes
         self._tokenizer = tokenizer
 
     @classmethod
@@ -83,6 +88,7 @@ class Engine:
         variant: str | None = None,
         device: Device = "auto",
         threads: int | None = None,
+        lanes: int = 1,
         verify: bool = True,
         expect_sha256: str | None = None,
     ) -> Engine:
@@ -93,6 +99,8 @@ class Engine:
             variant: "fp32", "int8" or "fp16"; None takes the one that the manifest names for the provider.
             device: "auto" is CUDA where it really starts, else the CPU, with a note; "cuda" fails where it does not.
             threads: for one forward pass; None takes all that this process may use.
+            lanes: on a CPU, at most so many passes run at once by `run_beside`, each with its share of the threads. It
+                takes a second session, and the memory of its weights.
             verify: check the SHA-256 of every file first.
             expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
 
@@ -114,6 +122,9 @@ class Engine:
         opened = open_session(
             lambda provider: folder / variants[variant_for(provider)].file, device=device, threads=threads
         )
+        lanes = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
+        share = max(1, round(opened.threads / lanes))
+        beside = open_session(lambda _: opened.path, device="cpu", threads=share) if lanes > 1 else None
         return cls(
             opened,
             RowTokenizer.read(folder / "tokenizer.json", manifest.tokenizer),
@@ -122,6 +133,8 @@ class Engine:
             manifest.temperature,
             variant=variant_for(opened.provider),
             manifest=manifest,
+            beside=beside,
+            lanes=lanes,
         )
 
     @classmethod
@@ -215,6 +228,7 @@ class Engine:
             long.pad(length, pad_id=word_id)
             for rows in (1, 8):
                 self.run([long] * rows)
+                self.run_beside([long] * rows)
         self.run([short])
 
     def run(self, encodings: Sequence[Encoding]) -> np.ndarray:
@@ -229,12 +243,19 @@ class Engine:
         Raises:
             KdcError: the model failed, or gave NaN or infinity.
         """
+        return self._run(self._session, encodings)
+
+    def run_beside(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """`run` with a share of the threads: `lanes` of these at once do more than as many `run` after another."""
+        return self._run(self._beside, encodings)
+
+    def _run(self, session: onnxruntime.InferenceSession, encodings: Sequence[Encoding]) -> np.ndarray:
         feeds = pad(encodings, self.tokenizer_info)
         try:
             if self.provider == CPU_PROVIDER:
-                (logits,) = self._session.run(["logits"], feeds)
+                (logits,) = session.run(["logits"], feeds)
             else:
-                logits = run_bound(self._session, feeds)
+                logits = run_bound(session, feeds)
         except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
             raise KdcError(
                 "the model failed on these texts", given=f"{type(error).__name__} on {self.provider}", remedy=_RETRY

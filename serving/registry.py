@@ -28,7 +28,8 @@ log = logging.getLogger("kdc.serve")
 
 _OTHER = re.compile(r"[^A-Za-z0-9._-]+")  # than what a name may have
 # On a CPU a token costs least in passes of 512 to 1024 (benchmarks/split.py), and the smaller, the less others wait.
-_CPU_BATCH, _GPU_BATCH = 512, 4096
+_CPU_BATCH, _GPU_BATCH = 256, 4096
+MOST_LANES = 4  # threads of more lanes would wait for the interpreter's lock
 _INLINE_CHARS = 2000  # so few are tokenised faster than handed to a thread
 Observe = Callable[[str, BatchReport], None]
 
@@ -68,6 +69,8 @@ class Model:
         self.max_batch_tokens = settings.max_batch_tokens or (_CPU_BATCH if on_cpu else _GPU_BATCH)
         self._batcher = Batcher(
             engine.run,
+            beside=engine.run_beside,
+            lanes=engine.lanes,
             max_batch_tokens=self.max_batch_tokens,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_seconds=settings.max_queue_s,
@@ -236,7 +239,7 @@ class Registry:
     def _open(self, path: Path) -> Engine:
         settings = self._settings
         threads = settings.threads or max(1, usable_cores() // settings.workers)
-        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads)
+        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MOST_LANES)
         engine.warm_up()
         return engine
 

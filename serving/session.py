@@ -36,12 +36,14 @@ class OpenSession:
 
     Attributes:
         session: ready to run.
+        path: its ONNX file.
         provider: the execution provider that took effect.
         threads: size of its thread pool.
         notes: what a person should know, such as a fallback to the CPU.
     """
 
     session: onnxruntime.InferenceSession
+    path: Path
     provider: str
     threads: int
     notes: tuple[str, ...]
@@ -67,11 +69,12 @@ def open_session(file_for: Callable[[str], Path], *, device: Device, threads: in
         provider, name, remedy = _GPU["cuda" if device == "auto" else device]
         session, problem = _open_on_gpu(file_for(provider), provider, threads)
         if session is not None and not problem:
-            return OpenSession(session, provider, threads, notes)
+            return OpenSession(session, file_for(provider), provider, threads, notes)
         if device != "auto":
             raise KdcError(f"{name} did not take effect", given=problem, remedy=remedy)
         notes = (f"running on the CPU: {problem}",)
-    return OpenSession(_create(file_for(CPU_PROVIDER), [CPU_PROVIDER], threads), CPU_PROVIDER, threads, notes)
+    path = file_for(CPU_PROVIDER)
+    return OpenSession(_create(path, [CPU_PROVIDER], threads), path, CPU_PROVIDER, threads, notes)
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:

@@ -14,6 +14,8 @@ from errors import InputError, KdcError
 
 Text = str | tuple[str, str]
 
+_FEW_PIECES = 4  # so many may be cut off a text: cheaper than tokenising it twice to know where to cut
+
 
 class RowTokenizer:
     """Rows to encodings, cut to the maximum length and not padded (`pad` does that). Several threads may call it.
@@ -62,7 +64,7 @@ class RowTokenizer:
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds none of its own.
         """
-        encodings = self._cutting.encode_batch([self._shortened(row) for row in rows])
+        encodings = self._cutting.encode_batch_fast([self._shortened(row) for row in rows])  # without offsets
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
             raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")
@@ -75,8 +77,8 @@ class RowTokenizer:
         words take gigabytes. Only the first `max_length` tokens of a text can be kept (the last, when cut from the
         left), so the words after those change nothing, as long as the longer text of a pair stays the longer one.
         """
-        if max(map(len, (row,) if isinstance(row, str) else row)) <= self._most:
-            return row  # no more tokens than characters
+        if max(map(len, (row,) if isinstance(row, str) else row)) <= _FEW_PIECES * self._most:
+            return row  # no more tokens than characters, and so no more pieces than that
         if isinstance(row, str):
             return self._shorten(row, self._most)[0]
         first, second = (len(self._whole.encode(text, add_special_tokens=False)) for text in row)

@@ -296,3 +296,110 @@ def test_every_batch_is_reported() -> None:
         assert all(report.seconds > 0 and report.queued_seconds >= 0 for report in reports)
 
     in_loop(scenario)
+
+
+class Lanes:
+    """A model for lanes: what ran alone, what beside, and how many passes at once."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.alone: list[int] = []
+        self.beside: list[int] = []
+        self.most = 0
+        self.while_alone = 0  # passes that ran beside one that thought itself alone
+        self._seconds = seconds
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def run(self, rows: Sequence[Any]) -> np.ndarray:
+        return self._pass(rows, self.alone)
+
+    def run_beside(self, rows: Sequence[Any]) -> np.ndarray:
+        return self._pass(rows, self.beside)
+
+    def _pass(self, rows: Sequence[Any], into: list[int]) -> np.ndarray:
+        with self._lock:
+            into.append(len(rows))
+            self._running += 1
+            self.most = max(self.most, self._running)
+        time.sleep(self._seconds)
+        with self._lock:
+            if into is self.alone and self._running > 1:
+                self.while_alone += 1
+            self._running -= 1
+        return np.array([[row[0], len(row)] for row in rows], dtype=np.float32)
+
+
+def test_a_row_by_itself_has_all_threads() -> None:
+    async def scenario() -> None:
+        model = Lanes()
+        batcher = Batcher(model.run, beside=model.run_beside, lanes=2)
+        for name in range(5):
+            await batcher.submit([row(name, 3)])
+        assert (model.alone, model.beside) == ([1] * 5, [])
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_free_lanes_share_what_waits_and_run_side_by_side() -> None:
+    async def scenario() -> None:
+        model = Lanes(0.2)
+        batcher = Batcher(model.run, beside=model.run_beside, lanes=2)
+        answer = await batcher.submit([row(name, 5) for name in range(16)])
+        assert answer[:, 0].tolist() == list(range(16))
+        assert model.beside == [8, 8]
+        assert model.most == 2
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_nothing_runs_beside_a_pass_with_all_threads(lanes: int) -> None:
+    async def scenario() -> None:
+        model = Lanes(0.1)
+        batcher = Batcher(model.run, beside=model.run_beside, lanes=lanes)
+        first = asyncio.create_task(batcher.submit([row(1, 3)]))
+        while not model.alone:
+            await asyncio.sleep(0.001)
+        await asyncio.gather(first, *(batcher.submit([row(name, 3)]) for name in range(6)))
+        assert model.alone == [1]
+        assert sum(model.beside) == 6
+        assert model.while_alone == 0
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_lanes_mix_no_answers_up(lanes: int) -> None:
+    random = np.random.default_rng(lanes)
+
+    async def scenario() -> None:
+        model = Lanes(0.001)
+        batcher = Batcher(model.run, beside=model.run_beside, lanes=lanes, max_batch_tokens=64)
+
+        async def client(number: int) -> None:
+            for turn in range(25):
+                rows = [row(1000 * number + turn, int(random.integers(1, 30))) for _ in range(random.integers(1, 4))]
+                assert (await batcher.submit(rows)).tolist() == [[item[0], len(item)] for item in rows]
+                await asyncio.sleep(float(random.choice([0, 0, 0.004])))
+
+        await asyncio.gather(*(client(number) for number in range(8)))
+        assert 2 <= model.most <= lanes
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_closing_ends_all_lanes_when_everything_is_answered() -> None:
+    async def scenario() -> None:
+        model = Lanes(0.02)
+        batcher = Batcher(model.run, beside=model.run_beside, lanes=3, max_batch_tokens=8)
+        tasks = [asyncio.create_task(batcher.submit([row(name, 4)])) for name in range(20)]
+        await asyncio.sleep(0.01)
+        await batcher.close()
+        assert [int(answer[0, 0]) for answer in await asyncio.gather(*tasks)] == list(range(20))
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdc-batcher")]
+
+    in_loop(scenario)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,21 @@ def test_an_artifact_predicts_with_its_variant_and_temperature(files: Path) -> N
     assert (engine.variant, engine.provider, engine.labels) == ("int8", "CPUExecutionProvider", SINGLE.labels)
     assert engine.manifest is not None
     assert engine.manifest.task == SINGLE
+
+
+def test_lanes_give_the_same_answers_at_once(files: Path) -> None:
+    engine = Engine.load(files, device="cpu", threads=4, lanes=2)
+    assert engine.lanes == 2
+    encodings = engine.encode(TEXTS)
+    expected = np.stack([expected_logits(text, scale=1.01) for text in TEXTS])
+    with ThreadPoolExecutor(2) as pool:
+        for answer in pool.map(lambda _: engine.run_beside(encodings), range(40)):
+            np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "lanes", "made"), [(1, 4, 1), (2, 4, 2), (16, 4, 4), (16, 1, 1)])
+def test_there_are_no_more_lanes_than_threads(files: Path, threads: int, lanes: int, made: int) -> None:
+    assert Engine.load(files, device="cpu", threads=threads, lanes=lanes).lanes == made
 
 
 def test_a_variant_can_be_asked_for(files: Path) -> None:

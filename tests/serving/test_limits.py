@@ -52,6 +52,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Engine, "warm_up", lambda self: None)
     monkeypatch.setattr(Engine, "run", held)
+    monkeypatch.setattr(Engine, "run_beside", held)
     return gate
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from bag_models import expected_logits, write_artifact
+from bag_models import WORDS, expected_logits, write_artifact
 from live import running
 
 from errors import InputError
@@ -80,12 +80,12 @@ def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: p
     gate, run, held = threading.Event(), Engine.run, threading.Event()
 
     def slow(self: Engine, encodings: Any) -> Any:
-        if "w7" in encodings[0].tokens:
+        if WORDS["w7"] in encodings[0].ids:
             held.set()
             assert gate.wait(20)
         return run(self, encodings)
 
-    monkeypatch.setattr(Engine, "run", slow)
+    monkeypatch.setattr(Engine, "run", slow)  # a row by itself
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
 
     def sha(url: str) -> str:
