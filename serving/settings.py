@@ -25,7 +25,9 @@ class ServeSettings(BaseModel):
     artifact: str = Field("", description="artifacts to serve: PATH or NAME=PATH, separated by commas")
     device: Device = Field("auto", description="auto is CUDA where it starts, else the CPU; cuda; tensorrt; cpu")
     variant: str | None = Field(None, description="fp32, int8 or fp16; default: what the manifest names")
-    threads: int | None = Field(None, ge=1, le=1024, description="of one forward pass; default: the cores / workers")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="of all forward passes together; default: the cores / workers"
+    )
     workers: int = Field(1, ge=1, le=256, description="processes that share the port")
 
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of a request's body")
@@ -35,7 +37,7 @@ class ServeSettings(BaseModel):
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
     max_queue_s: float = Field(2.0, gt=0, description="seconds that the queue may take at the speed of the moment")
     max_batch_tokens: int | None = Field(
-        None, ge=1, description="padded tokens of a forward pass; default: 512 on a CPU, 4096 on a GPU"
+        None, ge=1, description="padded tokens of a forward pass; default: 256 on a CPU, 4096 on a GPU"
     )
     max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
