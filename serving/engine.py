@@ -34,6 +34,7 @@ from serving.tokenizing import RowTokenizer, Text, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
+_WARM_ROWS = 8
 _REMAKE = "make it again with `kdc compress`"
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
@@ -217,8 +218,12 @@ class Engine:
         """The same tokenizer, cutting at the other side."""
         return self._tokenizer.again(self.tokenizer_info.model_copy(update={"truncation_side": side}))
 
-    def warm_up(self) -> None:
-        """Run all lengths of input once, so that the first request pays for no allocation."""
+    def warm_up(self, max_batch_tokens: int = 1024) -> None:
+        """Run all lengths of input once, so that the first request pays for no allocation.
+
+        Args:
+            max_batch_tokens: padded tokens of the largest pass to come. What is allocated for a pass stays allocated.
+        """
         word = ("a", "a") if self.task.is_pair else "a"
         short = self.encode([word])[0]
         word_id = short.ids[len(short) // 2]
@@ -226,9 +231,8 @@ class Engine:
         for length in [*lengths, self.tokenizer_info.max_length]:
             long = self.encode([word])[0]
             long.pad(length, pad_id=word_id)
-            for rows in (1, 8):
-                self.run([long] * rows)
-                self.run_beside([long] * rows)
+            self.run([long])
+            self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
         self.run([short])
 
     def run(self, encodings: Sequence[Encoding]) -> np.ndarray:

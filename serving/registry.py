@@ -27,7 +27,8 @@ from serving.tokenizing import RowTokenizer
 log = logging.getLogger("kdc.serve")
 
 _OTHER = re.compile(r"[^A-Za-z0-9._-]+")  # than what a name may have
-# On a CPU a token costs least in passes of 512 to 1024 (benchmarks/split.py), and the smaller, the less others wait.
+# In lanes on a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py); more make others wait, fewer
+# cost more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
 MOST_LANES = 4  # threads of more lanes would wait for the interpreter's lock
 _INLINE_CHARS = 2000  # so few are tokenised faster than handed to a thread
@@ -65,8 +66,7 @@ class Model:
     def __init__(self, name: str, engine: Engine, settings: ServeSettings, observe: Observe | None = None) -> None:
         self.name = name
         self.engine = engine
-        on_cpu = engine.provider == CPU_PROVIDER
-        self.max_batch_tokens = settings.max_batch_tokens or (_CPU_BATCH if on_cpu else _GPU_BATCH)
+        self.max_batch_tokens = _batch_tokens(engine, settings)
         self._batcher = Batcher(
             engine.run,
             beside=engine.run_beside,
@@ -240,8 +240,12 @@ class Registry:
         settings = self._settings
         threads = settings.threads or max(1, usable_cores() // settings.workers)
         engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MOST_LANES)
-        engine.warm_up()
+        engine.warm_up(_batch_tokens(engine, settings))
         return engine
+
+
+def _batch_tokens(engine: Engine, settings: ServeSettings) -> int:
+    return settings.max_batch_tokens or (_CPU_BATCH if engine.provider == CPU_PROVIDER else _GPU_BATCH)
 
 
 def _signature(path: Path) -> object:

@@ -50,7 +50,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         gate.wait(20)
         return run(self, encodings)
 
-    monkeypatch.setattr(Engine, "warm_up", lambda self: None)
+    monkeypatch.setattr(Engine, "warm_up", lambda self, tokens: None)
     monkeypatch.setattr(Engine, "run", held)
     monkeypatch.setattr(Engine, "run_beside", held)
     return gate
