@@ -26,7 +26,7 @@ from tokenizers import Encoding
 
 from artifact import CPU_PROVIDER, Kind
 from errors import KdcError
-from pipeline.graphs.int8_storage import float_matrices, store_matrices, store_tables
+from pipeline.graphs.int8_storage import float_matrices, share_with_quantised, store_matrices, store_tables
 from pipeline.graphs.onnx_graph import quiet, save_graph
 from pipeline.graphs.ranges import RangeMethod, Ranges
 
@@ -124,6 +124,7 @@ def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges
     try:
         with quiet():
             quantised = _quantise_linear(model, wanted, candidate, ranges)
+        share_with_quantised(quantised.graph)
     except Exception as error:  # the quantiser raises whatever it meets in a graph that it does not know
         raise KdcError(
             f"ONNX Runtime's quantiser failed on candidate {candidate.name}",

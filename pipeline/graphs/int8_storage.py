@@ -46,6 +46,30 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
     return layers
 
 
+def share_with_quantised(graph: GraphProto) -> int:
+    """Have stored matrices read the quantised weight of the same matrix, where the quantiser kept one too.
+
+    DeBERTa projects tokens and positions by the same weights: the first product is quantised, the second stored, and
+    each would keep a copy of its own. Returns how many copies are gone.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shared: dict[str, str] = {}
+    for name, tensor in constants.items():
+        source, _, axis = name.rpartition("_int8_")
+        numbers, scale = constants.get(f"{source}_quantized"), constants.get(f"{source}_scale")
+        if not source or numbers is None or scale is None or numbers.data_type != TensorProto.INT8:
+            continue
+        by_column = axis == "0" and list(scale.dims) == [tensor.dims[1]]
+        zero = constants.get(f"{source}_zero_point")
+        if (not scale.dims or by_column) and (zero is None or not numpy_helper.to_array(zero).any()):
+            shared |= {name: f"{source}_quantized", f"{source}_scale_{axis}": f"{source}_scale"}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = shared.get(name, name)
+    _replace_nodes(graph, list(graph.node))
+    return len(shared) // 2
+
+
 def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
     """The graph's fp32 constants with two axes, by name."""
     return {
