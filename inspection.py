@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from artifact import Manifest
@@ -53,13 +53,18 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of models as tables have them: teachers, students, then what was made of the student."""
+    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
     """The evaluation table as text, header first: metrics, percent of the teacher's, then costs."""
     costs = {key for key, *_ in _COLUMNS} | {"runtime"}
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]
     result = [["model", *metrics, "kept %", *(title for _, title, _, _ in _COLUMNS)]]
     teacher = rows.get("teacher", {}).get(metric)
-    for name in sorted(rows, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)):
+    for name in in_order(rows):
         row = rows[name]
         kept = f"{100 * row[metric] / teacher:.1f}" if teacher and metric in row else "-"
         numbers = [_number(row.get(key), 1, 2) for key in metrics]

@@ -159,6 +159,12 @@ class EvaluateSettings(Section):
     memory: bool = Field(True, description="measure each model's peak memory, in a process of its own")
 
 
+class ReportSettings(Section):
+    """The report, written after the last stage."""
+
+    examples: bool = Field(True, description="quote rows on which teacher and student disagree")
+
+
 class Config(Section):
     """Everything one run needs."""
 
@@ -169,6 +175,7 @@ class Config(Section):
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
 
 
 Layer = dict[str, Any]

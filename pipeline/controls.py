@@ -6,6 +6,7 @@ Reads `data/`, `teacher/`. Writes one plain model a control.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     if not run.config.run.controls:
         return {"headline": "not asked for"}
     summary = {}
-    for name, make in (("student_without_kd", _student_without_kd), ("teacher_lora", _teacher_lora)):
+    for name, make in (("student_without_kd", student_without_kd), ("teacher_lora", teacher_lora)):
+        record = out / f"{name}.json"
         if not (out / name).exists():  # a control that is there was finished before the stage was cut off
-            summary[name] = make(run, out / f"{name}.work")
+            record.write_text(json.dumps(make(run, out / f"{name}.work")), encoding="utf-8")
             (out / f"{name}.work" / "model").rename(out / name)
             finish(out / f"{name}.work")
+        summary[name] = json.loads(record.read_text(encoding="utf-8"))
     return summary
 
 
-def _student_without_kd(run: Run, work: Path) -> dict[str, Any]:
+def student_without_kd(run: Run, work: Path) -> dict[str, Any]:
     summary = distil(run, run.config.student, None, work)
     student = load_student(work)
     merged = student.merge_and_unload() if (work / "adapter").exists() else student
@@ -42,7 +45,7 @@ def _student_without_kd(run: Run, work: Path) -> dict[str, Any]:
     return summary
 
 
-def _teacher_lora(run: Run, work: Path) -> dict[str, Any]:
+def teacher_lora(run: Run, work: Path) -> dict[str, Any]:
     """The student's adapters and learning rate on the whole pretrained teacher."""
     student, teacher = run.config.student, run.config.teacher
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model

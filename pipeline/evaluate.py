@@ -1,7 +1,8 @@
 """Stage `evaluate`: teacher, student, merged model and ONNX variants side by side, on the evaluation split.
 
 Reads everything before it; reads the evaluation split for the first and only time. ONNX variants run through
-`serving.engine`, so that what is measured is what will serve. Writes `table.json`, `evaluation.npz`.
+`serving.engine`, so that what is measured is what will serve. Writes `table.json`, `evaluation.npz` (for the artifact)
+and `logits.npz` (of all models on all evaluation splits, for the report).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pipeline.served import open_engine, texts_of, tokenizer_info
 from pipeline.tasks import Task
 from serving.tokenizing import RowTokenizer, Text, pad
 
+ALL_LOGITS = "logits.npz"
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
 Answer = Callable[[list[Text]], NDArray[np.float32]]
 
@@ -81,6 +83,10 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     _save_logits(out / "evaluation.npz", data.rows(data.eval_splits[0]), entries, data.eval_splits[0])
+    answers: dict[str, Any] = {
+        f"{split}/{name}": entry.results[split] for name, entry in entries.items() for split in data.eval_splits
+    }
+    np.savez_compressed(out / ALL_LOGITS, **answers)
     first = data.task.metrics[0]
     return {
         "table": table,

@@ -40,7 +40,7 @@ from pipeline.progress import Reporter
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of, task_of
 
-_LAYOUT = 1  # of the stage folders: raising it makes older ones stale
+_LAYOUT = 2  # of the stage folders: raising it makes older ones stale
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def compress(
     last = STAGE_NAMES.index(until) if until else len(STAGES) - 1
     results = {}
     with _locked(root):
-        run = _prepare(root, config, reporter)
+        run = open_run(root, config, reporter)
+        (root / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
         run.fingerprints["labelled"] = _fingerprint("labelled", _plain(_labelled_settings(config)), [])
         for stage in STAGES[redo_from:]:
             _forget(root, stage)
@@ -173,9 +174,13 @@ def _root(config: Config) -> Path:
     return Path("runs") / task_of(config).name
 
 
-def _prepare(root: Path, config: Config, reporter: Reporter) -> Run:
+def open_run(root: Path, config: Config, reporter: Reporter) -> Run:
+    """A run directory as stages are given it.
+
+    Raises:
+        InputError: the device that was asked for is not there.
+    """
     device, bf16 = _device(config)
-    (root / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
     return Run(root=root, config=config, device=device, bf16=bf16, progress=reporter.progress, say=reporter.say)
 
 

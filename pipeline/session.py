@@ -8,13 +8,17 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifact import Device
 from errors import KdcError
+from pipeline.commands import note_command
 from pipeline.config import Config
 from pipeline.minilm import HUB_ID, find_minilm
 from pipeline.request import check_request
+
+if TYPE_CHECKING:
+    from pipeline.progress import Reporter
 
 
 def compress_for_people(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
@@ -29,11 +33,16 @@ def compress_for_people(config: Config, *, start_from: str | None, until: str | 
     reporter = Reporter()
     again = f"run the same command again to go on: {_command_to_go_on()}"
     try:
-        _prepare_libraries(config)
+        prepare_libraries(config)
         from pipeline.run import compress
 
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
-            return compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
+            result = compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
+            root = Path(result["out"])
+            note_command(root, _command_to_go_on())
+            if "artifact" in result:
+                result["report"] = _report(root, config, reporter, again=not result["stages"]["package"]["skipped"])
+            return result
     except KeyboardInterrupt:
         raise KdcError("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
     except Exception as error:
@@ -44,6 +53,18 @@ def compress_for_people(config: Config, *, start_from: str | None, until: str | 
         raise
     finally:
         reporter.stop()
+
+
+def _report(root: Path, config: Config, reporter: Reporter, *, again: bool) -> str:
+    """Write the report where there is none of this artifact; its path."""
+    from pipeline.report import write_report
+
+    path = root / "report.html"
+    if again or not path.exists():
+        reporter.say("report: starts")
+        facts = write_report(root, examples=config.report.examples)
+        reporter.say(f"report: {facts['verdict']}")
+    return str(path)
 
 
 def is_local(config: Config) -> bool:
@@ -57,7 +78,7 @@ def _here(model: str) -> bool:
     return Path(model).exists() or (model == "minilm" and find_minilm() != HUB_ID)
 
 
-def _prepare_libraries(config: Config) -> None:
+def prepare_libraries(config: Config) -> None:
     """Before transformers and datasets are imported: no chatter, and no network for a run on local inputs."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")

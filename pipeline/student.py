@@ -30,9 +30,7 @@ _REMEDY = (
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make the distilled student in `out`."""
     settings = run.config.student
-    targets = load_targets(run.folder("targets"))
-    distillation = Distillation(targets, settings.alpha, settings.temperature, unlabeled=True)
-    summary = distil(run, settings, distillation, out)
+    summary = distil(run, settings, distillation(run, settings), out)
     warning = check_learned(
         summary, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY
     )  # fmt: skip
@@ -41,8 +39,14 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     return summary
 
 
-def distil(run: Run, settings: StudentSettings, distillation: Distillation | None, out: Path) -> dict[str, Any]:
-    """Train one student; without `distillation` on the labels alone (a control)."""
+def distillation(run: Run, settings: StudentSettings) -> Distillation:
+    """What stage `targets` kept, as the student learns from it."""
+    targets = load_targets(run.folder("targets"))
+    return Distillation(targets, settings.alpha, settings.temperature, unlabeled=True)
+
+
+def distil(run: Run, settings: StudentSettings, learns_from: Distillation | None, out: Path) -> dict[str, Any]:
+    """Train one student; without `learns_from` on the labels alone (a control)."""
     set_seed(run.config.run.seed)
     loaded, source = new_student(run, settings)
     tokenizer = models.load_tokenizer(source)
@@ -57,15 +61,14 @@ def distil(run: Run, settings: StudentSettings, distillation: Distillation | Non
         adapters.save_rewritten(trained, out / "base", out / "below")
     summary = fit(
         run, trained, settings, role="student", pad_id=tokenizer.pad_token_id, folder=out / "checkpoints",
-        distillation=distillation,
+        distillation=learns_from,
     )  # fmt: skip
     if settings.method == "lora":
         adapters.save_adapters(trained, out / "adapter")
     else:
         trained.save_pretrained(out / "full")
     np.save(out / "trained_logits.npy", predict(trained, probe_rows(run), pad_id=tokenizer.pad_token_id))
-    trainable = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
-    return {**summary, "parameters": parameters, "trainable_parameters": trainable}
+    return {**summary, "parameters": parameters}
 
 
 def probe_rows(run: Run) -> Rows:

@@ -28,6 +28,7 @@ from pipeline.tasks import Kind
 log = logging.getLogger("kdc")
 
 Progress = Callable[[int, int], None]
+_LOGS_A_LOOK = 5  # points of the loss between two looks at the tuning slice
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def train(
     plan: Plan,
     folder: Path,
     progress: Progress | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train in place and leave the best step's weights in the model.
 
     Args:
@@ -173,7 +174,8 @@ def train(
 
     Returns:
         best_score (points), best_step, steps (run in all), resumed_from (0 when not), rows_per_second,
-        and on CUDA peak_memory_bytes (`torch.cuda.max_memory_allocated`).
+        history (what was logged: lists `loss` and `score`, each of [step, value]), seconds (since it went on, where it
+        was cut off), trainable_parameters, and on CUDA peak_memory_bytes (`torch.cuda.max_memory_allocated`).
 
     Raises:
         KdcError: the loss is no number any more.
@@ -199,13 +201,19 @@ def train(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on answering in bf16
     looks = [entry for entry in trainer.state.log_history if "eval_score" in entry]
     best = max(looks, key=lambda entry: entry["eval_score"])
-    summary = {
+    summary: dict[str, Any] = {
         "best_score": best["eval_score"],
         "best_step": best["step"],
         "steps": trainer.state.global_step,
         "resumed_from": int(resume.name.rsplit("-", 1)[1]) if resume else 0,
         "train_rows": len(train_rows),
         "rows_per_second": round(result.metrics["train_samples_per_second"], 1),
+        "seconds": round(result.metrics["train_runtime"], 1),
+        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "history": {
+            "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
+            "score": [[entry["step"], entry["eval_score"]] for entry in looks],
+        },
     }
     if plan.device == "cuda":
         summary["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
@@ -235,7 +243,7 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         logging_strategy="steps",
         eval_steps=plan.evaluate_every,
         save_steps=plan.evaluate_every,
-        logging_steps=plan.evaluate_every,
+        logging_steps=max(1, plan.evaluate_every // _LOGS_A_LOOK),
         logging_nan_inf_filter=False,
         save_total_limit=3,  # the best, the last, and the one before it until the last is known to be whole
         load_best_model_at_end=True,

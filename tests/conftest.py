@@ -1,15 +1,27 @@
-"""Fixtures that several files share: one finished run, made once."""
+"""Fixtures that several files share: one finished run, made once; and a browser."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_runs
 
 from pipeline.config import Config
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# No sandbox: tests run as root in containers. The rest keeps the browser from calling home.
+SWITCHES = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,3 +47,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     tiny_runs.write_rows(folder / "eval.csv", 90, seed=2)
     config = tiny_runs.config_for(folder, teacher, flags={"run.controls": True})
     return Finished(folder, teacher, config, tiny_runs.compress(config))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdc[browser]'")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=SWITCHES)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page of a fresh profile, in which no script may fail."""
+    context = browser.new_context()
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    yield page
+    context.close()
+    assert not failures

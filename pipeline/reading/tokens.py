@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1 << 20
+_BINS_TO_THE_CUT = 16  # of the histogram of lengths; it goes to twice the cut
 
 
 def tokenise(
@@ -34,7 +35,7 @@ def tokenise(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     on_rows: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, int]]:
+) -> dict[str, dict[str, Any]]:
     """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
 
     Args:
@@ -45,7 +46,8 @@ def tokenise(
         on_rows: called with (rows done, rows in all) after each batch.
 
     Returns:
-        for each split: rows, tokens (after truncation), truncated (rows that were longer).
+        for each split: rows, tokens (after truncation), truncated (rows that were longer), lengths (rows by length
+        before the cut: in `counts[i]` those of `i * width` tokens and more, in the last all that are longer still).
 
     Raises:
         KdcError: the tokenizer is not a fast one.
@@ -69,10 +71,14 @@ def tokenise(
     counts = {}
     for name, rows in splits.items():
         tokens = truncated = 0
+        width = max(1, -(-max_length // _BINS_TO_THE_CUT))
+        histogram = np.zeros(2 * _BINS_TO_THE_CUT + 1, dtype=np.int64)
         schema = _schema(rows, with_types="token_type_ids" in tokenizer.model_input_names)
         with DatasetFolder(partial / name, schema) as writer:
             for batch in _batches(rows):
-                columns, cut = _encode(batch, tokenizer, max_length)
+                columns, lengths = _encode(batch, tokenizer, max_length)
+                cut = sum(length > max_length for length in lengths)
+                np.add.at(histogram, np.minimum(np.asarray(lengths) // width, len(histogram) - 1), 1)
                 encoded = pa.RecordBatch.from_arrays(
                     [pa.array(columns[field.name], field.type) for field in schema], schema=schema
                 )
@@ -80,7 +86,10 @@ def tokenise(
                 tokens, truncated, done = tokens + sum(columns["length"]), truncated + cut, done + batch.num_rows
                 if on_rows is not None:
                     on_rows(done, total)
-        counts[name] = {"rows": len(rows), "tokens": tokens, "truncated": truncated}
+        counts[name] = {
+            "rows": len(rows), "tokens": tokens, "truncated": truncated,
+            "lengths": {"width": width, "counts": histogram.tolist()},
+        }  # fmt: skip
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -107,8 +116,8 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def _encode(batch: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[dict[str, Any], int]:
-    """The token columns of a batch, and how many of its rows were cut.
+def _encode(batch: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[dict[str, Any], list[int]]:
+    """The token columns of a batch, and how long its rows were before the cut.
 
     The tokenizer itself is not asked to cut: it keeps every combination of the pieces that are cut off from the two
     texts of a pair, which is quadratic (6.5 GB and 18 s for one pair of 10,000 words cut to 64 tokens).
@@ -119,17 +128,16 @@ def _encode(batch: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     )
     names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
     columns = {name: encoded[name] for name in names}
-    cut = 0
-    for place, ids in enumerate(columns["input_ids"]):
-        if len(ids) > max_length:
-            cut += 1
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    for place, length in enumerate(lengths):
+        if length > max_length:
             kept = kept_tokens(encoded.encodings[place].sequence_ids, max_length, from_left=_cuts_left(tokenizer))
             for name in names:
                 values = columns[name][place]
                 columns[name][place] = [values[at] for at in kept]
     others = {name: batch[name] for name in ("row", "label") if name in batch.column_names}
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
-    return {**columns, **{name: column.combine_chunks() for name, column in others.items()}}, cut
+    return {**columns, **{name: column.combine_chunks() for name, column in others.items()}}, lengths
 
 
 def _cuts_left(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -17,45 +17,14 @@ from conftest import Finished
 from live import running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Locator, Page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# No sandbox: tests run as root in containers. The rest keeps the browser from calling home.
-SWITCHES = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 KEY = "a key, ключ"
 INFO = {
     "model_id": "canned", "task": "mood", "kind": "classification", "columns": ["review"], "variant": "int8",
     "provider": "CPUExecutionProvider", "max_input_length": 64,
 }  # fmt: skip
 Canned = Callable[[dict[str, Any], list[dict[str, Any]]], "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdc[browser]'")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=SWITCHES)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """An empty page of a fresh profile, in which no script may fail."""
-    context = browser.new_context()
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    failures: list[str] = []
-    page.on("pageerror", lambda error: failures.append(str(error)))
-    yield page
-    context.close()
-    assert not failures
 
 
 @pytest.fixture(scope="module")

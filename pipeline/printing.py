@@ -18,6 +18,7 @@ def print_result(result: dict[str, Any]) -> None:
         lines += [f"{provider} loads {variant}" for provider, variant in made["providers"].items()]
         lines += [f"note: {note}" for note in made["notes"]]
         lines.append(f"artifact: {result['artifact']}")
+        lines.append(f"report:   {result['report']}")
         lines.append(f"try it:   kdc try {shlex.quote(result['artifact'])} {made['example']}")
     else:
         lines.append(f"stopped as asked; the run is in {result['out']}")

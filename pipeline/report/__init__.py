@@ -1,0 +1,11 @@
+"""The proof as a page: `kdc report RUN`, and the end of every `kdc compress`.
+
+`facts.py` gathers what the stages measured, `statistics.py` adds intervals and calibration, `plots.py` draws,
+`page.py` writes `report.html`, `report.json` and `report.md` into the run.
+"""
+
+from __future__ import annotations
+
+from pipeline.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,59 @@
+"""Figures as inline SVG. Colours are the page's own variables, so that they follow its light and dark form; texts stay
+texts, so that they can be read aloud, searched and copied.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Stand-ins that matplotlib draws with, and what the page knows them as.
+INK, SOFT, PAPER, FIRST, SECOND, THIRD, FOURTH = (f"#0a0b{number:02x}" for number in range(16, 23))
+_VARIABLES = {
+    INK: "--ink", SOFT: "--soft", PAPER: "--paper", FIRST: "--first", SECOND: "--second", THIRD: "--third",
+    FOURTH: "--fourth",
+}  # fmt: skip
+SERIES = (FIRST, SECOND, THIRD, FOURTH)
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "kdc", "font.family": "DejaVu Sans", "font.size": 10,
+    "text.parse_math": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
+    "xtick.color": SOFT, "ytick.color": SOFT,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": SOFT, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 11,
+    "axes.titlelocation": "left", "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "legend.frameon": False,
+}  # fmt: skip
+
+
+def svg(name: str, told: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    """A figure with its text alternative. What it is made of is named after it: a page's ids are unique."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=inches, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    opening = re.compile(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", re.DOTALL)
+
+    def head(found: re.Match[str]) -> str:
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{found.group(1)}" role="img" aria-labelledby="{name}-told">'
+            f'<title id="{name}-told">{html.escape(told)}</title>'
+        )
+
+    return opening.sub(head, text, count=1)

@@ -1,0 +1,207 @@
+"""What a finished run says of itself, as one plain dictionary: `report.json`. Reads the stages' folders, runs no model.
+
+Every figure is a stage's own, or is computed here from the logits that stage `evaluate` kept.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artifact import CPU_PROVIDER, Manifest, load_manifest
+from errors import InputError
+from inspection import in_order
+from pipeline import metrics
+from pipeline.commands import read_commands
+from pipeline.config import Config
+from pipeline.context import Run
+from pipeline.evaluate import ALL_LOGITS
+from pipeline.report.disagreements import disagreements
+from pipeline.report.statistics import difference_interval, reliability, score_interval
+from pipeline.tasks import Task
+from serving.engine import activate
+
+SCHEMA = 1
+_COSTS = ("runtime", "parameters", "size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second",
+          "peak_memory_bytes")  # fmt: skip
+_MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
+
+
+def gather(root: Path, *, examples: int) -> dict[str, Any]:
+    """All facts of a run.
+
+    Args:
+        root: the run directory.
+        examples: most rows that are quoted; 0 quotes none.
+
+    Returns:
+        verdict, task, served (name of the variant that a CPU loads), models, training, confusion, calibration, lengths,
+        disagreements, where. Scores in points, times in seconds or milliseconds as named, sizes in bytes.
+
+    Raises:
+        InputError: not a finished run.
+        KdcError: its artifact is damaged.
+    """
+    run = _open(root)
+    manifest = load_manifest(root / "artifact")
+    task, split = run.data().task, run.data().eval_splits[0]
+    logits = _logits(run, split)
+    labels = np.asarray(run.data().rows(split)["label"][:])
+    served = str(manifest.providers[CPU_PROVIDER])
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": {
+            "name": task.name, "kind": task.kind, "labels": list(task.labels), "metric": task.metrics[0],
+            "columns": [task.text] + ([task.text_pair] if task.text_pair else []),
+        },
+        "served": served,
+        "models": _models(run, task, logits, labels),
+        "training": _training(run),
+        "confusion": _confusion(task, logits, labels, served),
+        "calibration": _calibration(task, logits[served], labels, manifest),
+        "lengths": _lengths(run),
+        "disagreements": disagreements(
+            run.data().rows(split), logits["teacher"], logits[served], labels, task,
+            temperature=manifest.temperature, most=examples,
+        ),
+        "where": _where(run, manifest),
+    }  # fmt: skip
+    return {"verdict": verdict(facts), **facts}
+
+
+def verdict(facts: dict[str, Any]) -> str:
+    """One sentence: what was compressed, what was kept, how much smaller and faster."""
+    served, teacher = facts["models"][facts["served"]], facts["models"]["teacher"]
+    metric = facts["task"]["metric"]
+    low, high = served["difference_interval"]
+    scores = f"{served['metrics'][metric]:.1f} of {teacher['metrics'][metric]:.1f} points"
+    sentence = (
+        f"On {facts['task']['name']}, {facts['where']['student']} in {facts['served']} keeps "
+        f"{served['kept_percent']:.1f} % of its teacher's {metric.replace('_', ' ')} ({scores}; the difference is "
+        f"{served['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}), is "
+        f"{teacher['size_bytes'] / served['size_bytes']:.1f} times smaller"
+    )
+    if served.get("latency_p50_ms"):
+        sentence += f" and answers one row {teacher['latency_p50_ms'] / served['latency_p50_ms']:.1f} times faster"
+    return sentence + "."
+
+
+def _open(root: Path) -> Run:
+    if not (root / "package" / "stage.json").exists():
+        raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
+    if not (root / "evaluate" / ALL_LOGITS).exists():
+        raise InputError(
+            "the run was made by an older kdc, which kept too little for a report", given=root,
+            remedy="run its `kdc compress` again",
+        )  # fmt: skip
+    return Run(root=root, config=Config.model_validate_json((root / "config.json").read_text(encoding="utf-8")))
+
+
+def _logits(run: Run, split: str) -> dict[str, NDArray[np.float32]]:
+    """By model, in the table's order."""
+    with np.load(run.folder("evaluate") / ALL_LOGITS) as kept:
+        found = {name.partition("/")[2]: kept[name] for name in kept.files if name.startswith(f"{split}/")}
+    return {name: found[name] for name in in_order(found)}
+
+
+def _models(
+    run: Run, task: Task, logits: dict[str, NDArray[np.float32]], labels: NDArray[np.generic]
+) -> dict[str, dict[str, Any]]:
+    table = run.metrics("evaluate")["table"]
+    trained = _trained(run)
+    metric, seed = task.metrics[0], run.config.run.seed
+    teacher_score = table["teacher"][metric]
+    models = {}
+    for name, answers in logits.items():
+        row = table[name]
+        models[name] = {
+            "metrics": {key: value for key, value in row.items() if key not in _COSTS},
+            "interval": score_interval(answers, labels, task.kind, metric, seed=seed),
+            "kept_percent": 100 * row[metric] / teacher_score if teacher_score else None,
+            "difference": row[metric] - teacher_score,
+            "difference_interval": difference_interval(
+                answers, logits["teacher"], labels, task.kind, metric, seed=seed
+            ),
+            "trainable_parameters": trained.get(name, {}).get("trainable_parameters"),
+            "training_seconds": trained.get(name, {}).get("seconds"),
+            **{key: row[key] for key in _COSTS if key in row},
+        }
+    return models
+
+
+def _trained(run: Run) -> dict[str, dict[str, Any]]:
+    """What each training reported, by model."""
+    found = {"teacher": run.metrics("teacher"), "student": run.metrics("student")}
+    if run.config.run.controls:
+        controls = run.metrics("controls")
+        found |= {name: controls[name] for name in ("teacher_lora", "student_without_kd")}
+    return found
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """Curves of each training; nothing of a teacher that came fine-tuned."""
+    return {
+        name: {**summary["history"], "best_step": summary["best_step"], "steps": summary["steps"]}
+        for name, summary in _trained(run).items()
+        if "history" in summary
+    }
+
+
+def _confusion(
+    task: Task, logits: dict[str, NDArray[np.float32]], labels: NDArray[np.generic], served: str
+) -> dict[str, Any] | None:
+    """Rows by true label (down) and answer (across), of the teacher and of the student that is served."""
+    if task.kind != "classification" or len(task.labels) > _MOST_CLASSES:
+        return None
+    classes = len(task.labels)
+
+    def counts(name: str) -> list[list[int]]:
+        answers = metrics.predictions(logits[name], task.kind).astype(np.int64)
+        flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)
+        return flat.reshape(classes, classes).tolist()
+
+    return {"teacher": counts("teacher"), "student": counts(served)}
+
+
+def _calibration(
+    task: Task, logits: NDArray[np.float32], labels: NDArray[np.generic], manifest: Manifest
+) -> dict[str, Any] | None:
+    """Confidence against accuracy of the student that is served, without and with the manifest's temperature."""
+    if task.kind == "regression":
+        return None
+    before = reliability(activate(logits, task.kind), labels, task.kind)
+    after = reliability(activate(logits, task.kind, manifest.temperature), labels, task.kind)
+    return {"temperature": manifest.temperature, "before": before.plain(), "after": after.plain()}
+
+
+def _lengths(run: Run) -> dict[str, Any]:
+    """Tokens of the student's training rows before the cut."""
+    data = run.metrics("data")
+    train = data["tokens"]["student"]["train"]
+    return {**train["lengths"], "cut": data["max_length"]["student"], "truncated": train["truncated"]}
+
+
+def _where(run: Run, manifest: Manifest) -> dict[str, Any]:
+    lineage = manifest.lineage
+    return {
+        "teacher": lineage.teacher,
+        "student": lineage.student,
+        "recipe": lineage.recipe,
+        "seed": lineage.seed,
+        "commands": read_commands(run.root),
+        "rows": {name: split["rows"] for name, split in run.metrics("data")["tokens"]["student"].items()},
+        "data_fingerprint": lineage.data_fingerprint,
+        "cpu": lineage.cpu,
+        "gpu": lineage.gpu,
+        "packages": {"kdc": manifest.kdc_version, **lineage.packages},
+        "created": manifest.created,
+        "artifact_sha256": manifest.sha256,
+        "stage_seconds": {
+            folder.parent.name: json.loads(folder.read_text(encoding="utf-8"))["seconds"]
+            for folder in sorted(run.root.glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
+        },
+    }

@@ -1,0 +1,129 @@
+"""How sure a score is, and how honest a confidence is. Plain arrays in, plain numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import metrics
+from pipeline.tasks import Kind
+
+RESAMPLES = 1000
+_BINS = 15
+
+Statistic = Callable[[NDArray[np.int64]], float]
+
+
+def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile bootstrap's interval (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        statistic: of the rows with these places, some of them more than once. What it compares is compared on the same
+            rows, so that a difference of two models is a paired one.
+        rows: how many there are.
+        seed: of the resampling.
+        confidence: of the interval, within (0, 1).
+
+    Returns:
+        lower and upper end.
+    """
+    generator = np.random.default_rng(seed)
+    values = [statistic(generator.integers(0, rows, rows)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def score_interval(
+    logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, metric: str, *, seed: int
+) -> tuple[float, float]:
+    """95 % interval of a model's score, in points.
+
+    Args:
+        logits: (rows, outputs).
+        labels: (rows,), or (rows, outputs) for multi-label.
+        kind: of the task.
+        metric: one of `metrics.METRICS`.
+        seed: of the resampling.
+    """
+    answers = metrics.predictions(logits, kind)
+    score = metrics.METRICS[metric]
+    return bootstrap(lambda rows: 100 * score(labels[rows], answers[rows]), len(labels), seed=seed)
+
+
+def difference_interval(
+    logits: NDArray[np.floating],
+    others: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    kind: Kind,
+    metric: str,
+    *,
+    seed: int,
+) -> tuple[float, float]:
+    """95 % interval of one model's score minus another's on the same rows, in points. See `score_interval`."""
+    mine, theirs = metrics.predictions(logits, kind), metrics.predictions(others, kind)
+    score = metrics.METRICS[metric]
+    return bootstrap(
+        lambda rows: 100 * (score(labels[rows], mine[rows]) - score(labels[rows], theirs[rows])),
+        len(labels),
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows of like confidence.
+
+    Attributes:
+        rows: how many.
+        confidence: on average.
+        accuracy: share of them that are right.
+    """
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far confidence is from accuracy.
+
+    Attributes:
+        ece: expected calibration error, within [0, 1].
+        bins: those that hold rows, by growing confidence.
+    """
+
+    ece: float
+    bins: tuple[Bin, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind) -> Reliability:
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Args:
+        probabilities: (rows, outputs).
+        labels: (rows,) class ids; (rows, outputs) in {0, 1} for multi-label, where every output of every row counts as
+            an answer of its own, with the confidence of its more probable side.
+        kind: not regression, which has no probabilities.
+    """
+    if kind == "multilabel":
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
+    else:
+        confidence = probabilities.max(axis=1)
+        right = probabilities.argmax(axis=1) == labels
+    places = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    bins = []
+    for place in np.unique(places):
+        inside = places == place
+        bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
+    ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
+    return Reliability(float(ece), tuple(bins))

@@ -1,0 +1,247 @@
+"""The report of a finished run: every figure is a stage's own, and the page says what `report.json` says."""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finished
+from sklearn.metrics import confusion_matrix
+
+from artifact import load_manifest
+from errors import InputError
+from pipeline.commands import note_command, read_commands
+from pipeline.report import write_report
+from pipeline.report.page import markdown, page, table
+
+
+class Reader(HTMLParser):
+    """Tables as cells, ids, tags, addresses, and the texts of what is drawn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.told: list[str] = []
+        self._cell: list[str] | None = None
+        self._title = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value or "")
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+        elif tag == "title" and "svg" in self.tags:
+            self._title = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("".join(self._cell or []))
+            self._cell = None
+        self._title = False
+
+    def handle_data(self, data: str) -> None:
+        if self._cell is not None:
+            self._cell.append(data)
+        if self._title:
+            self.told.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copied = tmp_path_factory.mktemp("report") / "run"
+    shutil.copytree(finished.folder / "run", copied, symlinks=True)
+    note_command(copied, "kdc compress --train train.csv")
+    write_report(copied)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def facts(run: Path) -> dict[str, Any]:
+    return json.loads((run / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def text(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def stage(run: Path, name: str) -> dict[str, Any]:
+    return json.loads((run / name / "stage.json").read_text(encoding="utf-8"))
+
+
+def test_costs_and_scores_are_those_of_stage_evaluate(run: Path, facts: dict[str, Any]) -> None:
+    measured, metric = stage(run, "evaluate")["metrics"]["table"], facts["task"]["metric"]
+    assert set(facts["models"]) == set(measured)
+    for name, row in measured.items():
+        model = facts["models"][name]
+        assert {**model["metrics"], **{key: model[key] for key in row if key in model}} == row
+        assert model["kept_percent"] == pytest.approx(100 * row[metric] / measured["teacher"][metric])
+        assert model["difference"] == pytest.approx(row[metric] - measured["teacher"][metric])
+        assert model["interval"][0] <= row[metric] <= model["interval"][1]
+
+
+def test_trainings_are_those_of_their_stages(run: Path, facts: dict[str, Any]) -> None:
+    reported = {"teacher": stage(run, "teacher")["metrics"], "student": stage(run, "student")["metrics"]}
+    reported |= stage(run, "controls")["metrics"]
+    assert set(facts["training"]) == set(reported)
+    for name, metrics in reported.items():
+        curve, model = facts["training"][name], facts["models"][name]
+        assert model["training_seconds"] == metrics["seconds"] > 0
+        assert model["trainable_parameters"] == metrics["trainable_parameters"]
+        assert curve["score"][-1][0] == metrics["steps"]
+        assert dict(map(tuple, curve["score"]))[metrics["best_step"]] == metrics["best_score"]
+        assert len(curve["loss"]) > len(curve["score"])
+    assert facts["models"]["teacher"]["trainable_parameters"] == facts["models"]["teacher"]["parameters"]
+    assert facts["models"]["student"]["trainable_parameters"] < facts["models"]["merged"]["parameters"]
+
+
+def test_confusion_and_disagreements_follow_from_the_artifacts_logits(run: Path, facts: dict[str, Any]) -> None:
+    kept = np.load(run / "artifact" / "evaluation.npz")
+    served = "student_int8_logits" if facts["served"] == "int8" else "student_logits"
+    answers = {"teacher": kept["teacher_logits"].argmax(1), "student": kept[served].argmax(1)}
+    for name, answer in answers.items():
+        assert facts["confusion"][name] == confusion_matrix(kept["label"], answer).tolist()
+    assert facts["disagreements"]["count"] == (answers["teacher"] != answers["student"]).sum()
+
+
+def test_calibration_is_the_manifests(run: Path, facts: dict[str, Any]) -> None:
+    manifest = load_manifest(run / "artifact")
+    assert (
+        facts["calibration"]["temperature"] == manifest.temperature == stage(run, "quantize")["metrics"]["temperature"]
+    )
+    kept = np.load(run / "artifact" / "evaluation.npz")
+    logits = kept["student_int8_logits" if facts["served"] == "int8" else "student_logits"].astype(np.float64)
+    for key, temperature in (("before", 1.0), ("after", manifest.temperature)):
+        likely = np.exp(logits / temperature)
+        likely /= likely.sum(1, keepdims=True)
+        confidence, right = likely.max(1), likely.argmax(1) == kept["label"]
+        edges = np.minimum(np.floor(confidence * 15), 14)
+        error = sum(
+            abs(confidence[edges == edge].sum() - right[edges == edge].sum()) for edge in range(15)
+        ) / len(right)  # fmt: skip
+        assert facts["calibration"][key]["ece"] == pytest.approx(error, abs=1e-5)
+
+
+def test_lengths_are_those_of_the_training_rows(run: Path, facts: dict[str, Any]) -> None:
+    assert sum(facts["lengths"]["counts"]) == facts["where"]["rows"]["train"]
+    assert facts["lengths"]["cut"] == stage(run, "data")["metrics"]["max_length"]["student"]
+
+
+def test_the_origin_is_the_manifests(run: Path, facts: dict[str, Any]) -> None:
+    manifest = load_manifest(run / "artifact")
+    assert facts["where"]["artifact_sha256"] == manifest.sha256
+    assert facts["where"]["data_fingerprint"] == manifest.lineage.data_fingerprint
+    assert facts["where"]["commands"] == ["kdc compress --train train.csv"]
+
+
+def test_the_page_and_the_markdown_say_what_the_json_says(run: Path, facts: dict[str, Any], text: str) -> None:
+    assert Reader(text).tables[0] == table(facts)
+    lines = [line for line in (run / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [cells[0], *cells[2:]] == table(facts)
+    assert facts["verdict"] in html.unescape(text)
+
+
+def test_the_verdict_is_of_the_variant_that_a_cpu_loads(facts: dict[str, Any]) -> None:
+    served, teacher = facts["models"][facts["served"]], facts["models"]["teacher"]
+    assert f"keeps {served['kept_percent']:.1f} %" in facts["verdict"]
+    assert f"{teacher['size_bytes'] / served['size_bytes']:.1f} times smaller" in facts["verdict"]
+    assert f"{teacher['latency_p50_ms'] / served['latency_p50_ms']:.1f} times faster" in facts["verdict"]
+
+
+def test_the_page_asks_for_nothing_outside_itself(text: str) -> None:
+    reader = Reader(text)
+    assert not {"script", "link", "img", "iframe", "object", "image"} & set(reader.tags)
+    assert all(address.startswith("#") for address in reader.addresses)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_every_figure_has_words_and_every_id_is_its_own(text: str) -> None:
+    reader = Reader(text)
+    figures = reader.tags.count("figure")
+    assert figures == 5
+    assert len(reader.told) == figures
+    assert all(len(words) > 40 for words in reader.told)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {address[1:] for address in reader.addresses} <= set(reader.ids)
+
+
+def test_colours_are_the_pages_own(text: str) -> None:
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#000000"}  # what is drawn with no ink
+    assert "var(--ink)" in drawn
+
+
+def hostile(facts: dict[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(facts)
+    changed["disagreements"] |= {
+        "count": 1,
+        "rows": [
+            {
+                "text": "<script>alert(1)</script>", "text_pair": "a | b\n$x^2$ & <b>", "label": "<i>",
+                "teacher": "yes", "student": "no", "confidence": 0.5,
+            }
+        ],
+    }  # fmt: skip
+    changed["task"]["labels"] = ["<img src=x>", "$no$"]
+    changed["where"]["commands"] = ["kdc compress --train '</pre><script>'"]
+    return changed
+
+
+def test_quoted_texts_cannot_become_part_of_the_page(facts: dict[str, Any]) -> None:
+    reader = Reader(page(hostile(facts)))
+    assert not {"script", "img", "b", "i"} & set(reader.tags)
+    assert reader.tables[1][1][:2] == ["<script>alert(1)</script>", "a | b\n$x^2$ & <b>"]
+
+
+def test_without_examples_no_row_is_quoted(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied, symlinks=True)
+    facts = write_report(copied, examples=False)
+    assert facts["disagreements"]["rows"] == []
+    assert len(Reader((copied / "report.html").read_text(encoding="utf-8")).tables) == 1
+
+
+def test_the_same_run_gives_the_same_page(run: Path, text: str) -> None:
+    write_report(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_what_is_not_a_finished_run_is_wrong_input(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no finished run"):
+        write_report(tmp_path)
+    shutil.copytree(run, tmp_path / "old", symlinks=True)
+    (tmp_path / "old" / "evaluate" / "logits.npz").unlink()
+    with pytest.raises(InputError, match="older kdc"):
+        write_report(tmp_path / "old")
+
+
+def test_markdown_has_one_table(facts: dict[str, Any]) -> None:
+    assert markdown(facts).count("\n| ---") == 1
+
+
+def test_a_command_is_noted_once(tmp_path: Path) -> None:
+    for command in ("kdc compress a", "kdc compress a", "kdc compress b", "kdc compress a"):
+        note_command(tmp_path, command)
+    assert read_commands(tmp_path) == ["kdc compress a", "kdc compress b", "kdc compress a"]
