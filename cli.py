@@ -62,6 +62,7 @@ def compress(
     device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
     max_int8_drop: Annotated[float | None, _option(None, text="Points that int8 may cost (default 1.0).")] = None,
     out: Annotated[Path | None, _option(None, text="Run directory (default runs/<task>).")] = None,
+    no_examples: Annotated[bool | None, _option(None, "--no-examples", text="A report that quotes no rows.")] = None,
     config: Annotated[Path | None, _option(None, text="TOML file with settings: see `kdc config`.")] = None,
     set_: Annotated[list[str] | None, _option(None, "--set", text="section.key=value, repeatable.")] = None,
     from_: Annotated[str | None, _option(_FLOW, "--from", text="Redo from this stage on.")] = None,
@@ -81,6 +82,7 @@ def compress(
             "run.controls": controls, "teacher.model": teacher, "teacher.finetuned": teacher_is_finetuned,
             "teacher.labels": teacher_labels, "teacher.epochs": epochs, "student.model": student,
             "student.epochs": epochs, "quantize.max_int8_drop": max_int8_drop,
+            "report.examples": None if no_examples is None else not no_examples,
         }
     )  # fmt: skip
     resolved = settings.resolve(
@@ -92,9 +94,114 @@ def compress(
     if as_json:
         _print_json(result)
     else:
-        from pipeline.report import print_result
+        from pipeline.printing import print_result
 
         print_result(result)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished `kdc compress`.", show_default=False)],
+    no_examples: Annotated[bool, typer.Option("--no-examples", help="Quote no rows.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The proof as a page: report.html, report.json and report.md in the run's directory."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from pipeline.report import write_report
+
+    facts = write_report(run, examples=not no_examples)
+    _print_json(facts) if as_json else typer.echo(f"{facts['verdict']}\nreport: {run / 'report.html'}")
+
+
+@app.command()
+def bench(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(help="[NAME=]PATH[@VARIANT]: artifacts, or folders of Hugging Face models.", show_default=False),
+    ],
+    batch: Annotated[str, typer.Option(help="Rows a call, separated by commas.")] = "1,8,32",
+    length: Annotated[str, typer.Option(help="Tokens a row, separated by commas.")] = "16,64,128",
+    rounds: Annotated[int, typer.Option(help="Turns of every subject at every case.", min=1)] = 5,
+    seconds: Annotated[float, typer.Option(help="Of a turn.", min=0.01)] = 0.5,
+    threads: Annotated[int | None, _option(None, text="Of a call (default: all cores that may be used).")] = None,
+    device: Device = "auto",
+    plot: Annotated[Path | None, _option(None, text="Also a picture: FILE.svg, .png or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Latency, throughput, cold start and memory, side by side, the first one the measure of the others."""
+    import bench as benchmark
+    from bench import text
+    from pipeline.progress import Reporter
+
+    if plot is not None:
+        from bench.plot import check_format
+
+        check_format(plot)
+    cases = [
+        benchmark.Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)
+    ]
+    reporter = Reporter()
+    reporter.started("bench", "loads every subject three times")
+    try:
+        found = benchmark.run_bench(
+            [benchmark.parse_subject(subject) for subject in subjects], cases, rounds=rounds, seconds=seconds,
+            device=_device(device), threads=threads, progress=reporter.progress,
+        )  # fmt: skip
+    finally:
+        reporter.stop()
+    if plot is not None:
+        from bench.plot import draw
+
+        draw(found, plot)
+    _print_json(found) if as_json else typer.echo(text.render(found))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
+
+
+def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and least <= int(part) <= 100_000 for part in parts):
+        raise InputError(f"{option} is not a list of whole numbers from {least} on", given=text, remedy="e.g. 1,8,32")
+    return tuple(int(part) for part in parts)
+
+
+@app.command()
+def study(
+    tasks: Annotated[str, _option(None, text="GLUE tasks or pydocs, separated by commas.")],
+    out: Annotated[Path, _option(None, text="Directory of the study.")],
+    families: Annotated[str, typer.Option(help="Of bert, roberta, deberta, minilm.")] = "bert,roberta,deberta",
+    methods: Annotated[
+        str, typer.Option(help="Of fft, lora (the teacher), kd-lora, student-lora, student-fft.")
+    ] = "fft,lora,kd-lora,student-lora,student-fft",
+    ranks: Annotated[str, typer.Option(help="Of the adapters.")] = "8",
+    seeds: Annotated[str, typer.Option(help="One run of everything for each.")] = "1,2,3",
+    recipe: Annotated[str, typer.Option(help="paper or best.")] = "paper",
+    data: Annotated[Path | None, _option(None, text="Local data in GLUE's layout; default: the hub.")] = None,
+    max_train_rows: Annotated[int | None, _option(None, text="At most that many rows to train on.")] = None,
+    epochs: Annotated[float | None, _option(None, text="Passes over the rows, teacher and student.")] = None,
+    device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
+    set_: Annotated[list[str] | None, _option(None, "--set", text="section.key=value of every cell.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The paper's tables: a grid of trainings, beside the published figures. Goes on where it was cut off."""
+    from pipeline.study.session import study_for_people
+
+    flags = {
+        "run.recipe": recipe, "data.data": data, "data.max_train_rows": max_train_rows, "teacher.epochs": epochs,
+        "student.epochs": epochs, "run.device": device,
+    }  # fmt: skip
+    result = study_for_people(
+        tasks=_names(tasks), families=_names(families), methods=_names(methods), ranks=_numbers("--ranks", ranks),
+        seeds=_numbers("--seeds", seeds, least=0), out=out, given=tuple(set_ or ()),
+        flags={key: value for key, value in flags.items() if value is not None},
+    )  # fmt: skip
+    _print_json(result) if as_json else typer.echo("\n".join(result["files"]))
+    if result["failed"]:
+        raise KdcError(
+            "some cells failed", given="; ".join(result["failed"]), remedy="the same command tries them again"
+        )
 
 
 @app.command(name="try")
@@ -180,7 +287,7 @@ def evaluate(
 ) -> None:
     """The metrics of an artifact on a labelled file, through the engine that serves."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from pipeline.report import print_evaluation
+    from pipeline.printing import print_evaluation
     from pipeline.session import evaluate_artifact
 
     result = evaluate_artifact(
