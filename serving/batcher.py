@@ -92,7 +92,7 @@ class Batcher:
         max_queue_seconds: seconds that the queue may take at the speed of the last batches; beyond, the same. A queue
             that is longer than people wait computes answers for those who have left.
         max_padding: most padding of a batch, as a share of its real tokens.
-        on_batch: told of every batch, in a lane's thread.
+        on_batch: told of every batch, in the event loop.
     """
 
     def __init__(
@@ -175,7 +175,8 @@ class Batcher:
                 row = Row(len(encoding), self._arrivals, encoding, request, place, now)
                 self._queue.add(row)
                 rows.append(row)
-            self._wake(len(rows))
+            if not self._alone:  # else the lane that ends wakes as many as are needed
+                self._wake(len(rows))
         try:
             return await request.future
         except BaseException:  # nobody waits any longer, or one of the rows failed
@@ -247,12 +248,17 @@ class Batcher:
         ended = time.perf_counter()
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
         self._learn_speed(tokens, (ended - began) / (1 if alone else self._lanes))
+        waited = began - min(row.arrived for row in batch)
+        report = BatchReport(len(batch), tokens, queued, waited, ended - began)
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
-            self._loop.call_soon_threadsafe(_deliver, batch, results)
+            self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
+
+    def _deliver(self, batch: list[Row], results: list[np.ndarray | Exception], report: BatchReport) -> None:
+        """In the event loop, whose interpreter's lock a lane would wait for: answer, then count."""
+        _answer(batch, results)
         if self._on_batch is not None:
-            waited = began - min(row.arrived for row in batch)
             try:
-                self._on_batch(BatchReport(len(batch), tokens, queued, waited, ended - began))
+                self._on_batch(report)
             except Exception:
                 log.exception("a batch could not be counted")  # metrics on a full disk must not end the service
 
@@ -280,8 +286,8 @@ class Batcher:
         return [*self._answers(batch[:middle], forward, failures), *self._answers(batch[middle:], forward, failures)]
 
 
-def _deliver(batch: list[Row], results: list[np.ndarray | Exception]) -> None:
-    """In the event loop: hand each answer to its request, and wake those that are complete."""
+def _answer(batch: list[Row], results: list[np.ndarray | Exception]) -> None:
+    """Hand each answer to its request, and wake those that are complete."""
     for row, result in zip(batch, results, strict=True):
         request = row.request
         if request.future.done():

@@ -58,7 +58,7 @@ class Metrics:
             _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 
     def observe_batch(self, model: str, report: BatchReport) -> None:
-        """One forward pass; called in the batcher's thread."""
+        """One forward pass."""
         self.queued.labels(model).observe(report.queued_seconds)
         self.inference.labels(model).observe(report.seconds)
         self.batch_tokens.labels(model).observe(report.tokens)

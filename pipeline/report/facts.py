@@ -80,7 +80,7 @@ def verdict(facts: dict[str, Any]) -> str:
     low, high = served["difference_interval"]
     scores = f"{served['metrics'][metric]:.1f} of {teacher['metrics'][metric]:.1f} points"
     sentence = (
-        f"On {facts['task']['name']}, {facts['where']['student']} in {facts['served']} keeps "
+        f"On {facts['task']['name']}, the student ({facts['where']['student']}, {facts['served']}) keeps "
         f"{served['kept_percent']:.1f} % of its teacher's {metric.replace('_', ' ')} ({scores}; the difference is "
         f"{served['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}), is "
         f"{teacher['size_bytes'] / served['size_bytes']:.1f} times smaller"
@@ -120,6 +120,7 @@ def _models(
         row = table[name]
         models[name] = {
             "metrics": {key: value for key, value in row.items() if key not in _COSTS},
+            "collapsed": metrics.is_constant(answers, task.kind),
             "interval": score_interval(answers, labels, task.kind, metric, seed=seed),
             "kept_percent": 100 * row[metric] / teacher_score if teacher_score else None,
             "difference": row[metric] - teacher_score,

@@ -16,10 +16,10 @@ from pipeline.report.markup import document, html_table, write_text
 MOST_EXAMPLES = 50
 NAMES = {
     "teacher": "teacher",
-    "teacher_lora": "teacher, LoRA in place of full fine-tuning",
-    "student_without_kd": "student without KD (labels alone)",
-    "student": "student, KD-LoRA",
-    "merged": "student, adapters merged",
+    "teacher_lora": "LoRA teacher",
+    "student_without_kd": "student without KD",
+    "student": "KD-LoRA student",
+    "merged": "merged student",
     "fp32": "ONNX fp32",
     "int8": "ONNX int8",
     "fp16": "ONNX fp16",
@@ -69,7 +69,7 @@ def table(facts: Mapping[str, Any]) -> list[list[str]]:
         low, high = model["interval"]
         lines.append(
             [
-                NAMES.get(name, name) + (" (served)" if name == facts["served"] else ""),
+                NAMES.get(name, name) + (" (served)" if name == facts["served"] else "") + (" *" * model["collapsed"]),
                 _number(model["metrics"][metric], 1, 1),
                 f"{low:.1f} to {high:.1f}",
                 *(_number(model["metrics"].get(other), 1, 1) for other in others),
@@ -122,7 +122,7 @@ def page(facts: Mapping[str, Any]) -> str:
         f'<div class="wide">{html_table(head, body, marks=marks)}</div>',
         "<p>Scores and differences are in points, intervals by 1000 bootstrap resamples of the evaluation rows, paired "
         "where two models are compared. p50, p95: one row, tokenising included; rows/s: batches of 32; size: the model "
-        "file and tokenizer.json; a dash: not measured, or not trained by itself.</p>",
+        "file and tokenizer.json; a dash: not measured, or not trained by itself; *: it gives all rows one answer.</p>",
         "<h2>Figures</h2>",
         *(f"<figure>{svg}</figure>" for svg in _figures(facts)),
         _examples(facts),

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SERIES, SOFT, svg
 
+_MARKS = "osD^"
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 
 
@@ -26,7 +27,7 @@ def curves(training: Mapping[str, Mapping[str, Any]], metric: str, names: Mappin
             steps, scores = _columns(run["score"])
             right.plot(steps, scores, color=colour, label=names.get(name, name))
             right.plot([run["best_step"]], [dict(zip(steps, scores, strict=True))[run["best_step"]]], "o", color=colour)
-        _label(left, "Training loss", "step", "loss")
+        _label(left, "Training loss (with KD, the distillation loss)", "step", "loss")
         _label(right, f"{metric} on the tuning slice", "step", "points")
         right.legend()
 
@@ -44,23 +45,22 @@ def trade_offs(models: Mapping[str, Mapping[str, Any]], metric: str, names: Mapp
         for place, (name, model) in enumerate(shown.items()):
             if model.get(key) is None:
                 continue
-            low, high = model["interval"]
-            score, x = model["metrics"][metric], model[key] * scale
-            colour = SERIES[place % len(SERIES)]
-            axes.plot([x, x], [low, high], color=colour, alpha=0.6)
-            axes.plot([x], [score], "o", color=colour)
-            axes.annotate(names.get(name, name), (x, score), xytext=(6, 4), textcoords="offset points", color=colour)
-        axes.margins(x=0.25)
+            x, score = model[key] * scale, model["metrics"][metric]
+            colour, mark = SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
+            axes.plot([x, x], model["interval"], color=colour, alpha=0.6)
+            axes.plot([x], [score], mark, color=colour, label=names.get(name, name))
+        axes.margins(x=0.1)
         axes.set_xlim(left=0)
         _label(axes, title, unit, metric)
 
-    # Adapters and merged weights answer the same: one dot is enough.
-    shown = {name: model for name, model in models.items() if name not in ("student", "fp16")}
+    # Adapters and merged weights answer the same: one mark is enough.
+    shown = {name: model for name, model in models.items() if name != "student"}
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         panel(left, "latency_p50_ms", 1, "Against latency", "milliseconds for one row (p50)")
         panel(right, "size_bytes", 1e-6, "Against size", "MB, model file and tokenizer")
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 
     told = "; ".join(
         f"{names.get(name, name)} {model['metrics'][metric]:.1f}, "
@@ -68,7 +68,7 @@ def trade_offs(models: Mapping[str, Mapping[str, Any]], metric: str, names: Mapp
         + f"{model['size_bytes'] / 1e6:.1f} MB"
         for name, model in shown.items()
     )
-    return svg("trade-offs", f"{metric} against latency and size: {told}.", (9, 3.6), draw)
+    return svg("trade-offs", f"{metric} against latency and size: {told}.", (9, 3.8), draw)
 
 
 def confusion(counts: Mapping[str, list[list[int]]], labels: Sequence[str], served: str) -> str:

@@ -36,7 +36,14 @@ def service(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def workers(process: Process) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.popen.pid).children() if "worker" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(process.popen.pid).children() if "worker" in _command(child)]
+
+
+def _command(child: psutil.Process) -> str:
+    try:
+        return " ".join(child.cmdline())
+    except psutil.NoSuchProcess:  # it has ended, or is about to be reaped
+        return ""
 
 
 def test_the_start_tells_what_is_served_and_how(service: Process, artifact: Path) -> None:

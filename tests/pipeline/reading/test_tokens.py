@@ -67,10 +67,15 @@ def test_ids_are_those_of_the_tokenizers_own_truncation(tmp_path: Path, processo
             assert tokens["token_type_ids"] == expected["token_type_ids"]
             assert tokens["length"] == [len(ids) for ids in expected["input_ids"]]
             assert (tokens["row"], tokens.get("label")) == (texts["row"], texts.get("label"))
+            width = {4: 1, 5: 1, 12: 1, 13: 1, 25: 2}[
+                max_length
+            ]  # sixteen bars to the cut, sixteen beyond, and the rest
+            bars = [sum(min(len(ids) // width, 32) == place for ids in whole) for place in range(33)]
             assert counts[split] == {
                 "rows": len(whole),
                 "tokens": sum(tokens["length"]),
                 "truncated": sum(len(ids) > max_length for ids in whole),
+                "lengths": {"width": width, "counts": bars},
             }
 
 
