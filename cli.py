@@ -242,7 +242,7 @@ def serve(
     workers: Annotated[int | None, _option(None, text="Processes that share the port (default 1).")] = None,
     device: Annotated[str | None, _option(None, text="auto (default), cpu, cuda or tensorrt.")] = None,
     variant: Annotated[str | None, _option(None, text="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
-    threads: Annotated[int | None, _option(None, text="Of a forward pass (default: the cores / workers).")] = None,
+    threads: Annotated[int | None, _option(None, text="Of all forward passes (default: the cores / workers).")] = None,
     api_key_env: Annotated[str | None, _option(None, text="Variable that holds the bearer token.")] = None,
     drain_delay: Annotated[float | None, _option(None, text="Seconds of answering 503 on SIGTERM (default 2).")] = None,
     max_body_bytes: Annotated[int | None, _option(_LIMITS, text="Of a request (default 2 MiB).")] = None,
