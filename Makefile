@@ -18,7 +18,7 @@ help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
 	@echo 'make check               lint, format and types'
-	@echo 'make test-browser        the playground in a headless Chromium or Chrome, which has to be installed'
+	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
