@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -229,11 +228,7 @@ def _rows_per_second(case: Case, turn: dict[str, Any]) -> float:
 
 
 def _machine() -> dict[str, Any]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    cores = machine.cores()
-    return {"cpu": machine.cpu(), "cores": cores, "nvidia": machine.nvidia(), "packages": versions}
+    return {
+        "cpu": machine.cpu(), "cores": machine.cores(), "nvidia": machine.nvidia(),
+        "packages": machine.versions(_PACKAGES),
+    }  # fmt: skip

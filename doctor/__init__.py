@@ -165,7 +165,4 @@ def _endpoint() -> str:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return machine.versions([package]).get(package)

@@ -7,11 +7,13 @@ Writes: nothing.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -102,6 +104,15 @@ def _memory_limits(root: Path) -> list[int]:
             with contextlib.suppress(OSError, ValueError):  # a file that is missing or says "max" sets no limit
                 limits.append(int(file.read_text(encoding="utf-8")))
     return limits
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def nvidia() -> dict[str, Any]:

@@ -29,6 +29,7 @@ from artifact import (
     load_manifest,
     write_manifest,
 )
+from doctor import machine
 from pipeline.card import model_card
 from pipeline.context import Run
 from pipeline.minilm import HUB_ID
@@ -154,12 +155,6 @@ def _manifest(
 
 def _lineage(run: Run) -> Lineage:
     config = run.config
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     student = config.student.model
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     return Lineage(
@@ -168,7 +163,7 @@ def _lineage(run: Run) -> Lineage:
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
-        packages=versions,
+        packages=machine.versions(_PACKAGES),
         cpu=_cpu_name(),
         gpu=_gpu_name(run.device),
     )

@@ -15,6 +15,8 @@ import tiny_runs
 import torch
 from tiny_models import ARCHITECTURES
 
+from pipeline.report import write_report
+
 PREDICT = """
 import json, sys
 from serving.engine import Engine
@@ -74,7 +76,10 @@ def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | Non
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2, label=label)
     longer = ("export.fp16=false", "teacher.epochs=20", "student.epochs=20")  # these losses start with small gradients
     config = tiny_runs.config_for(tmp_path, teacher, *longer, *sets, pair=False, flags=flags)
-    return tiny_runs.compress(config)["result"]["table"]
+    table: dict[str, Any] = tiny_runs.compress(config)["result"]["table"]
+    models = write_report(tmp_path / "run")["models"]  # of every kind of task
+    assert models.keys() == table.keys()
+    return table
 
 
 def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
