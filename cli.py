@@ -140,12 +140,13 @@ def bench(
     cases = [
         benchmark.Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)
     ]
+    parsed = [benchmark.parse_subject(subject) for subject in subjects]
     reporter = Reporter()
     reporter.started("bench", "loads every subject three times")
     try:
         found = benchmark.run_bench(
-            [benchmark.parse_subject(subject) for subject in subjects], cases, rounds=rounds, seconds=seconds,
-            device=_device(device), threads=threads, progress=reporter.progress,
+            parsed, cases, rounds=rounds, seconds=seconds, device=_device(device), threads=threads,
+            progress=reporter.progress,
         )  # fmt: skip
     finally:
         reporter.stop()
