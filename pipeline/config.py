@@ -147,7 +147,7 @@ class QuantizeSettings(Section):
     invariance_rows: int = Field(
         500, ge=2, description="rows compared alone and in random batches of 16 (at least 500)"
     )
-    rounds: int = Field(5, ge=1, description="rounds of the latency comparison; medians are kept")
+    rounds: int = Field(20, ge=1, description="rounds of the latency comparison; medians are kept")
 
 
 class EvaluateSettings(Section):

@@ -59,6 +59,12 @@ class Candidate:
     exclude: float = 0.0
     seven_bit: bool = False
 
+    @property
+    def graph(self) -> str:
+        """What is computed, whatever the numbers in it: candidates of one graph take the same time."""
+        scales = "per-channel" if self.per_channel else "per-tensor"
+        return f"{scales}, {self.exclude:.0%} in fp32" if self.static else "dynamic"
+
 
 CANDIDATES = (
     Candidate("tensor-minmax", static=True, per_channel=False, ranges="minmax"),

@@ -76,9 +76,16 @@ def test_a_merge_that_lost_the_training_is_refused() -> None:
 
 
 def candidate(
-    score: float, milliseconds: float, *, invariant: bool = True, static: bool = True, difference: float = 0.0
+    score: float,
+    milliseconds: float,
+    *,
+    invariant: bool = True,
+    static: bool = True,
+    difference: float = 0.0,
+    graph: str | None = None,
 ) -> dict:
     return {
+        "graph": graph or f"a graph of {milliseconds} ms",
         "tune": {"accuracy": score}, "latency_p50_ms": milliseconds, "latency_against_fp32": milliseconds / 10,
         "mean_difference": difference,
         "batch_invariant": invariant, "static": static,
@@ -96,6 +103,17 @@ def test_among_candidates_of_equal_speed_the_one_nearest_to_fp32_is_chosen() -> 
         "c": candidate(89.9, 3.40, difference=0.01), "d": candidate(90.0, 3.50, difference=0.001),
     }  # fmt: skip
     assert choose(candidates, "accuracy", 90, 1)["chosen"] == "c"
+
+
+@pytest.mark.parametrize("noise", [(3.0, 3.9, 4.5, 4.6), (3.9, 3.0, 4.6, 4.5)])
+def test_latencies_that_only_noise_tells_apart_do_not_change_the_choice(noise: tuple[float, ...]) -> None:
+    candidates = {
+        "tensor-a": candidate(90, noise[0], difference=0.02, graph="tensor"),
+        "tensor-b": candidate(90, noise[1], difference=0.03, graph="tensor"),
+        "channel-a": candidate(90, noise[2], difference=0.01, graph="channel"),
+        "channel-b": candidate(90, noise[3], difference=0.01, graph="channel"),
+    }
+    assert choose(candidates, "accuracy", 90, 1)["chosen"] == "tensor-a"
 
 
 def test_a_candidate_that_depends_on_its_batch_is_never_chosen() -> None:
