@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contract.terms import Judgement
 from errors import InputError, KdcError
 
 SCHEMA_VERSION = 1
@@ -169,6 +170,7 @@ class Manifest(_Section):
         providers: execution provider -> the variant that it should load.
         temperature: logits are divided by it before softmax or sigmoid (fitted on the tuning slice).
         metrics: row of the evaluation table ("teacher", "student", "merged", ...) -> its columns.
+        contract: what was asked of it, and how it kept that; None where nothing was asked.
         created: UTC, ISO 8601.
         sha256: of this manifest's canonical JSON without this field. It finds corruption, not forgery.
     """
@@ -184,6 +186,7 @@ class Manifest(_Section):
     providers: dict[str, str]
     temperature: float = Field(default=1.0, gt=0)
     metrics: dict[str, dict[str, Scalar]] = {}
+    contract: Judgement | None = None
     created: str
     sha256: str = ""
 

@@ -20,8 +20,10 @@ app = typer.Typer(
     help="Make large text classifiers small, fast and provably good, and serve them.",
 )
 
+_OUR_OWN = ("artifact", "bench", "contract", "doctor", "errors", "inspection", "machine", "pipeline", "serving")
 _OWN = "Data of your own"
 _MODELS = "Models"
+_CONTRACT = "Contract: what the artifact must keep (exit code 3: it does not, 4: not shown)"
 _FLOW = "Which stages run"
 _LIMITS = "Limits"
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
@@ -61,6 +63,19 @@ def compress(
     seed: Annotated[int | None, _option(None, text="Seed (default 0).")] = None,
     device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
     max_int8_drop: Annotated[float | None, _option(None, text="Points that int8 may cost (default 1.0).")] = None,
+    max_latency_ms: Annotated[float | None, _option(_CONTRACT, text="Of one call, see --at.")] = None,
+    max_size_mb: Annotated[float | None, _option(_CONTRACT, text="Of the ONNX file and tokenizer.json.")] = None,
+    max_drop: Annotated[
+        float | None, _option(_CONTRACT, text="Points that the student may be below its teacher.")
+    ] = None,
+    min_rows_per_s: Annotated[float | None, _option(_CONTRACT, text="In batches of 32 rows.")] = None,
+    at: Annotated[
+        str | None, _option(_CONTRACT, text="length=64,batch=1,percentile=95,threads=2, any of them.")
+    ] = None,
+    evidence: Annotated[
+        str | None, _option(_CONTRACT, text="interval (default), or point: the difference alone.")
+    ] = None,
+    confidence: Annotated[float | None, _option(_CONTRACT, text="Of the interval (default 0.95).")] = None,
     out: Annotated[Path | None, _option(None, text="Run directory (default runs/<task>).")] = None,
     no_examples: Annotated[bool | None, _option(None, "--no-examples", text="A report that quotes no rows.")] = None,
     config: Annotated[Path | None, _option(None, text="TOML file with settings: see `kdc config`.")] = None,
@@ -71,6 +86,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
+    from contract.given import parse_conditions
     from pipeline import config as settings
 
     flags = settings.layer_of(
@@ -83,6 +99,10 @@ def compress(
             "teacher.labels": teacher_labels, "teacher.epochs": epochs, "student.model": student,
             "student.epochs": epochs, "quantize.max_int8_drop": max_int8_drop,
             "report.examples": None if no_examples is None else not no_examples,
+            "contract.max_latency_ms": max_latency_ms, "contract.max_size_mb": max_size_mb,
+            "contract.max_drop": max_drop, "contract.min_rows_per_s": min_rows_per_s,
+            "contract.evidence": evidence, "contract.confidence": confidence,
+            **{f"contract.at.{name}": value for name, value in parse_conditions(at).items()},
         }
     )  # fmt: skip
     resolved = settings.resolve(
@@ -97,6 +117,7 @@ def compress(
         from pipeline.printing import print_result
 
         print_result(result)
+    _leave(result.get("result", {}).get("contract"))
 
 
 @app.command()
@@ -245,6 +266,9 @@ def serve(
     variant: Annotated[str | None, _option(None, text="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
     threads: Annotated[int | None, _option(None, text="Of all forward passes (default: the cores / workers).")] = None,
     api_key_env: Annotated[str | None, _option(None, text="Variable that holds the bearer token.")] = None,
+    allow_failed: Annotated[
+        bool | None, _option(None, "--allow-failed", text="Also an artifact that failed its contract.")
+    ] = None,
     drain_delay: Annotated[float | None, _option(None, text="Seconds of answering 503 on SIGTERM (default 2).")] = None,
     max_body_bytes: Annotated[int | None, _option(_LIMITS, text="Of a request (default 2 MiB).")] = None,
     max_bodies_bytes: Annotated[int | None, _option(_LIMITS, text="Of all in work (default 128 MiB).")] = None,
@@ -269,6 +293,7 @@ def serve(
         "max_bodies_bytes": max_bodies_bytes, "max_text_chars": max_text_chars, "max_texts": max_texts,
         "max_queue_tokens": max_queue_tokens, "max_queue_s": max_queue,
         "max_batch_tokens": max_batch_tokens, "max_requests": max_requests, "timeout_s": timeout,
+        "allow_failed": allow_failed,
     }  # fmt: skip
     resolved = settings.resolve(given)
     launch.serve(resolved.model_copy(update={"artifact": launch.absolute(resolved.artifact)}), host, port)
@@ -296,6 +321,45 @@ def evaluate(
         device=_device(device),
     )  # fmt: skip
     _print_json(result) if as_json else print_evaluation(result)
+
+
+@app.command()
+def verify(
+    artifact: Artifact,
+    data: Annotated[Path | None, _option(None, text="Labelled file; without one, quality is not checked.")] = None,
+    teacher: Annotated[str | None, _option(None, text="For rows that were not in the artifact's evaluation.")] = None,
+    text: Annotated[str | None, _option(None, text="Column with the text, if it is named otherwise.")] = None,
+    text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
+    label: Annotated[str | None, _option(None, text="Column with the label, likewise.")] = None,
+    separator: Annotated[str | None, _option(None, text="Separator of the labels in a multi-label cell.")] = None,
+    max_latency_ms: Annotated[float | None, _option(_CONTRACT, text="In place of the contract's.")] = None,
+    max_size_mb: Annotated[float | None, _option(_CONTRACT, text="Likewise.")] = None,
+    max_drop: Annotated[float | None, _option(_CONTRACT, text="Likewise.")] = None,
+    min_rows_per_s: Annotated[float | None, _option(_CONTRACT, text="Likewise.")] = None,
+    at: Annotated[
+        str | None, _option(_CONTRACT, text="length=64,batch=1,percentile=95,threads=2, any of them.")
+    ] = None,
+    evidence: Annotated[str | None, _option(_CONTRACT, text="interval or point.")] = None,
+    confidence: Annotated[float | None, _option(_CONTRACT, text="Of the interval.")] = None,
+    expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Judge an artifact's contract again, on this machine: hashes, size, latency, and with --data the metric."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from contract.text import render
+    from contract.verify import verify_artifact
+
+    judgement, before = verify_artifact(
+        artifact,
+        given={"max_latency_ms": max_latency_ms, "max_size_mb": max_size_mb, "max_drop": max_drop,
+               "min_rows_per_s": min_rows_per_s, "at": at, "evidence": evidence, "confidence": confidence},
+        data=data, teacher=teacher, device=_device(device), expect_sha256=expect_sha256,
+        columns={"text": text, "text_pair": text_pair, "label": label, "separator": separator},
+    )  # fmt: skip
+    found = judgement.model_dump(mode="json")
+    _print_json(found) if as_json else typer.echo(render(judgement, before))
+    _leave(found)
 
 
 @app.command()
@@ -351,6 +415,14 @@ def doctor(
     _print_json(found) if as_json else typer.echo(render(found))
 
 
+def _leave(judgement: dict[str, Any] | None) -> None:
+    """With the exit code of a contract's verdict, where there is a contract."""
+    from contract.terms import EXIT_CODES
+
+    if judgement is not None and (code := EXIT_CODES[judgement["verdict"]]):
+        raise typer.Exit(code)
+
+
 def _device(name: str) -> Any:
     if name not in ("auto", "cpu", "cuda"):
         raise InputError("no such device", given=name, remedy="auto, cpu or cuda")
@@ -369,7 +441,17 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("pipeline", "serving", "artifact", "inspection", "doctor", "errors"):
+        if (error.name or "").split(".")[0] in (
+            "artifact",
+            "bench",
+            "contract",
+            "doctor",
+            "errors",
+            "inspection",
+            "machine",
+            "pipeline",
+            "serving",
+        ):
             raise
         sys.stderr.write(
             f"error: this command needs more than the serving install\n  given: no module {error.name}\n"

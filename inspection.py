@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from artifact import Manifest
+from contract.text import render as render_contract
 
 _ORDER = ("teacher", "teacher_lora", "student", "student_without_kd", "merged", "fp32", "int8", "fp16")
 _COLUMNS = (
@@ -38,6 +39,8 @@ def render(manifest: Manifest) -> str:
         "",
         table(manifest.metrics, manifest.task.metric),
     ]
+    if manifest.contract is not None:
+        lines += ["", render_contract(manifest.contract)]
     return "\n".join(lines)
 
 
@@ -48,7 +51,12 @@ def table(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
 
 def markdown(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
     """The evaluation table in Markdown."""
-    head, *body = cells(rows, metric)
+    return markdown_table(cells(rows, metric))
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, header first, in Markdown; all columns but the first are numbers."""
+    head, *body = rows
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

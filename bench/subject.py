@@ -17,10 +17,11 @@ from typing import Any
 from artifact import MANIFEST_NAME
 from errors import InputError, KdcError
 from pipeline.measure import own_peak_memory_bytes
+from serving.made_up import row_of
+from serving.tokenizing import Text
 
 _LEAST_CALLS = 5
 _WARM_UPS = 3
-Row = str | tuple[str, str]
 
 
 class Answering:
@@ -36,8 +37,8 @@ class Answering:
 
     def __init__(
         self,
-        answer: Callable[[list[Row]], Any],
-        tokens: Callable[[Row], int],
+        answer: Callable[[list[Text]], Any],
+        tokens: Callable[[Text], int],
         *,
         is_pair: bool,
         longest: int,
@@ -49,17 +50,9 @@ class Answering:
         self.longest = longest
         self.about = about
 
-    def row(self, length: int) -> Row:
+    def row(self, length: int) -> Text:
         """A row of so many tokens, or as near as words get to it."""
-        one, two = self.tokens(self._words(2)), self.tokens(self._words(4))
-        words = 2 + max(0, round((length - one) * 2 / max(1, two - one)))
-        return self._words(words)
-
-    def _words(self, count: int) -> Row:
-        text = " ".join(["a"] * max(1, count))
-        if not self.is_pair:
-            return text
-        return " ".join(["a"] * max(1, count // 2)), " ".join(["a"] * max(1, count - count // 2))
+        return row_of(length, self.tokens, is_pair=self.is_pair)
 
     def time(self, batch: int, length: int, seconds: float) -> dict[str, Any]:
         """Milliseconds of each call on `batch` rows, for so many seconds, after calls that do not count."""
@@ -130,7 +123,7 @@ def _torch(path: Path, device: str, threads: int | None) -> Answering:
         ) from error
     longest = min(int(tokenizer.model_max_length), int(getattr(model.config, "max_position_embeddings", 512)))
 
-    def answer(rows: list[Row]) -> Any:
+    def answer(rows: list[Text]) -> Any:
         batch = tokenizer(rows, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(place)
         with torch.inference_mode():
             return model(**batch).logits.softmax(-1).cpu()

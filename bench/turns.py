@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from doctor import machine
+import machine
 from errors import InputError, KdcError
 
 STARTS = 3

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from doctor import machine
+import machine
 from doctor.advice import advise
 from doctor.text import render
 from errors import KdcError

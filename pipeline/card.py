@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from artifact import Lineage, TaskInfo
-from inspection import markdown
+from artifact import Manifest
+from contract.terms import Judgement
+from contract.text import sentence, table
+from inspection import markdown, markdown_table
 
 
-def model_card(
-    task: TaskInfo,
-    lineage: Lineage,
-    table: dict[str, dict[str, Any]],
-    providers: dict[str, str],
-    quantized: dict[str, Any],
-    example: str,
-) -> str:
+def model_card(manifest: Manifest, quantized: dict[str, Any], judgement: Judgement | None, example: str) -> str:
     """Markdown: what it answers, what was measured, how to use it, where it comes from, its limits."""
+    task, lineage = manifest.task, manifest.lineage
     columns = f"`{task.text}`" if task.text_pair is None else f"the pair `{task.text}`, `{task.text_pair}`"
     answers = ", ".join(f"`{name}`" for name in task.labels) or "a number"
     call = '"a text"' if task.text_pair is None else '("first text", "second text")'
-    loads = "; ".join(f"{variant} on {provider}" for provider, variant in providers.items())
+    loads = "; ".join(f"{variant} on {provider}" for provider, variant in manifest.providers.items())
     int8 = quantized["note"] or f"int8 is the candidate `{quantized['winner']}`."
     return f"""# {task.name}: a compressed text classifier
 
@@ -29,9 +25,9 @@ Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lin
 
 ## Measured
 
-{markdown(table, task.metric)}
+{markdown(manifest.metrics, task.metric)}
 
-{_candidates(quantized, task.metric)}
+{_contract(judgement)}{_candidates(quantized, task.metric)}
 On the evaluation split, which nothing was chosen by. ONNX rows ran through the engine that serves. Latency is of one
 row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
 {int8} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
@@ -55,6 +51,13 @@ It answers what its training rows were like; texts of another kind, language or 
 confidence. Longer texts are cut. Its labels mean what they meant in the training data (fingerprint
 `{lineage.data_fingerprint[:16]}`), no more.
 """
+
+
+def _contract(judgement: Judgement | None) -> str:
+    """What was asked and found; empty where nothing was asked."""
+    if judgement is None:
+        return ""
+    return f"{markdown_table(table(judgement))}\n\n{sentence(judgement)}\n\n"
 
 
 def _candidates(quantized: dict[str, Any], metric: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from contract.terms import Conditions, Contract, Limits
 from errors import InputError
 from pipeline.presets import FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
 
@@ -159,6 +160,40 @@ class EvaluateSettings(Section):
     memory: bool = Field(True, description="measure each model's peak memory, in a process of its own")
 
 
+class AtSettings(Section):
+    """Under which conditions the contract's latency and rows a second are measured."""
+
+    length: int | None = Field(None, ge=3, description="tokens of each row (default: the rows as they come)")
+    batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
+    percentile: float = Field(95, gt=0, lt=100, description="of the calls' latencies")
+    threads: int | None = Field(None, ge=1, description="of a forward pass (default: all cores that may be used)")
+
+
+class ContractSettings(Section):
+    """What the artifact must keep. Nothing is judged unless a limit is set."""
+
+    max_latency_ms: float | None = Field(None, gt=0, description="of one call, under `contract.at`")
+    min_rows_per_s: float | None = Field(None, gt=0, description="in batches of 32 rows")
+    max_size_mb: float | None = Field(None, gt=0, description="of the ONNX file and tokenizer.json")
+    max_drop: float | None = Field(
+        None, ge=0, le=200, description="points of the metric that the student may be below its teacher"
+    )
+    at: AtSettings = AtSettings()
+    evidence: Literal["interval", "point"] = Field(
+        "interval", description="what must keep to max_drop: the interval of the difference, or the difference itself"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of that interval")
+
+    @property
+    def terms(self) -> Contract | None:
+        """As the artifact's manifest has them; None where nothing is asked."""
+        limits = Limits(**{name: getattr(self, name) for name in Limits.model_fields})
+        if not limits.any:
+            return None
+        at = Conditions(**self.at.model_dump())
+        return Contract(limits=limits, at=at, evidence=self.evidence, confidence=self.confidence)
+
+
 class ReportSettings(Section):
     """The report, written after the last stage."""
 
@@ -175,6 +210,7 @@ class Config(Section):
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    contract: ContractSettings = ContractSettings()
     report: ReportSettings = ReportSettings()
 
 

@@ -7,7 +7,6 @@ and `logits.npz` (of all models on all evaluation splits, for the report).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from pipeline.controls import CONTROLS
 from pipeline.measure import peak_memory_bytes, time_in_turns
 from pipeline.merge import load_student
 from pipeline.predict import predict
-from pipeline.served import open_engine, texts_of, tokenizer_info
+from pipeline.served import digest, open_engine, texts_of, tokenizer_info
 from pipeline.tasks import Task
 from serving.tokenizing import RowTokenizer, Text, pad
 
@@ -210,8 +209,7 @@ def _measure(
 
 def _save_logits(path: Path, rows: Any, entries: dict[str, Entry], split: str) -> None:
     """For each evaluation row: SHA-256 of its text, label, logits of each model. No text."""
-    digests = [hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
-               for text in texts_of(rows)]  # fmt: skip
+    digests = [digest(text) for text in texts_of(rows)]
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32),
         "label": np.asarray(rows["label"][:]),

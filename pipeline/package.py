@@ -1,25 +1,27 @@
 """Stage `package`: the artifact, which is the product.
 
 Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerprint>/` whole or not at all, then points
-the symlink `artifact` at it.
+the symlink `artifact` at it. One that fails its contract goes to `rejected/<fingerprint>/`, and no link names it.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
-import platform
 import shlex
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import machine
 from artifact import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
     MANIFEST_NAME,
-    FileInfo,
     Lineage,
     Manifest,
     TaskInfo,
@@ -29,56 +31,78 @@ from artifact import (
     load_manifest,
     write_manifest,
 )
-from doctor import machine
+from contract.costs import rows_to_time
+from contract.judge import judge, load
+from contract.terms import Judgement
 from pipeline.card import model_card
 from pipeline.context import Run
+from pipeline.evaluate import ALL_LOGITS
 from pipeline.minilm import HUB_ID
-from pipeline.served import TOKENIZER_INFO, task_info
+from pipeline.quality import compare
+from pipeline.served import TOKENIZER_INFO, task_info, texts_of
 
 _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
              "tokenizers", "datasets", "numpy")  # fmt: skip
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
-    """Make the artifact and point `artifact` at it."""
+    """Make the artifact, judge it if there is a contract, and point `artifact` at it unless it failed."""
     evaluated, quantized = run.metrics("evaluate"), run.metrics("quantize")
-    final = _new_name(run.root / "artifacts" / run.fingerprints["package"][:16])
-    working = final.with_name(f"{final.name}.tmp")
+    working = run.root / "artifacts" / f"{run.fingerprints['package'][:16]}.tmp"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _copy_files(run, working, with_int8=quantized["int8"])
-    variants = _variants(run, working, evaluated["table"], quantized)
-    providers = {
-        CPU_PROVIDER: "int8" if quantized["chosen"] else "fp32",
-        CUDA_PROVIDER: "fp16" if "fp16" in variants else "fp32",
-    }
-    info = TokenizerInfo.model_validate_json((run.folder("export") / TOKENIZER_INFO).read_text(encoding="utf-8"))
-    task = task_info(run.data().task)
-    card = model_card(task, _lineage(run), evaluated["table"], providers, quantized, _example(task))
-    (working / "README.md").write_text(card, encoding="utf-8")
-    names = sorted(file.name for file in working.iterdir())
-    manifest = write_manifest(
-        working, _manifest(run, task, info, describe_files(working, names), variants, providers, evaluated, quantized)
-    )
+    manifest = _manifest(run, working, evaluated, quantized)
+    judgement = _judge(run, working, manifest)
+    example = _example(manifest.task)
+    (working / "README.md").write_text(model_card(manifest, quantized, judgement, example), encoding="utf-8")
+    files = manifest.files | describe_files(working, ["README.md"])
+    manifest = write_manifest(working, manifest.model_copy(update={"files": files, "contract": judgement}))
+    failed = judgement is not None and judgement.verdict == "fail"
+    final = _new_name(run.root / ("rejected" if failed else "artifacts") / working.stem)
+    final.parent.mkdir(exist_ok=True)
     os.rename(working, final)
-    _point(run.root / "artifact", final)
-    load_manifest(run.root / "artifact")
+    load_manifest(final)
+    if not failed:
+        _point(run.root / "artifact", final)
     notes = [note for note in (quantized["note"], *evaluated["notes"]) if note]
+    verdict = "" if judgement is None else f", contract: {judgement.verdict}"
     return {
         "artifact": str(final.relative_to(run.root)),
         "sha256": manifest.sha256,
-        "providers": providers,
+        "providers": manifest.providers,
         "table": evaluated["table"],
-        "metric": task.metric,
+        "metric": manifest.task.metric,
+        "contract": None if judgement is None else judgement.model_dump(mode="json"),
         "notes": notes,
-        "example": _example(task),
-        "headline": f"{final.name}, sha256 {manifest.sha256[:16]}",
+        "example": example,
+        "headline": f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     }
 
 
+def _judge(run: Run, working: Path, manifest: Manifest) -> Judgement | None:
+    contract = run.config.contract.terms
+    if contract is None:
+        return None
+    write_manifest(working, manifest)  # the engine loads what has one
+    engine = load(working, contract, "auto" if run.device == "cuda" else "cpu")
+    data = run.data()
+    split = data.eval_splits[0]
+    with np.load(run.folder("evaluate") / ALL_LOGITS) as kept:
+        student, teacher = kept[f"{split}/{engine.variant}"], kept[f"{split}/teacher"]
+    labels = np.asarray(data.rows(split)["label"][:])
+    quality = compare(
+        student, teacher, labels, data.task.kind, data.task.metrics[0], contract=contract, seed=run.config.run.seed
+    )
+    return judge(engine, contract, rows_to_time(engine, texts_of(data.rows(split)), contract.at), quality)
+
+
 def is_intact(root: Path) -> bool:
-    """Whether the artifact that the link names is still there."""
-    return (root / "artifact" / MANIFEST_NAME).exists()
+    """Whether the artifact that was made is still there, and the link, unless it failed its contract."""
+    made = json.loads((root / "package" / "stage.json").read_text(encoding="utf-8"))["metrics"]
+    failed = (made.get("contract") or {}).get("verdict") == "fail"
+    places = [root / made["artifact"]] + ([] if failed else [root / "artifact"])
+    return all((place / MANIFEST_NAME).exists() for place in places)
 
 
 def _new_name(path: Path) -> Path:
@@ -134,19 +158,22 @@ def _is_metric(key: str) -> bool:
     return key.removesuffix("_mismatched") in METRICS
 
 
-def _manifest(
-    run: Run, task: TaskInfo, info: TokenizerInfo, files: dict[str, FileInfo], variants: dict[str, Variant],
-    providers: dict[str, str], evaluated: dict[str, Any], quantized: dict[str, Any],
-) -> Manifest:  # fmt: skip
+def _manifest(run: Run, folder: Path, evaluated: dict[str, Any], quantized: dict[str, Any]) -> Manifest:
+    """Of the files that are in the folder so far."""
+    variants = _variants(run, folder, evaluated["table"], quantized)
+    info = TokenizerInfo.model_validate_json((run.folder("export") / TOKENIZER_INFO).read_text(encoding="utf-8"))
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
-        task=task,
+        task=task_info(run.data().task),
         lineage=_lineage(run),
-        files=files,
+        files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
         tokenizer=info,
         input_names=info.input_names,
         variants=variants,
-        providers=providers,
+        providers={
+            CPU_PROVIDER: "int8" if quantized["chosen"] else "fp32",
+            CUDA_PROVIDER: "fp16" if "fp16" in variants else "fp32",
+        },
         temperature=quantized["temperature"],
         metrics=evaluated["table"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -164,7 +191,7 @@ def _lineage(run: Run) -> Lineage:
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
         packages=machine.versions(_PACKAGES),
-        cpu=_cpu_name(),
+        cpu=str(machine.cpu()["model"]),
         gpu=_gpu_name(run.device),
     )
 
@@ -174,16 +201,6 @@ def _public_name(model: str) -> str:
     if model == "minilm":
         return HUB_ID
     return Path(model).name if Path(model).exists() else model
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return platform.processor() or platform.machine()
 
 
 def _gpu_name(device: str) -> str | None:

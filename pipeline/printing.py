@@ -6,6 +6,8 @@ import shlex
 import sys
 from typing import Any
 
+from contract.terms import Judgement
+from contract.text import render
 from inspection import table
 
 
@@ -17,6 +19,8 @@ def print_result(result: dict[str, Any]) -> None:
         lines += [table(made["table"], made["metric"]), ""]
         lines += [f"{provider} loads {variant}" for provider, variant in made["providers"].items()]
         lines += [f"note: {note}" for note in made["notes"]]
+        if made.get("contract"):
+            lines += ["", render(Judgement.model_validate(made["contract"])), ""]
         lines.append(f"artifact: {result['artifact']}")
         lines.append(f"report:   {result['report']}")
         lines.append(f"try it:   kdc try {shlex.quote(result['artifact'])} {made['example']}")

@@ -78,7 +78,7 @@ STAGES = (
         lambda config: {**config.evaluate.model_dump(), "device": config.run.device},
         ("quantize", "controls"),
     ),
-    Stage("package", package.run, lambda config: {}, ("evaluate",), package.is_intact),
+    Stage("package", package.run, lambda config: _contract(config), ("evaluate",), package.is_intact),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
@@ -92,6 +92,11 @@ def _training(config: Config, settings: TeacherSettings | StudentSettings) -> di
         "seed": config.run.seed,
         "precision": config.run.precision,
     }
+
+
+def _contract(config: Config) -> dict[str, Any]:
+    terms = config.contract.terms
+    return {} if terms is None else {"contract": terms.model_dump(mode="json")}
 
 
 def _data_settings(config: Config) -> dict[str, Any]:
@@ -163,8 +168,10 @@ def compress(
             results[stage.name] = _run_stage(run, stage, settings, fingerprint, reporter)
     summary: dict[str, Any] = {"out": str(root), "stages": results}
     if last == len(STAGES) - 1:
-        summary["artifact"] = str(root / "artifact")
-        summary["result"] = run.metrics("package")
+        result = run.metrics("package")
+        failed = (result.get("contract") or {}).get("verdict") == "fail"
+        summary["artifact"] = str(root / (result["artifact"] if failed else "artifact"))
+        summary["result"] = result
     return summary
 
 

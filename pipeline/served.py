@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,8 @@ def texts_of(rows: Any) -> list[Text]:
     """Rows of a split as the engine takes them: texts, or pairs of texts."""
     first = rows["text"][:]
     return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
+
+
+def digest(text: Text) -> bytes:
+    """A row's fingerprint, as `evaluation.npz` has it: SHA-256 of its text, or of both with a NUL between them."""
+    return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()

@@ -5,6 +5,9 @@ with its share of the threads: threads that work on one pass wait for each other
 reads and answers requests meanwhile. While the lanes run, new rows gather; a lane that is free takes what is there at
 once. Each batch is built around the row that has waited longest and grows by the rows nearest to it in length, so the
 wait is bounded and little is computed on padding.
+
+One caller who asks, waits and asks again needs no lane: short passes run in the event loop, which nobody else wants,
+and two changes of threads are saved.
 """
 
 from __future__ import annotations
@@ -22,43 +25,16 @@ from tokenizers import Encoding
 
 from errors import KdcError
 from serving.queue import Queue, Request, Row
+from serving.refusals import Closed, Overloaded, TooLarge
 
 log = logging.getLogger("kdc.serve")
 
+_LONE_REQUESTS = 16  # that came one after another, before the next is taken for one of a lone caller
+_SHORT_SECONDS = 0.003  # a pass that the event loop may run: nobody notices such a wait
+_LOOK_AROUND = 3  # turns of the event loop until a request that came during a pass reaches `submit`
 _MOST_FAILURES = 32  # of one batch; then the fault is not in a row, and the rest is not tried row by row
 
 Forward = Callable[[Sequence[Encoding]], np.ndarray]
-
-
-class Overloaded(KdcError):
-    """The queue is full.
-
-    Attributes:
-        retry_after: seconds until it will probably have room, at least 1.
-    """
-
-    def __init__(self, queued: int, most: int, retry_after: int) -> None:
-        super().__init__(
-            "the service is overloaded", given=f"{queued} of {most} tokens are queued",
-            remedy=f"try again in {retry_after} s",
-        )  # fmt: skip
-        self.retry_after = retry_after
-
-
-class TooLarge(KdcError):
-    """A request has more tokens than the queue ever takes."""
-
-    def __init__(self, tokens: int, most: int) -> None:
-        super().__init__(
-            "the request has too many tokens", given=f"{tokens}; at most {most}", remedy="send fewer texts a request"
-        )
-
-
-class Closed(KdcError):
-    """The batcher takes no more rows."""
-
-    def __init__(self) -> None:
-        super().__init__("the service is shutting down", remedy="send the request to another instance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +100,9 @@ class Batcher:
         self._alone = False  # a pass with all threads is running
         self._closing = False
         self._tokens_per_second: float | None = None  # not known before the first large batch
+        self._tokens_per_second_alone = 0.0  # of the last pass with all threads
+        self._callers = 0  # that wait in `submit`
+        self._lone_requests = 0  # the last so many came while nobody else waited
         self._threads = [
             threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(lanes)
         ]
@@ -163,12 +142,36 @@ class Batcher:
         tokens = sum(map(len, encodings))
         if tokens > self._max_queue_tokens:
             raise TooLarge(tokens, self._max_queue_tokens)
+        if self._closing:
+            raise Closed
+        self._lone_requests = 0 if self._callers else self._lone_requests + 1
+        self._callers += 1
+        try:
+            if len(encodings) == 1 and self._is_lone_caller() and self._is_short(tokens):
+                return await self._answer_here(encodings[0])
+            return await self._answer_in_lanes(encodings, tokens)
+        finally:
+            self._callers -= 1
+
+    def _is_lone_caller(self) -> bool:
+        return self._lone_requests > _LONE_REQUESTS and not self._running
+
+    def _is_short(self, tokens: int) -> bool:
+        return tokens < _SHORT_SECONDS * self._tokens_per_second_alone
+
+    async def _answer_here(self, encoding: Encoding) -> np.ndarray:
+        """A lone caller's row, in the event loop."""
+        row = Row(len(encoding), 0, encoding, Request(self._loop.create_future(), 1, [None]), 0, time.perf_counter())
+        self._deliver([row], *self._timed([row], 0, alone=True))
+        for _ in range(_LOOK_AROUND):  # who came meanwhile must find a caller, or the loop would serve them one by one
+            await asyncio.sleep(0)
+        return row.request.future.result()
+
+    async def _answer_in_lanes(self, encodings: Sequence[Encoding], tokens: int) -> np.ndarray:
         request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings))
         now = time.perf_counter()
         rows: list[Row] = []
         with self._lock:
-            if self._closing:
-                raise Closed
             self._refuse_beyond(self._queue.tokens, tokens)
             for place, encoding in enumerate(encodings):
                 self._arrivals += 1
@@ -243,15 +246,20 @@ class Batcher:
         )
 
     def _run(self, batch: list[Row], queued: int, alone: bool) -> None:
-        began = time.perf_counter()
-        results = self._answers(batch, self._forward if alone else self._beside)
-        ended = time.perf_counter()
-        tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
-        self._learn_speed(tokens, (ended - began) / (1 if alone else self._lanes))
-        waited = began - min(row.arrived for row in batch)
-        report = BatchReport(len(batch), tokens, queued, waited, ended - began)
+        results, report = self._timed(batch, queued, alone=alone)
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
+
+    def _timed(self, batch: list[Row], queued: int, *, alone: bool) -> tuple[list[np.ndarray | Exception], BatchReport]:
+        began = time.perf_counter()
+        results = self._answers(batch, self._forward if alone else self._beside)
+        seconds = time.perf_counter() - began
+        tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
+        self._learn_speed(tokens, seconds / (1 if alone else self._lanes))
+        if alone:
+            self._tokens_per_second_alone = tokens / max(seconds, 1e-9)
+        waited = began - min(row.arrived for row in batch)
+        return results, BatchReport(len(batch), tokens, queued, waited, seconds)
 
     def _deliver(self, batch: list[Row], results: list[np.ndarray | Exception], report: BatchReport) -> None:
         """In the event loop, whose interpreter's lock a lane would wait for: answer, then count."""

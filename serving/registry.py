@@ -16,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from artifact import CPU_PROVIDER, MANIFEST_NAME, TokenizerInfo, load_manifest
+import machine
+from artifact import CPU_PROVIDER, MANIFEST_NAME, Manifest, TokenizerInfo, load_manifest
+from contract.terms import Judgement
+from contract.text import sentence
 from errors import InputError, KdcError
 from serving.batcher import Batcher, BatchReport
 from serving.engine import Engine, Text
@@ -165,6 +168,34 @@ def parse_artifacts(text: str) -> dict[str, Path]:
     return found
 
 
+def refuse_failed(manifest: Manifest, settings: ServeSettings) -> None:
+    """See that the artifact did not fail its contract.
+
+    Raises:
+        InputError: it did, and `allow_failed` is not set.
+    """
+    judged = manifest.contract
+    if judged is not None and judged.verdict == "fail" and not settings.allow_failed:
+        raise InputError(
+            "the artifact failed its contract", given="; ".join(judged.missed),
+            remedy="make one that keeps it, or serve it all the same with --allow-failed",
+        )  # fmt: skip
+
+
+def _warn_of_contract(name: str, judged: Judgement | None) -> None:
+    """Say where an artifact's contract holds less here than it may seem."""
+    if judged is None:
+        return
+    if judged.verdict != "pass":
+        log.warning("%s: %s", name, sentence(judged))
+    here = str(machine.cpu()["model"])
+    if judged.cpu != here:
+        log.warning(
+            "%s: its contract was judged on another CPU (%s, this is %s): `kdc verify` judges it here",
+            name, judged.cpu, here,
+        )  # fmt: skip
+
+
 def verify(settings: ServeSettings) -> None:
     """Look at everything that can be seen to be wrong before a worker starts.
 
@@ -173,7 +204,7 @@ def verify(settings: ServeSettings) -> None:
     """
     _ = settings.api_key
     for path in parse_artifacts(settings.artifact).values():
-        load_manifest(path)
+        refuse_failed(load_manifest(path), settings)
 
 
 class Registry:
@@ -240,6 +271,9 @@ class Registry:
         settings = self._settings
         threads = settings.threads or max(1, usable_cores() // settings.workers)
         engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MOST_LANES)
+        assert engine.manifest is not None
+        refuse_failed(engine.manifest, settings)
+        _warn_of_contract(engine.task.name, engine.manifest.contract)
         engine.warm_up(_batch_tokens(engine, settings))
         return engine
 

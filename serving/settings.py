@@ -44,6 +44,7 @@ class ServeSettings(BaseModel):
     drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")
     auto_truncate: bool = Field(True, description="cut texts that are too long, unless a request says otherwise")
     api_key_env: str | None = Field(None, description="environment variable that holds the bearer token")
+    allow_failed: bool = Field(False, description="also serve an artifact that failed its contract")
     reload_s: float = Field(1.0, ge=0, description="seconds between looks for a changed artifact; 0: never")
 
     @property

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 import doctor
-from doctor import machine, probes
+import machine
+from doctor import probes
 from doctor.advice import advise
 
 HEALTHY: dict[str, Any] = {

@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.evaluate import ALL_LOGITS
 from pipeline.report.disagreements import disagreements
-from pipeline.report.statistics import difference_interval, reliability, score_interval
+from pipeline.statistics import difference, reliability, score_interval
 from pipeline.tasks import Task
 from serving.engine import activate
 
@@ -40,14 +40,15 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
 
     Returns:
         verdict, task, served (name of the variant that a CPU loads), models, training, confusion, calibration, lengths,
-        disagreements, where. Scores in points, times in seconds or milliseconds as named, sizes in bytes.
+        disagreements, contract (as in the manifest), where. Scores in points, times in seconds or milliseconds as
+        named, sizes in bytes.
 
     Raises:
         InputError: not a finished run.
         KdcError: its artifact is damaged.
     """
     run = _open(root)
-    manifest = load_manifest(root / "artifact")
+    manifest = load_manifest(root / run.metrics("package")["artifact"])
     task, split = run.data().task, run.data().eval_splits[0]
     logits = _logits(run, split)
     labels = np.asarray(run.data().rows(split)["label"][:])
@@ -68,6 +69,7 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
             run.data().rows(split), logits["teacher"], logits[served], labels, task,
             temperature=manifest.temperature, most=examples,
         ),
+        "contract": None if manifest.contract is None else manifest.contract.model_dump(mode="json"),
         "where": _where(run, manifest),
     }  # fmt: skip
     return {"verdict": verdict(facts), **facts}
@@ -124,9 +126,9 @@ def _models(
             "interval": score_interval(answers, labels, task.kind, metric, seed=seed),
             "kept_percent": 100 * row[metric] / teacher_score if teacher_score else None,
             "difference": row[metric] - teacher_score,
-            "difference_interval": difference_interval(
+            "difference_interval": difference(
                 answers, logits["teacher"], labels, task.kind, metric, seed=seed
-            ),
+            ).interval,
             "trainable_parameters": trained.get(name, {}).get("trainable_parameters"),
             "training_seconds": trained.get(name, {}).get("seconds"),
             **{key: row[key] for key in _COSTS if key in row},

@@ -36,7 +36,7 @@ def study_for_people(
     """
     grid = Grid(tasks, families, methods, ranks, seeds, out, given, tuple(flags.items()))
     check(grid)
-    from doctor import machine
+    import machine
     from pipeline.study.write import write_study
 
     out.mkdir(parents=True, exist_ok=True)

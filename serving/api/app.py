@@ -16,8 +16,8 @@ from serving.api import docs, errors, tei, v2
 from serving.api.classify import classify
 from serving.api.gate import Gate
 from serving.api.pages import home, playground
-from serving.batcher import Closed, Overloaded, TooLarge
 from serving.metrics import CONTENT_TYPE, Metrics
+from serving.refusals import Closed, Overloaded, TooLarge
 from serving.registry import Registry
 from serving.settings import ServeSettings
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from errors import KdcError
 from serving.api.codec import JsonResponse
-from serving.batcher import Closed, Overloaded, TooLarge
+from serving.refusals import Closed, Overloaded, TooLarge
 
 log = logging.getLogger("kdc.serve")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from errors import KdcError
-from serving.batcher import Batcher, BatchReport, Overloaded, TooLarge
+from serving.batcher import Batcher, BatchReport
+from serving.refusals import Overloaded, TooLarge
 
 
 class Row(list[int]):
@@ -401,5 +402,76 @@ def test_closing_ends_all_lanes_when_everything_is_answered() -> None:
         await batcher.close()
         assert [int(answer[0, 0]) for answer in await asyncio.gather(*tasks)] == list(range(20))
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdc-batcher")]
+
+    in_loop(scenario)
+
+
+class Threads:
+    """A model that notes which thread ran each pass; each token takes `token_seconds`."""
+
+    def __init__(self, token_seconds: float = 0.0) -> None:
+        self.of_passes: list[int] = []
+        self.during: Callable[[], Any] = lambda: None  # called in each pass
+        self._token_seconds = token_seconds
+
+    def __call__(self, rows: Sequence[Any]) -> np.ndarray:
+        self.of_passes.append(threading.get_ident())
+        self.during()
+        time.sleep(self._token_seconds * sum(map(len, rows)))
+        if any(item[0] < 0 for item in rows):
+            raise ValueError("a bad row")
+        return np.array([[item[0], len(item)] for item in rows], dtype=np.float32)
+
+
+async def ask_alone(batcher: Batcher, times: int) -> None:
+    for name in range(times):
+        assert (await batcher.submit([row(name, 3)])).tolist() == [[name, 3]]
+
+
+def test_a_lone_caller_is_answered_without_a_change_of_threads() -> None:
+    async def scenario() -> None:
+        model = Threads()
+        batcher = Batcher(model, beside=model, lanes=2)
+        await ask_alone(batcher, 60)
+        here = [thread == threading.get_ident() for thread in model.of_passes]
+        assert not any(here[:16])
+        assert all(here[30:])
+        with pytest.raises(ValueError, match="a bad row"):
+            await batcher.submit([row(-1, 3)])
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_caller_who_comes_during_a_pass_ends_the_privilege_of_the_lone_one() -> None:
+    async def scenario() -> None:
+        model = Threads()
+        batcher = Batcher(model, beside=model, lanes=2)
+        await ask_alone(batcher, 60)
+        loop, others = asyncio.get_running_loop(), []
+
+        def read_request() -> None:  # as a server does it: the loop reads a request, then starts a task for it
+            others.append(asyncio.create_task(batcher.submit([row(1, 3)])))
+
+        model.during = lambda: loop.call_soon(read_request)
+        await batcher.submit([row(0, 3)])
+        model.during = lambda: None
+        await asyncio.gather(*others)
+        passes = len(model.of_passes)
+        await ask_alone(batcher, 10)
+        assert threading.get_ident() not in model.of_passes[passes:]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_long_row_never_runs_in_the_event_loop() -> None:
+    async def scenario() -> None:
+        model = Threads(token_seconds=0.001)
+        batcher = Batcher(model, beside=model, lanes=2)
+        for name in range(30):
+            await batcher.submit([row(name, 20)])
+        assert threading.get_ident() not in model.of_passes
+        await batcher.close()
 
     in_loop(scenario)

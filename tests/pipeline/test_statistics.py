@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.report.statistics import bootstrap, difference_interval, reliability, score_interval
+from pipeline.statistics import bootstrap, difference, reliability, score_interval
 
 
 def test_resamples_of_two_rows_have_the_means_that_can_be_counted() -> None:
     values = np.array([0.0, 1.0])  # a resample's mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4
-    means = [bootstrap(lambda rows: float(values[rows].mean()), 2, seed=1, confidence=share) for share in (0.95, 0.3)]
-    assert means == [(0.0, 1.0), (0.5, 0.5)]
+    found = [bootstrap(lambda rows: float(values[rows].mean()), 2, seed=1, confidence=share) for share in (0.95, 0.3)]
+    assert [each.interval for each in found] == [(0.0, 1.0), (0.5, 0.5)]
+    assert found[0].standard_error == pytest.approx(0.125**0.5, abs=0.02)
 
 
 def test_accuracys_interval_is_the_binomial_one() -> None:
@@ -24,7 +25,7 @@ def test_accuracys_interval_is_the_binomial_one() -> None:
 
 def test_a_model_does_not_differ_from_itself() -> None:
     logits, labels = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 3
-    assert difference_interval(logits, logits, labels, "classification", "macro_f1", seed=0) == (0.0, 0.0)
+    assert difference(logits, logits, labels, "classification", "macro_f1", seed=0).interval == (0.0, 0.0)
 
 
 def test_differences_are_paired() -> None:
@@ -34,7 +35,7 @@ def test_differences_are_paired() -> None:
     mine[:100] = [0.0, 1.0]
     theirs = mine.copy()
     theirs[100:104] = [0.0, 1.0]  # four rows worse: 1 point, standard error sqrt(0.01 * 0.99 / 400) = 0.5 points
-    low, high = difference_interval(mine, theirs, labels, "classification", "accuracy", seed=0)
+    low, high = difference(mine, theirs, labels, "classification", "accuracy", seed=0).interval
     assert low == pytest.approx(0.25, abs=0.25)
     assert high == pytest.approx(2.0, abs=0.3)
 

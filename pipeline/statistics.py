@@ -18,8 +18,21 @@ _BINS = 15
 Statistic = Callable[[NDArray[np.int64]], float]
 
 
-def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap's interval (Efron and Tibshirani 1993, chapter 13).
+@dataclass(frozen=True)
+class Resampled:
+    """The bootstrap's answer: an interval and the spread behind it.
+
+    Attributes:
+        interval: lower and upper end.
+        standard_error: standard deviation over the resamples.
+    """
+
+    interval: tuple[float, float]
+    standard_error: float
+
+
+def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float = 0.95) -> Resampled:
+    """The percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
     Args:
         statistic: of the rows with these places, some of them more than once. What it compares is compared on the same
@@ -27,14 +40,11 @@ def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float =
         rows: how many there are.
         seed: of the resampling.
         confidence: of the interval, within (0, 1).
-
-    Returns:
-        lower and upper end.
     """
     generator = np.random.default_rng(seed)
     values = [statistic(generator.integers(0, rows, rows)) for _ in range(RESAMPLES)]
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return Resampled((float(low), float(high)), float(np.std(values)))
 
 
 def score_interval(
@@ -51,10 +61,10 @@ def score_interval(
     """
     answers = metrics.predictions(logits, kind)
     score = metrics.METRICS[metric]
-    return bootstrap(lambda rows: 100 * score(labels[rows], answers[rows]), len(labels), seed=seed)
+    return bootstrap(lambda rows: 100 * score(labels[rows], answers[rows]), len(labels), seed=seed).interval
 
 
-def difference_interval(
+def difference(
     logits: NDArray[np.floating],
     others: NDArray[np.floating],
     labels: NDArray[np.generic],
@@ -62,14 +72,16 @@ def difference_interval(
     metric: str,
     *,
     seed: int,
-) -> tuple[float, float]:
-    """95 % interval of one model's score minus another's on the same rows, in points. See `score_interval`."""
+    confidence: float = 0.95,
+) -> Resampled:
+    """How sure one model's score minus another's on the same rows is, in points. See `score_interval`."""
     mine, theirs = metrics.predictions(logits, kind), metrics.predictions(others, kind)
     score = metrics.METRICS[metric]
     return bootstrap(
         lambda rows: 100 * (score(labels[rows], mine[rows]) - score(labels[rows], theirs[rows])),
         len(labels),
         seed=seed,
+        confidence=confidence,
     )
 
 

@@ -1,0 +1,45 @@
+"""Judge an artifact: measure it as this machine loads it, and decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import machine
+from artifact import Device
+from contract.costs import measure
+from contract.terms import Contract, Judgement, Quality
+from contract.verdict import decide
+from serving.engine import Engine
+from serving.tokenizing import Text
+
+
+def load(artifact: Path, contract: Contract, device: Device) -> Engine:
+    """The artifact as it is judged: the device's own variant, the contract's threads. Hashes are not checked."""
+    return Engine.load(artifact, device=device, threads=contract.at.threads, verify=False)
+
+
+def judge(engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None) -> Judgement:
+    """Costs, and the verdict.
+
+    Args:
+        engine: see `load`.
+        contract: what is asked.
+        rows: that are timed, see `contract.costs.rows_to_time`.
+        quality: None where it is not judged.
+    """
+    assert engine.manifest is not None
+    size_bytes = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
+    costs = measure(engine, rows, contract.at, size_bytes=size_bytes)
+    verdict, missed = decide(contract, costs, quality)
+    return Judgement(
+        contract=contract,
+        variant=engine.variant,
+        provider=engine.provider,
+        cpu=str(machine.cpu()["model"]),
+        lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
+        costs=costs,
+        quality=quality,
+        missed=missed,
+        verdict=verdict,
+    )

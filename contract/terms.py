@@ -1,0 +1,126 @@
+"""What can be asked of an artifact, under which conditions, what was found, and the verdict. Part of the manifest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["pass", "fail", "not shown"]
+Evidence = Literal["interval", "point"]
+EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Limits(_Section):
+    """What must hold; None asks for nothing.
+
+    Attributes:
+        max_latency_ms: of one call, under the conditions.
+        min_rows_per_s: in batches of 32 rows.
+        max_size_mb: of the ONNX file and `tokenizer.json`.
+        max_drop: points of the task's metric that the student may be below its teacher.
+    """
+
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    min_rows_per_s: float | None = Field(default=None, gt=0)
+    max_size_mb: float | None = Field(default=None, gt=0)
+    max_drop: float | None = Field(default=None, ge=0, le=200)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is asked."""
+        return any(value is not None for value in self.model_dump().values())
+
+
+class Conditions(_Section):
+    """Under which latency and rows a second are measured.
+
+    Attributes:
+        length: tokens of each row; None takes the evaluation rows as they are.
+        batch: rows of a call whose latency counts.
+        percentile: of the calls' latencies.
+        threads: of a forward pass; None takes all that the process may use.
+    """
+
+    length: int | None = Field(default=None, ge=3)
+    batch: int = Field(default=1, ge=1, le=4096)
+    percentile: float = Field(default=95, gt=0, lt=100)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Contract(_Section):
+    """What is asked, and what counts as shown.
+
+    Attributes:
+        limits, at: what must hold, and under which conditions.
+        evidence: "interval": the interval's lower end must keep to `max_drop`; "point": the difference itself.
+        confidence: of the interval.
+    """
+
+    limits: Limits = Limits()
+    at: Conditions = Conditions()
+    evidence: Evidence = "interval"
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class Costs(_Section):
+    """What was measured of one model under the conditions, in the units of `Limits`."""
+
+    latency_ms: float
+    rows_per_s: float
+    size_mb: float
+
+
+class Quality(_Section):
+    """The student beside its teacher on the same evaluation rows.
+
+    Attributes:
+        metric: the task's deciding one.
+        teacher, student: in points.
+        difference: student minus teacher.
+        interval: of the difference, by a paired bootstrap, at the contract's confidence.
+        rows: compared.
+        rows_needed: about so many would show that the drop keeps to the limit, with a power of 80 %, if the true
+            difference is the one that was found; None where no number would, or none is needed.
+    """
+
+    metric: str
+    teacher: float
+    student: float
+    difference: float
+    interval: tuple[float, float]
+    rows: int
+    rows_needed: int | None = None
+
+
+class Judgement(_Section):
+    """A contract and how an artifact kept it.
+
+    Attributes:
+        contract: what was asked.
+        variant, provider: what was judged.
+        cpu: on which machine; another one means another latency, and can mean other int8 arithmetic.
+        lengths: tokens of the rows that were timed; with these, other rows can stand for them.
+        costs, quality: what was found; no quality where `max_drop` was not asked for, or could not be checked.
+        missed: what does not hold, one sentence each.
+        verdict: "pass"; "fail"; "not shown": nothing is missed, but the rows are too few to show it.
+    """
+
+    contract: Contract
+    variant: str
+    provider: str
+    cpu: str
+    lengths: tuple[int, ...]
+    costs: Costs
+    quality: Quality | None = None
+    missed: tuple[str, ...] = ()
+    verdict: Verdict
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that judged."""
+        return EXIT_CODES[self.verdict]
