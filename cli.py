@@ -76,6 +76,10 @@ def compress(
         str | None, _option(_CONTRACT, text="interval (default), or point: the difference alone.")
     ] = None,
     confidence: Annotated[float | None, _option(_CONTRACT, text="Of the interval (default 0.95).")] = None,
+    search: Annotated[
+        str | None, _option(_CONTRACT, text="quick (default), full or off: try several students.")
+    ] = None,
+    max_hours: Annotated[float | None, _option(_CONTRACT, text="Of the search.")] = None,
     out: Annotated[Path | None, _option(None, text="Run directory (default runs/<task>).")] = None,
     no_examples: Annotated[bool | None, _option(None, "--no-examples", text="A report that quotes no rows.")] = None,
     config: Annotated[Path | None, _option(None, text="TOML file with settings: see `kdc config`.")] = None,
@@ -102,6 +106,7 @@ def compress(
             "contract.max_latency_ms": max_latency_ms, "contract.max_size_mb": max_size_mb,
             "contract.max_drop": max_drop, "contract.min_rows_per_s": min_rows_per_s,
             "contract.evidence": evidence, "contract.confidence": confidence,
+            "contract.search": search, "contract.max_hours": max_hours,
             **{f"contract.at.{name}": value for name, value in parse_conditions(at).items()},
         }
     )  # fmt: skip

@@ -73,7 +73,7 @@ def _teacher_logits(
             given=f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}",
             remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
         )
-    found[missing] = _answer([texts[place] for place in missing], task, teacher, max_length)
+    found[missing] = _answer([texts[int(place)] for place in missing], task, teacher, max_length)
     return found
 
 

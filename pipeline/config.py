@@ -183,6 +183,12 @@ class ContractSettings(Section):
         "interval", description="what must keep to max_drop: the interval of the difference, or the difference itself"
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of that interval")
+    search: Literal["quick", "full", "off"] = Field(
+        "quick",
+        description="for the student: short trainings of the three largest that can keep latency and size, of all, or "
+        "none: the configured one (also where --student names it)",
+    )
+    max_hours: float | None = Field(None, gt=0, description="of short trainings; then the best so far is taken")
 
     @property
     def terms(self) -> Contract | None:
@@ -212,6 +218,17 @@ class Config(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     contract: ContractSettings = ContractSettings()
     report: ReportSettings = ReportSettings()
+
+    @property
+    def measures_first(self) -> bool:
+        """Whether candidates are measured before anything is trained: the contract limits what that can show."""
+        limits = Limits(**{name: getattr(self.contract, name) for name in Limits.model_fields})
+        return limits.model_copy(update={"max_drop": None}).any
+
+    @property
+    def searches(self) -> bool:
+        """Whether the student is searched for."""
+        return self.measures_first and self.contract.search != "off"
 
 
 Layer = dict[str, Any]
@@ -309,6 +326,8 @@ def _presets(given: Layer) -> Layer:
             layer = _merge(layer, {section: {"learning_rate": rates[method]}})
     if task in TASK_PRESETS:
         layer = _merge(layer, TASK_PRESETS[task])
+    if _section(given, "student").get("model"):  # who names a student wants that one
+        layer = _merge(layer, {"contract": {"search": "off"}})
     return _merge(layer, {"run": {"family": family}} if family else {})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, StudentSettings
 from pipeline.reading.prepared import PreparedData, open_data
 
 
@@ -37,6 +37,24 @@ class Run:
     fingerprints: dict[str, str] = field(default_factory=dict)
     progress: Callable[[int, int], None] = _silent
     say: Callable[[str], None] = print
+
+    @property
+    def student(self) -> StudentSettings:
+        """The student's settings, with the model that the search found where there was one."""
+        if not self.config.searches:
+            return self.config.student
+        return self.config.student.model_copy(update={"model": self.metrics("search")["student"]})
+
+    @property
+    def student_role(self) -> str:
+        """Whose tokens the student takes, see `role_of`."""
+        return self.role_of(self.student.model)
+
+    def role_of(self, student: str) -> str:
+        """Whose tokens a student takes: "student" for the configured one, "teacher" for one cut from the teacher in
+        its place."""
+        configured = self.config.student.model
+        return "student" if student == configured or configured.startswith("layers:") else "teacher"
 
     def folder(self, stage: str) -> Path:
         """Where a finished stage keeps its artefact."""

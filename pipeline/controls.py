@@ -37,7 +37,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 
 
 def student_without_kd(run: Run, work: Path) -> dict[str, Any]:
-    summary = distil(run, run.config.student, None, work)
+    summary = distil(run, run.student, None, work)
     student = load_student(work)
     merged = student.merge_and_unload() if (work / "adapter").exists() else student
     merged.save_pretrained(work / "model")
@@ -47,7 +47,7 @@ def student_without_kd(run: Run, work: Path) -> dict[str, Any]:
 
 def teacher_lora(run: Run, work: Path) -> dict[str, Any]:
     """The student's adapters and learning rate on the whole pretrained teacher."""
-    student, teacher = run.config.student, run.config.teacher
+    student, teacher = run.student, run.config.teacher
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
     set_seed(run.config.run.seed)
     loaded = models.load_model(source, run.data().task)

@@ -123,12 +123,14 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
     teacher, merged = run.folder("teacher") / "model", run.folder("merge") / "model"
     entries = {"teacher": _torch_entry(run, models.load_model(str(teacher), task).model, teacher, "teacher")}
     student = load_student(run.folder("student"))
-    entries["student"] = _torch_entry(run, student, run.folder("student") / "base", "student", size_of=merged)
-    entries["merged"] = _torch_entry(run, models.load_model(str(merged), task).model, merged, "student")
+    role = run.student_role
+    entries["student"] = _torch_entry(run, student, run.folder("student") / "base", role, size_of=merged)
+    entries["merged"] = _torch_entry(run, models.load_model(str(merged), task).model, merged, role)
     if run.config.run.controls:
-        for name, role in CONTROLS.items():
+        for name, whose in CONTROLS.items():
             folder = run.folder("controls") / name
-            entries[name] = _torch_entry(run, models.load_model(str(folder), task).model, folder, role)
+            model = models.load_model(str(folder), task).model
+            entries[name] = _torch_entry(run, model, folder, role if whose == "student" else whose)
     return entries
 
 

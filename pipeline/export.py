@@ -28,8 +28,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     settings = run.config.export
     merged = run.folder("merge") / "model"
     tokenizer = models.load_tokenizer(str(merged))
-    max_length = run.metrics("data")["max_length"]["student"]
-    tokens = run.data().tokens("student", "tune")
+    max_length = run.metrics("data")["max_length"][run.student_role]
+    tokens = run.data().tokens(run.student_role, "tune")
     typed = "token_type_ids" in tokens.column_names
     exporter = export_onnx(merged, out / "model.onnx", exporter=settings.exporter, token_type_ids=typed)
     info = tokenizer_info(

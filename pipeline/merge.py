@@ -24,7 +24,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/model`, the student as one plain model."""
     student = run.folder("student")
     tokenizer = models.load_tokenizer(str(student / "base"))
-    rows = probe_rows(run)
+    rows = probe_rows(run, run.student.model)
     untrained = predict(_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
     adapted = load_student(student)
     expected = np.load(student / "trained_logits.npy")  # of the model in memory, right after its training

@@ -182,7 +182,7 @@ def _manifest(run: Run, folder: Path, evaluated: dict[str, Any], quantized: dict
 
 def _lineage(run: Run) -> Lineage:
     config = run.config
-    student = config.student.model
+    student = run.student.model
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     return Lineage(
         teacher=_public_name(config.teacher.model),

@@ -103,7 +103,7 @@ def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Ki
 
 
 def _calibrate_ranges(run: Run, fp32_file: Path, input_names: tuple[str, ...]) -> Ranges:
-    tokens = run.data().tokens("student", "train")
+    tokens = run.data().tokens(run.student_role, "train")
     count = min(run.config.quantize.calibration_rows, len(tokens))
     chosen = np.random.default_rng(run.config.run.seed).permutation(len(tokens))[:count]
     rows = [tokens[int(index)] for index in chosen]

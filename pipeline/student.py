@@ -29,7 +29,7 @@ _REMEDY = (
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make the distilled student in `out`."""
-    settings = run.config.student
+    settings = run.student
     summary = distil(run, settings, distillation(run, settings), out)
     warning = check_learned(
         summary, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY
@@ -60,20 +60,21 @@ def distil(run: Run, settings: StudentSettings, learns_from: Distillation | None
         trained = adapters.with_adapters(base, loaded.new_modules, settings.lora.model_dump())
         adapters.save_rewritten(trained, out / "base", out / "below")
     summary = fit(
-        run, trained, settings, role="student", pad_id=tokenizer.pad_token_id, folder=out / "checkpoints",
-        distillation=learns_from,
+        run, trained, settings, role=run.role_of(settings.model), pad_id=tokenizer.pad_token_id,
+        folder=out / "checkpoints", distillation=learns_from,
     )  # fmt: skip
     if settings.method == "lora":
         adapters.save_adapters(trained, out / "adapter")
     else:
         trained.save_pretrained(out / "full")
-    np.save(out / "trained_logits.npy", predict(trained, probe_rows(run), pad_id=tokenizer.pad_token_id))
+    rows = probe_rows(run, settings.model)
+    np.save(out / "trained_logits.npy", predict(trained, rows, pad_id=tokenizer.pad_token_id))
     return {**summary, "parameters": parameters}
 
 
-def probe_rows(run: Run) -> Rows:
-    """The rows on which every hand-off of the student is compared."""
-    tokens = run.data().tokens("student", "tune")
+def probe_rows(run: Run, student: str) -> Rows:
+    """The rows on which every hand-off of a student is compared."""
+    tokens = run.data().tokens(run.role_of(student), "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])
 
 

@@ -40,8 +40,8 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
 
     Returns:
         verdict, task, served (name of the variant that a CPU loads), models, training, confusion, calibration, lengths,
-        disagreements, contract (as in the manifest), where. Scores in points, times in seconds or milliseconds as
-        named, sizes in bytes.
+        disagreements, contract (as in the manifest), candidates (costs of those that were measured for it, and short
+        trainings of some), where. Scores in points, times in seconds or milliseconds as named, sizes in bytes.
 
     Raises:
         InputError: not a finished run.
@@ -70,6 +70,7 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
             temperature=manifest.temperature, most=examples,
         ),
         "contract": None if manifest.contract is None else manifest.contract.model_dump(mode="json"),
+        "candidates": _candidates(run),
         "where": _where(run, manifest),
     }  # fmt: skip
     return {"verdict": verdict(facts), **facts}
@@ -184,8 +185,20 @@ def _calibration(
 def _lengths(run: Run) -> dict[str, Any]:
     """Tokens of the student's training rows before the cut."""
     data = run.metrics("data")
-    train = data["tokens"]["student"]["train"]
-    return {**train["lengths"], "cut": data["max_length"]["student"], "truncated": train["truncated"]}
+    role = run.student_role
+    train = data["tokens"][role]["train"]
+    return {**train["lengths"], "cut": data["max_length"][role], "truncated": train["truncated"]}
+
+
+def _candidates(run: Run) -> dict[str, Any] | None:
+    """What was measured and tried for the contract; None without one that limits costs."""
+    if not run.config.measures_first:
+        return None
+    measured = run.metrics("candidates")
+    trials = run.metrics("search")["trials"] if run.config.searches else []
+    return {
+        "measured": measured["candidates"], "kept": measured["kept"], "trials": trials, "chosen": run.student.model,
+    }  # fmt: skip
 
 
 def _where(run: Run, manifest: Manifest) -> dict[str, Any]:

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inspection import in_order
+from contract.terms import Judgement
+from contract.text import sentence
+from contract.text import table as contract_table
+from inspection import in_order, markdown_table
 from pipeline.report import plots
 from pipeline.report.facts import gather
 from pipeline.report.markup import document, html_table, write_text
+from pipeline.report.pareto import pareto
 
 MOST_EXAMPLES = 50
 NAMES = {
@@ -85,12 +89,14 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
-    """Verdict, table and origin."""
-    head, *body = table(facts)
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    where = "\n".join(f"- {title}: {text}" for title, text in _origin(facts))
-    return f"# {facts['task']['name']}: what compression kept\n\n{facts['verdict']}\n\n{rows}\n\n{where}\n"
+    """Verdict, contract, table and origin."""
+    parts = [f"# {facts['task']['name']}: what compression kept", facts["verdict"]]
+    if facts["contract"] is not None:
+        judgement = Judgement.model_validate(facts["contract"])
+        parts += [markdown_table(contract_table(judgement)), sentence(judgement)]
+    parts.append(markdown_table(table(facts)))
+    parts.append("\n".join(f"- {title}: {text}" for title, text in _origin(facts)))
+    return "\n\n".join(parts) + "\n"
 
 
 def _origin(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -118,6 +124,7 @@ def page(facts: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="verdict">{html.escape(facts["verdict"])}</p>',
+        *_contract(facts),
         "<h2>All models, on the evaluation rows</h2>",
         f'<div class="wide">{html_table(head, body, marks=marks)}</div>',
         "<p>Scores and differences are in points, intervals by 1000 bootstrap resamples of the evaluation rows, paired "
@@ -133,6 +140,23 @@ def page(facts: Mapping[str, Any]) -> str:
         *(f"<pre>{html.escape(command)}</pre>" for command in facts["where"]["commands"]),
     ]
     return document(title, parts)
+
+
+def _contract(facts: Mapping[str, Any]) -> list[str]:
+    """What was asked and found, and the Pareto picture where candidates were measured; nothing without a contract."""
+    if facts["contract"] is None:
+        return []
+    judgement = Judgement.model_validate(facts["contract"])
+    head, *body = contract_table(judgement)
+    parts = [
+        f"<h2>Contract: {judgement.verdict}</h2>",
+        f'<div class="wide">{html_table(head, body)}</div>',
+        f"<p>{html.escape(sentence(judgement))}</p>",
+    ]
+    if facts["candidates"] is not None:
+        teacher = facts["models"]["teacher"]["metrics"][facts["task"]["metric"]]
+        parts.append(f"<figure>{pareto(facts['candidates'], judgement, teacher)}</figure>")
+    return parts
 
 
 def _figures(facts: Mapping[str, Any]) -> list[str]:

@@ -41,8 +41,14 @@ def test_each_cost_is_compared_with_its_limit(limits: dict[str, float], missed: 
 
 @pytest.mark.parametrize(
     ("difference", "low", "verdict"),
-    [(-0.5, -0.9, "pass"), (0.2, -1.0, "pass"), (-0.5, -1.4, "not shown"), (-1.2, -2.0, "fail"), (-1.0, -2.0, "not shown")],
-)  # fmt: skip
+    [
+        (-0.5, -0.9, "pass"),
+        (0.2, -1.0, "pass"),
+        (-0.5, -1.4, "not shown"),
+        (-1.2, -2.0, "fail"),
+        (-1.0, -2.0, "not shown"),
+    ],
+)
 def test_the_verdict_on_quality_is_by_the_intervals_lower_end(difference: float, low: float, verdict: str) -> None:
     assert decide(contract(max_drop=1), COSTS, quality(difference, low))[0] == verdict
 

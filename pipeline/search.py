@@ -1,0 +1,76 @@
+"""Stage `search`: which of the students that can keep the contract is the most accurate, by short trainings.
+
+Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a few steps, the better half
+for twice as many, until one is left; each training has a schedule of its own, since a cut schedule ranks badly. What
+ranks is the tuning slice, the teacher's logits are shared. Reads `data/`, `candidates/`, `targets/`. Writes one record
+a trial, so that a search that is cut off goes on; trained weights are not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import StudentSettings
+from pipeline.context import Run
+from pipeline.student import distil, distillation
+
+_FIRST_STEPS = 400  # a cut student sits on a plateau for the first few hundred
+_QUICK_SURVIVORS = 3
+_SECONDS_OF_AN_HOUR = 3600
+
+
+def run(run: Run, out: Path) -> dict[str, Any]:
+    """Find the student that gets the full training."""
+    survivors: list[str] = run.metrics("candidates")["kept"]  # the largest first
+    settings = run.config.contract
+    if settings.search == "quick":
+        survivors = survivors[:_QUICK_SURVIVORS]
+    trials: list[dict[str, Any]] = []
+    steps = _FIRST_STEPS
+    stopped = ""
+    while len(survivors) > 1 and steps < run.config.student.min_steps and not stopped:
+        scores: dict[str, float] = {}
+        for student in survivors:
+            if _out_of_time(trials, settings.max_hours):
+                stopped = f"; stopped after {settings.max_hours:g} hours"
+                break
+            trial = _trial(run, out, student, steps)
+            trials.append(trial)
+            scores[student] = trial["score"]
+            run.progress(len(trials), len(trials) + 1)
+            run.say(f"search: {student}, {steps} steps: tuning slice {trial['score']:.1f}")
+        # Of equal scores the larger student is the more promising one: it stands first, and sorting keeps the order.
+        ranked = sorted(scores, key=lambda student: -scores[student])
+        survivors = ranked[: max(1, len(ranked) // 2)] or survivors
+        steps *= 2
+    winner = survivors[0]
+    return {"student": winner, "trials": trials, "headline": f"{winner}, after {len(trials)} short trainings{stopped}"}
+
+
+def _trial(run: Run, out: Path, student: str, steps: int) -> dict[str, Any]:
+    """One short training, or its record."""
+    name = f"{student.replace(':', '-').replace(',', '-').replace('/', '-')}-{steps}"
+    record, work = out / f"{name}.json", out / f"{name}.work"
+    if not record.exists():
+        settings: StudentSettings = run.config.student.model_copy(
+            update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2}
+        )
+        work.mkdir(exist_ok=True)
+        summary = distil(run, settings, distillation(run, settings), work)
+        found = {
+            "student": student, "steps": summary["steps"], "parameters": summary["parameters"],
+            "score": summary["tune"][run.data().task.metrics[0]], "seconds": summary["seconds"],
+        }  # fmt: skip
+        temporary = record.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found), encoding="utf-8")
+        os.replace(temporary, record)
+        shutil.rmtree(work)
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def _out_of_time(trials: list[dict[str, Any]], max_hours: float | None) -> bool:
+    return max_hours is not None and sum(trial["seconds"] for trial in trials) >= max_hours * _SECONDS_OF_AN_HOUR
