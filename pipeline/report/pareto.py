@@ -16,8 +16,8 @@ _LEAST_AREA = 30.0
 
 
 def pareto(candidates: Mapping[str, Any], judgement: Judgement, teacher: float) -> str:
-    """Tried students (hollow: after a short training, on the tuning slice), untrained ones (on the axis: their metric is
-    not known), the artifact (filled, on the evaluation rows), and the contract as lines.
+    """Tried students (hollow: after a short training, on the tuning slice), untrained ones (on the axis: their metric
+    is not known), the artifact (filled, on the evaluation rows), and the contract as lines.
 
     Args:
         candidates: as the report's facts have them.
