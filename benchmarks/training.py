@@ -71,7 +71,7 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None) -> float:
 
     from pipeline import adapters, models
     from pipeline.batches import Collator, Rows
-    from pipeline.config import LoraSettings
+    from pipeline.settings import LoraSettings
     from pipeline.tasks import find_task
     from pipeline.training import DistillationTrainer, Objective, Plan, training_arguments
 

@@ -22,12 +22,12 @@ from contract.terms import Contract, Costs
 from contract.verdict import missed_costs
 from errors import InputError, KdcError
 from pipeline import models
-from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.graphs.int8 import CANDIDATES, activations, quantise
 from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from pipeline.graphs.ranges import calibration_batches, collect_ranges
 from pipeline.served import task_info, texts_of, tokenizer_info
+from pipeline.settings import Config
 from serving.engine import Engine
 
 _ROUNDS = 3

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, StudentSettings
 from pipeline.reading.prepared import PreparedData, open_data
+from pipeline.settings import Config, StudentSettings
 
 
 def _silent(done: int, total: int) -> None:

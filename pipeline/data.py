@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import models
-from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.fit import check_class_weights
 from pipeline.graphs.onnx_graph import choose_exporter
 from pipeline.reading.prepared import open_data, prepare, tokenise
 from pipeline.request import source_of, task_of
+from pipeline.settings import Config
 from pipeline.tasks import Task
 
 

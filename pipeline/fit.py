@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from errors import InputError, KdcError
 from pipeline import metrics
 from pipeline.batches import Rows
-from pipeline.config import TrainSettings
 from pipeline.context import Run
 from pipeline.predict import predict
 from pipeline.reading.prepared import PreparedData
+from pipeline.settings import TrainSettings
 from pipeline.tasks import Task
 from pipeline.training import Objective, Plan, train
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from errors import KdcError
-from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.measure import own_peak_memory_bytes, reset_peak_memory
 from pipeline.progress import Reporter
+from pipeline.settings import Config
 
 _LAYOUT = 2  # of the stage folders: raising it makes older ones stale
 

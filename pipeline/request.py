@@ -6,8 +6,8 @@ import dataclasses
 import re
 
 from errors import InputError
-from pipeline.config import Config
 from pipeline.reading.sources import Source, locate
+from pipeline.settings import Config
 from pipeline.tasks import TASKS, Task, custom_task, find_task
 
 

@@ -29,12 +29,12 @@ from pipeline import (
     targets,
     teacher,
 )
-from pipeline.config import Config, StudentSettings, TeacherSettings
 from pipeline.context import Run
 from pipeline.folders import Stage, fingerprint_of, forget, run_stage
 from pipeline.progress import Reporter
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of, task_of
+from pipeline.settings import Config, StudentSettings, TeacherSettings
 
 STAGES = (
     Stage("data", data.run, lambda run: _data_settings(run.config), ()),

@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import StudentSettings
 from pipeline.context import Run
+from pipeline.settings import StudentSettings
 from pipeline.student import distil, distillation
 
 _FIRST_STEPS = 400  # a cut student sits on a plateau for the first few hundred

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from artifact import Device
 from errors import KdcError
 from pipeline.commands import note_command
-from pipeline.config import Config
 from pipeline.minilm import HUB_ID, find_minilm
 from pipeline.request import check_request
+from pipeline.settings import Config
 
 if TYPE_CHECKING:
     from pipeline.progress import Reporter

@@ -14,10 +14,10 @@ from transformers import set_seed
 
 from pipeline import adapters, models
 from pipeline.batches import Rows
-from pipeline.config import StudentSettings
 from pipeline.context import Run
 from pipeline.fit import Distillation, check_learned, fit
 from pipeline.predict import predict
+from pipeline.settings import StudentSettings
 from pipeline.targets import load_targets
 
 _PROBE_ROWS = 64

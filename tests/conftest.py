@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tiny_runs
 
-from pipeline.config import Config
+from pipeline.settings import Config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

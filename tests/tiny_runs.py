@@ -14,7 +14,8 @@ import torch
 import transformers
 from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
 
-from pipeline.config import Config, layer_of, parse_sets, resolve
+from pipeline.config import layer_of, parse_sets, resolve
+from pipeline.settings import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.

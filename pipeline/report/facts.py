@@ -17,10 +17,10 @@ from errors import InputError
 from inspection import in_order
 from pipeline import metrics
 from pipeline.commands import read_commands
-from pipeline.config import Config
 from pipeline.context import Run
 from pipeline.evaluate import ALL_LOGITS
 from pipeline.report.disagreements import disagreements
+from pipeline.settings import Config
 from pipeline.statistics import difference, reliability, score_interval
 from pipeline.tasks import Task
 from serving.engine import activate

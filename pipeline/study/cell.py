@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from errors import KdcError
-from pipeline.config import Config
+from pipeline.settings import Config
 
 _TIMED_ROWS, _TIMED_ROUNDS = 512, 3
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
-from pipeline.config import Config, layer_of, parse_sets, resolve
+from pipeline.config import layer_of, parse_sets, resolve
 from pipeline.presets import FAMILIES, RECIPES
+from pipeline.settings import Config
 from pipeline.tasks import TASKS
 
 # method: what it trains, and how.

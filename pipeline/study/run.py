@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of
+from pipeline.settings import Config
 from pipeline.study.grid import Cell, Grid, check
 
 _ROOT = Path(__file__).resolve().parents[2]

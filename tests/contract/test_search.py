@@ -12,7 +12,7 @@ from tiny_runs import base_model, compress, config_for, kdc, write_rows
 from contract.terms import Contract, Limits
 from errors import InputError
 from pipeline import candidates, search
-from pipeline.config import Config
+from pipeline.settings import Config
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2", "layers:0,1", "layers:0")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from errors import KdcError
-from pipeline.config import StudentSettings
 from pipeline.evaluate import check_served
 from pipeline.fit import check_learned, plan_for
 from pipeline.merge import check_merge
 from pipeline.quantize import calibrate, choose
+from pipeline.settings import StudentSettings
 from pipeline.tasks import custom_task, find_task
 
 TASK = find_task("qnli")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from errors import InputError
-from pipeline.config import Config, layer_of, parse_sets, read_file, render_defaults, resolve, settings_of
+from pipeline.config import layer_of, parse_sets, read_file, render_defaults, resolve, settings_of
+from pipeline.settings import Config
 
 
 def make(flags: dict | None = None, sets: list[str] | None = None, file: dict | None = None) -> Config:
