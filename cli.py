@@ -41,7 +41,9 @@ def compress(
     data: Annotated[Path | None, _option(None, text="Local data: GLUE's folder, save_to_disk, or files.")] = None,
     family: Annotated[str | None, _option(_MODELS, text="bert, roberta, deberta or minilm.")] = None,
     recipe: Annotated[str | None, _option(_MODELS, text="best (default) or paper.")] = None,
-    teacher: Annotated[str | None, _option(_MODELS, text="Hub id or path of the teacher.")] = None,
+    teacher: Annotated[
+        list[str] | None, _option(_MODELS, text="Hub id or path; several are averaged, cut from the first.")
+    ] = None,
     teacher_is_finetuned: Annotated[
         bool | None, _option(_MODELS, "--teacher-is-finetuned", text="Only check the teacher, train nothing on it.")
     ] = None,
@@ -99,7 +101,9 @@ def compress(
             "data.unlabeled": unlabeled, "data.text": text, "data.text_pair": text_pair, "data.label": label,
             "data.kind": kind, "data.separator": separator, "data.max_train_rows": max_train_rows,
             "run.family": family, "run.recipe": recipe, "run.out": out, "run.seed": seed, "run.device": device,
-            "run.controls": controls, "teacher.model": teacher, "teacher.finetuned": teacher_is_finetuned,
+            "run.controls": controls, "teacher.model": teacher[0] if teacher else None,
+            "teacher.more": tuple(teacher[1:]) if teacher and len(teacher) > 1 else None,
+            "teacher.finetuned": teacher_is_finetuned,
             "teacher.labels": teacher_labels, "teacher.epochs": epochs, "student.model": student,
             "student.epochs": epochs, "quantize.max_int8_drop": max_int8_drop,
             "report.examples": None if no_examples is None else not no_examples,

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline import models
+from pipeline import ensemble, models
 from pipeline.context import Run
 from pipeline.fit import check_class_weights
 from pipeline.graphs.onnx_graph import choose_exporter
@@ -34,7 +34,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     wanted = config.data.max_length or task.max_length
     _check_plan(config, task)
     summary: dict[str, Any] = {"max_length": {}, "tokens": {}, "report": report}
-    sources = {"teacher": config.teacher.model}
+    sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not config.student.model.startswith("layers:"):
         sources["student"] = config.student.model
     for role, source in sources.items():

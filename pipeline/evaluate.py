@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from artifact import Device
 from errors import KdcError
-from pipeline import metrics, models
+from pipeline import ensemble, metrics, models
 from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.controls import CONTROLS
@@ -27,6 +27,7 @@ from pipeline.measure import peak_memory_bytes, time_in_turns
 from pipeline.merge import load_student
 from pipeline.predict import predict
 from pipeline.served import digest, open_engine, texts_of, tokenizer_info
+from pipeline.targets import teacher_shares
 from pipeline.tasks import Task
 from serving.tokenizing import RowTokenizer, Text, pad
 
@@ -120,8 +121,12 @@ def check_served(
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
     task = run.data().task
-    teacher, merged = run.folder("teacher") / "model", run.folder("merge") / "model"
-    entries = {"teacher": _torch_entry(run, models.load_model(str(teacher), task).model, teacher, "teacher")}
+    merged = run.folder("merge") / "model"
+    teachers = []
+    for place in range(len(run.config.teacher.sources)):
+        folder = run.folder("teacher") / ensemble.folder(place)
+        teachers.append(_torch_entry(run, models.load_model(str(folder), task).model, folder, ensemble.role(place)))
+    entries = {"teacher": teachers[0] if len(teachers) == 1 else _as_one(teachers, teacher_shares(run))}
     student = load_student(run.folder("student"))
     role = run.student_role
     entries["student"] = _torch_entry(run, student, run.folder("student") / "base", role, size_of=merged)
@@ -156,6 +161,17 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
     row = {"runtime": f"torch {run.device}", "parameters": models.count_parameters(model), "size_bytes": size}
     whole = size_of is None and run.device == "cpu"
     return Entry(answer, logits, row, memory={"torch_model": folder, "tokenizer": info} if whole else None)
+
+
+def _as_one(teachers: list[Entry], shares: NDArray[np.float64]) -> Entry:
+    """Several teachers as the student learned from them: one after another, their logits averaged."""
+    row = {"runtime": teachers[0].row["runtime"]}
+    row |= {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
+    return Entry(
+        answer=lambda texts: ensemble.average([teacher.answer(texts) for teacher in teachers], shares),
+        logits=lambda split: ensemble.average([teacher.logits(split) for teacher in teachers], shares),
+        row=row,
+    )
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:

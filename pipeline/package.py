@@ -185,7 +185,7 @@ def _lineage(run: Run) -> Lineage:
     student = run.student.model
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     return Lineage(
-        teacher=_public_name(config.teacher.model),
+        teacher=" + ".join(_public_name(source) for source in config.teacher.sources),
         student=f"{student} of the {cut_from} teacher" if student.startswith("layers:") else _public_name(student),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],

@@ -45,8 +45,8 @@ STAGES = (
         ("data",),
         wanted=lambda config: config.measures_first,
     ),
-    Stage("teacher", teacher.run, lambda run: _training(run.config, run.config.teacher), ("labelled",)),
-    Stage("targets", targets.run, lambda run: {}, ("data", "teacher")),
+    Stage("teacher", teacher.run, lambda run: _teachers(run.config), ("labelled",)),
+    Stage("targets", targets.run, lambda run: run.config.targets.model_dump(), ("data", "teacher")),
     Stage(
         "search",
         search.run,
@@ -73,11 +73,16 @@ def _training(config: Config, settings: TeacherSettings | StudentSettings) -> di
     """What a training depends on: the model's contents, not its path, and not how its result is judged."""
     model = settings.model if settings.model.startswith("layers:") else models.fingerprint(settings.model)
     return {
-        **settings.model_dump(exclude={"model", "allow_majority"}),
+        **settings.model_dump(exclude={"model", "more", "allow_majority"}),
         "model": model,
         "seed": config.run.seed,
         "precision": config.run.precision,
     }
+
+
+def _teachers(config: Config) -> dict[str, Any]:
+    more = [models.fingerprint(source) for source in config.teacher.more]
+    return _training(config, config.teacher) | {"more": more}
 
 
 def _candidates(config: Config) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def _labelled_settings(config: Config) -> dict[str, Any]:
         "task_name": task_of(config).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(dataclasses.replace(source_of(config), unlabeled=None)),
-        "teacher_model": models.fingerprint(config.teacher.model),
+        "teacher_models": [models.fingerprint(source) for source in config.teacher.sources],
     }
 
 

@@ -71,7 +71,7 @@ def is_local(config: Config) -> bool:
     """Whether nothing that the run needs is on the hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
     student = config.student.model
-    return bool(rows) and _here(config.teacher.model) and (student.startswith("layers:") or _here(student))
+    return bool(rows) and all(map(_here, config.teacher.sources)) and (student.startswith("layers:") or _here(student))
 
 
 def _here(model: str) -> bool:

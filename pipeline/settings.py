@@ -96,15 +96,29 @@ class TeacherSettings(TrainSettings):
     """Stage `teacher`: fine-tune, or check one that is fine-tuned already."""
 
     model: str = Field("google-bert/bert-base-uncased", description="hub id or path")
+    more: tuple[str, ...] = Field((), description="further teachers, whose logits are averaged with its own")
     finetuned: bool = Field(False, description="the model is fine-tuned for this task already: check it, train nothing")
     labels: tuple[str, ...] | None = Field(None, description="label names of a LABEL_0 teacher, in order")
     method: Literal["full", "lora"] = Field("full", description="train all weights, or adapters")
     lora: LoraSettings = LoraSettings()
 
-    @field_validator("labels", mode="before")
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All teachers; a student is cut from the first."""
+        return (self.model, *self.more)
+
+    @field_validator("labels", "more", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+class TargetsSettings(Section):
+    """Stage `targets`: what the student learns from."""
+
+    weights: Literal["score", "equal"] = Field(
+        "score", description="of several teachers: by their score on the tuning slice, or equal"
+    )
 
 
 class StudentSettings(TrainSettings):
@@ -205,6 +219,7 @@ class Config(Section):
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     teacher: TeacherSettings = TeacherSettings()
+    targets: TargetsSettings = TargetsSettings()
     student: StudentSettings = StudentSettings()
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()

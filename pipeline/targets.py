@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from pipeline import models
+from pipeline import ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.predict import predict_window, windows
@@ -25,16 +25,44 @@ _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this ord
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/logits.npy`."""
+    settings = run.config.teacher
+    if len(settings.sources) == 1:
+        rows, started_at = _answer(run, 0, out / "logits.npy")
+        return {"rows": rows, "resumed_from": started_at}
+    parts = [out / f"{ensemble.folder(place)}.npy" for place in range(len(settings.sources))]
+    rows = 0
+    for place, part in enumerate(parts):
+        if not part.exists():  # under its own name only when it is whole
+            working = part.with_name(f"working-{part.name}")
+            rows, _ = _answer(run, place, working)
+            os.replace(working, part)
+    shares = teacher_shares(run)
+    np.save(out / "logits.npy", ensemble.average([np.load(part, mmap_mode="r") for part in parts], shares))
+    for part in parts:
+        part.unlink()
+    return {"rows": rows, "weights": shares.tolist()}
+
+
+def teacher_shares(run: Run) -> NDArray[np.float64]:
+    """The weight of each teacher."""
+    found = run.metrics("teacher")
+    metric = run.data().task.metrics[0]
+    scores = [teacher["tune"][metric] for teacher in (found, *found.get("others", ()))]
+    return ensemble.weights(scores, run.config.targets.weights)
+
+
+def _answer(run: Run, place: int, path: Path) -> tuple[int, int]:
+    """One teacher's logits into a file; how many rows there are, and the one it started at."""
     data = run.data()
-    teacher = str(run.folder("teacher") / "model")
+    teacher = str(run.folder("teacher") / ensemble.folder(place))
     loaded = models.load_model(teacher, data.task)
     tokenizer = models.load_tokenizer(teacher)
-    rows = Rows([data.tokens("teacher", split) for split in _SPLITS if data.has(split)])
+    rows = Rows([data.tokens(ensemble.role(place), split) for split in _SPLITS if data.has(split)])
     started_at = write_logits(
-        loaded.model.to(run.device).eval(), rows, out / "logits.npy", pad_id=tokenizer.pad_token_id,
-        outputs=data.task.outputs, progress=run.progress,
+        loaded.model.to(run.device).eval(), rows, path, pad_id=tokenizer.pad_token_id, outputs=data.task.outputs,
+        progress=run.progress,
     )  # fmt: skip
-    return {"rows": len(rows), "resumed_from": started_at}
+    return len(rows), started_at
 
 
 def write_logits(model: Any, rows: Rows, path: Path, *, pad_id: int, outputs: int, progress: Any) -> int:

@@ -1,10 +1,13 @@
 """Stage `teacher`: fine-tune the teacher (all weights, or adapters that are merged), or check one brought along.
 
-Reads `data/`. Writes `model/` (save_pretrained, outputs in the task's label order, with its tokenizer).
+Reads `data/`. Writes `model/` (save_pretrained, outputs in the task's label order, with its tokenizer), and `model-2/`
+and so on for further teachers.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,32 +16,48 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from errors import InputError
-from pipeline import adapters, models
+from pipeline import adapters, ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
-from pipeline.fit import check_learned, fit, judge
+from pipeline.fit import check_learned, finish, fit, judge
 from pipeline.tasks import Task
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
-    """Make `out/model`, the fine-tuned teacher."""
+    """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
+    found = []
+    for place in range(len(run.config.teacher.sources)):
+        name = ensemble.folder(place)
+        record, checkpoints = out / f"{name}.json", out / ("checkpoints" + name.removeprefix("model"))
+        if not record.exists():  # one that is there was finished before the stage was cut off
+            summary = _make(run, place, out / name, checkpoints)
+            temporary = record.with_suffix(".tmp")
+            temporary.write_text(json.dumps(summary), encoding="utf-8")
+            os.replace(temporary, record)
+        finish(checkpoints)
+        found.append(json.loads(record.read_text(encoding="utf-8")))
+    first, *others = found
+    return {**first, "others": others} if others else first
+
+
+def _make(run: Run, place: int, target: Path, checkpoints: Path) -> dict[str, Any]:
+    """Fine-tune or check one teacher, and save it."""
     settings = run.config.teacher
-    task = run.data().task
-    tokenizer = models.load_tokenizer(settings.model)
+    source, role, task = settings.sources[place], ensemble.role(place), run.data().task
+    tokenizer = models.load_tokenizer(source)
     set_seed(run.config.run.seed)
     if settings.finetuned:
-        model: Any = load_finetuned(settings.model, task, settings.labels)
-        rows = Rows([run.data().tokens("teacher", "tune")])
+        model: Any = load_finetuned(source, task, settings.labels)
+        rows = Rows([run.data().tokens(role, "tune")])
         summary = judge(model.to(run.device), rows, task, tokenizer.pad_token_id)
         model.to("cpu")
     else:
-        loaded = models.load_model(settings.model, task)
+        loaded = models.load_model(source, task)
         model = loaded.model
         trained: Any = model
         if settings.method == "lora":
             trained = adapters.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
-        checkpoints = out / "checkpoints"
-        summary = fit(run, trained, settings, role="teacher", pad_id=tokenizer.pad_token_id, folder=checkpoints)
+        summary = fit(run, trained, settings, role=role, pad_id=tokenizer.pad_token_id, folder=checkpoints)
         if settings.method == "lora":
             model = trained.merge_and_unload()
     warning = check_learned(
@@ -48,8 +67,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     )  # fmt: skip
     if warning:
         run.say(f"warning: {warning}")
-    model.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
     return {**summary, "parameters": models.count_parameters(model)}
 
 

@@ -1,0 +1,42 @@
+"""Several teachers as one: their logits averaged, each weighted by its score on the tuning slice, or equally."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Weights = Literal["score", "equal"]
+
+
+def role(place: int) -> str:
+    """Whose tokens the teacher at that place takes."""
+    return "teacher" if place == 0 else f"teacher-{place + 1}"
+
+
+def folder(place: int) -> str:
+    """Where stage `teacher` keeps it."""
+    return "model" if place == 0 else f"model-{place + 1}"
+
+
+def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
+    """Shares that sum to 1.
+
+    Args:
+        scores: of each teacher on the tuning slice, in points; one that is not above zero counts for nothing.
+        how: "score" or "equal".
+    """
+    parts = np.ones(len(scores)) if how == "equal" else np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
+    if not parts.sum():
+        parts = np.ones(len(scores))
+    return parts / parts.sum()
+
+
+def average(logits: Sequence[NDArray[np.floating]], shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The weighted mean of several teachers' logits, each (rows, outputs)."""
+    total = np.zeros(logits[0].shape, dtype=np.float64)
+    for part, share in zip(logits, shares, strict=True):
+        total += share * part
+    return total.astype(np.float32)
