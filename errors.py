@@ -1,7 +1,7 @@
 """Errors that a person reads: what was wrong, the value that was given, the remedy.
 
 The command line prints them without a traceback and leaves with their exit code:
-0 done, 1 failure, 2 wrong input (3 and 4 are kept for contracts).
+0 done, 1 failure, 2 wrong input; 3 and 4 are a contract's verdicts (`contract.terms`).
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from tiny_runs import base_model, config_for, write_rows
 from artifact import load_manifest
 from pipeline import ensemble, models, teacher
 from pipeline.batches import Rows
-from pipeline.config import Config
 from pipeline.predict import predict
 from pipeline.reading.prepared import open_data
+from pipeline.settings import Config
 
 
 def test_teachers_weigh_as_their_scores() -> None:
