@@ -44,6 +44,9 @@ def compress(
     teacher: Annotated[
         list[str] | None, _option(_MODELS, text="Hub id or path; several are averaged, cut from the first.")
     ] = None,
+    teacher_scores: Annotated[
+        Path | None, _option(_MODELS, text="A black box's answers to all rows, in a teacher's place.")
+    ] = None,
     teacher_is_finetuned: Annotated[
         bool | None, _option(_MODELS, "--teacher-is-finetuned", text="Only check the teacher, train nothing on it.")
     ] = None,
@@ -103,7 +106,7 @@ def compress(
             "run.family": family, "run.recipe": recipe, "run.out": out, "run.seed": seed, "run.device": device,
             "run.controls": controls, "teacher.model": teacher[0] if teacher else None,
             "teacher.more": tuple(teacher[1:]) if teacher and len(teacher) > 1 else None,
-            "teacher.finetuned": teacher_is_finetuned,
+            "teacher.scores": teacher_scores, "teacher.finetuned": teacher_is_finetuned,
             "teacher.labels": teacher_labels, "teacher.epochs": epochs, "student.model": student,
             "student.epochs": epochs, "quantize.max_int8_drop": max_int8_drop,
             "report.examples": None if no_examples is None else not no_examples,

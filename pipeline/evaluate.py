@@ -29,6 +29,7 @@ from pipeline.predict import predict
 from pipeline.served import digest, open_engine, texts_of, tokenizer_info
 from pipeline.targets import teacher_shares
 from pipeline.tasks import Task
+from pipeline.teacher import SCORES
 from serving.tokenizing import RowTokenizer, Text, pad
 
 ALL_LOGITS = "logits.npz"
@@ -122,11 +123,7 @@ def check_served(
 def _torch_entries(run: Run) -> dict[str, Entry]:
     task = run.data().task
     merged = run.folder("merge") / "model"
-    teachers = []
-    for place in range(len(run.config.teacher.sources)):
-        folder = run.folder("teacher") / ensemble.folder(place)
-        teachers.append(_torch_entry(run, models.load_model(str(folder), task).model, folder, ensemble.role(place)))
-    entries = {"teacher": teachers[0] if len(teachers) == 1 else _as_one(teachers, teacher_shares(run))}
+    entries = {"teacher": _teacher_entry(run)}
     student = load_student(run.folder("student"))
     role = run.student_role
     entries["student"] = _torch_entry(run, student, run.folder("student") / "base", role, size_of=merged)
@@ -161,6 +158,26 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
     row = {"runtime": f"torch {run.device}", "parameters": models.count_parameters(model), "size_bytes": size}
     whole = size_of is None and run.device == "cpu"
     return Entry(answer, logits, row, memory={"torch_model": folder, "tokenizer": info} if whole else None)
+
+
+def _teacher_entry(run: Run) -> Entry:
+    """The teacher, several as one, or a black box, of which there are only answers."""
+    data, settings = run.data(), run.config.teacher
+    if settings.scores is not None:
+        scores = np.load(run.folder("teacher") / SCORES)
+        row: dict[str, Any] = {"runtime": "a black box"}
+        return Entry(
+            answer=lambda texts: np.zeros(0, dtype=np.float32),  # nobody to ask: never called, since it is not timed
+            logits=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
+            row=row,
+            timed=False,
+        )
+    teachers = []
+    for place in range(len(settings.sources)):
+        folder = run.folder("teacher") / ensemble.folder(place)
+        model = models.load_model(str(folder), data.task).model
+        teachers.append(_torch_entry(run, model, folder, ensemble.role(place)))
+    return teachers[0] if len(teachers) == 1 else _as_one(teachers, teacher_shares(run))
 
 
 def _as_one(teachers: list[Entry], shares: NDArray[np.float64]) -> Entry:

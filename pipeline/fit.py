@@ -116,7 +116,11 @@ def plan_for(settings: TrainSettings, rows: int, *, seed: int, device: str, bf16
 def judge(model: Any, tune: Rows, task: Task, pad_id: int) -> dict[str, Any]:
     """The tuning slice's metrics beside those of the majority, and whether all answers are the same."""
     logits = predict(model, tune, pad_id=pad_id)
-    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
+    return judge_logits(logits, np.concatenate([np.asarray(part["label"][:]) for part in tune.parts]), task)
+
+
+def judge_logits(logits: NDArray[np.floating], labels: NDArray[np.generic], task: Task) -> dict[str, Any]:
+    """The same of logits that are there already."""
     return {
         "tune": metrics.compute(logits, labels, task.kind, task.metrics),
         "majority": metrics.majority(labels, task.kind, task.metrics),

@@ -40,6 +40,7 @@ from pipeline.evaluate import ALL_LOGITS
 from pipeline.minilm import HUB_ID
 from pipeline.quality import compare
 from pipeline.served import TOKENIZER_INFO, task_info, texts_of
+from pipeline.settings import TeacherSettings
 
 _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
              "tokenizers", "datasets", "numpy")  # fmt: skip
@@ -184,8 +185,10 @@ def _lineage(run: Run) -> Lineage:
     config = run.config
     student = run.student.model
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
+    if config.teacher.scores is not None:
+        cut_from = "pretrained"
     return Lineage(
-        teacher=" + ".join(_public_name(source) for source in config.teacher.sources),
+        teacher=_teacher_name(config.teacher),
         student=f"{student} of the {cut_from} teacher" if student.startswith("layers:") else _public_name(student),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
@@ -194,6 +197,12 @@ def _lineage(run: Run) -> Lineage:
         cpu=str(machine.cpu()["model"]),
         gpu=_gpu_name(run.device),
     )
+
+
+def _teacher_name(settings: TeacherSettings) -> str:
+    if settings.scores is not None:
+        return f"a black box ({settings.scores.name})"
+    return " + ".join(_public_name(source) for source in settings.sources)
 
 
 def _public_name(model: str) -> str:

@@ -7,6 +7,7 @@ on from what its folder holds (`folders.py`).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +83,9 @@ def _training(config: Config, settings: TeacherSettings | StudentSettings) -> di
 
 def _teachers(config: Config) -> dict[str, Any]:
     more = [models.fingerprint(source) for source in config.teacher.more]
-    return _training(config, config.teacher) | {"more": more}
+    scores = config.teacher.scores
+    contents = None if scores is None or not scores.is_file() else hashlib.sha256(scores.read_bytes()).hexdigest()
+    return _training(config, config.teacher) | {"more": more, "scores": contents}
 
 
 def _candidates(config: Config) -> dict[str, Any]:

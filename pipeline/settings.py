@@ -97,6 +97,9 @@ class TeacherSettings(TrainSettings):
 
     model: str = Field("google-bert/bert-base-uncased", description="hub id or path")
     more: tuple[str, ...] = Field((), description="further teachers, whose logits are averaged with its own")
+    scores: Path | None = Field(
+        None, description="file with a black box's answers to all rows, which then is the teacher"
+    )
     finetuned: bool = Field(False, description="the model is fine-tuned for this task already: check it, train nothing")
     labels: tuple[str, ...] | None = Field(None, description="label names of a LABEL_0 teacher, in order")
     method: Literal["full", "lora"] = Field("full", description="train all weights, or adapters")

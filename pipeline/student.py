@@ -84,8 +84,9 @@ def new_student(run: Run, settings: StudentSettings) -> tuple[models.Loaded, str
     if not settings.model.startswith("layers:"):
         return models.load_model(settings.model, task), settings.model
     # A teacher brought along fine-tuned has no pretrained form at hand: it is cut as it is.
-    finetuned = settings.cut_from == "finetuned" or run.config.teacher.finetuned
-    source = str(run.folder("teacher") / "model") if finetuned else run.config.teacher.model
+    teacher = run.config.teacher
+    finetuned = teacher.scores is None and (settings.cut_from == "finetuned" or teacher.finetuned)
+    source = str(run.folder("teacher") / "model") if finetuned else teacher.model
     whole = models.load_model(source, task)
     layers = models.parse_layers(settings.model, whole.model.config.num_hidden_layers)
     return models.Loaded(models.cut(whole.model, layers), whole.new_modules), source

@@ -19,6 +19,7 @@ from pipeline import ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.predict import predict_window, windows
+from pipeline.teacher import SCORES
 
 _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this order
 
@@ -26,6 +27,11 @@ _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this ord
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/logits.npy`."""
     settings = run.config.teacher
+    if settings.scores is not None:
+        data = run.data()
+        rows = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
+        np.save(out / "logits.npy", np.load(run.folder("teacher") / SCORES)[:rows])
+        return {"rows": rows}
     if len(settings.sources) == 1:
         rows, started_at = _answer(run, 0, out / "logits.npy")
         return {"rows": rows, "resumed_from": started_at}

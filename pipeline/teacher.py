@@ -1,7 +1,7 @@
 """Stage `teacher`: fine-tune the teacher (all weights, or adapters that are merged), or check one brought along.
 
 Reads `data/`. Writes `model/` (save_pretrained, outputs in the task's label order, with its tokenizer), and `model-2/`
-and so on for further teachers.
+and so on for further teachers; where a black box is the teacher, `scores.npy` alone: (rows, outputs) by row id.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
@@ -19,12 +20,17 @@ from errors import InputError
 from pipeline import adapters, ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
-from pipeline.fit import check_learned, finish, fit, judge
+from pipeline.fit import check_learned, finish, fit, judge, judge_logits
+from pipeline.reading.scores import scores_of_rows
 from pipeline.tasks import Task
+
+SCORES = "scores.npy"
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
+    if run.config.teacher.scores is not None:
+        return _black_box(run, run.config.teacher.scores, out)
     found = []
     for place in range(len(run.config.teacher.sources)):
         name = ensemble.folder(place)
@@ -38,6 +44,28 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         found.append(json.loads(record.read_text(encoding="utf-8")))
     first, *others = found
     return {**first, "others": others} if others else first
+
+
+def _black_box(run: Run, scores: Path, out: Path) -> dict[str, Any]:
+    """Answers that somebody else gave, kept by row id."""
+    data = run.data()
+    logits = scores_of_rows(scores, data)
+    np.save(out / SCORES, logits)
+    rows = data.rows("tune")
+    summary = judge_logits(logits[np.asarray(rows["row"][:])], np.asarray(rows["label"][:]), data.task)
+    _check(run, summary)
+    return summary
+
+
+def _check(run: Run, summary: dict[str, Any]) -> None:
+    """Refuse a teacher that learned nothing, or say so."""
+    warning = check_learned(
+        summary, run.data().task, who="teacher", allow=run.config.student.allow_majority,
+        remedy="try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
+        "--set student.allow_majority=true goes on all the same",
+    )  # fmt: skip
+    if warning:
+        run.say(f"warning: {warning}")
 
 
 def _make(run: Run, place: int, target: Path, checkpoints: Path) -> dict[str, Any]:
@@ -60,13 +88,7 @@ def _make(run: Run, place: int, target: Path, checkpoints: Path) -> dict[str, An
         summary = fit(run, trained, settings, role=role, pad_id=tokenizer.pad_token_id, folder=checkpoints)
         if settings.method == "lora":
             model = trained.merge_and_unload()
-    warning = check_learned(
-        summary, task, who="teacher", allow=run.config.student.allow_majority,
-        remedy="try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
-        "--set student.allow_majority=true goes on all the same",
-    )  # fmt: skip
-    if warning:
-        run.say(f"warning: {warning}")
+    _check(run, summary)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return {**summary, "parameters": models.count_parameters(model)}

@@ -85,10 +85,11 @@ def verdict(facts: dict[str, Any]) -> str:
     sentence = (
         f"On {facts['task']['name']}, the student ({facts['where']['student']}, {facts['served']}) keeps "
         f"{served['kept_percent']:.1f} % of its teacher's {metric.replace('_', ' ')} ({scores}; the difference is "
-        f"{served['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}), is "
-        f"{teacher['size_bytes'] / served['size_bytes']:.1f} times smaller"
+        f"{served['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
     )
-    if served.get("latency_p50_ms"):
+    if "size_bytes" in teacher:  # a black box has none that is known
+        sentence += f", is {teacher['size_bytes'] / served['size_bytes']:.1f} times smaller"
+    if served.get("latency_p50_ms") and teacher.get("latency_p50_ms"):
         sentence += f" and answers one row {teacher['latency_p50_ms'] / served['latency_p50_ms']:.1f} times faster"
     return sentence + "."
 

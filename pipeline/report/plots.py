@@ -54,7 +54,7 @@ def trade_offs(models: Mapping[str, Mapping[str, Any]], metric: str, names: Mapp
         _label(axes, title, unit, metric)
 
     # Adapters and merged weights answer the same: one mark is enough.
-    shown = {name: model for name, model in models.items() if name != "student"}
+    shown = {name: model for name, model in models.items() if name != "student" and "size_bytes" in model}
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)

@@ -1,0 +1,153 @@
+"""A black box in a teacher's place: reads what it answered for each row, by the row's text.
+
+The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, and for each label a column with its probability,
+or one column with the answer alone: the label's name, or regression's number. It must cover every row of the run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from errors import InputError
+from pipeline.reading.prepared import PreparedData
+from pipeline.reading.sources import SPLITS
+from pipeline.served import digest, texts_of
+from pipeline.tasks import Task
+
+if TYPE_CHECKING:
+    import datasets
+
+_SURE = 0.95  # what a bare answer counts as: it says nothing of how sure it is
+_LEAST = 1e-4  # a probability of none would be an endless logit
+_SUM_TOLERANCE = 0.02
+
+
+def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
+    """The black box's answers as logits, by row id over all splits.
+
+    Args:
+        path: the file.
+        data: the finished data stage.
+
+    Returns:
+        (rows, outputs) float32.
+
+    Raises:
+        InputError: the file cannot be read, lacks columns, holds what is no probability, or does not cover a row.
+    """
+    known = _read(path, data.task)
+    parts, missing = [], {}
+    for split in SPLITS:
+        if not data.has(split):
+            continue
+        found = [known.get(digest(text)) for text in texts_of(data.rows(split))]
+        if absent := sum(each is None for each in found):
+            missing[split] = f"{absent} of {len(found)} {split} rows"
+        parts += [each if each is not None else np.zeros(data.task.outputs) for each in found]
+    if missing:
+        raise InputError(
+            "the teacher's scores do not cover all rows", given=f"{path} lacks {', '.join(missing.values())}",
+            remedy="add those texts; a row is found by its text, letter by letter",
+        )  # fmt: skip
+    return np.asarray(parts, dtype=np.float32)
+
+
+def _read(path: Path, task: Task) -> dict[bytes, NDArray[np.float64]]:
+    """Logits by the fingerprint of the text."""
+    rows = _open(path)
+    columns = [task.text] + ([task.text_pair] if task.text_pair else [])
+    absent = [name for name in columns if name not in rows.column_names]
+    if absent:
+        raise _wrong(f"no column {', '.join(absent)}", path, rows)
+    texts: list[Any] = [tuple(map(str, parts)) for parts in zip(*(rows[name][:] for name in columns), strict=True)]
+    logits = _logits(rows, task, path)
+    return {digest(text if task.text_pair else text[0]): row for text, row in zip(texts, logits, strict=True)}
+
+
+def _open(path: Path) -> datasets.Dataset:
+    import datasets
+
+    kinds: dict[str, Any] = {
+        ".csv": datasets.Dataset.from_csv,
+        ".tsv": partial(datasets.Dataset.from_csv, sep="\t"),
+        ".jsonl": datasets.Dataset.from_json,
+        ".parquet": datasets.Dataset.from_parquet,
+    }
+    if path.suffix not in kinds:
+        raise InputError("unknown format of the teacher's scores", given=path, remedy=", ".join(kinds))
+    if not path.is_file():
+        raise InputError("there is no such file", given=path, remedy="check --teacher-scores")
+    try:
+        with tempfile.TemporaryDirectory(prefix="kdc-") as cache:  # else a copy of the texts stays in the user's
+            return kinds[path.suffix](str(path), keep_in_memory=True, cache_dir=cache)
+    except Exception as error:  # the readers behind raise whatever they meet
+        raise InputError(f"cannot read the teacher's scores: {error}", given=path, remedy="write them again") from error
+
+
+def _logits(rows: datasets.Dataset, task: Task, path: Path) -> NDArray[np.float64]:
+    if task.kind == "regression":
+        name = _answer_column(rows, task, path)
+        return (_numbers(rows, [name], path) - task.center) / task.spread
+    if all(label in rows.column_names for label in task.labels):
+        return _from_probabilities(_numbers(rows, list(task.labels), path), task, path)
+    name = _answer_column(rows, task, path)
+    places = {label: place for place, label in enumerate(task.labels)}
+    if task.kind == "multilabel":
+        raise _wrong(f"no column {', '.join(set(task.labels) - set(rows.column_names))}", path, rows)
+    answers = [str(answer) for answer in rows[name][:]]
+    unknown = sorted(set(answers) - set(places))
+    if unknown:
+        raise InputError(
+            f"the column {name} of the teacher's scores holds unknown labels", given=", ".join(unknown[:5]),
+            remedy=f"one of {', '.join(task.labels)}",
+        )  # fmt: skip
+    probabilities = np.full((len(answers), len(places)), (1 - _SURE) / max(1, len(places) - 1))
+    probabilities[np.arange(len(answers)), [places[answer] for answer in answers]] = _SURE
+    return np.log(probabilities)
+
+
+def _from_probabilities(values: NDArray[np.float64], task: Task, path: Path) -> NDArray[np.float64]:
+    wrong = ((values < 0) | (values > 1)).any(axis=1)
+    if task.kind == "classification":
+        wrong |= np.abs(values.sum(axis=1) - 1) > _SUM_TOLERANCE
+    if wrong.any():
+        raise InputError(
+            "the teacher's scores are no probabilities", given=f"{path}, row {np.flatnonzero(wrong)[0] + 1}",
+            remedy="numbers from 0 to 1" + (", which sum to 1 over the labels" * (task.kind == "classification")),
+        )  # fmt: skip
+    kept = np.clip(values, _LEAST, 1 - _LEAST)
+    return np.log(kept) if task.kind == "classification" else np.log(kept) - np.log1p(-kept)
+
+
+def _answer_column(rows: datasets.Dataset, task: Task, path: Path) -> str:
+    for name in (task.label, "label", "score"):
+        if name in rows.column_names:
+            return name
+    raise _wrong(f"neither a column for each of {', '.join(task.labels) or 'the numbers'} nor {task.label}", path, rows)
+
+
+def _numbers(rows: datasets.Dataset, names: list[str], path: Path) -> NDArray[np.float64]:
+    try:
+        values = np.column_stack([np.asarray(rows[name][:], dtype=np.float64) for name in names])
+    except (TypeError, ValueError):
+        values = np.full((1, 1), np.nan)
+    if not np.isfinite(values).all():
+        row = np.flatnonzero(~np.isfinite(values).all(axis=1))[0] + 1
+        raise InputError(
+            "the teacher's scores are not all numbers", given=f"{path}, row {row}, columns {', '.join(names)}",
+            remedy="fill in every row",
+        )  # fmt: skip
+    return values
+
+
+def _wrong(what: str, path: Path, rows: datasets.Dataset) -> InputError:
+    return InputError(
+        f"wrong columns in the teacher's scores: {what}", given=f"{path} has {', '.join(rows.column_names[:20])}",
+        remedy="the task's text columns, and a column for each label with its probability, or one with the answer",
+    )  # fmt: skip

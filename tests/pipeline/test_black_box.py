@@ -1,0 +1,144 @@
+"""A black box in the teacher's place: what it said is learned from and compared with; what does not fit is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_runs
+from tiny_runs import base_model, config_for, write_rows
+
+from artifact import load_manifest
+from errors import InputError
+from pipeline.reading.prepared import PreparedData, open_data
+from pipeline.reading.scores import scores_of_rows
+from pipeline.report import write_report
+from pipeline.settings import Config
+
+ALMOST = 0.9  # how sure the black box is of what it says
+
+
+def answers(folder: Path, *, names: tuple[str, str] = ("no", "yes"), wrong_every: int = 20) -> list[dict[str, str]]:
+    """What a black box says of all rows: mostly the truth."""
+    rows = []
+    for file in ("train.csv", "eval.csv"):
+        with (folder / file).open(encoding="utf-8") as stream:
+            rows += list(csv.DictReader(stream))
+    found = {}
+    for number, row in enumerate(rows):
+        yes = (row["label"] == "yes") != (number % wrong_every == 0)
+        share = ALMOST if yes else 1 - ALMOST
+        found[row["first"], row["second"]] = {
+            "first": row["first"], "second": row["second"], names[0]: f"{1 - share}", names[1]: f"{share}",
+        }  # fmt: skip
+    return list(found.values())
+
+
+def without(row: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """A finished data stage, and settings whose teacher is a file."""
+    folder = tmp_path_factory.mktemp("boxed")
+    write_rows(folder / "train.csv", 320, seed=1)
+    write_rows(folder / "eval.csv", 100, seed=2)
+    scores = write(folder / "scores.csv", answers(folder))
+    config = config_for(
+        folder, base_model("bert", folder / "base"), f"teacher.scores={scores}", "student.cut_from=finetuned",
+        "export.fp16=false", "student.epochs=20",
+    )  # fmt: skip
+    tiny_runs.compress(config, until="data")
+    return folder, config
+
+
+@pytest.fixture
+def data(boxed: tuple[Path, Config]) -> PreparedData:
+    return open_data(boxed[0] / "run" / "data")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_probabilities_become_logits_by_row_id(
+    boxed: tuple[Path, Config], data: PreparedData, tmp_path: Path, ending: str
+) -> None:
+    found = scores_of_rows(write(tmp_path / f"scores{ending}", answers(boxed[0])), data)
+    total = sum(len(data.rows(split)) for split in ("train", "tune", "eval"))
+    assert found.shape == (total, 2)
+    shares = np.exp(found.astype(np.float64))
+    assert set(np.round(shares[:, 1], 4).tolist()) == {0.1, 0.9}
+    rows = data.rows("eval")
+    agree = found[np.asarray(rows["row"][:])].argmax(1) == np.asarray(rows["label"][:])
+    assert 0.9 < agree.mean() < 1
+
+
+def test_bare_answers_are_taken_for_nearly_sure(boxed: tuple[Path, Config], data: PreparedData, tmp_path: Path) -> None:
+    rows = [
+        {"first": row["first"], "second": row["second"], "label": "yes" if float(row["yes"]) > 0.5 else "no"}
+        for row in answers(boxed[0])
+    ]
+    found = scores_of_rows(write(tmp_path / "answers.csv", rows), data)
+    assert np.exp(found).max(1).tolist() == pytest.approx([0.95] * len(found))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-30], "do not cover all rows"),
+        (lambda rows: [row | {"yes": "1.5"} for row in rows], "no probabilities"),
+        (lambda rows: [row | {"yes": "0.5", "no": "0.1"} for row in rows], "no probabilities"),
+        (lambda rows: [row | {"yes": ""} for row in rows], "not all numbers"),
+        (
+            lambda rows: [{"first": row["first"], "yes": row["yes"], "no": row["no"]} for row in rows],
+            "no column second",
+        ),
+        (lambda rows: [{"first": row["first"], "second": row["second"]} for row in rows], "neither a column for each"),
+        (
+            lambda rows: [{"first": row["first"], "second": row["second"], "label": "perhaps"} for row in rows],
+            "unknown labels",
+        ),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(
+    boxed: tuple[Path, Config], data: PreparedData, tmp_path: Path, change: object, message: str
+) -> None:
+    rows = change(answers(boxed[0]))  # type: ignore[operator]
+    with pytest.raises(InputError, match=message):
+        scores_of_rows(write(tmp_path / "scores.csv", rows), data)
+
+
+def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "scores.xml").write_text("")
+    with pytest.raises(InputError, match="unknown format"):
+        scores_of_rows(tmp_path / "scores.xml", data)
+
+
+def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Path, Config]) -> None:
+    folder, config = boxed
+    table = tiny_runs.compress(config)["result"]["table"]
+    assert table["teacher"]["macro_f1"] == pytest.approx(95, abs=4)
+    assert "latency_p50_ms" not in table["teacher"]
+    assert table["merged"]["macro_f1"] > 80
+    run = folder / "run"
+    with np.load(run / "artifact" / "evaluation.npz") as kept:
+        assert set(np.round(np.exp(kept["teacher_logits"].astype(np.float64)).max(1), 4).tolist()) == {0.9}
+    lineage = load_manifest(run / "artifact").lineage
+    assert lineage.teacher == "a black box (scores.csv)"
+    assert "pretrained" in lineage.student
+    facts = write_report(run)
+    assert "times smaller" not in facts["verdict"]
+    assert facts["models"]["int8"]["kept_percent"] > 80
