@@ -1,7 +1,7 @@
 """What is kept: teacher, `best` and `paper` students on real SST-2 and QNLI rows, mean of several seeds.
 
 Command: `python benchmarks/quality.py --data GLUE_FOLDER` (GLUE's TSV layout; `QNLI/unlabelled.tsv` for the unlabelled
-rows). Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt).
+rows of QNLI). Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt).
 Prints one Markdown table with the command of each line; `--controls` adds the student without KD and the LoRA teacher.
 """
 
@@ -23,7 +23,9 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--recipe", "paper"], "sst2"),
     "qnli": (QNLI, ""),
-    "qnli-ul": ([*QNLI, "--unlabeled", "UNLABELLED"], "qnli"),
+    "qnli-ul": ([*QNLI, "--unlabeled", "QNLI/unlabelled.tsv"], "qnli"),
+    # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
+    "sst2-ul": ([*SST2, "--unlabeled", "SST-2/train.tsv"], "sst2"),
 }
 VARIANTS = ("teacher", "merged", "fp32", "int8", "student_without_kd", "teacher_lora")
 
@@ -54,7 +56,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
         out.mkdir(parents=True, exist_ok=True)
         shutil.copytree(teacher, out / "teacher.copy", dirs_exist_ok=True)
         (out / "teacher.copy").rename(out / "teacher")  # the same settings and rows: the run finds it finished
-    filled = [str(options.data / "QNLI" / "unlabelled.tsv") if part == "UNLABELLED" else part for part in arguments]
+    filled = [str(options.data / part) if part.endswith(".tsv") else part for part in arguments]
     command = ["compress", "--data", str(options.data), *filled, "--seed", str(seed), "--out", str(out), "--json"]
     cli = Path(__file__).resolve().parent.parent / "cli.py"
     if controls:

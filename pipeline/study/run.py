@@ -17,7 +17,7 @@ from pipeline.settings import Config
 from pipeline.study.grid import Cell, Grid, check
 
 _ROOT = Path(__file__).resolve().parents[2]
-_OUTSIDE = {"run": {"out", "device"}, "data": {"data", "train", "eval", "unlabeled"}, "report": True}
+_OUTSIDE = {"run": {"out", "device"}, "data": {"data", "train", "eval", "unlabeled"}, "contract": True, "report": True}
 
 
 @dataclass(frozen=True)
