@@ -1,8 +1,9 @@
 """What is kept: teacher, `best` and `paper` students on real SST-2 and QNLI rows, mean of several seeds.
 
 Command: `python benchmarks/quality.py --data GLUE_FOLDER` (GLUE's TSV layout; `QNLI/unlabelled.tsv` for the unlabelled
-rows of QNLI). Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt).
-Prints one Markdown table with the command of each line; `--controls` adds the student without KD and the LoRA teacher.
+rows of QNLI). Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights
+(requirements-minilm.txt). Prints one Markdown table with the command of each line; `--controls` adds the student
+without KD and the LoRA teacher.
 """
 
 from __future__ import annotations

@@ -212,11 +212,13 @@ class Batcher:
     def _work(self) -> None:
         """A lane: take a batch, run it, until the queue is empty for good."""
         work = threading.Condition(self._lock)
+        free_since: float | None = None  # how long this lane could have run what waits; None where nothing waited
         while True:
             with self._lock:
                 while self._alone or not len(self._queue):
                     if self._closing and not len(self._queue):
                         return
+                    free_since = None
                     self._idle.append(work)
                     work.wait()
                 alone = not self._running and 2 * len(self._queue) <= max(2, self._lanes)
@@ -225,8 +227,9 @@ class Batcher:
                 self._alone = alone
                 queued = self._queue.tokens
             try:
-                self._run(batch, queued, alone)
+                self._run(batch, queued, alone, free_since)
             finally:
+                free_since = time.perf_counter()
                 with self._lock:
                     self._running -= 1
                     if alone:  # the other lanes waited for its end
@@ -245,17 +248,22 @@ class Batcher:
             max_rows=-(-len(self._queue) // free), max_tokens=self._max_batch_tokens, max_padding=self._max_padding
         )
 
-    def _run(self, batch: list[Row], queued: int, alone: bool) -> None:
-        results, report = self._timed(batch, queued, alone=alone)
+    def _run(self, batch: list[Row], queued: int, alone: bool, free_since: float | None) -> None:
+        results, report = self._timed(batch, queued, alone=alone, free_since=free_since)
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
-    def _timed(self, batch: list[Row], queued: int, *, alone: bool) -> tuple[list[np.ndarray | Exception], BatchReport]:
+    def _timed(
+        self, batch: list[Row], queued: int, *, alone: bool, free_since: float | None = None
+    ) -> tuple[list[np.ndarray | Exception], BatchReport]:
         began = time.perf_counter()
         results = self._answers(batch, self._forward if alone else self._beside)
-        seconds = time.perf_counter() - began
+        ended = time.perf_counter()
+        seconds = ended - began
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
-        self._learn_speed(tokens, seconds / (1 if alone else self._lanes))
+        # What waits also waits for the lane to get its core and the interpreter's lock back between two passes.
+        busy = seconds if free_since is None else ended - free_since
+        self._learn_speed(tokens, busy / (1 if alone else self._lanes))
         if alone:
             self._tokens_per_second_alone = tokens / max(seconds, 1e-9)
         waited = began - min(row.arrived for row in batch)
