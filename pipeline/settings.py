@@ -122,6 +122,9 @@ class TargetsSettings(Section):
     weights: Literal["score", "equal"] = Field(
         "score", description="of several teachers: by their score on the tuning slice, or equal"
     )
+    calibrate: bool = Field(
+        False, description="divide the teacher's logits by the temperature under which the tuning slice is likeliest"
+    )
 
 
 class StudentSettings(TrainSettings):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import metrics
 from pipeline.tasks import Kind
+from serving.engine import activate
 
 RESAMPLES = 1000
 _BINS = 15
@@ -139,3 +140,31 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
         bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
     ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
     return Reliability(float(ece), tuple(bins))
+
+
+def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
+    """The temperature under which the labels are likeliest (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+
+    Args:
+        logits: (rows, outputs).
+        labels: (rows,) class ids, or (rows, outputs) in {0, 1}.
+        kind: 1.0 for regression, which has no probabilities.
+
+    Returns:
+        A number in [0.05, 20]; 1.0 where no temperature is better than none.
+    """
+    if kind == "regression":
+        return 1.0
+    from scipy.optimize import minimize_scalar
+
+    def surprise(log_temperature: float) -> float:
+        probabilities = activate(logits, kind, float(np.exp(log_temperature))).astype(np.float64)
+        likely = (
+            probabilities[np.arange(len(labels)), labels.astype(np.int64)]
+            if kind == "classification"
+            else np.where(labels.astype(bool), probabilities, 1 - probabilities)
+        )
+        return float(-np.log(np.maximum(likely, 1e-12)).mean())
+
+    best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return round(float(np.exp(best.x)), 4) if best.fun < surprise(0.0) else 1.0

@@ -19,6 +19,7 @@ from pipeline import ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.predict import predict_window, windows
+from pipeline.statistics import calibrate
 from pipeline.teacher import SCORES
 
 _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this order
@@ -26,27 +27,51 @@ _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this ord
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/logits.npy`."""
-    settings = run.config.teacher
+    path, settings = out / "logits.npy", run.config.teacher
     if settings.scores is not None:
-        data = run.data()
-        rows = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
-        np.save(out / "logits.npy", np.load(run.folder("teacher") / SCORES)[:rows])
-        return {"rows": rows}
-    if len(settings.sources) == 1:
-        rows, started_at = _answer(run, 0, out / "logits.npy")
-        return {"rows": rows, "resumed_from": started_at}
-    parts = [out / f"{ensemble.folder(place)}.npy" for place in range(len(settings.sources))]
-    rows = 0
+        summary = _copy_scores(run, path)
+    elif len(settings.sources) == 1:
+        rows, started_at = _answer(run, 0, path)
+        summary = {"rows": rows, "resumed_from": started_at}
+    else:
+        summary = _average(run, path)
+    return summary | (_calibrate(run, path) if run.config.targets.calibrate else {})
+
+
+def _copy_scores(run: Run, path: Path) -> dict[str, Any]:
+    """A black box's answers to the rows that are learned from: the first ones."""
+    data = run.data()
+    rows = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
+    np.save(path, np.load(run.folder("teacher") / SCORES)[:rows])
+    return {"rows": rows}
+
+
+def _average(run: Run, path: Path) -> dict[str, Any]:
+    """Several teachers' weighted mean; each one's logits lie in a file of their own until all are there."""
+    parts = [path.with_name(f"{ensemble.folder(place)}.npy") for place in range(len(run.config.teacher.sources))]
     for place, part in enumerate(parts):
         if not part.exists():  # under its own name only when it is whole
             working = part.with_name(f"working-{part.name}")
-            rows, _ = _answer(run, place, working)
+            _answer(run, place, working)
             os.replace(working, part)
     shares = teacher_shares(run)
-    np.save(out / "logits.npy", ensemble.average([np.load(part, mmap_mode="r") for part in parts], shares))
+    mean = ensemble.average([np.load(part, mmap_mode="r") for part in parts], shares)
+    np.save(path, mean)
     for part in parts:
         part.unlink()
-    return {"rows": rows, "weights": shares.tolist()}
+    return {"rows": len(mean), "weights": shares.tolist()}
+
+
+def _calibrate(run: Run, path: Path) -> dict[str, Any]:
+    """Divide all logits by one temperature, fitted on the tuning slice."""
+    data = run.data()
+    tune = data.rows("tune")
+    logits = np.load(path)
+    temperature = calibrate(logits[np.asarray(tune["row"][:])], np.asarray(tune["label"][:]), data.task.kind)
+    working = path.with_name("calibrated.npy")
+    np.save(working, logits / np.float32(temperature))
+    os.replace(working, path)
+    return {"temperature": temperature}
 
 
 def teacher_shares(run: Run) -> NDArray[np.float64]:

@@ -30,9 +30,9 @@ def run_cell(method: str, config: Config, work: Path) -> dict[str, Any]:
         work: an empty folder for what the training writes.
 
     Returns:
-        scores (split and metric to points), collapsed (one answer for all rows), seconds of training, peak_memory_bytes
-        while training (on CUDA: of the device), inference_s_per_1000_rows, parameters, trainable_parameters, steps,
-        device.
+        scores (split and metric to points), tune (those of the tuning slice), collapsed (one answer for all rows),
+        seconds of training, peak_memory_bytes while training (on CUDA: of the device), inference_s_per_1000_rows,
+        parameters, trainable_parameters, steps, device.
 
     Raises:
         InputError, KdcError: as the stages say.
@@ -56,6 +56,7 @@ def run_cell(method: str, config: Config, work: Path) -> dict[str, Any]:
         memory = summary.get("peak_memory_bytes") or own_peak_memory_bytes()
     return {
         **_measure(run, model, role),
+        "tune": summary["tune"],
         "seconds": summary["seconds"],
         "steps": summary["steps"],
         "parameters": sum(weight.numel() for weight in model.parameters()),

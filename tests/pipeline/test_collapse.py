@@ -9,8 +9,9 @@ from errors import KdcError
 from pipeline.evaluate import check_served
 from pipeline.fit import check_learned, plan_for
 from pipeline.merge import check_merge
-from pipeline.quantize import calibrate, choose
+from pipeline.quantize import choose
 from pipeline.settings import StudentSettings
+from pipeline.statistics import calibrate
 from pipeline.tasks import custom_task, find_task
 
 TASK = find_task("qnli")

@@ -1,0 +1,139 @@
+"""Which parts of the recipe `best` earn their place: one factor at a time, on real SST-2 and QNLI rows.
+
+Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`. Takes hours on two
+cores; every training is kept in `--runs` and goes on where it was cut off, so that seeds and variants can be added.
+Each variant changes one thing of `best`; teachers are trained once a task and seed. Choose by the tuning slice: the dev
+split is only told. Prints a Markdown table: mean and standard deviation over seeds, and the difference to `best`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+TASKS = {
+    "sst2": {"data.task": "sst2", "data.max_train_rows": 12000, "teacher.epochs": 2.0, "student.epochs": 2.0},
+    "qnli": {"data.task": "qnli", "teacher.epochs": 4.0, "student.epochs": 4.0, "student.min_steps": 800},
+}
+UNLABELED = {"sst2": "SST-2/train.tsv", "qnli": "QNLI/unlabelled.tsv"}
+# name: settings in place of the recipe's; the steps are twice or half of the task's own.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "best": {},
+    "layers-spread": {"student.model": "layers:every-second"},
+    "layers-last": {"student.model": "layers:3,4,5"},
+    "layers-two": {"student.model": "layers:0,1"},
+    "cut-before": {"student.cut_from": "pretrained"},
+    "query-value": {"student.lora.targets": "query-value"},
+    "rank-8": {"student.lora.r": 8, "student.lora.alpha": 16},
+    "rank-64": {"student.lora.r": 64, "student.lora.alpha": 128},
+    "rslora": {"student.lora.rslora": True},
+    "all-weights": {"student.method": "full", "student.learning_rate": 1e-4},
+    "rate-half": {"student.learning_rate": 5e-4},
+    "rate-double": {"student.learning_rate": 2e-3},
+    "steps-half": {"steps": 0.5},
+    "steps-double": {"steps": 2},
+    "T-1": {"student.temperature": 1.0},
+    "T-4": {"student.temperature": 4.0},
+    "alpha-0.5": {"student.alpha": 0.5},
+    "alpha-1": {"student.alpha": 1.0},
+    "calibrated": {"targets.calibrate": True},
+    "unlabelled": {"unlabelled": True},
+}
+_OWN_TARGETS = ("calibrated", "unlabelled")  # these change what a student learns from, so not in the shared directory
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", help="names of variants, separated by commas; best is always among them")
+    options = parser.parse_args()
+    names = list(VARIANTS) if options.only is None else ["best", *options.only.split(",")]
+    unknown = sorted(set(names) - set(VARIANTS))
+    if unknown:
+        parser.error(f"no such variants: {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    names = list(dict.fromkeys(names))
+    found = {
+        (task, name): [_train(task, name, seed, options) for seed in options.seeds]
+        for task in options.tasks
+        for name in names
+    }
+    for task in options.tasks:
+        sys.stdout.write(_table(task, {name: found[task, name] for name in names}))
+
+
+def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One variant's scores, from its file where it is done."""
+    shared = options.runs / f"{task}-{seed}"
+    out = shared.with_name(f"{shared.name}-{name}") if name in _OWN_TARGETS else shared
+    file = shared / "variants" / f"{name}.json"
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    if out != shared and not (out / "teacher").exists() and (shared / "teacher").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(shared / "teacher", out / "teacher.copy", dirs_exist_ok=True)
+        (out / "teacher.copy").rename(out / "teacher")  # the same rows and settings: it is found finished
+    sys.stderr.write(f"{task} {name} seed {seed}\n")
+    request = {"cell": {"method": "kd-lora"}, "config": _config(task, name, seed, out, options.data), "file": str(file)}
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.study.cell"], input=json.dumps(request), text=True, check=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _config(task: str, name: str, seed: int, out: Path, data: Path) -> dict[str, Any]:
+    from pipeline.config import layer_of, resolve
+
+    changes = dict(VARIANTS[name])
+    flags: dict[str, Any] = {
+        "run.family": "minilm", "run.seed": seed, "run.out": out.absolute(), "data.data": data.absolute(),
+        **TASKS[task],
+    }  # fmt: skip
+    if changes.pop("unlabelled", False):
+        flags["data.unlabeled"] = (data / UNLABELED[task]).absolute()
+    factor = changes.pop("steps", 1)
+    own = resolve(flags=layer_of(flags), sets={}, file={}).student
+    flags |= {"student.min_steps": round(factor * own.min_steps), "student.epochs": factor * own.epochs}
+    return resolve(flags=layer_of(flags | changes), sets={}, file={}).model_dump(mode="json")
+
+
+def _table(task: str, found: dict[str, list[dict[str, Any]]]) -> str:
+    metric = "accuracy"
+    best = found["best"]
+    lines = [
+        f"\n{task}, {len(best)} seed{'s' * (len(best) > 1)}\n",
+        "| variant | dev | to best, each seed | tuning slice | to best | training s |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, runs in found.items():
+        dev, tune = [run["scores"][metric] for run in runs], [run["tune"][metric] for run in runs]
+        gains = [run["scores"][metric] - base["scores"][metric] for run, base in zip(runs, best, strict=True)]
+        chosen = mean(run["tune"][metric] - base["tune"][metric] for run, base in zip(runs, best, strict=True))
+        each = f" ({', '.join(f'{gain:+.1f}' for gain in gains)})" if len(gains) > 1 else ""
+        seconds = mean(run["seconds"] for run in runs)
+        lines.append(
+            f"| {name} | {_spread(dev)} | {mean(gains):+.1f}{each} | {_spread(tune)} | {chosen:+.1f} | {seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
