@@ -146,9 +146,9 @@ class Batcher:
             raise Closed
         self._lone_requests = 0 if self._callers else self._lone_requests + 1
         self._callers += 1
+        if len(encodings) == 1 and self._is_lone_caller() and self._is_short(tokens):
+            return self._answer_here(encodings[0])
         try:
-            if len(encodings) == 1 and self._is_lone_caller() and self._is_short(tokens):
-                return await self._answer_here(encodings[0])
             return await self._answer_in_lanes(encodings, tokens)
         finally:
             self._callers -= 1
@@ -159,13 +159,20 @@ class Batcher:
     def _is_short(self, tokens: int) -> bool:
         return tokens < _SHORT_SECONDS * self._tokens_per_second_alone
 
-    async def _answer_here(self, encoding: Encoding) -> np.ndarray:
-        """A lone caller's row, in the event loop."""
+    def _answer_here(self, encoding: Encoding) -> np.ndarray:
+        """A lone caller's row, in the event loop. The answer is not held up, but the caller counts a little longer: who
+        came meanwhile must find company in `submit`, or the loop would serve them all one by one."""
         row = Row(len(encoding), 0, encoding, Request(self._loop.create_future(), 1, [None]), 0, time.perf_counter())
         self._deliver([row], *self._timed([row], 0, alone=True))
-        for _ in range(_LOOK_AROUND):  # who came meanwhile must find a caller, or the loop would serve them one by one
-            await asyncio.sleep(0)
+        self._leave_later(_LOOK_AROUND)
         return row.request.future.result()
+
+    def _leave_later(self, turns: int) -> None:
+        """One caller less after so many turns of the event loop."""
+        if turns:
+            self._loop.call_soon(self._leave_later, turns - 1)
+        else:
+            self._callers -= 1
 
     async def _answer_in_lanes(self, encodings: Sequence[Encoding], tokens: int) -> np.ndarray:
         request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings))

@@ -426,6 +426,7 @@ class Threads:
 async def ask_alone(batcher: Batcher, times: int) -> None:
     for name in range(times):
         assert (await batcher.submit([row(name, 3)])).tolist() == [[name, 3]]
+        await asyncio.sleep(0.001)  # a client needs a moment to send the next request
 
 
 def test_a_lone_caller_is_answered_without_a_change_of_threads() -> None:
