@@ -5,9 +5,6 @@ with its share of the threads: threads that work on one pass wait for each other
 reads and answers requests meanwhile. While the lanes run, new rows gather; a lane that is free takes what is there at
 once. Each batch is built around the row that has waited longest and grows by the rows nearest to it in length, so the
 wait is bounded and little is computed on padding.
-
-One caller who asks, waits and asks again needs no lane: short passes run in the event loop, which nobody else wants,
-and two changes of threads are saved.
 """
 
 from __future__ import annotations
@@ -29,9 +26,6 @@ from serving.refusals import Closed, Overloaded, TooLarge
 
 log = logging.getLogger("kdc.serve")
 
-_LONE_REQUESTS = 16  # that came one after another, before the next is taken for one of a lone caller
-_SHORT_SECONDS = 0.003  # a pass that the event loop may run: nobody notices such a wait
-_LOOK_AROUND = 3  # turns of the event loop until a request that came during a pass reaches `submit`
 _MOST_FAILURES = 32  # of one batch; then the fault is not in a row, and the rest is not tried row by row
 
 Forward = Callable[[Sequence[Encoding]], np.ndarray]
@@ -100,9 +94,6 @@ class Batcher:
         self._alone = False  # a pass with all threads is running
         self._closing = False
         self._tokens_per_second: float | None = None  # not known before the first large batch
-        self._tokens_per_second_alone = 0.0  # of the last pass with all threads
-        self._callers = 0  # that wait in `submit`
-        self._lone_requests = 0  # the last so many came while nobody else waited
         self._threads = [
             threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(lanes)
         ]
@@ -142,43 +133,12 @@ class Batcher:
         tokens = sum(map(len, encodings))
         if tokens > self._max_queue_tokens:
             raise TooLarge(tokens, self._max_queue_tokens)
-        if self._closing:
-            raise Closed
-        self._lone_requests = 0 if self._callers else self._lone_requests + 1
-        self._callers += 1
-        if len(encodings) == 1 and self._is_lone_caller() and self._is_short(tokens):
-            return self._answer_here(encodings[0])
-        try:
-            return await self._answer_in_lanes(encodings, tokens)
-        finally:
-            self._callers -= 1
-
-    def _is_lone_caller(self) -> bool:
-        return self._lone_requests > _LONE_REQUESTS and not self._running
-
-    def _is_short(self, tokens: int) -> bool:
-        return tokens < _SHORT_SECONDS * self._tokens_per_second_alone
-
-    def _answer_here(self, encoding: Encoding) -> np.ndarray:
-        """A lone caller's row, in the event loop. The answer is not held up, but the caller counts a little longer: who
-        came meanwhile must find company in `submit`, or the loop would serve them all one by one."""
-        row = Row(len(encoding), 0, encoding, Request(self._loop.create_future(), 1, [None]), 0, time.perf_counter())
-        self._deliver([row], *self._timed([row], 0, alone=True))
-        self._leave_later(_LOOK_AROUND)
-        return row.request.future.result()
-
-    def _leave_later(self, turns: int) -> None:
-        """One caller less after so many turns of the event loop."""
-        if turns:
-            self._loop.call_soon(self._leave_later, turns - 1)
-        else:
-            self._callers -= 1
-
-    async def _answer_in_lanes(self, encodings: Sequence[Encoding], tokens: int) -> np.ndarray:
         request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings))
         now = time.perf_counter()
         rows: list[Row] = []
         with self._lock:
+            if self._closing:
+                raise Closed
             self._refuse_beyond(self._queue.tokens, tokens)
             for place, encoding in enumerate(encodings):
                 self._arrivals += 1
@@ -256,25 +216,17 @@ class Batcher:
         )
 
     def _run(self, batch: list[Row], queued: int, alone: bool, free_since: float | None) -> None:
-        results, report = self._timed(batch, queued, alone=alone, free_since=free_since)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
-            self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
-
-    def _timed(
-        self, batch: list[Row], queued: int, *, alone: bool, free_since: float | None = None
-    ) -> tuple[list[np.ndarray | Exception], BatchReport]:
         began = time.perf_counter()
         results = self._answers(batch, self._forward if alone else self._beside)
         ended = time.perf_counter()
-        seconds = ended - began
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
         # What waits also waits for the lane to get its core and the interpreter's lock back between two passes.
-        busy = seconds if free_since is None else ended - free_since
+        busy = ended - (began if free_since is None else free_since)
         self._learn_speed(tokens, busy / (1 if alone else self._lanes))
-        if alone:
-            self._tokens_per_second_alone = tokens / max(seconds, 1e-9)
         waited = began - min(row.arrived for row in batch)
-        return results, BatchReport(len(batch), tokens, queued, waited, seconds)
+        report = BatchReport(len(batch), tokens, queued, waited, ended - began)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
+            self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
     def _deliver(self, batch: list[Row], results: list[np.ndarray | Exception], report: BatchReport) -> None:
         """In the event loop, whose interpreter's lock a lane would wait for: answer, then count."""
