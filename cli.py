@@ -287,7 +287,7 @@ def serve(
     max_text_chars: Annotated[int | None, _option(_LIMITS, text="Characters of a text (default 200000).")] = None,
     max_texts: Annotated[int | None, _option(_LIMITS, text="Texts of a request (default 1024).")] = None,
     max_queue_tokens: Annotated[int | None, _option(_LIMITS, text="Tokens that may wait (default 65536).")] = None,
-    max_queue: Annotated[float | None, _option(_LIMITS, text="Seconds of waiting (default 2).")] = None,
+    max_queue: Annotated[float | None, _option(_LIMITS, text="Seconds of waiting (default 1).")] = None,
     max_batch_tokens: Annotated[int | None, _option(_LIMITS, text="Of a forward pass (default: 256 on a CPU).")] = None,
     max_requests: Annotated[int | None, _option(_LIMITS, text="At the same time (default 1024).")] = None,
     timeout: Annotated[float | None, _option(_LIMITS, text="Seconds of a request (default 10).")] = None,

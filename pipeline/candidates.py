@@ -14,23 +14,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import set_seed
 
+from artifact import Device, TokenizerInfo
 from contract.costs import measure, rows_to_time
 from contract.terms import Contract, Costs
 from contract.verdict import missed_costs
 from errors import InputError, KdcError
 from pipeline import models
 from pipeline.context import Run
-from pipeline.graphs.int8 import CANDIDATES, activations, quantise
+from pipeline.graphs.fp16 import to_fp16
+from pipeline.graphs.int8 import CANDIDATES, quantise
 from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
-from pipeline.graphs.ranges import calibration_batches, collect_ranges
+from pipeline.quantize import calibrate_ranges
 from pipeline.served import task_info, texts_of, tokenizer_info
 from pipeline.settings import Config
 from serving.engine import Engine
 
 _ROUNDS = 3
+_TOKENIZER = "tokenizer.json"
 _INT8 = CANDIDATES[0]  # the fastest graph; the others cost more time and are of the same size
 
 
@@ -105,48 +107,56 @@ def _once(record: Path, work: Any) -> dict[str, Any]:
 def _measure(run: Run, student: str, contract: Contract) -> dict[str, Any]:
     """Parameters, and costs by precision."""
     set_seed(run.config.run.seed)
-    task, cut = run.data().task, student.startswith("layers:")
+    cut, role = student.startswith("layers:"), run.role_of(student)
     source = run.config.teacher.model if cut else student
-    model = models.load_model(source, task).model
+    model = models.load_model(source, run.data().task).model
     if cut:
         model = models.cut(model, models.parse_layers(student, model.config.num_hidden_layers))
-    found: dict[str, Any] = {"parameters": models.count_parameters(model), "variants": {}}
     with tempfile.TemporaryDirectory(prefix="kdc-") as name:
-        scratch = Path(name)
-        model.save_pretrained(scratch / "model")
-        tokenizer = models.load_tokenizer(source)
-        tokenizer.save_pretrained(scratch / "model")
-        tokenizer.backend_tokenizer.save(str(scratch / "tokenizer.json"), pretty=False)
-        role = run.role_of(student)
-        tokens = run.data().tokens(role, "train")
-        typed = "token_type_ids" in tokens.column_names
-        fp32, int8 = scratch / "fp32.onnx", scratch / "int8.onnx"
-        export_onnx(scratch / "model", fp32, exporter=run.config.export.exporter, token_type_ids=typed)
-        info = tokenizer_info(
-            tokenizer, max_length=run.metrics("data")["max_length"][role],
-            token_type_ids="token_type_ids" in graph_inputs(fp32),
+        info = _export(run, model, source, role, Path(name))
+        variants = {
+            variant: _costs(run, Path(name), variant, info, role, contract)
+            for variant in ("fp32", "fp16" if run.device == "cuda" else "int8")
+        }
+    return {"parameters": models.count_parameters(model), "variants": variants}
+
+
+def _export(run: Run, model: Any, source: str, role: str, folder: Path) -> TokenizerInfo:
+    """`fp32.onnx` and `tokenizer.json` in the folder."""
+    tokenizer = models.load_tokenizer(source)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER), pretty=False)
+    typed = "token_type_ids" in run.data().tokens(role, "train").column_names
+    export_onnx(
+        folder / "model", folder / "fp32.onnx", exporter=run.config.export.exporter, token_type_ids=typed
+    )  # fmt: skip
+    return tokenizer_info(
+        tokenizer, max_length=run.metrics("data")["max_length"][role],
+        token_type_ids="token_type_ids" in graph_inputs(folder / "fp32.onnx"),
+    )  # fmt: skip
+
+
+def _costs(run: Run, folder: Path, variant: str, info: TokenizerInfo, role: str, contract: Contract) -> dict[str, Any]:
+    """Costs of one precision; why not, where it cannot be had."""
+    fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
+    device: Device = "cuda" if run.device == "cuda" else "cpu"
+    try:
+        if variant == "int8":
+            quantise(fp32, file, _INT8, calibrate_ranges(run, fp32, info.input_names, role))
+        elif variant == "fp16":
+            to_fp16(fp32, file)
+        engine = Engine.from_files(
+            file, folder / _TOKENIZER, task=task_info(run.data().task), tokenizer_info=info, device=device,
+            threads=contract.at.threads,
         )  # fmt: skip
-        count = min(run.config.quantize.calibration_rows, len(tokens))
-        chosen = np.random.default_rng(run.config.run.seed).permutation(len(tokens))[:count]
-        for variant, file in (("fp32", fp32), ("int8", int8)):
-            try:
-                if variant == "int8":
-                    batches = calibration_batches([tokens[int(row)] for row in chosen], info.input_names)
-                    quantise(fp32, int8, _INT8, collect_ranges(fp32, activations(fp32), batches))
-                engine = Engine.from_files(
-                    file, scratch / "tokenizer.json", task=task_info(task), tokenizer_info=info,
-                    threads=contract.at.threads,
-                )  # fmt: skip
-            except InputError:
-                raise
-            except KdcError as error:  # this precision cannot be had; the other may do
-                found["variants"][variant] = {"failed": f"{error.what} ({error.given})"}
-                continue
-            rows = rows_to_time(engine, texts_of(run.data().rows("tune")), contract.at)
-            size = file.stat().st_size + (scratch / "tokenizer.json").stat().st_size
-            costs = measure(engine, rows, contract.at, size_bytes=size, rounds=_ROUNDS)
-            found["variants"][variant] = costs.model_dump()
-    return found
+    except InputError:
+        raise
+    except KdcError as error:
+        return {"failed": f"{error.what} ({error.given})"}
+    rows = rows_to_time(engine, texts_of(run.data().rows("tune")), contract.at)
+    size = file.stat().st_size + (folder / _TOKENIZER).stat().st_size
+    return measure(engine, rows, contract.at, size_bytes=size, rounds=_ROUNDS).model_dump()
 
 
 def _impossible(found: Mapping[str, Mapping[str, Any]], contract: Contract) -> InputError:

@@ -51,7 +51,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     if not settings.enabled:
         return {**summary, "int8": False, "note": "int8 was not asked for", "headline": "not asked for"}
 
-    ranges = _calibrate_ranges(run, fp32_file, fp32.tokenizer_info.input_names)
+    ranges = calibrate_ranges(run, fp32_file, fp32.tokenizer_info.input_names, run.student_role)
     engines: dict[str, Engine] = {}
     rows_to_compare = max(_INVARIANCE_ROWS, settings.invariance_rows)
     for place, candidate in enumerate(CANDIDATES):
@@ -74,8 +74,9 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     return summary
 
 
-def _calibrate_ranges(run: Run, fp32_file: Path, input_names: tuple[str, ...]) -> Ranges:
-    tokens = run.data().tokens(run.student_role, "train")
+def calibrate_ranges(run: Run, fp32_file: Path, input_names: tuple[str, ...], role: str) -> Ranges:
+    """Ranges of a graph's activations over some training rows, tokenised for "teacher" or "student"."""
+    tokens = run.data().tokens(role, "train")
     count = min(run.config.quantize.calibration_rows, len(tokens))
     chosen = np.random.default_rng(run.config.run.seed).permutation(len(tokens))[:count]
     rows = [tokens[int(index)] for index in chosen]

@@ -73,7 +73,7 @@ class Batcher:
         lanes: int = 1,
         max_batch_tokens: int = 4096,
         max_queue_tokens: int = 65536,
-        max_queue_seconds: float = 2.0,
+        max_queue_seconds: float = 1.0,
         max_padding: float = 0.25,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:

@@ -35,7 +35,7 @@ class ServeSettings(BaseModel):
     max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies in work together")
     max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
-    max_queue_s: float = Field(2.0, gt=0, description="seconds that the queue may take at the speed of the moment")
+    max_queue_s: float = Field(1.0, gt=0, description="seconds that the queue may take at the speed of the moment")
     max_batch_tokens: int | None = Field(
         None, ge=1, description="padded tokens of a forward pass; default: 256 on a CPU, 4096 on a GPU"
     )
