@@ -7,8 +7,10 @@ thousands could keep their sockets open by sending nothing.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.api.errors import error_response
@@ -18,10 +20,18 @@ HEAD_S = 10.0  # seconds from a connection's start to the end of its first head
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        front: put around the server's app, outside of all its middleware; None leaves it as it is.
+    """
+
+    front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if BoundedProtocol.front is not None:
+            self.app = BoundedProtocol.front(self.app)
         self._in_head = True
         self._head_bytes = 0
         self._ended = False  # whether a request ended in the chunk at hand

@@ -27,9 +27,8 @@ import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.app import make_app
+from serving.protocol import BoundedProtocol
 from serving.registry import Registry, verify
-
-uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.protocol:BoundedProtocol"  # BentoML passes none on
 
 if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which tells the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)
@@ -41,7 +40,7 @@ _BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
 
 class FrontDoor:
-    """Middleware of the BentoML service that sends requests to our app."""
+    """Sends requests to our app, before BentoML's middleware: that takes longer than all that we do but the model."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -112,8 +111,8 @@ class Classifier:
         return [labelled(chosen.engine, row) for row in chosen.engine.activated(answer.logits)]
 
 
-service: Any = Classifier  # the decorator makes it a bentoml.Service
-service.add_asgi_middleware(FrontDoor)
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.protocol:BoundedProtocol"  # BentoML passes none on
+BoundedProtocol.front = FrontDoor
 
 
 async def _end_with_the_supervisor() -> None:
