@@ -354,7 +354,7 @@ def verify(
     evidence: Annotated[str | None, _option(_CONTRACT, text="interval or point.")] = None,
     confidence: Annotated[float | None, _option(_CONTRACT, text="Of the interval.")] = None,
     expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
-    device: Device = "cpu",
+    device: Annotated[str | None, _option(None, text="cpu, cuda or auto (default: where it was judged).")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge an artifact's contract again, on this machine: hashes, size, latency, and with --data the metric."""
@@ -366,7 +366,7 @@ def verify(
         artifact,
         given={"max_latency_ms": max_latency_ms, "max_size_mb": max_size_mb, "max_drop": max_drop,
                "min_rows_per_s": min_rows_per_s, "at": at, "evidence": evidence, "confidence": confidence},
-        data=data, teacher=teacher, device=_device(device), expect_sha256=expect_sha256,
+        data=data, teacher=teacher, device=None if device is None else _device(device), expect_sha256=expect_sha256,
         columns={"text": text, "text_pair": text_pair, "label": label, "separator": separator},
     )  # fmt: skip
     found = judgement.model_dump(mode="json")
@@ -453,17 +453,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in (
-            "artifact",
-            "bench",
-            "contract",
-            "doctor",
-            "errors",
-            "inspection",
-            "machine",
-            "pipeline",
-            "serving",
-        ):
+        if (error.name or "").split(".")[0] in _OUR_OWN:
             raise
         sys.stderr.write(
             f"error: this command needs more than the serving install\n  given: no module {error.name}\n"

@@ -79,7 +79,7 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
     """One variant's scores, from its file where it is done."""
     shared = options.runs / f"{task}-{seed}"
     out = shared.with_name(f"{shared.name}-{name}") if name in _OWN_TARGETS else shared
-    file = shared / "variants" / f"{name}.json"
+    file = (shared / "variants" / f"{name}.json").absolute()
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     if out != shared and not (out / "teacher").exists() and (shared / "teacher").exists():

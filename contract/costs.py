@@ -67,9 +67,11 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Rows made up to these lengths in tokens."""
-    is_pair = engine.task.is_pair
-    return [row_of(length, lambda row: len(engine.encode([row])[0]), is_pair=is_pair) for length in lengths]
+    """Rows made up to these lengths in tokens, as far as the model takes them."""
+    is_pair, longest = engine.task.is_pair, engine.tokenizer_info.max_length
+    return [
+        row_of(min(length, longest), lambda row: len(engine.encode([row])[0]), is_pair=is_pair) for length in lengths
+    ]
 
 
 def _slice(rows: Sequence[Text], start: int, count: int) -> list[Text]:

@@ -14,12 +14,15 @@ from serving.engine import Engine
 from serving.tokenizing import Text
 
 
-def load(artifact: Path, contract: Contract, device: Device) -> Engine:
-    """The artifact as it is judged: the device's own variant, the contract's threads. Hashes are not checked."""
-    return Engine.load(artifact, device=device, threads=contract.at.threads, verify=False)
+def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
+    """The artifact as it is judged: the device's own variant, or another; the contract's threads. Hashes are not
+    checked."""
+    return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
-def judge(engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None) -> Judgement:
+def judge(
+    engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool = True
+) -> Judgement:
     """Costs, and the verdict.
 
     Args:
@@ -27,6 +30,7 @@ def judge(engine: Engine, contract: Contract, rows: Sequence[Text], quality: Qua
         contract: what is asked.
         rows: that are timed, see `contract.costs.rows_to_time`.
         quality: None where it is not judged.
+        compared: whether the quality was found now; else it is that of an earlier judgement.
     """
     assert engine.manifest is not None
     size_bytes = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
@@ -40,6 +44,7 @@ def judge(engine: Engine, contract: Contract, rows: Sequence[Text], quality: Qua
         lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
         costs=costs,
         quality=quality,
+        compared=compared,
         missed=missed,
         verdict=verdict,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
+LONGEST = 8192  # tokens of a row
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
 
@@ -46,10 +47,10 @@ class Conditions(_Section):
         threads: of a forward pass; None takes all that the process may use.
     """
 
-    length: int | None = Field(default=None, ge=3)
+    length: int | None = Field(default=None, ge=3, le=LONGEST)
     batch: int = Field(default=1, ge=1, le=4096)
     percentile: float = Field(default=95, gt=0, lt=100)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class Contract(_Section):
@@ -70,9 +71,9 @@ class Contract(_Section):
 class Costs(_Section):
     """What was measured of one model under the conditions, in the units of `Limits`."""
 
-    latency_ms: float
-    rows_per_s: float
-    size_mb: float
+    latency_ms: float = Field(gt=0)
+    rows_per_s: float = Field(gt=0)
+    size_mb: float = Field(gt=0)
 
 
 class Quality(_Section):
@@ -105,7 +106,8 @@ class Judgement(_Section):
         variant, provider: what was judged.
         cpu: on which machine; another one means another latency, and can mean other int8 arithmetic.
         lengths: tokens of the rows that were timed; with these, other rows can stand for them.
-        costs, quality: what was found; no quality where `max_drop` was not asked for, or could not be checked.
+        costs, quality: what was found; no quality where `max_drop` was not asked for.
+        compared: whether the quality was found when this was judged, and not taken from the judgement before.
         missed: what does not hold, one sentence each.
         verdict: "pass"; "fail"; "not shown": nothing is missed, but the rows are too few to show it.
     """
@@ -114,13 +116,20 @@ class Judgement(_Section):
     variant: str
     provider: str
     cpu: str
-    lengths: tuple[int, ...]
+    lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = Field(min_length=1, max_length=100)
     costs: Costs
     quality: Quality | None = None
+    compared: bool = True
     missed: tuple[str, ...] = ()
     verdict: Verdict
 
-    @property
-    def exit_code(self) -> int:
-        """Of the command that judged."""
-        return EXIT_CODES[self.verdict]
+    @model_validator(mode="after")
+    def _follows(self) -> Judgement:
+        from contract.verdict import decide
+
+        if (self.quality is None) is not (self.contract.limits.max_drop is None):
+            raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
+        verdict, _ = decide(self.contract, self.costs, self.quality)
+        if verdict != self.verdict:
+            raise ValueError(f"the verdict does not follow from what was found: {self.verdict}, not {verdict}")
+        return self

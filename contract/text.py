@@ -48,12 +48,10 @@ def table(judgement: Judgement) -> list[list[str]]:
             f"{quality.metric if quality else 'metric'} against the teacher",
             f">= -{limits.max_drop:g} points",
         )
-        if quality is None:
-            rows.append([what, limit, "not checked", "-"])
-        else:
-            low, high = quality.interval
-            found = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})"
-            rows.append([what, limit, found, _holds(judgement)])
+        assert quality is not None
+        low, high = quality.interval
+        found = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})" + (not judgement.compared) * ", as made"
+        rows.append([what, limit, found, _holds(judgement)])
     return rows
 
 
@@ -61,8 +59,9 @@ def sentence(judgement: Judgement) -> str:
     """The verdict in one sentence."""
     quality, contract = judgement.quality, judgement.contract
     where = f"{judgement.variant} on {judgement.cpu}"
+    unchecked = "" if judgement.compared else "; quality was not checked again"
     if judgement.verdict == "fail":
-        return f"contract: fail ({where}): {'; '.join(judgement.missed)}"
+        return f"contract: fail ({where}): {'; '.join(judgement.missed)}{unchecked}"
     if judgement.verdict == "not shown" and quality is not None:
         more = (
             "no number of rows would show it: the difference is at the limit"
@@ -72,10 +71,9 @@ def sentence(judgement: Judgement) -> str:
         return (
             f"contract: not shown ({where}): {quality.rows} evaluation rows are too few to say with "
             f"{100 * contract.confidence:g} % confidence that at most {contract.limits.max_drop:g} points are lost; "
-            f"{more}"
+            f"{more}{unchecked}"
         )
-    unchecked = quality is None and contract.limits.max_drop is not None
-    return f"contract: pass ({where})" + ("; quality was not checked" if unchecked else "")
+    return f"contract: pass ({where}){unchecked}"
 
 
 def advice(judgement: Judgement) -> list[str]:
@@ -85,7 +83,7 @@ def advice(judgement: Judgement) -> list[str]:
     missed = [
         part
         for part in ("latency", "throughput", "size")
-        if any(part in sentence.split(" is ")[0] for sentence in judgement.missed)
+        if any(part in missed_one.split(" is ")[0] for missed_one in judgement.missed)
     ]
     if judgement.quality is not None and _holds(judgement) == "no":
         missed.append("quality")

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from artifact import Device, Manifest, load_manifest
+from artifact import CPU_PROVIDER, Device, Manifest, load_manifest
 from contract.costs import rows_of, rows_to_time
 from contract.given import replace
 from contract.judge import judge, load
-from contract.terms import Contract, Judgement
+from contract.terms import Contract, Judgement, Quality
 from errors import InputError
 
 _LENGTHS = (8, 16, 32, 64)  # of an artifact without a contract, whose rows nobody knows
@@ -28,7 +28,7 @@ def verify_artifact(
     data: Path | None = None,
     columns: Mapping[str, str | None] | None = None,
     teacher: str | None = None,
-    device: Device = "cpu",
+    device: Device | None = None,
     expect_sha256: str | None = None,
 ) -> tuple[Judgement, Judgement | None]:
     """Check hashes, then judge by the artifact's own contract.
@@ -39,7 +39,7 @@ def verify_artifact(
         data: labelled rows; those that the artifact was evaluated on need no teacher.
         columns: text, text_pair, label, separator of that file, where they are named otherwise.
         teacher: path of the teacher, for other rows.
-        device: "cpu", "cuda" or "auto".
+        device: "cpu", "cuda" or "auto"; None: where it was judged before, else the CPU.
         expect_sha256: refuse any other manifest.
 
     Returns:
@@ -51,16 +51,32 @@ def verify_artifact(
     """
     manifest = load_manifest(artifact, expect_sha256=expect_sha256)
     contract = _contract(manifest, given, artifact)
-    engine = load(artifact, contract, device)
     before = manifest.contract
+    if device is None:
+        device = "cpu" if before is None or before.provider == CPU_PROVIDER else "cuda"
+    engine = load(artifact, contract, device)
     if data is None:
-        lengths = [contract.at.length] if contract.at.length else list(before.lengths if before else _LENGTHS)
-        rows = rows_of([min(length, manifest.max_length) for length in lengths], engine)
-        return judge(engine, contract, rows, None), before
+        quality = _quality_of_old(contract, before)
+        rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
+        return judge(
+            engine, contract, rows_to_time(engine, rows, contract.at), quality, compared=quality is None
+        ), before
     from pipeline.again import compare_again
 
     texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
     return judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before
+
+
+def _quality_of_old(contract: Contract, before: Judgement | None) -> Quality | None:
+    """What was found when the artifact was made; without rows nobody can find it anew."""
+    if contract.limits.max_drop is None:
+        return None
+    if before is None or before.quality is None or before.contract.confidence != contract.confidence:
+        raise InputError(
+            "--max-drop cannot be judged without rows", given=f"--max-drop {contract.limits.max_drop:g}",
+            remedy="add --data FILE, the labelled evaluation rows",
+        )  # fmt: skip
+    return before.quality
 
 
 def _contract(manifest: Manifest, given: Mapping[str, Any], artifact: Path) -> Contract:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from artifact import Manifest
 from contract.terms import Contract, Quality
-from errors import InputError
+from errors import InputError, KdcError
 from pipeline.quality import compare
 from pipeline.reading.prepared import read_labelled
 from pipeline.served import digest, tokenizer_info
@@ -19,6 +21,9 @@ from serving.tokenizing import RowTokenizer, Text, pad
 
 _SEED = 0
 _BATCH = 32
+_KEPT = "evaluation.npz"
+_MOST_BYTES = 1 << 30  # unpacked: tens of millions of rows
+_REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 
 
 def compare_again(
@@ -37,7 +42,7 @@ def compare_again(
         contract: no quality where it asks for no `max_drop`.
         data: the labelled file.
         columns: text, text_pair, label, separator, where they are named otherwise than in the task.
-        teacher: path or id, for rows that were not in the evaluation; None refuses those.
+        teacher: path or id, to answer all rows; None takes what the artifact keeps, and refuses rows that it does not.
 
     Raises:
         InputError: the file does not fit the task, or holds such rows and no teacher is given.
@@ -51,30 +56,39 @@ def compare_again(
     if contract.limits.max_drop is None:
         return list(texts), None
     truth = np.asarray(labels)
-    theirs = _teacher_logits(artifact, texts, task, teacher, engine.tokenizer_info.max_length)
+    if teacher is None:
+        theirs = _kept_logits(artifact, engine.manifest, texts)
+    else:
+        theirs = _answer(texts, task, teacher, engine.tokenizer_info.max_length)
     quality = compare(engine.logits(texts), theirs, truth, info.kind, info.metric, contract=contract, seed=_SEED)
     return list(texts), quality
 
 
-def _teacher_logits(
-    artifact: Path, texts: Sequence[Text], task: Task, teacher: str | None, max_length: int
-) -> NDArray[np.float32]:
-    with np.load(artifact / "evaluation.npz", allow_pickle=False) as kept:
-        known = {row.tobytes(): place for place, row in enumerate(kept["text_sha256"])}
-        logits = kept["teacher_logits"]
+def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text]) -> NDArray[np.float32]:
+    """The teacher's logits of rows that the artifact was evaluated on."""
+    path = artifact / _KEPT
+    if manifest is None or _KEPT not in manifest.files:  # else nobody has checked its hash
+        raise KdcError("the artifact does not list its evaluation", given=path, remedy="add --teacher PATH")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+                raise KdcError("the artifact's evaluation is too large", given=path, remedy="add --teacher PATH")
+        with np.load(path, allow_pickle=False) as kept:
+            digests, logits = kept["text_sha256"], kept["teacher_logits"]
+        known = {row.tobytes(): place for place, row in enumerate(digests)}
+        if logits.shape != (len(digests), manifest.task.outputs):
+            raise ValueError(f"logits of shape {logits.shape}")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise KdcError("the artifact's evaluation cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
     places = np.array([known.get(digest(text), -1) for text in texts])
     missing = np.flatnonzero(places < 0)
-    found = logits[np.maximum(places, 0)]
-    if len(missing) == 0:
-        return found
-    if teacher is None:
+    if len(missing):
         raise InputError(
             "rows that the artifact was not evaluated on need the teacher",
             given=f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}",
             remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
         )
-    found[missing] = _answer([texts[int(place)] for place in missing], task, teacher, max_length)
-    return found
+    return logits[places]
 
 
 def _answer(texts: Sequence[Text], task: Task, teacher: str, max_length: int) -> NDArray[np.float32]:

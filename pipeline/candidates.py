@@ -7,6 +7,7 @@ Reads `data/`. Writes one record a candidate, so that a stage that is cut off go
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -16,16 +17,18 @@ from typing import Any
 
 from transformers import set_seed
 
-from artifact import Device, TokenizerInfo
+from artifact import TokenizerInfo
 from contract.costs import measure, rows_to_time
 from contract.terms import Contract, Costs
 from contract.verdict import missed_costs
 from errors import InputError, KdcError
 from pipeline import models
 from pipeline.context import Run
+from pipeline.folders import forget
 from pipeline.graphs.fp16 import to_fp16
 from pipeline.graphs.int8 import CANDIDATES, quantise
 from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from pipeline.judging import judged_device
 from pipeline.quantize import calibrate_ranges
 from pipeline.served import task_info, texts_of, tokenizer_info
 from pipeline.settings import Config
@@ -37,34 +40,56 @@ _INT8 = CANDIDATES[0]  # the fastest graph; the others cost more time and are of
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
-    """Measure all candidates in `out`, and refuse a contract that none can keep."""
+    """Measure all candidates in `out`."""
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
     found = {}
     students = students_of(run.config)
     for place, student in enumerate(students):
-        found[student] = _once(out / f"{place}.json", lambda student=student: _measure(run, student, contract))
+        record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
+        found[student] = _once(record, lambda student=student: _measure(run, student, contract, out))
         run.progress(place + 1, len(students))
+    return {"candidates": found, "headline": f"{len(found)} students measured, none trained"}
+
+
+def check(run: Run) -> None:
+    """Say what can keep the contract, and refuse one that nothing can keep.
+
+    Raises:
+        InputError: nothing can; it names what comes nearest.
+    """
+    contract, found = run.config.contract.terms, run.metrics("candidates")["candidates"]
+    assert contract is not None
     for line in table(found, contract):
         run.say(line)
-    kept = [student for student in students if fits(found[student], contract)]
-    if not kept:
+    if not kept(run):
+        forget(run.root, "candidates")  # a machine that was busy this time is measured again the next
         raise _impossible(found, contract)
-    return {
-        "candidates": found,
-        "kept": kept,
-        "headline": f"{len(kept)} of {len(students)} students can keep the contract",
-    }
+
+
+def kept(run: Run) -> list[str]:
+    """Students that can keep the contract in one precision or the other, those with the most parameters first."""
+    contract, found = run.config.contract.terms, run.metrics("candidates")["candidates"]
+    assert contract is not None
+    fitting = [student for student, candidate in found.items() if fits(candidate, contract)]
+    return sorted(fitting, key=lambda student: -found[student]["parameters"])
 
 
 def students_of(config: Config) -> list[str]:
-    """Students that could come out, the largest first; the configured one alone where no search was asked for."""
+    """Students that could come out; the configured one alone where no search was asked for."""
     own = config.student.model
     if config.contract.search == "off":
         return [own]
     layers = int(getattr(models.load_config(config.teacher.model), "num_hidden_layers", 0))
     cuts = ["layers:" + ",".join(map(str, range(depth))) for depth in range(layers - 1, 0, -1)]
     return cuts if own.startswith("layers:") else [own, *cuts]
+
+
+def precisions(run: Run) -> tuple[str, ...]:
+    """Those that the run will make and this device loads."""
+    if judged_device(run) == "cuda":
+        return ("fp32", "fp16") if run.config.export.fp16 else ("fp32",)
+    return ("fp32", "int8") if run.config.quantize.enabled else ("fp32",)
 
 
 def fits(found: Mapping[str, Any], contract: Contract) -> list[str]:
@@ -104,7 +129,7 @@ def _once(record: Path, work: Any) -> dict[str, Any]:
     return json.loads(record.read_text(encoding="utf-8"))
 
 
-def _measure(run: Run, student: str, contract: Contract) -> dict[str, Any]:
+def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> dict[str, Any]:
     """Parameters, and costs by precision."""
     set_seed(run.config.run.seed)
     cut, role = student.startswith("layers:"), run.role_of(student)
@@ -112,12 +137,9 @@ def _measure(run: Run, student: str, contract: Contract) -> dict[str, Any]:
     model = models.load_model(source, run.data().task).model
     if cut:
         model = models.cut(model, models.parse_layers(student, model.config.num_hidden_layers))
-    with tempfile.TemporaryDirectory(prefix="kdc-") as name:
+    with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
         info = _export(run, model, source, role, Path(name))
-        variants = {
-            variant: _costs(run, Path(name), variant, info, role, contract)
-            for variant in ("fp32", "fp16" if run.device == "cuda" else "int8")
-        }
+        variants = {variant: _costs(run, Path(name), variant, info, role, contract) for variant in precisions(run)}
     return {"parameters": models.count_parameters(model), "variants": variants}
 
 
@@ -140,14 +162,14 @@ def _export(run: Run, model: Any, source: str, role: str, folder: Path) -> Token
 def _costs(run: Run, folder: Path, variant: str, info: TokenizerInfo, role: str, contract: Contract) -> dict[str, Any]:
     """Costs of one precision; why not, where it cannot be had."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
-    device: Device = "cuda" if run.device == "cuda" else "cpu"
     try:
         if variant == "int8":
             quantise(fp32, file, _INT8, calibrate_ranges(run, fp32, info.input_names, role))
         elif variant == "fp16":
             to_fp16(fp32, file)
         engine = Engine.from_files(
-            file, folder / _TOKENIZER, task=task_info(run.data().task), tokenizer_info=info, device=device,
+            file, folder / _TOKENIZER, task=task_info(run.data().task), tokenizer_info=info,
+            device=judged_device(run),
             threads=contract.at.threads,
         )  # fmt: skip
     except InputError:
@@ -182,10 +204,14 @@ def _impossible(found: Mapping[str, Mapping[str, Any]], contract: Contract) -> I
     if not made:
         return InputError("no candidate could be exported", given=", ".join(found), remedy="see the lines above")
     student, name, costs = min(made, key=lambda each: worst(each[2]))
+    possible = {
+        "--max-latency-ms": (limits.max_latency_ms, f"{1.1 * costs.latency_ms:.3g}"),
+        "--max-size-mb": (limits.max_size_mb, f"{costs.size_mb + 0.1:.1f}"),
+        "--min-rows-per-s": (limits.min_rows_per_s, f"{0.9 * costs.rows_per_s:.0f}"),
+    }
+    asked = " ".join(f"{flag} {value}" for flag, (limit, value) in possible.items() if limit is not None)
     return InputError(
         "nothing that could come out keeps the contract; nothing was trained",
         given=f"the nearest is {student} in {name}: " + "; ".join(missed_costs(contract, costs)),
-        remedy="ask for what it keeps, "
-        f"--max-latency-ms {1.1 * costs.latency_ms:.2g} --max-size-mb {costs.size_mb + 0.1:.1f}, "
-        "or bring a smaller teacher (--teacher)",
+        remedy=f"ask for what it keeps ({asked}), for a smaller --student, or bring a smaller teacher (--teacher)",
     )

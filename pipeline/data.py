@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from errors import InputError
 from pipeline import ensemble, models
 from pipeline.context import Run
 from pipeline.fit import check_class_weights
@@ -64,6 +65,11 @@ def _check_plan(config: Config, task: Task) -> None:
     if config.student.model.startswith("layers:"):
         total = getattr(models.load_config(config.teacher.model), "num_hidden_layers", 0)
         models.parse_layers(config.student.model, total)
+    if config.teacher.scores is not None and config.teacher.more:
+        raise InputError(
+            "a black box has no second teacher", given=", ".join(config.teacher.more),
+            remedy="drop --teacher-scores, or all --teacher but the first",
+        )  # fmt: skip
     for settings in (config.teacher, config.student):
         check_class_weights(settings.class_weights, task)
     choose_exporter(config.export.exporter)

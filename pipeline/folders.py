@@ -36,6 +36,7 @@ class Stage:
             data without the unlabelled rows and the student: changing those does not train the teacher again.
         intact: whether what the stage keeps outside its folder is still in the run directory.
         wanted: whether the config asks for it.
+        check: called when the stage is done, and when it is skipped; may refuse to go on.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage:
     after: tuple[str, ...]
     intact: Callable[[Path], bool] = lambda root: True
     wanted: Callable[[Config], bool] = lambda config: True
+    check: Callable[[Run], None] = lambda run: None
 
 
 def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import machine
 from artifact import (
     CPU_PROVIDER,
@@ -31,15 +29,11 @@ from artifact import (
     load_manifest,
     write_manifest,
 )
-from contract.costs import rows_to_time
-from contract.judge import judge, load
-from contract.terms import Judgement
 from pipeline.card import model_card
 from pipeline.context import Run
-from pipeline.evaluate import ALL_LOGITS
+from pipeline.judging import judge_variants
 from pipeline.minilm import HUB_ID
-from pipeline.quality import compare
-from pipeline.served import TOKENIZER_INFO, task_info, texts_of
+from pipeline.served import TOKENIZER_INFO, task_info
 from pipeline.settings import TeacherSettings
 
 _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
@@ -54,7 +48,11 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     working.mkdir(parents=True)
     _copy_files(run, working, with_int8=quantized["int8"])
     manifest = _manifest(run, working, evaluated, quantized)
-    judgement = _judge(run, working, manifest)
+    judgement, contract = None, run.config.contract.terms
+    if contract is not None:
+        write_manifest(working, manifest)  # the engine loads what has one
+        manifest, judgement = judge_variants(run, working, manifest, contract)
+    (out / "config.json").write_text(run.config.model_dump_json(indent=2), encoding="utf-8")
     example = _example(manifest.task)
     (working / "README.md").write_text(model_card(manifest, quantized, judgement, example), encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
@@ -79,23 +77,6 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         "example": example,
         "headline": f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     }
-
-
-def _judge(run: Run, working: Path, manifest: Manifest) -> Judgement | None:
-    contract = run.config.contract.terms
-    if contract is None:
-        return None
-    write_manifest(working, manifest)  # the engine loads what has one
-    engine = load(working, contract, "auto" if run.device == "cuda" else "cpu")
-    data = run.data()
-    split = data.eval_splits[0]
-    with np.load(run.folder("evaluate") / ALL_LOGITS) as kept:
-        student, teacher = kept[f"{split}/{engine.variant}"], kept[f"{split}/teacher"]
-    labels = np.asarray(data.rows(split)["label"][:])
-    quality = compare(
-        student, teacher, labels, data.task.kind, data.task.metrics[0], contract=contract, seed=run.config.run.seed
-    )
-    return judge(engine, contract, rows_to_time(engine, texts_of(data.rows(split)), contract.at), quality)
 
 
 def is_intact(root: Path) -> bool:

@@ -42,17 +42,18 @@ STAGES = (
     Stage(
         "candidates",
         candidates.run,
-        lambda run: _candidates(run.config),
+        lambda run: _candidates(run),
         ("data",),
         wanted=lambda config: config.measures_first,
+        check=candidates.check,
     ),
     Stage("teacher", teacher.run, lambda run: _teachers(run.config), ("labelled",)),
     Stage("targets", targets.run, lambda run: run.config.targets.model_dump(), ("data", "teacher")),
     Stage(
         "search",
         search.run,
-        lambda run: _training(run.config, run.config.student) | _search(run.config),
-        ("candidates", "targets"),
+        lambda run: _training(run.config, run.config.student) | _search(run),
+        ("targets",),
         wanted=lambda config: config.searches,
     ),
     Stage("student", student.run, lambda run: _training(run.config, run.student), ("targets",)),
@@ -74,7 +75,7 @@ def _training(config: Config, settings: TeacherSettings | StudentSettings) -> di
     """What a training depends on: the model's contents, not its path, and not how its result is judged."""
     model = settings.model if settings.model.startswith("layers:") else models.fingerprint(settings.model)
     return {
-        **settings.model_dump(exclude={"model", "more", "allow_majority"}),
+        **settings.model_dump(exclude={"model", "more", "scores", "allow_majority"}),
         "model": model,
         "seed": config.run.seed,
         "precision": config.run.precision,
@@ -83,23 +84,32 @@ def _training(config: Config, settings: TeacherSettings | StudentSettings) -> di
 
 def _teachers(config: Config) -> dict[str, Any]:
     more = [models.fingerprint(source) for source in config.teacher.more]
-    scores = config.teacher.scores
-    contents = None if scores is None or not scores.is_file() else hashlib.sha256(scores.read_bytes()).hexdigest()
-    return _training(config, config.teacher) | {"more": more, "scores": contents}
+    return _training(config, config.teacher) | {"more": more, "scores": _scores(config)}
 
 
-def _candidates(config: Config) -> dict[str, Any]:
-    terms = config.contract.terms
-    costs = {} if terms is None else terms.limits.model_dump(exclude={"max_drop"}) | terms.at.model_dump()
-    return costs | {
-        "search": config.contract.search != "off",
+def _scores(config: Config) -> list[str] | None:
+    """A black box's file, and all rows: its answers are kept by row id, unlabelled rows among them."""
+    file = config.teacher.scores
+    if file is None or not file.is_file():
+        return None
+    return [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(source_of(config))]
+
+
+def _candidates(run: Run) -> dict[str, Any]:
+    """What measuring depends on: not the limits, so that another limit does not measure again."""
+    config = run.config
+    return {
+        **config.contract.at.model_dump(),
+        "students": candidates.students_of(config),
+        "precisions": candidates.precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
     }
 
 
-def _search(config: Config) -> dict[str, Any]:
-    return {"search": config.contract.search, "max_hours": config.contract.max_hours}
+def _search(run: Run) -> dict[str, Any]:
+    contract = run.config.contract
+    return {"search": contract.search, "max_hours": contract.max_hours, "kept": candidates.kept(run)}
 
 
 def _contract(config: Config) -> dict[str, Any]:
@@ -176,6 +186,7 @@ def compress(
             fingerprint = fingerprint_of(stage.name, settings, [run.fingerprints[name] for name in stage.after])
             run.fingerprints[stage.name] = fingerprint
             results[stage.name] = run_stage(run, stage, settings, fingerprint, reporter)
+            stage.check(run)
     summary: dict[str, Any] = {"out": str(root), "stages": results}
     if last == len(stages) - 1:
         result = run.metrics("package")

@@ -8,12 +8,15 @@ a trial, so that a search that is cut off goes on; trained weights are not kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.candidates import kept
 from pipeline.context import Run
 from pipeline.settings import StudentSettings
 from pipeline.student import distil, distillation
@@ -25,17 +28,17 @@ _SECONDS_OF_AN_HOUR = 3600
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Find the student that gets the full training."""
-    survivors: list[str] = run.metrics("candidates")["kept"]  # the largest first
     settings = run.config.contract
+    survivors = kept(run)
     if settings.search == "quick":
         survivors = survivors[:_QUICK_SURVIVORS]
     trials: list[dict[str, Any]] = []
-    steps = _FIRST_STEPS
+    steps, most = min(_FIRST_STEPS, run.config.student.min_steps), run.config.student.min_steps
     stopped = ""
-    while len(survivors) > 1 and steps < run.config.student.min_steps and not stopped:
+    while len(survivors) > 1 and not stopped:
         scores: dict[str, float] = {}
         for student in survivors:
-            if _out_of_time(trials, settings.max_hours):
+            if trials and _out_of_time(trials, settings.max_hours):
                 stopped = f"; stopped after {settings.max_hours:g} hours"
                 break
             trial = _trial(run, out, student, steps)
@@ -44,8 +47,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
             run.progress(len(trials), len(trials) + 1)
             run.say(f"search: {student}, {steps} steps: tuning slice {trial['score']:.1f}")
         # Of equal scores the larger student is the more promising one: it stands first, and sorting keeps the order.
-        ranked = sorted(scores, key=lambda student: -scores[student])
-        survivors = ranked[: max(1, len(ranked) // 2)] or survivors
+        ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
+        survivors = ranked[: len(ranked) // 2 if 2 * steps <= most else 1] or ranked[:1]
         steps *= 2
     winner = survivors[0]
     return {"student": winner, "trials": trials, "headline": f"{winner}, after {len(trials)} short trainings{stopped}"}
@@ -53,22 +56,23 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 
 def _trial(run: Run, out: Path, student: str, steps: int) -> dict[str, Any]:
     """One short training, or its record."""
-    name = f"{student.replace(':', '-').replace(',', '-').replace('/', '-')}-{steps}"
+    name = f"{hashlib.sha256(student.encode()).hexdigest()[:16]}-{steps}"
     record, work = out / f"{name}.json", out / f"{name}.work"
     if not record.exists():
         settings: StudentSettings = run.config.student.model_copy(
             update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2}
         )
         work.mkdir(exist_ok=True)
+        began = time.monotonic()
         summary = distil(run, settings, distillation(run, settings), work)
         found = {
             "student": student, "steps": summary["steps"], "parameters": summary["parameters"],
-            "score": summary["tune"][run.data().task.metrics[0]], "seconds": summary["seconds"],
+            "score": summary["tune"][run.data().task.metrics[0]], "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
         temporary = record.with_suffix(".tmp")
         temporary.write_text(json.dumps(found), encoding="utf-8")
         os.replace(temporary, record)
-        shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
     return json.loads(record.read_text(encoding="utf-8"))
 
 

@@ -16,7 +16,7 @@ from contract.terms import Conditions, Contract, Limits
 class Section(BaseModel):
     """A frozen group of settings that knows no others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class RunSettings(Section):
@@ -176,10 +176,12 @@ class EvaluateSettings(Section):
 class AtSettings(Section):
     """Under which conditions the contract's latency and rows a second are measured."""
 
-    length: int | None = Field(None, ge=3, description="tokens of each row (default: the rows as they come)")
+    length: int | None = Field(None, ge=3, le=8192, description="tokens of each row (default: the rows as they come)")
     batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
     percentile: float = Field(95, gt=0, lt=100, description="of the calls' latencies")
-    threads: int | None = Field(None, ge=1, description="of a forward pass (default: all cores that may be used)")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="of a forward pass (default: all cores that may be used)"
+    )
 
 
 class ContractSettings(Section):
@@ -199,7 +201,7 @@ class ContractSettings(Section):
     search: Literal["quick", "full", "off"] = Field(
         "quick",
         description="for the student: short trainings of the three largest that can keep latency and size, of all, or "
-        "none: the configured one (also where --student names it)",
+        "none: the configured one (so too where --student names it)",
     )
     max_hours: float | None = Field(None, gt=0, description="of short trainings; then the best so far is taken")
 

@@ -1,7 +1,7 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from, computed once.
 
 Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 indexed by row id, memory-mapped by its readers.
-Goes on where it was cut off; memory does not grow with the rows.
+Goes on where it was cut off; with one teacher, memory does not grow with the rows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 def _copy_scores(run: Run, path: Path) -> dict[str, Any]:
     """A black box's answers to the rows that are learned from: the first ones."""
     data = run.data()
-    rows = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
+    rows = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))  # their ids come first
     np.save(path, np.load(run.folder("teacher") / SCORES)[:rows])
     return {"rows": rows}
 

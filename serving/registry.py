@@ -182,10 +182,16 @@ def refuse_failed(manifest: Manifest, settings: ServeSettings) -> None:
         )  # fmt: skip
 
 
-def _warn_of_contract(name: str, judged: Judgement | None) -> None:
+def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
     """Say where an artifact's contract holds less here than it may seem."""
+    name = engine.task.name
     if judged is None:
         return
+    if (engine.variant, engine.provider) != (judged.variant, judged.provider):
+        log.warning(
+            "%s: its contract was judged for %s on %s, and %s on %s serves",
+            name, judged.variant, judged.provider, engine.variant, engine.provider,
+        )  # fmt: skip
     if judged.verdict != "pass":
         log.warning("%s: %s", name, sentence(judged))
     here = str(machine.cpu()["model"])
@@ -273,7 +279,7 @@ class Registry:
         engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MOST_LANES)
         assert engine.manifest is not None
         refuse_failed(engine.manifest, settings)
-        _warn_of_contract(engine.task.name, engine.manifest.contract)
+        _warn_of_contract(engine, engine.manifest.contract)
         engine.warm_up(_batch_tokens(engine, settings))
         return engine
 

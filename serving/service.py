@@ -113,6 +113,8 @@ class Classifier:
 
 uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.protocol:BoundedProtocol"  # BentoML passes none on
 BoundedProtocol.front = FrontDoor
+service: Any = Classifier  # the decorator makes it a bentoml.Service
+service.add_asgi_middleware(FrontDoor)  # for a server with another protocol: the door must never stand open
 
 
 async def _end_with_the_supervisor() -> None:

@@ -66,17 +66,25 @@ def _read(path: Path, task: Task) -> dict[bytes, NDArray[np.float64]]:
     if absent:
         raise _wrong(f"no column {', '.join(absent)}", path, rows)
     texts: list[Any] = [tuple(map(str, parts)) for parts in zip(*(rows[name][:] for name in columns), strict=True)]
-    logits = _logits(rows, task, path)
-    return {digest(text if task.text_pair else text[0]): row for text, row in zip(texts, logits, strict=True)}
+    found: dict[bytes, NDArray[np.float64]] = {}
+    for number, (text, row) in enumerate(zip(texts, _logits(rows, task, path), strict=True), 1):
+        before = found.setdefault(digest(text if task.text_pair else text[0]), row)
+        if not np.array_equal(before, row):
+            raise InputError(
+                "the teacher's scores say two things of one text", given=f"{path}, row {number}", remedy="keep one"
+            )
+    return found
 
 
 def _open(path: Path) -> datasets.Dataset:
     import datasets
 
     kinds: dict[str, Any] = {
-        ".csv": datasets.Dataset.from_csv,
-        ".tsv": partial(datasets.Dataset.from_csv, sep="\t"),
+        ".csv": partial(_read_text, separator=","),
+        ".tsv": partial(_read_text, separator="\t"),
         ".jsonl": datasets.Dataset.from_json,
+        ".ndjson": datasets.Dataset.from_json,
+        ".json": datasets.Dataset.from_json,
         ".parquet": datasets.Dataset.from_parquet,
     }
     if path.suffix not in kinds:
@@ -88,6 +96,15 @@ def _open(path: Path) -> datasets.Dataset:
             return kinds[path.suffix](str(path), keep_in_memory=True, cache_dir=cache)
     except Exception as error:  # the readers behind raise whatever they meet
         raise InputError(f"cannot read the teacher's scores: {error}", given=path, remedy="write them again") from error
+
+
+def _read_text(path: str, *, separator: str, **_: Any) -> datasets.Dataset:
+    """All as text, as the rows themselves are read: else "null" would become nothing, and "007" a number."""
+    import datasets
+    import pandas
+
+    frame = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    return datasets.Dataset.from_pandas(frame, preserve_index=False)
 
 
 def _logits(rows: datasets.Dataset, task: Task, path: Path) -> NDArray[np.float64]:

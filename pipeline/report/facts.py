@@ -102,7 +102,10 @@ def _open(root: Path) -> Run:
             "the run was made by an older kdc, which kept too little for a report", given=root,
             remedy="run its `kdc compress` again",
         )  # fmt: skip
-    return Run(root=root, config=Config.model_validate_json((root / "config.json").read_text(encoding="utf-8")))
+    config = root / "package" / "config.json"  # of what was packaged; the run's own may be of a later, unfinished start
+    if not config.exists():
+        config = root / "config.json"
+    return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
 
 
 def _logits(run: Run, split: str) -> dict[str, NDArray[np.float32]]:
@@ -195,10 +198,12 @@ def _candidates(run: Run) -> dict[str, Any] | None:
     """What was measured and tried for the contract; None without one that limits costs."""
     if not run.config.measures_first:
         return None
-    measured = run.metrics("candidates")
+    from pipeline.candidates import kept
+
     trials = run.metrics("search")["trials"] if run.config.searches else []
     return {
-        "measured": measured["candidates"], "kept": measured["kept"], "trials": trials, "chosen": run.student.model,
+        "measured": run.metrics("candidates")["candidates"], "kept": kept(run), "trials": trials,
+        "chosen": run.student.model,
     }  # fmt: skip
 
 

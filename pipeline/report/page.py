@@ -154,8 +154,9 @@ def _contract(facts: Mapping[str, Any]) -> list[str]:
         f"<p>{html.escape(sentence(judgement))}</p>",
     ]
     if facts["candidates"] is not None:
-        teacher = facts["models"]["teacher"]["metrics"][facts["task"]["metric"]]
-        parts.append(f"<figure>{pareto(facts['candidates'], judgement, teacher)}</figure>")
+        metric = facts["task"]["metric"]
+        teacher, artifact = (facts["models"][name]["metrics"][metric] for name in ("teacher", judgement.variant))
+        parts.append(f"<figure>{pareto(facts['candidates'], judgement, teacher=teacher, artifact=artifact)}</figure>")
     return parts
 
 

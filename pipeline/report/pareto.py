@@ -15,20 +15,19 @@ _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
 
 
-def pareto(candidates: Mapping[str, Any], judgement: Judgement, teacher: float) -> str:
+def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: float, artifact: float) -> str:
     """Tried students (hollow: after a short training, on the tuning slice), untrained ones (on the axis: their metric
     is not known), the artifact (filled, on the evaluation rows), and the contract as lines.
 
     Args:
         candidates: as the report's facts have them.
         judgement: of the artifact.
-        teacher: its score on the evaluation rows, in points.
+        teacher, artifact: scores on the evaluation rows, in points.
     """
-    limits, quality, at = judgement.contract.limits, judgement.quality, judgement.contract.at
+    limits, at = judgement.contract.limits, judgement.contract.at
     points = {student: _cheapest(found, judgement) for student, found in candidates["measured"].items()}
     tried = {trial["student"]: trial["score"] for trial in candidates["trials"]}
-    score = quality.student if quality is not None else None
-    heights = [*tried.values(), teacher, *([score] if score is not None else [])]
+    heights = [*tried.values(), teacher, artifact]
     floor = min(heights) - 0.15 * max(1.0, max(heights) - min(heights))
 
     def draw(figure: Figure) -> None:
@@ -45,13 +44,12 @@ def pareto(candidates: Mapping[str, Any], judgement: Judgement, teacher: float) 
                 _short(student), place, xytext=(0, 9 if known else 12), textcoords="offset points", ha="center",
                 color=INK if known else SOFT,
             )  # fmt: skip
-        if score is not None:
-            area = max(_LEAST_AREA, _AREA * judgement.costs.size_mb)
-            axes.scatter([judgement.costs.latency_ms], [score], s=area, color=SECOND)
-            axes.annotate(
-                f"the artifact, {judgement.variant}", (judgement.costs.latency_ms, score), xytext=(0, -20),
-                textcoords="offset points", ha="center", color=INK,
-            )  # fmt: skip
+        area = max(_LEAST_AREA, _AREA * judgement.costs.size_mb)
+        axes.scatter([judgement.costs.latency_ms], [artifact], s=area, color=SECOND)
+        axes.annotate(
+            f"the artifact, {judgement.variant}", (judgement.costs.latency_ms, artifact), xytext=(0, -20),
+            textcoords="offset points", ha="center", color=INK,
+        )  # fmt: skip
         axes.axhline(teacher, color=SOFT, linestyle=":")
         axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
         if limits.max_latency_ms is not None:

@@ -12,18 +12,19 @@ from tiny_runs import base_model, compress, config_for, kdc, write_rows
 from contract.terms import Contract, Limits
 from errors import InputError
 from pipeline import candidates, search
+from pipeline.context import Run
 from pipeline.settings import Config
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
-DEEP = ("layers:0,1,2", "layers:0,1", "layers:0")
+DEEP = ("layers:0,1,2,3", "layers:0,1,2", "layers:0,1", "layers:0")
 
 
 class Rows:
-    """Data and a teacher of four layers."""
+    """Data and a teacher of five layers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.teacher = base_model("bert", folder / "teacher", num_hidden_layers=4)
+        self.teacher = base_model("bert", folder / "teacher", num_hidden_layers=5)
         write_rows(folder / "train.csv", 320, seed=1)
         write_rows(folder / "eval.csv", 100, seed=2)
 
@@ -50,7 +51,7 @@ def sizes(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
 
 
 def test_every_depth_and_precision_is_measured_untrained(sizes: dict[str, dict[str, float]]) -> None:
-    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * 3
+    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * 4
     for name in ("fp32", "int8"):
         by_depth = [sizes[student][name] for student in DEEP]
         assert by_depth == sorted(by_depth, reverse=True)
@@ -61,7 +62,8 @@ def test_students_that_are_too_large_are_dropped(
 ) -> None:
     limit = min(sizes[DEEP[0]].values()) - 1e-4  # just less than the deepest in its smallest form
     compress(rows.config(tmp_path / "run", max_size_mb=limit), until="candidates")
-    kept = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["kept"]
+    config = rows.config(tmp_path / "run", max_size_mb=limit)
+    kept = candidates.kept(Run(tmp_path / "run", config))
     assert kept == [student for student in DEEP if min(sizes[student].values()) <= limit]
     assert DEEP[0] not in kept
 
@@ -71,6 +73,23 @@ def test_an_impossible_contract_is_refused_before_anything_is_trained(rows: Rows
         compress(rows.config(tmp_path / "run", max_size_mb=0.001))
     assert "layers:0 in" in str(caught.value)
     assert not (tmp_path / "run" / "teacher").exists()
+    with pytest.raises(InputError, match="nothing was trained"):
+        compress(rows.config(tmp_path / "run", max_size_mb=0.001))
+
+
+def test_another_limit_measures_nothing_again(rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path) -> None:
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
+    again = compress(rows.config(tmp_path / "run", max_size_mb=99.0), until="candidates")
+    assert again["stages"]["candidates"]["skipped"]
+    named = rows.config(tmp_path / "run", "student.model=layers:0", max_size_mb=99.0)
+    assert not compress(named, until="candidates")["stages"]["candidates"]["skipped"]
+
+
+def test_without_int8_only_fp32_can_keep_a_contract(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path / "run", "quantize.enabled=false", "student.model=layers:0", max_size_mb=100.0)
+    compress(config, until="candidates")
+    found = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
+    assert list(found["layers:0"]["variants"]) == ["fp32"]
 
 
 def test_the_command_line_leaves_with_2_from_an_impossible_contract(rows: Rows, tmp_path: Path) -> None:
@@ -121,20 +140,34 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_student(
     rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = {DEEP[0]: 70.0, DEEP[1]: 90.0, DEEP[2]: 80.0}
+    # In the longer training the order turns: what counts is the last one.
+    scores = {(DEEP[0], 8): 70.0, (DEEP[1], 8): 90.0, (DEEP[2], 8): 80.0, (DEEP[3], 8): 60.0,
+              (DEEP[1], 16): 81.0, (DEEP[2], 16): 85.0}  # fmt: skip
     distil = getattr(search, "distil")  # noqa: B009
 
     def scored(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
         found = distil(run, settings, learns_from, out)
-        return found | {"tune": {"macro_f1": scores[settings.model]}}
+        return found | {"tune": {"macro_f1": scores[settings.model, settings.min_steps]}}
 
     monkeypatch.setattr(search, "distil", scored)
     compress(rows.config(tmp_path / "run", "contract.search=full", max_size_mb=100.0), until="student")
-    assert short == [(student, 8) for student in DEEP]  # of three, one is the better half
+    assert short == [*((student, 8) for student in DEEP), (DEEP[1], 16), (DEEP[2], 16)]
     base = json.loads((tmp_path / "run" / "student" / "base" / "config.json").read_text())
     assert base["num_hidden_layers"] == 2
     trials = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]["trials"]
-    assert [(trial["student"], trial["score"]) for trial in trials] == list(scores.items())
+    assert [trial["score"] for trial in trials] == list(scores.values())
+
+
+def test_the_quick_search_tries_the_three_largest(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="search")
+    assert short == [(student, 8) for student in DEEP[:3]]
+
+
+def test_a_full_training_that_is_short_still_has_its_students_compared(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]]
+) -> None:
+    compress(rows.config(tmp_path / "run", "student.min_steps=5", max_size_mb=100.0), until="search")
+    assert short == [(student, 5) for student in DEEP[:3]]
 
 
 def test_a_search_that_is_cut_off_goes_on_where_it_was(
@@ -153,12 +186,29 @@ def test_a_search_that_is_cut_off_goes_on_where_it_was(
         compress(config, until="search")
     monkeypatch.setattr(search, "distil", noted)
     compress(config, until="search")
-    assert [student for student, _ in short] == list(DEEP)
+    assert [student for student, _ in short] == list(DEEP[:3])
 
 
-def test_a_search_out_of_time_takes_the_best_so_far(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
-    compress(rows.config(tmp_path / "run", max_size_mb=100.0, max_hours=1e-9), until="search")
+def test_a_search_out_of_time_takes_the_best_so_far(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
+    distil = getattr(search, "distil")  # noqa: B009
+
+    def scored(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+        return distil(run, settings, learns_from, out) | {"tune": {"macro_f1": scores[settings.model]}}
+
+    monkeypatch.setattr(search, "distil", scored)
+    monkeypatch.setattr(search, "_out_of_time", lambda trials, max_hours: len(trials) == 2)
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0, max_hours=1.0), until="search")
     found = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]
-    assert len(short) == 1
-    assert found["student"] == DEEP[0]
+    assert [student for student, _ in short] == list(DEEP[:2])
+    assert found["student"] == DEEP[1]
     assert "stopped" in found["headline"]
+
+
+def test_time_is_up_when_the_trials_took_so_long() -> None:
+    trials = [{"seconds": 1000.0}, {"seconds": 900.0}]
+    assert not search._out_of_time(trials, None)
+    assert not search._out_of_time(trials, 0.53)
+    assert search._out_of_time(trials, 0.52)

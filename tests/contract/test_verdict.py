@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from contract.given import parse_conditions, replace
 from contract.terms import Contract, Costs, Judgement, Limits, Quality
@@ -140,11 +141,11 @@ def test_correlations_can_be_judged(metric: str, noise: float, verdict: str) -> 
     assert decide(asked, COSTS, found)[0] == verdict
 
 
-def judgement(asked: Contract, found: Quality | None) -> Judgement:
+def judgement(asked: Contract, found: Quality | None, *, compared: bool = True) -> Judgement:
     verdict, missed = decide(asked, COSTS, found)
     return Judgement(
         contract=asked, variant="int8", provider="CPUExecutionProvider", cpu="a CPU", lengths=(8,), costs=COSTS,
-        quality=found, missed=missed, verdict=verdict,
+        quality=found, compared=compared, missed=missed, verdict=verdict,
     )  # fmt: skip
 
 
@@ -169,7 +170,19 @@ def test_a_contract_that_is_kept_asks_for_nothing() -> None:
 
 
 def test_quality_that_was_not_checked_is_said_to_be_so() -> None:
-    assert "quality was not checked" in render(judgement(contract(max_drop=1), None))
+    found = judgement(contract(max_drop=1), quality(0, -0.5), compared=False)
+    assert "quality was not checked again" in render(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"verdict": "pass"}, {"verdict": "not shown"}, {"quality": None}, {"lengths": ()}, {"lengths": (10**9,)}],
+)
+def test_a_judgement_that_contradicts_itself_is_no_judgement(changes: dict[str, object]) -> None:
+    plain = judgement(contract(max_drop=1), quality(-5, -6)).model_dump()
+    assert Judgement.model_validate(plain).verdict == "fail"
+    with pytest.raises(ValidationError):
+        Judgement.model_validate(plain | changes)
 
 
 def test_what_is_given_takes_the_place_of_the_contracts_own() -> None:

@@ -14,8 +14,9 @@ from tiny_runs import base_model, config_for, write_rows
 from artifact import load_manifest
 from errors import InputError
 from pipeline.reading.prepared import PreparedData, open_data
-from pipeline.reading.scores import scores_of_rows
+from pipeline.reading.scores import _read, scores_of_rows
 from pipeline.report import write_report
+from pipeline.served import digest
 from pipeline.settings import Config
 
 ALMOST = 0.9  # how sure the black box is of what it says
@@ -142,3 +143,35 @@ def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Pa
     facts = write_report(run)
     assert "times smaller" not in facts["verdict"]
     assert facts["models"]["int8"]["kept_percent"] > 80
+
+
+def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
+    boxed: tuple[Path, Config], tmp_path: Path
+) -> None:
+    folder, _ = boxed
+    rows = answers(folder)
+    extra = [rows[0] | {"first": f"w1 extra {number}"} for number in range(40)]
+    scores = write(tmp_path / "scores.csv", rows + extra)
+    found = []
+    for part in (extra[:20], extra[20:30]):
+        texts = write(tmp_path / "texts.csv", [without(row, "yes", "no") for row in part])
+        config = config_for(
+            folder,
+            folder / "base",
+            f"teacher.scores={scores}",
+            flags={"run.out": tmp_path / "run", "data.unlabeled": texts},
+        )
+        tiny_runs.compress(config, until="targets")
+        data = open_data(tmp_path / "run" / "data")
+        kept = np.load(tmp_path / "run" / "teacher" / "scores.npy")
+        assert len(kept) == sum(len(data.rows(split)) for split in ("train", "tune", "unlabeled", "eval"))
+        found.append(len(np.load(tmp_path / "run" / "targets" / "logits.npy")))
+    assert found[0] - found[1] == 10
+
+
+def test_texts_that_look_like_nothing_or_a_number_are_texts(data: PreparedData, tmp_path: Path) -> None:
+    odd = [("null", "007", "0.9", "0.1"), ("NA", "1.50", "1", "0")]
+    names = ("first", "second", "yes", "no")
+    path = write(tmp_path / "odd.csv", [dict(zip(names, row, strict=True)) for row in odd])
+    known = _read(path, data.task)
+    assert set(known) == {digest(("null", "007")), digest(("NA", "1.50"))}
