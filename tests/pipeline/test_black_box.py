@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
+from scipy.special import softmax
 from tiny_runs import base_model, config_for, write_rows
 
 from artifact import load_manifest
@@ -143,6 +144,22 @@ def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Pa
     facts = write_report(run)
     assert "times smaller" not in facts["verdict"]
     assert facts["models"]["int8"]["kept_percent"] > 80
+
+
+def test_calibrated_targets_are_as_sure_as_the_teacher_is_right(boxed: tuple[Path, Config], tmp_path: Path) -> None:
+    folder, _ = boxed
+    config = config_for(
+        folder, folder / "base", f"teacher.scores={folder / 'scores.csv'}", "targets.calibrate=true",
+        flags={"run.out": tmp_path / "run"},
+    )  # fmt: skip
+    tiny_runs.compress(config, until="targets")
+    tune = open_data(tmp_path / "run" / "data").rows("tune")
+    places = np.asarray(tune["row"][:])
+    said = np.load(tmp_path / "run" / "teacher" / "scores.npy")[places].argmax(1)
+    right = float((said == np.asarray(tune["label"][:])).mean())
+    shares = softmax(np.load(tmp_path / "run" / "targets" / "logits.npy").astype(np.float64), axis=1).max(axis=1)
+    assert 0.9 < right < 1
+    assert shares.tolist() == pytest.approx([right] * len(shares), abs=1e-3)
 
 
 def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
