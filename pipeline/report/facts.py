@@ -88,7 +88,8 @@ def verdict(facts: dict[str, Any]) -> str:
         f"{served['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
     )
     if "size_bytes" in teacher:  # a black box has none that is known
-        sentence += f", is {teacher['size_bytes'] / served['size_bytes']:.1f} times smaller"
+        ratio = teacher["size_bytes"] / served["size_bytes"]
+        sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
     if served.get("latency_p50_ms") and teacher.get("latency_p50_ms"):
         sentence += f" and answers one row {teacher['latency_p50_ms'] / served['latency_p50_ms']:.1f} times faster"
     return sentence + "."

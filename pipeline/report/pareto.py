@@ -32,16 +32,17 @@ def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: floa
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for student, (_, costs) in points.items():
-            if costs is None:
-                continue
+        measured = sorted((costs.latency_ms, student) for student, (_, costs) in points.items() if costs is not None)
+        for rank, (_, student) in enumerate(measured):
+            costs = points[student][1]
+            assert costs is not None
             area = max(_LEAST_AREA, _AREA * costs.size_mb)
             known = student in tried
             colour = FIRST if student in candidates["kept"] else SOFT
             axes.scatter([costs.latency_ms], [tried.get(student, floor)], s=area, facecolors="none", edgecolors=colour)
             place = (costs.latency_ms, tried.get(student, floor))
             axes.annotate(
-                _short(student), place, xytext=(0, 9 if known else 12), textcoords="offset points", ha="center",
+                _short(student), place, xytext=(0, 9 + 13 * (rank % 2)), textcoords="offset points", ha="center",
                 color=INK if known else SOFT,
             )  # fmt: skip
         area = max(_LEAST_AREA, _AREA * judgement.costs.size_mb)
