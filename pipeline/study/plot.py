@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pipeline.report.drawing import SERIES, SOFT, svg
+from pipeline.report.drawing import INK, SERIES, SOFT, svg
 from pipeline.study.grid import Grid
 from pipeline.study.tables import Line, columns
 
+_MARKS = "os^D"
+
 
 def kept_plot(grid: Grid, found: Sequence[Line]) -> str:
-    """Bars of each method's score in percent of its family's fully fine-tuned teacher; missing scores leave gaps."""
+    """Dots of each method's score in percent of its family's fully fine-tuned teacher; missing scores leave gaps."""
     places = columns(grid.tasks)
     whole = {line.family: line for line in found if line.method == "fft"}
     others = [line for line in found if line.method != "fft"]
@@ -23,12 +25,18 @@ def kept_plot(grid: Grid, found: Sequence[Line]) -> str:
         width = 0.8 / max(1, len(shares))
         for number, (label, values) in enumerate(shares.items()):
             at = [place + (number - (len(shares) - 1) / 2) * width for place in range(len(places))]
-            heights = [value if value is not None else 0.0 for value in values]
-            colour = SERIES[number % len(SERIES)]
-            axes.bar(at, heights, width=0.9 * width, color=colour, alpha=1 - 0.4 * (number // len(SERIES)), label=label)
-        drawn = [value for values in shares.values() for value in values if value is not None]
+            points = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]
+            mark, colour = _MARKS[number // len(SERIES) % len(_MARKS)], SERIES[number % len(SERIES)]
+            axes.plot(
+                [x for x, _ in points], [value for _, value in points], mark, color=colour, markersize=9, label=label
+            )
+            for x, value in points:
+                axes.annotate(
+                    f"{value:.0f}", (x, value), xytext=(0, 8), textcoords="offset points", ha="center", color=INK
+                )
         axes.axhline(100, color=SOFT, linestyle="--")
-        axes.set_ylim(bottom=max(0.0, min(drawn, default=100.0) - 5))
+        axes.margins(y=0.15)
+        axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_xticks(range(len(places)), places)
         axes.set_title("Kept of full fine-tuning")
         axes.set_ylabel("percent")
