@@ -83,7 +83,7 @@ def _training(config: Config, settings: TeacherSettings | StudentSettings) -> di
 
 
 def _teachers(config: Config) -> dict[str, Any]:
-    more = [models.fingerprint(source) for source in config.teacher.more]
+    more = [models.fingerprint(source) for source in config.teacher.sources[1:]]
     return _training(config, config.teacher) | {"more": more, "scores": _scores(config)}
 
 

@@ -96,7 +96,9 @@ class TeacherSettings(TrainSettings):
     """Stage `teacher`: fine-tune, or check one that is fine-tuned already."""
 
     model: str = Field("google-bert/bert-base-uncased", description="hub id or path")
-    more: tuple[str, ...] = Field((), description="further teachers, whose logits are averaged with its own")
+    more: tuple[str, ...] | None = Field(
+        None, description="further teachers, separated by commas, whose logits are averaged with its own"
+    )
     scores: Path | None = Field(
         None, description="file with a black box's answers to all rows, which then is the teacher"
     )
@@ -108,7 +110,7 @@ class TeacherSettings(TrainSettings):
     @property
     def sources(self) -> tuple[str, ...]:
         """All teachers; a student is cut from the first."""
-        return (self.model, *self.more)
+        return (self.model, *(self.more or ()))
 
     @field_validator("labels", "more", mode="before")
     @classmethod
@@ -193,7 +195,6 @@ class ContractSettings(Section):
     max_drop: float | None = Field(
         None, ge=0, le=200, description="points of the metric that the student may be below its teacher"
     )
-    at: AtSettings = AtSettings()
     evidence: Literal["interval", "point"] = Field(
         "interval", description="what must keep to max_drop: the interval of the difference, or the difference itself"
     )
@@ -204,6 +205,7 @@ class ContractSettings(Section):
         "none: the configured one (so too where --student names it)",
     )
     max_hours: float | None = Field(None, gt=0, description="of short trainings; then the best so far is taken")
+    at: AtSettings = AtSettings()
 
     @property
     def terms(self) -> Contract | None:
