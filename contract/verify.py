@@ -61,7 +61,7 @@ def verify_artifact(
         return judge(
             engine, contract, rows_to_time(engine, rows, contract.at), quality, compared=quality is None
         ), before
-    from pipeline.again import compare_again
+    from pipeline.verification import compare_again
 
     texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
     return judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before

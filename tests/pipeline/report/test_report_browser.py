@@ -59,3 +59,13 @@ def test_it_prints(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(address)
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     assert (tmp_path / "report.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_no_column_is_lost_on_paper(page: Page, address: str) -> None:
+    page.set_viewport_size({"width": 1032, "height": 700})  # A4 across, less its margins
+    page.emulate_media(media="print")
+    page.goto(address)
+    widths = page.evaluate("[...document.querySelectorAll('table')].map(each => each.scrollWidth)")
+    page.emulate_media(media="screen")
+    assert widths
+    assert max(widths) <= 1032
