@@ -35,6 +35,16 @@ def _option(panel: str | None, *names: str, text: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
+# What a contract asks, to compress to it or to judge it again.
+MaxLatency = Annotated[float | None, _option(_CONTRACT, text="Of one call, see --at.")]
+MaxSize = Annotated[float | None, _option(_CONTRACT, text="Of the ONNX file and tokenizer.json.")]
+MaxDrop = Annotated[float | None, _option(_CONTRACT, text="Points that the student may be below its teacher.")]
+MinRows = Annotated[float | None, _option(_CONTRACT, text="In batches of 32 rows.")]
+At = Annotated[str | None, _option(_CONTRACT, text="length=64,batch=1,percentile=95,threads=2, any of them.")]
+Evidence = Annotated[str | None, _option(_CONTRACT, text="interval (default), or point: the difference alone.")]
+Confidence = Annotated[float | None, _option(_CONTRACT, text="Of the interval (default 0.95).")]
+
+
 @app.command()
 def compress(
     task: Annotated[str | None, _option(None, text="A GLUE task or pydocs: see `kdc tasks`.")] = None,
@@ -68,19 +78,13 @@ def compress(
     seed: Annotated[int | None, _option(None, text="Seed (default 0).")] = None,
     device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
     max_int8_drop: Annotated[float | None, _option(None, text="Points that int8 may cost (default 1.0).")] = None,
-    max_latency_ms: Annotated[float | None, _option(_CONTRACT, text="Of one call, see --at.")] = None,
-    max_size_mb: Annotated[float | None, _option(_CONTRACT, text="Of the ONNX file and tokenizer.json.")] = None,
-    max_drop: Annotated[
-        float | None, _option(_CONTRACT, text="Points that the student may be below its teacher.")
-    ] = None,
-    min_rows_per_s: Annotated[float | None, _option(_CONTRACT, text="In batches of 32 rows.")] = None,
-    at: Annotated[
-        str | None, _option(_CONTRACT, text="length=64,batch=1,percentile=95,threads=2, any of them.")
-    ] = None,
-    evidence: Annotated[
-        str | None, _option(_CONTRACT, text="interval (default), or point: the difference alone.")
-    ] = None,
-    confidence: Annotated[float | None, _option(_CONTRACT, text="Of the interval (default 0.95).")] = None,
+    max_latency_ms: MaxLatency = None,
+    max_size_mb: MaxSize = None,
+    max_drop: MaxDrop = None,
+    min_rows_per_s: MinRows = None,
+    at: At = None,
+    evidence: Evidence = None,
+    confidence: Confidence = None,
     search: Annotated[
         str | None, _option(_CONTRACT, text="quick (default), full or off: try several students.")
     ] = None,
@@ -344,20 +348,18 @@ def verify(
     text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
     label: Annotated[str | None, _option(None, text="Column with the label, likewise.")] = None,
     separator: Annotated[str | None, _option(None, text="Separator of the labels in a multi-label cell.")] = None,
-    max_latency_ms: Annotated[float | None, _option(_CONTRACT, text="In place of the contract's.")] = None,
-    max_size_mb: Annotated[float | None, _option(_CONTRACT, text="Likewise.")] = None,
-    max_drop: Annotated[float | None, _option(_CONTRACT, text="Likewise.")] = None,
-    min_rows_per_s: Annotated[float | None, _option(_CONTRACT, text="Likewise.")] = None,
-    at: Annotated[
-        str | None, _option(_CONTRACT, text="length=64,batch=1,percentile=95,threads=2, any of them.")
-    ] = None,
-    evidence: Annotated[str | None, _option(_CONTRACT, text="interval or point.")] = None,
-    confidence: Annotated[float | None, _option(_CONTRACT, text="Of the interval.")] = None,
+    max_latency_ms: MaxLatency = None,
+    max_size_mb: MaxSize = None,
+    max_drop: MaxDrop = None,
+    min_rows_per_s: MinRows = None,
+    at: At = None,
+    evidence: Evidence = None,
+    confidence: Confidence = None,
     expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
     device: Annotated[str | None, _option(None, text="cpu, cuda or auto (default: where it was judged).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge an artifact's contract again, on this machine: hashes, size, latency, and with --data the metric."""
+    """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from contract.text import render
     from contract.verify import verify_artifact
