@@ -132,21 +132,17 @@ def evaluate_artifact(
     Raises:
         InputError: the file does not fit the artifact's task.
     """
-    import numpy as np
-
     from pipeline import metrics
-    from pipeline.reading.prepared import read_labelled
-    from pipeline.tasks import TASKS, custom_task
+    from pipeline.tasks import TASKS
+    from pipeline.verification import read_rows_for
     from serving.engine import Engine
 
     engine = Engine.load(artifact, variant=variant, device=device)
     info = engine.task
     known = TASKS.get(info.name)
-    task = custom_task(
-        info.name, text or info.text, text_pair or info.text_pair, label or "label", info.kind, info.labels
-    )
+    columns = {"text": text, "text_pair": text_pair, "label": label, "separator": separator}
+    task, texts, labels = read_rows_for(info, data, columns)
     names = known.metrics if known is not None else task.metrics
-    texts, labels = read_labelled(data, task, separator=separator)
     logits = engine.logits(texts)
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
     return {
@@ -154,6 +150,6 @@ def evaluate_artifact(
         "rows": len(texts),
         "variant": engine.variant,
         "provider": engine.provider,
-        "metrics": metrics.compute(logits, np.asarray(labels), task.kind, names),
+        "metrics": metrics.compute(logits, labels, task.kind, names),
         "promised": promised,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from artifact import Manifest
+from artifact import Manifest, TaskInfo
 from contract.terms import Contract, Quality
 from errors import InputError, KdcError
 from pipeline.quality import compare
@@ -48,20 +48,36 @@ def compare_again(
         InputError: the file does not fit the task, or holds such rows and no teacher is given.
     """
     info = engine.task
+    task, texts, labels = read_rows_for(info, data, columns)
+    if contract.limits.max_drop is None:
+        return list(texts), None
+    if teacher is None:
+        theirs = _kept_logits(artifact, engine.manifest, texts)
+    else:
+        theirs = _answer(texts, task, teacher, engine.tokenizer_info.max_length)
+    quality = compare(engine.logits(texts), theirs, labels, info.kind, info.metric, contract=contract, seed=_SEED)
+    return list(texts), quality
+
+
+def read_rows_for(
+    info: TaskInfo, data: Path, columns: Mapping[str, str | None]
+) -> tuple[Task, list[str] | list[tuple[str, str]], NDArray[np.generic]]:
+    """The rows of a labelled file as an artifact takes them: its task with the file's columns, texts, labels.
+
+    Args:
+        info: the artifact's task.
+        data: the labelled file.
+        columns: text, text_pair, label, separator, where they are named otherwise than in the task.
+
+    Raises:
+        InputError: the file does not fit.
+    """
     task = custom_task(
         info.name, columns.get("text") or info.text, columns.get("text_pair") or info.text_pair,
         columns.get("label") or "label", info.kind, info.labels,
     )  # fmt: skip
     texts, labels = read_labelled(data, task, separator=columns.get("separator"))
-    if contract.limits.max_drop is None:
-        return list(texts), None
-    truth = np.asarray(labels)
-    if teacher is None:
-        theirs = _kept_logits(artifact, engine.manifest, texts)
-    else:
-        theirs = _answer(texts, task, teacher, engine.tokenizer_info.max_length)
-    quality = compare(engine.logits(texts), theirs, truth, info.kind, info.metric, contract=contract, seed=_SEED)
-    return list(texts), quality
+    return task, texts, np.asarray(labels)
 
 
 def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text]) -> NDArray[np.float32]:
