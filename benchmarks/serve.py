@@ -80,7 +80,7 @@ class Bench:
 
     def round(self) -> None:
         """All loads once, each by all servers one after the other."""
-        for number, (_, alike) in enumerate(groupby(self._loads, key=lambda load: (load.connections, load.rows))):
+        for number, (_, alike) in enumerate(groupby(self._loads, key=lambda load: load.turn)):
             loads = list(alike)
             for server in self._servers:
                 if server is None:

@@ -1,5 +1,8 @@
 """Stage `quantize`: int8 candidates for CPUs, each judged on the tuning slice, and the fastest good one chosen.
 
+Where that one costs more than `quantize.free_drop` points, more is tried: other ranges, and the layers that lose most
+left in fp32, found by measuring.
+
 Reads `data/`, `export/`. Writes `model.int8.onnx` (the winner; where none passes, the most accurate batch-invariant one
 is kept for people who want it, but fp32 is what a CPU loads) and `candidates.json`.
 """
@@ -9,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,112 +24,212 @@ from numpy.typing import NDArray
 from errors import KdcError
 from pipeline import metrics
 from pipeline.context import Run
-from pipeline.graphs.int8 import CANDIDATES, activations, batch_invariance, quantise
+from pipeline.graphs.int8 import CANDIDATES, Candidate, quantise
+from pipeline.graphs.invariance import batch_invariance
+from pipeline.graphs.layers import activations
+from pipeline.graphs.parity import Feeds
 from pipeline.graphs.ranges import Ranges, calibration_batches, collect_ranges
+from pipeline.graphs.sensitivity import layers_by_worth
+from pipeline.graphs.smoothing import largest_by_channel, smooth
 from pipeline.measure import time_in_turns
 from pipeline.served import open_engine, texts_of
 from pipeline.statistics import calibrate
-from serving.engine import Engine, Text, activate
+from serving.engine import Engine, activate
 
 _INVARIANCE_ROWS = 500
 _NOISE = 0.15  # latencies that differ by less than that are taken as equal: shared machines are no quieter
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The tuning slice in memory: (rows) texts and labels."""
-
-    texts: list[Text]
-    labels: NDArray[np.generic]
+_MOST_KEPT = 0.5  # share of the linear layers that may stay in fp32: beyond, little is left to gain
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make and judge the candidates in `out`."""
     settings = run.config.quantize
-    data, fp32_file = run.data(), run.folder("export") / "model.onnx"
-    rows = data.rows("tune")
-    tune = Slice(texts_of(rows), np.asarray(rows["label"][:]))
-    fp32 = open_engine(run, fp32_file)
-    logits = fp32.logits(tune.texts)
-    temperature = calibrate(logits, tune.labels, data.task.kind)
-    summary: dict[str, Any] = {"temperature": temperature, "candidates": {}, "chosen": None, "winner": None}
+    bench = Bench(run, out)
+    summary: dict[str, Any] = {"temperature": bench.temperature, "candidates": {}, "chosen": None, "winner": None}
     if not settings.enabled:
         return {**summary, "int8": False, "note": "int8 was not asked for", "headline": "not asked for"}
-
-    ranges = calibrate_ranges(run, fp32_file, fp32.tokenizer_info.input_names, run.student_role)
-    engines: dict[str, Engine] = {}
-    rows_to_compare = max(_INVARIANCE_ROWS, settings.invariance_rows)
     for place, candidate in enumerate(CANDIDATES):
-        file = out / f"{candidate.name}.onnx"
-        found: dict[str, Any] = {"static": candidate.static, "graph": candidate.graph}
-        summary["candidates"][candidate.name] = found
-        try:  # a candidate that cannot be made or run is a row of the table, not the end of the run
-            found["nodes"] = quantise(fp32_file, file, candidate, ranges if candidate.static else None)
-            engine = open_engine(run, file, temperature=temperature)
-            found |= _judge(engine, tune, logits, data.task.metrics, rows_to_compare, run.config.run.seed)
-            engines[candidate.name] = engine
-        except KdcError as error:
-            found["failed"] = f"{error.what} ({error.given})"
+        bench.judge(candidate)
         run.progress(place + 1, len(CANDIDATES))
-    _time(summary["candidates"], fp32, engines, tune.texts, settings.rounds)
-    summary |= choose(
-        summary["candidates"], data.task.metrics[0], _score(logits, tune, data.task), settings.max_int8_drop
-    )
+    found = bench.choose()
+    if found["winner"] is not None and not bench.is_free(found["winner"]):
+        run.say(f"int8 costs {bench.drop(found['winner']):.2f} points: more candidates are tried")
+        for candidate in repairs(bench):
+            bench.judge(candidate)
+        found = bench.choose(before=found)
+    summary |= {"candidates": bench.found} | found
     _keep(out, summary)
     return summary
 
 
-def calibrate_ranges(run: Run, fp32_file: Path, input_names: tuple[str, ...], role: str) -> Ranges:
-    """Ranges of a graph's activations over some training rows, tokenised for "teacher" or "student"."""
+@dataclass(frozen=True)
+class Source:
+    """A graph to quantise, and the ranges of its activations."""
+
+    file: Path
+    ranges: Ranges
+
+
+def plain_source(fp32_file: Path, batches: list[Feeds]) -> Source:
+    """The graph as exported."""
+    return Source(fp32_file, collect_ranges(fp32_file, activations(fp32_file), batches))
+
+
+def smoothed_source(fp32_file: Path, batches: list[Feeds], out: Path) -> Source:
+    """The same with outliers of its activations moved into the weights, written to `out`."""
+    smooth(fp32_file, out, largest_by_channel(fp32_file, batches))
+    return plain_source(out, batches)
+
+
+def calibration(run: Run, input_names: tuple[str, ...], role: str) -> list[Feeds]:
+    """Some training rows, tokenised for "teacher" or "student", in batches without padding."""
     tokens = run.data().tokens(role, "train")
     count = min(run.config.quantize.calibration_rows, len(tokens))
     chosen = np.random.default_rng(run.config.run.seed).permutation(len(tokens))[:count]
-    rows = [tokens[int(index)] for index in chosen]
-    return collect_ranges(fp32_file, activations(fp32_file), calibration_batches(rows, input_names))
+    return list(calibration_batches([tokens[int(index)] for index in chosen], input_names))
 
 
-def _judge(
-    engine: Engine, tune: Slice, fp32_logits: NDArray[np.float32], names: tuple[str, ...], rows: int, seed: int
-) -> dict[str, Any]:
-    kind = engine.task.kind
-    logits = engine.logits(tune.texts)
+class Bench:
+    """Makes candidates and judges them on the tuning slice against fp32.
 
-    def answer(encodings: Any) -> NDArray[np.float32]:
-        return activate(engine.run(encodings), kind, engine.temperature)
+    Attributes:
+        found: what was measured, by candidate; "fp32" holds only timings.
+        temperature: of the fp32 student, calibrated on the slice.
+    """
 
-    same = batch_invariance(answer, engine.encode(tune.texts[:rows]), kind=kind, seed=seed)
-    difference = np.abs(activate(logits, kind, engine.temperature) - activate(fp32_logits, kind, engine.temperature))
-    return {
-        "tune": metrics.compute(logits, tune.labels, kind, names),
-        "parity": float(difference.max()),
-        "mean_difference": float(difference.mean()),
-        "max_probability_difference": same.max_difference,
-        "label_flips": same.label_flips,
-        "compared_rows": same.rows,
-        "batch_invariant": same.passes(),
-    }
+    def __init__(self, run: Run, out: Path) -> None:
+        self.found: dict[str, dict[str, Any]] = {}
+        self._run, self._out = run, out
+        self._task = run.data().task
+        rows = run.data().rows("tune")
+        self._texts, self._labels = texts_of(rows), np.asarray(rows["label"][:])
+        self._fp32_file = run.folder("export") / "model.onnx"
+        self._fp32 = open_engine(run, self._fp32_file)
+        self._logits = self._fp32.logits(self._texts)
+        self._engines: dict[str, Engine] = {}
+        self.candidates: dict[str, Candidate] = {}
+        self.temperature = calibrate(self._logits, self._labels, self._task.kind)
 
+    @cached_property
+    def batches(self) -> list[Feeds]:
+        """Calibration rows."""
+        return calibration(self._run, self._fp32.tokenizer_info.input_names, self._run.student_role)
 
-def _score(logits: NDArray[np.float32], tune: Slice, task: Any) -> float:
-    return metrics.compute(logits, tune.labels, task.kind, task.metrics)[task.metrics[0]]
+    @cached_property
+    def _plain(self) -> Source:
+        return plain_source(self._fp32_file, self.batches)
 
+    @cached_property
+    def _smoothed(self) -> Source:
+        return smoothed_source(self._fp32_file, self.batches, self._out / "smoothed.onnx")
 
-def _time(candidates: dict[str, Any], fp32: Engine, engines: dict[str, Engine], texts: list[Text], rounds: int) -> None:
-    answers = {"fp32": fp32.logits} | {name: engine.logits for name, engine in engines.items()}
-    # Short turns, so that a slow second of the machine hits all alike.
-    timings = time_in_turns(answers, texts, latency_rows=10, throughput_rows=32, rounds=rounds)
-    for name in engines:
-        candidates[name] |= timings[name]
-        candidates[name]["latency_against_fp32"] = round(
-            timings[name]["latency_p50_ms"] / timings["fp32"]["latency_p50_ms"], 3
+    def source(self, candidate: Candidate) -> Source:
+        """What a static candidate is made from."""
+        return self._smoothed if candidate.smooth else self._plain
+
+    def judge(self, candidate: Candidate) -> None:
+        """Make a candidate and measure it; one that cannot be made or run is a row of the table, not the run's end."""
+        file = self._out / f"{candidate.name}.onnx"
+        found: dict[str, Any] = {"static": candidate.static, "graph": candidate.graph}
+        self.found[candidate.name] = found
+        try:
+            source = self.source(candidate) if candidate.static else Source(self._fp32_file, Ranges({}, 0))
+            found["nodes"] = quantise(source.file, file, candidate, source.ranges if candidate.static else None)
+            engine = open_engine(self._run, file, temperature=self.temperature)
+            found |= self._measure(engine)
+        except KdcError as error:
+            found["failed"] = f"{error.what} ({error.given})"
+            return
+        self._engines[candidate.name], self.candidates[candidate.name] = engine, candidate
+
+    def drop(self, name: str) -> float:
+        """Points that a candidate costs against fp32."""
+        return self._score(self._logits) - float(self.found[name]["tune"][self._task.metrics[0]])
+
+    def is_free(self, name: str) -> bool:
+        """Whether that counts as nothing."""
+        return self.drop(name) <= self._run.config.quantize.free_drop
+
+    def choose(self, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Time all candidates in turns, and choose: see `choose`. What was chosen before stays, unless beaten."""
+        self._time()
+        settings, metric = self._run.config.quantize, self._task.metrics[0]
+        now = choose(
+            self.found, metric, self._score(self._logits), max_drop=settings.max_int8_drop, free_drop=settings.free_drop
         )
-    candidates["fp32"] = timings["fp32"]
+        if before is None or before["chosen"] is None:
+            return now
+        better = now["chosen"] is not None and self.drop(now["chosen"]) < self.drop(before["chosen"])
+        return now if better else dict(before)
+
+    def _measure(self, engine: Engine) -> dict[str, Any]:
+        kind, names = self._task.kind, self._task.metrics
+        logits = engine.logits(self._texts)
+
+        def answer(encodings: Any) -> NDArray[np.float32]:
+            return activate(engine.run(encodings), kind, engine.temperature)
+
+        rows = engine.encode(self._texts[: max(_INVARIANCE_ROWS, self._run.config.quantize.invariance_rows)])
+        same = batch_invariance(answer, rows, kind=kind, seed=self._run.config.run.seed)
+        right = activate(self._logits, kind, engine.temperature)
+        difference = np.abs(activate(logits, kind, engine.temperature) - right)
+        return {
+            "tune": metrics.compute(logits, self._labels, kind, names),
+            "parity": float(difference.max()),
+            "mean_difference": float(difference.mean()),
+            "max_probability_difference": same.max_difference,
+            "label_flips": same.label_flips,
+            "compared_rows": same.rows,
+            "batch_invariant": same.passes(),
+        }
+
+    def _score(self, logits: NDArray[np.float32]) -> float:
+        names = self._task.metrics
+        return float(metrics.compute(logits, self._labels, self._task.kind, names)[names[0]])
+
+    def _time(self) -> None:
+        answers = {"fp32": self._fp32.logits} | {name: engine.logits for name, engine in self._engines.items()}
+        rounds = self._run.config.quantize.rounds
+        # Short turns, so that a slow second of the machine hits all alike.
+        timings = time_in_turns(answers, self._texts, latency_rows=10, throughput_rows=32, rounds=rounds)
+        for name in self._engines:
+            self.found[name] |= timings[name]
+            against = timings[name]["latency_p50_ms"] / timings["fp32"]["latency_p50_ms"]
+            self.found[name]["latency_against_fp32"] = round(against, 3)
+        self.found["fp32"] = timings["fp32"]
 
 
-def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop: float) -> dict[str, Any]:
-    """The fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32. Among those whose
-    latency differs by no more than noise, the one whose answers differ least from fp32's: over all rows that says more
-    than the few labels by which their metrics differ.
+def repairs(bench: Bench) -> Iterator[Candidate]:
+    """More candidates, for a student that loses by those there are: other ranges, then the layers that lose most left
+    in fp32, the fastest trade first, until nothing is lost or half of them are."""
+    yield Candidate("channel-entropy", static=True, per_channel=True, ranges="entropy")
+    yield Candidate("channel-smooth-percentile", static=True, per_channel=True, ranges="percentile", smooth=True)
+    whole = {name: each for name, each in bench.candidates.items() if each.static and not each.exclude}
+    if not whole:
+        return
+    best = whole[min(whole, key=lambda name: bench.found[name]["mean_difference"])]
+    source = bench.source(best)
+    worth = layers_by_worth(source.file, best, source.ranges, bench.batches)
+    most = _MOST_KEPT * bench.found[best.name]["nodes"]["wanted"]
+    count = 1
+    while count <= len(worth):
+        keep = frozenset().union(*worth[:count])
+        if len(keep) > most:
+            return
+        candidate = replace(best, name=f"{best.name}-keep-{len(keep)}", keep=keep)
+        yield candidate
+        found = bench.found[candidate.name]
+        if "failed" not in found and bench.is_free(candidate.name):
+            return
+        count *= 2
+
+
+def choose(
+    candidates: Mapping[str, Any], metric: str, fp32_score: float, *, max_drop: float, free_drop: float
+) -> dict[str, Any]:
+    """The fastest candidate that is batch-invariant and costs at most `free_drop` points against fp32, or `max_drop`
+    where there is none such. Among those whose latency differs by no more than noise, the one whose answers differ
+    least from fp32's: over all rows that says more than the few labels by which their metrics differ.
 
     Candidates of one graph do the same work with other numbers, so the least of their latencies is the latency of each:
     what noise alone tells apart must not decide, or the same seed would give another int8 file the next time.
@@ -133,7 +238,8 @@ def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop:
         candidates: by name, as `run` collects them; "fp32" holds only timings.
         metric: the deciding one.
         fp32_score: fp32 ONNX on the same rows, in points.
-        max_drop: points.
+        max_drop: points that int8 may cost.
+        free_drop: points that count as nothing.
 
     Returns:
         chosen (name or None), winner (the file to keep, or None), int8 (whether there is one), note, headline.
@@ -143,7 +249,9 @@ def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop:
         for name, found in candidates.items()
         if name != "fp32" and "failed" not in found and found["static"] and found["batch_invariant"]
     }
-    good = {name: found for name, found in invariant.items() if fp32_score - found["tune"][metric] <= max_drop}
+    drops = {name: fp32_score - found["tune"][metric] for name, found in invariant.items()}
+    good = {name: found for name, found in invariant.items() if drops[name] <= max_drop}
+    good = {name: found for name, found in good.items() if drops[name] <= free_drop} or good
     if good:
         latency: dict[str, float] = {}
         for found in invariant.values():
@@ -151,15 +259,12 @@ def choose(candidates: dict[str, Any], metric: str, fp32_score: float, max_drop:
         limit = (1 + _NOISE) * min(latency[found["graph"]] for found in good.values())
         fast = {name: found for name, found in good.items() if latency[found["graph"]] <= limit}
         winner = min(fast, key=lambda name: fast[name]["mean_difference"])
-        drop = fp32_score - good[winner]["tune"][metric]
-        headline = (
-            f"{winner}: {drop:+.2f} points lost, {good[winner]['latency_against_fp32']:.2f} x the latency of fp32"
-        )
+        against = good[winner]["latency_against_fp32"]
+        headline = f"{winner}: {drops[winner]:+.2f} points lost, {against:.2f} x the latency of fp32"
         return {"chosen": winner, "winner": winner, "int8": True, "note": "", "headline": headline}
     if invariant:
         winner = max(invariant, key=lambda name: invariant[name]["tune"][metric])
-        drop = fp32_score - invariant[winner]["tune"][metric]
-        note = f"no int8 candidate lost at most {max_drop} points (the best lost {drop:.2f}): a CPU loads fp32"
+        note = f"no int8 candidate lost at most {max_drop} points (the best lost {drops[winner]:.2f}): a CPU loads fp32"
         return {"chosen": None, "winner": winner, "int8": True, "note": note, "headline": note}
     reasons = {found.get("failed", "not batch-invariant") for name, found in candidates.items() if name != "fp32"}
     note = f"no int8 candidate is eligible ({'; '.join(sorted(reasons))[:300]}): a CPU loads fp32"
@@ -171,5 +276,5 @@ def _keep(out: Path, summary: dict[str, Any]) -> None:
     (out / "candidates.json").write_text(json.dumps(summary["candidates"], indent=2), encoding="utf-8")
     if summary["winner"] is not None:
         shutil.move(out / f"{summary['winner']}.onnx", out / "model.int8.onnx")
-    for candidate in CANDIDATES:
-        (out / f"{candidate.name}.onnx").unlink(missing_ok=True)
+    for name in (*summary["candidates"], "smoothed"):
+        (out / f"{name}.onnx").unlink(missing_ok=True)

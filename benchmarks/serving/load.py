@@ -26,11 +26,13 @@ class Load:
         texts: name of the set.
         connections: open at the same time.
         rows: of a request.
+        turn: loads of one number are asked of one started server: what is compared with each other stands together.
     """
 
     texts: str
     connections: int
     rows: int
+    turn: int
 
     @property
     def name(self) -> str:
@@ -38,10 +40,11 @@ class Load:
         return f"{self.texts}-{self.connections}" + (f"x{self.rows}" if self.rows > 1 else "")
 
 
+_TURNS = (((1,), 1), ((8,), 1), ((32, 128), 1), ((8,), 32))  # connections, rows of a request
 LOADS = {
     load.name: load
-    for connections, rows in ((1, 1), (8, 1), (32, 1), (128, 1), (8, 32))
-    for load in (Load(texts, connections, rows) for texts in SETS)
+    for turn, (many, rows) in enumerate(_TURNS)
+    for load in (Load(texts, connections, rows, turn) for texts in SETS for connections in many)
 }
 
 

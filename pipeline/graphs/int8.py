@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +22,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from tokenizers import Encoding
 
-from artifact import CPU_PROVIDER, Kind
+from artifact import CPU_PROVIDER
 from errors import KdcError
-from pipeline.graphs.int8_storage import float_matrices, share_with_quantised, store_matrices, store_tables
+from pipeline.graphs.int8_storage import share_with_quantised, store_matrices, store_tables
+from pipeline.graphs.layers import LINEAR_OPS, linear_layers, readers
 from pipeline.graphs.onnx_graph import quiet, save_graph
 from pipeline.graphs.ranges import RangeMethod, Ranges
-
-LINEAR_OPS = ("MatMul", "Gemm")
 
 # What ONNX Runtime's optimiser makes of quantised linear layers.
 QUANTIZED_OPS = (
@@ -50,6 +48,8 @@ class Candidate:
         ranges: which activation ranges a static candidate takes; None for a dynamic one.
         exclude: least share of the linear layers left in fp32: those whose input loses most by 8-bit rounding.
         seven_bit: weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI).
+        smooth: made from the smoothed graph (`smoothing.py`), with that one's ranges.
+        keep: names of nodes to leave in fp32.
     """
 
     name: str
@@ -58,12 +58,18 @@ class Candidate:
     ranges: RangeMethod | None
     exclude: float = 0.0
     seven_bit: bool = False
+    smooth: bool = False
+    keep: frozenset[str] = frozenset()
 
     @property
     def graph(self) -> str:
         """What is computed, whatever the numbers in it: candidates of one graph take the same time."""
-        scales = "per-channel" if self.per_channel else "per-tensor"
-        return f"{scales}, {self.exclude:.0%} in fp32" if self.static else "dynamic"
+        if not self.static:
+            return "dynamic"
+        parts = ["per-channel" if self.per_channel else "per-tensor", f"{self.exclude:.0%} in fp32"]
+        parts += ["smoothed"] if self.smooth else []
+        parts += [f"{len(self.keep)} layers kept"] if self.keep else []
+        return ", ".join(parts)
 
 
 CANDIDATES = (
@@ -71,6 +77,7 @@ CANDIDATES = (
     Candidate("tensor-percentile", static=True, per_channel=False, ranges="percentile"),
     Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax"),
     Candidate("channel-percentile", static=True, per_channel=True, ranges="percentile"),
+    Candidate("channel-smooth", static=True, per_channel=True, ranges="minmax", smooth=True),
     Candidate("channel-minmax-exclude", static=True, per_channel=True, ranges="minmax", exclude=0.1),
     Candidate("channel-percentile-exclude", static=True, per_channel=True, ranges="percentile", exclude=0.1),
     Candidate("channel-minmax-7bit", static=True, per_channel=True, ranges="minmax", seven_bit=True),
@@ -78,36 +85,11 @@ CANDIDATES = (
 )
 
 
-@dataclass(frozen=True)
-class BatchInvariance:
-    """How far a row's answer depends on what it is batched with.
-
-    Attributes:
-        max_difference: largest difference of a probability (or of regression's number) alone and in a batch.
-        label_flips: rows whose label changes.
-        rows: rows compared.
-    """
-
-    max_difference: float
-    label_flips: int
-    rows: int
-
-    def passes(self, tolerance: float = 1e-3) -> bool:
-        """Whether a variant may serve: no label changes, and no number by more than the tolerance."""
-        return self.label_flips == 0 and self.max_difference <= tolerance
-
-
-def activations(onnx_path: Path) -> tuple[str, ...]:
-    """Names of the tensors whose ranges static quantisation needs: inputs of the linear layers."""
-    graph = onnx.load(onnx_path).graph
-    return tuple(sorted({node.input[0] for node in _linear_layers(graph)}))
-
-
 def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges | None) -> dict[str, int]:
     """Write the int8 variant of a graph.
 
     Args:
-        onnx_in: the fp32 graph, as exported.
+        onnx_in: the fp32 graph, as exported or smoothed.
         onnx_out: the file to write.
         candidate: how.
         ranges: of `activations(onnx_in)`; None for a dynamic candidate.
@@ -120,8 +102,8 @@ def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges
         KdcError: the quantiser failed on this graph, or no linear layer came out quantised.
     """
     model = onnx.load(onnx_in)
-    linear = _linear_layers(model.graph)
-    excluded = _noisiest(linear, candidate, ranges)
+    linear = linear_layers(model.graph)
+    excluded = _noisiest(linear, candidate, ranges) | candidate.keep
     # The dynamic quantiser knows no Gemm.
     possible = [node for node in linear if candidate.static or node.op_type == "MatMul"]
     wanted = [node.name for node in possible if node.name not in excluded]
@@ -165,62 +147,6 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
     }
 
 
-def batch_invariance(
-    run: Callable[[Sequence[Encoding]], np.ndarray],
-    encodings: Sequence[Encoding],
-    *,
-    kind: Kind,
-    seed: int = 0,
-    batch: int = 16,
-) -> BatchInvariance:
-    """Compare every row alone with the same row among random others.
-
-    Args:
-        run: one batch of rows to probabilities (rows, outputs), or to regression's numbers.
-        encodings: the rows, at least one.
-        kind: the task's kind; says what a label is.
-        seed: chooses the neighbours.
-        batch: rows in a batch.
-    """
-    alone = np.concatenate([run([encoding]) for encoding in encodings])
-    together = np.empty_like(alone)
-    order = np.random.default_rng(seed).permutation(len(encodings))
-    for start in range(0, len(order), batch):
-        # The last batch is filled up from the start, so that every row has neighbours.
-        rows = np.resize(np.roll(order, -start), batch) if start + batch > len(order) else order[start : start + batch]
-        together[rows] = run([encodings[row] for row in rows])
-    if kind == "classification":
-        flipped = alone.argmax(axis=1) != together.argmax(axis=1)
-    elif kind == "multilabel":
-        flipped = ((alone >= 0.5) != (together >= 0.5)).any(axis=1)
-    else:
-        flipped = np.zeros(len(alone), dtype=bool)
-    return BatchInvariance(float(np.abs(alone - together).max()), int(flipped.sum()), len(encodings))
-
-
-def _linear_layers(graph: GraphProto) -> list[NodeProto]:
-    """MatMul and Gemm nodes that multiply something that depends on the input with a weight matrix."""
-    weights = float_matrices(graph)
-    varying = _varying(graph)
-    return [
-        node
-        for node in graph.node
-        if node.op_type in LINEAR_OPS and node.input[1] in weights and node.input[0] in varying
-    ]
-
-
-def _varying(graph: GraphProto) -> set[str]:
-    """Tensors that depend on the graph's inputs. The rest is folded into constants when the graph is loaded, such as
-    DeBERTa's projections of its relative positions: quantised, they would be computed anew for each batch."""
-    found = {value.name for value in graph.input}
-    for node in graph.node:
-        # What a branch reads from outside does not stand among its node's inputs: take it as varying.
-        has_branch = any(attribute.HasField("g") for attribute in node.attribute)
-        if has_branch or any(name in found for name in node.input):
-            found.update(node.output)
-    return found
-
-
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges | None) -> set[str]:
     """Names of the layers that a candidate leaves in fp32.
 
@@ -231,15 +157,13 @@ def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges 
     method = candidate.ranges
     if method is None or ranges is None:
         return set()
-    readers: dict[str, list[str]] = {}
-    for node in linear:
-        readers.setdefault(node.input[0], []).append(node.name)
+    groups = readers(linear)
     share = math.ceil(candidate.exclude * len(linear))
     found: set[str] = set()
-    for tensor in sorted(readers, key=lambda name: ranges.histograms[name].noise(method), reverse=True):
+    for tensor in sorted(groups, key=lambda name: ranges.histograms[name].noise(method), reverse=True):
         if len(found) >= share:
             break
-        found.update(readers[tensor])
+        found.update(node.name for node in groups[tensor])
     return found
 
 

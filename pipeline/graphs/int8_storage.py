@@ -11,7 +11,7 @@ from collections.abc import Container
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from pipeline.graphs.onnx_graph import nested_graphs
+from pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 
 _LARGEST = 127
 _SMALLEST_NORMAL_FP16 = 6.2e-5
@@ -23,12 +23,12 @@ def store_tables(graph: GraphProto) -> int:
     nodes: list[NodeProto] = []
     lookups = 0
     for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] in matrices and _attribute(node, "axis", 0) == 0:
+        if node.op_type == "Gather" and node.input[0] in matrices and attribute(node, "axis", 0) == 0:
             nodes += _restored_lookup(graph, matrices[node.input[0]], node)
             lookups += 1
         else:
             nodes.append(node)
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
     return lookups
 
 
@@ -42,7 +42,7 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
             nodes += _restored_weight(graph, matrices[node.input[1]], node)
             layers += 1
         nodes.append(node)
-    _replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
     return layers
 
 
@@ -66,32 +66,25 @@ def share_with_quantised(graph: GraphProto) -> int:
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = shared.get(name, name)
-    _replace_nodes(graph, list(graph.node))
+    replace_nodes(graph, list(graph.node))
     return len(shared) // 2
-
-
-def float_matrices(graph: GraphProto) -> dict[str, TensorProto]:
-    """The graph's fp32 constants with two axes, by name."""
-    return {
-        tensor.name: tensor
-        for tensor in graph.initializer
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
-    }
 
 
 def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
     numbers, scales = _add_int8(graph, table, axis=1)
     rows, output = node.input[1], node.output[0]
+    # Not `{output}_scale`: that is what the quantiser calls its own, where a linear layer reads the lookup itself.
+    scale = f"{output}_row_scale"
     return [
         helper.make_node("Gather", [numbers, rows], [f"{output}_int8"], name=f"{node.name}_int8"),
-        helper.make_node("Gather", [scales, rows], [f"{output}_scale"], name=f"{node.name}_scale"),
-        *_product(f"{output}_int8", f"{output}_scale", output, node.name),
+        helper.make_node("Gather", [scales, rows], [scale], name=scale),
+        *_product(f"{output}_int8", scale, output, node.name),
     ]
 
 
 def _restored_weight(graph: GraphProto, weight: TensorProto, node: NodeProto) -> list[NodeProto]:
     # One scale an output channel: the axis that is summed over in the product shares it.
-    numbers, scales = _add_int8(graph, weight, axis=1 if _attribute(node, "transB", 0) else 0)
+    numbers, scales = _add_int8(graph, weight, axis=1 if attribute(node, "transB", 0) else 0)
     node.input[1] = f"{node.name}_weight"
     return _product(numbers, scales, node.input[1], node.name)
 
@@ -118,20 +111,3 @@ def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, s
     numbers = np.clip(np.rint(values / scales.astype(np.float32)), -_LARGEST, _LARGEST).astype(np.int8)
     graph.initializer.extend([numpy_helper.from_array(numbers, names[0]), numpy_helper.from_array(scales, names[1])])
     return names
-
-
-def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    """Take these nodes, and drop the constants that none of them reads any more."""
-    # Copies, since clearing the graph would empty the nodes that it owns.
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    read = {name for part in nested_graphs(graph) for node in part.node for name in node.input}
-    read |= {value.name for value in graph.output}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in read:
-            del graph.initializer[index]
-
-
-def _attribute(node: NodeProto, name: str, default: int) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)

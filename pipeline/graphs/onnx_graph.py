@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from errors import InputError, KdcError
+from pipeline.graphs.nodes import nested_graphs
 
 Exporter = Literal["auto", "optimum", "torch"]
 
@@ -234,15 +235,6 @@ def _axis_problems(value: onnx.ValueInfoProto, element_type: int, dynamic: tuple
         if len(tensor.shape.dim) <= axis or not tensor.shape.dim[axis].dim_param:
             problems.append(f"axis {axis} of {value.name} is not dynamic")
     return problems
-
-
-def nested_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and, recursively, the branches inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from nested_graphs(attribute.g)
 
 
 def _is_installed(module: str) -> bool:

@@ -13,7 +13,10 @@ from conftest import Finished
 
 from artifact import TokenizerInfo, load_manifest
 from errors import InputError, KdcError
+from pipeline import quantize
+from pipeline.graphs.int8 import CANDIDATES
 from pipeline.measure import peak_memory_bytes
+from pipeline.quantize import Bench
 from pipeline.reading.prepared import open_data
 
 
@@ -33,6 +36,20 @@ def again(
     )
     result = tiny_runs.compress(config, **(how or {}))
     return {name: stage["skipped"] for name, stage in result["stages"].items()}
+
+
+def test_where_int8_costs_something_more_is_tried_and_one_file_stays(
+    finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bench, "is_free", lambda self, name: False)
+    monkeypatch.setattr(quantize, "layers_by_worth", lambda *given: [frozenset({"/classifier/Gemm"})])
+    again(finished, copied, "quantize.calibration_rows=33")
+    tried = json.loads((copied / "quantize" / "candidates.json").read_text())
+    more = {name: found for name, found in tried.items() if name not in {"fp32", *(each.name for each in CANDIDATES)}}
+    assert [name.removeprefix("channel-") for name in more][:2] == ["entropy", "smooth-percentile"]
+    assert [name[-7:] for name in more][2:] == ["-keep-1"]
+    assert all(0 < found["tune"]["accuracy"] <= 100 and found["latency_p50_ms"] > 0 for found in more.values())
+    assert sorted(path.name for path in (copied / "quantize").glob("*.onnx")) == ["model.int8.onnx"]
 
 
 def test_teacher_and_student_learned_the_task(finished: Finished) -> None:

@@ -1,0 +1,74 @@
+"""Stage `quantize`: which candidate is chosen, and what is tried where int8 costs something."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline import quantize
+from pipeline.graphs.int8 import Candidate
+from pipeline.quantize import Bench, repairs
+
+PLAIN = Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax")
+
+
+class Tried:
+    """A bench that judges nothing: `free_at` layers in fp32 cost nothing."""
+
+    def __init__(self, free_at: int) -> None:
+        self.candidates = {PLAIN.name: PLAIN}
+        self.found: dict[str, Any] = {PLAIN.name: {"mean_difference": 0.1, "nodes": {"wanted": 20}}}
+        self.batches: list[Any] = []
+        self._free_at = free_at
+
+    def source(self, candidate: Candidate) -> Any:
+        return SimpleNamespace(file=None, ranges=None)
+
+    def judge(self, candidate: Candidate) -> None:
+        self.candidates[candidate.name] = candidate
+        self.found[candidate.name] = {"mean_difference": 0.2, "nodes": {"wanted": 20 - len(candidate.keep)}}
+
+    def is_free(self, name: str) -> bool:
+        return len(self.candidates[name].keep) >= self._free_at
+
+
+@pytest.mark.parametrize(("free_at", "counts"), [(1, [1]), (3, [1, 2, 4]), (100, [1, 2, 4, 8])])
+def test_layers_are_kept_the_worthiest_first_until_nothing_is_lost_or_half_of_them_are(
+    monkeypatch: pytest.MonkeyPatch, free_at: int, counts: list[int]
+) -> None:
+    worth = [frozenset({f"layer {place}"}) for place in range(20)]
+    monkeypatch.setattr(quantize, "layers_by_worth", lambda *given: worth)
+    bench, kept = Tried(free_at), []
+    for candidate in repairs(bench):  # type: ignore[arg-type]
+        bench.judge(candidate)
+        kept.append(candidate.keep)
+    assert [len(keep) for keep in kept[2:]] == counts
+    assert all(keep == frozenset().union(*worth[: len(keep)]) for keep in kept[2:])
+
+
+@pytest.mark.parametrize(("score", "beaten"), [(89.5, True), (89.0, False), (88.0, False)])
+def test_what_was_chosen_before_stays_unless_another_is_more_accurate(
+    monkeypatch: pytest.MonkeyPatch, score: float, beaten: bool
+) -> None:
+    bench = Bench.__new__(Bench)
+    settings = SimpleNamespace(max_int8_drop=2.0, free_drop=0.3)
+    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
+    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
+    bench.found = {
+        "first": found(89.0, milliseconds=5.0, difference=0.1), "second": found(score, milliseconds=1.0, difference=0.0)
+    }  # fmt: skip
+    monkeypatch.setattr(Bench, "_time", lambda self: None)
+    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
+    bench._logits = None  # type: ignore[assignment]
+    chosen = bench.choose(before={"chosen": "first", "winner": "first"})["chosen"]
+    assert chosen == ("second" if beaten else "first")
+
+
+def found(score: float, *, milliseconds: float, difference: float) -> dict[str, Any]:
+    return {
+        "graph": f"of {milliseconds} ms", "tune": {"accuracy": score}, "latency_p50_ms": milliseconds,
+        "latency_against_fp32": milliseconds / 10, "mean_difference": difference, "batch_invariant": True,
+        "static": True,
+    }  # fmt: skip
