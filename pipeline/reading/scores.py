@@ -1,7 +1,8 @@
-"""A black box in a teacher's place: reads what it answered for each row, by the row's text.
+"""A black box in a teacher's place: reads what it answered for each row, by the row's text or by its id.
 
-The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, and for each label a column with its probability,
-or one column with the answer alone: the label's name, or regression's number. It must cover every row of the run.
+The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, or in their place `row`, the ids that the data stage
+gave; and for each label a column with its probability, or one column with the answer alone: the label's name, or
+regression's number. It must cover every row of the run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipeline.tasks import Task
 if TYPE_CHECKING:
     import datasets
 
+_ID = "row"
 _SURE = 0.95  # what a bare answer counts as: it says nothing of how sure it is
 _LEAST = 1e-4  # a probability of none would be an endless logit
 _SUM_TOLERANCE = 0.02
@@ -41,39 +43,58 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
     Raises:
         InputError: the file cannot be read, lacks columns, holds what is no probability, or does not cover a row.
     """
-    known = _read(path, data.task)
+    known, by_id = _read(path, data.task)
+    nothing = np.zeros(data.task.outputs)
     parts, missing = [], {}
     for split in SPLITS:
         if not data.has(split):
             continue
-        found = [known.get(digest(text)) for text in texts_of(data.rows(split))]
-        if absent := sum(each is None for each in found):
-            missing[split] = f"{absent} of {len(found)} {split} rows"
-        parts += [each if each is not None else np.zeros(data.task.outputs) for each in found]
+        rows = data.rows(split)
+        keys: list[Any] = rows["row"][:] if by_id else [digest(text) for text in texts_of(rows)]
+        absent = sum(key not in known for key in keys)
+        if absent:
+            missing[split] = f"{absent} of {len(keys)} {split} rows"
+        parts += [known.get(key, nothing) for key in keys]
     if missing:
         raise InputError(
             "the teacher's scores do not cover all rows", given=f"{path} lacks {', '.join(missing.values())}",
-            remedy="add those texts; a row is found by its text, letter by letter",
+            remedy="add their ids" if by_id else "add those texts; a row is found by its text, letter by letter",
         )  # fmt: skip
     return np.asarray(parts, dtype=np.float32)
 
 
-def _read(path: Path, task: Task) -> dict[bytes, NDArray[np.float64]]:
-    """Logits by the fingerprint of the text."""
+def _read(path: Path, task: Task) -> tuple[dict[Any, NDArray[np.float64]], bool]:
+    """Logits by the fingerprint of the text, or by the row's id; and whether by id."""
     rows = _open(path)
     columns = [task.text] + ([task.text_pair] if task.text_pair else [])
     absent = [name for name in columns if name not in rows.column_names]
-    if absent:
+    by_id = len(absent) == len(columns) and _ID in rows.column_names
+    if absent and not by_id:
         raise _wrong(f"no column {', '.join(absent)}", path, rows)
-    texts: list[Any] = [tuple(map(str, parts)) for parts in zip(*(rows[name][:] for name in columns), strict=True)]
-    found: dict[bytes, NDArray[np.float64]] = {}
-    for number, (text, row) in enumerate(zip(texts, _logits(rows, task, path), strict=True), 1):
-        before = found.setdefault(digest(text if task.text_pair else text[0]), row)
-        if not np.array_equal(before, row):
+    keys = _ids(rows, path) if by_id else _fingerprints(rows, columns)
+    found: dict[Any, NDArray[np.float64]] = {}
+    for number, (key, row) in enumerate(zip(keys, _logits(rows, task, path), strict=True), 1):
+        if not np.array_equal(found.setdefault(key, row), row):
             raise InputError(
-                "the teacher's scores say two things of one text", given=f"{path}, row {number}", remedy="keep one"
-            )
-    return found
+                f"the teacher's scores say two things of one {'row' if by_id else 'text'}",
+                given=f"{path}, row {number}", remedy="keep one",
+            )  # fmt: skip
+    return found, by_id
+
+
+def _fingerprints(rows: datasets.Dataset, columns: list[str]) -> list[bytes]:
+    texts = zip(*(map(str, rows[name][:]) for name in columns), strict=True)
+    return [digest(text if len(text) > 1 else text[0]) for text in texts]
+
+
+def _ids(rows: datasets.Dataset, path: Path) -> list[int]:
+    values = _numbers(rows, [_ID], path)[:, 0]
+    if (values != values.astype(np.int64)).any() or (values < 0).any():
+        raise InputError(
+            "the teacher's scores have ids that are no whole numbers", given=f"{path}, column {_ID}",
+            remedy="the ids of the data stage, from 0",
+        )  # fmt: skip
+    return [int(value) for value in values]
 
 
 def _open(path: Path) -> datasets.Dataset:
@@ -166,5 +187,5 @@ def _numbers(rows: datasets.Dataset, names: list[str], path: Path) -> NDArray[np
 def _wrong(what: str, path: Path, rows: datasets.Dataset) -> InputError:
     return InputError(
         f"wrong columns in the teacher's scores: {what}", given=f"{path} has {', '.join(rows.column_names[:20])}",
-        remedy="the task's text columns, and a column for each label with its probability, or one with the answer",
+        remedy=f"the task's text columns or {_ID}, and a column for each label with its probability or one with the answer",
     )  # fmt: skip

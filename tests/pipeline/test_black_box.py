@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,41 @@ def test_probabilities_become_logits_by_row_id(
     rows = data.rows("eval")
     agree = found[np.asarray(rows["row"][:])].argmax(1) == np.asarray(rows["label"][:])
     assert 0.9 < agree.mean() < 1
+
+
+def by_id(data: PreparedData) -> list[dict[str, str]]:
+    """The truth of each row, by the data stage's ids."""
+    found = []
+    for split in ("train", "tune", "eval"):
+        rows = data.rows(split)
+        found += [
+            {"row": str(row), "label": data.task.labels[label]}
+            for row, label in zip(rows["row"][:], rows["label"][:], strict=True)
+        ]
+    return found
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_answers_are_found_by_the_rows_id(data: PreparedData, tmp_path: Path, ending: str) -> None:
+    rows = by_id(data)
+    found = scores_of_rows(write(tmp_path / f"answers{ending}", rows[::-1]), data)
+    assert [data.task.labels[place] for place in found.argmax(1)] == [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "do not cover all rows"),
+        (lambda rows: [{**rows[0], "row": "0.5"}, *rows[1:]], "no whole numbers"),
+        (lambda rows: [{**rows[0], "row": "-1"}, *rows[1:]], "no whole numbers"),
+        (lambda rows: [*rows, {**rows[0], "label": "no" if rows[0]["label"] == "yes" else "yes"}], "of one row"),
+    ],
+)
+def test_ids_that_do_not_fit_are_refused(
+    data: PreparedData, tmp_path: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        scores_of_rows(write(tmp_path / "answers.csv", change(by_id(data))), data)
 
 
 def test_bare_answers_are_taken_for_nearly_sure(boxed: tuple[Path, Config], data: PreparedData, tmp_path: Path) -> None:
@@ -190,5 +226,5 @@ def test_texts_that_look_like_nothing_or_a_number_are_texts(data: PreparedData, 
     odd = [("null", "007", "0.9", "0.1"), ("NA", "1.50", "1", "0")]
     names = ("first", "second", "yes", "no")
     path = write(tmp_path / "odd.csv", [dict(zip(names, row, strict=True)) for row in odd])
-    known = _read(path, data.task)
+    known, _ = _read(path, data.task)
     assert set(known) == {digest(("null", "007")), digest(("NA", "1.50"))}
