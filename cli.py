@@ -20,7 +20,18 @@ app = typer.Typer(
     help="Make large text classifiers small, fast and provably good, and serve them.",
 )
 
-_OUR_OWN = ("artifact", "bench", "contract", "doctor", "errors", "inspection", "machine", "pipeline", "serving")
+_OUR_OWN = (
+    "artifact",
+    "bench",
+    "contract",
+    "doctor",
+    "errors",
+    "inspection",
+    "machine",
+    "pipeline",
+    "scoring",
+    "serving",
+)
 _OWN = "Data of your own"
 _MODELS = "Models"
 _CONTRACT = "Contract: what the artifact must keep (exit code 3: it does not, 4: not shown)"
@@ -313,6 +324,51 @@ def serve(
     }  # fmt: skip
     resolved = settings.resolve(given)
     launch.serve(resolved.model_copy(update={"artifact": launch.absolute(resolved.artifact)}), host, port)
+
+
+@app.command()
+def predict(
+    artifact: Artifact,
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="File, directory, pattern or URL; - is JSONL.", show_default=False)
+    ],
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help=".parquet, .jsonl, .csv, .tsv; - is JSONL.", show_default=False)
+    ],
+    text: Annotated[str | None, _option(None, text="Column with the text, if it is named otherwise.")] = None,
+    text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
+    prefix: Annotated[str, typer.Option(help="Before the names of the new columns.")] = "",
+    all_scores: Annotated[bool, _option(None, "--all-scores", text="A column for each class.")] = False,
+    on_error: Annotated[str, typer.Option(help="What a row without a text does: stop, or skip.")] = "stop",
+    errors: Annotated[str | None, _option(None, text="File that names the skipped rows (JSONL).")] = None,
+    variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    device: Device = "auto",
+    threads: Annotated[int | None, _option(None, text="Of all forward passes (default: all cores).")] = None,
+    force: Annotated[bool, _option(None, "--force", text="Replace the output, drop an unfinished job.")] = False,
+    allow_failed: Annotated[
+        bool, _option(None, "--allow-failed", text="Also with an artifact that failed its contract.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Label and score a table of any size: columns stay, label and score join them. Goes on where it was cut off."""
+    from scoring.session import predict_for_people
+
+    found = predict_for_people(
+        artifact, source, output, text=text, text_pair=text_pair, prefix=prefix, all_scores=all_scores,
+        on_error=on_error, errors=errors, variant=variant, device=_device(device), threads=threads, force=force,
+        allow_failed=allow_failed,
+    )  # fmt: skip
+    if as_json and output != "-":
+        _print_json(found)
+    else:
+        sys.stderr.write(_told(found))
+
+
+def _told(found: dict[str, Any]) -> str:
+    resumed = f", {found['resumed']:,} of them before" if found["resumed"] else ""
+    skipped = f", {found['skipped']:,} skipped" if found["skipped"] else ""
+    speed = f"{found['seconds']:.1f} s, {found['rows_per_second']:,.0f} rows/s"
+    return f"{found['read']:,} rows read{resumed}, {found['written']:,} written{skipped}: {speed}\n"
 
 
 @app.command()

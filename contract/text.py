@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contract.terms import Judgement
+from errors import InputError
 
 _TRY = {
     "latency": "fewer layers (--student layers:0,1), a smaller --set data.max_length, more threads",
@@ -11,6 +12,19 @@ _TRY = {
     "quality": "more layers (--student layers:0,1,2,3), texts without labels (--unlabeled FILE), longer training "
     "(--set student.min_steps=3000)",
 }
+
+
+def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
+    """See that an artifact did not fail its contract.
+
+    Raises:
+        InputError: it did, and that was not allowed.
+    """
+    if judgement is not None and judgement.verdict == "fail" and not allow:
+        raise InputError(
+            "the artifact failed its contract", given="; ".join(judgement.missed),
+            remedy="make one that keeps it, or use it all the same with --allow-failed",
+        )  # fmt: skip
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:

@@ -30,13 +30,11 @@ class Distillation:
         logits: (row ids, outputs) of the teacher, indexed by row id.
         alpha: weight of the teacher's term.
         temperature: T.
-        unlabeled: whether rows that only the teacher labels join in.
     """
 
     logits: NDArray[np.float32]
     alpha: float
     temperature: float
-    unlabeled: bool
 
 
 def fit(
@@ -59,15 +57,15 @@ def fit(
     """
     data = run.data()
     parts = [data.tokens(role, "train")]
-    if distillation is not None and distillation.unlabeled and data.has("unlabeled"):
-        parts.append(data.tokens(role, "unlabeled"))
+    if distillation is not None:
+        parts += [data.tokens(role, split) for split in ("unlabeled", "augmented") if data.has(split)]
     rows = Rows(parts, distillation.logits if distillation else None)
-    tune = Rows([data.tokens(role, "tune")])
+    tune = [data.tokens(role, "tune")]
     task = data.task
     summary: dict[str, Any] = train(
         model.to(run.device),
         rows,
-        tune,
+        Rows(tune, distillation.logits if distillation else None),
         pad_id=pad_id,
         objective=Objective(
             kind=task.kind,
@@ -82,7 +80,7 @@ def fit(
         folder=folder,
         progress=run.progress,
     )
-    summary.update(judge(model, tune, task, pad_id))
+    summary.update(judge(model, Rows(tune), task, pad_id))
     model.to("cpu")
     return summary
 

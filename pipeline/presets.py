@@ -26,6 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "alpha": 0.5,
             "lora": {"r": 8, "alpha": 16, "targets": "query-value"},
         },
+        "targets": {"augment": 0},
     },
 }
 

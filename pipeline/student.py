@@ -42,7 +42,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 def distillation(run: Run, settings: StudentSettings) -> Distillation:
     """What stage `targets` kept, as the student learns from it."""
     targets = load_targets(run.folder("targets"))
-    return Distillation(targets, settings.alpha, settings.temperature, unlabeled=True)
+    return Distillation(targets, settings.alpha, settings.temperature)
 
 
 def distil(run: Run, settings: StudentSettings, learns_from: Distillation | None, out: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The one training loop: teacher, student and controls go through `train`.
 
 A `transformers.Trainer` that pads to the longest row of a batch, groups rows by length, joins the teacher's logits by
-row id, keeps the best step by the tuning slice, and resumes from the last checkpoint that was written whole.
+row id, keeps the best step by the tuning slice (a student's by its loss there: the metric of some hundred rows is
+mostly chance), and resumes from the last checkpoint that was written whole.
 """
 
 from __future__ import annotations
@@ -173,21 +174,23 @@ def train(
         progress: called with (step, steps).
 
     Returns:
-        best_score (points), best_step, steps (run in all), resumed_from (0 when not), rows_per_second,
-        history (what was logged: lists `loss` and `score`, each of [step, value]), seconds (since it went on, where it
-        was cut off), trainable_parameters, and on CUDA peak_memory_bytes (`torch.cuda.max_memory_allocated`).
+        best_score (points, at the best step), best_step, steps (run in all), resumed_from (0 when not),
+        rows_per_second, history (what was logged: lists `loss`, and of the tuning slice `score` and `tune_loss`, each of
+        [step, value]), seconds (since it went on, where it was cut off), trainable_parameters, and on CUDA
+        peak_memory_bytes (`torch.cuda.max_memory_allocated`).
 
     Raises:
         KdcError: the loss is no number any more.
     """
     resume = last_checkpoint(folder)
+    by_loss = tune_rows.teacher_logits is not None
     if plan.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(
         objective=objective,
         plan=plan,
         model=model,
-        args=training_arguments(plan, folder),
+        args=training_arguments(plan, folder, by_loss=by_loss),
         train_dataset=train_rows,
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
@@ -200,7 +203,7 @@ def train(
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on answering in bf16
     looks = [entry for entry in trainer.state.log_history if "eval_score" in entry]
-    best = max(looks, key=lambda entry: entry["eval_score"])
+    best = min(looks, key=lambda entry: entry["eval_loss"] if by_loss else -entry["eval_score"])
     summary: dict[str, Any] = {
         "best_score": best["eval_score"],
         "best_step": best["step"],
@@ -213,6 +216,7 @@ def train(
         "history": {
             "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
             "score": [[entry["step"], entry["eval_score"]] for entry in looks],
+            "tune_loss": [[entry["step"], entry["eval_loss"]] for entry in looks],
         },
     }
     if plan.device == "cuda":
@@ -225,8 +229,9 @@ def _score(output: Any, objective: Objective) -> dict[str, float]:
     return {"score": scores[objective.metric_names[0]]}
 
 
-def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
-    """The plan in the Trainer's terms; checkpoints go to `folder`."""
+def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:
+    """The plan in the Trainer's terms; checkpoints go to `folder`. The best step has the least loss on the tuning
+    slice, or the best metric."""
     # TrainingArguments writes this variable, and reads it where bf16 is off: the last training's would count.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if plan.bf16 else "no"
     arguments = TrainingArguments(
@@ -247,8 +252,8 @@ def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_total_limit=3,  # the best, the last, and the one before it until the last is known to be whole
         load_best_model_at_end=True,
-        metric_for_best_model="eval_score",
-        greater_is_better=True,
+        metric_for_best_model="eval_loss" if by_loss else "eval_score",
+        greater_is_better=not by_loss,
         seed=plan.seed,
         data_seed=plan.seed,
         use_cpu=plan.device == "cpu",

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import machine
-from artifact import CPU_PROVIDER, MANIFEST_NAME, Manifest, TokenizerInfo, load_manifest
+from artifact import CPU_PROVIDER, MANIFEST_NAME, TokenizerInfo, load_manifest
 from contract.terms import Judgement
-from contract.text import sentence
+from contract.text import refuse_failed, sentence
 from errors import InputError, KdcError
 from serving.batcher import Batcher, BatchReport
 from serving.engine import Engine, Text
@@ -168,20 +168,6 @@ def parse_artifacts(text: str) -> dict[str, Path]:
     return found
 
 
-def refuse_failed(manifest: Manifest, settings: ServeSettings) -> None:
-    """See that the artifact did not fail its contract.
-
-    Raises:
-        InputError: it did, and `allow_failed` is not set.
-    """
-    judged = manifest.contract
-    if judged is not None and judged.verdict == "fail" and not settings.allow_failed:
-        raise InputError(
-            "the artifact failed its contract", given="; ".join(judged.missed),
-            remedy="make one that keeps it, or serve it all the same with --allow-failed",
-        )  # fmt: skip
-
-
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
     """Say where an artifact's contract holds less here than it may seem."""
     name = engine.task.name
@@ -210,7 +196,7 @@ def verify(settings: ServeSettings) -> None:
     """
     _ = settings.api_key
     for path in parse_artifacts(settings.artifact).values():
-        refuse_failed(load_manifest(path), settings)
+        refuse_failed(load_manifest(path).contract, allow=settings.allow_failed)
 
 
 class Registry:
@@ -278,7 +264,7 @@ class Registry:
         threads = settings.threads or max(1, usable_cores() // settings.workers)
         engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MOST_LANES)
         assert engine.manifest is not None
-        refuse_failed(engine.manifest, settings)
+        refuse_failed(engine.manifest.contract, allow=settings.allow_failed)
         _warn_of_contract(engine, engine.manifest.contract)
         engine.warm_up(_batch_tokens(engine, settings))
         return engine

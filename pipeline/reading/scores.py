@@ -1,8 +1,8 @@
 """A black box in a teacher's place: reads what it answered for each row, by the row's text or by its id.
 
-The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, or in their place `row`, the ids that the data stage
-gave; and for each label a column with its probability, or one column with the answer alone: the label's name, or
-regression's number. It must cover every row of the run.
+The file (.csv, .tsv, .jsonl, .parquet) has the task's text columns, or in their place `row`: the ids that the data
+stage gave. For each label it has a column with its probability, or one column with the answer alone: the label's name,
+or regression's number. It must cover every row of the run.
 """
 
 from __future__ import annotations
@@ -187,5 +187,5 @@ def _numbers(rows: datasets.Dataset, names: list[str], path: Path) -> NDArray[np
 def _wrong(what: str, path: Path, rows: datasets.Dataset) -> InputError:
     return InputError(
         f"wrong columns in the teacher's scores: {what}", given=f"{path} has {', '.join(rows.column_names[:20])}",
-        remedy=f"the task's text columns or {_ID}, and a column for each label with its probability or one with the answer",
+        remedy=f"the text columns or {_ID}; a column for each label with its probability, or one with the answer",
     )  # fmt: skip

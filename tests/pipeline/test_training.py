@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from errors import KdcError
@@ -107,6 +108,26 @@ def test_training_learns_and_keeps_the_best_step(tmp_path: Path) -> None:
         plan=plan(steps=60, evaluate_every=10, learning_rate=1e-2), folder=tmp_path,
     )  # fmt: skip
     assert summary["best_score"] > 90
+
+
+def test_a_student_keeps_the_step_whose_loss_on_the_tuning_slice_is_least(tmp_path: Path) -> None:
+    """Not the one with the best metric, which a slice of some hundred rows cannot tell."""
+    train_rows, tune_rows = make_rows(64), make_rows(40, start=64)
+    logits = RANDOM.normal(size=(104, 2)).astype(np.float32) * 3
+    model, alpha, temperature = tiny(dropout=0.0), 0.6, 2.0
+    summary = train(
+        model, Rows([train_rows], logits), Rows([tune_rows], logits), pad_id=0,
+        objective=Objective("classification", ("accuracy",), alpha, temperature),
+        plan=plan(steps=80, evaluate_every=8, learning_rate=3e-2), folder=tmp_path,
+    )  # fmt: skip
+    looks = dict(summary["history"]["tune_loss"])
+    assert summary["best_step"] == min(looks, key=lambda step: looks[step])
+    answers = predict(model, Rows([tune_rows]), pad_id=0).astype(np.float64)
+    hard = log_softmax(answers, axis=1)[np.arange(40), np.asarray(tune_rows["label"][:])]
+    teacher, own = log_softmax(logits[64:] / temperature, axis=1), log_softmax(answers / temperature, axis=1)
+    soft = temperature**2 * (np.exp(teacher) * (teacher - own)).sum(1)
+    assert (alpha * soft - (1 - alpha) * hard).mean() == pytest.approx(min(looks.values()), rel=1e-3)
+    assert min(looks.values()) < 0.99 * looks[80]  # it was not simply the last
 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""int8 candidates beside each other: what each costs on the tuning slice, mean over finished runs.
+
+Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`; with `--set quantize.free_drop=0` that also
+makes the candidates that are otherwise only made where int8 costs more than 0.3 points. Prints a Markdown table: how
+far the probabilities are from fp32's, the points lost, and the latency of one text against fp32.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.graphs.int8 import CANDIDATES
+
+
+def main() -> None:
+    """Print the table."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    runs = [_read(Path(name)) for name in sys.argv[1:]]
+    names = {each.name: None for each in CANDIDATES} | {name: None for found, _ in runs for name in found}
+    sys.stdout.write("| candidate | runs | mean difference to fp32 | points lost | latency against fp32 |\n")
+    sys.stdout.write("|---|---:|---:|---:|---:|\n")
+    for name in names:
+        rows = [(found[name], fp32) for found, fp32 in runs if "tune" in found.get(name, {})]
+        if not rows:
+            continue
+        lost = [fp32 - next(iter(row["tune"].values())) for row, fp32 in rows]
+        difference, latency = (mean(row[key] for row, _ in rows) for key in ("mean_difference", "latency_against_fp32"))
+        each = ", ".join(f"{points:+.2f}" for points in lost)
+        sys.stdout.write(
+            f"| {name} | {len(rows)} | {difference:.4f} | {mean(lost):+.2f} ({each}) | {latency:.2f} x |\n"
+        )
+
+
+def _read(run: Path) -> tuple[dict[str, Any], float]:
+    """Candidates by name, and the fp32 student's metric on the same slice."""
+    found = json.loads((run / "quantize" / "candidates.json").read_text(encoding="utf-8"))
+    student = json.loads((run / "student" / "stage.json").read_text(encoding="utf-8"))["metrics"]["tune"]
+    return {re.sub(r"-keep-\d+$", "-keep", name): each for name, each in found.items()}, next(iter(student.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Bulk scoring: a table of texts of any size in, the same table with labels and scores out (`kdc predict`).
+
+`session.py` is the command, `job.py` the loop; `inputs.py` reads windows of rows, `windows.py` answers one,
+`outputs.py` writes it, `places.py` knows local paths from addresses. Needs no torch; Parquet needs pyarrow.
+"""
