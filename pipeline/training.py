@@ -175,8 +175,8 @@ def train(
 
     Returns:
         best_score (points, at the best step), best_step, steps (run in all), resumed_from (0 when not),
-        rows_per_second, history (what was logged: lists `loss`, and of the tuning slice `score` and `tune_loss`, each of
-        [step, value]), seconds (since it went on, where it was cut off), trainable_parameters, and on CUDA
+        rows_per_second, history (what was logged: lists `loss`, and of the tuning slice `score` and `tune_loss`, each
+        of [step, value]), seconds (since it went on, where it was cut off), trainable_parameters, and on CUDA
         peak_memory_bytes (`torch.cuda.max_memory_allocated`).
 
     Raises:

@@ -119,7 +119,7 @@ def _problem(name: str, value: Any) -> str | None:
     if value is None or value == "":
         return f"no text in column {name}"
     if not isinstance(value, str):
-        return f"column {name} holds no text but {type(value).__name__}"
+        return f"column {name} holds {type(value).__name__}, not text"
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -1,0 +1,302 @@
+"""`kdc predict`: what goes in comes out, in order, with the answers that numpy gives too; a kill loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import bag_models
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import softmax
+
+from errors import InputError
+from scoring import inputs
+from scoring.session import predict_for_people
+
+LABELS = bag_models.SINGLE.labels
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_artifact(folder: Path, **how: Any) -> Path:
+    """Its int8 variant answers with softmax(`expected_logits`)."""
+    return bag_models.write_artifact(folder, scale=1 / 1.01, temperature=1.0, **how)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_artifact(tmp_path_factory.mktemp("bag") / "artifact")
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "WINDOW_ROWS", 16)
+
+
+def predict(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "text": None, "text_pair": None, "prefix": "", "all_scores": False, "on_error": "stop", "errors": None,
+        "variant": None, "device": "cpu", "threads": 2, "force": False, "allow_failed": False,
+    }  # fmt: skip
+    return predict_for_people(artifact, str(source), str(output), **(given | changes))
+
+
+def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    generator = random.Random(seed)
+    return [
+        {"id": number, "sentence": " ".join(generator.choices([f"w{n}" for n in range(20)], k=generator.randint(1, 5)))}
+        for number in range(count)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def check(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Same rows, same order, numpy's label and score."""
+    assert [int(row["id"]) for row in found] == [row["id"] for row in rows]
+    for row, before in zip(found, rows, strict=True):
+        assert row["sentence"] == before["sentence"]
+        shares = softmax(bag_models.expected_logits(before["sentence"]).astype(np.float64))
+        assert row["label"] == LABELS[shares.argmax()]
+        assert float(row["score"]) == pytest.approx(shares.max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("out", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_row_comes_out_in_order_with_its_own_answer(
+    artifact: Path, tmp_path: Path, ending: str, out: str
+) -> None:
+    rows = make_rows(100)
+    counts = predict(artifact, write(tmp_path / f"in{ending}", rows), tmp_path / f"out{out}")
+    assert (counts["read"], counts["written"], counts["skipped"]) == (100, 100, 0)
+    check(read(tmp_path / f"out{out}"), rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{ending}", f"out{out}"])
+
+
+def test_parquet_keeps_its_types(artifact: Path, tmp_path: Path) -> None:
+    table = pa.table({
+        "id": pa.array(range(40), pa.int16()), "sentence": ["w1"] * 40, "none": pa.array([None] * 40, pa.int32()),
+        "when": pa.array([1_700_000_000] * 40, pa.timestamp("s", "UTC")),
+        "parts": pa.array([[1, 2]] * 40, pa.list_(pa.int8())),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    predict(artifact, tmp_path / "in.parquet", tmp_path / "out.parquet", all_scores=True)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.select(table.column_names).equals(table.cast(found.select(table.column_names).schema))
+    assert [found.schema.field(name).type for name in ("id", "none", "parts")] == [
+        pa.int16(), pa.int32(), pa.list_(pa.int8())
+    ]  # fmt: skip
+    assert found.column_names[5:] == ["label", "score", *(f"score_{label}" for label in LABELS)]
+    sums = np.sum([found[f"score_{label}"].to_numpy() for label in LABELS], axis=0)
+    np.testing.assert_allclose(sums, 1, atol=1e-6)
+
+
+def test_a_directory_and_a_pattern_are_read_by_name(artifact: Path, tmp_path: Path) -> None:
+    rows = make_rows(90)
+    (tmp_path / "in").mkdir()
+    for name, part in (("b", rows[40:]), ("a", rows[:40])):
+        write(tmp_path / "in" / f"{name}.jsonl", part)
+    (tmp_path / "in" / "readme.txt").write_text("no data")
+    for number, source in enumerate((tmp_path / "in", tmp_path / "in" / "*.jsonl")):
+        predict(artifact, source, tmp_path / f"{number}.csv")
+        check(read(tmp_path / f"{number}.csv"), rows)
+
+
+def test_columns_may_be_named_otherwise_and_the_new_ones_too(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.csv", [{"body": "w1 w2", "label": "kept"}])
+    predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", text="body", prefix="my_")
+    (row,) = read(tmp_path / "out.csv")
+    assert (row["body"], row["label"], row["my_label"] in LABELS) == ("w1 w2", "kept", True)
+
+
+def test_pairs_are_read_from_two_columns(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "artifact", task=bag_models.PAIR)
+    write(tmp_path / "in.jsonl", [{"premise": "w1 w2", "hypothesis": "w3"}])
+    predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    (row,) = read(tmp_path / "out.jsonl")
+    assert row["label"] == "abc"[bag_models.expected_logits("w1 w2", "w3").argmax()]
+
+
+def test_what_people_put_into_csv_is_kept(artifact: Path, tmp_path: Path) -> None:
+    text = '\ufeffid,sentence,note\r\n1,w1 w2,"a ""quote"", a comma\r\nand a line"\r\n\r\n2,w3,\x00 é 🙂\r\n'
+    (tmp_path / "in.csv").write_bytes(text.encode())
+    predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
+    found = read(tmp_path / "out.csv")
+    assert [row["note"] for row in found] == ['a "quote", a comma\r\nand a line', "\x00 é 🙂"]
+    check(found, [{"id": 1, "sentence": "w1 w2"}, {"id": 2, "sentence": "w3"}])
+
+
+BAD = {
+    ".csv": ('sentence,x\nw1,1\n"w2\nw2",2\n,3\nw4\nw5,5\n', {5: "no text", 6: "1 columns"}),
+    ".jsonl": (
+        '{"sentence": "w1"}\n\n{"sentence": null}\n{"x": 1}\n{"sentence": 7}\nnot json\n[1]\n{"sentence": "\\ud800"}\n',
+        {3: "no text", 4: "no text", 5: "int", 6: "no JSON object", 7: "no JSON object", 8: "UTF-8"},
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", BAD)
+def test_a_bad_row_stops_with_its_file_and_line(artifact: Path, tmp_path: Path, ending: str) -> None:
+    content, bad = BAD[ending]
+    (tmp_path / f"in{ending}").write_text(content)
+    first = min(bad)
+    with pytest.raises(InputError, match=f"(?s){bad[first]}.*in{ending}, line {first}\n"):
+        predict(artifact, tmp_path / f"in{ending}", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("ending", BAD)
+def test_bad_rows_are_skipped_and_named_where_that_is_asked(artifact: Path, tmp_path: Path, ending: str) -> None:
+    content, bad = BAD[ending]
+    (tmp_path / f"in{ending}").write_text(content)
+    counts = predict(
+        artifact, tmp_path / f"in{ending}", tmp_path / "out.jsonl", on_error="skip", errors=str(tmp_path / "bad.jsonl")
+    )
+    named = read(tmp_path / "bad.jsonl")
+    assert {row["line"]: next(part for part in bad.values() if part in row["problem"]) for row in named} == bad
+    assert counts["skipped"] == len(bad)
+    assert counts["read"] == counts["written"] + counts["skipped"]
+    assert len(read(tmp_path / "out.jsonl")) == counts["written"] == (3 if ending == ".csv" else 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        ("body\nw1\n", {}, "no column sentence"),
+        ("", {}, "empty"),
+        ("sentence,label\nw1,x\n", {}, "--prefix"),
+        ("sentence,sentence\nw1,x\n", {}, "one name"),
+        ('sentence\n"w1\n', {}, "broken quoting"),
+        ("sentence\nw1\n", {"on_error": "ignore"}, "stop or skip"),
+        ("sentence\nw1\n", {"errors": "x.jsonl"}, "--on-error skip"),
+        ("sentence\nw1\n", {"text_pair": "x"}, "one text a row"),
+        ("sentence\nw1\n", {"output": "out.xlsx"}, "unknown format"),
+        ("sentence\nw1\n", {"output": "in.csv"}, "one file"),
+        ("sentence\nw1\n", {"source": "other.csv"}, "no input"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    artifact: Path, tmp_path: Path, content: str, changes: dict[str, str], message: str
+) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    more = {name: value for name, value in changes.items() if name not in ("source", "output")}
+    with pytest.raises(InputError, match=message):
+        predict(
+            artifact, tmp_path / changes.get("source", "in.csv"), tmp_path / changes.get("output", "out.csv"), **more
+        )
+    assert (tmp_path / "in.csv").read_text() == content
+
+
+def test_an_output_that_is_there_is_not_lost(artifact: Path, tmp_path: Path) -> None:
+    rows = make_rows(3)
+    write(tmp_path / "in.csv", rows)
+    (tmp_path / "out.csv").write_text("precious")
+    with pytest.raises(InputError, match="there already"):
+        predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "precious"
+    predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", force=True)
+    check(read(tmp_path / "out.csv"), rows)
+
+
+@pytest.mark.parametrize("out", [".csv", ".parquet"])
+def test_a_job_that_was_cut_off_goes_on_and_another_one_does_not_take_its_place(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    rows, output = make_rows(100), tmp_path / f"out{out}"
+    write(tmp_path / "in.jsonl", rows)
+    from scoring import job
+
+    seen: list[int] = []
+    original = job.Scorer.__call__
+
+    def stops_later(self: Any, texts: Any) -> Any:
+        seen.append(len(texts))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return original(self, texts)
+
+    monkeypatch.setattr(job.Scorer, "__call__", stops_later)
+    with pytest.raises(KeyboardInterrupt):
+        predict(artifact, tmp_path / "in.jsonl", output)
+    assert not output.exists()
+    with pytest.raises(InputError, match="unfinished"):
+        predict(artifact, tmp_path / "in.jsonl", output, all_scores=True)
+    counts = predict(artifact, tmp_path / "in.jsonl", output)
+    assert (counts["resumed"], sum(seen[4:])) == (48, 52)
+    check(read(output), rows)
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_kill_9_loses_nothing_that_was_done(artifact: Path, tmp_path: Path) -> None:
+    rows = make_rows(60_000)
+    write(tmp_path / "in.csv", rows)
+    command = [sys.executable, str(ROOT / "cli.py"), "predict", str(artifact), str(tmp_path / "in.csv"),
+               str(tmp_path / "out.parquet"), "--json"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial, deadline = tmp_path / "out.parquet.partial", time.monotonic() + 60
+    while len(list(partial.glob("*.json"))) < 3:  # job.json, and two windows
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out.parquet").exists()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    counts = json.loads(done.stdout)
+    assert counts["resumed"] >= 2 * 8192
+    assert (counts["read"], counts["written"]) == (60_000, 60_000)
+    check(read(tmp_path / "out.parquet")[::97], rows[::97])
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [str(number) for number in range(60_000)]
+
+
+def test_jsonl_goes_through_standard_input_and_output(artifact: Path) -> None:
+    rows = make_rows(50)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "predict", str(artifact), "-", "-"], capture_output=True, check=True,
+        input="".join(json.dumps(row) + "\n" for row in rows).encode(),
+    )  # fmt: skip
+    check([json.loads(line) for line in done.stdout.splitlines()], rows)
+    assert b"50 rows read, 50 written" in done.stderr
+
+
+def test_scoring_loads_no_torch(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", make_rows(3))
+    code = (
+        "import sys; from cli import app\n"
+        f"app(['predict', {str(artifact)!r}, {str(tmp_path / 'in.jsonl')!r}, {str(tmp_path / 'o.jsonl')!r}],"
+        " standalone_mode=False)\n"
+        "assert not {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
