@@ -23,6 +23,7 @@ from scipy.special import softmax
 from errors import InputError
 from scoring import inputs
 from scoring.session import predict_for_people
+from scoring.windows import Scorer
 
 LABELS = bag_models.SINGLE.labels
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,10 +235,8 @@ def test_a_job_that_was_cut_off_goes_on_and_another_one_does_not_take_its_place(
 ) -> None:
     rows, output = make_rows(100), tmp_path / f"out{out}"
     write(tmp_path / "in.jsonl", rows)
-    from scoring import job
-
     seen: list[int] = []
-    original = job.Scorer.__call__
+    original = Scorer.__call__
 
     def stops_later(self: Any, texts: Any) -> Any:
         seen.append(len(texts))
@@ -245,7 +244,7 @@ def test_a_job_that_was_cut_off_goes_on_and_another_one_does_not_take_its_place(
             raise KeyboardInterrupt
         return original(self, texts)
 
-    monkeypatch.setattr(job.Scorer, "__call__", stops_later)
+    monkeypatch.setattr(Scorer, "__call__", stops_later)
     with pytest.raises(KeyboardInterrupt):
         predict(artifact, tmp_path / "in.jsonl", output)
     assert not output.exists()
