@@ -1,8 +1,8 @@
 """`kdc predict` against forward passes alone and against torch, and whether its memory grows with the rows.
 
 Command: `python benchmarks/predict.py --run RUN [--data GLUE_FOLDER] [--rows 10000 100000 1000000]`. RUN is the
-directory of a finished `kdc compress`. Rows are those of SST-2 (or QNLI, for a pair task) over and over; without `--data`
-they are made up, as long as GLUE's. In each round, in turns, on the first of `--rows`:
+directory of a finished `kdc compress`. Rows are those of SST-2 (or QNLI, for a pair task) over and over; without
+`--data` they are made up, as long as GLUE's. In each round, in turns, on the first of `--rows`:
 
 | what | how |
 |---|---|

@@ -55,12 +55,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "alpha-0.5": {"student.alpha": 0.5},
     "alpha-1": {"student.alpha": 1.0},
     "calibrated": {"targets.calibrate": True},
-    "augment-none": {"targets.augment": 0},
-    "augment-4": {"targets.augment": 4},
     "unlabelled": {"unlabelled": True},
 }
 # These change what a student learns from, so they are not in the shared directory.
-_OWN_TARGETS = ("calibrated", "augment-none", "augment-4", "unlabelled")
+_OWN_TARGETS = ("calibrated", "unlabelled")
 
 
 def main() -> None:

@@ -25,9 +25,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     """Make the rows and their tokens in `out`."""
     config = run.config
     report = prepare(
-        out, task_of(config), source_of(config), max_train_rows=config.data.max_train_rows, seed=config.run.seed,
-        augment=augmented(config),
-    )  # fmt: skip
+        out, task_of(config), source_of(config), max_train_rows=config.data.max_train_rows, seed=config.run.seed
+    )
     for warning in report.get("warnings", ()):
         run.say(f"warning: {warning}")
     if report.get("held_out"):
@@ -55,11 +54,6 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         f"{task.name}, {rows} rows; {cut} longer than {summary['max_length']['teacher']} tokens were cut"
     )
     return summary
-
-
-def augmented(config: Config) -> int:
-    """Versions of each training text that the teacher answers. A black box has answered what is in its file."""
-    return 0 if config.teacher.scores is not None else config.targets.augment
 
 
 def _check_plan(config: Config, task: Task) -> None:

@@ -57,8 +57,8 @@ def fit(
     """
     data = run.data()
     parts = [data.tokens(role, "train")]
-    if distillation is not None:
-        parts += [data.tokens(role, split) for split in ("unlabeled", "augmented") if data.has(split)]
+    if distillation is not None and data.has("unlabeled"):
+        parts.append(data.tokens(role, "unlabeled"))
     rows = Rows(parts, distillation.logits if distillation else None)
     tune = [data.tokens(role, "tune")]
     task = data.task

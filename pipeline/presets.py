@@ -26,7 +26,6 @@ RECIPES: dict[str, dict[str, Any]] = {
             "alpha": 0.5,
             "lora": {"r": 8, "alpha": 16, "targets": "query-value"},
         },
-        "targets": {"augment": 0},
     },
 }
 

@@ -122,7 +122,6 @@ def _data_settings(config: Config) -> dict[str, Any]:
     return _labelled_settings(config) | {
         "rows": input_fingerprint(source_of(config)),
         "student_model": _student_tokenizer(config),
-        "augment": data.augmented(config),
     }
 
 

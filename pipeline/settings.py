@@ -127,9 +127,6 @@ class TargetsSettings(Section):
     calibrate: bool = Field(
         False, description="divide the teacher's logits by the temperature under which the tuning slice is likeliest"
     )
-    augment: int = Field(
-        2, ge=0, le=100, description="versions of each training text, with words left out, that the teacher answers too"
-    )
 
 
 class StudentSettings(TrainSettings):

@@ -22,7 +22,7 @@ from pipeline.predict import predict_window, windows
 from pipeline.statistics import calibrate
 from pipeline.teacher import SCORES
 
-_SPLITS = ("train", "tune", "unlabeled", "augmented")  # data numbers them first, in this order
+_SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this order
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from pipeline.settings import Config
 ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.
 QUICK = (
-    "run.precision=fp32", "targets.augment=0",
-    "teacher.epochs=8", "teacher.learning_rate=5e-3", "teacher.evaluations=3", "student.epochs=8",
+    "run.precision=fp32", "teacher.epochs=8", "teacher.learning_rate=5e-3", "teacher.evaluations=3", "student.epochs=8",
     "student.min_steps=60", "student.learning_rate=1e-2", "student.evaluations=3", "student.lora.r=8",
     "quantize.rounds=1", "quantize.calibration_rows=32", "evaluate.rounds=1", "evaluate.latency_rows=10",
     "evaluate.throughput_rows=32", "evaluate.memory=false",

@@ -6,8 +6,8 @@ Reads: what `Source` names. Writes into the stage's folder:
     rows/<split>/                 row, text, text_pair (pairs), label (labelled splits)
     tokens-<role>/<split>/        row, input_ids, token_type_ids (if the model has them), length, label
 
-The splits are train, tune (chosen from the training rows, never trained on), unlabeled, augmented (training texts with
-words left out), eval, eval_mismatched. Row numbers are unique over all of them, in that order, from 0.
+The splits are train, tune (chosen from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row
+numbers are unique over all of them, in that order, from 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from errors import KdcError
-from pipeline.reading.augment import write_augmented
 from pipeline.reading.intake import Intake, read_all, read_split
 from pipeline.reading.partition import Part, make_report, split_rows
 from pipeline.reading.rows import write_split
@@ -101,9 +100,7 @@ def _load(folder: Path) -> datasets.Dataset:
         ) from error
 
 
-def prepare(
-    folder: Path, task: Task, source: Source, *, max_train_rows: int | None, seed: int, augment: int = 0
-) -> dict[str, Any]:
+def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | None, seed: int) -> dict[str, Any]:
     """Read, check and split all rows.
 
     Args:
@@ -112,8 +109,7 @@ def prepare(
             `source.infer_kind` the kind as well.
         source: where the rows come from.
         max_train_rows: rows to train on at most.
-        seed: of the slices, of `pydocs`, and of the words that are left out.
-        augment: versions of each training row in the split `augmented`.
+        seed: of the slices, and of `pydocs`.
 
     Returns:
         what report.json holds: splits (rows and labels of each), held_out, unused_train_rows, duplicates, skipped,
@@ -129,7 +125,7 @@ def prepare(
         settled, found = read_all(source, task, Path(staging), seed)
         parts = split_rows(settled, found, max_train_rows, seed)
         report = make_report(settled, found, parts)
-        _write(folder, settled, found, parts, augment, seed)
+        _write(folder, settled, found, parts)
     if settled.kind == "regression":
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
         settled = dataclasses.replace(settled, center=float(numbers.mean()), spread=float(numbers.std()) or 1.0)
@@ -173,14 +169,9 @@ def read_labelled(
     return texts, columns["label"]
 
 
-def _write(folder: Path, task: Task, found: dict[str, Intake], parts: dict[str, Part], augment: int, seed: int) -> None:
+def _write(folder: Path, task: Task, found: dict[str, Intake], parts: dict[str, Part]) -> None:
     first_row = 0
     for name in SPLITS:
-        if name == "augmented" and augment:
-            rows = _load(folder / "rows" / "train")
-            first_row += write_augmented(
-                rows, folder / "rows" / name, copies=augment, seed=seed, first_row=first_row
-            )  # fmt: skip
         if name in parts and parts[name].chosen.any():
             part = parts[name]
             target = folder / "rows" / name

@@ -19,7 +19,7 @@ from pipeline.reading.columns import Columns
 from pipeline.tasks import TASKS, Task
 
 Format = Literal["glue_tsv", "csv", "tsv", "jsonl", "parquet", "saved", "hub", "pydocs"]
-SPLITS = ("train", "tune", "unlabeled", "augmented", "eval", "eval_mismatched")  # in the order of their row numbers
+SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in the order of their row numbers
 HUB_NAME = "nyu-mll/glue"
 
 _FORMATS: dict[str, Format] = {
