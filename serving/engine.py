@@ -125,7 +125,9 @@ class Engine:
         )
         lanes = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
         share = max(1, round(opened.threads / lanes))
-        beside = open_session(lambda _: opened.path, device="cpu", threads=share) if lanes > 1 else None
+        beside = (
+            open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False) if lanes > 1 else None
+        )
         return cls(
             opened,
             RowTokenizer.read(folder / "tokenizer.json", manifest.tokenizer),

@@ -49,13 +49,17 @@ class OpenSession:
     notes: tuple[str, ...]
 
 
-def open_session(file_for: Callable[[str], Path], *, device: Device, threads: int | None = None) -> OpenSession:
+def open_session(
+    file_for: Callable[[str], Path], *, device: Device, threads: int | None = None, plan_memory: bool = True
+) -> OpenSession:
     """Open the ONNX file that `file_for` names for a provider: CUDA where asked for or possible, else the CPU.
 
     Args:
         file_for: execution provider -> ONNX file (fp16 is for CUDA and TensorRT, int8 for the CPU).
         device: "auto" falls back to the CPU with a note; "cuda" and "tensorrt" do not fall back.
         threads: for one forward pass; None takes all usable cores.
+        plan_memory: on the CPU, have ONNX Runtime keep a plan of its memory for each shape that it met. For single rows
+            that takes 6 % off; for batches, of which hardly two have one shape, it adds 4 % (measured on QNLI rows).
 
     Raises:
         InputError: no such device.
@@ -74,7 +78,8 @@ def open_session(file_for: Callable[[str], Path], *, device: Device, threads: in
             raise KdcError(f"{name} did not take effect", given=problem, remedy=remedy)
         notes = (f"running on the CPU: {problem}",)
     path = file_for(CPU_PROVIDER)
-    return OpenSession(_create(path, [CPU_PROVIDER], threads), path, CPU_PROVIDER, threads, notes)
+    session = _create(path, [CPU_PROVIDER], threads, plan_memory=plan_memory)
+    return OpenSession(session, path, CPU_PROVIDER, threads, notes)
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
@@ -160,13 +165,16 @@ def _obstacle(provider: str) -> str:
     return ""
 
 
-def _create(path: Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:
+def _create(
+    path: Path, providers: list[str], threads: int, *, plan_memory: bool = True
+) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise KdcError("the ONNX file is missing", given=path, remedy=_REMAKE)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_mem_pattern = plan_memory
     # Threads that spin for milliseconds take the core that reads and answers requests; those that never do wake late.
     # Measured with one connection: 1.03 ms a request, with 100 us of spinning 1.19, with 2000 us as with 500.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
