@@ -39,7 +39,7 @@ class Distillation:
 
 def fit(
     run: Run, model: Any, settings: TrainSettings, *, role: str, pad_id: int, folder: Path,
-    distillation: Distillation | None = None,
+    distillation: Distillation | None = None, by_loss: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train `model` in place on the run's rows; checkpoints live in `folder` until the training is done.
 
@@ -51,6 +51,7 @@ def fit(
         pad_id: the tokenizer's padding id.
         folder: for checkpoints.
         distillation: None trains on labels alone.
+        by_loss: choose the best step by the loss on the tuning slice, not by the metric.
 
     Returns:
         `training.train`'s summary, with the tuning slice's metrics, the majority's, and whether it is constant.
@@ -79,6 +80,7 @@ def fit(
         plan=plan_for(settings, len(rows), seed=run.config.run.seed, device=run.device, bf16=run.bf16),
         folder=folder,
         progress=run.progress,
+        by_loss=by_loss,
     )
     summary.update(judge(model, Rows(tune), task, pad_id))
     model.to("cpu")

@@ -147,8 +147,10 @@ class Bench:
         return self._score(self._logits) - float(self.found[name]["tune"][self._task.metrics[0]])
 
     def is_free(self, name: str) -> bool:
-        """Whether that counts as nothing."""
-        return self.drop(name) <= self._run.config.quantize.free_drop
+        """Whether a candidate may serve, at a cost that counts as nothing."""
+        settings = self._run.config.quantize
+        may_serve = self.found[name]["batch_invariant"]
+        return may_serve and self.drop(name) <= min(settings.free_drop, settings.max_int8_drop)
 
     def choose(self, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Time all candidates in turns, and choose: see `choose`. What was chosen before stays, unless beaten."""

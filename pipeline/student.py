@@ -61,7 +61,7 @@ def distil(run: Run, settings: StudentSettings, learns_from: Distillation | None
         adapters.save_rewritten(trained, out / "base", out / "below")
     summary = fit(
         run, trained, settings, role=run.role_of(settings.model), pad_id=tokenizer.pad_token_id,
-        folder=out / "checkpoints", distillation=learns_from,
+        folder=out / "checkpoints", distillation=learns_from, by_loss=True,
     )  # fmt: skip
     if settings.method == "lora":
         adapters.save_adapters(trained, out / "adapter")

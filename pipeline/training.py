@@ -160,6 +160,7 @@ def train(
     plan: Plan,
     folder: Path,
     progress: Progress | None = None,
+    by_loss: bool = False,
 ) -> dict[str, Any]:
     """Train in place and leave the best step's weights in the model.
 
@@ -172,6 +173,7 @@ def train(
         plan: how.
         folder: holds the checkpoints; training goes on from a whole one that is there.
         progress: called with (step, steps).
+        by_loss: the best step is the one with the least loss on the tuning slice, not the best metric.
 
     Returns:
         best_score (points, at the best step), best_step, steps (run in all), resumed_from (0 when not),
@@ -183,7 +185,6 @@ def train(
         KdcError: the loss is no number any more.
     """
     resume = last_checkpoint(folder)
-    by_loss = tune_rows.teacher_logits is not None
     if plan.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(

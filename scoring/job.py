@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from errors import InputError, KdcError
 from scoring.inputs import WINDOW_ROWS, BadRow, Window, read_standard_input, read_windows
 from scoring.outputs import Writer
-from scoring.places import STANDARD, File, Folder, file_system, whole_file
+from scoring.places import STANDARD, File, Folder, file_system, is_local, whole_file
 from scoring.windows import Columns, Scorer, answers, split_bad
 from serving.engine import Engine
 
@@ -55,16 +55,16 @@ class Job:
     def fingerprint(self) -> dict[str, Any]:
         """Equal for jobs whose windows are the same."""
         return {
-            "files": [[file.address, file.bytes, file.changed] for file in self.files],
-            "kind": self.kind, "columns": vars(self.columns), "skip_bad": self.skip_bad,
-            "window_rows": WINDOW_ROWS, **self.identity,
+            "files": [[file.address, file.size, file.changed] for file in self.files],
+            "kind": self.kind, "columns": vars(self.columns), "window_rows": WINDOW_ROWS, **self.identity,
         }  # fmt: skip
 
 
 @dataclass
 class Counts:
-    """Rows: `read` of the input, `written`, `skipped` as bad, `resumed` that were done before."""
+    """Windows, and rows: `read` of the input, `written`, `skipped` as bad, `resumed` that were done before."""
 
+    windows: int = 0
     read: int = 0
     written: int = 0
     skipped: int = 0
@@ -72,6 +72,8 @@ class Counts:
 
     def add(self, record: dict[str, Any]) -> None:
         """One window's record."""
+        self.windows += 1
+        self.read += record["read"]
         self.written += record["written"]
         self.skipped += record["skipped"]
 
@@ -86,12 +88,12 @@ def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts
 
     Raises:
         InputError: the input cannot be used, a bad row where those stop the job, or an output that is there.
-        KdcError: the model failed, or rows were lost.
+        KdcError: the model failed, or what was finished is gone.
     """
     writer = Writer(job.kind, job.columns.added(engine))
     if job.output == STANDARD:
         return _stream(job, engine, writer, progress)
-    folder = Folder(f"{job.output}.partial")
+    folder = Folder(f"{job.output}.partial", first=_JOB)
     with _lock(job):
         _begin(job, folder)
         counts = _answer_all(job, engine, writer, folder, progress)
@@ -108,101 +110,117 @@ def _windows(job: Job) -> Iterator[tuple[Window, int]]:
     for file in job.files:
         for window in read_windows(file):
             yield window, before + window.done
-        before += file.bytes
+        before += file.size
 
 
 def _answer_all(job: Job, engine: Engine, writer: Writer, folder: Folder, progress: Progress | None) -> Counts:
     counts, scorer = Counts(), Scorer(engine)
     for number, (window, done) in enumerate(_windows(job)):
         writer.check(window)
-        counts.read += len(window)
-        record = f"{number:06d}.json"
-        if record in folder:
-            known = json.loads(folder.read(record))
-            if known["read"] != len(window):
-                raise KdcError("the input changed while the job was stopped", given=window.file, remedy="use --force")
+        known = _record(job, folder, number, window)
+        if known is not None:
             writer.learn(folder.read(_piece(number)))
             counts.resumed += known["read"]
         else:
-            good, piece = _answer(job, engine, scorer, writer, window)
+            good, piece = _answer(job, engine, scorer, writer, window, known=counts.written > 0)
             folder.write(_piece(number), piece)
-            if good.bad:
-                folder.write(f"{number:06d}.errors", b"".join(map(_line, good.bad)))
-            known = {"read": len(window), "written": len(good.rows), "skipped": len(good.bad)}
-            folder.write(record, json.dumps(known).encode())
+            folder.write(_errors(number), b"".join(map(_line, good.bad)))
+            known = {"read": len(window), "written": len(good.lines), "skipped": len(good.bad)}
+            folder.write(f"{number:09d}.json", json.dumps(known).encode())
         counts.add(known)
         if progress is not None:
             progress(counts.read, done)
     return counts
 
 
-def _answer(job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window) -> tuple[Window, bytes]:
-    good, texts = split_bad(window, job.columns)
+def _record(job: Job, folder: Folder, number: int, window: Window) -> dict[str, int] | None:
+    """What is known of a window that was done before. One with bad rows is done again where those stop the job.
+
+    Raises:
+        KdcError: the window had other rows.
+    """
+    name = f"{number:09d}.json"
+    if name not in folder:
+        return None
+    known = json.loads(folder.read(name))
+    if known["read"] != len(window):
+        raise KdcError("the input changed while the job was stopped", given=window.file, remedy="start over: --force")
+    return None if known["skipped"] and not job.skip_bad else known
+
+
+def _answer(
+    job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, known: bool
+) -> tuple[Window, bytes]:
+    """The window without its bad rows, and the rest as it will be written."""
+    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
+    good, texts = split_bad(window, job.columns, known=known and is_jsonl)
     if good.bad and not job.skip_bad:
         first = good.bad[0]
         raise InputError(
             first.problem, given=f"{first.file}, line {first.line}",
-            remedy="mend the row, or leave such rows out: --on-error skip [--errors FILE]",
+            remedy="mend the row (the job then starts over), or go on without such rows: --on-error skip",
         )  # fmt: skip
     return good, writer.piece(good, answers(scorer(texts), engine, job.columns))
 
 
 def _finish(job: Job, folder: Folder, writer: Writer, counts: Counts) -> None:
-    """Join the pieces, see that no row was lost, and remove them."""
-    if counts.written + counts.skipped != counts.read:
+    """Join the pieces and remove them.
+
+    Raises:
+        KdcError: a piece is not there any more.
+    """
+    try:
+        with whole_file(job.output) as stream:
+            writer.join((folder.read(_piece(number)) for number in range(counts.windows)), stream)
+        if job.errors is not None:
+            with whole_file(job.errors) as stream:
+                for number in range(counts.windows):
+                    stream.write(folder.read(_errors(number)))
+    except FileNotFoundError as error:
         raise KdcError(
-            "rows were lost", given=f"{counts.read} read, {counts.written} written, {counts.skipped} skipped",
-            remedy="this is a fault of kdc: please report it",
-        )  # fmt: skip
-    numbers = range(_windows_in(folder))
-    with whole_file(job.output) as stream:
-        writer.join((folder.read(_piece(number)) for number in numbers), stream)
-    if job.errors is not None:
-        with whole_file(job.errors) as stream:
-            for number in numbers:
-                if (name := f"{number:06d}.errors") in folder:
-                    stream.write(folder.read(name))
+            "finished rows are gone", given=error, remedy="does another process work there? then start over: --force"
+        ) from error
     folder.remove()
 
 
 def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:
     """Everything to standard output as it comes; nothing is kept to go on from."""
-    counts, scorer, bad = Counts(), Scorer(engine), b""
-    for window, done in _windows(job):
-        writer.check(window)
-        good, piece = _answer(job, engine, scorer, writer, window)
-        sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
-        bad += b"".join(map(_line, good.bad))
-        counts.read += len(window)
-        counts.add({"written": len(good.rows), "skipped": len(good.bad)})
-        if progress is not None:
-            progress(counts.read, done)
-    if job.errors is not None:
-        with whole_file(job.errors) as stream:
-            stream.write(bad)
+    counts, scorer = Counts(), Scorer(engine)
+    with whole_file(job.errors) if job.errors is not None else nullcontext() as errors:
+        for window, done in _windows(job):
+            writer.check(window)
+            good, piece = _answer(job, engine, scorer, writer, window, known=counts.written > 0)
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            if errors is not None:
+                errors.write(b"".join(map(_line, good.bad)))
+            counts.add({"read": len(window), "written": len(good.lines), "skipped": len(good.bad)})
+            if progress is not None:
+                progress(counts.read, done)
     return counts
 
 
 def _begin(job: Job, folder: Folder) -> None:
-    """Go on with the same job, or start anew.
+    """Go on with the same job, or start anew. Nothing is touched that was not asked for.
 
     Raises:
         InputError: the output is there, or what is left of another job.
     """
+    for address in (job.output, job.errors):
+        if address is not None and not job.force:
+            system, path = file_system(address)
+            if system.exists(path):
+                raise InputError("the output is there already", given=address, remedy="another name, or --force")
     wanted = json.dumps(job.fingerprint(), sort_keys=True).encode()
-    if job.force or not job.files:  # standard input cannot be read again
-        folder.remove()
-    elif _JOB in folder:
-        if folder.read(_JOB) == wanted:
-            return
+    # Standard input cannot be read again.
+    if job.files and _JOB in folder and folder.read(_JOB) == wanted:
+        return
+    if folder.exists() and not job.force:
         raise InputError(
             "another job with this output is unfinished: its input, artifact or options were others",
             given=f"{job.output}.partial", remedy="finish it by the same command as before, or drop it: --force",
         )  # fmt: skip
-    system, path = file_system(job.output)
-    if system.exists(path) and not job.force:
-        raise InputError("the output is there already", given=job.output, remedy="another name, or --force")
+    folder.remove()
     folder.write(_JOB, wanted)
 
 
@@ -210,7 +228,7 @@ def _begin(job: Job, folder: Folder) -> None:
 def _lock(job: Job) -> Iterator[None]:
     """One job an output. Only locally: object stores know no locks."""
     system, path = file_system(job.output)
-    if "file" not in system.protocol:
+    if not is_local(system):
         yield
         return
     place = Path(path)
@@ -227,15 +245,12 @@ def _lock(job: Job) -> Iterator[None]:
         lock.release()
 
 
-def _windows_in(folder: Folder) -> int:
-    number = 0
-    while f"{number:06d}.json" in folder:
-        number += 1
-    return number
-
-
 def _piece(number: int) -> str:
-    return f"{number:06d}.rows"
+    return f"{number:09d}.rows"
+
+
+def _errors(number: int) -> str:
+    return f"{number:09d}.errors"
 
 
 def _line(bad: BadRow) -> bytes:

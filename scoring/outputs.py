@@ -66,18 +66,19 @@ class Writer:
         """A window's rows with their answers, without a header.
 
         Raises:
-            InputError: the values of a column are not of the type that it began with.
+            InputError: a value that the format cannot hold, or not of the type that its column began with.
         """
         if self.kind == "jsonl":
-            return b"".join(self._lines(window, answers))
+            return b"".join(_json_lines(window, answers))
         if self.kind == "parquet":
             return self._table(window, answers)
         stream = io.StringIO(newline="")
-        writer = csv.writer(stream, delimiter=self._separator, lineterminator="\n")
-        names = self._names or []
-        for place, row in enumerate(window.rows):
+        plain, quoted = self._csv_writer(stream), self._csv_writer(stream, quoting=csv.QUOTE_ALL)
+        for place, row in enumerate(window.dicts()):
             added = (_cell(values[place]) for values in answers.values())
-            writer.writerow([*(_cell(row.get(name)) for name in names), *added])
+            cells = [*(_cell(row.get(name)) for name in self._names or []), *added]
+            # Python's csv leaves a lone carriage return unquoted, and readers take it for the row's end.
+            (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return stream.getvalue().encode()
 
     def join(self, pieces: Iterable[bytes], stream: IO[bytes]) -> None:
@@ -87,68 +88,82 @@ class Writer:
             return
         if self.kind != "jsonl":
             header = io.StringIO(newline="")
-            csv.writer(header, delimiter=self._separator, lineterminator="\n").writerow(
-                [*(self._names or []), *self._added]
-            )
+            self._csv_writer(header).writerow([*(self._names or []), *self._added])
             stream.write(header.getvalue().encode())
         for piece in pieces:
             stream.write(piece)
 
-    @property
-    def _separator(self) -> str:
-        return "\t" if self.kind == "tsv" else ","
-
-    def _lines(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:
-        for place, row in enumerate(window.rows):
-            whole = row | {name: values[place] for name, values in answers.items()}
-            try:
-                yield orjson.dumps(whole, default=str, option=orjson.OPT_APPEND_NEWLINE)
-            except orjson.JSONEncodeError:  # integers beyond 64 bits, or a lone surrogate in another column
-                yield json.dumps(whole, default=str).encode() + b"\n"
+    def _csv_writer(self, stream: IO[str], quoting: int = csv.QUOTE_MINIMAL) -> Any:
+        separator = "\t" if self.kind == "tsv" else ","
+        return csv.writer(stream, delimiter=separator, lineterminator="\n", quoting=quoting)  # type: ignore[arg-type]
 
     def _table(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not window.rows and window.schema is None:  # nothing to know the types by
+        if not window.lines and window.batch is None:  # nothing to know the types by
             return b""
-        values = {name: [row.get(name) for row in window.rows] for name in self._names or []}
-        try:
-            if self._schema is None:
-                self._schema = self._schema_of(window, values)
-            table = pa.table(values | dict(answers), schema=self._schema)
-        except (pa.ArrowException, UnicodeEncodeError) as error:
-            raise InputError(
-                f"a column's values are of different types: {error}",
-                given=f"{window.file}, lines {window.lines[0]} to {window.lines[-1]}", remedy="write .jsonl",
-            ) from None  # fmt: skip
         stream = io.BytesIO()
-        pq.write_table(table, stream)
+        try:
+            own = self._own_columns(window)
+            if self._schema is None:
+                self._schema = pa.schema([*own.schema.remove_metadata(), *self._added_fields()])
+            columns = [
+                own.column(name) if name in own.column_names else pa.nulls(len(own)) for name in self._names or []
+            ]
+            columns += [pa.array(answers[name], self._schema.field(name).type) for name in self._added]
+            pq.write_table(pa.table(columns, names=self._schema.names).cast(self._schema), stream)
+        except (pa.ArrowException, OverflowError) as error:
+            where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
+            raise InputError(
+                f"values that one Parquet column cannot hold: {error}", given=where, remedy="write .jsonl"
+            ) from None
         return stream.getvalue()
 
-    def _schema_of(self, window: Window, values: Mapping[str, list[Any]]) -> pa.Schema:
-        """The input's own types; of CSV text, of JSONL what the first window holds."""
+    def _own_columns(self, window: Window) -> pa.Table:
+        """The input's columns with its own types: of CSV text, of JSONL what the first window holds."""
         import pyarrow as pa
 
-        own = window.schema if window.schema is not None else pa.table(dict(values)).schema
-        # A column of nothing but nulls so far may yet hold text.
-        own = pa.schema([each.with_type(pa.string()) if pa.types.is_null(each.type) else each for each in own])
+        if window.batch is not None:
+            return pa.Table.from_batches([window.batch])
+        table = pa.table({name: window.column(name) for name in self._names or []})
+        types = [pa.string() if pa.types.is_null(each.type) else each.type for each in table.schema]
+        if self._schema is not None:
+            known = [self._schema.field(name).type for name in table.column_names]
+            for name, new, old in zip(table.column_names, types, known, strict=True):
+                # Casting would drop members of an object that the first window did not have.
+                if pa.types.is_nested(new) and new != old:
+                    raise pa.ArrowInvalid(f"column {name} holds {new}, and began with {old}")
+            types = [
+                old if pa.types.is_null(each.type) else new
+                for each, new, old in zip(table.schema, types, known, strict=True)
+            ]
+        return table.cast(pa.schema(list(zip(table.column_names, types, strict=True))))
+
+    def _added_fields(self) -> list[pa.Field]:
+        import pyarrow as pa
+
         types = {"text": pa.string(), "texts": pa.list_(pa.string()), "number": pa.float32()}
-        return pa.schema([*own, *((name, types[what]) for name, what in self._added.items())])
+        return [pa.field(name, types[what]) for name, what in self._added.items()]
 
     def _join_tables(self, pieces: Iterable[bytes], stream: IO[bytes]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        writer = None
-        for piece in filter(None, pieces):
-            table = pq.read_table(io.BytesIO(piece))
-            writer = writer or pq.ParquetWriter(stream, table.schema)
-            writer.write_table(table)
-        if writer is None:  # no row at all
-            types = {"text": pa.string(), "texts": pa.list_(pa.string()), "number": pa.float32()}
-            writer = pq.ParquetWriter(stream, pa.schema([(name, types[what]) for name, what in self._added.items()]))
-        writer.close()
+        # Without any row the columns are known, their types are not.
+        text = [pa.field(name, pa.string()) for name in self._names or []]
+        with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
+            for piece in filter(None, pieces):
+                writer.write_table(pq.read_table(io.BytesIO(piece)))
+
+
+def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:
+    for place, row in enumerate(window.dicts()):
+        whole = row | {name: values[place] for name, values in answers.items()}
+        try:
+            yield orjson.dumps(whole, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:  # integers beyond 64 bits
+            yield json.dumps(whole, default=str).encode() + b"\n"
 
 
 def _cell(value: Any) -> str:
@@ -156,7 +171,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return value
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from errors import InputError
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 STANDARD = "-"
 
 
@@ -21,15 +21,17 @@ class File:
     """One file of the input.
 
     Attributes:
-        address: path or URL, as people write it.
-        path: the same as its file system knows it.
-        bytes: its size.
+        address: as people are told it.
+        system: fsspec's file system.
+        path: of the file there.
+        size: in bytes.
         changed: what tells this version from another: the time of its last change, or an entity tag.
     """
 
     address: str
+    system: Any
     path: str
-    bytes: int
+    size: int
     changed: str
 
     @property
@@ -37,10 +39,20 @@ class File:
         """csv, tsv, jsonl or parquet."""
         return format_of(self.address)
 
-    @property
-    def is_compressed(self) -> bool:
-        """Whether reading it unpacks it."""
-        return self.address.endswith(_COMPRESSED)
+    def open(self) -> IO[bytes]:
+        """To read, unpacked.
+
+        Raises:
+            InputError: the package that unpacks it is not installed.
+        """
+        from fsspec.compression import available_compressions
+
+        packed = _COMPRESSED.get(Path(self.address).suffix)
+        if packed is not None and packed not in available_compressions():
+            raise InputError(
+                f"nothing that unpacks {packed} is installed", given=self.address, remedy="unpack it first"
+            )
+        return self.system.open(self.path, "rb", compression=packed)
 
 
 def file_system(address: str) -> tuple[Any, str]:
@@ -59,6 +71,11 @@ def file_system(address: str) -> tuple[Any, str]:
         ) from error
 
 
+def is_local(system: Any) -> bool:
+    """Whether paths are those of this machine."""
+    return "file" in system.protocol
+
+
 def find(address: str) -> list[File]:
     """The files of an input: one file, those of a directory, or what a pattern matches, by name.
 
@@ -66,17 +83,17 @@ def find(address: str) -> list[File]:
         InputError: there is nothing, or nothing of a known format.
     """
     system, path = file_system(address)
-    if any(sign in path for sign in "*?["):
-        found = [each for each in system.glob(path) if not system.isdir(each)]
-    elif system.isdir(path):
-        found = [each for each in system.find(path) if _known(each) and not Path(each).name.startswith((".", "_"))]
+    if system.isdir(path):
+        found = [each for each in system.find(path) if _known(each) and not _is_hidden(each, path)]
+    elif system.exists(path):  # before patterns: data[1].csv is a name too
+        found = [path]
     else:
-        found = [path] if system.exists(path) else []
+        found = [each for each in system.glob(path) if not system.isdir(each)] if set(path) & set("*?[") else []
     if not found:
         raise InputError(
             "there is no input", given=address, remedy=f"a file, a directory or a pattern of {', '.join(_FORMATS)}"
         )
-    return [_describe(system, each) for each in sorted(found)]
+    return [_describe(system, each, address) for each in sorted(found)]
 
 
 def format_of(address: str) -> str:
@@ -85,13 +102,16 @@ def format_of(address: str) -> str:
     Raises:
         InputError: another ending.
     """
-    name = address
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
+    name = address.removesuffix(Path(address).suffix) if is_packed(address) else address
     try:
         return _FORMATS[Path(name).suffix.lower()]
     except KeyError:
         raise InputError("unknown format", given=address, remedy=f"one of {', '.join(_FORMATS)}") from None
+
+
+def is_packed(address: str) -> bool:
+    """Whether the name says that it is compressed."""
+    return Path(address).suffix in _COMPRESSED
 
 
 class Folder:
@@ -99,22 +119,31 @@ class Folder:
 
     Args:
         address: local, or of any file system of fsspec.
+        first: the file that is removed before all others, so that what a cut-off removal leaves is known for it.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, first: str) -> None:
         self._system, self._path = file_system(address)
-        self._is_local = "file" in self._system.protocol
+        self._first = first
 
     def __contains__(self, name: str) -> bool:
         return bool(self._system.exists(self._at(name)))
 
+    def exists(self) -> bool:
+        """Whether there is anything at its place."""
+        return bool(self._system.exists(self._path))
+
     def read(self, name: str) -> bytes:
-        """A file's bytes."""
+        """A file's bytes.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
         return self._system.cat_file(self._at(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole; a crash leaves it as it was. An object store does so by itself."""
-        if not self._is_local:
+        if not is_local(self._system):
             self._system.pipe_file(self._at(name), data)
             return
         os.makedirs(self._path, exist_ok=True)
@@ -127,7 +156,9 @@ class Folder:
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; nothing where it is not there."""
-        if self._system.exists(self._path):
+        if self._first in self:
+            self._system.rm_file(self._at(self._first))
+        if self.exists():
             self._system.rm(self._path, recursive=True)
 
     def _at(self, name: str) -> str:
@@ -138,24 +169,27 @@ class Folder:
 def whole_file(address: str) -> Iterator[IO[bytes]]:
     """A file to write that appears under its name only when all of it was written."""
     system, path = file_system(address)
-    if "file" not in system.protocol:
-        with system.open(path, "wb") as stream:  # object stores show an upload when it is closed
+    if not is_local(system):
+        with system.transaction, system.open(path, "wb") as stream:  # an upload is committed at the end, or dropped
             yield stream
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp"
-    with open(temporary, "wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
-def _describe(system: Any, path: str) -> File:
+def _describe(system: Any, path: str, address: str) -> File:
     info = system.info(path)
     changed = next((str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified", "updated") if key in info), "")
-    local = "file" in system.protocol
-    return File(path if local else system.unstrip_protocol(path), path, int(info.get("size") or 0), changed)
+    told = path if is_local(system) else f"{address.partition('://')[0]}://{path}"
+    return File(told, system, path, int(info.get("size") or 0), changed)
 
 
 def _known(path: str) -> bool:
@@ -163,3 +197,9 @@ def _known(path: str) -> bool:
         return bool(format_of(path))
     except InputError:
         return False
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    """Whether a name on the way is one that tools use for their own: .ipynb_checkpoints, _temporary, _delta_log."""
+    below = PurePosixPath(path).relative_to(PurePosixPath(root)).parts
+    return any(part.startswith((".", "_")) for part in below)

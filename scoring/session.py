@@ -14,7 +14,7 @@ from artifact import Device
 from contract.text import refuse_failed
 from errors import InputError
 from scoring.job import Counts, Job, run
-from scoring.places import STANDARD, File, find, format_of
+from scoring.places import STANDARD, File, file_system, find, format_of, is_packed
 from scoring.windows import Columns
 from serving.engine import Engine
 
@@ -42,7 +42,7 @@ def predict_for_people(
         allow_failed: also with an artifact that failed its contract.
 
     Returns:
-        read, written, skipped, resumed (rows), seconds, rows_per_second (of those not resumed), output.
+        windows, and of rows: read, written, skipped, resumed; seconds, rows_per_second (of those not resumed), output.
 
     Raises:
         InputError, KdcError: as `scoring.job.run`.
@@ -53,7 +53,7 @@ def predict_for_people(
         raise InputError("--errors names rows that are skipped", given="--on-error stop", remedy="--on-error skip")
     files = [] if source == STANDARD else find(source)
     kind = "jsonl" if output == STANDARD else format_of(output)
-    if output.endswith((".gz", ".bz2", ".xz", ".zst")):
+    if is_packed(output):
         raise InputError("the output is not compressed by kdc", given=output, remedy="pack it afterwards, or .parquet")
     _check_apart(files, output, errors)
     if kind == "parquet" or any(file.format == "parquet" for file in files):
@@ -86,10 +86,11 @@ def _columns(engine: Engine, text: str | None, text_pair: str | None, prefix: st
 
 def _check_apart(files: list[File], output: str, errors: str | None) -> None:
     """The output is none of the files that are read, nor the file of errors."""
-    written = [str(Path(each).resolve()) for each in (output, errors) if each not in (None, STANDARD) and each]
-    read = {str(Path(file.path).resolve()) for file in files if "://" not in file.address}
-    if len(set(written)) < len(written) or read & set(written):
-        raise InputError("input, output and errors are one file", given=", ".join(written), remedy="another name")
+    places = [(file.system, file.path) for file in files]
+    places += [file_system(each) for each in (output, errors) if each is not None and each != STANDARD]
+    known = [(tuple(system.protocol), str(Path(path).resolve())) for system, path in places]
+    if len(set(known)) < len(known):
+        raise InputError("input, output and errors are not all different files", given=output, remedy="another name")
 
 
 def _check_pyarrow() -> None:
@@ -103,7 +104,7 @@ def _check_pyarrow() -> None:
 
 def _with_progress(job: Job, engine: Engine) -> Counts:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    total = sum(file.bytes for file in job.files) or None
+    total = sum(file.size for file in job.files) or None
     where = f"{engine.variant} on {engine.provider}, {engine.threads} threads"
     console.print(f"{engine.task.name}: {where} -> {job.output}", markup=False)
     bar = Progress(

@@ -87,32 +87,35 @@ def _batches(encodings: Sequence[Encoding], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def split_bad(window: Window, columns: Columns) -> tuple[Window, list[Text]]:
+def split_bad(window: Window, columns: Columns, *, known: bool) -> tuple[Window, list[Text]]:
     """The window without the rows that have no text, which join `bad`, and the texts of the rest.
+
+    Args:
+        window: as it was read.
+        columns: which hold the texts.
+        known: the columns were met before: JSONL rows that lack them are bad rows, not another table.
 
     Raises:
         InputError: the columns are not there.
     """
     wanted = [columns.text] + ([columns.text_pair] if columns.text_pair is not None else [])
     absent = [name for name in wanted if name not in window.names]
-    if absent and window.rows:
+    if absent and not known and (window.names or not window.bad):
         raise InputError(
-            f"no column {', '.join(absent)}", given=f"{window.file} has {', '.join(window.names[:20])}",
+            f"no column {', '.join(absent)}", given=f"{window.file} has {', '.join(window.names[:20]) or 'none'}",
             remedy="name the columns: --text COLUMN [--text-pair COLUMN]",
         )  # fmt: skip
+    nothing = [None] * len(window.lines)
+    parts = zip(*(window.column(name) if name in window.names else nothing for name in wanted), strict=True)
+    bad: list[BadRow] = []
     texts: list[Text] = []
-    rows, lines, bad = [], [], list(window.bad)
-    for row, line in zip(window.rows, window.lines, strict=True):
-        parts = [row.get(name) for name in wanted]
-        problem = next(filter(None, map(_problem, wanted, parts)), None)
+    for line, row in zip(window.lines, parts, strict=True):
+        problem = next(filter(None, map(_problem, wanted, row)), None)
         if problem is not None:
             bad.append(BadRow(window.file, line, problem))
-            continue
-        texts.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])  # type: ignore[arg-type]
-        rows.append(row)
-        lines.append(line)
-    bad.sort(key=lambda each: each.line)
-    return Window(window.file, window.names, rows, lines, bad, window.schema, window.done), texts
+        else:
+            texts.append(row if len(row) == 2 else row[0])
+    return window.without(bad) if bad else window, texts
 
 
 def _problem(name: str, value: Any) -> str | None:

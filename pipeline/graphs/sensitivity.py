@@ -42,7 +42,8 @@ def layers_by_worth(
     """
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
-    right = [onnx_logits(onnx_path)(feeds) for feeds in batches]
+    fp32 = onnx_logits(onnx_path)
+    right = [fp32(feeds) for feeds in batches]
 
     def error(keep: frozenset[str]) -> float:
         with tempfile.TemporaryDirectory() as scratch:

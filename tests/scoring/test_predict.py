@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import random
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import bag_models
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
-from errors import InputError
+from errors import InputError, KdcError
 from scoring import inputs
+from scoring.outputs import Writer
 from scoring.session import predict_for_people
 from scoring.windows import Scorer
 
@@ -202,7 +205,7 @@ def test_bad_rows_are_skipped_and_named_where_that_is_asked(artifact: Path, tmp_
         ("sentence\nw1\n", {"errors": "x.jsonl"}, "--on-error skip"),
         ("sentence\nw1\n", {"text_pair": "x"}, "one text a row"),
         ("sentence\nw1\n", {"output": "out.xlsx"}, "unknown format"),
-        ("sentence\nw1\n", {"output": "in.csv"}, "one file"),
+        ("sentence\nw1\n", {"output": "in.csv"}, "all different files"),
         ("sentence\nw1\n", {"source": "other.csv"}, "no input"),
     ],
 )
@@ -278,6 +281,163 @@ def test_kill_9_loses_nothing_that_was_done(artifact: Path, tmp_path: Path) -> N
     assert (counts["read"], counts["written"]) == (60_000, 60_000)
     check(read(tmp_path / "out.parquet")[::97], rows[::97])
     assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [str(number) for number in range(60_000)]
+
+
+def test_a_row_that_stopped_the_job_can_be_skipped_without_starting_over(artifact: Path, tmp_path: Path) -> None:
+    rows = make_rows(40)
+    write(tmp_path / "in.jsonl", [*rows, {"id": 40, "sentence": ""}])
+    with pytest.raises(InputError, match="line 41"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    counts = predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", on_error="skip")
+    assert (counts["resumed"], counts["written"], counts["skipped"]) == (32, 40, 1)
+    check(read(tmp_path / "out.jsonl"), rows)
+
+
+def test_force_goes_on_too_and_no_force_drops_nothing(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in.jsonl", make_rows(40))
+    (tmp_path / "out.jsonl").write_text("old")
+    original = Scorer.__call__
+    calls: list[int] = []
+
+    def stops(self: Any, texts: Any) -> Any:
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, texts)
+
+    monkeypatch.setattr(Scorer, "__call__", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", force=True)
+    with pytest.raises(InputError, match="there already"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == "old"
+    assert predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", force=True)["resumed"] == 16
+    check(read(tmp_path / "out.jsonl"), make_rows(40))
+
+
+def test_pieces_of_a_job_whose_record_is_gone_are_not_taken_over(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", make_rows(20))
+    partial = tmp_path / "out.jsonl.partial"
+    partial.mkdir()
+    (partial / "000000000.json").write_text('{"read": 16, "written": 16, "skipped": 0}')
+    (partial / "000000000.rows").write_bytes(b"stale\n")
+    with pytest.raises(InputError, match="unfinished"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", force=True)
+    check(read(tmp_path / "out.jsonl"), make_rows(20))
+
+
+def test_finished_rows_that_are_gone_are_an_error_and_no_output(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in.jsonl", make_rows(40))
+    original = Scorer.__call__
+
+    def removes(self: Any, texts: Any) -> Any:
+        for file in tmp_path.glob("out.jsonl.partial/000000000.rows"):
+            file.unlink()
+        return original(self, texts)
+
+    monkeypatch.setattr(Scorer, "__call__", removes)
+    with pytest.raises(KdcError, match="finished rows are gone"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial"]
+
+
+def test_a_lone_carriage_return_does_not_end_a_row(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", [{"sentence": "w1\rw2", "note": "a\rb"}, {"sentence": "w3", "note": "c"}])
+    predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.csv")
+    assert [(row["sentence"], row["note"]) for row in read(tmp_path / "out.csv")] == [("w1\rw2", "a\rb"), ("w3", "c")]
+
+
+def test_members_that_parquet_would_drop_are_refused(artifact: Path, tmp_path: Path) -> None:
+    rows = [row | {"meta": {"a": 1}} for row in make_rows(20)]
+    rows[18]["meta"]["b"] = 2
+    write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(InputError, match="column meta holds"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+
+
+def test_jsonl_of_varying_columns_stays_as_it_is(artifact: Path, tmp_path: Path) -> None:
+    rows = [*make_rows(20), {"id": 20, "sentence": "w1", "more": [1]}]
+    write(tmp_path / "in.jsonl", rows)
+    predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    found = read(tmp_path / "out.jsonl")
+    assert [{name: row[name] for name in row if name not in ("label", "score")} for row in found] == rows
+    with pytest.raises(InputError, match="columns that the first ones have not: more"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.csv")
+
+
+def test_a_late_window_without_any_text_is_skipped_row_by_row(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", [*make_rows(16), {"id": 16}, {"id": 17}])
+    counts = predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", on_error="skip")
+    assert (counts["written"], counts["skipped"]) == (16, 2)
+
+
+@pytest.mark.parametrize("out", [".csv", ".parquet"])
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_table_without_rows_keeps_its_columns(artifact: Path, tmp_path: Path, ending: str, out: str) -> None:
+    if ending == ".csv":
+        (tmp_path / "in.csv").write_text("id,sentence\n")
+    else:
+        pq.write_table(pa.table({"id": pa.array([], pa.int8()), "sentence": pa.array([], pa.string())}),
+                       tmp_path / "in.parquet")  # fmt: skip
+    assert predict(artifact, tmp_path / f"in{ending}", tmp_path / f"out{out}")["written"] == 0
+    if out == ".csv":
+        assert (tmp_path / "out.csv").read_text() == "id,sentence,label,score\n"
+    else:
+        assert pq.read_table(tmp_path / "out.parquet").column_names == ["id", "sentence", "label", "score"]
+
+
+@pytest.mark.parametrize("content", [b"pr\xe9nom,sentence\nx,w1\n", b"note,sentence\n\xe9,w1\n"])
+def test_what_is_not_utf8_is_named(artifact: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.csv").write_bytes(content)
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def test_compressed_input_is_unpacked_and_a_cut_one_named(artifact: Path, tmp_path: Path) -> None:
+    rows = make_rows(50)
+    whole = gzip.compress(write(tmp_path / "in.csv", rows).read_bytes())
+    (tmp_path / "in.csv.gz").write_bytes(whole)
+    predict(artifact, tmp_path / "in.csv.gz", tmp_path / "out.csv")
+    check(read(tmp_path / "out.csv"), rows)
+    (tmp_path / "cut.csv.gz").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match="cannot read the file"):
+        predict(artifact, tmp_path / "cut.csv.gz", tmp_path / "cut.csv")
+
+
+def test_what_tools_keep_for_themselves_is_no_input(artifact: Path, tmp_path: Path) -> None:
+    for name in ("a.csv", "_temporary/0/b.csv", ".ipynb_checkpoints/a.csv", "sub/c.csv", "data[1].csv"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / "in" / name, make_rows(5))
+    assert predict(artifact, tmp_path / "in", tmp_path / "out.csv")["read"] == 15
+    assert predict(artifact, tmp_path / "in" / "data[1].csv", tmp_path / "one.csv")["read"] == 5
+
+
+def test_a_remote_output_appears_whole_or_not_at_all(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    rows = make_rows(40)
+    write(tmp_path / "in.csv", rows)
+    memory.pipe_file("/bucket/in.csv", (tmp_path / "in.csv").read_bytes())
+
+    def fails(self: Any, pieces: Any, stream: Any) -> None:
+        stream.write(next(iter(pieces)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "join", fails)
+        with pytest.raises(KeyboardInterrupt):
+            predict(artifact, "memory://bucket/in.csv", "memory://bucket/out.csv")
+    assert not memory.exists("/bucket/out.csv")
+    assert predict(artifact, "memory://bucket/in.csv", "memory://bucket/out.csv")["resumed"] == 40
+    (tmp_path / "out.csv").write_bytes(memory.cat_file("/bucket/out.csv"))
+    check(read(tmp_path / "out.csv"), rows)
+    assert not memory.exists("/bucket/out.csv.partial")
 
 
 def test_jsonl_goes_through_standard_input_and_output(artifact: Path) -> None:
