@@ -24,6 +24,7 @@ from scoring.windows import Columns, Scorer, answers, split_bad
 from serving.engine import Engine
 
 _JOB = "job.json"
+_START_OVER = "does another process work there? then start over: --force"
 
 Progress = Callable[[int, int], None]
 
@@ -62,9 +63,8 @@ class Job:
 
 @dataclass
 class Counts:
-    """Windows, and rows: `read` of the input, `written`, `skipped` as bad, `resumed` that were done before."""
+    """Rows: `read` of the input, `written`, `skipped` as bad, `resumed` that were done before."""
 
-    windows: int = 0
     read: int = 0
     written: int = 0
     skipped: int = 0
@@ -72,7 +72,6 @@ class Counts:
 
     def add(self, record: dict[str, Any]) -> None:
         """One window's record."""
-        self.windows += 1
         self.read += record["read"]
         self.written += record["written"]
         self.skipped += record["skipped"]
@@ -96,8 +95,8 @@ def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts
     folder = Folder(f"{job.output}.partial", first=_JOB)
     with _lock(job):
         _begin(job, folder)
-        counts = _answer_all(job, engine, writer, folder, progress)
-        _finish(job, folder, writer, counts)
+        counts, sizes = _answer_all(job, engine, writer, folder, progress)
+        _finish(job, folder, writer, sizes)
     return counts
 
 
@@ -113,8 +112,11 @@ def _windows(job: Job) -> Iterator[tuple[Window, int]]:
         before += file.size
 
 
-def _answer_all(job: Job, engine: Engine, writer: Writer, folder: Folder, progress: Progress | None) -> Counts:
-    counts, scorer = Counts(), Scorer(engine)
+def _answer_all(
+    job: Job, engine: Engine, writer: Writer, folder: Folder, progress: Progress | None
+) -> tuple[Counts, list[int]]:
+    """Have a piece for every window. Returns the rows' counts, and the bytes of each piece."""
+    counts, sizes, scorer = Counts(), [], Scorer(engine)
     for number, (window, done) in enumerate(_windows(job)):
         writer.check(window)
         known = _record(job, folder, number, window)
@@ -125,12 +127,15 @@ def _answer_all(job: Job, engine: Engine, writer: Writer, folder: Folder, progre
             good, piece = _answer(job, engine, scorer, writer, window, known=counts.written > 0)
             folder.write(_piece(number), piece)
             folder.write(_errors(number), b"".join(map(_line, good.bad)))
-            known = {"read": len(window), "written": len(good.lines), "skipped": len(good.bad)}
+            known = {
+                "read": len(window), "written": len(good.lines), "skipped": len(good.bad), "bytes": len(piece)
+            }  # fmt: skip
             folder.write(f"{number:09d}.json", json.dumps(known).encode())
         counts.add(known)
+        sizes.append(known["bytes"])
         if progress is not None:
             progress(counts.read, done)
-    return counts
+    return counts, sizes
 
 
 def _record(job: Job, folder: Folder, number: int, window: Window) -> dict[str, int] | None:
@@ -163,24 +168,32 @@ def _answer(
     return good, writer.piece(good, answers(scorer(texts), engine, job.columns))
 
 
-def _finish(job: Job, folder: Folder, writer: Writer, counts: Counts) -> None:
+def _finish(job: Job, folder: Folder, writer: Writer, sizes: list[int]) -> None:
     """Join the pieces and remove them.
 
     Raises:
-        KdcError: a piece is not there any more.
+        KdcError: a piece is not what it was.
     """
     try:
         with whole_file(job.output) as stream:
-            writer.join((folder.read(_piece(number)) for number in range(counts.windows)), stream)
+            writer.join((_whole(folder, number, size) for number, size in enumerate(sizes)), stream)
         if job.errors is not None:
             with whole_file(job.errors) as stream:
-                for number in range(counts.windows):
+                for number in range(len(sizes)):
                     stream.write(folder.read(_errors(number)))
     except FileNotFoundError as error:
-        raise KdcError(
-            "finished rows are gone", given=error, remedy="does another process work there? then start over: --force"
-        ) from error
+        raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
     folder.remove()
+
+
+def _whole(folder: Folder, number: int, size: int) -> bytes:
+    piece = folder.read(_piece(number))
+    if len(piece) != size:
+        raise KdcError(
+            "finished rows were changed", given=f"{_piece(number)}: {len(piece)} bytes, {size} were written",
+            remedy=_START_OVER,
+        )  # fmt: skip
+    return piece
 
 
 def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:

@@ -42,7 +42,7 @@ def predict_for_people(
         allow_failed: also with an artifact that failed its contract.
 
     Returns:
-        windows, and of rows: read, written, skipped, resumed; seconds, rows_per_second (of those not resumed), output.
+        read, written, skipped, resumed (rows), seconds, rows_per_second (of those not resumed), output.
 
     Raises:
         InputError, KdcError: as `scoring.job.run`.

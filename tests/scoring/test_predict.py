@@ -329,19 +329,20 @@ def test_pieces_of_a_job_whose_record_is_gone_are_not_taken_over(artifact: Path,
     check(read(tmp_path / "out.jsonl"), make_rows(20))
 
 
-def test_finished_rows_that_are_gone_are_an_error_and_no_output(
-    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("harm", "message"), [("unlink", "are gone"), ("truncate", "were changed")])
+def test_finished_rows_that_are_not_there_any_more_are_an_error_and_no_output(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, message: str
 ) -> None:
     write(tmp_path / "in.jsonl", make_rows(40))
     original = Scorer.__call__
 
     def removes(self: Any, texts: Any) -> Any:
         for file in tmp_path.glob("out.jsonl.partial/000000000.rows"):
-            file.unlink()
+            file.unlink() if harm == "unlink" else os.truncate(file, 10)
         return original(self, texts)
 
     monkeypatch.setattr(Scorer, "__call__", removes)
-    with pytest.raises(KdcError, match="finished rows are gone"):
+    with pytest.raises(KdcError, match=f"finished rows {message}"):
         predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial"]
 
