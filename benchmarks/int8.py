@@ -1,7 +1,6 @@
 """int8 candidates beside each other: what each costs on the tuning slice, mean over finished runs.
 
-Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`; with `--set quantize.free_drop=0` that also
-makes the candidates that are otherwise only made where int8 costs more than 0.3 points. Prints a Markdown table: how
+Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`. Prints a Markdown table: how
 far the probabilities are from fp32's, the points lost, and the latency of one text against fp32.
 """
 

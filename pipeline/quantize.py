@@ -1,7 +1,7 @@
 """Stage `quantize`: int8 candidates for CPUs, each judged on the tuning slice, and the fastest good one chosen.
 
-Where that one costs more than `quantize.free_drop` points, more is tried: other ranges, and the layers that lose most
-left in fp32, found by measuring.
+Where that one costs more than `quantize.free_drop` points beyond noise, more is tried: other ranges, and the layers that
+lose most left in fp32, found by measuring.
 
 Reads `data/`, `export/`. Writes `model.int8.onnx` (the winner; where none passes, the most accurate batch-invariant one
 is kept for people who want it, but fp32 is what a CPU loads) and `candidates.json`.
@@ -10,6 +10,7 @@ is kept for people who want it, but fp32 is what a CPU loads) and `candidates.js
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from artifact import Kind
 from errors import KdcError
 from pipeline import metrics
 from pipeline.context import Run
@@ -146,18 +148,22 @@ class Bench:
         return self._score(self._logits) - float(self.found[name]["tune"][self._task.metrics[0]])
 
     def is_free(self, name: str) -> bool:
-        """Whether a candidate may serve, at a cost that counts as nothing."""
-        settings = self._run.config.quantize
-        may_serve = self.found[name]["batch_invariant"]
-        return may_serve and self.drop(name) <= min(settings.free_drop, settings.max_int8_drop)
+        """Whether a candidate may serve, at a cost that counts as nothing, to within what the slice can tell.
+
+        Each of the rows whose label changed may as well have changed for the better: the standard error of the cost is
+        the root of their number.
+        """
+        settings, found = self._run.config.quantize, self.found[name]
+        noise = 100 * math.sqrt(found["label_changes"]) / len(self._texts)
+        cost = self.drop(name)
+        may_serve = found["batch_invariant"] and cost <= settings.max_int8_drop
+        return may_serve and cost - noise <= settings.free_drop
 
     def choose(self, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Time all candidates in turns, and choose: see `choose`. What was chosen before stays, unless beaten."""
         self._time()
         settings, metric = self._run.config.quantize, self._task.metrics[0]
-        now = choose(
-            self.found, metric, self._score(self._logits), max_drop=settings.max_int8_drop, free_drop=settings.free_drop
-        )
+        now = choose(self.found, metric, self._score(self._logits), settings.max_int8_drop)
         if before is None or before["chosen"] is None:
             return now
         better = now["chosen"] is not None and self.drop(now["chosen"]) < self.drop(before["chosen"])
@@ -176,6 +182,7 @@ class Bench:
         difference = np.abs(activate(logits, kind, engine.temperature) - right)
         return {
             "tune": metrics.compute(logits, self._labels, kind, names),
+            "label_changes": label_changes(logits, self._logits, kind),
             "parity": float(difference.max()),
             "mean_difference": float(difference.mean()),
             "max_probability_difference": same.max_difference,
@@ -198,6 +205,13 @@ class Bench:
             against = timings[name]["latency_p50_ms"] / timings["fp32"]["latency_p50_ms"]
             self.found[name]["latency_against_fp32"] = round(against, 3)
         self.found["fp32"] = timings["fp32"]
+
+
+def label_changes(logits: NDArray[np.floating], before: NDArray[np.floating], kind: Kind) -> int:
+    """Rows whose label is another: the largest logit, or of a multi-label task any sign; none in regression."""
+    if kind == "classification":
+        return int((logits.argmax(axis=1) != before.argmax(axis=1)).sum())
+    return int(((logits > 0) != (before > 0)).any(axis=1).sum()) if kind == "multilabel" else 0
 
 
 def repairs(bench: Bench) -> Iterator[Candidate]:
@@ -225,12 +239,10 @@ def repairs(bench: Bench) -> Iterator[Candidate]:
         count *= 2
 
 
-def choose(
-    candidates: Mapping[str, Any], metric: str, fp32_score: float, *, max_drop: float, free_drop: float
-) -> dict[str, Any]:
-    """The fastest candidate that is batch-invariant and costs at most `free_drop` points against fp32, or `max_drop`
-    where there is none such. Among those whose speed differs by no more than noise, the one whose answers differ
-    least from fp32's: over all rows that says more than the few labels by which their metrics differ.
+def choose(candidates: Mapping[str, Any], metric: str, fp32_score: float, max_drop: float) -> dict[str, Any]:
+    """The fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32. Among those whose
+    speed differs by no more than noise, the one whose answers differ least from fp32's: over all rows that says more
+    than the few labels by which their metrics differ.
 
     Fast is measured in rows a second, in batches of 32: the latency of single rows says the same, but a busy machine
     makes twenty percent of two. Candidates of one graph do the same work with other numbers, so the most of their
@@ -242,7 +254,6 @@ def choose(
         metric: the deciding one.
         fp32_score: fp32 ONNX on the same rows, in points.
         max_drop: points that int8 may cost.
-        free_drop: points that count as nothing.
 
     Returns:
         chosen (name or None), winner (the file to keep, or None), int8 (whether there is one), note, headline.
@@ -254,7 +265,6 @@ def choose(
     }
     drops = {name: fp32_score - found["tune"][metric] for name, found in invariant.items()}
     good = {name: found for name, found in invariant.items() if drops[name] <= max_drop}
-    good = {name: found for name, found in good.items() if drops[name] <= free_drop} or good
     if good:
         speed: dict[str, float] = {}
         for found in invariant.values():

@@ -160,7 +160,7 @@ class QuantizeSettings(Section):
     enabled: bool = Field(True, description="make and judge int8 candidates")
     max_int8_drop: float = Field(1.0, ge=0, description="points of the metric that int8 may cost against fp32 ONNX")
     free_drop: float = Field(
-        0.3, ge=0, description="points that count as nothing; where int8 costs more, more candidates are tried"
+        0.3, ge=0, description="points that count as nothing; where int8 costs more, other candidates are tried too"
     )
     calibration_rows: int = Field(256, ge=8, description="training rows that set the activation ranges")
     invariance_rows: int = Field(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline import quantize
 from pipeline.graphs.int8 import Candidate
-from pipeline.quantize import Bench, repairs
+from pipeline.quantize import Bench, label_changes, repairs
 
 PLAIN = Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax")
 
@@ -72,3 +73,32 @@ def found(score: float, *, milliseconds: float, difference: float) -> dict[str, 
         "latency_against_fp32": milliseconds / 10, "mean_difference": difference, "batch_invariant": True,
         "static": True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("score", "changes", "invariant", "free"),
+    [
+        (89.8, 0, True, True), (89.6, 0, True, False), (89.6, 4, True, True), (88.9, 400, True, False),
+        (89.8, 0, False, False), (91.0, 9, True, True),
+    ],
+)  # fmt: skip
+def test_a_cost_counts_as_nothing_within_what_the_slice_can_tell(
+    monkeypatch: pytest.MonkeyPatch, score: float, changes: int, invariant: bool, free: bool
+) -> None:
+    """fp32 has 90.0 of 1000 rows: 4 changed labels are 0.2 points of noise."""
+    bench = Bench.__new__(Bench)
+    settings = SimpleNamespace(max_int8_drop=1.0, free_drop=0.3)
+    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
+    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
+    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
+    bench.found = {"a": {"tune": {"accuracy": score}, "label_changes": changes, "batch_invariant": invariant}}
+    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
+    assert bench.is_free("a") is free
+
+
+def test_label_changes_are_counted_by_kind() -> None:
+    before = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -2.0]])
+    after = np.array([[0.5, 0.6], [0.0, 2.0], [-1.0, 0.1]])
+    assert label_changes(after, before, "classification") == 2
+    assert label_changes(after, before, "multilabel") == 2
+    assert label_changes(after, before, "regression") == 0
