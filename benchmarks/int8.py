@@ -1,7 +1,7 @@
 """int8 candidates beside each other: what each costs on the tuning slice, mean over finished runs.
 
-Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`. Prints a Markdown table: how
-far the probabilities are from fp32's, the points lost, and the latency of one text against fp32.
+Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`. Prints a Markdown table: how far the
+probabilities are from fp32's, the points lost, and the latency of one text against fp32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage `quantize`: int8 candidates for CPUs, each judged on the tuning slice, and the fastest good one chosen.
 
-Where that one costs more than `quantize.free_drop` points beyond noise, more is tried: other ranges, and the layers that
-lose most left in fp32, found by measuring.
+Where that one costs more than `quantize.free_drop` points beyond noise, more is tried: other ranges, and the layers
+that lose most left in fp32, found by measuring.
 
 Reads `data/`, `export/`. Writes `model.int8.onnx` (the winner; where none passes, the most accurate batch-invariant one
 is kept for people who want it, but fp32 is what a CPU loads) and `candidates.json`.
