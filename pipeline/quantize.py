@@ -95,6 +95,7 @@ class Bench:
 
     Attributes:
         found: what was measured, by candidate; "fp32" holds only timings.
+        candidates: those that could be made and measured, by name.
         temperature: of the fp32 student, calibrated on the slice.
     """
 
@@ -125,7 +126,7 @@ class Bench:
         return smoothed_source(self._fp32_file, self.batches, self._out / "smoothed.onnx")
 
     def source(self, candidate: Candidate) -> Source:
-        """What a static candidate is made from."""
+        """What a candidate is made from."""
         return self._smoothed if candidate.smooth else self._plain
 
     def judge(self, candidate: Candidate) -> None:
@@ -134,7 +135,7 @@ class Bench:
         found: dict[str, Any] = {"static": candidate.static, "graph": candidate.graph}
         self.found[candidate.name] = found
         try:
-            source = self.source(candidate) if candidate.static else Source(self._fp32_file, Ranges({}, 0))
+            source = self.source(candidate)
             found["nodes"] = quantise(source.file, file, candidate, source.ranges if candidate.static else None)
             engine = open_engine(self._run, file, temperature=self.temperature)
             found |= self._measure(engine)
