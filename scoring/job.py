@@ -121,7 +121,8 @@ def _answer_all(
         writer.check(window)
         known = _record(job, folder, number, window)
         if known is not None:
-            writer.learn(folder.read(_piece(number)))
+            if writer.needs_types:
+                writer.learn(folder.read(_piece(number)))
             counts.resumed += known["read"]
         else:
             good, piece = _answer(job, engine, scorer, writer, window, known=counts.written > 0)

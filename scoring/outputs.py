@@ -55,9 +55,14 @@ class Writer:
                 remedy="write .jsonl, or one output for each file",
             )  # fmt: skip
 
+    @property
+    def needs_types(self) -> bool:
+        """Whether the columns' types are still to be known."""
+        return self.kind == "parquet" and self._schema is None
+
     def learn(self, piece: bytes) -> None:
-        """Take a finished piece's column types over, of a job that goes on."""
-        if self.kind == "parquet" and piece and self._schema is None:
+        """Take a finished piece's column types over, of a job that goes on; a piece without rows has none."""
+        if piece:
             import pyarrow.parquet as pq
 
             self._schema = pq.read_schema(io.BytesIO(piece))
