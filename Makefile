@@ -12,13 +12,14 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test check test-browser test-transformers5 clean
+.PHONY: help demo test check test-browser test-ray test-transformers5 clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
 	@echo 'make check               lint, format and types'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
+	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
@@ -39,6 +40,9 @@ check: $(VENV)/.installed-test
 
 test-browser: $(VENV)/.installed-browser
 	$(OFFLINE) $(VENV)/bin/python -m pytest -m browser
+
+test-ray: $(VENV)/.installed-ray
+	$(OFFLINE) $(VENV)/bin/python -m pytest -m ray
 
 test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -m pytest $(PARALLEL)
@@ -63,6 +67,10 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
 
 $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test,browser]'
+	@touch $@
+
+$(VENV)/.installed-ray: pyproject.toml $(VENV)/.created
+	$(VENV)/bin/python -m pip install --editable '.[compress,test,ray]'
 	@touch $@
 
 $(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created
