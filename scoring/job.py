@@ -26,8 +26,6 @@ from serving.engine import Engine
 _JOB = "job.json"
 _START_OVER = "does another process work there? then start over: --force"
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Job:
@@ -77,13 +75,16 @@ class Counts:
         self.skipped += record["skipped"]
 
 
+Progress = Callable[[Counts, int], None]
+
+
 def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts:
     """Answer everything.
 
     Args:
         job: what.
         engine: with whose model.
-        progress: called with (rows, bytes of the input) done, after each window.
+        progress: called with the rows' counts and the bytes of the input that are done, after each window.
 
     Raises:
         InputError: the input cannot be used, a bad row where those stop the job, or an output that is there.
@@ -135,7 +136,7 @@ def _answer_all(
         counts.add(known)
         sizes.append(known["bytes"])
         if progress is not None:
-            progress(counts.read, done)
+            progress(counts, done)
     return counts, sizes
 
 
@@ -210,7 +211,7 @@ def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None)
                 errors.write(b"".join(map(_line, good.bad)))
             counts.add({"read": len(window), "written": len(good.lines), "skipped": len(good.bad)})
             if progress is not None:
-                progress(counts.read, done)
+                progress(counts, done)
     return counts
 
 

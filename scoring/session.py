@@ -112,12 +112,26 @@ def _with_progress(job: Job, engine: Engine) -> Counts:
         TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
         disable=not console.is_terminal or (job.output == STANDARD and sys.stdout.isatty()),
     )  # fmt: skip
-    began = time.perf_counter()
+    speed = Speed()
     with bar:
         task = bar.add_task("rows", total=total, rows=0, speed=0.0)
 
-        def progress(rows: int, done: int) -> None:
-            speed = rows / max(time.perf_counter() - began, 1e-9)
-            bar.update(task, completed=done, rows=rows, speed=speed)
+        def progress(counts: Counts, done: int) -> None:
+            bar.update(task, completed=done, rows=counts.read, speed=speed(counts))
 
         return run(job, engine, progress=progress)
+
+
+class Speed:
+    """Rows a second of those that are answered now: what was done before is only read over, in hardly any time."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __call__(self, counts: Counts) -> float:
+        """The speed so far; 0 while nothing is new."""
+        fresh = counts.read - counts.resumed
+        if not fresh:
+            self._began = time.perf_counter()
+            return 0.0
+        return fresh / max(time.perf_counter() - self._began, 1e-9)

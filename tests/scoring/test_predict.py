@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -20,21 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.special import softmax
+from labelled_tables import LABELS, check, make_artifact, make_rows, predict, read, write
 
 from errors import InputError, KdcError
 from scoring import inputs
+from scoring.job import Counts
 from scoring.outputs import Writer
-from scoring.session import predict_for_people
+from scoring.session import Speed
 from scoring.windows import Scorer
 
-LABELS = bag_models.SINGLE.labels
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def make_artifact(folder: Path, **how: Any) -> Path:
-    """Its int8 variant answers with softmax(`expected_logits`)."""
-    return bag_models.write_artifact(folder, scale=1 / 1.01, temperature=1.0, **how)
 
 
 @pytest.fixture(scope="module")
@@ -45,54 +38,6 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "WINDOW_ROWS", 16)
-
-
-def predict(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "text": None, "text_pair": None, "prefix": "", "all_scores": False, "on_error": "stop", "errors": None,
-        "variant": None, "device": "cpu", "threads": 2, "force": False, "allow_failed": False,
-    }  # fmt: skip
-    return predict_for_people(artifact, str(source), str(output), **(given | changes))
-
-
-def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    generator = random.Random(seed)
-    return [
-        {"id": number, "sentence": " ".join(generator.choices([f"w{n}" for n in range(20)], k=generator.randint(1, 5)))}
-        for number in range(count)
-    ]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
-
-
-def check(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-    """Same rows, same order, numpy's label and score."""
-    assert [int(row["id"]) for row in found] == [row["id"] for row in rows]
-    for row, before in zip(found, rows, strict=True):
-        assert row["sentence"] == before["sentence"]
-        shares = softmax(bag_models.expected_logits(before["sentence"]).astype(np.float64))
-        assert row["label"] == LABELS[shares.argmax()]
-        assert float(row["score"]) == pytest.approx(shares.max(), abs=1e-5)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -458,3 +403,11 @@ def test_scoring_loads_no_torch(artifact: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_the_speed_of_a_job_that_goes_on_counts_what_is_answered_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter((0.0, 10.0, 12.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(moments))
+    speed = Speed()
+    assert speed(Counts(read=1000, resumed=1000)) == 0  # reading over took ten seconds
+    assert speed(Counts(read=1100, resumed=1000)) == 50

@@ -1,0 +1,74 @@
+"""Tables for `kdc predict`: made, written, read back, and compared with the answers that numpy gives too."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import bag_models
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import softmax
+
+from scoring.session import predict_for_people
+
+LABELS = bag_models.SINGLE.labels
+
+
+def make_artifact(folder: Path, **how: Any) -> Path:
+    """Its int8 variant answers with softmax(`expected_logits`)."""
+    return bag_models.write_artifact(folder, scale=1 / 1.01, temperature=1.0, **how)
+
+
+def predict(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
+    """`kdc predict` on two cores, with its other options as they are when nobody gives them."""
+    given: dict[str, Any] = {
+        "text": None, "text_pair": None, "prefix": "", "all_scores": False, "on_error": "stop", "errors": None,
+        "variant": None, "device": "cpu", "threads": 2, "force": False, "allow_failed": False,
+    }  # fmt: skip
+    return predict_for_people(artifact, str(source), str(output), **(given | changes))
+
+
+def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    generator = random.Random(seed)
+    return [
+        {"id": number, "sentence": " ".join(generator.choices([f"w{n}" for n in range(20)], k=generator.randint(1, 5)))}
+        for number in range(count)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pq.ParquetFile(path).read().to_pylist()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def check(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Same rows, same order, numpy's label and score."""
+    assert [int(row["id"]) for row in found] == [row["id"] for row in rows]
+    for row, before in zip(found, rows, strict=True):
+        assert row["sentence"] == before["sentence"]
+        shares = softmax(bag_models.expected_logits(before["sentence"]).astype(np.float64))
+        assert row["label"] == LABELS[shares.argmax()]
+        assert float(row["score"]) == pytest.approx(shares.max(), abs=1e-5)
