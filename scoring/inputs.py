@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from errors import InputError
-from scoring.places import STANDARD, File
+from scoring.places import STANDARD, File, reaching
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,16 +99,18 @@ def read_windows(file: File) -> Iterator[Window]:
 
     Raises:
         InputError: the file cannot be read (any further).
+        KdcError: nor can the store.
     """
-    try:
-        with file.open() as raw:
-            yield from (
-                _read_parquet(raw, file) if file.format == "parquet" else _read_text(raw, file.address, file.format)
-            )
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
-            raise
-        raise InputError(f"cannot read the file: {error}", given=file.address, remedy="write it again") from error
+    with reaching(file.system, file.address):
+        try:
+            with file.open() as raw:
+                yield from (
+                    _read_parquet(raw, file) if file.format == "parquet" else _read_text(raw, file.address, file.format)
+                )
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+                raise
+            raise InputError(f"cannot read the file: {error}", given=file.address, remedy="write it again") from error
 
 
 def read_standard_input() -> Iterator[Window]:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from errors import InputError, KdcError
 from scoring.inputs import WINDOW_ROWS, BadRow, Window, read_standard_input, read_windows
 from scoring.outputs import Writer
-from scoring.places import STANDARD, File, Folder, file_system, is_local, whole_file
+from scoring.places import STANDARD, File, Folder, exists, file_system, is_local, whole_file
 from scoring.windows import Columns, Scorer, answers, split_bad
 from serving.engine import Engine
 
@@ -222,10 +222,8 @@ def _begin(job: Job, folder: Folder) -> None:
         InputError: the output is there, or what is left of another job.
     """
     for address in (job.output, job.errors):
-        if address is not None and not job.force:
-            system, path = file_system(address)
-            if system.exists(path):
-                raise InputError("the output is there already", given=address, remedy="another name, or --force")
+        if address is not None and not job.force and exists(address):
+            raise InputError("the output is there already", given=address, remedy="another name, or --force")
     wanted = json.dumps(job.fingerprint(), sort_keys=True).encode()
     # Standard input cannot be read again.
     if job.files and _JOB in folder and folder.read(_JOB) == wanted:

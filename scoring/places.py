@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from errors import InputError
+from errors import InputError, KdcError
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
@@ -76,13 +76,50 @@ def is_local(system: Any) -> bool:
     return "file" in system.protocol
 
 
+@contextmanager
+def reaching(system: Any, address: str) -> Iterator[None]:
+    """What a store answers with, and what its package raises, as an error of ours. Local errors stay as they are.
+
+    Raises:
+        KdcError: the store refused, or did not answer.
+    """
+    try:
+        yield
+    except KdcError:
+        raise
+    except Exception as error:  # each package has its own, and they share no base
+        if is_local(system):
+            raise
+        raise KdcError(
+            "the store refused, or did not answer", given=f"{address}: {type(error).__name__}: {error}",
+            remedy="see the bucket's name, the credentials and the endpoint, which the package of this scheme reads",
+        ) from error  # fmt: skip
+
+
+def exists(address: str) -> bool:
+    """Whether there is anything at an address.
+
+    Raises:
+        KdcError: the store cannot be asked.
+    """
+    system, path = file_system(address)
+    with reaching(system, address):
+        return bool(system.exists(path))
+
+
 def find(address: str) -> list[File]:
     """The files of an input: one file, those of a directory, or what a pattern matches, by name.
 
     Raises:
         InputError: there is nothing, or nothing of a known format.
+        KdcError: the store cannot be asked.
     """
     system, path = file_system(address)
+    with reaching(system, address):
+        return [_describe(system, each, address) for each in _names(system, path, address)]
+
+
+def _names(system: Any, path: str, address: str) -> list[str]:
     if system.isdir(path):
         found = [each for each in system.find(path) if _known(each) and not _is_hidden(each, path)]
     elif system.exists(path):  # before patterns: data[1].csv is a name too
@@ -93,7 +130,7 @@ def find(address: str) -> list[File]:
         raise InputError(
             "there is no input", given=address, remedy=f"a file, a directory or a pattern of {', '.join(_FORMATS)}"
         )
-    return [_describe(system, each, address) for each in sorted(found)]
+    return sorted(found)
 
 
 def format_of(address: str) -> str:
@@ -124,14 +161,16 @@ class Folder:
 
     def __init__(self, address: str, first: str) -> None:
         self._system, self._path = file_system(address)
+        self._address = address
         self._first = first
 
     def __contains__(self, name: str) -> bool:
-        return bool(self._system.exists(self._at(name)))
+        with reaching(self._system, self._address):
+            return bool(self._system.exists(self._at(name)))
 
     def exists(self) -> bool:
         """Whether there is anything at its place."""
-        return bool(self._system.exists(self._path))
+        return exists(self._address)
 
     def read(self, name: str) -> bytes:
         """A file's bytes.
@@ -144,7 +183,8 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole; a crash leaves it as it was. An object store does so by itself."""
         if not is_local(self._system):
-            self._system.pipe_file(self._at(name), data)
+            with reaching(self._system, self._address):
+                self._system.pipe_file(self._at(name), data)
             return
         os.makedirs(self._path, exist_ok=True)
         temporary = self._at(f"{name}.tmp")
