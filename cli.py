@@ -138,6 +138,8 @@ def compress(
     from pipeline.session import compress_for_people
 
     result = compress_for_people(resolved, start_from=from_, until=until, force=force)
+    if not result:  # a process that torchrun started beside the one that tells
+        return
     if as_json:
         _print_json(result)
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.ranks import ALONE, Ranks
 from pipeline.reading.prepared import PreparedData, open_data
 from pipeline.settings import Config, StudentSettings
 
@@ -25,6 +26,7 @@ class Run:
         config: resolved settings.
         device: "cpu" or "cuda", decided.
         bf16: train in bf16 autocast.
+        ranks: the processes that train together.
         fingerprints: of the stages so far, by name.
         progress: called with (done, total) during long work of the current stage.
         say: prints one line for the person who watches.
@@ -34,6 +36,7 @@ class Run:
     config: Config
     device: str = "cpu"
     bf16: bool = False
+    ranks: Ranks = ALONE
     fingerprints: dict[str, str] = field(default_factory=dict)
     progress: Callable[[int, int], None] = _silent
     say: Callable[[str], None] = print

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from errors import InputError, KdcError
 from pipeline import metrics
 from pipeline.batches import Rows
+from pipeline.checkpoints import last_checkpoint
 from pipeline.context import Run
 from pipeline.predict import predict
 from pipeline.reading.prepared import PreparedData
@@ -27,14 +28,19 @@ class Distillation:
     """What a student learns from beside the labels.
 
     Attributes:
-        logits: (row ids, outputs) of the teacher, indexed by row id.
+        file: the teacher's logits (.npy), (row ids, outputs) indexed by row id.
         alpha: weight of the teacher's term.
         temperature: T.
     """
 
-    logits: NDArray[np.float32]
+    file: Path
     alpha: float
     temperature: float
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """The teacher's logits, memory-mapped."""
+        return np.load(self.file, mmap_mode="r")
 
 
 def fit(
@@ -56,17 +62,31 @@ def fit(
     Returns:
         `training.train`'s summary, with the tuning slice's metrics, the majority's, and whether it is constant.
     """
+    summary: dict[str, Any] = run.ranks.together(
+        _train, run, model=model, settings=settings, role=role, pad_id=pad_id, folder=folder,
+        resume=last_checkpoint(folder), distillation=distillation, by_loss=by_loss,
+    )  # fmt: skip
     data = run.data()
-    parts = [data.tokens(role, "train")]
-    if distillation is not None and data.has("unlabeled"):
-        parts.append(data.tokens(role, "unlabeled"))
-    rows = Rows(parts, distillation.logits if distillation else None)
-    tune = [data.tokens(role, "tune")]
-    task = data.task
-    summary: dict[str, Any] = train(
+    summary.update(judge(model, Rows([data.tokens(role, "tune")]), data.task, pad_id))
+    model.to("cpu")
+    return summary
+
+
+def _train(
+    run: Run, *, model: Any, settings: TrainSettings, role: str, pad_id: int, folder: Path, resume: Path | None,
+    distillation: Distillation | None, by_loss: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What every rank does of a training."""
+    data = run.data()
+    task, parts, logits = data.task, [data.tokens(role, "train")], None
+    if distillation is not None:
+        logits = distillation.logits
+        parts += [data.tokens(role, "unlabeled")] if data.has("unlabeled") else []
+    rows = Rows(parts, logits)
+    return train(
         model.to(run.device),
         rows,
-        Rows(tune, distillation.logits if distillation else None),
+        Rows([data.tokens(role, "tune")], logits),
         pad_id=pad_id,
         objective=Objective(
             kind=task.kind,
@@ -77,14 +97,14 @@ def fit(
             center=task.center,
             spread=task.spread,
         ),
-        plan=plan_for(settings, len(rows), seed=run.config.run.seed, device=run.device, bf16=run.bf16),
+        plan=plan_for(
+            settings, len(rows), seed=run.config.run.seed, device=run.device, bf16=run.bf16, ranks=run.ranks.size
+        ),
         folder=folder,
+        resume=resume,
         progress=run.progress,
         by_loss=by_loss,
     )
-    summary.update(judge(model, Rows(tune), task, pad_id))
-    model.to("cpu")
-    return summary
 
 
 def finish(folder: Path) -> None:
@@ -92,7 +112,7 @@ def finish(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def plan_for(settings: TrainSettings, rows: int, *, seed: int, device: str, bf16: bool) -> Plan:
+def plan_for(settings: TrainSettings, rows: int, *, seed: int, device: str, bf16: bool, ranks: int = 1) -> Plan:
     """Epochs as steps, at least `min_steps`, rounded up so that the last step is looked at."""
     a_step = settings.batch_size * settings.accumulate
     wanted = max(math.ceil(settings.epochs * math.ceil(rows / a_step)), settings.min_steps)
@@ -110,6 +130,8 @@ def plan_for(settings: TrainSettings, rows: int, *, seed: int, device: str, bf16
         seed=seed,
         device=device,
         bf16=bf16,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        ranks=ranks,
     )
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from pipeline.batches import Collator, Rows
 
-_WINDOW = 8192  # rows sorted by length at a time: bounds memory, and gives resumable steps
+WINDOW = 2048  # rows sorted by length at a time: bounds memory, gives steps to resume from and shares for ranks
 
 
 def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int, batch_size: int = 64) -> NDArray[np.float32]:
-    """Logits of `_WINDOW` rows from `start` on, in row order: (rows, outputs) float32."""
+    """Logits of `WINDOW` rows from `start` on, in row order: (rows, outputs) float32."""
     device = next(model.parameters()).device
     collate = Collator(pad_id)
-    window = np.arange(start, min(start + _WINDOW, len(rows)))
+    window = np.arange(start, min(start + WINDOW, len(rows)))
     order = window[np.argsort(rows.lengths[window], kind="stable")]
     parts = []
     with torch.inference_mode():
@@ -50,10 +50,10 @@ def predict(
     for start in windows(len(rows)):
         parts.append(predict_window(model, rows, start, pad_id=pad_id))
         if progress is not None:
-            progress(min(start + _WINDOW, len(rows)), len(rows))
+            progress(min(start + WINDOW, len(rows)), len(rows))
     return np.concatenate(parts)
 
 
 def windows(rows: int) -> range:
     """First rows of the windows that `predict_window` answers."""
-    return range(0, rows, _WINDOW)
+    return range(0, rows, WINDOW)

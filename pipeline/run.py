@@ -33,6 +33,7 @@ from pipeline import (
 from pipeline.context import Run
 from pipeline.folders import Stage, fingerprint_of, forget, run_stage
 from pipeline.progress import Reporter
+from pipeline.ranks import ALONE, Ranks, join
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of, task_of
 from pipeline.settings import Config, StudentSettings, TeacherSettings
@@ -69,6 +70,9 @@ STAGES = (
     ),
     Stage("package", package.run, lambda run: _contract(run.config), ("evaluate",), package.is_intact),
 )
+
+
+_LAST_SHARED = "student"  # several processes train; the rest is one's work
 
 
 def _training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
@@ -161,7 +165,7 @@ def compress(
 
     Returns:
         out (run directory), stages (each with its metrics and whether it was skipped), and, when `package` ran,
-        artifact (path).
+        artifact (path). In a process that only helps (`ranks.py`): out, and no stages.
 
     Raises:
         InputError, KdcError: as the stages say.
@@ -172,12 +176,19 @@ def compress(
         if name is not None and name not in names:
             raise InputError("no such stage in this run", given=name, remedy=f"one of {', '.join(names)}")
     root = _root(config)
+    device, _ = _device(config)
+    ranks = join(device)
+    if ranks.rank > 0:
+        ranks.help(open_run(root, config, reporter, ranks))
+        return {"out": str(root), "stages": {}}
     redo_from = names.index(start_from) if start_from else (0 if force else len(stages))
     last = names.index(until) if until else len(stages) - 1
     results = {}
-    with _locked(root):
-        run = open_run(root, config, reporter)
+    with ranks.leading(), _locked(root):
+        run = open_run(root, config, reporter, ranks)
         (root / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
+        ranks.check_batches(config)
+        ranks.together(_see_directory, run, config=config.model_dump_json())
         run.fingerprints["labelled"] = fingerprint_of("labelled", _plain(_labelled_settings(config)), [])
         for stage in stages[redo_from:]:
             forget(root, stage.name)
@@ -187,6 +198,8 @@ def compress(
             run.fingerprints[stage.name] = fingerprint
             results[stage.name] = run_stage(run, stage, settings, fingerprint, reporter)
             stage.check(run)
+            if stage.name == _LAST_SHARED:
+                ranks.dismiss()
     summary: dict[str, Any] = {"out": str(root), "stages": results}
     if last == len(stages) - 1:
         result = run.metrics("package")
@@ -202,14 +215,32 @@ def _root(config: Config) -> Path:
     return Path("runs") / task_of(config).name
 
 
-def open_run(root: Path, config: Config, reporter: Reporter) -> Run:
+def _see_directory(run: Run, *, config: str) -> None:
+    """What every rank does first: see that it has the leader's settings and run directory.
+
+    Raises:
+        InputError: it has not.
+    """
+    file = run.root / "config.json"
+    if run.config.model_dump_json() != config:
+        raise InputError("the processes were given different settings", remedy="the same command for all of them")
+    if not file.exists() or Config.model_validate_json(file.read_text(encoding="utf-8")) != run.config:
+        raise InputError(
+            "the processes do not see the same run directory", given=run.root.absolute(),
+            remedy="--out on a disk that all hosts share",
+        )  # fmt: skip
+
+
+def open_run(root: Path, config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Run:
     """A run directory as stages are given it.
 
     Raises:
         InputError: the device that was asked for is not there.
     """
     device, bf16 = _device(config)
-    return Run(root=root, config=config, device=device, bf16=bf16, progress=reporter.progress, say=reporter.say)
+    return Run(
+        root=root, config=config, device=device, bf16=bf16, ranks=ranks, progress=reporter.progress, say=reporter.say
+    )  # fmt: skip
 
 
 def _device(config: Config) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifact import Device
 from errors import KdcError
+from pipeline import ranks
 from pipeline.commands import note_command
 from pipeline.minilm import HUB_ID, find_minilm
 from pipeline.request import check_request
@@ -24,27 +25,46 @@ if TYPE_CHECKING:
 def compress_for_people(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
     """`pipeline.run.compress` with progress on stderr, quiet libraries, and errors that say how to go on.
 
+    Returns:
+        As `compress`, with the path of the report; nothing in a process that only helps.
+
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
+        SystemExit: in a process that only helps, of an error that the leading one tells.
     """
-    check_request(config)
+    rank = ranks.rank()
+    try:
+        check_request(config)
+        return _compress(config, start_from=start_from, until=until, force=force)
+    except KdcError as error:
+        if ranks.is_told_by_another(error, rank):
+            raise SystemExit(error.exit_code) from error
+        raise
+
+
+def _compress(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
     from pipeline.progress import Reporter
 
-    reporter = Reporter()
-    again = f"run the same command again to go on: {_command_to_go_on()}"
+    reporter = Reporter(quiet=ranks.rank() > 0)
+    command = _command_to_go_on()
+    again = f"run the same command again to go on: {command}"
     try:
         prepare_libraries(config)
         from pipeline.run import compress
 
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
             result = compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
+            if not result["stages"]:  # this process only helped
+                return {}
             root = Path(result["out"])
-            note_command(root, _command_to_go_on())
+            note_command(root, command)
             if "artifact" in result:
                 result["report"] = _report(root, config, reporter, again=not result["stages"]["package"]["skipped"])
             return result
     except KeyboardInterrupt:
-        raise KdcError("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
+        raise ranks.Stopped("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
+    except ranks.Lost as error:
+        raise ranks.Lost(error.what, given=error.given, remedy=again) from error
     except Exception as error:
         if _disk_is_full(error):
             raise KdcError(
@@ -100,7 +120,7 @@ def _command_to_go_on() -> str:
         if not skip and argument != "--force" and not argument.startswith("--from"):
             kept.append(argument)
         skip = argument == "--from"
-    return shlex.join(["kdc", *kept])
+    return f"{ranks.launcher()} {shlex.join(kept)}"
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

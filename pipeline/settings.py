@@ -83,6 +83,9 @@ class TrainSettings(Section):
     batch_size: int = Field(32, ge=1, description="rows a step")
     accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before an update")
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations twice instead of keeping them: less memory, a third slower"
+    )
     warmup: float = Field(0.06, ge=0, lt=1, description="fraction of the steps with rising learning rate")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
     evaluations: int = Field(8, ge=1, description="looks at the tuning slice during training; the best one is kept")

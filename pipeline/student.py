@@ -18,7 +18,7 @@ from pipeline.context import Run
 from pipeline.fit import Distillation, check_learned, fit
 from pipeline.predict import predict
 from pipeline.settings import StudentSettings
-from pipeline.targets import load_targets
+from pipeline.targets import LOGITS
 
 _PROBE_ROWS = 64
 _REMEDY = (
@@ -41,8 +41,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 
 def distillation(run: Run, settings: StudentSettings) -> Distillation:
     """What stage `targets` kept, as the student learns from it."""
-    targets = load_targets(run.folder("targets"))
-    return Distillation(targets, settings.alpha, settings.temperature)
+    return Distillation(run.folder("targets") / LOGITS, settings.alpha, settings.temperature)
 
 
 def distil(run: Run, settings: StudentSettings, learns_from: Distillation | None, out: Path) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from, computed once.
 
 Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 indexed by row id, memory-mapped by its readers.
-Goes on where it was cut off; with one teacher, memory does not grow with the rows.
+Goes on where it was cut off; with one teacher, memory does not grow with the rows. The rows are answered window by
+window, each into a file of its own, so that several processes can share the work.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,26 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from errors import KdcError
 from pipeline import ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
-from pipeline.predict import predict_window, windows
+from pipeline.predict import WINDOW, predict_window, windows
 from pipeline.statistics import calibrate
 from pipeline.teacher import SCORES
 
+LOGITS = "logits.npy"
 _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this order
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/logits.npy`."""
-    path, settings = out / "logits.npy", run.config.teacher
+    path, settings = out / LOGITS, run.config.teacher
     if settings.scores is not None:
         summary = _copy_scores(run, path)
     elif len(settings.sources) == 1:
-        rows, started_at = _answer(run, 0, path)
-        summary = {"rows": rows, "resumed_from": started_at}
+        rows, before = _answer(run, 0, path)
+        summary = {"rows": rows, "resumed_from": before}
     else:
         summary = _average(run, path)
     return summary | (_calibrate(run, path) if run.config.targets.calibrate else {})
@@ -83,44 +87,71 @@ def teacher_shares(run: Run) -> NDArray[np.float64]:
 
 
 def _answer(run: Run, place: int, path: Path) -> tuple[int, int]:
-    """One teacher's logits into a file; how many rows there are, and the one it started at."""
+    """One teacher's logits into a file; how many rows there are, and how many were answered before."""
     data = run.data()
-    teacher = str(run.folder("teacher") / ensemble.folder(place))
-    loaded = models.load_model(teacher, data.task)
-    tokenizer = models.load_tokenizer(teacher)
+    total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
+    parts = path.with_suffix(".parts")
+    parts.mkdir(exist_ok=True)
+    missing = [start for start in windows(total) if not _part(parts, start).exists()]
+    run.ranks.together(_answer_share, run, place=place, missing=missing, parts=parts)
+    join_parts(parts, path, rows=total, outputs=data.task.outputs)
+    shutil.rmtree(parts)
+    return total, total - sum(min(WINDOW, total - start) for start in missing)
+
+
+def _answer_share(run: Run, *, place: int, missing: list[int], parts: Path) -> None:
+    """What every rank does: each answers its share of the windows that are missing."""
+    data, teacher = run.data(), str(run.folder("teacher") / ensemble.folder(place))
+    model = models.load_model(teacher, data.task).model.to(run.device).eval()
     rows = Rows([data.tokens(ensemble.role(place), split) for split in _SPLITS if data.has(split)])
-    started_at = write_logits(
-        loaded.model.to(run.device).eval(), rows, path, pad_id=tokenizer.pad_token_id, outputs=data.task.outputs,
-        progress=run.progress,
-    )  # fmt: skip
-    return len(rows), started_at
+    share = missing[run.ranks.rank :: run.ranks.size]
+    pad_id = models.load_tokenizer(teacher).pad_token_id
+    answer_windows(model, rows, share, parts, pad_id=pad_id, progress=run.progress)
 
 
-def write_logits(model: Any, rows: Rows, path: Path, *, pad_id: int, outputs: int, progress: Any) -> int:
-    """Fill `path` window by window; a `.done` file beside it counts the rows that are safe on disk.
+def answer_windows(
+    model: Any, rows: Rows, starts: list[int], parts: Path, *, pad_id: int, progress: Callable[[int, int], None]
+) -> None:
+    """Write each window's row ids and logits as a file of its own, whole or not at all.
 
-    Returns:
-        The row it started at: 0, or where an earlier attempt ended.
+    Args:
+        model: a sequence classifier in evaluation mode.
+        rows: all rows.
+        starts: first rows of the windows.
+        parts: folder for the files.
+        pad_id: the tokenizer's padding id.
+        progress: called with windows done and windows in all.
     """
-    done_file = path.with_suffix(".done")
-    done = json.loads(done_file.read_text()) if done_file.exists() else 0
-    logits = open_memmap(path, mode="r+" if done else "w+", dtype=np.float32, shape=(len(rows), outputs))
-    started_at = done
-    for start in windows(len(rows)):
-        if start < started_at:
-            continue
-        answers = predict_window(model, rows, start, pad_id=pad_id)
-        ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(answers))))])
-        logits[ids] = answers
-        logits.flush()
-        temporary = done_file.with_suffix(".tmp")
-        temporary.write_text(str(start + len(answers)))
-        os.replace(temporary, done_file)
-        progress(start + len(answers), len(rows))
-    done_file.unlink(missing_ok=True)
-    return started_at
+    for done, start in enumerate(starts, 1):
+        logits = predict_window(model, rows, start, pad_id=pad_id)
+        ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])
+        temporary = _part(parts, start).with_suffix(".tmp")
+        with temporary.open("wb") as stream:
+            np.savez(stream, ids=ids, logits=logits)
+        os.replace(temporary, _part(parts, start))
+        progress(done, len(starts))
 
 
-def load_targets(folder: Path) -> NDArray[np.float32]:
-    """The teacher's logits indexed by row id, memory-mapped."""
-    return np.load(folder / "logits.npy", mmap_mode="r")
+def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
+    """Make one file of all windows' answers, (rows, outputs) float32, every row under its id.
+
+    Raises:
+        KdcError: a row has no answer, or two.
+    """
+    logits = open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, outputs))
+    answers = np.zeros(rows, dtype=np.uint8)
+    for start in windows(rows):
+        with np.load(_part(parts, start)) as part:
+            logits[part["ids"]] = part["logits"]
+            np.add.at(answers, part["ids"], 1)
+    logits.flush()
+    if (answers != 1).any():
+        wrong = np.flatnonzero(answers != 1)
+        raise KdcError(
+            "rows without exactly one answer of the teacher", given=f"{len(wrong)} rows, the first is {wrong[0]}",
+            remedy="run again with --from data",
+        )  # fmt: skip
+
+
+def _part(parts: Path, start: int) -> Path:
+    return parts / f"{start:012d}.npz"

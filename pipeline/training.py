@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from errors import KdcError
 from pipeline import metrics
 from pipeline.batches import Collator, LengthGroupedSampler, Rows
-from pipeline.checkpoints import last_checkpoint, seal
+from pipeline.checkpoints import seal
 from pipeline.losses import distillation_loss, label_loss
 from pipeline.tasks import Kind
 
@@ -50,6 +50,8 @@ class Plan:
         bf16: bf16 autocast.
         pad_to: pad every row to that length (benchmarks only); None: to the longest of the batch.
         group_by_length: batch rows of like length.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        ranks: processes that share each batch.
     """
 
     steps: int
@@ -65,6 +67,8 @@ class Plan:
     bf16: bool
     pad_to: int | None = None
     group_by_length: bool = True
+    gradient_checkpointing: bool = False
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,9 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+        self.accelerator.wait_for_everyone()  # each rank keeps the state of its random numbers
+        if self.args.should_save:
+            seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
 class _Report(TrainerCallback):
@@ -159,6 +165,7 @@ def train(
     objective: Objective,
     plan: Plan,
     folder: Path,
+    resume: Path | None = None,
     progress: Progress | None = None,
     by_loss: bool = False,
 ) -> dict[str, Any]:
@@ -171,7 +178,8 @@ def train(
         pad_id: the tokenizer's padding id.
         objective: what to minimise.
         plan: how.
-        folder: holds the checkpoints; training goes on from a whole one that is there.
+        folder: for checkpoints.
+        resume: the checkpoint to go on from, see `last_checkpoint`.
         progress: called with (step, steps).
         by_loss: the best step is the one with the least loss on the tuning slice, not the best metric.
 
@@ -184,7 +192,6 @@ def train(
     Raises:
         KdcError: the loss is no number any more.
     """
-    resume = last_checkpoint(folder)
     if plan.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(
@@ -238,8 +245,11 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch_size,
-        per_device_eval_batch_size=plan.batch_size,
+        per_device_train_batch_size=plan.batch_size // plan.ranks,
+        per_device_eval_batch_size=plan.batch_size // plan.ranks,
+        ddp_find_unused_parameters=True,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         gradient_accumulation_steps=plan.accumulate,
         learning_rate=plan.learning_rate,
         warmup_steps=plan.warmup_steps,

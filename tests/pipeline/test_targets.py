@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from errors import KdcError
 from pipeline import predict
 from pipeline.batches import Rows
-from pipeline.targets import load_targets, write_logits
+from pipeline.predict import windows
+from pipeline.targets import answer_windows, join_parts
 
 
 class Teacher(torch.nn.Module):
@@ -33,41 +34,61 @@ class Teacher(torch.nn.Module):
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     """100 rows in windows of 16; their ids are not in the order of the file."""
-    monkeypatch.setattr(predict, "_WINDOW", 16)
+    monkeypatch.setattr(predict, "WINDOW", 16)
     random = np.random.default_rng(0)
     ids = [random.integers(1, 50, size=random.integers(1, 20)).tolist() for _ in range(100)]
     order = random.permutation(100).tolist()
     return Rows([datasets.Dataset.from_dict({"row": order, "input_ids": ids, "length": [len(row) for row in ids]})])
 
 
-def fill(rows: Rows, path: Path, teacher: Teacher, stop_at: int | None = None) -> int:
+def answer(rows: Rows, parts: Path, teacher: Teacher, starts: list[int], stop_at: int | None = None) -> None:
     def progress(done: int, total: int) -> None:
-        if stop_at is not None and done >= stop_at:
+        if done == stop_at:
             raise KeyboardInterrupt
 
-    return write_logits(teacher, rows, path, pad_id=0, outputs=2, progress=progress)
+    parts.mkdir(exist_ok=True)
+    answer_windows(teacher, rows, starts, parts, pad_id=0, progress=progress)
+
+
+def joined(rows: Rows, folder: Path) -> np.ndarray:
+    join_parts(folder / "parts", folder / "logits.npy", rows=len(rows), outputs=2)
+    return np.load(folder / "logits.npy")
+
+
+def expected(rows: Rows) -> np.ndarray:
+    logits = np.full((len(rows), 2), np.nan, dtype=np.float32)
+    for row in rows.parts[0]:
+        logits[row["row"]] = [sum(row["input_ids"]), len(row["input_ids"])]
+    return logits
 
 
 def test_every_row_has_its_own_logits(rows: Rows, tmp_path: Path) -> None:
-    fill(rows, tmp_path / "logits.npy", Teacher())
-    logits = load_targets(tmp_path)
-    for row in rows.parts[0]:
-        assert logits[row["row"]].tolist() == [sum(row["input_ids"]), len(row["input_ids"])]
+    answer(rows, tmp_path / "parts", Teacher(), list(windows(100)))
+    assert np.array_equal(joined(rows, tmp_path), expected(rows))
 
 
-def test_an_interrupted_pass_goes_on_where_it_was(rows: Rows, tmp_path: Path) -> None:
-    path, first, second = tmp_path / "logits.npy", Teacher(), Teacher()
+@pytest.mark.parametrize("ranks", [2, 3, 9])
+def test_shares_of_several_processes_join_to_the_same(rows: Rows, tmp_path: Path, ranks: int) -> None:
+    """100 rows are 7 windows, of which no number of processes here has the same share."""
+    teachers = [Teacher() for _ in range(ranks)]
+    for rank, teacher in enumerate(teachers):
+        answer(rows, tmp_path / "parts", teacher, list(windows(100))[rank::ranks])
+    assert sum(teacher.seen for teacher in teachers) == 100
+    assert np.array_equal(joined(rows, tmp_path), expected(rows))
+
+
+def test_an_interrupted_pass_keeps_its_finished_windows(rows: Rows, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        fill(rows, path, first, stop_at=48)
-    assert json.loads((tmp_path / "logits.done").read_text()) == 48
-    assert fill(rows, path, second) == 48
-    assert (first.seen, second.seen) == (48, 52)
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    fill(rows, whole / "logits.npy", Teacher())
-    assert np.array_equal(load_targets(tmp_path), load_targets(whole))
+        answer(rows, parts, Teacher(), list(windows(100)), stop_at=3)
+    assert sorted(part.name for part in parts.iterdir()) == [f"{start:012d}.npz" for start in (0, 16, 32)]
+    answer(rows, parts, Teacher(), list(windows(100))[3:])
+    assert np.array_equal(joined(rows, tmp_path), expected(rows))
 
 
-def test_targets_are_memory_mapped(rows: Rows, tmp_path: Path) -> None:
-    fill(rows, tmp_path / "logits.npy", Teacher())
-    assert isinstance(load_targets(tmp_path), np.memmap)
+def test_a_row_answered_twice_is_found(rows: Rows, tmp_path: Path) -> None:
+    """Ids are the rows' identity: with one doubled, another has no answer."""
+    doubled = rows.parts[0].map(lambda row: {"row": 7 if row["row"] == 8 else row["row"]})
+    answer(Rows([doubled]), tmp_path / "parts", Teacher(), list(windows(100)))
+    with pytest.raises(KdcError, match="2 rows, the first is 7"):
+        joined(rows, tmp_path)

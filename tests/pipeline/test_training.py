@@ -140,8 +140,9 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path)
 
         model = tiny()
         train(
-            model, train_rows, tune_rows, pad_id=0, objective=OBJECTIVE, plan=plan(), folder=folder, progress=progress
-        )
+            model, train_rows, tune_rows, pad_id=0, objective=OBJECTIVE, plan=plan(), folder=folder,
+            resume=last_checkpoint(folder), progress=progress,
+        )  # fmt: skip
         return model.state_dict()
 
     whole = go(tmp_path / "whole")
