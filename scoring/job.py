@@ -1,15 +1,14 @@
-"""The loop of bulk scoring: window after window, each kept when it is done, joined to one file at the end.
+"""A job of bulk scoring, whichever engine does it: what is asked, how it begins, and the windows that are done.
 
-While a job runs, `OUTPUT.partial/` holds `job.json` (what is asked), and for each window its rows as they will be
-written and, last, a small record. A killed job goes on with the first window that has none; the output appears whole.
+While a job runs, `OUTPUT.partial/` holds `job.json` (what is asked), and for each finished window its bad rows and,
+last, a small record. A killed job goes on with the windows that have none.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from errors import InputError, KdcError
-from scoring.inputs import WINDOW_ROWS, BadRow, Window, read_standard_input, read_windows
+from scoring.inputs import WINDOW_ROWS, BadRow, Window
 from scoring.outputs import Writer
-from scoring.places import STANDARD, File, Folder, exists, file_system, is_local, whole_file
+from scoring.places import File, Folder, exists, file_system, is_local
 from scoring.windows import Columns, Scorer, answers, split_bad
-from serving.engine import Engine
+from serving.engine import Engine, Text
 
-_JOB = "job.json"
+JOB = "job.json"
+SUCCESS = "_SUCCESS"  # of a directory of shards: it is there when all of them are
 _START_OVER = "does another process work there? then start over: --force"
 
 
@@ -33,7 +33,7 @@ class Job:
 
     Attributes:
         files: the input in its order; none is JSONL on standard input.
-        output: address of the file to write, or "-".
+        output: address of the file or directory to write, or "-".
         kind: its format.
         columns: where the texts are, and what is added.
         skip_bad: whether rows without a text are left out; else the first one stops the job.
@@ -68,97 +68,115 @@ class Counts:
     skipped: int = 0
     resumed: int = 0
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: dict[str, Any], *, resumed: bool = False) -> None:
         """One window's record."""
         self.read += record["read"]
         self.written += record["written"]
         self.skipped += record["skipped"]
+        self.resumed += record["read"] if resumed else 0
 
 
 Progress = Callable[[Counts, int], None]
 
 
-def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts:
-    """Answer everything.
+class Kept:
+    """The windows that are done: rows as they will be written, lines that name the bad ones, and a record of both.
 
     Args:
-        job: what.
-        engine: with whose model.
-        progress: called with the rows' counts and the bytes of the input that are done, after each window.
+        folder: of the records.
+        rows: where the rows go.
+        ending: of the rows' files.
+    """
+
+    def __init__(self, folder: Folder, rows: Folder, ending: str) -> None:
+        self._folder, self._rows, self._ending = folder, rows, ending
+
+    def find(self, key: str, window: Window, job: Job) -> dict[str, Any] | None:
+        """The record of a window that was done before. One with bad rows is done again where those stop the job.
+
+        Raises:
+            KdcError: the window had other rows.
+        """
+        if f"{key}.json" not in self._folder:
+            return None
+        record = json.loads(self._folder.read(f"{key}.json"))
+        if record["read"] != len(window):
+            raise KdcError(
+                "the input changed while the job was stopped", given=window.file, remedy="start over: --force"
+            )
+        return None if record["skipped"] and not job.skip_bad else record
+
+    def add(self, key: str, good: Window, rows: bytes) -> dict[str, Any]:
+        """Keep a window.
+
+        Args:
+            key: its name.
+            good: the window with its bad rows apart.
+            rows: as they will be written.
+
+        Returns:
+            Its record: read, written, skipped (rows), bytes.
+        """
+        self._rows.write(key + self._ending, rows)
+        if good.bad:
+            self._folder.write(f"{key}.errors", error_lines(good))
+        record = {
+            "read": len(good), "written": len(good.lines), "skipped": len(good.bad), "bytes": len(rows)
+        }  # fmt: skip
+        self._folder.write(f"{key}.json", json.dumps(record).encode())
+        return record
+
+    def rows(self, key: str, size: int) -> bytes:
+        """A window's rows.
+
+        Raises:
+            KdcError: they are gone, or not what was written.
+        """
+        name = key + self._ending
+        try:
+            found = self._rows.read(name)
+        except FileNotFoundError as error:
+            raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
+        self.check_size(key, size, len(found))
+        return found
+
+    def check_size(self, key: str, size: int, found: int | None) -> None:
+        """See that a window's rows are as they were written, as far as their number of bytes tells.
+
+        Raises:
+            KdcError: they are gone (None), or not what was written.
+        """
+        name = key + self._ending
+        if found is None:
+            raise KdcError("finished rows are gone", given=name, remedy=_START_OVER)
+        if found != size:
+            raise KdcError(
+                "finished rows were changed", given=f"{name}: {found} bytes, {size} were written", remedy=_START_OVER
+            )
+
+    def errors(self, key: str) -> bytes:
+        """The lines that name a window's bad rows, of a window that has some.
+
+        Raises:
+            KdcError: they are gone.
+        """
+        try:
+            return self._folder.read(f"{key}.errors")
+        except FileNotFoundError as error:
+            raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
+
+
+def usable(job: Job, window: Window, *, known: bool) -> tuple[Window, list[Text]]:
+    """The window without its bad rows, and the texts of the rest.
+
+    Args:
+        job: what is asked.
+        window: as it was read.
+        known: a row with the wanted columns was met before.
 
     Raises:
-        InputError: the input cannot be used, a bad row where those stop the job, or an output that is there.
-        KdcError: the model failed, or what was finished is gone.
+        InputError: the columns are not there, or a row is bad and bad rows stop the job.
     """
-    writer = Writer(job.kind, job.columns.added(engine))
-    if job.output == STANDARD:
-        return _stream(job, engine, writer, progress)
-    folder = Folder(f"{job.output}.partial", first=_JOB)
-    with _lock(job):
-        _begin(job, folder)
-        counts, sizes = _answer_all(job, engine, writer, folder, progress)
-        _finish(job, folder, writer, sizes)
-    return counts
-
-
-def _windows(job: Job) -> Iterator[tuple[Window, int]]:
-    """All windows, each with the bytes of the input that were read with it."""
-    if not job.files:
-        for window in read_standard_input():
-            yield window, 0
-    before = 0
-    for file in job.files:
-        for window in read_windows(file):
-            yield window, before + window.done
-        before += file.size
-
-
-def _answer_all(
-    job: Job, engine: Engine, writer: Writer, folder: Folder, progress: Progress | None
-) -> tuple[Counts, list[int]]:
-    """Have a piece for every window. Returns the rows' counts, and the bytes of each piece."""
-    counts, sizes, scorer = Counts(), [], Scorer(engine)
-    for number, (window, done) in enumerate(_windows(job)):
-        writer.check(window)
-        known = _record(job, folder, number, window)
-        if known is not None:
-            if writer.needs_types:
-                writer.learn(folder.read(_piece(number)))
-            counts.resumed += known["read"]
-        else:
-            good, piece = _answer(job, engine, scorer, writer, window, known=counts.written > 0)
-            folder.write(_piece(number), piece)
-            folder.write(_errors(number), b"".join(map(_line, good.bad)))
-            known = {
-                "read": len(window), "written": len(good.lines), "skipped": len(good.bad), "bytes": len(piece)
-            }  # fmt: skip
-            folder.write(f"{number:09d}.json", json.dumps(known).encode())
-        counts.add(known)
-        sizes.append(known["bytes"])
-        if progress is not None:
-            progress(counts, done)
-    return counts, sizes
-
-
-def _record(job: Job, folder: Folder, number: int, window: Window) -> dict[str, int] | None:
-    """What is known of a window that was done before. One with bad rows is done again where those stop the job.
-
-    Raises:
-        KdcError: the window had other rows.
-    """
-    name = f"{number:09d}.json"
-    if name not in folder:
-        return None
-    known = json.loads(folder.read(name))
-    if known["read"] != len(window):
-        raise KdcError("the input changed while the job was stopped", given=window.file, remedy="start over: --force")
-    return None if known["skipped"] and not job.skip_bad else known
-
-
-def _answer(
-    job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, known: bool
-) -> tuple[Window, bytes]:
-    """The window without its bad rows, and the rest as it will be written."""
     is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
     good, texts = split_bad(window, job.columns, known=known and is_jsonl)
     if good.bad and not job.skip_bad:
@@ -167,104 +185,81 @@ def _answer(
             first.problem, given=f"{first.file}, line {first.line}",
             remedy="mend the row (the job then starts over), or go on without such rows: --on-error skip",
         )  # fmt: skip
+    return good, texts
+
+
+def answered(
+    job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, known: bool
+) -> tuple[Window, bytes]:
+    """The window without its bad rows, and the rest as it will be written. See `usable`."""
+    good, texts = usable(job, window, known=known)
     return good, writer.piece(good, answers(scorer(texts), engine, job.columns))
 
 
-def _finish(job: Job, folder: Folder, writer: Writer, sizes: list[int]) -> None:
-    """Join the pieces and remove them.
-
-    Raises:
-        KdcError: a piece is not what it was.
-    """
-    try:
-        with whole_file(job.output) as stream:
-            writer.join((_whole(folder, number, size) for number, size in enumerate(sizes)), stream)
-        if job.errors is not None:
-            with whole_file(job.errors) as stream:
-                for number in range(len(sizes)):
-                    stream.write(folder.read(_errors(number)))
-    except FileNotFoundError as error:
-        raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
-    folder.remove()
+def error_lines(good: Window) -> bytes:
+    """A window's bad rows as JSONL."""
+    return b"".join(map(_line, good.bad))
 
 
-def _whole(folder: Folder, number: int, size: int) -> bytes:
-    piece = folder.read(_piece(number))
-    if len(piece) != size:
-        raise KdcError(
-            "finished rows were changed", given=f"{_piece(number)}: {len(piece)} bytes, {size} were written",
-            remedy=_START_OVER,
-        )  # fmt: skip
-    return piece
+def _line(bad: BadRow) -> bytes:
+    return json.dumps(vars(bad)).encode() + b"\n"
 
 
-def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:
-    """Everything to standard output as it comes; nothing is kept to go on from."""
-    counts, scorer = Counts(), Scorer(engine)
-    with whole_file(job.errors) if job.errors is not None else nullcontext() as errors:
-        for window, done in _windows(job):
-            writer.check(window)
-            good, piece = _answer(job, engine, scorer, writer, window, known=counts.written > 0)
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            if errors is not None:
-                errors.write(b"".join(map(_line, good.bad)))
-            counts.add({"read": len(window), "written": len(good.lines), "skipped": len(good.bad)})
-            if progress is not None:
-                progress(counts, done)
-    return counts
-
-
-def _begin(job: Job, folder: Folder) -> None:
+def begin(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
     """Go on with the same job, or start anew. Nothing is touched that was not asked for.
+
+    Args:
+        job: what is asked.
+        folder: of the records.
+        shards: the output itself, where it grows under its name while the job runs.
+
+    Returns:
+        Whether the job goes on.
 
     Raises:
         InputError: the output is there, or what is left of another job.
     """
-    for address in (job.output, job.errors):
-        if address is not None and not job.force and exists(address):
-            raise InputError("the output is there already", given=address, remedy="another name, or --force")
     wanted = json.dumps(job.fingerprint(), sort_keys=True).encode()
     # Standard input cannot be read again.
-    if job.files and _JOB in folder and folder.read(_JOB) == wanted:
-        return
+    goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == wanted
+    own = goes_on and shards is not None and SUCCESS not in shards
+    for address in (None if own else job.output, job.errors):
+        if address is not None and not job.force and exists(address):
+            raise InputError("the output is there already", given=address, remedy="another name, or --force")
+    if goes_on:
+        return True
     if folder.exists() and not job.force:
         raise InputError(
             "another job with this output is unfinished: its input, artifact or options were others",
             given=f"{job.output}.partial", remedy="finish it by the same command as before, or drop it: --force",
         )  # fmt: skip
     folder.remove()
-    folder.write(_JOB, wanted)
+    if shards is not None:
+        shards.remove()
+    folder.write(JOB, wanted)
+    return False
 
 
 @contextmanager
-def _lock(job: Job) -> Iterator[None]:
-    """One job an output. Only locally: object stores know no locks."""
+def lock(job: Job) -> Iterator[None]:
+    """One job an output. Only locally: object stores know no locks.
+
+    Raises:
+        InputError: another process has it.
+    """
     system, path = file_system(job.output)
     if not is_local(system):
         yield
         return
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    held = FileLock(place.with_name(f".{place.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        held.acquire(timeout=0)
     except Timeout:
         raise InputError("another process writes this output", given=job.output, remedy="wait for it") from None
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _piece(number: int) -> str:
-    return f"{number:09d}.rows"
-
-
-def _errors(number: int) -> str:
-    return f"{number:09d}.errors"
-
-
-def _line(bad: BadRow) -> bytes:
-    return json.dumps(vars(bad)).encode() + b"\n"
+        Path(held.lock_file).unlink(missing_ok=True)
+        held.release()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import orjson
@@ -67,6 +68,16 @@ class Writer:
 
             self._schema = pq.read_schema(io.BytesIO(piece))
 
+    def begin_with(self, window: Window) -> None:
+        """Take column types from a window that is not answered yet, so that several writers begin with the same.
+
+        Raises:
+            InputError: values that no column can hold.
+        """
+        if self.needs_types and (window.lines or window.batch is not None):
+            with _refusing(window):
+                self._own_columns(window)
+
     def piece(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
         """A window's rows with their answers, without a header.
 
@@ -109,23 +120,34 @@ class Writer:
         if not window.lines and window.batch is None:  # nothing to know the types by
             return b""
         stream = io.BytesIO()
-        try:
+        with _refusing(window):
             own = self._own_columns(window)
-            if self._schema is None:
-                self._schema = pa.schema([*own.schema.remove_metadata(), *self._added_fields()])
+            assert self._schema is not None
             columns = [
                 own.column(name) if name in own.column_names else pa.nulls(len(own)) for name in self._names or []
             ]
             columns += [pa.array(answers[name], self._schema.field(name).type) for name in self._added]
             pq.write_table(pa.table(columns, names=self._schema.names).cast(self._schema), stream)
-        except (pa.ArrowException, OverflowError) as error:
-            where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
-            raise InputError(
-                f"values that one Parquet column cannot hold: {error}", given=where, remedy="write .jsonl"
-            ) from None
+        return stream.getvalue()
+
+    def file(self, piece: bytes) -> bytes:
+        """A piece as a whole file of its own."""
+        if self.kind == "parquet" and piece:  # is one already
+            return piece
+        stream = io.BytesIO()
+        self.join([piece], stream)
         return stream.getvalue()
 
     def _own_columns(self, window: Window) -> pa.Table:
+        """The input's columns; the first ones settle the output's types."""
+        import pyarrow as pa
+
+        own = self._typed(window)
+        if self._schema is None:
+            self._schema = pa.schema([*own.schema.remove_metadata(), *self._added_fields()])
+        return own
+
+    def _typed(self, window: Window) -> pa.Table:
         """The input's columns with its own types: of CSV text, of JSONL what the first window holds."""
         import pyarrow as pa
 
@@ -160,6 +182,20 @@ class Writer:
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
                 writer.write_table(pq.read_table(io.BytesIO(piece)))
+
+
+@contextmanager
+def _refusing(window: Window) -> Iterator[None]:
+    """What Arrow refuses, as an error that names the rows."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OverflowError) as error:
+        where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
+        raise InputError(
+            f"values that one Parquet column cannot hold: {error}", given=where, remedy="write .jsonl"
+        ) from None
 
 
 def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from artifact import Device
 from contract.text import refuse_failed
 from errors import InputError
-from scoring.job import Counts, Job, run
+from scoring.job import Counts, Job
+from scoring.local_job import run
 from scoring.places import STANDARD, File, file_system, find, format_of, is_packed
 from scoring.windows import Columns
 from serving.engine import Engine

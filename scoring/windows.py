@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from artifact import CPU_PROVIDER
+from artifact import CPU_PROVIDER, TaskInfo
 from errors import InputError
 from scoring.inputs import BadRow, Window
 from serving.engine import Engine, Text
@@ -36,9 +36,9 @@ class Columns:
     prefix: str
     all_scores: bool
 
-    def added(self, engine: Engine) -> dict[str, str]:
+    def added(self, task: TaskInfo) -> dict[str, str]:
         """New columns by name, with what they hold: "text", "texts" or "number"."""
-        kind, labels = engine.task.kind, engine.labels if self.all_scores else ()
+        kind, labels = task.kind, task.labels if self.all_scores else ()
         found = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
         found |= {"score": "number"} | {f"score_{label}": "number" for label in labels}
         return {self.prefix + name: what for name, what in found.items()}

@@ -411,3 +411,11 @@ def test_the_speed_of_a_job_that_goes_on_counts_what_is_answered_now(monkeypatch
     speed = Speed()
     assert speed(Counts(read=1000, resumed=1000)) == 0  # reading over took ten seconds
     assert speed(Counts(read=1100, resumed=1000)) == 50
+
+
+def test_a_directory_does_not_give_way_to_a_file(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.csv", make_rows(3))
+    (tmp_path / "out.csv" / "kept").mkdir(parents=True)
+    with pytest.raises(InputError, match="is a directory"):
+        predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", force=True)
+    assert (tmp_path / "out.csv" / "kept").is_dir()

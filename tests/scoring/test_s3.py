@@ -54,7 +54,8 @@ def bucket(store: Any) -> Iterator[Any]:
     store.mkdir("rows")
     yield store
     store.rm("rows", recursive=True)
-    s3fs.S3FileSystem().invalidate_cache()  # the next test's kdc is a process of its own
+    # The next test's kdc is a process of its own.
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +168,6 @@ def test_what_is_not_there_or_does_not_answer_is_named(
     for source, output in (("s3://rows/in.csv", "out.csv"), (str(local), "s3://rows/out.csv")):
         with pytest.raises(KdcError, match=r"did not answer(?s:.*)127.0.0.1:1/"):
             predict(artifact, source, tmp_path / output if output == "out.csv" else output)
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_cut_object_is_a_broken_file_and_not_a_broken_store(artifact: Path, tmp_path: Path, bucket: Any) -> None:
