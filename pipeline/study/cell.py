@@ -1,7 +1,8 @@
 """One cell of a study, in a process of its own, so that its peak memory is its own and its failure nobody else's.
 
 `python -m pipeline.study.cell` reads the cell, its settings and the place of its result as one JSON object on stdin,
-trains, measures on the evaluation split, and writes the result last.
+trains, measures on the evaluation split, and writes the result last. Where the object is a whole line and stdin stays
+open, the process ends with the one that holds the other end.
 """
 
 from __future__ import annotations
@@ -10,15 +11,32 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from errors import KdcError
+from errors import InputError, KdcError
 from pipeline.settings import Config
 
+_LAST_SHARED = "targets"  # the stage up to which cells have everything in common
 _TIMED_ROWS, _TIMED_ROUNDS = 512, 3
+
+
+def make_shared(config: Config) -> None:
+    """What all cells of a run directory share: data, teacher and targets, as far as they are missing.
+
+    Args:
+        config: of any of them; `run.out` is the run directory.
+
+    Raises:
+        InputError, KdcError: as the stages say; also while another process works in the run directory.
+    """
+    from pipeline.progress import Reporter
+    from pipeline.run import compress
+
+    compress(config, reporter=Reporter(quiet=True), until=_LAST_SHARED)
 
 
 def run_cell(method: str, config: Config, work: Path) -> dict[str, Any]:
@@ -26,7 +44,7 @@ def run_cell(method: str, config: Config, work: Path) -> dict[str, Any]:
 
     Args:
         method: of `grid.METHODS`.
-        config: its settings; `run.out` is the run directory that cells share.
+        config: its settings; `run.out` is the run directory that cells share, see `make_shared`.
         work: an empty folder for what the training writes.
 
     Returns:
@@ -35,16 +53,20 @@ def run_cell(method: str, config: Config, work: Path) -> dict[str, Any]:
         parameters, trainable_parameters, steps, device.
 
     Raises:
-        InputError, KdcError: as the stages say.
+        InputError: the run directory does not hold what cells share.
+        KdcError: as the stages say.
     """
     from pipeline.measure import own_peak_memory_bytes, reset_peak_memory
     from pipeline.progress import Reporter
-    from pipeline.run import compress, open_run
+    from pipeline.run import open_run
 
     assert config.run.out is not None
-    reporter = Reporter(quiet=True)
-    compress(config, reporter=reporter, until="targets")
-    run = open_run(config.run.out, config, reporter)
+    run = open_run(config.run.out, config, Reporter(quiet=True))
+    if not (run.folder(_LAST_SHARED) / "stage.json").exists():
+        raise InputError(
+            "this machine does not see the teacher that the cell learns from", given=run.root.absolute(),
+            remedy="a study's --out on a disk that all nodes share, under the same path",
+        )  # fmt: skip
     if method == "fft":
         state = json.loads((run.folder("teacher") / "stage.json").read_text(encoding="utf-8"))
         summary = state["metrics"]
@@ -119,18 +141,38 @@ def _measure(run: Any, model: Any, role: str) -> dict[str, Any]:
     return {"scores": scores, "collapsed": collapsed, "inference_s_per_1000_rows": 1000 * median(times) / len(some)}
 
 
+def _read() -> Any:
+    """What is wanted. A caller that keeps stdin open is watched."""
+    line = sys.stdin.readline()
+    if line.endswith("\n"):
+        threading.Thread(target=_end_with_caller, daemon=True).start()
+    return json.loads(line)
+
+
+def _end_with_caller() -> None:
+    """Else a cell whose caller was killed would train on, beside the one that is begun in its place."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """Read, train, write; errors of ours on stderr, with their exit code."""
-    wanted = json.load(sys.stdin)
+    wanted = _read()
+    shared = wanted.pop("shared", "make")
     config, file = Config.model_validate(wanted["config"]), Path(wanted["file"])
     file.parent.mkdir(parents=True, exist_ok=True)
     work = file.with_suffix(".work")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     try:
         from pipeline.session import prepare_libraries
 
         prepare_libraries(config)
+        if shared != "there":
+            make_shared(config)
+        if shared == "only":
+            return
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
         result = run_cell(wanted["cell"]["method"], config, work)
     except KdcError as error:
         sys.stderr.write(f"{error}\n")

@@ -1,22 +1,21 @@
-"""Has the cells of a study done, one after the other, and goes on where it was cut off."""
+"""Has the cells of a study done, and goes on where it was cut off. How they get done is an engine's business."""
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of
 from pipeline.settings import Config
 from pipeline.study.grid import Cell, Grid, check
+from pipeline.study.jobs import Job, Outcome
 
-_ROOT = Path(__file__).resolve().parents[2]
+# Does jobs, says when one starts, and gives each one's outcome as it comes.
+Engine = Callable[[Sequence[Job], Callable[[str], None]], Generator[Outcome, None, None]]
 # What no cell depends on: places, and what happens to a student after its training.
 _OUTSIDE = {
     "run": {"out", "device"}, "data": {"data", "train", "eval", "unlabeled"}, "export": True, "quantize": True,
@@ -24,24 +23,18 @@ _OUTSIDE = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a cell.
-
-    Attributes:
-        cell: which.
-        result: as `cell.run_cell` gives it; None where it failed.
-        failure: why; "" where it did not fail.
-    """
-
-    cell: Cell
-    result: dict[str, Any] | None
-    failure: str = ""
+def one_by_one(jobs: Sequence[Job], say: Callable[[str], None]) -> Generator[Outcome, None, None]:
+    """The engine `local`."""
+    for job in jobs:
+        say(f"{job.name}: starts")
+        yield job.do()
 
 
 def run_study(
     grid: Grid,
     *,
+    engine: Engine = one_by_one,
+    threads: int | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Outcome]:
@@ -49,35 +42,47 @@ def run_study(
 
     Args:
         grid: which.
+        engine: what does them.
+        threads: of a cell; None: as the engine has it.
         say: told of each cell.
         progress: called with cells done and cells in all.
 
+    Returns:
+        an outcome a cell, in the grid's order.
+
     Raises:
         InputError: the grid has mistakes.
+        KdcError: as the engine says.
     """
     check(grid)
-    outcomes = []
     cells = grid.cells()
-    for number, cell in enumerate(cells):
-        progress(number, len(cells))
+    outcomes: dict[Cell, Outcome] = {}
+    jobs = []
+    fingerprint = functools.cache(input_fingerprint)  # many cells, few data sets
+    for cell in cells:
         config = grid.config(cell)
-        outcome = _finished(cell, config, grid.out)
-        if outcome is None:
-            say(f"{cell.name}: starts")
-            outcome = _do(cell, config, grid.out)
-            say(f"{cell.name}: {(outcome.failure and f'failed: {outcome.failure}') or _told(outcome)}")
-        outcomes.append(outcome)
-    progress(len(cells), len(cells))
-    return outcomes
+        rows = fingerprint(source_of(config))
+        kept = _finished(cell, config, rows, grid)
+        if kept is None:
+            jobs.append(Job(cell, config, grid.out, rows, threads))
+        else:
+            outcomes[cell] = kept
+    progress(len(outcomes), len(cells))
+    with closing(engine(jobs, say)) as done:
+        for outcome in done:
+            say(f"{outcome.cell.name}: {_told(outcome)}")
+            outcomes[outcome.cell] = outcome
+            progress(len(outcomes), len(cells))
+    return [outcomes[cell] for cell in cells]
 
 
-def _finished(cell: Cell, config: Config, out: Path) -> Outcome | None:
-    """The cell's result, where it was made with the same settings."""
-    file = cell.file(out)
+def _finished(cell: Cell, config: Config, rows: str, grid: Grid) -> Outcome | None:
+    """The cell's result, where it was made with the same settings from the same rows, wherever they lie."""
+    file = cell.file(grid.out)
     if not file.exists():
         return None
     kept = json.loads(file.read_text(encoding="utf-8"))
-    if _decisive(Config.model_validate(kept["config"])) != _decisive(config) or kept["rows"] != _rows(config):
+    if _decisive(Config.model_validate(kept["config"])) != _decisive(config) or kept["rows"] != rows:
         return None
     return Outcome(cell, kept)
 
@@ -87,28 +92,8 @@ def _decisive(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=_OUTSIDE)  # type: ignore[arg-type]
 
 
-def _rows(config: Config) -> str:
-    """The contents of the data, wherever it lies."""
-    return input_fingerprint(source_of(config))
-
-
-def _do(cell: Cell, config: Config, out: Path) -> Outcome:
-    file = cell.file(out)
-    wanted = {
-        "cell": cell.plain(), "config": config.model_dump(mode="json"), "rows": _rows(config),
-        "file": str(file.absolute()),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.study.cell"], input=json.dumps(wanted), stdout=sys.stderr,
-        stderr=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONPATH": str(_ROOT)},
-    )  # fmt: skip
-    if done.returncode == 0:
-        return Outcome(cell, json.loads(file.read_text(encoding="utf-8")))
-    words = [line.strip() for line in done.stderr.strip().splitlines() if line.strip()]
-    return Outcome(cell, None, "; ".join(words[-3:]) or f"exit {done.returncode}")
-
-
 def _told(outcome: Outcome) -> str:
-    assert outcome.result is not None
+    if outcome.result is None:
+        return f"failed: {outcome.failure}"
     scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome.result["scores"].items())
     return scores + (", one answer for all rows" if outcome.result["collapsed"] else "")

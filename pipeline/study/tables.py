@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.study import paper
 from pipeline.study.grid import RANKED, Grid
-from pipeline.study.run import Outcome
+from pipeline.study.jobs import Outcome
 from pipeline.tasks import TASKS
 
 _HARD = "wnli"  # nobody beats its majority

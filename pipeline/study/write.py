@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.report.markup import document, html_table, write_text
 from pipeline.study.grid import METHODS, Grid
+from pipeline.study.jobs import Outcome
 from pipeline.study.plot import kept_plot
-from pipeline.study.run import Outcome
 from pipeline.study.tables import Line, lines
 from pipeline.study.texts import COLLAPSED, FAILED, Table, costs_table, ranks_table, scores_table
 

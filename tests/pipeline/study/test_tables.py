@@ -11,7 +11,7 @@ import pytest
 
 from errors import InputError
 from pipeline.study.grid import Cell, Grid, check
-from pipeline.study.run import Outcome
+from pipeline.study.jobs import Outcome
 from pipeline.study.tables import columns, kept, lines
 from pipeline.study.texts import costs_table, ranks_table, scores_table
 from pipeline.study.write import write_study
