@@ -233,6 +233,9 @@ def study(
     max_train_rows: Annotated[int | None, _option(None, text="At most that many rows to train on.")] = None,
     epochs: Annotated[float | None, _option(None, text="Passes over the rows, teacher and student.")] = None,
     device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
+    engine: Annotated[str, typer.Option(help="local: one cell after the other; ray: side by side.")] = "local",
+    address: Annotated[str | None, _option(None, text="Of a Ray cluster, or auto (default: this machine).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of a cell; with ray also its cores (there 1).", min=1)] = None,
     set_: Annotated[list[str] | None, _option(None, "--set", text="section.key=value of every cell.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -246,7 +249,8 @@ def study(
     result = study_for_people(
         tasks=_names(tasks), families=_names(families), methods=_names(methods), ranks=_numbers("--ranks", ranks),
         seeds=_numbers("--seeds", seeds, least=0), out=out, given=tuple(set_ or ()),
-        flags={key: value for key, value in flags.items() if value is not None},
+        flags={key: value for key, value in flags.items() if value is not None}, engine=engine, address=address,
+        threads=threads,
     )  # fmt: skip
     _print_json(result) if as_json else typer.echo("\n".join(result["files"]))
     if result["failed"]:
@@ -345,7 +349,12 @@ def predict(
     errors: Annotated[str | None, _option(None, text="File that names the skipped rows (JSONL).")] = None,
     variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
     device: Device = "auto",
-    threads: Annotated[int | None, _option(None, text="Of all forward passes (default: all cores).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of all passes (default: all cores); with ray of an actor (1).", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local: this process; ray: actors, OUTPUT is a directory.")] = "local",
+    address: Annotated[str | None, _option(None, text="Of a Ray cluster, or auto (default: this machine).")] = None,
+    actors: Annotated[int | None, typer.Option(help="Of Ray (default: all cores or GPUs).", min=1)] = None,
     force: Annotated[bool, _option(None, "--force", text="Replace the output, drop an unfinished job.")] = False,
     allow_failed: Annotated[
         bool, _option(None, "--allow-failed", text="Also with an artifact that failed its contract.")
@@ -358,7 +367,7 @@ def predict(
     found = predict_for_people(
         artifact, source, output, text=text, text_pair=text_pair, prefix=prefix, all_scores=all_scores,
         on_error=on_error, errors=errors, variant=variant, device=_device(device), threads=threads, force=force,
-        allow_failed=allow_failed,
+        allow_failed=allow_failed, engine=engine, address=address, actors=actors,
     )  # fmt: skip
     if as_json and output != "-":
         _print_json(found)

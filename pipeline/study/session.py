@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from errors import KdcError
+from errors import InputError, KdcError
 from pipeline.commands import note_command
 from pipeline.progress import Reporter
 from pipeline.study.grid import Grid, check
-from pipeline.study.run import run_study
+from pipeline.study.run import Engine, one_by_one, run_study
 
 
 def study_for_people(
@@ -24,16 +25,27 @@ def study_for_people(
     out: Path,
     given: tuple[str, ...],
     flags: dict[str, Any],
+    engine: str,
+    address: str | None,
+    threads: int | None,
 ) -> dict[str, Any]:
     """Do the cells, with progress on stderr, and write the tables.
+
+    Args:
+        tasks, families, methods, ranks, seeds, out, given: as `Grid` has them.
+        flags: settings of every cell by dotted key.
+        engine: "local", one cell after the other; "ray", side by side.
+        address: of a Ray cluster; None: Ray on this machine alone.
+        threads: of a cell; None: one with Ray, else as many as the environment says.
 
     Returns:
         files (paths), failed (names of cells).
 
     Raises:
-        InputError: the study has mistakes.
-        KdcError: Ctrl-C.
+        InputError: the study has mistakes, or there is no such engine or cluster.
+        KdcError: Ctrl-C, or Ray is not installed.
     """
+    does_cells = _engine(engine, address)
     grid = Grid(tasks, families, methods, ranks, seeds, out, given, tuple(flags.items()))
     check(grid)
     import machine
@@ -45,7 +57,7 @@ def study_for_people(
     reporter = Reporter()
     reporter.started("study", f"{len(grid.cells())} cells")
     try:
-        outcomes = run_study(grid, say=reporter.say, progress=reporter.progress)
+        outcomes = run_study(grid, engine=does_cells, threads=threads, say=reporter.say, progress=reporter.progress)
     except KeyboardInterrupt:
         raise KdcError(
             "stopped by Ctrl-C; finished cells are kept", remedy=f"run the same command again to go on: {command}"
@@ -53,5 +65,25 @@ def study_for_people(
     finally:
         reporter.stop()
     parts = [machine.cpu()["model"], f"{machine.cores()['usable']} cores", *machine.nvidia()["devices"]]
-    files = write_study(grid, outcomes, {"command": command, "machine": ", ".join(parts)})
+    origin = {"command": command, "machine": ", ".join(parts)}
+    if engine == "ray":
+        origin["engine"] = f"Ray at {address or 'this machine'}, cells side by side"
+    files = write_study(grid, outcomes, origin)
     return {"files": [str(file) for file in files], "failed": [one.cell.name for one in outcomes if one.failure]}
+
+
+def _engine(name: str, address: str | None) -> Engine:
+    """What does the cells.
+
+    Raises:
+        InputError: there is no such engine, or it has no address.
+    """
+    if name not in ("local", "ray"):
+        raise InputError("no such engine", given=f"--engine {name}", remedy="local or ray")
+    if name == "ray":
+        from pipeline.study.ray_engine import side_by_side
+
+        return partial(side_by_side, address=address)
+    if address is not None:
+        raise InputError("only Ray has an address", given=f"--address {address}", remedy="--engine ray --address ...")
+    return one_by_one

@@ -1,0 +1,53 @@
+"""How a study is asked for: engines, and what is said where one is not to be had."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from errors import InputError, KdcError
+from pipeline.study.grid import Cell, Grid
+from pipeline.study.jobs import Job
+from pipeline.study.ray_engine import _share, side_by_side
+from pipeline.study.session import study_for_people
+
+
+def ask(out: Path, **changes: Any) -> None:
+    study_for_people(
+        tasks=("sst2",), families=("minilm",), methods=("fft",), ranks=(8,), seeds=(1,), out=out, given=(), flags={},
+        **{"engine": "local", "address": None, "threads": None, **changes},
+    )  # fmt: skip
+
+
+def job(out: Path, device: str, threads: int | None = None) -> Job:
+    cell = Cell("sst2", "minilm", "fft", 0, 1)
+    grid = Grid(("sst2",), ("minilm",), ("fft",), (8,), (1,), out, flags=(("run.device", device),))
+    return Job(cell, grid.config(cell), out, "rows", threads)
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="local or ray"):
+        ask(tmp_path, engine="dask")
+
+
+def test_an_address_without_ray_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--engine ray"):
+        ask(tmp_path, address="auto")
+
+
+def test_without_ray_the_remedy_is_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(KdcError, match=r"kdc\[ray\]"):
+        list(side_by_side([job(tmp_path, "auto")], print))
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "taken"), [("auto", 0, 0), ("auto", 2, 1), ("cpu", 2, 0), ("cuda", 2, 1), ("cuda", 0, 1)]
+)
+def test_a_cell_takes_a_gpu_where_it_may_use_one(tmp_path: Path, device: str, gpus: int, taken: int) -> None:
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 8, "GPU": gpus} if gpus else {"CPU": 8})
+    assert _share(cluster, job(tmp_path, device, threads=3)) == {"num_cpus": 3, "num_gpus": taken}
