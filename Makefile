@@ -17,7 +17,7 @@ PARALLEL := -n 2 --dist loadfile
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
-	@echo 'make check               lint, format and types'
+	@echo 'make check               lint, format, types and deploy/k8s: rendered, and valid for Kubernetes'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
@@ -37,6 +37,7 @@ check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+	$(OFFLINE) $(VENV)/bin/python -m pytest tests/deploy/test_manifests.py
 
 test-browser: $(VENV)/.installed-browser
 	$(OFFLINE) $(VENV)/bin/python -m pytest -m browser
