@@ -349,7 +349,12 @@ def predict(
     errors: Annotated[str | None, _option(None, text="File that names the skipped rows (JSONL).")] = None,
     variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
     device: Device = "auto",
-    threads: Annotated[int | None, _option(None, text="Of all forward passes (default: all cores).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of all passes (default: all cores); with ray of an actor (1).", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local: this process; ray: actors, OUTPUT is a directory.")] = "local",
+    address: Annotated[str | None, _option(None, text="Of a Ray cluster, or auto (default: this machine).")] = None,
+    actors: Annotated[int | None, typer.Option(help="Of Ray (default: all cores or GPUs).", min=1)] = None,
     force: Annotated[bool, _option(None, "--force", text="Replace the output, drop an unfinished job.")] = False,
     allow_failed: Annotated[
         bool, _option(None, "--allow-failed", text="Also with an artifact that failed its contract.")
@@ -362,7 +367,7 @@ def predict(
     found = predict_for_people(
         artifact, source, output, text=text, text_pair=text_pair, prefix=prefix, all_scores=all_scores,
         on_error=on_error, errors=errors, variant=variant, device=_device(device), threads=threads, force=force,
-        allow_failed=allow_failed,
+        allow_failed=allow_failed, engine=engine, address=address, actors=actors,
     )  # fmt: skip
     if as_json and output != "-":
         _print_json(found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,12 +189,29 @@ class Folder:
                 self._system.pipe_file(self._at(name), data)
             return
         os.makedirs(self._path, exist_ok=True)
-        temporary = self._at(f"{name}.tmp")
+        temporary = self._at(f"{name}.{uuid.uuid4().hex}.tmp")  # a retry may write beside what it repeats
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, self._at(name))
+
+    def sizes(self) -> dict[str, int]:
+        """Its files, with their bytes."""
+        with reaching(self._system, self._address):
+            self._system.invalidate_cache()  # others write here too
+            found = self._system.find(self._path, detail=True)
+        return {Path(path).name: int(info["size"]) for path, info in found.items()}
+
+    def move(self, address: str) -> None:
+        """Move a local folder, in one step where nothing is at its new place; what is there is removed before."""
+        _, path = file_system(address)
+        for left in Path(self._path).glob("*.tmp"):  # of writers that were killed
+            left.unlink()
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        Path(path).unlink(missing_ok=True)
+        os.replace(self._path, path)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; nothing where it is not there."""

@@ -2,56 +2,58 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from artifact import Device
+from artifact import Device, TaskInfo, load_manifest
 from contract.text import refuse_failed
 from errors import InputError
-from scoring.job import Counts, Job
-from scoring.local_job import run
+from scoring import local_job
+from scoring.job import Counts, Job, Progress
 from scoring.places import STANDARD, File, file_system, find, format_of, is_packed
-from scoring.windows import Columns
+from scoring.windows import LANES, Columns
 from serving.engine import Engine
-
-_LANES = 64  # the engine takes no more than it has threads
 
 
 def predict_for_people(
     artifact: Path, source: str, output: str, *, text: str | None, text_pair: str | None, prefix: str,
     all_scores: bool, on_error: str, errors: str | None, variant: str | None, device: Device, threads: int | None,
-    force: bool, allow_failed: bool,
+    force: bool, allow_failed: bool, engine: str = "local", address: str | None = None, actors: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer a table.
 
     Args:
         artifact: folder.
         source: file, directory, pattern or URL; "-" is JSONL on standard input.
-        output: file or URL; "-" is JSONL on standard output.
+        output: file or URL; "-" is JSONL on standard output. With Ray a directory of shards.
         text, text_pair: columns, if they are named otherwise than the task's.
         prefix: before the names of new columns.
         all_scores: a column for each class.
         on_error: "stop" or "skip", for rows that have no text.
         errors: file that names skipped rows.
-        variant, device, threads: as for `Engine.load`.
+        variant, device, threads: as for `Engine.load`; with Ray, of each actor.
         force: replace an output, and drop an unfinished job.
         allow_failed: also with an artifact that failed its contract.
+        engine: "local", in this process; "ray", on a cluster, or on this machine by actors.
+        address: of the cluster; None: of the environment's `RAY_ADDRESS`, or Ray on this machine alone.
+        actors: of Ray; None takes all that there is.
 
     Returns:
-        read, written, skipped, resumed (rows), seconds, rows_per_second (of those not resumed), output.
+        read, written, skipped, resumed (rows), seconds, rows_per_second (of those not resumed), output; with Ray also
+        actors.
 
     Raises:
-        InputError, KdcError: as `scoring.job.run`.
+        InputError, KdcError: as `scoring.local_job.run` and `scoring.ray_job.run`.
     """
-    if on_error not in ("stop", "skip"):
-        raise InputError("no such way to treat a bad row", given=on_error, remedy="stop or skip")
-    if errors is not None and on_error != "skip":
-        raise InputError("--errors names rows that are skipped", given="--on-error stop", remedy="--on-error skip")
+    _check_options(source, output, on_error, errors, engine, address, actors)
     files = [] if source == STANDARD else find(source)
     kind = "jsonl" if output == STANDARD else format_of(output)
     if is_packed(output):
@@ -59,25 +61,78 @@ def predict_for_people(
     _check_apart(files, output, errors)
     if kind == "parquet" or any(file.format == "parquet" for file in files):
         _check_pyarrow()
-    engine = Engine.load(artifact, variant=variant, device=device, threads=threads, lanes=_LANES)
+
+    def job_of(task: TaskInfo, identity: dict[str, str]) -> Job:
+        columns = _columns(task, text, text_pair, prefix, all_scores)
+        return Job(files, output, kind, columns, on_error == "skip", errors, identity, force)
+
+    how: dict[str, Any] = {"variant": variant, "device": device, "threads": threads, "allow_failed": allow_failed}
+    if engine == "ray":
+        return _on_ray(artifact, job_of, **how, address=address or os.environ.get("RAY_ADDRESS"), count=actors)
+    return _locally(artifact, job_of, **how)
+
+
+def _locally(
+    artifact: Path, job_of: Callable[[TaskInfo, dict[str, str]], Job], *, variant: str | None, device: Device,
+    threads: int | None, allow_failed: bool,
+) -> dict[str, Any]:  # fmt: skip
+    engine = Engine.load(artifact, variant=variant, device=device, threads=threads, lanes=LANES)
     assert engine.manifest is not None
     refuse_failed(engine.manifest.contract, allow=allow_failed)
-    columns = _columns(engine, text, text_pair, prefix, all_scores)
-    identity = {
-        "artifact": engine.manifest.sha256, "variant": engine.variant, "provider": engine.provider
-    }  # fmt: skip
-    job = Job(files, output, kind, columns, on_error == "skip", errors, identity, force)
-    began = time.perf_counter()
-    counts = _with_progress(job, engine)
-    seconds = time.perf_counter() - began
-    return {
-        **vars(counts), "seconds": round(seconds, 2),
-        "rows_per_second": round((counts.read - counts.resumed) / max(seconds, 1e-9), 1), "output": output,
-    }  # fmt: skip
+    identity = {"artifact": engine.manifest.sha256, "variant": engine.variant, "provider": engine.provider}
+    where = f"{engine.variant} on {engine.provider}, {engine.threads} threads"
+    job = job_of(engine.task, identity)
+    return _shown(job, engine.task, where, lambda progress: local_job.run(job, engine, progress=progress))
 
 
-def _columns(engine: Engine, text: str | None, text_pair: str | None, prefix: str, all_scores: bool) -> Columns:
-    task = engine.task
+def _on_ray(
+    artifact: Path, job_of: Callable[[TaskInfo, dict[str, str]], Job], *, variant: str | None, device: Device,
+    threads: int | None, allow_failed: bool, address: str | None, count: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    from scoring import ray_cluster, ray_job
+
+    manifest = load_manifest(artifact)
+    refuse_failed(manifest.contract, allow=allow_failed)
+    cores = count * (threads or 1) if count is not None else None
+    with ray_cluster.connected(address, cores) as ray:
+        actors = ray_cluster.share_out(ray, device, count, threads)
+        # Not the same job as a local one: what it keeps lies elsewhere.
+        identity = {
+            "engine": "ray", "artifact": manifest.sha256, "variant": variant or "", "provider": actors.device
+        }  # fmt: skip
+        where = f"Ray, {actors.count} actors on {actors.device}, {actors.threads} threads each"
+        job = job_of(manifest.task, identity)
+
+        def work(progress: Progress) -> Counts:
+            return ray_job.run(ray, job, artifact, manifest, variant=variant, actors=actors, progress=progress)
+
+        return {**_shown(job, manifest.task, where, work), "actors": actors.count}
+
+
+def _check_options(
+    source: str, output: str, on_error: str, errors: str | None, engine: str, address: str | None, actors: int | None
+) -> None:
+    if on_error not in ("stop", "skip"):
+        raise InputError("no such way to treat a bad row", given=on_error, remedy="stop or skip")
+    if errors is not None and on_error != "skip":
+        raise InputError("--errors names rows that are skipped", given="--on-error stop", remedy="--on-error skip")
+    if engine not in ("local", "ray"):
+        raise InputError("no such engine", given=engine, remedy="local or ray")
+    if engine == "local":
+        for name, value in (("--address", address), ("--actors", actors)):
+            if value is not None:
+                raise InputError(f"{name} is for Ray", given=f"{name} {value}", remedy="add --engine ray")
+        return
+    if STANDARD in (source, output):
+        raise InputError("Ray reads and writes files", given=STANDARD, remedy="name files, or --engine local")
+    (before, inside), (other, place) = file_system(source), file_system(output)
+    if before.protocol == other.protocol and place.startswith(f"{inside.rstrip('/')}/"):
+        raise InputError(
+            "the output would lie inside the input", given=f"{output} in {source}", remedy="a place beside the input"
+        )
+
+
+def _columns(task: TaskInfo, text: str | None, text_pair: str | None, prefix: str, all_scores: bool) -> Columns:
     if text_pair is not None and not task.is_pair:
         raise InputError(f"the task {task.name} takes one text a row", given=f"--text-pair {text_pair}")
     if all_scores and task.kind == "regression":
@@ -103,24 +158,29 @@ def _check_pyarrow() -> None:
         ) from None
 
 
-def _with_progress(job: Job, engine: Engine) -> Counts:
+def _shown(job: Job, task: TaskInfo, where: str, work: Callable[[Progress], Counts]) -> dict[str, Any]:
+    """Do the work with a bar. Returns what came of it."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     total = sum(file.size for file in job.files) or None
-    where = f"{engine.variant} on {engine.provider}, {engine.threads} threads"
-    console.print(f"{engine.task.name}: {where} -> {job.output}", markup=False)
-    bar = Progress(
+    console.print(f"{task.name}: {where} -> {job.output}", markup=False)
+    bar = Bar(
         TextColumn("  {task.fields[rows]:,} rows"), TextColumn("{task.fields[speed]:,.0f} rows/s"), BarColumn(),
         TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
         disable=not console.is_terminal or (job.output == STANDARD and sys.stdout.isatty()),
     )  # fmt: skip
-    speed = Speed()
+    began, speed = time.perf_counter(), Speed()
     with bar:
-        task = bar.add_task("rows", total=total, rows=0, speed=0.0)
+        row = bar.add_task("rows", total=total, rows=0, speed=0.0)
 
         def progress(counts: Counts, done: int) -> None:
-            bar.update(task, completed=done, rows=counts.read, speed=speed(counts))
+            bar.update(row, completed=done, rows=counts.read, speed=speed(counts))
 
-        return run(job, engine, progress=progress)
+        counts = work(progress)
+    seconds = time.perf_counter() - began
+    return {
+        **vars(counts), "seconds": round(seconds, 2),
+        "rows_per_second": round((counts.read - counts.resumed) / max(seconds, 1e-9), 1), "output": job.output,
+    }  # fmt: skip
 
 
 class Speed:

@@ -18,6 +18,7 @@ from serving.engine import Engine, Text
 
 # Padded tokens of a forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
+LANES = 64  # asked for; the engine takes no more than it has threads
 _THRESHOLD = 0.5  # of a label of a multi-label task
 
 
