@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -34,8 +35,9 @@ def running_ray(address: str | None) -> Iterator[Any]:
         return
     alone = {"num_cpus": machine.cores()["usable"], "include_dashboard": False} if address is None else {}
     try:
+        _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"no Ray cluster answers ({str(error).splitlines()[0]})", given=f"--address {address}",
             remedy="`ray start --head` starts one; without --address, Ray runs on this machine alone",
@@ -45,3 +47,15 @@ def running_ray(address: str | None) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody listens at HOST:PORT.
+        ValueError: no port.
+    """
+    if address not in (None, "auto", "local"):
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()

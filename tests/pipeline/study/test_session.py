@@ -12,6 +12,7 @@ import pytest
 from errors import InputError, KdcError
 from pipeline.study.grid import Cell, Grid
 from pipeline.study.jobs import Job
+from pipeline.study.on_ray import running_ray
 from pipeline.study.ray_engine import _share, side_by_side
 from pipeline.study.session import study_for_people
 
@@ -51,3 +52,11 @@ def test_without_ray_the_remedy_is_its_extra(tmp_path: Path, monkeypatch: pytest
 def test_a_cell_takes_a_gpu_where_it_may_use_one(tmp_path: Path, device: str, gpus: int, taken: int) -> None:
     cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 8, "GPU": gpus} if gpus else {"CPU": 8})
     assert _share(cluster, job(tmp_path, device, threads=3)) == {"num_cpus": 3, "num_gpus": taken}
+
+
+@pytest.mark.ray
+def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'kdc[ray]'")
+    for address in ("127.0.0.1:9", "nobody", "127.0.0.1:x"):
+        with pytest.raises(InputError, match="ray start --head"), running_ray(address):
+            pass
