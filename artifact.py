@@ -95,6 +95,11 @@ class Lineage(_Section):
     packages: dict[str, str] = Field(description="package name -> version, at the time of making")
     cpu: str = Field(description="model name of the CPU that judged the int8 variant")
     gpu: str | None = None
+    label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        None,
+        description="share of the training rows that carry each label, in the order of the task's labels (their sum is "
+        "1, for multi-label any); None for regression and in artifacts from before",
+    )
 
 
 class FileInfo(_Section):
@@ -212,6 +217,9 @@ class Manifest(_Section):
                 raise ValueError(f"provider {provider} names the variant {chosen!r}, which variants does not list")
         if self.input_names != self.tokenizer.input_names:
             raise ValueError(f"input_names {self.input_names} does not fit the tokenizer {self.tokenizer.input_names}")
+        shares = self.lineage.label_share
+        if shares is not None and len(shares) != len(self.task.labels):
+            raise ValueError(f"lineage has label shares of {len(shares)} labels, the task has {len(self.task.labels)}")
         return self
 
 
@@ -260,13 +268,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
         KdcError: the manifest or a file is damaged, missing, or of a schema that this version does not know.
     """
     path = folder / MANIFEST_NAME
-    manifest = _parse(path, _read_bounded(path))
-    if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
-        raise InputError(
-            "this is not the artifact that was expected",
-            given=f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}",
-            remedy="fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust",
-        )
+    manifest = parse_manifest(_read_bounded(path), path, expect_sha256=expect_sha256)
     try:
         _check_files(folder, manifest, hashes=verify)
     except OSError as error:
@@ -280,7 +282,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 def _read_bounded(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_MANIFEST_BYTES + 1)
+            return file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             "there is no artifact here",
@@ -289,12 +291,33 @@ def _read_bounded(path: Path) -> bytes:
         ) from error
     except OSError as error:
         raise KdcError("the manifest cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
+
+
+def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
+    """The manifest in a file's bytes, by itself: the files that it names are not looked at.
+
+    Args:
+        content: of `manifest.json`.
+        path: where it comes from, for messages.
+        expect_sha256: as `load_manifest` takes it.
+
+    Raises:
+        InputError: it is not the one that `expect_sha256` names.
+        KdcError: it is too large, damaged, or of a schema that this version does not know.
+    """
     if len(content) > MAX_MANIFEST_BYTES:
         raise KdcError("the manifest is too large", given=f"{path}: over {MAX_MANIFEST_BYTES} bytes", remedy=_REMAKE)
-    return content
+    manifest = _parse(path, content)
+    if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
+        raise InputError(
+            "this is not the artifact that was expected",
+            given=f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}",
+            remedy="fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust",
+        )
+    return manifest
 
 
-def _parse(path: Path, content: bytes) -> Manifest:
+def _parse(path: object, content: bytes) -> Manifest:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import machine
 from artifact import (
     CPU_PROVIDER,
@@ -33,6 +35,7 @@ from pipeline.card import model_card
 from pipeline.context import Run
 from pipeline.judging import judge_variants
 from pipeline.minilm import HUB_ID
+from pipeline.reading.prepared import PreparedData
 from pipeline.served import TOKENIZER_INFO, task_info
 from pipeline.settings import TeacherSettings
 
@@ -177,7 +180,18 @@ def _lineage(run: Run) -> Lineage:
         packages=machine.versions(_PACKAGES),
         cpu=str(machine.cpu()["model"]),
         gpu=_gpu_name(run.device),
+        label_share=_label_share(run.data()),
     )
+
+
+def _label_share(data: PreparedData) -> tuple[float, ...] | None:
+    """How common each label is among the training rows, so that a service can tell when its answers drift."""
+    if data.task.kind == "regression":
+        return None
+    labels = np.asarray(data.rows("train")["label"][:])
+    if data.task.kind == "classification":
+        labels = labels[:, None] == np.arange(data.task.outputs)
+    return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
 
 
 def _teacher_name(settings: TeacherSettings) -> str:

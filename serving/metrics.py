@@ -2,15 +2,22 @@
 
 With more than one worker each process writes into `PROMETHEUS_MULTIPROC_DIR`; `exposition` adds them up. Labels take
 few values whatever clients send: route names, statuses, model names, the model's own labels.
+
+`kdc_predictions` counts a row under the label that it gets; multi-label rows under each label that they get (a
+probability of one half or more), which may be none. `kdc_rows` counts the rows, so that the quotient is comparable with
+`kdc_training_label_share` for both. Regression has neither labels nor shares.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from serving.batcher import BatchReport
 from serving.registry import Answer, Model
@@ -52,10 +59,23 @@ class Metrics:
             registry=own,
         )
         self.truncated = Counter("kdc_truncated_texts", "Texts that were cut.", ["model"], registry=own)
+        self.rows = Counter("kdc_rows", "Rows answered.", ["model"], registry=own)
         self.predictions = Counter("kdc_predictions", "Rows by predicted label.", ["model", "label"], registry=own)
+        self._models: Mapping[str, Model] = {}
+        self._training = _TrainingShares()
         self._shared = shared
         if shared:
             _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        else:
+            own.register(self._training)
+
+    def describe(self, models: Mapping[str, Model]) -> None:
+        """Tell of these models from now on.
+
+        Args:
+            models: by name; what is in it when metrics are asked for counts, so that a reload shows.
+        """
+        self._models = self._training.models = models
 
     def observe_batch(self, model: str, report: BatchReport) -> None:
         """One forward pass."""
@@ -68,20 +88,58 @@ class Metrics:
     def predicted(self, model: Model, answer: Answer) -> None:
         """One request's answers."""
         labels = model.engine.labels
+        self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
-            for place, count in enumerate(np.bincount(answer.logits.argmax(axis=1), minlength=len(labels)).tolist()):
+            if model.engine.task.kind == "multilabel":
+                counts = (answer.logits >= 0).sum(axis=0)
+            else:
+                counts = np.bincount(answer.logits.argmax(axis=1), minlength=len(labels))
+            for label, count in zip(labels, counts.tolist(), strict=True):
                 if count:
-                    self.predictions.labels(model.name, labels[place]).inc(count)
+                    self.predictions.labels(model.name, label).inc(count)
         if any(answer.truncated):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
     def exposition(self) -> bytes:
         """All workers' metrics in Prometheus' text format."""
+        self._begin_at_zero()
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
+        together.register(self._training)
         return generate_latest(together)
+
+    def _begin_at_zero(self) -> None:
+        """Show what has not happened yet: Prometheus sees no increase in a series that begins at one, and a quotient
+        of a missing series is missing."""
+        for name, model in list(self._models.items()):
+            for metric in (self.rows, self.truncated, self.queue_tokens):
+                metric.labels(name)
+            for label in model.engine.labels:
+                self.predictions.labels(name, label)
+
+
+class _TrainingShares(Collector):
+    """How common each label was in training, from the manifests of what is loaded now.
+
+    Not a gauge: with several workers those are files, out of which the labels of an artifact that was replaced would
+    never go. All workers read the same manifests, so the one that is asked tells it.
+    """
+
+    def __init__(self) -> None:
+        self.models: Mapping[str, Model] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "kdc_training_label_share", "Share of the training rows that carry a label.", labels=["model", "label"]
+        )
+        for name, model in list(self.models.items()):
+            manifest = model.engine.manifest
+            shares = None if manifest is None else manifest.lineage.label_share
+            for label, share in zip(model.engine.labels, shares or (), strict=shares is not None):
+                family.add_metric([name, label], share)
+        yield family
 
 
 def _forget_the_dead(folder: Path) -> None:

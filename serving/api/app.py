@@ -38,6 +38,7 @@ def make_app(settings: ServeSettings) -> Starlette:
         registry = Registry(settings, metrics.observe_batch)
         registry.load()
         app.state.registry = registry
+        metrics.describe(registry.models)
         gate.open()
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
