@@ -31,6 +31,7 @@ _OUR_OWN = (
     "pipeline",
     "scoring",
     "serving",
+    "transfer",
 )
 _OWN = "Data of your own"
 _MODELS = "Models"
@@ -290,7 +291,7 @@ def try_(
 def serve(
     artifacts: Annotated[
         list[str] | None,
-        typer.Argument(help="PATH or NAME=PATH; default: the newest under runs/.", show_default=False),
+        typer.Argument(help="[NAME=]PATH, or an address as in pull; default: newest in runs/.", show_default=False),
     ] = None,
     host: Annotated[str, typer.Option(help="Name or IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,
@@ -459,6 +460,54 @@ def inspect(
     from inspection import render
 
     typer.echo(render(manifest))
+
+
+@app.command()
+def push(
+    artifact: Artifact,
+    target: Annotated[
+        str, typer.Argument(help="hf://owner/name, bento:NAME, s3://bucket/path or a path.", show_default=False)
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there.")] = False,
+    allow_failed: Annotated[
+        bool, _option(None, "--allow-failed", text="Also an artifact that failed its contract.")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="A hub repository made for it is public.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
+    from transfer.push import push_for_people
+
+    found = push_for_people(artifact, target, force=force, allow_failed=allow_failed, public=public)
+    if as_json:
+        _print_json(found)
+        return
+    done = f"{found['sent_bytes']:,} of {found['bytes']:,} bytes sent" if found["changed"] else "is there already"
+    typer.echo(f"{found['target']}: {done}, {found['files']} files, SHA-256 {found['sha256']}")
+
+
+@app.command()
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="hf://owner/name[@revision], bento:NAME[:VERSION], s3://... or a path.", show_default=False
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it shall be.", show_default=False)],
+    expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
+    from transfer.pull import pull_for_people
+
+    found = pull_for_people(source, folder, expect_sha256=expect_sha256, force=force)
+    if as_json:
+        _print_json(found)
+        return
+    done = f"{found['received_bytes']:,} of {found['bytes']:,} bytes received, all hashes match"
+    typer.echo(f"{folder}: {done if found['changed'] else 'is there already'}, SHA-256 {found['sha256']}")
 
 
 @app.command()
