@@ -1,4 +1,4 @@
-"""`kdc serve`: check what is to be served, start BentoML's workers, stop them cleanly.
+"""`kdc serve`: bring and check what is to be served, start BentoML's workers, stop them cleanly.
 
 Reads the artifacts; sets `KDC_*` for the workers. BentoML's supervisor runs in a thread of its own, so that signals and
 a worker that cannot start are handled here.
@@ -22,8 +22,9 @@ from typing import Any
 from artifact import MANIFEST_NAME
 from errors import InputError, KdcError
 from serving import drain
-from serving.registry import parse_artifacts, verify
+from serving.registry import parse_artifacts, split_artifacts, verify
 from serving.settings import ServeSettings
+from transfer.addresses import BENTO, is_address
 
 _LOOK_S = 0.2
 _KILLED_S = 5.0
@@ -46,8 +47,27 @@ def newest_artifact(runs: Path = Path("runs")) -> Path:
 
 
 def absolute(artifacts: str) -> str:
-    """The same artifacts by absolute paths: workers may run elsewhere. Links stay links, for reloads."""
-    return ",".join(f"{name}={os.path.abspath(path)}" for name, path in parse_artifacts(artifacts).items())
+    """The same artifacts by absolute paths: workers may run elsewhere. Links stay links, addresses addresses."""
+    return ",".join(
+        f"{name}={place if is_address(place) else os.path.abspath(place)}"
+        for name, place in split_artifacts(artifacts).items()
+    )
+
+
+def local(artifacts: str, *, allow_failed: bool = False) -> str:
+    """The same artifacts by paths: those of addresses are brought into the cache, once for all workers.
+
+    Raises:
+        KdcError: there is none at an address, it cannot be reached, or what arrived is damaged.
+    """
+    if not is_address(artifacts) and BENTO not in artifacts:
+        return artifacts  # nothing that reaches stores is imported
+    from transfer.cache import cached
+
+    return ",".join(
+        f"{name}={cached(name, place, allow_failed=allow_failed) if is_address(place) else place}"
+        for name, place in split_artifacts(artifacts).items()
+    )
 
 
 def address_of(host: str, port: int) -> str:
@@ -77,7 +97,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        settings: with absolute artifact paths (see `absolute`).
+        settings: with absolute artifact paths (see `absolute`), or addresses.
         host: name or IP address to listen on.
         port: TCP port.
 
@@ -85,6 +105,8 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         KdcError: an artifact is damaged, or a worker could not start.
     """
     address = address_of(host, port)
+    paths = local(settings.artifact, allow_failed=settings.allow_failed)
+    settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
         runtime = Path(name)

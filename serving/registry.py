@@ -26,6 +26,7 @@ from serving.engine import Engine, Text
 from serving.session import usable_cores
 from serving.settings import ServeSettings
 from serving.tokenizing import RowTokenizer
+from transfer.addresses import name_of
 
 log = logging.getLogger("kdc.serve")
 
@@ -139,33 +140,41 @@ class Model:
         return lambda rows: tokenizer.encode(self.engine.checked(rows))
 
 
-def parse_artifacts(text: str) -> dict[str, Path]:
-    """`PATH` or `NAME=PATH`, separated by commas, as paths by name; a path alone is named for its task's run folder.
+def split_artifacts(text: str) -> dict[str, str]:
+    """`PLACE` or `NAME=PLACE`, separated by commas, as places by name; a place is a path or an address.
 
-    Names stand in routes, headers and metrics, so they are of letters, digits, `.`, `_` and `-`; others become `-`.
+    One alone is named for its task's run folder, its repository or its tag. Names stand in routes, headers and
+    metrics, so they are of letters, digits, `.`, `_` and `-`; others become `-`.
 
     Raises:
         InputError: none, a name with other characters, or one name twice.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, sign, path = part.partition("=")
-        if not sign or "/" in name:  # a path that holds an equals sign
-            name, path = "", part
-        folder = Path(path)
+        name, sign, place = part.partition("=")
+        if not sign or "/" in name:  # a path or an address that holds an equals sign
+            name, place = "", part
         if not name:
-            name = _OTHER.sub("-", folder.parent.name if folder.name == "artifact" else folder.name).strip("-")
-            name = name or "model"
+            name = _OTHER.sub("-", name_of(place)).strip("-") or "model"
         if _OTHER.search(name):
             raise InputError(
                 "a name has characters that a route cannot have", given=name, remedy="use letters, digits, . _ and -"
             )
         if name in found:
             raise InputError("two artifacts have the same name", given=name, remedy="name them: NAME=PATH")
-        found[name] = folder
+        found[name] = place
     if not found:
         raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
     return found
+
+
+def parse_artifacts(text: str) -> dict[str, Path]:
+    """The same of paths alone.
+
+    Raises:
+        InputError: as `split_artifacts`.
+    """
+    return {name: Path(place) for name, place in split_artifacts(text).items()}
 
 
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:

@@ -27,6 +27,7 @@ import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.app import make_app
+from serving.launch import local
 from serving.protocol import BoundedProtocol
 from serving.registry import Registry, verify
 
@@ -70,8 +71,10 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Called by BentoML once, before any worker starts: a wrong artifact is told once, not once a worker."""
-        verify(_SETTINGS)
+        """Called by BentoML once, before any worker starts: artifacts are fetched, and wrong ones told, once."""
+        artifacts = local(_SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed)
+        os.environ["KDC_ARTIFACT"] = artifacts  # which workers inherit
+        verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
     async def start(self) -> None:
