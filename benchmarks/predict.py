@@ -11,18 +11,24 @@ directory of a finished `kdc compress`. Rows are those of SST-2 (or QNLI, for a 
 | pipeline | a transformers pipeline over the student in torch, batches of 32 |
 | map | `datasets.map` with the student in torch, batches of 32 |
 
-Then `kdc predict` once for each of `--rows`: seconds, rows a second, most resident memory. Prints Markdown tables.
+Then `kdc predict` once for each of `--rows`: seconds, rows a second, most resident memory. Where Ray is installed, also
+by 1 and 2 actors with a thread each, on `--ray-rows`, beside the local engine with as many threads: seconds of
+the whole command, in which Ray starts and ends, and rows a second inside, from the first actor's start on. Prints
+Markdown tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -46,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rows", type=int, default=2000, help="of a turn of pipeline and map: they are slow")
+    parser.add_argument("--ray-rows", type=int, default=100_000, help="of a turn by Ray: its start takes seconds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         _measure(options, Path(scratch))
@@ -81,6 +88,27 @@ def _measure(options: argparse.Namespace, scratch: Path) -> None:
         one = _predict(artifact, table, scratch)
         speed = count / one["seconds"]
         sys.stdout.write(f"| {count:,} | {one['seconds']:.1f} | {speed:.0f} | {one['resident_mb']:.0f} |\n")
+    if importlib.util.find_spec("ray") is None:
+        sys.stdout.write("\nRay is not installed: pip install 'kdc[ray]'\n")
+    else:
+        table = _table(scratch / "ray.csv", names, texts, options.ray_rows)
+        _measure_ray(artifact, table, options.ray_rows, scratch, options.rounds)
+
+
+def _measure_ray(artifact: Path, table: Path, count: int, scratch: Path, rounds: int) -> None:
+    """In turns, so that a machine that slows down slows all of them."""
+    ways = {}
+    for cores in (1, 2):
+        ways[f"local, {cores} threads"] = ["--threads", str(cores)]
+        ways[f"Ray, {cores} actors"] = ["--engine", "ray", "--actors", str(cores), "--threads", "1"]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, more in ways.items():
+            found[name].append(_predict(artifact, table, scratch, more))
+    sys.stdout.write(f"\n| {count:,} rows | whole command, s | rows/s inside |\n|---|---:|---:|\n")
+    for name, each in found.items():
+        seconds, inside = (median(one[what] for one in each) for what in ("seconds", "inside"))
+        sys.stdout.write(f"| {name} | {seconds:.1f} | {inside:.0f} |\n")
 
 
 def _table(path: Path, names: list[str], texts: list[Text], count: int) -> Path:
@@ -91,16 +119,21 @@ def _table(path: Path, names: list[str], texts: list[Text], count: int) -> Path:
     return path
 
 
-def _predict(artifact: Path, table: Path, scratch: Path) -> dict[str, float]:
-    """Seconds of the whole command, and its most resident memory."""
+def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = ()) -> dict[str, float]:
+    """Seconds of the whole command, its most resident memory, and rows a second as it tells them itself."""
     out = scratch / "out.parquet"
-    out.unlink(missing_ok=True)
-    command = [sys.executable, str(ROOT / "cli.py"), "predict", str(artifact), str(table), str(out), "--device", "cpu"]
+    shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+    command = [
+        sys.executable, str(ROOT / "cli.py"), "predict", str(artifact), str(table), str(out), "--device", "cpu",
+        "--json", *more,
+    ]  # fmt: skip
     script = (
         "import json, resource, subprocess, sys, time\n"
-        "began = time.perf_counter(); subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)\n"
+        "began = time.perf_counter()\n"
+        "told = subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout\n"
+        "seconds, inside = time.perf_counter() - began, json.loads(told)['rows_per_second']\n"
         "most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024\n"
-        "print(json.dumps({'seconds': time.perf_counter() - began, 'resident_mb': most}))"
+        "print(json.dumps({'seconds': seconds, 'resident_mb': most, 'inside': inside}))"
     )
     return _json(["-c", script, *command])
 
