@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 VENV5 := .venv-transformers5
+# KServe's client wants other versions of what the service uses.
+VENV_KSERVE := .venv-kserve
 # One thread a process: two that spin for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n 2 --dist loadfile
@@ -12,7 +14,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test check test-browser test-ray test-transformers5 clean
+.PHONY: help demo test check test-browser test-ray test-kserve test-transformers5 clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -20,6 +22,7 @@ help:
 	@echo 'make check               lint, format, types and deploy/k8s: rendered, and valid for Kubernetes'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
+	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
@@ -45,11 +48,14 @@ test-browser: $(VENV)/.installed-browser
 test-ray: $(VENV)/.installed-ray
 	$(OFFLINE) $(VENV)/bin/python -m pytest -m ray
 
+test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
+	$(OFFLINE) $(VENV)/bin/python -m pytest -m kserve tests/deploy
+
 test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -m pytest $(PARALLEL)
 
 clean:
-	rm -rf $(VENV) $(VENV5) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.
@@ -76,6 +82,10 @@ $(VENV)/.installed-ray: pyproject.toml $(VENV)/.created
 
 $(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created
 	$(VENV5)/bin/python -m pip install --editable '.[compress5,test]'
+	@touch $@
+
+$(VENV_KSERVE)/.installed: $(VENV_KSERVE)/.created
+	$(VENV_KSERVE)/bin/python -m pip install 'kserve>=0.15'
 	@touch $@
 
 %/.created:
