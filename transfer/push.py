@@ -55,7 +55,7 @@ def _send(
 ) -> tuple[int | None, str]:  # fmt: skip
     """The bytes that were sent (None: all was there), and the address of just this artifact."""
     if isinstance(place, Repository):
-        from transfer.hub import push_to_hub
+        from transfer.hub_push import push_to_hub
 
         return push_to_hub(place, artifact, manifest, content, public=public, meter=meter)
     if isinstance(place, Tag):
