@@ -23,6 +23,7 @@ COPY --from=builder /opt/kdc /opt/kdc
 # Nothing is written but below /tmp, so the root filesystem may be read-only and the user may be any.
 ENV PATH=/opt/kdc/bin:$PATH \
     BENTOML_HOME=/tmp/bentoml \
+    KDC_CACHE=/tmp/kdc \
     BENTOML_DO_NOT_TRACK=true \
     ORT_DISABLE_TELEMETRY=1 \
     KDC_ARTIFACT=model=/artifact
