@@ -39,16 +39,16 @@ class Actors:
 
 
 @contextmanager
-def connected(address: str | None, cores: int | None = None) -> Iterator[Any]:
+def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     """The module `ray`, connected; disconnected afterwards, unless it was connected before.
 
     Args:
         address: of a cluster, "auto" for the one that this machine is a node of; None: Ray on this machine alone.
-        cores: that Ray on this machine alone may use; None: all that this process may use.
+        cores: that Ray on this machine alone takes at least to be there: so many were asked for.
 
     Raises:
         InputError: no cluster answers there.
-        KdcError: Ray is not installed.
+        KdcError: Ray is not installed, or does not start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is called
     # Ray's C++ side tells stderr of every actor that may restart, as if that were an error.
@@ -64,7 +64,7 @@ def connected(address: str | None, cores: int | None = None) -> Iterator[Any]:
         yield ray
         return
     # "local": Ray by itself would join any cluster that happens to run on this machine.
-    alone: dict[str, Any] = {"num_cpus": cores or usable_cores(), "include_dashboard": False}
+    alone: dict[str, Any] = {"num_cpus": max(cores, usable_cores()), "include_dashboard": False}
     try:
         _check_answers(address)
         with _without_stderr():  # what fails is raised
@@ -72,9 +72,14 @@ def connected(address: str | None, cores: int | None = None) -> Iterator[Any]:
                 address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
                 **({} if address else alone),
             )  # fmt: skip
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        if not address:
+            raise KdcError(
+                "Ray does not start here", given=why, remedy="or --engine local, which needs none"
+            ) from error
         raise InputError(
-            f"no Ray cluster answers ({str(error).splitlines()[0]})", given=f"--address {address}",
+            f"no Ray cluster answers ({why})", given=f"--address {address}",
             remedy="`ray start --head` starts one; without --address, Ray runs on this machine alone",
         ) from None  # fmt: skip
     try:

@@ -93,8 +93,7 @@ def _on_ray(
 
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
-    cores = count * (threads or 1) if count is not None else None
-    with ray_cluster.connected(address, cores) as ray:
+    with ray_cluster.connected(address, (count or 1) * (threads or 1)) as ray:
         actors = ray_cluster.share_out(ray, device, count, threads)
         # Not the same job as a local one: what it keeps lies elsewhere.
         identity = {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,6 +27,7 @@ from scoring.ray_workers import count_try
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray", reason="needs Ray: pip install 'kdc[ray]'")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +279,48 @@ def test_shards_go_to_an_object_store_and_its_last_object_says_that_all_are_ther
     assert bucket.exists("rows/out.jsonl/_SUCCESS")
 
 
+def test_the_command_joins_a_cluster_by_its_address_and_prints_nothing_of_ray(
+    ray: Any, artifact: Path, tmp_path: Path
+) -> None:
+    rows = make_rows(20)
+    write(tmp_path / "in.csv", rows)
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "predict", str(artifact), "in.csv", "out.jsonl", "--engine", "ray",
+         "--address", address, "--actors", "1", "--device", "cpu", "--json"],
+        check=True, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["written"] == 20
+    assert done.stderr == "mood: Ray, 1 actors on cpu, 1 threads each -> out.jsonl\n"
+    check(read_all(tmp_path / "out.jsonl"), rows)
+    assert ray.nodes()[0]["Alive"]  # it was joined, not ended
+
+
+CPU_NODE, GPU_NODE, HEAD = {"CPU": 7.0}, {"CPU": 16.0, "GPU": 2.0}, {"memory": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "shared"),
+    [
+        ([CPU_NODE, CPU_NODE, HEAD], ("auto", None, None), ray_cluster.Actors(14, 1, "cpu")),
+        ([CPU_NODE, CPU_NODE], ("cpu", None, 4), ray_cluster.Actors(2, 4, "cpu")),  # none is split over nodes
+        ([CPU_NODE, GPU_NODE], ("auto", None, None), ray_cluster.Actors(2, 8, "cuda")),
+        ([GPU_NODE], ("cuda", None, 16), ray_cluster.Actors(1, 16, "cuda")),
+        ([HEAD], ("cuda", 3, None), ray_cluster.Actors(3, 1, "cuda")),  # they wait for nodes
+    ],
+)
+def test_a_cluster_is_shared_out(nodes: list[Any], asked: tuple[Any, ...], shared: ray_cluster.Actors) -> None:
+    fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    assert ray_cluster.share_out(fake, *asked) == shared
+
+
+@pytest.mark.parametrize("asked", [("cuda", None, None), ("cpu", None, 8)])
+def test_a_cluster_without_room_is_refused(asked: tuple[Any, ...]) -> None:
+    fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": CPU_NODE}])
+    with pytest.raises(InputError, match="no node has room"):
+        ray_cluster.share_out(fake, *asked)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -306,8 +352,6 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(address: str, monkeypat
 
 
 def test_without_ray_the_remedy_is_named(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     write(tmp_path / "in.csv", make_rows(3))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(KdcError, match=r"pip install 'kdc\[ray\]'"):
