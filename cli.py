@@ -28,6 +28,7 @@ _OUR_OWN = (
     "errors",
     "inspection",
     "machine",
+    "on_ray",
     "pipeline",
     "scoring",
     "serving",

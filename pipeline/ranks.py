@@ -25,10 +25,11 @@ _PATIENCE = timedelta(days=7)
 
 def rank() -> int:
     """This process's number among those that were started together; 0 where it is alone."""
-    return int(os.environ["RANK"]) if _is_launched() else 0
+    return int(os.environ["RANK"]) if is_launched() else 0
 
 
-def _is_launched() -> bool:
+def is_launched() -> bool:
+    """Whether this process was started together with others."""
     return all(name in os.environ for name in _VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
@@ -162,7 +163,7 @@ def join(device: str) -> Ranks:
     Raises:
         InputError: more processes than GPUs.
     """
-    if not _is_launched():
+    if not is_launched():
         return ALONE
     # DDP would warn of weights that every step uses: it has to look, for some architectures have others.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -205,7 +206,7 @@ def _lost(how: object) -> Lost:
 
 def launcher() -> str:
     """How the processes of this run were started, as a person types it; "kdc" where it is alone."""
-    if not _is_launched():
+    if not is_launched():
         return "kdc"
     here, everywhere = os.environ.get("LOCAL_WORLD_SIZE", "?"), os.environ["WORLD_SIZE"]
     hosts = "" if here == everywhere else f"--nnodes {int(everywhere) // int(here)} ... "

@@ -7,6 +7,7 @@ of the input. On a disk it appears whole; in an object store it grows, and `_SUC
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pickle
 import time
@@ -36,7 +37,7 @@ def run(
     """Answer everything.
 
     Args:
-        ray: connected, see `scoring.ray_cluster.connected`.
+        ray: connected, see `on_ray.connected`.
         job: what.
         artifact: folder of the artifact. It travels through Ray: the nodes need not reach it.
         manifest: of the artifact.
@@ -51,6 +52,7 @@ def run(
     records = Folder(f"{job.output}.partial", first=JOB)
     grows = not is_local(file_system(job.output)[0])
     shards = Folder(job.output if grows else f"{job.output}.partial/rows", first=SUCCESS)
+    importlib.import_module("ray.data")  # which `import ray` leaves out
     with lock(job):
         goes_on = begin(job, records, shards if grows else None)
         writer = Writer(job.kind, job.columns.added(manifest.task))

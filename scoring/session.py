@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from artifact import Device, TaskInfo, load_manifest
 from contract.text import refuse_failed
 from errors import InputError
+from on_ray import connected
 from scoring import local_job
 from scoring.job import Counts, Job, Progress
 from scoring.places import STANDARD, File, file_system, find, format_of, is_packed
@@ -93,7 +94,7 @@ def _on_ray(
 
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
-    with ray_cluster.connected(address, (count or 1) * (threads or 1)) as ray:
+    with connected(address, (count or 1) * (threads or 1)) as ray:
         actors = ray_cluster.share_out(ray, device, count, threads)
         # Not the same job as a local one: what it keeps lies elsewhere.
         identity = {

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError
+from on_ray import connected
 from pipeline.study.jobs import Job, Outcome
-from pipeline.study.on_ray import running_ray
 
 _TRIES = 4
 
@@ -49,7 +49,7 @@ def side_by_side(
     groups: dict[Path, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.directory, []).append(replace(job, threads=job.threads or 1))
-    with running_ray(address) as ray:
+    with connected(address) as ray:
         share = _share(ray, groups[jobs[0].directory][0])
         _check_room(ray, share, say, may_grow=address is not None)
         tasks = _Tasks(ray, share, say)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import InputError, KdcError
+from pipeline import ranks as ranks_of_a_run
 from pipeline.commands import note_command
 from pipeline.progress import Reporter
 from pipeline.study.grid import Grid, check
@@ -45,6 +46,11 @@ def study_for_people(
         InputError: the study has mistakes, or there is no such engine or cluster.
         KdcError: Ctrl-C, or Ray is not installed.
     """
+    if ranks_of_a_run.is_launched():
+        raise InputError(
+            "a study starts its trainings itself, each in one process", given=ranks_of_a_run.launcher(),
+            remedy="`kdc study` alone; --engine ray has its cells done side by side",
+        )  # fmt: skip
     does_cells = _engine(engine, address)
     grid = Grid(tasks, families, methods, ranks, seeds, out, given, tuple(flags.items()))
     check(grid)

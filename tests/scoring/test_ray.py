@@ -19,6 +19,7 @@ import pytest
 from labelled_tables import check, make_artifact, make_rows, predict, read, write
 
 from errors import InputError, KdcError
+from on_ray import connected
 from scoring import ray_cluster, ray_job
 from scoring.inputs import Window
 from scoring.job import Counts
@@ -37,7 +38,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ray(store: Any) -> Iterator[Any]:  # its workers take the store's address from the environment that they start in
-    with ray_cluster.connected(None, cores=2) as ray:
+    with connected(None, cores=2) as ray:
         yield ray
 
 
@@ -347,7 +348,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(address: str, monkeypat
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(InputError, match=rf"no Ray cluster answers(?s:.*)--address {address}"), \
-            ray_cluster.connected(address):  # fmt: skip
+            connected(address):  # fmt: skip
         pytest.fail("connected")
 
 

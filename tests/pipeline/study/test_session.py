@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from errors import InputError, KdcError
+from on_ray import connected
 from pipeline.study.grid import Cell, Grid
 from pipeline.study.jobs import Job
-from pipeline.study.on_ray import running_ray
 from pipeline.study.ray_engine import _share, side_by_side
 from pipeline.study.session import study_for_people
 
@@ -58,5 +58,5 @@ def test_a_cell_takes_a_gpu_where_it_may_use_one(tmp_path: Path, device: str, gp
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'kdc[ray]'")
     for address in ("127.0.0.1:9", "nobody", "127.0.0.1:x"):
-        with pytest.raises(InputError, match="ray start --head"), running_ray(address):
+        with pytest.raises(InputError, match="ray start --head"), connected(address):
             pass
