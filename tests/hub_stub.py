@@ -29,6 +29,7 @@ class Stub:
         asked: method and path of each request.
         told_to: (host, authorization) of requests for large files.
         cut_after: bytes after which a large file's connection breaks; once for each entry.
+        hold_after: bytes after which a large file stalls, until `released`.
         extra: bytes appended to each large file that is sent.
         refuse: paths that match get 500.
         sent: bytes of large files that went out.
@@ -42,6 +43,8 @@ class Stub:
     asked: list[tuple[str, str]] = field(default_factory=list)
     told_to: list[tuple[str, str | None]] = field(default_factory=list)
     cut_after: list[int] = field(default_factory=list)
+    hold_after: int | None = None
+    released: threading.Event = field(default_factory=threading.Event)
     extra: bytes = b""
     refuse: str | None = None
     ignored: tuple[str, ...] = ()
@@ -157,7 +160,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = f"{asked['organization']}/{asked['name']}"
-        self.stub.private[name] = asked["private"]
+        self.stub.private[name] = asked.get("private", asked.get("visibility") == "private")  # version 0, version 1
         self.stub.commit(name, "main", {".gitattributes": b"*.onnx filter=lfs\n"})
         self._answer(200, {"url": f"{self.stub.url}/{name}"})
 
@@ -229,7 +232,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 rest = rest[: self.stub.cut_after.pop(0)]
                 self.close_connection = True
             self.stub.sent += len(rest)
+        hold = self.stub.hold_after if large else None
         with suppress(ConnectionError):  # who had enough hangs up
+            if hold is not None and len(rest) > hold:
+                self.wfile.write(rest[:hold])
+                self.stub.released.wait(60)
+                rest = rest[hold:]
             self.wfile.write(rest)
 
 

@@ -52,9 +52,13 @@ def hidden(folder: Path) -> list[str]:
 def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+        command(*arguments), capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment}
+    )
+
+
+def command(*arguments: str) -> list[str]:
+    """What starts it."""
+    return [sys.executable, str(ROOT / "cli.py"), *arguments]
 
 
 @dataclass

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +38,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
             template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
             monkeypatch.setattr(place, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a protocol of its own, which is not spoken here
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setattr(hub, "_PAUSE_S", 0.01)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -161,6 +165,28 @@ def test_a_pull_that_was_given_up_goes_on_by_range(
     assert hidden(tmp_path) == []
 
 
+def test_a_pull_that_was_killed_goes_on_by_range(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    put(stub, artifact)
+    stub.hold_after = 12_000_000
+    environment = {**os.environ, "HF_ENDPOINT": stub.url, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen(transfers.command("pull", ADDRESS, str(tmp_path / "copy")), env=environment)
+    part = tmp_path / f".copy.partial-{load_manifest(artifact).sha256[:16]}" / BIG
+    deadline = time.monotonic() + 60
+    while not part.exists() or part.stat().st_size < 5_000_000:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    stub.released.set()
+    assert not (tmp_path / "copy").exists()
+    arrived, stub.hold_after, stub.sent = part.stat().st_size, None, 0
+    found = pull_for_people(ADDRESS, tmp_path / "copy")
+    assert stub.sent == BIG_BYTES - arrived < found["bytes"]
+    assert contents(tmp_path / "copy") == contents(artifact)
+    assert hidden(tmp_path) == []
+
+
 def test_a_changed_byte_and_bytes_too_many_are_refused(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     data = bytearray((artifact / BIG).read_bytes())
     data[1_000_000] ^= 1
@@ -219,7 +245,7 @@ def test_serve_takes_a_repository(artifact: Path, tmp_path: Path, stub: Stub, mo
 
 
 def test_the_commands_by_the_environment_tell_no_token(artifact: Path, tmp_path: Path, stub: Stub) -> None:
-    environment = {"HF_ENDPOINT": stub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
+    environment = {"HF_ENDPOINT": stub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     pushed = transfers.kdc("push", str(artifact), ADDRESS, "--json", **environment)
     assert json.loads(pushed.stdout)["target"].startswith(f"{ADDRESS}@")
     pulled = transfers.kdc("pull", ADDRESS, str(tmp_path / "copy"), **environment)
