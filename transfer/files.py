@@ -31,9 +31,13 @@ class FileSource:
     """
 
     def __init__(self, url: str, told: str | None = None) -> None:
-        self._system, path = file_system(url)
-        self._path = path.rstrip("/")
         self._told = told or shown(url)
+        try:
+            with reaching(self._told):  # some packages connect here
+                self._system, path = file_system(url)
+        except InputError as error:  # its words hold the address as it was given
+            raise InputError(shown(error.what), given=self._told, remedy=error.remedy) from None
+        self._path = path.rstrip("/")
         self._system.invalidate_cache()  # a long process must not see yesterday's listing
 
     @property

@@ -322,7 +322,8 @@ class _Silent(http.server.SimpleHTTPRequestHandler):
 
 
 def test_no_credential_is_told(artifact: Path, tmp_path: Path, bucket: Any) -> None:
-    for address in ("s3://nobucket/mood", "s3://models/nothing", "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET"):
+    addresses = ["s3://nobucket/mood", "s3://models/nothing", "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET"]
+    for address in [*addresses, "ftp://user:S3CRET@127.0.0.1:1/x", "nothing://user:S3CRET@host/x"]:
         done = transfers.kdc("pull", address, str(tmp_path / "copy"))
         assert done.returncode in (1, 2)
         assert done.stderr.startswith("error: ")
