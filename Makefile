@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 VENV5 := .venv-transformers5
-# KServe's client wants other versions of what the service uses.
+# KServe's client would hold psutil, protobuf and pandas back by a major version each.
 VENV_KSERVE := .venv-kserve
 # One thread a process: two that spin for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1

@@ -1,6 +1,7 @@
 """deploy/kserve, and KServe's own Python client against a running service.
 
-kserve wants other versions of what this project uses, so it has an environment of its own: `make test-kserve`.
+kserve would hold psutil, protobuf and pandas back by a major version, so it has an environment of its own:
+`make test-kserve`.
 """
 
 from __future__ import annotations

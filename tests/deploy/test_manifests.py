@@ -168,6 +168,21 @@ def test_the_artifact_is_pulled_to_where_the_service_looks(tmp_path: Path) -> No
     assert one(objects, "NetworkPolicy")["spec"]["egress"]  # it has to reach the store
 
 
+def test_the_kustomization_of_the_documentation_renders(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(# mine/kustomization.yaml.*?)```", text, re.DOTALL)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(block, encoding="utf-8")
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    objects = render(folder)
+    (pull,) = pod_of(objects)["initContainers"]
+    (source,) = [each for each in pull["env"] if each["name"] == "ARTIFACT_SOURCE"]
+    # kustomize adds a hash to the name, so that another source is a rollout.
+    assert source["valueFrom"]["configMapKeyRef"]["name"] == one(objects, "ConfigMap")["metadata"]["name"]
+    assert {each["metadata"]["namespace"] for each in objects} == {"kdc"}
+
+
 def test_the_servicemonitor_finds_the_service(tmp_path: Path) -> None:
     objects = compose(tmp_path, "cpu", ["servicemonitor"])
     monitor, service = one(objects, "ServiceMonitor"), one(objects, "Service")
