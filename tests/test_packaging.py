@@ -23,6 +23,14 @@ def test_every_top_level_module_is_packaged() -> None:
     assert sorted(PROJECT["tool"]["setuptools"]["py-modules"]) == sorted(path.stem for path in ROOT.glob("*.py"))
 
 
+def test_an_image_is_given_every_package() -> None:
+    """What .dockerignore leaves out is missing from the image alone, which no test here starts."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    given = {line.removeprefix("!") for line in lines if line.startswith("!") and "." not in line}
+    packaged = {pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packaged == given - {"LICENSE"}
+
+
 def test_the_service_tells_the_version_that_is_packaged() -> None:
     assert PROJECT["project"]["version"] == VERSION
 
