@@ -1,0 +1,122 @@
+"""Classify texts with `kdc serve`: several requests at a time, within a bound; answers in the order of the texts.
+
+    pip install httpx
+    python client_async.py 'a gripping film' dull        # or one text a line on standard input
+
+Prints label and score of each. A tab parts the two texts of a pair. KDC_URL names the service (default
+http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+
+429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the tries
+or the seconds are used up. Every other answer is final. What is not answered ends the program with exit code 1.
+Input of any length takes the same memory. For whole tables `kdc predict` is faster: it needs no service.
+"""
+
+import asyncio
+import email.utils
+import itertools
+import os
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import httpx
+
+AT_ONCE = 8  # requests in work; more only wait in the service's queue, or are refused
+BUSY = {429, 503}  # nothing was computed, and it will have room again; the same body would fail again with a 422
+TRIES = 5
+TOTAL_S = 30.0  # of a request with all its tries and pauses
+TRY_S = 12.0  # of one try: longer than the service takes to say 504 (KDC_TIMEOUT_S, 10)
+PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+ROWS = 32  # of a request
+
+Answers = list[tuple[str, float]]
+
+
+class NoAnswer(Exception):
+    """What the service said, or why it could not be reached."""
+
+
+async def main() -> None:
+    """Texts in, a line of label and score for each out."""
+    token = os.environ.get("KDC_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    batches = batches_of(iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin)))
+    limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
+    url = os.environ.get("KDC_URL", "http://localhost:3000")
+    working: deque[asyncio.Task[Answers]] = deque()
+    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None) as client:
+        try:
+            while rows := await asyncio.to_thread(next, batches, None):  # a slow input must not stop the answers
+                working.append(asyncio.create_task(classify(client, rows)))
+                if len(working) == AT_ONCE:
+                    show(await working.popleft())
+            while working:
+                show(await working.popleft())
+        finally:
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+
+
+def batches_of(lines: Iterator[str]) -> Iterator[list[list[str]]]:
+    """Rows of a request: [text] or [text, text]."""
+    while rows := [line.split("\t") for line in itertools.islice(lines, ROWS)]:
+        yield rows
+
+
+def show(answers: Answers) -> None:
+    """A line for each."""
+    for label, score in answers:
+        print(f"{label}\t{score:.4f}")
+
+
+async def classify(client: httpx.AsyncClient, rows: list[list[str]]) -> Answers:
+    """The best label of each row, and its score.
+
+    Args:
+        client: its connections are kept between requests: make one, not one a request.
+        rows: [text] or [text, text].
+
+    Raises:
+        NoAnswer: the service refuses the rows, or it is busy or away for too long.
+    """
+    body = {"inputs": rows, "parameters": {"top_k": 1}}
+    ends = time.monotonic() + TOTAL_S
+    for attempt in range(1, TRIES + 1):
+        pause = random.uniform(0, min(PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
+        try:
+            async with asyncio.timeout(min(TRY_S, ends - time.monotonic())):
+                reply = await client.post("/predict", json=body)
+        except (httpx.TransportError, TimeoutError) as error:  # asking twice does no harm
+            why = f"{type(error).__name__}: {error}"
+        else:
+            if reply.status_code == 200:
+                return [(best["label"], best["score"]) for (best,) in reply.json()]
+            why = f"{reply.status_code} {reply.text}"
+            if reply.status_code not in BUSY:
+                raise NoAnswer(why)
+            pause += retry_after(reply)
+        if attempt == TRIES or time.monotonic() + pause > ends:
+            break
+        await asyncio.sleep(pause)
+    raise NoAnswer(f"gave up after {attempt} tries: {why}")
+
+
+def retry_after(reply: httpx.Response) -> float:
+    """Seconds. The service tells a number; a proxy before it may tell a date."""
+    told = reply.headers.get("Retry-After", "")
+    if told.isdecimal():
+        return float(told)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except NoAnswer as error:
+        sys.exit(f"error: {error}")
