@@ -132,7 +132,7 @@ def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = (
         "began = time.perf_counter()\n"
         "told = subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout\n"
         "seconds, inside = time.perf_counter() - began, json.loads(told)['rows_per_second']\n"
-        "most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024\n"
+        "most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6\n"
         "print(json.dumps({'seconds': seconds, 'resident_mb': most, 'inside': inside}))"
     )
     return _json(["-c", script, *command])
