@@ -1,0 +1,136 @@
+"""docs/operations.md: its alerts are those that there are, its commands parse, its figures stand where it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from live import ROOT
+from manifests import DEPLOY, one, pod_of, render
+
+from cli import app
+
+PAGE = ROOT / "docs" / "operations.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+HEADINGS = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+ALERTS = [
+    rule
+    for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+]
+
+
+def blocks(language: str = "") -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return [block for found, block in fenced if found == language]
+
+
+def commands() -> list[list[str]]:
+    """Arguments of every `kdc` in the page: in blocks, and those in running text that say more than a name."""
+    found = []
+    for line in "\n".join(blocks()).splitlines() + re.findall(r"`(kdc [^`]+)`", TEXT):
+        for part in re.split(r"\s[|]\s|\s&&\s|<\(|\)", line):
+            words = shlex.split(part, comments=True)
+            if words[:1] == ["kdc"]:
+                found.append(words[1:])
+            elif "--entrypoint" in words and words[words.index("--entrypoint") + 1] == "kdc":
+                found.append(words[next(n for n, word in enumerate(words) if word.startswith("kdc:")) + 1 :])
+    return found
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_a_command_parses(arguments: list[str]) -> None:
+    name, *rest = arguments
+    group = typer.main.get_command(app)
+    command = group.commands[name]  # type: ignore[attr-defined]
+    if rest:  # a bare name in running text
+        command.make_context(name, rest)
+
+
+def test_the_check_finds_a_wrong_option() -> None:
+    assert len(commands()) > 10
+    assert ["verify", "/artifact", "--max-latency-ms", "5"] in commands()
+    command = typer.main.get_command(app).commands["pull"]  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="No such option"):
+        command.make_context("pull", ["a", "b", "--expect"])
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_an_alert_has_its_heading(alert: dict[str, dict[str, str]]) -> None:
+    name = str(alert["alert"])
+    assert name in HEADINGS
+    assert alert["annotations"]["runbook"] == f"docs/operations.md#{slug(name)}"
+
+
+def test_no_heading_is_of_an_alert_that_is_gone() -> None:
+    assert [name for name in HEADINGS if name.startswith("Kdc")] == [alert["alert"] for alert in ALERTS]
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (PAGE.parent / path).resolve() if path else PAGE
+        assert file.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), target
+
+
+def test_figures_stand_where_it_says() -> None:
+    rows = re.findall(r"^\| .+ \| `(.+)` \| \[[\w.]+\]\((\w+\.md)#", TEXT, re.MULTILINE)
+    assert len(rows) >= 7
+    for figure, file in rows:
+        there = " ".join((PAGE.parent / file).read_text(encoding="utf-8").split())
+        assert " ".join(figure.split()) in there, f"{figure} is not in {file}"
+
+
+def test_promtool_can_read_the_queries(tmp_path: Path) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("needs promtool: apt install promtool, or Prometheus' own archive")
+    queries = "".join(blocks("promql")).splitlines()
+    assert len(queries) >= 8
+    rules = [{"record": f"q{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "operations", "rules": rules}]}), encoding="utf-8")
+    done = subprocess.run([program, "check", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_queries_ask_for_what_is_told_or_recorded() -> None:
+    known = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "serving" / "metrics.py", DEPLOY / "prometheus" / "alerts.yaml")
+    )
+    for name in re.findall(r"\bkdc[_:][a-z0-9_:]+", "".join(blocks("promql"))):
+        assert re.sub(r"_(total|sum|count|bucket)$", "", name) in known, name
+
+
+def test_the_kustomization_renders(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("yaml") if block.startswith("# large/kustomization.yaml")]
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(block, encoding="utf-8")
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    objects = render(folder)
+    autoscaler, deployment = one(objects, "HorizontalPodAutoscaler")["spec"], one(objects, "Deployment")["spec"]
+    cores, queue = autoscaler["metrics"]
+    assert (autoscaler["minReplicas"], autoscaler["maxReplicas"]) == (117, 234)
+    assert cores["resource"]["target"]["averageUtilization"] == 60
+    assert queue["pods"]["target"]["averageValue"] == "512"
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": "10%", "maxUnavailable": 0}
+    assert {"name": "KDC_MAX_QUEUE_S", "value": "0.05"} in pod_of(objects)["containers"][0]["env"]
