@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 import yaml
-from live import ROOT
+from bag_models import write_artifact
+from live import ROOT, free_port, running
 from manifests import DEPLOY, one, pod_of, render
 
 from cli import app
@@ -134,3 +138,48 @@ def test_the_kustomization_renders(tmp_path: Path) -> None:
     assert queue["pods"]["target"]["averageValue"] == "512"
     assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": "10%", "maxUnavailable": 0}
     assert {"name": "KDC_MAX_QUEUE_S", "value": "0.05"} in pod_of(objects)["containers"][0]["env"]
+
+
+def test_nginx_sends_a_caller_to_one_of_two_names(tmp_path: Path) -> None:
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if program is None:
+        pytest.skip("needs nginx: apt install nginx-light")
+    stable, canary = write_artifact(tmp_path / "one"), write_artifact(tmp_path / "two")
+    (block,) = blocks("nginx")
+    with running(f"stable={stable},canary={canary}") as url:
+        port = free_port()
+        block = block.replace("kdc.kdc.svc:80", url.removeprefix("http://")).replace("listen 8080", f"listen {port}")
+        file = tmp_path / "nginx.conf"
+        file.write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+            f"http {{ access_log off; client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n"
+            f"fastcgi_temp_path {tmp_path}/f; uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;\n{block}}}\n",
+            encoding="utf-8",
+        )
+        with (tmp_path / "log").open("wb") as log:
+            nginx = subprocess.Popen([program, "-c", str(file), "-p", str(tmp_path)], stderr=log)
+        try:
+            asked = [infer(port, f"caller-{number}") for number in range(100)]
+            assert asked == [infer(port, f"caller-{number}") for number in range(100)]
+        finally:
+            nginx.terminate()
+            nginx.wait(10)
+    assert set(asked) == {"stable", "canary"}
+    assert asked.count("canary") < 20
+
+
+def infer(port: int, caller: str) -> str:
+    """The model that a caller's request is answered by."""
+    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["w1"]}]}
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            reply = httpx.post(
+                f"http://127.0.0.1:{port}/v2/models/qnli/infer", json=body, headers={"X-Caller": caller}, timeout=10
+            )
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            continue
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["model_name"])
