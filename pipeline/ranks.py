@@ -165,8 +165,6 @@ def join(device: str) -> Ranks:
     """
     if not is_launched():
         return ALONE
-    # DDP would warn of weights that every step uses: it has to look, for some architectures have others.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
     import torch.distributed as dist
 

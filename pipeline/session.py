@@ -103,6 +103,9 @@ def prepare_libraries(config: Config) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if ranks.is_launched():
+        # DDP warns that it looks for weights which a step does not use, in vain: some architectures have such.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if is_local(config):
         os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
