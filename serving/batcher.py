@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding
@@ -23,6 +24,9 @@ from tokenizers import Encoding
 from errors import KdcError
 from serving.queue import Queue, Request, Row
 from serving.refusals import Closed, Overloaded, TooLarge
+
+if TYPE_CHECKING:
+    from serving.spans import Trace
 
 log = logging.getLogger("kdc.serve")
 
@@ -33,7 +37,7 @@ Forward = Callable[[Sequence[Encoding]], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One forward pass, for metrics.
+    """One forward pass, for metrics and traces.
 
     Attributes:
         rows: in the batch.
@@ -41,6 +45,7 @@ class BatchReport:
         queued_tokens: that still waited when it began.
         queued_seconds: how long its longest-waiting row waited.
         seconds: of the forward pass.
+        began: when it began, in seconds of `time.perf_counter`.
     """
 
     rows: int
@@ -48,6 +53,10 @@ class BatchReport:
     queued_tokens: int
     queued_seconds: float
     seconds: float
+    began: float
+
+
+OnRows = Callable[[Sequence[Row], Sequence[np.ndarray | Exception], BatchReport], None]
 
 
 class Batcher:
@@ -63,6 +72,7 @@ class Batcher:
             that is longer than people wait computes answers for those who have left.
         max_padding: most padding of a batch, as a share of its real tokens.
         on_batch: told of every batch, in the event loop.
+        on_rows: told of every batch's rows and their results too; for traces.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class Batcher:
         max_queue_seconds: float = 1.0,
         max_padding: float = 0.25,
         on_batch: Callable[[BatchReport], None] | None = None,
+        on_rows: OnRows | None = None,
     ) -> None:
         self._forward = forward
         self._beside = forward if beside is None else beside
@@ -85,6 +96,7 @@ class Batcher:
         self._max_queue_seconds = max_queue_seconds
         self._max_padding = max_padding
         self._on_batch = on_batch
+        self._on_rows = on_rows
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._idle: list[threading.Condition] = []  # of each lane that waits; the last is the one that ran last
@@ -113,11 +125,12 @@ class Batcher:
         """
         self._refuse_beyond(self._queue.tokens, rows)  # a row has one token at least
 
-    async def submit(self, encodings: Sequence[Encoding]) -> np.ndarray:
+    async def submit(self, encodings: Sequence[Encoding], trace: Trace | None = None) -> np.ndarray:
         """The model's outputs for rows, whatever else they were batched with.
 
         Args:
             encodings: at least one row, tokenised and not padded.
+            trace: of their request, for `on_rows`.
 
         Returns:
             float32 (rows, outputs), in order.
@@ -133,7 +146,7 @@ class Batcher:
         tokens = sum(map(len, encodings))
         if tokens > self._max_queue_tokens:
             raise TooLarge(tokens, self._max_queue_tokens)
-        request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings))
+        request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings), trace)
         now = time.perf_counter()
         rows: list[Row] = []
         with self._lock:
@@ -224,18 +237,20 @@ class Batcher:
         busy = ended - (began if free_since is None else free_since)
         self._learn_speed(tokens, busy / (1 if alone else self._lanes))
         waited = began - min(row.arrived for row in batch)
-        report = BatchReport(len(batch), tokens, queued, waited, ended - began)
+        report = BatchReport(len(batch), tokens, queued, waited, ended - began, began)
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
     def _deliver(self, batch: list[Row], results: list[np.ndarray | Exception], report: BatchReport) -> None:
         """In the event loop, whose interpreter's lock a lane would wait for: answer, then count."""
         _answer(batch, results)
-        if self._on_batch is not None:
-            try:
+        try:
+            if self._on_batch is not None:
                 self._on_batch(report)
-            except Exception:
-                log.exception("a batch could not be counted")  # metrics on a full disk must not end the service
+            if self._on_rows is not None:
+                self._on_rows(batch, results, report)
+        except Exception:
+            log.exception("a batch could not be counted")  # metrics on a full disk must not end the service
 
     def _learn_speed(self, tokens: int, seconds: float) -> None:
         """A small batch says how fast at least; only a large one says how fast at most."""

@@ -6,9 +6,13 @@ import asyncio
 import bisect
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding
+
+if TYPE_CHECKING:
+    from serving.spans import Trace
 
 
 @dataclass(slots=True, eq=False)
@@ -18,6 +22,7 @@ class Request:
     future: asyncio.Future[np.ndarray]
     left: int
     answers: list[np.ndarray | None]
+    trace: Trace | None = None
 
 
 @dataclass(slots=True, eq=False)

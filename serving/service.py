@@ -59,7 +59,7 @@ class FrontDoor:
     logging={"access": {"enabled": False}},
     # Ours is the limit that answers; BentoML never cancels the timer of its own, so it must not be long.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
-    # Without an exporter, tracing would cost and go nowhere.
+    # Spans are ours (serving/spans.py); BentoML's would be second ones of the same requests, without what is inside.
     tracing={"excluded_urls": ".*"},
 )
 class Classifier:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from errors import KdcError
+from serving import tracing
 from serving.api import docs, errors, tei, v2
 from serving.api.classify import classify
 from serving.api.gate import Gate
@@ -35,11 +36,12 @@ def make_app(settings: ServeSettings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        registry = Registry(settings, metrics.observe_batch)
+        traces = tracing.start()
+        registry = Registry(settings, metrics.observe_batch, traces)
         registry.load()
         app.state.registry = registry
         metrics.describe(registry.models)
-        gate.open()
+        gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
             yield
@@ -48,8 +50,10 @@ def make_app(settings: ServeSettings) -> Starlette:
             if watcher is not None:
                 watcher.cancel()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):  # requests are answered by now; only a pass that hangs is still there
+                async with asyncio.timeout(1):  # requests are answered by now; what is still there hangs
                     await registry.close()
+                    if traces is not None:
+                        await traces.close()
 
     app = Starlette(
         routes=_routes(),

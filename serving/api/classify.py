@@ -11,7 +11,7 @@ from serving.api.body import read_json
 from serving.api.codec import JsonResponse
 from serving.api.errors import ApiError
 from serving.api.tei import ask, labelled, read_batch
-from serving.registry import Model
+from serving.model import Model
 
 _KEYS = ("texts", "model")
 

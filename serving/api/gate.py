@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,9 @@ from serving.api.errors import ApiError, error_response, on_unexpected
 from serving.drain import Drain
 from serving.metrics import Metrics
 from serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from serving.spans import Tracing
 
 ALWAYS_OPEN = frozenset(
     {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
@@ -42,10 +46,16 @@ class Gate:
         self._most_bytes = settings.max_bodies_bytes
         self._bytes = 0
         self._warm = False
+        self._traces: Tracing | None = None
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
 
-    def open(self) -> None:
-        """Take requests from now on, and SIGTERM."""
+    def open(self, traces: Tracing | None = None) -> None:
+        """Take requests from now on, and SIGTERM.
+
+        Args:
+            traces: makes their spans; None where there are none.
+        """
+        self._traces = traces
         self._warm = True
         self._drain.install(lambda: self._inside)
 
@@ -99,12 +109,16 @@ class Gate:
             route = scope.get("kdc_route", "none")
             self._metrics.requests.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            if self._traces is not None and (trace := scope.get("kdc_trace")) is not None:
+                trace.ended(route, status)
 
     async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         if path in ALWAYS_OPEN or (path == "/" and method in ("GET", "HEAD")):  # leads to the playground
             await app(scope, receive, send)
             return
+        if self._traces is not None:
+            scope["kdc_trace"] = self._traces.begin(scope)
         if not self.is_ready():
             refusal = error_response(503, "the service is starting or draining", {"Connection": "close"})
         elif not self._is_allowed(scope):

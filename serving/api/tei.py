@@ -24,7 +24,7 @@ from serving.api.body import cancelled_when_gone, read_json
 from serving.api.codec import JsonResponse
 from serving.api.errors import ApiError
 from serving.engine import Engine, Text, activate
-from serving.registry import Answer, Model, TooLong
+from serving.model import Answer, Model, TooLong
 from serving.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
@@ -76,7 +76,7 @@ async def ask(request: Request, model: Model, rows: list[Text], *, truncate: boo
     """The model's answer; what is wrong with the rows is a 422. Nothing is computed for a client that has left."""
     try:
         with cancelled_when_gone(request):
-            return await model.answer(rows, truncate=truncate, side=side)
+            return await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
     except (TooLong, InputError) as error:
         parts = [error.what, f"given: {error.given}" if error.given is not None else "", error.remedy]
         raise ApiError(422, "; ".join(filter(None, parts))) from None

@@ -21,7 +21,7 @@ from serving.api.codec import JsonResponse, loads
 from serving.api.errors import ApiError
 from serving.api.tei import ask
 from serving.engine import Text
-from serving.registry import Model
+from serving.model import Model
 from serving.settings import ServeSettings
 
 _HEADER = "inference-header-content-length"
