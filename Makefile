@@ -6,6 +6,9 @@ VENV := .venv
 VENV5 := .venv-transformers5
 # KServe's client would hold psutil, protobuf and pandas back by a major version each.
 VENV_KSERVE := .venv-kserve
+# The tool that lists packages, and what it lists: neither has anything of the other's.
+VENV_SBOM := .venv-sbom
+VENV_SERVING := .venv-serving
 # One thread a process: two that spin for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n 2 --dist loadfile
@@ -14,7 +17,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test check test-browser test-ray test-kserve test-transformers5 clean
+.PHONY: help demo test check test-browser test-ray test-kserve test-transformers5 sbom clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -24,6 +27,7 @@ help:
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
+	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
 demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
@@ -54,8 +58,21 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -m pytest $(PARALLEL)
 
+# Anew each time, and without pip, so that it holds what `pip install .` brings and nothing else. Two things are kept from
+# the tool: the folder of this machine from which kdc was installed, and the extras, which it would list as needed where
+# something else brings them too.
+sbom: $(VENV_SBOM)/.installed
+	rm -rf $(VENV_SERVING) build
+	$(PYTHON) -m venv --without-pip $(VENV_SERVING)
+	$(VENV_SBOM)/bin/python -m pip --python $(VENV_SERVING)/bin/python install .
+	rm $(VENV_SERVING)/lib/python*/site-packages/kdc-*.dist-info/direct_url.json
+	sed '/^\[project.optional-dependencies\]/,/^$$/d' pyproject.toml > $(VENV_SERVING)/pyproject.toml
+	@mkdir -p dist
+	$(VENV_SBOM)/bin/cyclonedx-py environment --pyproject $(VENV_SERVING)/pyproject.toml --mc-type application \
+		--output-reproducible --validate --output-format JSON --output-file dist/sbom.cdx.json $(VENV_SERVING)/bin/python
+
 clean:
-	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.
@@ -86,6 +103,10 @@ $(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created
 
 $(VENV_KSERVE)/.installed: $(VENV_KSERVE)/.created
 	$(VENV_KSERVE)/bin/python -m pip install 'kserve>=0.15'
+	@touch $@
+
+$(VENV_SBOM)/.installed: $(VENV_SBOM)/.created
+	$(VENV_SBOM)/bin/python -m pip install 'cyclonedx-bom>=7,<8'
 	@touch $@
 
 %/.created:
