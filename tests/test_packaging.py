@@ -68,3 +68,9 @@ def test_no_index_and_no_local_version_is_named() -> None:
 def test_the_pages_are_packaged() -> None:
     (pattern,) = PROJECT["tool"]["setuptools"]["package-data"]["serving"]
     assert (ROOT / "serving" / "pages" / "playground.html") in set((ROOT / "serving").glob(pattern))
+
+
+def test_the_documentation_says_why_each_dependency_is_there() -> None:
+    section = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("## What is installed")[2]
+    told = re.findall(r"^\| `([A-Za-z0-9-]+)` \| \w", section.partition("more come with them")[0], re.MULTILINE)
+    assert sorted(told) == sorted(_names(PROJECT["project"]["dependencies"]))
