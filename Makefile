@@ -122,4 +122,5 @@ $(VENV_SBOM)/.installed: $(VENV_SBOM)/.created
 		echo 'On Debian and Ubuntu: apt install python3-venv' >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --upgrade pip  # Python's own may be years old, and takes minutes over what goes with what
 	@touch $@
