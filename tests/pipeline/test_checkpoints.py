@@ -46,7 +46,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
 
 
-def test_the_seal_comes_after_everything_that_the_trainer_writes(
+def test_the_seal_comes_after_everything_that_the_trainers_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "checkpoint-3"
@@ -57,10 +57,15 @@ def test_the_seal_comes_after_everything_that_the_trainer_writes(
         (checkpoint / "weights").write_bytes(b"1")
         was_sealed.append((checkpoint / SEAL).exists())
 
+    def others_write() -> None:
+        (checkpoint / "rng_state_1.pth").write_bytes(b"2")
+        was_sealed.append((checkpoint / SEAL).exists())
+
     monkeypatch.setattr(Trainer, "_save_checkpoint", write)
     trainer = object.__new__(DistillationTrainer)
-    trainer.args = type("Arguments", (), {"output_dir": str(tmp_path)})()
+    trainer.args = type("Arguments", (), {"output_dir": str(tmp_path), "should_save": True})()
+    trainer.accelerator = type("Accelerator", (), {"wait_for_everyone": staticmethod(others_write)})()
     trainer.state = type("State", (), {"global_step": 3})()
     trainer._save_checkpoint()
-    assert was_sealed == [False]
+    assert was_sealed == [False, False]
     assert last_checkpoint(tmp_path) == checkpoint
