@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_s3 import running_s3
 from transfers import Traffic, make_artifact
 
 
@@ -25,26 +25,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Any]:
-    """A file system on an S3 here, reached by the environment alone, as a person's is."""
-    moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'kdc[test]'")
-    s3fs = pytest.importorskip("s3fs", reason="needs s3fs: pip install 'kdc[test]'")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "KEYID",
-            "AWS_SECRET_ACCESS_KEY": "S3CRET", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_MAX_ATTEMPTS": "1", "AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
-        }.items():  # fmt: skip
-            patch.setenv(name, value)
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with running_s3("KEYID", "S3CRET") as system:
+        yield system
 
 
 @pytest.fixture
