@@ -44,7 +44,7 @@ def measure(
     return Costs(
         latency_ms=round(1000 * float(np.median(latencies)), 3),
         rows_per_s=round(float(np.median(speeds)), 1),
-        size_mb=round(size_bytes / 1e6, 3),
+        size_mb=size_bytes / 1e6,
     )
 
 

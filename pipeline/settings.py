@@ -16,7 +16,11 @@ from contract.terms import Conditions, Contract, Limits
 class Section(BaseModel):
     """A frozen group of settings that knows no others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    # Defaults are validated too: 32 for a float becomes 32.0, as it does where a person gives it. Else the two would
+    # have different fingerprints, and a stage would be done again for nothing.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, validate_default=True
+    )
 
 
 class RunSettings(Section):

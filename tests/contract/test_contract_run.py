@@ -73,7 +73,7 @@ def test_a_kept_contract_is_in_the_manifest_with_what_was_found(contracted: Cont
     assert judged.contract.limits.max_size_mb == 50
     assert judged.variant == manifest.providers["CPUExecutionProvider"]
     size_bytes = manifest.variants[judged.variant].size_bytes  # type: ignore[index]
-    assert judged.costs.size_mb == pytest.approx(size_bytes / 1e6, abs=1e-3)
+    assert judged.costs.size_mb == size_bytes / 1e6
     assert judged.quality is not None
     table = manifest.metrics
     assert judged.quality.teacher == pytest.approx(table["teacher"]["macro_f1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_a_flag_wins_over_set_over_file_over_preset_over_default() -> None:
     assert config.student.temperature == 7.0  # file
     assert config.student.model == "distilbert/distilbert-base-uncased"  # preset of the family
     assert config.student.batch_size == 32  # default
+
+
+def test_settings_given_as_they_are_by_default_are_the_same_to_the_letter() -> None:
+    config = make()
+    again = Config.model_validate_json(config.model_dump_json())
+    # Fingerprints are made of such text.
+    assert json.dumps(again.model_dump(), default=str) == json.dumps(config.model_dump(), default=str)
 
 
 def test_no_family_and_no_teacher_means_bert() -> None:
