@@ -74,7 +74,7 @@ def compress(
         bool | None, _option(_MODELS, "--teacher-is-finetuned", text="Only check the teacher, train nothing on it.")
     ] = None,
     teacher_labels: Annotated[str | None, _option(_MODELS, text="Names for a LABEL_0 teacher: neg,pos.")] = None,
-    student: Annotated[str | None, _option(_MODELS, text="Hub id, path, or layers:0,1,2.")] = None,
+    student: Annotated[str | None, _option(_MODELS, text="Hub id, path, or layers:0,1,5.")] = None,
     controls: Annotated[
         bool | None, _option(_MODELS, "--controls", text="Also the student without KD, and the teacher with LoRA.")
     ] = None,

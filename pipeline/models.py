@@ -188,14 +188,17 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def parse_layers(text: str, total: int) -> list[int]:
-    """`layers:0,1,2`, `layers:first-half` or `layers:every-second` as layer numbers.
+    """`layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` as layer numbers.
 
     Raises:
         InputError: not numbers, none, repeated, or beyond the teacher's layers.
     """
     spec = text.removeprefix("layers:")
+    half = max(1, total // 2)
+    if spec == "first-and-last":
+        return first_and_last(half, total)
     if spec == "first-half":
-        return list(range(max(1, total // 2)))
+        return list(range(half))
     if spec == "every-second":
         return list(range(1, total, 2)) or [0]
     try:
@@ -205,9 +208,14 @@ def parse_layers(text: str, total: int) -> list[int]:
     if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < total for layer in layers):
         raise InputError(
             f"no such layers in a model with {total}", given=text,
-            remedy="for example --student layers:0,1,2, layers:first-half or layers:every-second",
+            remedy="for example --student layers:0,1,2, layers:first-and-last or layers:every-second",
         )  # fmt: skip
     return layers
+
+
+def first_and_last(depth: int, total: int) -> list[int]:
+    """So many layers of the teacher: its first ones, and its last one, whose states its head knows how to read."""
+    return [*range(depth - 1), total - 1]
 
 
 def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:

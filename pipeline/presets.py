@@ -9,7 +9,7 @@ from typing import Any
 RECIPES: dict[str, dict[str, Any]] = {
     "best": {
         "student": {
-            "model": "layers:first-half",
+            "model": "layers:first-and-last",
             "cut_from": "finetuned",
             "learning_rate": 1e-3,
             "min_steps": 1500,

@@ -140,7 +140,9 @@ class StudentSettings(TrainSettings):
     """Stage `student`: distil through adapters."""
 
     model: str = Field(
-        "layers:first-half", description="hub id, path, or layers:0,1,2 | layers:first-half | layers:every-second"
+        "layers:first-and-last",
+        description="hub id, path, or layers:0,1,5 | layers:first-and-last | layers:first-half | layers:every-second "
+        "(half of them, each)",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
         "finetuned", description="which teacher a student of layers:... is cut from"

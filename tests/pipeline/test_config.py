@@ -41,7 +41,7 @@ def test_no_family_and_no_teacher_means_bert() -> None:
 def test_a_teacher_of_ones_own_is_not_given_a_familys_student() -> None:
     config = make({"teacher.model": "some/teacher"})
     assert config.run.family is None
-    assert config.student.model == "layers:first-half"
+    assert config.student.model == "layers:first-and-last"
 
 
 def test_the_paper_recipe_has_the_papers_numbers() -> None:

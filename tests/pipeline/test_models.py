@@ -98,7 +98,9 @@ def test_cutting_keeps_the_layers_asked_for_and_leaves_the_teacher_whole(tmp_pat
     ("spec", "total", "expected"),
     [
         ("layers:first-half", 6, [0, 1, 2]), ("layers:every-second", 6, [1, 3, 5]), ("layers:0,2", 4, [0, 2]),
-        ("layers:first-half", 1, [0]), ("layers:every-second", 1, [0]),
+        ("layers:first-half", 1, [0]), ("layers:every-second", 1, [0]), ("layers:first-and-last", 6, [0, 1, 5]),
+        ("layers:first-and-last", 12, [0, 1, 2, 3, 4, 11]), ("layers:first-and-last", 2, [1]),
+        ("layers:first-and-last", 1, [0]),
     ],
 )  # fmt: skip
 def test_layers_are_named_as_numbers_or_by_rule(spec: str, total: int, expected: list[int]) -> None:
