@@ -21,7 +21,7 @@ from pipeline.context import Run
 from pipeline.settings import StudentSettings
 from pipeline.student import distil, distillation
 
-_FIRST_STEPS = 400  # a cut student sits on a plateau for the first few hundred
+_FIRST_STEPS = 400  # fewer rank by how fast a student begins
 _QUICK_SURVIVORS = 3
 _SECONDS_OF_AN_HOUR = 3600
 

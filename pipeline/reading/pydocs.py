@@ -30,7 +30,7 @@ from errors import KdcError
 ANSWERS = "answers"
 DOES_NOT_ANSWER = "does_not_answer"
 EVAL_SHARE = 0.15
-# Enough for a student cut from its teacher to leave its plateau, few enough for minutes on two cores.
+# Enough for a student to find its way, few enough for minutes on two cores.
 MAX_OBJECTS = 2680
 # Below this the numbers of a run mean little: 15 % of it are 150 objects, 300 evaluation rows.
 MIN_OBJECTS = 1000
