@@ -33,6 +33,7 @@ TASKS = {
 }
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 6_000, 10
 UNLABELED = {"sst2": "SST-2/train.tsv", "qnli": "QNLI/unlabelled.tsv"}
+_SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
 # name: settings in place of the recipe's; the steps are twice or half of the task's own.
 VARIANTS: dict[str, dict[str, Any]] = {
     "teacher": {},
@@ -43,6 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layers-last": {"student.model": "layers:3,4,5"},
     "layers-two": {"student.model": "layers:0,5"},
     "layers-two-first": {"student.model": "layers:0,1"},
+    "short": _SHORT,
+    "short-layers-first": {"student.model": "layers:first-half", **_SHORT},
     "cut-before": {"student.cut_from": "pretrained"},
     "query-value": {"student.lora.targets": "query-value"},
     "no-dropout": {"student.lora.dropout": 0.0},
