@@ -20,11 +20,16 @@ def missed_costs(contract: Contract, costs: Costs) -> list[str]:
         ("throughput", "rows/s", costs.rows_per_s, limits.min_rows_per_s, -1),
     )
     return [
-        f"{name} is {found:.4g} {unit}, the limit {limit:g}: {100 * abs(found / limit - 1):.0f} % "
+        f"{name} is {found:.4g} {unit}, the limit {limit:g}: {_percent(found / limit)} "
         + ("above" if sign > 0 else "below")
         for name, unit, found, limit, sign in checks
         if limit is not None and sign * found > sign * limit
     ]
+
+
+def _percent(share: float) -> str:
+    off = 100 * abs(share - 1)
+    return f"{off:.0f} %" if off >= 1 else f"{off:.1g} %"
 
 
 def decide(contract: Contract, costs: Costs, quality: Quality | None) -> tuple[Verdict, tuple[str, ...]]:

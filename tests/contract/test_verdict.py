@@ -32,6 +32,7 @@ def quality(difference: float, low: float, high: float = 5.0) -> Quality:
         ({}, []),
         ({"max_latency_ms": 4.0, "max_size_mb": 20, "min_rows_per_s": 500}, []),  # at the limit is within it
         ({"max_latency_ms": 3.2}, ["p95 latency is 4 ms, the limit 3.2: 25 % above"]),
+        ({"max_latency_ms": 3.99}, ["p95 latency is 4 ms, the limit 3.99: 0.3 % above"]),
         ({"max_size_mb": 16}, ["size is 20 MB, the limit 16: 25 % above"]),
         ({"min_rows_per_s": 1000}, ["throughput is 500 rows/s, the limit 1000: 50 % below"]),
     ],
