@@ -32,7 +32,7 @@ TASKS = {
     "qnli": {"data.task": "qnli", "teacher.epochs": 4.0, "student.epochs": 4.0, "student.min_steps": 800},
 }
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 6_000, 10
-UNLABELED = {"sst2": "SST-2/train.tsv", "qnli": "QNLI/unlabelled.tsv"}
+UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
 # name: settings in place of the recipe's; the steps are twice or half of the task's own.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def _write_screen(source: Path, out: Path) -> None:
-    """`train.tsv`, and as `dev.tsv` long rows whose texts are not in it, both of SST-2's training file."""
+    """`train.tsv`, as `dev.tsv` long rows whose texts are not in it, and the rest, all of SST-2's training file."""
     if (out / "dev.tsv").exists():
         return
     with (source / "train.tsv").open(encoding="utf-8", newline="") as stream:
@@ -102,13 +102,17 @@ def _write_screen(source: Path, out: Path) -> None:
     random.Random(0).shuffle(rows)
     train, rest = rows[:_SCREEN_TRAIN], rows[_SCREEN_TRAIN:]
     texts = {text.strip() for text, *_ in train}
-    held_out = [row for row in rest if len(row[0].split()) >= _SCREEN_WORDS and row[0].strip() not in texts]
+    long = [row for row in rest if len(row[0].split()) >= _SCREEN_WORDS and row[0].strip() not in texts]
+    held_out = long[:_SCREEN_ROWS]
+    seen = texts | {row[0].strip() for row in held_out}
+    unlabelled = [[row[0]] for row in rest if row[0].strip() not in seen]
     out.mkdir(parents=True, exist_ok=True)
-    for name, part in (
-        ("train.tsv", train),
-        ("dev.tsv", held_out[:_SCREEN_ROWS]),
+    for name, head, part in (
+        ("train.tsv", header, train),
+        ("unlabelled.tsv", header[:1], unlabelled),
+        ("dev.tsv", header, held_out),
     ):  # dev last: it says that all is there
-        (out / name).write_text("".join("\t".join(row) + "\n" for row in (header, *part)), encoding="utf-8")
+        (out / name).write_text("".join("\t".join(row) + "\n" for row in (head, *part)), encoding="utf-8")
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -138,13 +142,14 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
 def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.config import layer_of, resolve
 
-    changes, data, runs = dict(VARIANTS[name]), options.data, options.runs
+    changes = dict(VARIANTS[name])
+    folder = options.runs / "screen" if task == "sst2" else options.data
     flags: dict[str, Any] = {
         "run.family": "minilm", "run.seed": seed, "run.out": out.absolute(),
-        "data.data": (runs / "screen" if task == "sst2" else data).absolute(), **TASKS[task],
+        "data.data": folder.absolute(), **TASKS[task],
     }  # fmt: skip
     if changes.pop("unlabelled", False):
-        flags["data.unlabeled"] = (data / UNLABELED[task]).absolute()
+        flags["data.unlabeled"] = (folder / UNLABELED[task]).absolute()
     factor = changes.pop("steps", 1)
     own = resolve(flags=layer_of(flags), sets={}, file={}).student
     flags |= {"student.min_steps": round(factor * own.min_steps), "student.epochs": factor * own.epochs}

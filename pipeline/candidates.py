@@ -81,7 +81,7 @@ def students_of(config: Config) -> list[str]:
     own = config.student.model
     if config.contract.search == "off":
         return [own]
-    layers = int(getattr(models.load_config(config.teacher.model), "num_hidden_layers", 0))
+    layers = models.depth(config.teacher.model)
     cuts = ["layers:" + ",".join(map(str, models.first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
     return cuts if own.startswith("layers:") else [own, *cuts]
 

@@ -63,8 +63,7 @@ def _check_plan(config: Config, task: Task) -> None:
         InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
     """
     if config.student.model.startswith("layers:"):
-        total = getattr(models.load_config(config.teacher.model), "num_hidden_layers", 0)
-        models.parse_layers(config.student.model, total)
+        models.parse_layers(config.student.model, models.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:
         raise InputError(
             "a black box has no second teacher", given=", ".join(config.teacher.more),

@@ -101,6 +101,15 @@ def load_config(model: str) -> PretrainedConfig:
         raise _cannot_load("model's config", model, error) from error
 
 
+def depth(model: str) -> int:
+    """How many layers a checkpoint's config says that it has; 0 where it does not say.
+
+    Raises:
+        InputError: nothing there.
+    """
+    return int(getattr(load_config(model), "num_hidden_layers", 0))
+
+
 def _takes_token_types(model: str) -> bool:
     """Whether a classifier of this config knows token types; tokenizers make them for models that do not."""
     config = load_config(model)

@@ -76,11 +76,12 @@ _LAST_SHARED = "student"  # several processes train; the rest is one's work
 
 
 def _training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """What a training depends on: the model's contents, not its path, and not how its result is judged."""
-    model = settings.model if settings.model.startswith("layers:") else models.fingerprint(settings.model)
+    """What a training depends on: the model's contents, not its name, and not how its result is judged."""
+    source = settings.model
+    cut = source.startswith("layers:")
     return {
         **settings.model_dump(exclude={"model", "more", "scores", "allow_majority"}),
-        "model": model,
+        "model": models.parse_layers(source, models.depth(config.teacher.model)) if cut else models.fingerprint(source),
         "seed": config.run.seed,
         "precision": config.run.precision,
     }
@@ -265,13 +266,13 @@ def _device(config: Config) -> tuple[str, bool]:
 
 
 def _has_fast_bf16(device: str) -> bool:
-    """CUDA with bf16 units, or a CPU with AMX."""
+    """CUDA with bf16 units, or a CPU with AMX or AVX-512's bf16 products."""
     import torch
 
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.6
-    return bool(capabilities.get("amx_bf16"))
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class RunSettings(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, initialisation, order and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of training; auto: bf16 on CUDA and on CPUs with AMX, else fp32"
+        "auto", description="of training; auto: bf16 on CUDA and on CPUs with AMX or AVX512-BF16, else fp32"
     )
     controls: bool = Field(False, description="also train the student without KD, and the teacher with LoRA")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
+import torch
 from conftest import Finished
 
 from artifact import TokenizerInfo, load_manifest
@@ -16,8 +17,10 @@ from errors import InputError, KdcError
 from pipeline import quantize
 from pipeline.graphs.int8 import CANDIDATES
 from pipeline.measure import peak_memory_bytes
+from pipeline.progress import Reporter
 from pipeline.quantize import Bench
 from pipeline.reading.prepared import open_data
+from pipeline.run import open_run
 
 
 @pytest.fixture
@@ -139,6 +142,34 @@ def test_another_student_does_not_train_the_teacher_again(finished: Finished, co
     student = tiny_runs.base_model("mpnet", copied.parent / "student")
     skipped = again(finished, copied, how={"until": "teacher"}, flags={"student.model": str(student)})
     assert skipped == {"data": False, "teacher": True}
+
+
+def test_the_same_cut_by_another_name_is_not_trained_again(finished: Finished, copied: Path) -> None:
+    only_last = "layers:1"  # of two layers, what layers:first-and-last keeps
+    skipped = again(finished, copied, how={"until": "student"}, flags={"student.model": only_last})
+    assert all(skipped.values())
+
+
+def test_another_cut_is_trained(finished: Finished, copied: Path) -> None:
+    skipped = again(finished, copied, how={"until": "student"}, flags={"student.model": "layers:0"})
+    assert [name for name, was in skipped.items() if not was] == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "bf16"),
+    [
+        ({"avx512_f": True, "amx_bf16": False, "avx512_bf16": False}, False),
+        ({"avx512_f": True, "amx_bf16": False, "avx512_bf16": True}, True),
+        ({"avx512_f": True, "amx_bf16": True, "avx512_bf16": False}, True),
+        ({}, False),
+    ],
+)
+def test_auto_trains_in_bf16_where_the_cpu_multiplies_it(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], bf16: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    config = tiny_runs.config_for(finished.folder, finished.teacher, "run.precision=auto", "run.device=cpu")
+    assert open_run(finished.folder, config, Reporter(quiet=True)).bf16 is bf16
 
 
 def test_force_redoes_all(finished: Finished, copied: Path) -> None:
