@@ -19,7 +19,8 @@ from typing import Any
 
 SST2 = ["--task", "sst2", "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"]
 QNLI = ["--task", "qnli", "--family", "minilm", "--epochs", "4", "--set", "student.min_steps=800"]
-# name: its arguments, and whether it starts from the teacher of another line.
+THIRD = ["--student", "layers:0,5"]  # of six layers
+# name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--recipe", "paper"], "sst2"),
@@ -27,7 +28,10 @@ LINES: dict[str, tuple[list[str], str]] = {
     "qnli-ul": ([*QNLI, "--unlabeled", "QNLI/unlabelled.tsv"], "qnli"),
     # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
     "sst2-ul": ([*SST2, "--unlabeled", "SST-2/train.tsv"], "sst2"),
+    "sst2-third": ([*SST2, *THIRD], "sst2"),
+    "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "SST-2/train.tsv"], "sst2-ul"),
 }
+_SHARED = ("data", "teacher", "targets")
 VARIANTS = ("teacher", "merged", "fp32", "int8", "student_without_kd", "teacher_lora")
 
 
@@ -52,11 +56,11 @@ def main() -> None:
 def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -> dict[str, Any]:
     arguments, teacher_of = LINES[name]
     out = options.runs / f"{name}-{seed}"
-    teacher = options.runs / f"{teacher_of}-{seed}" / "teacher"
-    if teacher_of and teacher.exists() and not (out / "teacher").exists():
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(teacher, out / "teacher.copy", dirs_exist_ok=True)
-        (out / "teacher.copy").rename(out / "teacher")  # the same settings and rows: the run finds it finished
+    for stage in _SHARED if teacher_of else ():
+        made, copy = options.runs / f"{teacher_of}-{seed}" / stage, out / stage
+        if made.exists() and not copy.exists():
+            shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
+            (out / f"{stage}.copy").rename(copy)  # the run skips what it would make the same, and redoes the rest
     filled = [str(options.data / part) if part.endswith(".tsv") else part for part in arguments]
     command = ["compress", "--data", str(options.data), *filled, "--seed", str(seed), "--out", str(out), "--json"]
     cli = Path(__file__).resolve().parent.parent / "cli.py"

@@ -61,6 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "T-4": {"student.temperature": 4.0},
     "alpha-0.5": {"student.alpha": 0.5},
     "alpha-1": {"student.alpha": 1.0},
+    "labels-only": {"student.alpha": 0.0},
     "calibrated": {"targets.calibrate": True},
     "unlabelled": {"unlabelled": True},
 }

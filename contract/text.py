@@ -6,11 +6,11 @@ from contract.terms import Judgement
 from errors import InputError
 
 _TRY = {
-    "latency": "fewer layers (--student layers:0,1), a smaller --set data.max_length, more threads",
-    "throughput": "fewer layers (--student layers:0,1), a smaller --set data.max_length, more threads",
-    "size": "fewer layers (--student layers:0,1), or a teacher with smaller embeddings",
-    "quality": "more layers (--student layers:0,1,2,3), texts without labels (--unlabeled FILE), longer training "
-    "(--set student.min_steps=3000)",
+    "latency": "fewer layers (of six: --student layers:0,5), a smaller --set data.max_length, more threads",
+    "throughput": "fewer layers (of six: --student layers:0,5), a smaller --set data.max_length, more threads",
+    "size": "fewer layers (of six: --student layers:0,5), or a teacher with smaller embeddings",
+    "quality": "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer "
+    "training (--set student.min_steps=3000)",
 }
 
 

@@ -23,7 +23,7 @@ from pipeline.targets import LOGITS
 _PROBE_ROWS = 64
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
-    "(--student layers:0,1,2), or --set student.allow_majority=true to go on all the same"
+    "(--student layers:first-half), or --set student.allow_majority=true to go on all the same"
 )
 
 
