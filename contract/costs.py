@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,9 @@ from serving.engine import Engine
 from serving.made_up import row_of
 from serving.tokenizing import Text
 
-_CALLS = 100  # a round; enough for a 95th percentile
+_CALLS = 100  # a round, at least
+_ABOVE = 5  # calls of a round that are slower than its percentile, at least
+_TIMED_ROWS = 100
 _BATCH = 32
 _BATCHES = 8  # a round
 _ROUNDS = 5
@@ -33,7 +36,8 @@ def measure(
         rounds: each takes the percentile and the rows a second anew; the medians are kept, so that one slow moment of
             the machine does not decide.
     """
-    calls = [_slice(rows, place * conditions.batch, conditions.batch) for place in range(_CALLS)]
+    count = max(_CALLS, math.ceil(_ABOVE / (1 - conditions.percentile / 100) - 1e-6))
+    calls = [_slice(rows, place * conditions.batch, conditions.batch) for place in range(count)]
     batches = [_slice(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)]
     for warm in (*calls[:5], batches[0]):
         engine.predict(warm, batch_size=len(warm))
@@ -55,7 +59,7 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
         InputError: the length is more than the model takes.
     """
     if conditions.length is None:
-        return [texts[place * len(texts) // _CALLS] for place in range(_CALLS)]
+        return [texts[place * len(texts) // _TIMED_ROWS] for place in range(_TIMED_ROWS)]
     longest = engine.tokenizer_info.max_length
     if conditions.length > longest:
         raise InputError(

@@ -41,6 +41,7 @@ def judge(
         variant=engine.variant,
         provider=engine.provider,
         cpu=str(machine.cpu()["model"]),
+        threads=engine.threads,
         lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
         costs=costs,
         quality=quality,

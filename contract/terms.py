@@ -49,7 +49,7 @@ class Conditions(_Section):
 
     length: int | None = Field(default=None, ge=3, le=LONGEST)
     batch: int = Field(default=1, ge=1, le=4096)
-    percentile: float = Field(default=95, gt=0, lt=100)
+    percentile: float = Field(default=95, gt=0, le=99.9)
     threads: int | None = Field(default=None, ge=1, le=1024)
 
 
@@ -65,7 +65,7 @@ class Contract(_Section):
     limits: Limits = Limits()
     at: Conditions = Conditions()
     evidence: Evidence = "interval"
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, le=0.99)
 
 
 class Costs(_Section):
@@ -83,7 +83,8 @@ class Quality(_Section):
         metric: the task's deciding one.
         teacher, student: in points.
         difference: student minus teacher.
-        interval: of the difference, by a paired bootstrap, at the contract's confidence.
+        interval: of the difference, at the contract's confidence: by a paired bootstrap, and at least as wide as so
+            few rows can tell (`contract.verdict.unseen`).
         rows: compared.
         rows_needed: about so many would show that the drop keeps to the limit, with a power of 80 %, if the true
             difference is the one that was found; None where no number would, or none is needed.
@@ -105,6 +106,7 @@ class Judgement(_Section):
         contract: what was asked.
         variant, provider: what was judged.
         cpu: on which machine; another one means another latency, and can mean other int8 arithmetic.
+        threads: of a forward pass when it was timed; None in artifacts of before this was kept.
         lengths: tokens of the rows that were timed; with these, other rows can stand for them.
         costs, quality: what was found; no quality where `max_drop` was not asked for.
         compared: whether the quality was found when this was judged, and not taken from the judgement before.
@@ -116,6 +118,7 @@ class Judgement(_Section):
     variant: str
     provider: str
     cpu: str
+    threads: int | None = Field(default=None, ge=1, le=1024)
     lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = Field(min_length=1, max_length=100)
     costs: Costs
     quality: Quality | None = None

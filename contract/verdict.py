@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from contract.terms import Contract, Costs, Quality, Verdict
@@ -55,19 +56,48 @@ def decide(contract: Contract, costs: Costs, quality: Quality | None) -> tuple[V
     return ("pass" if shown else "not shown"), ()
 
 
+@dataclass(frozen=True)
+class Basis:
+    """What a metric rests on.
+
+    Attributes:
+        rows: compared.
+        rarest: of these, the rows that decide the part of the metric that the fewest decide; at least 1.
+        share: of the metric that this part is, in (0, 1].
+    """
+
+    rows: int
+    rarest: int
+    share: float = 1.0
+
+
+def unseen(basis: Basis, confidence: float) -> float:
+    """Points by which a difference may be another one though no row shows it.
+
+    Of n rows that all answer alike, a share of up to 1 - alpha^(1/n) of the rest may not (Clopper and Pearson 1934 for
+    no event in n; the "rule of three"). A bootstrap only draws what is there, so that without this its interval would
+    be the narrower the fewer rows there are.
+    """
+    return 100 * basis.share * (1 - _alpha(confidence) ** (1 / basis.rarest))
+
+
+def _alpha(confidence: float) -> float:
+    return (1 - confidence) / 2
+
+
 def rows_needed(
-    difference: float, standard_error: float, rows: int, *, max_drop: float, confidence: float
+    difference: float, standard_error: float, basis: Basis, *, max_drop: float, confidence: float
 ) -> int | None:
     """Evaluation rows with which a difference would be shown to keep to `max_drop`, with a power of 80 %.
 
     The lower end of the interval must lie above -max_drop: (z_confidence + z_power) standard errors may not exceed the
     distance from there to the difference, and a standard error falls with the root of the rows (Lachin 1981, Controlled
-    Clinical Trials 2:93-113, equation 3, for one sample of paired differences).
+    Clinical Trials 2:93-113, equation 3, for one sample of paired differences). Nor may `unseen` exceed it.
 
     Args:
         difference: student minus teacher, in points, taken for the true one.
-        standard_error: of that difference on `rows` rows.
-        rows: those.
+        standard_error: of that difference on the basis's rows.
+        basis: those.
         max_drop: points.
         confidence: of the two-sided interval.
 
@@ -79,4 +109,7 @@ def rows_needed(
         return None
     normal = NormalDist()
     errors = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(_POWER)
-    return max(1, math.ceil(rows * (errors * standard_error / room) ** 2))
+    by_error = basis.rows * (errors * standard_error / room) ** 2
+    share = min(room / (100 * basis.share), 1 - _alpha(confidence))  # at more than that, one row says enough
+    rarest = math.log(_alpha(confidence)) / math.log1p(-share)
+    return math.ceil(max(by_error, basis.rows * rarest / basis.rarest))

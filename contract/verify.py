@@ -49,6 +49,7 @@ def verify_artifact(
         InputError: no contract and no limit, a file that does not fit, or rows that need a teacher.
         KdcError: the artifact is damaged.
     """
+    artifact = artifact.resolve()  # one artifact throughout, though a link may be pointed at another meanwhile
     manifest = load_manifest(artifact, expect_sha256=expect_sha256)
     contract = _contract(manifest, given, artifact)
     before = manifest.contract
@@ -56,7 +57,7 @@ def verify_artifact(
         device = "cpu" if before is None or before.provider == CPU_PROVIDER else "cuda"
     engine = load(artifact, contract, device)
     if data is None:
-        quality = _quality_of_old(contract, before)
+        quality = _quality_of_old(contract, before, engine.variant)
         rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
         return judge(
             engine, contract, rows_to_time(engine, rows, contract.at), quality, compared=quality is None
@@ -67,16 +68,26 @@ def verify_artifact(
     return judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before
 
 
-def _quality_of_old(contract: Contract, before: Judgement | None) -> Quality | None:
-    """What was found when the artifact was made; without rows nobody can find it anew."""
-    if contract.limits.max_drop is None:
+def _quality_of_old(contract: Contract, before: Judgement | None, variant: str) -> Quality | None:
+    """What was found of the same variant for the same limit when the artifact was made; without rows nobody can find
+    it anew."""
+    limit = contract.limits.max_drop
+    if limit is None:
         return None
-    if before is None or before.quality is None or before.contract.confidence != contract.confidence:
-        raise InputError(
-            "--max-drop cannot be judged without rows", given=f"--max-drop {contract.limits.max_drop:g}",
-            remedy="add --data FILE, the labelled evaluation rows",
-        )  # fmt: skip
-    return before.quality
+    if before is None or before.quality is None:
+        why = "the artifact was made without such a limit"
+    elif before.contract.limits.max_drop != limit or before.contract.confidence != contract.confidence:
+        was = before.contract
+        why = f"it was judged by {was.limits.max_drop:g} with {100 * was.confidence:g} % confidence"
+    elif before.variant != variant:
+        why = f"{before.variant} was judged, and {variant} is loaded here"
+    else:
+        return before.quality
+    raise InputError(
+        "--max-drop cannot be judged without rows",
+        given=f"--max-drop {limit:g}; {why}",
+        remedy="add --data FILE, the labelled evaluation rows",
+    )
 
 
 def _contract(manifest: Manifest, given: Mapping[str, Any], artifact: Path) -> Contract:

@@ -17,6 +17,9 @@ def model_card(manifest: Manifest, quantized: dict[str, Any], judgement: Judgeme
     answers = ", ".join(f"`{name}`" for name in task.labels) or "a number"
     call = '"a text"' if task.text_pair is None else '("first text", "second text")'
     loads = "; ".join(f"{variant} on {provider}" for provider, variant in manifest.providers.items())
+    untouched = "On the evaluation split, which nothing was chosen by."
+    if judgement is not None and quantized["chosen"] and judgement.variant == "fp32":
+        untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
     int8 = quantized["note"] or f"int8 is the candidate `{quantized['winner']}`."
     return f"""# {task.name}: a compressed text classifier
 
@@ -28,7 +31,7 @@ Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lin
 {markdown(manifest.metrics, task.metric)}
 
 {_contract(judgement)}{_candidates(quantized, task.metric)}
-On the evaluation split, which nothing was chosen by. ONNX rows ran through the engine that serves. Latency is of one
+{untouched} ONNX rows ran through the engine that serves. Latency is of one
 row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
 {int8} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
 

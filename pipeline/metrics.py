@@ -83,7 +83,10 @@ def _f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
 def _macro_f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(truth, answers, average="macro", zero_division=0.0))
+    # Over the classes that the rows have. With those that a model answers beside them, as scikit-learn takes them,
+    # two models would be averages over different classes, and a single wrong answer could cost a third of the scale.
+    classes = None if truth.ndim > 1 else np.unique(truth)
+    return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0.0))
 
 
 def _matthews(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:

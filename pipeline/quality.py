@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.terms import Contract, Quality
-from contract.verdict import rows_needed
+from contract.verdict import Basis, rows_needed, unseen
 from pipeline import metrics
 from pipeline.statistics import difference
 from pipeline.tasks import Kind
@@ -37,13 +37,30 @@ def compare(
         return None
     mine, theirs = (metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, teacher))
     resampled = difference(student, teacher, labels, kind, metric, seed=seed, confidence=contract.confidence)
-    found, (low, high) = round(mine - theirs, 4), resampled.interval
+    basis = basis_of(labels, metric)
+    found, hidden = round(mine - theirs, 4), unseen(basis, contract.confidence)
+    low, high = min(resampled.interval[0], found - hidden), max(resampled.interval[1], found + hidden)
     needed = None
     if low < -max_drop:
-        needed = rows_needed(
-            found, resampled.standard_error, len(labels), max_drop=max_drop, confidence=contract.confidence
-        )
+        needed = rows_needed(found, resampled.standard_error, basis, max_drop=max_drop, confidence=contract.confidence)
     return Quality(
         metric=metric, teacher=theirs, student=mine, difference=found, interval=(round(low, 4), round(high, 4)),
         rows=len(labels), rows_needed=needed,
     )  # fmt: skip
+
+
+def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
+    """What a metric rests on: F1 on the rows of its class, the others of classes on those of their rarest class.
+
+    Args:
+        labels: (rows,), or (rows, outputs) for multi-label.
+        metric: one of `metrics.METRICS`.
+    """
+    rows = len(labels)
+    if metric not in ("f1", "macro_f1", "matthews"):
+        return Basis(rows, rows)
+    if metric == "f1":
+        return Basis(rows, max(1, int((labels == 1).sum())))
+    counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
+    share = 1 / len(counts) if metric == "macro_f1" else 1.0
+    return Basis(rows, max(1, int(counts.min())), share)

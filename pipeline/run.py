@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import machine
 from errors import InputError
 from pipeline import (
     candidates,
@@ -109,6 +110,7 @@ def _candidates(run: Run) -> dict[str, Any]:
         "precisions": candidates.precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
+        "machine": _machine(),
     }
 
 
@@ -119,7 +121,12 @@ def _search(run: Run) -> dict[str, Any]:
 
 def _contract(config: Config) -> dict[str, Any]:
     terms = config.contract.terms
-    return {} if terms is None else {"contract": terms.model_dump(mode="json")}
+    return {} if terms is None else {"contract": terms.model_dump(mode="json"), "machine": _machine()}
+
+
+def _machine() -> list[Any]:
+    """What latencies depend on: in a run directory that moved, they are measured again."""
+    return [machine.cpu()["model"], machine.cores()["usable"]]
 
 
 def _data_settings(config: Config) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class AtSettings(Section):
 
     length: int | None = Field(None, ge=3, le=8192, description="tokens of each row (default: the rows as they come)")
     batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
-    percentile: float = Field(95, gt=0, lt=100, description="of the calls' latencies")
+    percentile: float = Field(95, gt=0, le=99.9, description="of the calls' latencies")
     threads: int | None = Field(
         None, ge=1, le=1024, description="of a forward pass (default: all cores that may be used)"
     )
@@ -210,7 +210,7 @@ class ContractSettings(Section):
     evidence: Literal["interval", "point"] = Field(
         "interval", description="what must keep to max_drop: the interval of the difference, or the difference itself"
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="of that interval")
+    confidence: float = Field(0.95, gt=0.5, le=0.99, description="of that interval")
     search: Literal["quick", "full", "off"] = Field(
         "quick",
         description="for the student: short trainings of the three largest that can keep latency and size, of all, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from pipeline import metrics
 from pipeline.tasks import Kind
 from serving.engine import activate
 
-RESAMPLES = 1000
+_RESAMPLES = 1000
+_IN_A_TAIL = 20  # resamples at least beyond each end of an interval, which would be the most extreme one else
 _BINS = 15
 
 Statistic = Callable[[NDArray[np.int64]], float]
@@ -43,7 +45,8 @@ def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float =
         confidence: of the interval, within (0, 1).
     """
     generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, rows, rows)) for _ in range(RESAMPLES)]
+    resamples = max(_RESAMPLES, math.ceil(2 * _IN_A_TAIL / (1 - confidence)))
+    values = [statistic(generator.integers(0, rows, rows)) for _ in range(resamples)]
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Resampled((float(low), float(high)), float(np.std(values)))
 

@@ -52,8 +52,14 @@ def _black_box(run: Run, scores: Path, out: Path) -> dict[str, Any]:
     logits = scores_of_rows(scores, data)
     np.save(out / SCORES, logits)
     rows = data.rows("tune")
-    summary = judge_logits(logits[np.asarray(rows["row"][:])], np.asarray(rows["label"][:]), data.task)
+    found, labels = logits[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
+    summary = judge_logits(found, labels, data.task)
     _check(run, summary)
+    if data.task.kind == "classification" and (found.argmax(axis=1) == labels).all():
+        run.say(
+            f"warning: {scores.name} gives all {len(labels)} rows of the tuning slice their own label: is its column "
+            "the labels themselves, and not what the black box answered?"
+        )
     return summary
 
 

@@ -83,6 +83,8 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
         )  # fmt: skip
     if judged.verdict != "pass":
         log.warning("%s: %s", name, sentence(judged))
+    if judged.threads is not None and engine.threads < judged.threads:
+        log.warning("%s: its contract was judged with %d threads, and %d serve", name, judged.threads, engine.threads)
     here = str(machine.cpu()["model"])
     if judged.cpu != here:
         log.warning(

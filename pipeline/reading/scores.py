@@ -131,10 +131,12 @@ def _read_text(path: str, *, separator: str, **_: Any) -> datasets.Dataset:
 def _logits(rows: datasets.Dataset, task: Task, path: Path) -> NDArray[np.float64]:
     if task.kind == "regression":
         name = _answer_column(rows, task, path)
-        return (_numbers(rows, [name], path) - task.center) / task.spread
-    if all(label in rows.column_names for label in task.labels):
-        return _from_probabilities(_numbers(rows, list(task.labels), path), task, path)
+        return _within_float32((_numbers(rows, [name], path) - task.center) / task.spread, path)
+    probabilities = _probability_columns(rows, task)
+    if probabilities:
+        return _from_probabilities(_numbers(rows, probabilities, path), task, path)
     name = _answer_column(rows, task, path)
+    _check_left_over(rows, task, name, path)
     places = {label: place for place, label in enumerate(task.labels)}
     if task.kind == "multilabel":
         raise _wrong(f"no column {', '.join(set(task.labels) - set(rows.column_names))}", path, rows)
@@ -148,6 +150,44 @@ def _logits(rows: datasets.Dataset, task: Task, path: Path) -> NDArray[np.float6
     probabilities = np.full((len(answers), len(places)), (1 - _SURE) / max(1, len(places) - 1))
     probabilities[np.arange(len(answers)), [places[answer] for answer in answers]] = _SURE
     return np.log(probabilities)
+
+
+def _probability_columns(rows: datasets.Dataset, task: Task) -> list[str]:
+    """The column of each label, whatever its case; none where a label has no column, or two."""
+    found = []
+    for label in task.labels:
+        exact = [name for name in rows.column_names if name == label]
+        alike = exact or [name for name in rows.column_names if name.casefold() == label.casefold()]
+        if len(alike) != 1:
+            return []
+        found += alike
+    return found if len(set(found)) == len(found) else []
+
+
+def _check_left_over(rows: datasets.Dataset, task: Task, answer: str, path: Path) -> None:
+    """Refuse an answer beside what looks like each label's probability under another name: the data's own label with
+    scores added to it would be taken for the black box's answer."""
+    known = (answer, _ID, task.text, task.text_pair)
+    others = [name for name in rows.column_names if name not in known and _is_share(rows[0][name])]
+    if all(any(label.casefold() in name.casefold() for name in others) for label in task.labels):
+        raise _wrong(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})", path, rows)
+
+
+def _is_share(value: object) -> bool:
+    try:
+        return 0 <= float(value) <= 1  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _within_float32(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    wrong = np.flatnonzero(np.abs(values).max(axis=1) > np.finfo(np.float32).max)
+    if len(wrong):
+        raise InputError(
+            "a number of the teacher's scores is too large", given=f"{path}, row {wrong[0] + 1}",
+            remedy="numbers of the size of the labels",
+        )  # fmt: skip
+    return values
 
 
 def _from_probabilities(values: NDArray[np.float64], task: Task, path: Path) -> NDArray[np.float64]:

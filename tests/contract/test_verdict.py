@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from contract.given import parse_conditions, replace
 from contract.terms import Contract, Costs, Judgement, Limits, Quality
 from contract.text import advice, render
-from contract.verdict import decide, missed_costs, rows_needed
+from contract.verdict import Basis, decide, missed_costs, rows_needed
 from errors import InputError
 from pipeline.quality import compare
 
@@ -70,7 +70,7 @@ def test_a_cost_that_is_missed_fails_whatever_the_quality_is() -> None:
 def test_rows_needed_are_those_of_a_power_of_80_percent() -> None:
     # An error of 1 point on 800 rows is one of sqrt(800 / n) on n rows. The lower end of a 95 % interval lies above -1
     # in four of five experiments if (1.95996 + 0.84162) * error = 1 + difference; here the difference is -0.5.
-    needed = rows_needed(-0.5, 1.0, 800, max_drop=1, confidence=0.95)
+    needed = rows_needed(-0.5, 1.0, Basis(800, 800), max_drop=1, confidence=0.95)
     assert needed == pytest.approx(800 * (2.80158 / 0.5) ** 2, abs=1)
 
 
@@ -78,7 +78,7 @@ def test_so_many_rows_do_show_it_four_times_of_five() -> None:
     generator = np.random.default_rng(0)
     worse, better = 0.06, 0.055  # shares of rows on which only the teacher, or only the student, is right: -0.5 points
     error = 100 * np.sqrt((worse + better - (worse - better) ** 2) / 800)
-    needed = rows_needed(-0.5, float(error), 800, max_drop=2, confidence=0.95)
+    needed = rows_needed(-0.5, float(error), Basis(800, 800), max_drop=2, confidence=0.95)
     assert needed is not None
     shown = 0
     for _ in range(400):
@@ -91,7 +91,7 @@ def test_so_many_rows_do_show_it_four_times_of_five() -> None:
 
 @pytest.mark.parametrize("difference", [-1.0, -1.5])
 def test_no_number_of_rows_shows_what_is_not_so(difference: float) -> None:
-    assert rows_needed(difference, 1.0, 800, max_drop=1, confidence=0.95) is None
+    assert rows_needed(difference, 1.0, Basis(800, 800), max_drop=1, confidence=0.95) is None
 
 
 def answers(right: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_accuracys_drop_has_the_interval_of_paired_proportions() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "matthews"])
 @pytest.mark.parametrize(
-    ("wrong", "max_drop", "verdict"), [(0, 0.5, "pass"), (4, 1.5, "not shown"), (100, 1.0, "fail")]
+    ("wrong", "max_drop", "verdict"), [(0, 2.0, "pass"), (4, 1.5, "not shown"), (100, 1.0, "fail")]
 )
 def test_every_metric_of_classes_can_be_judged(metric: str, wrong: int, max_drop: float, verdict: str) -> None:
     labels = np.arange(400) % 2
@@ -128,6 +128,58 @@ def test_every_metric_of_classes_can_be_judged(metric: str, wrong: int, max_drop
     student, teacher = answers(right, labels), answers(np.ones(400, bool), labels)
     found = compare(student, teacher, labels, "classification", metric, contract=asked, seed=0)
     assert decide(asked, COSTS, found)[0] == verdict
+
+
+# (1 - x)^n = 0.025: what n rows without a loss cannot rule out. F1 has half of the rows to go by, and each class of
+# macro F1 is half of it.
+@pytest.mark.parametrize(
+    ("metric", "rows", "points"),
+    [
+        ("accuracy", 1, 97.5), ("accuracy", 20, 16.843), ("accuracy", 800, 0.46), ("f1", 40, 16.843),
+        ("macro_f1", 40, 8.4215), ("matthews", 40, 16.843),
+    ],
+)  # fmt: skip
+def test_few_rows_without_a_loss_show_little(metric: str, rows: int, points: float) -> None:
+    labels = np.arange(rows) % 2
+    alike = answers(np.ones(rows, bool), labels)
+    asked = contract(max_drop=0.4)
+    found = compare(alike, alike, labels, "classification", metric, contract=asked, seed=0)
+    assert found is not None
+    assert found.difference == 0
+    assert found.interval == pytest.approx((-points, points), rel=1e-4)
+    assert decide(asked, COSTS, found)[0] == "not shown"
+    assert found.rows_needed is not None
+    more = np.arange(found.rows_needed + 2) % 2
+    alike = answers(np.ones(len(more), bool), more)
+    found = compare(alike, alike, more, "classification", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, found)[0] == "pass"
+
+
+def test_a_true_drop_at_the_limit_seldom_passes_on_few_rows() -> None:
+    generator = np.random.default_rng(0)
+    labels, asked = np.arange(50) % 2, contract(max_drop=2)
+    teacher, passed = answers(np.ones(50, bool), labels), 0
+    for _ in range(200):  # the student is wrong on 2 % of all rows that there could be
+        student = answers(generator.random(50) >= 0.02, labels)
+        found = compare(student, teacher, labels, "classification", "accuracy", contract=asked, seed=0)
+        passed += decide(asked, COSTS, found)[0] == "pass"
+    assert passed / 200 <= 0.05  # 0.025, and what 200 experiments can be off
+
+
+def test_macro_f1_is_of_the_same_classes_for_both_models() -> None:
+    # The rows lack the third class. A teacher that is 95 % right and names it now and then is better than a student
+    # that is 80 % right and never does.
+    labels = np.arange(1000) % 2
+    teacher, student = labels.copy(), labels.copy()
+    teacher[:50], student[:200] = 1 - labels[:50], 1 - labels[:200]
+    teacher[:6] = 2
+    found = compare(
+        np.eye(3)[student], np.eye(3)[teacher], labels, "classification", "macro_f1", contract=contract(max_drop=1),
+        seed=0,
+    )  # fmt: skip
+    assert found is not None
+    assert found.student == pytest.approx(80)
+    assert found.teacher == pytest.approx(95, abs=0.3)
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])

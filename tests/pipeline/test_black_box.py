@@ -15,9 +15,11 @@ from tiny_runs import base_model, config_for, write_rows
 
 from artifact import load_manifest
 from errors import InputError
+from pipeline.progress import Reporter
 from pipeline.reading.prepared import PreparedData, open_data
 from pipeline.reading.scores import _read, scores_of_rows
 from pipeline.report import write_report
+from pipeline.run import compress
 from pipeline.served import digest
 from pipeline.settings import Config
 
@@ -31,7 +33,7 @@ def answers(folder: Path, *, names: tuple[str, str] = ("no", "yes"), wrong_every
         with (folder / file).open(encoding="utf-8") as stream:
             rows += list(csv.DictReader(stream))
     found = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         yes = (row["label"] == "yes") != (number % wrong_every == 0)
         share = ALMOST if yes else 1 - ALMOST
         found[row["first"], row["second"]] = {
@@ -87,6 +89,24 @@ def test_probabilities_become_logits_by_row_id(
     rows = data.rows("eval")
     agree = found[np.asarray(rows["row"][:])].argmax(1) == np.asarray(rows["label"][:])
     assert 0.9 < agree.mean() < 1
+
+
+def test_labels_are_found_whatever_their_case(boxed: tuple[Path, Config], data: PreparedData, tmp_path: Path) -> None:
+    rows = answers(boxed[0])
+    exact = scores_of_rows(write(tmp_path / "exact.csv", rows), data)
+    other = [without(row, "no", "yes") | {"label": "no", "No": row["no"], "YES": row["yes"]} for row in rows]
+    assert (scores_of_rows(write(tmp_path / "other.csv", other), data) == exact).all()
+
+
+@pytest.mark.parametrize(("wrong_every", "warns"), [(10**9, True), (20, False)])
+def test_answers_that_are_all_the_labels_are_asked_about(
+    boxed: tuple[Path, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong_every: int, warns: bool
+) -> None:
+    folder, _ = boxed
+    scores = write(tmp_path / "scores.csv", answers(folder, wrong_every=wrong_every))
+    config = config_for(folder, folder / "base", f"teacher.scores={scores}", flags={"run.out": tmp_path / "run"})
+    compress(config, reporter=Reporter(), until="teacher")
+    assert ("their own label" in capsys.readouterr().err) is warns
 
 
 def by_id(data: PreparedData) -> list[dict[str, str]]:
@@ -148,6 +168,14 @@ def test_bare_answers_are_taken_for_nearly_sure(boxed: tuple[Path, Config], data
         (
             lambda rows: [{"first": row["first"], "second": row["second"], "label": "perhaps"} for row in rows],
             "unknown labels",
+        ),
+        # The data itself with scores added: its label is not what the black box said.
+        (
+            lambda rows: [
+                without(row, "no", "yes") | {"label": "yes", "prob_no": row["no"], "prob_yes": row["yes"]}
+                for row in rows
+            ],
+            r"label, and also what may be probabilities \(prob_no, prob_yes\)",
         ),
     ],
 )
