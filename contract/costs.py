@@ -60,14 +60,26 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
     """
     if conditions.length is None:
         return [texts[place * len(texts) // _TIMED_ROWS] for place in range(_TIMED_ROWS)]
-    longest = engine.tokenizer_info.max_length
-    if conditions.length > longest:
+    check_length(conditions, engine.tokenizer_info.max_length)
+    return rows_of([conditions.length], engine)
+
+
+def check_length(conditions: Conditions, longest: int) -> None:
+    """See that the model takes rows of the length that the conditions name.
+
+    Args:
+        conditions: of the contract.
+        longest: tokens that the model takes.
+
+    Raises:
+        InputError: it does not.
+    """
+    if conditions.length is not None and conditions.length > longest:
         raise InputError(
             "the contract's length is more than the model takes",
             given=f"{conditions.length} tokens, at most {longest}",
             remedy=f"--at length={longest}, or --set data.max_length={conditions.length}",
         )  # fmt: skip
-    return rows_of([conditions.length], engine)
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:

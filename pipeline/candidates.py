@@ -82,8 +82,13 @@ def students_of(config: Config) -> list[str]:
     if config.contract.search == "off":
         return [own]
     layers = models.depth(config.teacher.model)
-    cuts = ["layers:" + ",".join(map(str, models.first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
-    return cuts if own.startswith("layers:") else [own, *cuts]
+    cuts = [_cut(models.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
+    first = _cut(models.parse_layers(own, layers)) if own.startswith("layers:") else own
+    return cuts if first in cuts else [first, *cuts]
+
+
+def _cut(layers: list[int]) -> str:
+    return "layers:" + ",".join(map(str, layers))
 
 
 def precisions(run: Run) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from contract.costs import check_length
 from errors import InputError
 from pipeline import ensemble, models
 from pipeline.context import Run
@@ -54,6 +55,17 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         f"{task.name}, {rows} rows; {cut} longer than {summary['max_length']['teacher']} tokens were cut"
     )
     return summary
+
+
+def check(run: Run) -> None:
+    """Refuse a contract's conditions that the students cannot be timed under.
+
+    Raises:
+        InputError: rows longer than they take.
+    """
+    contract = run.config.contract.terms
+    if contract is not None:
+        check_length(contract.at, run.metrics("data")["max_length"]["student"])
 
 
 def _check_plan(config: Config, task: Task) -> None:

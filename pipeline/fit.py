@@ -72,6 +72,13 @@ def fit(
     return summary
 
 
+def planned_steps(run: Run, settings: TrainSettings, *, role: str) -> int:
+    """Steps of a whole distillation with these settings, on the labelled rows and the unlabelled ones."""
+    data = run.data()
+    rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
+    return plan_for(settings, rows, seed=run.config.run.seed, device=run.device, bf16=run.bf16).steps
+
+
 def _train(
     run: Run, *, model: Any, settings: TrainSettings, role: str, pad_id: int, folder: Path, resume: Path | None,
     distillation: Distillation | None, by_loss: bool,

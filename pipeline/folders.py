@@ -100,10 +100,17 @@ def run_stage(run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str
     return {"skipped": False, **state}
 
 
+def kept_folder(root: Path, name: str) -> Path:
+    """What a stage keeps for its next time, though its settings may be others then; files are named by what they depend
+    on."""
+    return root / f"{name}.kept"
+
+
 def forget(root: Path, name: str) -> None:
     """Make a stage count as not done. On disk, before anything is redone: else a run that is cut off in between would
     leave later stages that were made from other results, and look finished."""
     shutil.rmtree(root / f"{name}.partial", ignore_errors=True)
+    shutil.rmtree(kept_folder(root, name), ignore_errors=True)
     (root / name / "stage.json").unlink(missing_ok=True)
 
 

@@ -78,7 +78,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     place = locate(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a folder without its vocabulary fails somewhere within
         raise _cannot_load("tokenizer", model, error) from error
     if not _takes_token_types(model):
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

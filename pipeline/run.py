@@ -40,7 +40,7 @@ from pipeline.request import source_of, task_of
 from pipeline.settings import Config, StudentSettings, TeacherSettings
 
 STAGES = (
-    Stage("data", data.run, lambda run: _data_settings(run.config), ()),
+    Stage("data", data.run, lambda run: _data_settings(run.config), (), check=data.check),
     Stage(
         "candidates",
         candidates.run,

@@ -3,12 +3,12 @@
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a few steps, the better half
 for twice as many, until one is left; each training has a schedule of its own, since a cut schedule ranks badly. What
 ranks is the tuning slice, the teacher's logits are shared. Reads `data/`, `candidates/`, `targets/`. Writes one record
-a trial, so that a search that is cut off goes on; trained weights are not kept.
+a trial to `search.kept/`, so that a search that is cut off goes on, and one with other limits or more time repeats
+nothing; trained weights are not kept.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +18,8 @@ from typing import Any
 
 from pipeline.candidates import kept
 from pipeline.context import Run
+from pipeline.fit import planned_steps
+from pipeline.folders import fingerprint_of, kept_folder
 from pipeline.settings import StudentSettings
 from pipeline.student import distil, distillation
 
@@ -33,7 +35,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     if settings.search == "quick":
         survivors = survivors[:_QUICK_SURVIVORS]
     trials: list[dict[str, Any]] = []
-    steps, most = min(_FIRST_STEPS, run.config.student.min_steps), run.config.student.min_steps
+    most = planned_steps(run, run.config.student, role=run.role_of(run.config.student.model))
+    steps = min(_FIRST_STEPS, most)
     stopped = ""
     while len(survivors) > 1 and not stopped:
         scores: dict[str, float] = {}
@@ -56,12 +59,16 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 
 def _trial(run: Run, out: Path, student: str, steps: int) -> dict[str, Any]:
     """One short training, or its record."""
-    name = f"{hashlib.sha256(student.encode()).hexdigest()[:16]}-{steps}"
-    record, work = out / f"{name}.json", out / f"{name}.work"
+    settings: StudentSettings = run.config.student.model_copy(
+        update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2}
+    )
+    depends_on = {"precision": run.config.run.precision, "seed": run.config.run.seed}
+    name = fingerprint_of(
+        "trial", settings.model_dump(mode="json") | depends_on, [run.fingerprints["targets"]]
+    )[:16]  # fmt: skip
+    record, work = kept_folder(run.root, "search") / f"{name}.json", out / f"{name}.work"
     if not record.exists():
-        settings: StudentSettings = run.config.student.model_copy(
-            update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2}
-        )
+        record.parent.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         began = time.monotonic()
         summary = distil(run, settings, distillation(run, settings), work)

@@ -149,7 +149,8 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
         raise InputError(
             "the teacher does not say what its outputs mean", given=", ".join(theirs),
-            remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}",
+            remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}, or in its "
+            "config.json (id2label)",
         )  # fmt: skip
     place = {name.lower(): index for index, name in enumerate(theirs)}
     if sorted(place) != sorted(name.lower() for name in task.labels):

@@ -132,9 +132,9 @@ def _logits(rows: datasets.Dataset, task: Task, path: Path) -> NDArray[np.float6
     if task.kind == "regression":
         name = _answer_column(rows, task, path)
         return _within_float32((_numbers(rows, [name], path) - task.center) / task.spread, path)
-    probabilities = _probability_columns(rows, task)
-    if probabilities:
-        return _from_probabilities(_numbers(rows, probabilities, path), task, path)
+    columns = _probability_columns(rows, task)
+    if columns:
+        return _from_probabilities(_numbers(rows, columns, path), task, path)
     name = _answer_column(rows, task, path)
     _check_left_over(rows, task, name, path)
     places = {label: place for place, label in enumerate(task.labels)}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tiny_runs import base_model, compress, config_for, kdc, write_rows
 
+import machine
 from contract.terms import Contract, Limits
 from errors import InputError
 from pipeline import candidates, search
@@ -117,6 +118,32 @@ def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: 
     assert candidates.students_of(config) == ["somewhere", *DEEP]
 
 
+def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path, "student.model=layers:1,3", "contract.search=full", max_size_mb=1.0)
+    assert candidates.students_of(config) == ["layers:1,3", *DEEP]
+
+
+def test_a_teacher_of_one_layer_has_a_candidate(tmp_path: Path) -> None:
+    base_model("bert", tmp_path / "teacher", num_hidden_layers=1)
+    config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 1.0})
+    assert candidates.students_of(config) == ["layers:0"]
+
+
+def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path / "run", "contract.at.length=512", max_drop=1.0)
+    with pytest.raises(InputError, match="length is more than the model takes"):
+        compress(config)
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_another_machine_measures_again(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = rows.config(tmp_path / "run", max_size_mb=100.0)
+    assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+    assert compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+    monkeypatch.setattr(machine, "cpu", lambda: {"model": "Another CPU 9000"})
+    assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+
+
 def test_a_precision_that_cannot_be_had_keeps_no_contract() -> None:
     found = {"variants": {"int8": {"failed": "no"}, "fp32": {"latency_ms": 1.0, "rows_per_s": 1.0, "size_mb": 9.0}}}
     assert candidates.fits(found, Contract(limits=Limits(max_size_mb=10))) == ["fp32"]
@@ -166,8 +193,29 @@ def test_the_quick_search_tries_the_three_largest(rows: Rows, tmp_path: Path, sh
 def test_a_full_training_that_is_short_still_has_its_students_compared(
     rows: Rows, tmp_path: Path, short: list[tuple[str, int]]
 ) -> None:
-    compress(rows.config(tmp_path / "run", "student.min_steps=5", max_size_mb=100.0), until="search")
+    short_training = ("student.min_steps=5", "student.epochs=0.1", "student.evaluations=1")
+    compress(rows.config(tmp_path / "run", *short_training, max_size_mb=100.0), until="search")
     assert short == [(student, 5) for student in DEEP[:3]]
+
+
+def test_a_training_of_epochs_alone_has_trials_too(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
+    compress(rows.config(tmp_path / "run", "student.min_steps=0", max_size_mb=100.0), until="search")
+    assert short == [(student, 8) for student in DEEP[:3]]
+
+
+def test_other_limits_and_more_time_repeat_no_trial(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(search, "_out_of_time", lambda trials, max_hours: len(trials) == 2)
+        compress(rows.config(out, max_size_mb=100.0, max_hours=1.0), until="search")
+    compress(rows.config(out, max_size_mb=99.0, max_hours=2.0), until="search")
+    assert [student for student, _ in short] == list(DEEP[:3])
+    compress(rows.config(out, "student.learning_rate=2e-2", max_size_mb=99.0), until="search")
+    assert [student for student, _ in short[3:]] == list(DEEP[:3])
+    compress(rows.config(out, "student.learning_rate=2e-2", max_size_mb=99.0), until="search", start_from="search")
+    assert len(short) == 9
 
 
 def test_a_search_that_is_cut_off_goes_on_where_it_was(
