@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny_runs import base_model, command, kdc, write_rows
 
 from artifact import load_manifest, write_manifest
 from errors import InputError
+from pipeline import judging
 from serving.registry import Registry, verify
 from serving.settings import ServeSettings
 
@@ -189,6 +191,58 @@ def test_an_artifact_that_was_judged_elsewhere_is_said_to_be_so(
     done = kdc("verify", str(moved))
     assert done.returncode == 0, done.stderr
     assert "another CPU, Another CPU 9000: pass" in done.stdout
+
+
+def test_an_earlier_quality_does_not_answer_another_question(contracted: Contracted, tmp_path: Path) -> None:
+    done = kdc("verify", str(contracted.passed), "--max-drop", "59")
+    assert done.returncode == 2
+    assert "it was judged by 60" in done.stderr
+    promised = load_manifest(contracted.passed).contract
+    assert promised is not None
+    other = {"int8": "fp32", "fp32": "int8"}[promised.variant]
+    done = kdc("verify", str(copy_with(contracted.passed, tmp_path / "other", variant=other)))
+    assert done.returncode == 2
+    assert f"{other} was judged, and {promised.variant} is loaded here" in done.stderr
+
+
+def test_fewer_threads_than_were_judged_are_said_to_be_so(
+    contracted: Contracted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged = load_manifest(contracted.passed).contract
+    assert judged is not None
+    here = judged.threads
+    assert here is not None
+    wide = copy_with(contracted.passed, tmp_path / "wide", threads=here + 7)
+    with caplog.at_level(logging.WARNING, "kdc.serve"):
+        Registry(ServeSettings(artifact=str(wide)))._open(wide)
+    assert f"judged with {here + 7} threads, and {here} serve" in caplog.text
+    assert f"with {here + 7} threads in place of {here}" in kdc("verify", str(wide)).stdout
+
+
+@pytest.mark.parametrize(
+    ("chosen", "passes", "loads"),
+    [("channel-smooth", "int8", "int8"), ("channel-smooth", "fp32", "fp32"), (None, "fp32", "fp32"),
+     (None, "int8", "fp32")],
+)  # fmt: skip
+def test_a_contract_loads_no_int8_that_cost_too_much(
+    contracted: Contracted, monkeypatch: pytest.MonkeyPatch, chosen: str | None, passes: str, loads: str
+) -> None:
+    manifest = load_manifest(contracted.passed)
+    first = "int8" if chosen else "fp32"
+    manifest = manifest.model_copy(update={"providers": {"CPUExecutionProvider": first}})
+
+    def loaded(artifact: Path, contract: Any, device: str, variant: str | None = None) -> str:
+        return variant or first
+
+    def judged(run: Any, engine: str, contract: Any) -> Any:
+        verdict = "pass" if engine == passes else "fail"
+        return SimpleNamespace(variant=engine, provider="CPUExecutionProvider", verdict=verdict)
+
+    monkeypatch.setattr(judging, "load", loaded)
+    monkeypatch.setattr(judging, "_judge", judged)
+    run = SimpleNamespace(device="cpu", metrics=lambda stage: {"chosen": chosen})
+    changed, judgement = judging.judge_variants(run, contracted.passed, manifest, None)  # type: ignore[arg-type]
+    assert changed.providers["CPUExecutionProvider"] == judgement.variant == loads
 
 
 def test_a_changed_artifact_is_a_failure_of_verify(contracted: Contracted, tmp_path: Path) -> None:
