@@ -316,9 +316,12 @@ def serve(
     timeout: Annotated[float | None, _option(_LIMITS, text="Seconds of a request (default 10).")] = None,
 ) -> None:
     """Serve artifacts over HTTP. Every option is a KDC_* variable too, and all are in docs/serving.md."""
-    # A container's first process misses signals that it has no handler for, and the imports take seconds.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # A container's first process misses signals that it has no handler for, and the imports take seconds. At once: an
+    # exception that is raised while a C extension is imported comes out as an ImportError.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from serving import launch, settings
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # from here on there may be something to clean up
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
         artifacts = [str(launch.newest_artifact())]
