@@ -24,7 +24,6 @@ from contract.verdict import missed_costs
 from errors import InputError, KdcError
 from pipeline import models
 from pipeline.context import Run
-from pipeline.folders import forget
 from pipeline.graphs.fp16 import to_fp16
 from pipeline.graphs.int8 import CANDIDATES, quantise
 from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
@@ -36,6 +35,7 @@ from serving.engine import Engine
 
 _ROUNDS = 3
 _TOKENIZER = "tokenizer.json"
+_REFUSED = "refused"  # a machine that was busy this time is measured again the next
 # The graph that comes out most often; the fastest takes some percent less, all are of the same size.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
 
@@ -64,8 +64,13 @@ def check(run: Run) -> None:
     for line in table(found, contract):
         run.say(line)
     if not kept(run):
-        forget(run.root, "candidates")  # a machine that was busy this time is measured again the next
+        (run.folder("candidates") / _REFUSED).touch()
         raise _impossible(found, contract)
+
+
+def is_intact(root: Path) -> bool:
+    """Whether the contract was not refused by what was measured."""
+    return not (root / "candidates" / _REFUSED).exists()
 
 
 def kept(run: Run) -> list[str]:
@@ -78,13 +83,19 @@ def kept(run: Run) -> list[str]:
 
 def students_of(config: Config) -> list[str]:
     """Students that could come out; the configured one alone where no search was asked for."""
-    own = config.student.model
+    own = by_number(config.student.model, config)
     if config.contract.search == "off":
         return [own]
     layers = models.depth(config.teacher.model)
     cuts = [_cut(models.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
-    first = _cut(models.parse_layers(own, layers)) if own.startswith("layers:") else own
-    return cuts if first in cuts else [first, *cuts]
+    return cuts if own in cuts else [own, *cuts]
+
+
+def by_number(student: str, config: Config) -> str:
+    """A cut by its layers' numbers, whatever name it was given; a checkpoint as it is."""
+    if not student.startswith("layers:"):
+        return student
+    return _cut(models.parse_layers(student, models.depth(config.teacher.model)))
 
 
 def _cut(layers: list[int]) -> str:

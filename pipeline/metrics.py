@@ -85,7 +85,9 @@ def _macro_f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float
 
     # Over the classes that the rows have. With those that a model answers beside them, as scikit-learn takes them,
     # two models would be averages over different classes, and a single wrong answer could cost a third of the scale.
-    classes = None if truth.ndim > 1 else np.unique(truth)
+    classes = np.flatnonzero(truth.any(axis=0)) if truth.ndim > 1 else np.unique(truth)
+    if len(classes) == 0:
+        return 0.0  # multi-label rows without any label
     return float(f1_score(truth, answers, labels=classes, average="macro", zero_division=0.0))
 
 

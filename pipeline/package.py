@@ -41,6 +41,7 @@ from pipeline.settings import TeacherSettings
 
 _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
              "tokenizers", "datasets", "numpy")  # fmt: skip
+MADE_FROM = "stages.json"  # fingerprints of the stages, by name: a later start may have redone some of them
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         write_manifest(working, manifest)  # the engine loads what has one
         manifest, judgement = judge_variants(run, working, manifest, contract)
     (out / "config.json").write_text(run.config.model_dump_json(indent=2), encoding="utf-8")
+    (out / MADE_FROM).write_text(json.dumps(run.fingerprints, indent=2), encoding="utf-8")
     example = _example(manifest.task)
     (working / "README.md").write_text(model_card(manifest, quantized, judgement, example), encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
@@ -83,11 +85,13 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 
 
 def is_intact(root: Path) -> bool:
-    """Whether the artifact that was made is still there, and the link, unless it failed its contract."""
+    """Whether the artifact that was made is still there, and the link, unless it failed its contract; and what it was
+    made from is known."""
     made = json.loads((root / "package" / "stage.json").read_text(encoding="utf-8"))["metrics"]
     failed = (made.get("contract") or {}).get("verdict") == "fail"
     places = [root / made["artifact"]] + ([] if failed else [root / "artifact"])
-    return all((place / MANIFEST_NAME).exists() for place in places)
+    files = [place / MANIFEST_NAME for place in places] + [root / "package" / MADE_FROM]
+    return all(file.exists() for file in files)
 
 
 def _new_name(path: Path) -> Path:
@@ -157,12 +161,18 @@ def _manifest(run: Run, folder: Path, evaluated: dict[str, Any], quantized: dict
         variants=variants,
         providers={
             CPU_PROVIDER: "int8" if quantized["chosen"] else "fp32",
-            CUDA_PROVIDER: "fp16" if "fp16" in variants else "fp32",
+            CUDA_PROVIDER: "fp16" if "fp16" in variants and holds_on_cuda("fp16", evaluated["table"]) else "fp32",
         },
         temperature=quantized["temperature"],
         metrics=evaluated["table"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def holds_on_cuda(variant: str, table: dict[str, Any]) -> bool:
+    """False where CUDA was measured and the variant failed there: fp16 may overflow on a GPU alone, since the CPU
+    computes it in fp32."""
+    return f"{variant} (cuda)" in table or not any(name.endswith(" (cuda)") for name in table)
 
 
 def _lineage(run: Run) -> Lineage:
@@ -179,7 +189,7 @@ def _lineage(run: Run) -> Lineage:
         seed=config.run.seed,
         packages=machine.versions(_PACKAGES),
         cpu=str(machine.cpu()["model"]),
-        gpu=_gpu_name(run.device),
+        gpu=gpu_name(run.device),
         label_share=_label_share(run.data()),
     )
 
@@ -207,7 +217,8 @@ def _public_name(model: str) -> str:
     return Path(model).name if Path(model).exists() else model
 
 
-def _gpu_name(device: str) -> str | None:
+def gpu_name(device: str) -> str | None:
+    """Of the GPU that a run trains on; None on a CPU."""
     if device != "cuda":
         return None
     import torch

@@ -62,5 +62,8 @@ def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
     if metric == "f1":
         return Basis(rows, max(1, int((labels == 1).sum())))
     counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
+    counts = counts[counts > 0]  # a class that the rows lack is in no mean
+    if len(counts) == 0:
+        return Basis(rows, 1)
     share = 1 / len(counts) if metric == "macro_f1" else 1.0
-    return Basis(rows, max(1, int(counts.min())), share)
+    return Basis(rows, int(counts.min()), share)

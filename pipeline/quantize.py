@@ -58,6 +58,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         for candidate in repairs(bench):
             bench.judge(candidate)
         found = bench.choose(before=found)
+    if found["chosen"] is not None and not bench.is_faster(found["chosen"]):
+        found["note"] = "int8 is not faster than fp32 on this CPU, only smaller; --set quantize.enabled=false is fp32"
     summary |= {"candidates": bench.found} | found
     _keep(out, summary)
     return summary
@@ -160,15 +162,23 @@ class Bench:
         may_serve = found["batch_invariant"] and cost <= settings.max_int8_drop
         return may_serve and cost - noise <= settings.free_drop
 
+    def is_faster(self, name: str) -> bool:
+        """Whether a candidate that was timed is faster than fp32, with single rows or in batches."""
+        mine, theirs = self.found[name], self.found["fp32"]
+        return mine["latency_against_fp32"] < 1 or mine["rows_per_second"] > theirs["rows_per_second"]
+
     def choose(self, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Time all candidates in turns, and choose: see `choose`. What was chosen before stays, unless beaten."""
+        """Time all candidates in turns, and choose: see `choose`. What was chosen before stays, unless others are more
+        accurate: then one of those that cost nothing, where there are such."""
         self._time()
         settings, metric = self._run.config.quantize, self._task.metrics[0]
-        now = choose(self.found, metric, self._score(self._logits), settings.max_int8_drop)
-        if before is None or before["chosen"] is None:
-            return now
-        better = now["chosen"] is not None and self.drop(now["chosen"]) < self.drop(before["chosen"])
-        return now if better else dict(before)
+        found = self.found
+        if before is not None and before["chosen"] is not None:
+            eligible = [name for name, each in self.found.items() if is_eligible(each)]
+            better = [name for name in eligible if self.drop(name) < self.drop(before["chosen"])]
+            found = {name: self.found[name] for name in [name for name in better if self.is_free(name)] or better}
+        now = choose(found, metric, self._score(self._logits), settings.max_int8_drop)
+        return now if before is None or before["chosen"] is None or now["chosen"] is not None else dict(before)
 
     def _measure(self, engine: Engine) -> dict[str, Any]:
         kind, names = self._task.kind, self._task.metrics
@@ -240,6 +250,11 @@ def repairs(bench: Bench) -> Iterator[Candidate]:
         count *= 2
 
 
+def is_eligible(found: Mapping[str, Any]) -> bool:
+    """Whether a candidate was made and a text's answer from it does not depend on its neighbours. "fp32" is none."""
+    return "failed" not in found and found.get("static", False) and found["batch_invariant"]
+
+
 def choose(candidates: Mapping[str, Any], metric: str, fp32_score: float, max_drop: float) -> dict[str, Any]:
     """The fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32. Among those whose
     speed differs by no more than noise, the one whose answers differ least from fp32's: over all rows that says more
@@ -259,11 +274,7 @@ def choose(candidates: Mapping[str, Any], metric: str, fp32_score: float, max_dr
     Returns:
         chosen (name or None), winner (the file to keep, or None), int8 (whether there is one), note, headline.
     """
-    invariant = {
-        name: found
-        for name, found in candidates.items()
-        if name != "fp32" and "failed" not in found and found["static"] and found["batch_invariant"]
-    }
+    invariant = {name: found for name, found in candidates.items() if is_eligible(found)}
     drops = {name: fp32_score - found["tune"][metric] for name, found in invariant.items()}
     good = {name: found for name, found in invariant.items() if drops[name] <= max_drop}
     if good:

@@ -40,7 +40,7 @@ def task_of(config: Config) -> Task:
         raise InputError("which column holds the text?", given=data.train or data.data, remedy="add --text COLUMN")
     source = data.train or data.data
     assert source is not None
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem) or "task"
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # a folder's name, so not ".."
     if name in TASKS:
         name = f"own-{name}"  # a known name would bring that task's rules with it
     kind = "classification" if data.kind == "auto" else data.kind

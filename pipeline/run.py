@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from pipeline.progress import Reporter
 from pipeline.ranks import ALONE, Ranks, join
 from pipeline.reading.sources import input_fingerprint
 from pipeline.request import source_of, task_of
+from pipeline.rundir import claim, locked, root_of
 from pipeline.settings import Config, StudentSettings, TeacherSettings
 
 STAGES = (
@@ -46,6 +45,7 @@ STAGES = (
         candidates.run,
         lambda run: _candidates(run),
         ("data",),
+        candidates.is_intact,
         wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
@@ -61,15 +61,15 @@ STAGES = (
     Stage("student", student.run, lambda run: _training(run.config, run.student), ("targets",)),
     Stage("merge", merge.run, lambda run: {}, ("student",)),
     Stage("export", export.run, lambda run: run.config.export.model_dump(), ("merge",)),
-    Stage("quantize", quantize.run, lambda run: run.config.quantize.model_dump(), ("export",)),
+    Stage("quantize", quantize.run, lambda run: run.config.quantize.model_dump() | _machine(run), ("export",)),
     Stage("controls", controls.run, lambda run: {"controls": run.config.run.controls}, ("teacher", "student")),
     Stage(
         "evaluate",
         evaluate.run,
-        lambda run: {**run.config.evaluate.model_dump(), "device": run.config.run.device},
+        lambda run: run.config.evaluate.model_dump() | {"device": run.config.run.device} | _machine(run),
         ("quantize", "controls"),
     ),
-    Stage("package", package.run, lambda run: _contract(run.config), ("evaluate",), package.is_intact),
+    Stage("package", package.run, lambda run: _contract(run), ("evaluate",), package.is_intact),
 )
 
 
@@ -110,7 +110,7 @@ def _candidates(run: Run) -> dict[str, Any]:
         "precisions": candidates.precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
-        "machine": _machine(),
+        **_machine(run),
     }
 
 
@@ -119,14 +119,15 @@ def _search(run: Run) -> dict[str, Any]:
     return {"search": contract.search, "max_hours": contract.max_hours, "kept": candidates.kept(run)}
 
 
-def _contract(config: Config) -> dict[str, Any]:
-    terms = config.contract.terms
-    return {} if terms is None else {"contract": terms.model_dump(mode="json"), "machine": _machine()}
+def _contract(run: Run) -> dict[str, Any]:
+    terms = run.config.contract.terms
+    return {} if terms is None else {"contract": terms.model_dump(mode="json"), **_machine(run)}
 
 
-def _machine() -> list[Any]:
-    """What latencies depend on: in a run directory that moved, they are measured again."""
-    return [machine.cpu()["model"], machine.cores()["usable"]]
+def _machine(run: Run) -> dict[str, Any]:
+    """What latencies, and int8's and fp16's arithmetic, depend on: in a run directory that moved, they are measured
+    again."""
+    return {"machine": [machine.cpu()["model"], machine.cores()["usable"], package.gpu_name(run.device)]}
 
 
 def _data_settings(config: Config) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def compress(
     for name in (start_from, until):
         if name is not None and name not in names:
             raise InputError("no such stage in this run", given=name, remedy=f"one of {', '.join(names)}")
-    root = _root(config)
+    root = root_of(config)
     device, _ = _device(config)
     ranks = join(device)
     if ranks.rank > 0:
@@ -192,9 +193,9 @@ def compress(
     redo_from = names.index(start_from) if start_from else (0 if force else len(stages))
     last = names.index(until) if until else len(stages) - 1
     results = {}
-    with ranks.leading(), _locked(root):
+    with ranks.leading(), locked(root):
         run = open_run(root, config, reporter, ranks)
-        (root / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
+        claim(root, config, [stage.name for stage in STAGES])
         ranks.check_batches(config)
         ranks.together(_see_directory, run, config=config.model_dump_json())
         run.fingerprints["labelled"] = fingerprint_of("labelled", _plain(_labelled_settings(config)), [])
@@ -215,12 +216,6 @@ def compress(
         summary["artifact"] = str(root / (result["artifact"] if failed else "artifact"))
         summary["result"] = result
     return summary
-
-
-def _root(config: Config) -> Path:
-    if config.run.out is not None:
-        return config.run.out
-    return Path("runs") / task_of(config).name
 
 
 def _see_directory(run: Run, *, config: str) -> None:
@@ -280,31 +275,6 @@ def _has_fast_bf16(device: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.6
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One run a directory.
-
-    Raises:
-        InputError: the directory cannot be made, or another run works in it.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "run.lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            "another run works in this directory", given=root, remedy="wait for it, or name another --out"
-        ) from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        if Path(error.filename or "") not in (root, *root.parents, root / "run.lock"):
-            raise
-        raise InputError(
-            f"cannot work in this directory ({error.strerror})", given=root, remedy="name another --out"
-        ) from None
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

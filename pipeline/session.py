@@ -59,7 +59,7 @@ def _compress(config: Config, *, start_from: str | None, until: str | None, forc
             root = Path(result["out"])
             note_command(root, command)
             if "artifact" in result:
-                result["report"] = _report(root, config, reporter, again=not result["stages"]["package"]["skipped"])
+                result["report"] = _report(root, config, reporter, sha256=result["result"]["sha256"])
             return result
     except KeyboardInterrupt:
         raise ranks.Stopped("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
@@ -75,12 +75,12 @@ def _compress(config: Config, *, start_from: str | None, until: str | None, forc
         reporter.stop()
 
 
-def _report(root: Path, config: Config, reporter: Reporter, *, again: bool) -> str:
+def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> str:
     """Write the report where there is none of this artifact; its path."""
-    from pipeline.report import write_report
+    from pipeline.report import reported_artifact, write_report
 
     path = root / "report.html"
-    if again or not path.exists():
+    if reported_artifact(root) != sha256:
         reporter.say("report: starts")
         facts = write_report(root, examples=config.report.examples)
         reporter.say(f"report: {facts['verdict']}")

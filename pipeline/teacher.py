@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from errors import InputError
@@ -21,6 +22,7 @@ from pipeline import adapters, ensemble, models
 from pipeline.batches import Rows
 from pipeline.context import Run
 from pipeline.fit import check_learned, finish, fit, judge, judge_logits
+from pipeline.metrics import predictions
 from pipeline.reading.scores import scores_of_rows
 from pipeline.tasks import Task
 
@@ -55,12 +57,19 @@ def _black_box(run: Run, scores: Path, out: Path) -> dict[str, Any]:
     found, labels = logits[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
     summary = judge_logits(found, labels, data.task)
     _check(run, summary)
-    if data.task.kind == "classification" and (found.argmax(axis=1) == labels).all():
+    if are_the_labels(found, labels, data.task):
         run.say(
             f"warning: {scores.name} gives all {len(labels)} rows of the tuning slice their own label: is its column "
             "the labels themselves, and not what the black box answered?"
         )
     return summary
+
+
+def are_the_labels(found: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
+    """Whether no answer of a black box, as logits, differs from the row's label."""
+    if task.kind == "regression":
+        return bool(np.allclose(task.center + task.spread * found[:, 0], labels, atol=1e-5 * task.spread))
+    return bool((predictions(found, task.kind) == labels).all())
 
 
 def _check(run: Run, summary: dict[str, Any]) -> None:
@@ -145,7 +154,16 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
         )  # fmt: skip
     if task.kind == "regression":
         return None
-    theirs = names or tuple(config.id2label[index] for index in range(config.num_labels))
+    own = tuple(config.id2label[index] for index in range(config.num_labels))
+    theirs = names or own
+    stated, given = ([name.lower() for name in names] for names in (own, theirs))
+    if given != stated and sorted(given) == sorted(stated):
+        raise InputError(
+            "the teacher says itself what its outputs mean, and otherwise",
+            given=f"its config.json {', '.join(own)}; --teacher-labels {', '.join(theirs)}",
+            remedy="leave out --teacher-labels, which is for all teachers, or correct the one that is wrong (id2label "
+            "in its config.json)",
+        )  # fmt: skip
     if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
         raise InputError(
             "the teacher does not say what its outputs mean", given=", ".join(theirs),

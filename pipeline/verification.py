@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,7 +118,9 @@ def _answer(texts: Sequence[Text], task: Task, teacher: str, max_length: int) ->
     tokenizer = models.load_tokenizer(teacher)
     longest = min(max_length, models.longest_input(model.config, tokenizer))
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids="token_type_ids" in tokenizer.model_input_names)
-    rows = RowTokenizer.read(Path(models.locate(teacher)) / "tokenizer.json", info)
+    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a teacher may be an id, or have no such file itself
+        tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
+        rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
     parts = []
     for start in range(0, len(texts), _BATCH):
         feeds = pad(rows.encode(texts[start : start + _BATCH]), info)

@@ -66,6 +66,8 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
 def _read(path: Path, task: Task) -> tuple[dict[Any, NDArray[np.float64]], bool]:
     """Logits by the fingerprint of the text, or by the row's id; and whether by id."""
     rows = _open(path)
+    if len(rows) == 0:
+        raise InputError("the teacher's scores have no rows", given=path, remedy="an answer for every row of the run")
     columns = [task.text] + ([task.text_pair] if task.text_pair else [])
     absent = [name for name in columns if name not in rows.column_names]
     by_id = len(absent) == len(columns) and _ID in rows.column_names
@@ -204,17 +206,34 @@ def _from_probabilities(values: NDArray[np.float64], task: Task, path: Path) -> 
 
 
 def _answer_column(rows: datasets.Dataset, task: Task, path: Path) -> str:
-    for name in (task.label, "label", "score"):
-        if name in rows.column_names:
-            return name
-    raise _wrong(f"neither a column for each of {', '.join(task.labels) or 'the numbers'} nor {task.label}", path, rows)
+    """The column with the answers, if only one can be it: beside the data's own labels nobody could tell which is."""
+    answer = next((name for name in (task.label, "label", "score") if name in rows.column_names), None)
+    if answer is None:
+        named = ", ".join(task.labels) or "the numbers"
+        raise _wrong(f"neither a column for each of {named} nor {task.label}", path, rows)
+    others = [name for name in rows.column_names if name not in (answer, _ID, task.text, task.text_pair)]
+    alike = [name for name in others if _may_answer(rows[name][:], task)]
+    if alike:
+        raise _wrong(f"{', '.join([answer, *alike])} may all be the answer; leave one", path, rows)
+    return answer
+
+
+def _may_answer(values: list[Any], task: Task) -> bool:
+    """Whether a column holds labels of the task alone, or numbers alone where those are its labels."""
+    if task.kind == "regression":
+        return bool(np.isfinite(_as_numbers(values)).all())
+    return {str(value) for value in values} <= set(task.labels)
+
+
+def _as_numbers(values: list[Any]) -> NDArray[np.float64]:
+    """What is no number is NaN."""
+    import pandas
+
+    return pandas.to_numeric(pandas.Series(values), errors="coerce").to_numpy(np.float64)
 
 
 def _numbers(rows: datasets.Dataset, names: list[str], path: Path) -> NDArray[np.float64]:
-    try:
-        values = np.column_stack([np.asarray(rows[name][:], dtype=np.float64) for name in names])
-    except (TypeError, ValueError):
-        values = np.full((1, 1), np.nan)
+    values = np.column_stack([_as_numbers(rows[name][:]) for name in names])
     if not np.isfinite(values).all():
         row = np.flatnonzero(~np.isfinite(values).all(axis=1))[0] + 1
         raise InputError(

@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from pipeline.report.page import write_report
+from pipeline.report.page import reported_artifact, write_report
 
-__all__ = ["write_report"]
+__all__ = ["reported_artifact", "write_report"]

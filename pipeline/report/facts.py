@@ -19,6 +19,7 @@ from pipeline import metrics
 from pipeline.commands import read_commands
 from pipeline.context import Run
 from pipeline.evaluate import ALL_LOGITS
+from pipeline.package import MADE_FROM
 from pipeline.report.disagreements import disagreements
 from pipeline.settings import Config
 from pipeline.statistics import difference, reliability, score_interval
@@ -98,15 +99,28 @@ def verdict(facts: dict[str, Any]) -> str:
 def _open(root: Path) -> Run:
     if not (root / "package" / "stage.json").exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
-    if not (root / "evaluate" / ALL_LOGITS).exists():
+    if not ((root / "evaluate" / ALL_LOGITS).exists() and (root / "package" / MADE_FROM).exists()):
         raise InputError(
             "the run was made by an older kdc, which kept too little for a report", given=root,
             remedy="run its `kdc compress` again",
         )  # fmt: skip
     config = root / "package" / "config.json"  # of what was packaged; the run's own may be of a later, unfinished start
-    if not config.exists():
-        config = root / "config.json"
+    _check_unchanged(root)
     return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
+
+
+def _check_unchanged(root: Path) -> None:
+    """Refuse stages that a later, unfinished start has redone: old answers would stand beside new rows."""
+    made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
+    for stage, fingerprint in made_from.items():
+        record = root / stage / "stage.json"
+        if stage == "labelled":  # a part of `data`, without a folder
+            continue
+        if not record.exists() or json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+            raise InputError(
+                "a later start has changed the run since its artifact was made", given=root / stage,
+                remedy="run `kdc compress` to its end; the report of before is still in the directory",
+            )  # fmt: skip
 
 
 def _logits(run: Run, split: str) -> dict[str, NDArray[np.float32]]:
@@ -199,12 +213,12 @@ def _candidates(run: Run) -> dict[str, Any] | None:
     """What was measured and tried for the contract; None without one that limits costs."""
     if not run.config.measures_first:
         return None
-    from pipeline.candidates import kept
+    from pipeline.candidates import by_number, kept
 
     trials = run.metrics("search")["trials"] if run.config.searches else []
     return {
         "measured": run.metrics("candidates")["candidates"], "kept": kept(run), "trials": trials,
-        "chosen": run.student.model,
+        "chosen": by_number(run.student.model, run.config),
     }  # fmt: skip
 
 

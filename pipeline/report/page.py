@@ -18,6 +18,7 @@ from pipeline.report.markup import document, html_table, write_text
 from pipeline.report.pareto import pareto
 
 MOST_EXAMPLES = 50
+_FACTS = "report.json"
 NAMES = {
     "teacher": "teacher",
     "teacher_lora": "LoRA teacher",
@@ -57,10 +58,19 @@ def write_report(root: Path, *, examples: bool = True) -> dict[str, Any]:
         KdcError: its artifact is damaged.
     """
     facts = gather(root, examples=MOST_EXAMPLES if examples else 0)
-    write_text(root / "report.json", json.dumps(facts, indent=2, ensure_ascii=False))
     write_text(root / "report.md", markdown(facts))
     write_text(root / "report.html", page(facts))
+    write_text(root / _FACTS, json.dumps(facts, indent=2, ensure_ascii=False))  # last: it says that all are there
     return facts
+
+
+def reported_artifact(root: Path) -> str | None:
+    """SHA-256 of the artifact that a run's report is of; None where there is no whole report."""
+    try:
+        facts = json.loads((root / _FACTS).read_text(encoding="utf-8"))
+        return str(facts["where"]["artifact_sha256"]) if (root / "report.html").exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def table(facts: Mapping[str, Any]) -> list[list[str]]:

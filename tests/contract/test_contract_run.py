@@ -181,6 +181,19 @@ def test_other_rows_need_the_teacher(contracted: Contracted, tmp_path: Path) -> 
     assert found["teacher"] > 90
 
 
+def test_a_teacher_may_have_its_vocabulary_alone(contracted: Contracted, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(contracted.root / "teacher" / "model", teacher)
+    vocabulary = json.loads((teacher / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    (teacher / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", encoding="utf-8")
+    (teacher / "tokenizer.json").unlink()
+    (teacher / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    rows = str(write_rows(tmp_path / "other.csv", 60, seed=3))
+    done = kdc("verify", str(contracted.passed), "--data", rows, "--teacher", str(teacher), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["quality"]["teacher"] > 90
+
+
 def test_an_artifact_that_was_judged_elsewhere_is_said_to_be_so(
     contracted: Contracted, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ from contract.terms import Contract, Limits
 from errors import InputError
 from pipeline import candidates, search
 from pipeline.context import Run
+from pipeline.report.pareto import _short
 from pipeline.settings import Config
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
@@ -78,6 +79,27 @@ def test_an_impossible_contract_is_refused_before_anything_is_trained(rows: Rows
         compress(rows.config(tmp_path / "run", max_size_mb=0.001))
 
 
+def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_time(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
+    measured, count = candidates._measure, []
+
+    def counted(run: Run, student: str, *given: Any) -> dict[str, Any]:
+        count.append(student)
+        return measured(run, student, *given)
+
+    monkeypatch.setattr(candidates, "_measure", counted)
+    with pytest.raises(InputError, match="nothing was trained"):
+        compress(rows.config(tmp_path / "run", max_size_mb=0.001), until="candidates")
+    assert count == []
+    found = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
+    assert tuple(found) == DEEP  # what a report of the run before it reads
+    for _ in range(2):
+        compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
+    assert count == list(DEEP)
+
+
 def test_another_limit_measures_nothing_again(rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path) -> None:
     compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
     again = compress(rows.config(tmp_path / "run", max_size_mb=99.0), until="candidates")
@@ -111,6 +133,14 @@ def test_a_drop_alone_measures_and_searches_nothing(rows: Rows, tmp_path: Path) 
 def test_who_names_a_student_gets_that_one(rows: Rows, tmp_path: Path) -> None:
     config = rows.config(tmp_path, "student.model=layers:1", max_size_mb=1.0)
     assert candidates.students_of(config) == ["layers:1"]
+
+
+def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> None:
+    """The report counts them."""
+    config = rows.config(tmp_path, "student.model=layers:first-half", max_size_mb=1.0)
+    (name,) = candidates.students_of(config)
+    assert name == "layers:0,1"
+    assert _short(name) == "2 layers"
 
 
 def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipeline.report import write_report
 from pipeline.run import compress
 from pipeline.served import digest
 from pipeline.settings import Config
+from pipeline.tasks import Kind, custom_task
+from pipeline.teacher import are_the_labels
 
 ALMOST = 0.9  # how sure the black box is of what it says
 
@@ -177,6 +180,11 @@ def test_bare_answers_are_taken_for_nearly_sure(boxed: tuple[Path, Config], data
             ],
             r"label, and also what may be probabilities \(prob_no, prob_yes\)",
         ),
+        (
+            lambda rows: [without(row, "no", "yes") | {"label": "yes", "answer": "no"} for row in rows],
+            "label, answer may all be the answer",
+        ),
+        (lambda rows: [*rows[:4], rows[4] | {"yes": "sure"}, *rows[5:]], "row 5"),
     ],
 )
 def test_scores_that_do_not_fit_are_refused(
@@ -185,6 +193,39 @@ def test_scores_that_do_not_fit_are_refused(
     rows = change(answers(boxed[0]))  # type: ignore[operator]
     with pytest.raises(InputError, match=message):
         scores_of_rows(write(tmp_path / "scores.csv", rows), data)
+
+
+def test_a_file_without_rows_is_refused(data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("first,second,label,score\n")
+    with pytest.raises(InputError, match="no rows"):
+        scores_of_rows(tmp_path / "scores.csv", data)
+
+
+def test_a_number_beside_the_answer_may_be_the_answer_in_regression(data: PreparedData, tmp_path: Path) -> None:
+    task = custom_task("ratings", "first", "second", "rating", "regression")
+    rows = [{"first": "a", "second": "b", "rating": "1", "model": "x"}, {"first": "c", "second": "d", "rating": "2.5"}]
+    known, _ = _read(write(tmp_path / "answers.csv", [row | {"model": "x"} for row in rows]), task)
+    assert known[digest(("c", "d"))].tolist() == [2.5]
+    with pytest.raises(InputError, match="rating, score may all be the answer"):
+        _read(write(tmp_path / "both.csv", [row | {"model": "x", "score": "4.5"} for row in rows]), task)
+
+
+@pytest.mark.parametrize(
+    ("kind", "logits", "labels", "other"),
+    [
+        ("regression", [[-1.0], [1.0]], [1.0, 5.0], [1.0, 4.0]),
+        ("multilabel", [[9.0, -9.0], [-9.0, 9.0]], [[1, 0], [0, 1]], [[1, 0], [1, 1]]),
+        ("classification", [[9.0, -9.0], [-9.0, 9.0]], [0, 1], [0, 0]),
+    ],
+)
+def test_answers_that_are_the_labels_are_known_for_every_kind(
+    kind: Kind, logits: list, labels: list, other: list
+) -> None:
+    task = custom_task("ratings", "text", None, "rating", kind)
+    task = dataclasses.replace(task, center=3.0, spread=2.0)
+    found = np.array(logits, dtype=np.float32)
+    assert are_the_labels(found, np.array(labels), task)
+    assert not are_the_labels(found, np.array(other), task)
 
 
 def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path) -> None:

@@ -63,3 +63,17 @@ def test_the_majority_of_a_balanced_task_is_chance() -> None:
 
 def test_the_majority_answer_is_the_most_frequent_class() -> None:
     assert metrics.majority(np.array([2, 2, 2, 0]), "classification", ("accuracy",)) == {"accuracy": 75.0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([[1, 0, 0], [0, 1, 0]], 100.0),  # no row has the third label
+        ([[1, 0, 0], [1, 0, 0]], 100 * 2 / 3),  # the first is right once of twice: F1 is 2/3; the others have no row
+        ([[0, 0, 0], [0, 0, 0]], 0.0),
+    ],
+)
+def test_multilabel_macro_f1_is_over_the_labels_that_some_row_has(labels: list, expected: float) -> None:
+    logits = np.array([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]])
+    found = metrics.compute(logits, np.array(labels), "multilabel", ("macro_f1",))["macro_f1"]
+    assert found == pytest.approx(expected, abs=1e-3)

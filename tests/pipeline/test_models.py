@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +163,14 @@ def test_a_finetuned_teacher_that_says_label_0_must_be_told_its_names(tmp_path: 
     with pytest.raises(InputError, match="--teacher-labels a,b,c"):
         label_order(model.config, TASK, None)
     assert label_order(model.config, TASK, ("b", "c", "a")) == [2, 0, 1]
+
+
+def test_names_that_contradict_the_teachers_own_are_refused(tmp_path: Path) -> None:
+    config = SimpleNamespace(num_labels=3, id2label={0: "C", 1: "A", 2: "B"})
+    assert label_order(config, TASK, None) == [1, 2, 0]
+    assert label_order(config, TASK, ("c", "a", "b")) == [1, 2, 0]
+    with pytest.raises(InputError, match="leave out --teacher-labels"):
+        label_order(config, TASK, ("a", "b", "c"))
 
 
 def test_a_finetuned_teacher_with_another_number_of_outputs_is_an_error(tmp_path: Path) -> None:

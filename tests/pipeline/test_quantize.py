@@ -62,16 +62,52 @@ def test_what_was_chosen_before_stays_unless_another_is_more_accurate(
     }  # fmt: skip
     monkeypatch.setattr(Bench, "_time", lambda self: None)
     monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
-    bench._logits = None  # type: ignore[assignment]
+    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
     chosen = bench.choose(before={"chosen": "first", "winner": "first"})["chosen"]
     assert chosen == ("second" if beaten else "first")
 
 
+# fp32 has 90.0, the lossy one that was chosen first 89.0; up to 0.3 points count as nothing.
+@pytest.mark.parametrize(
+    ("others", "chosen"),
+    [
+        ({"slow": (90.0, 6.0)}, "slow"),  # a lossy one is not kept for its speed
+        ({"slow": (90.0, 6.0), "fast": (89.5, 1.0)}, "slow"),  # one that costs nothing before one that costs less
+        ({"slow": (90.0, 6.0), "free": (89.8, 4.0)}, "free"),  # the fastest of those that cost nothing
+        ({"slower": (89.5, 6.0), "slow": (89.4, 4.0)}, "slow"),
+        ({"dynamic": (90.0, 1.0)}, "first"),
+        ({"dynamic": (90.0, 1.0), "slow": (89.5, 6.0)}, "slow"),
+    ],
+)  # fmt: skip
+def test_what_was_tried_for_a_lossy_int8_is_chosen_by_what_it_costs(
+    monkeypatch: pytest.MonkeyPatch, others: dict[str, tuple[float, float]], chosen: str
+) -> None:
+    bench = Bench.__new__(Bench)
+    settings = SimpleNamespace(max_int8_drop=2.0, free_drop=0.3)
+    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
+    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
+    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
+    bench.found = {"fp32": {"rows_per_second": 100.0}, "first": found(89.0, milliseconds=3.0, difference=0.1)}
+    for name, (score, milliseconds) in others.items():
+        bench.found[name] = found(score, milliseconds=milliseconds, difference=0.0) | {"static": name != "dynamic"}
+    monkeypatch.setattr(Bench, "_time", lambda self: None)
+    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
+    assert bench.choose(before={"chosen": "first", "winner": "first"})["chosen"] == chosen
+
+
+@pytest.mark.parametrize(("milliseconds", "faster"), [(5.0, True), (10.0, False), (19.0, False)])
+def test_int8_that_is_slower_than_fp32_is_known_to_be(milliseconds: float, faster: bool) -> None:
+    bench = Bench.__new__(Bench)
+    bench.found = {"fp32": {"rows_per_second": 100.0}, "a": found(89.0, milliseconds=milliseconds, difference=0.1)}
+    assert bench.is_faster("a") is faster
+
+
 def found(score: float, *, milliseconds: float, difference: float) -> dict[str, Any]:
+    """A candidate; fp32 takes 10 ms."""
     return {
         "graph": f"of {milliseconds} ms", "tune": {"accuracy": score}, "rows_per_second": 1000 / milliseconds,
         "latency_against_fp32": milliseconds / 10, "mean_difference": difference, "batch_invariant": True,
-        "static": True,
+        "static": True, "label_changes": 0,
     }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ import tiny_runs
 import torch
 from conftest import Finished
 
+import machine
 from artifact import TokenizerInfo, load_manifest
 from errors import InputError, KdcError
-from pipeline import quantize
+from pipeline import package, quantize
 from pipeline.graphs.int8 import CANDIDATES
 from pipeline.measure import peak_memory_bytes
 from pipeline.progress import Reporter
@@ -136,6 +137,25 @@ def test_a_lost_artifact_is_made_again(finished: Finished, copied: Path) -> None
     skipped = again(finished, copied)
     assert [name for name, was in skipped.items() if not was] == ["package"]
     load_manifest(copied / "artifact")
+
+
+def test_another_machine_quantises_and_measures_again(
+    finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = machine.cpu()
+    monkeypatch.setattr(machine, "cpu", lambda: real | {"model": "Another CPU 9000"})
+    skipped = again(finished, copied)
+    assert [name for name, was in skipped.items() if not was] == ["quantize", "evaluate", "package"]
+    assert load_manifest(copied / "artifact").lineage.cpu == "Another CPU 9000"
+
+
+@pytest.mark.parametrize(
+    ("measured", "holds"),
+    [((), True), (("fp32 (cuda)", "fp16 (cuda)"), True), (("fp32 (cuda)",), False)],
+)  # fmt: skip
+def test_fp16_that_failed_on_a_gpu_is_not_what_a_gpu_loads(measured: tuple[str, ...], holds: bool) -> None:
+    table: dict[str, dict] = {name: {} for name in ("fp32", "fp16", *measured)}
+    assert package.holds_on_cuda("fp16", table) is holds
 
 
 def test_another_student_does_not_train_the_teacher_again(finished: Finished, copied: Path) -> None:

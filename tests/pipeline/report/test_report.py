@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_runs
 from conftest import Finished
 from sklearn.metrics import confusion_matrix
 
 from artifact import load_manifest
 from errors import InputError
 from pipeline.commands import note_command, read_commands
-from pipeline.report import write_report
+from pipeline.report import reported_artifact, write_report
 from pipeline.report.facts import verdict
 from pipeline.report.page import markdown, page, table
+from pipeline.session import compress_for_people
 
 
 class Reader(HTMLParser):
@@ -239,6 +241,47 @@ def test_what_is_not_a_finished_run_is_wrong_input(run: Path, tmp_path: Path) ->
     (tmp_path / "old" / "evaluate" / "logits.npz").unlink()
     with pytest.raises(InputError, match="older kdc"):
         write_report(tmp_path / "old")
+
+
+@pytest.mark.parametrize("change", ["another", "gone"])
+def test_stages_that_a_later_start_redid_are_not_reported_beside_older_ones(
+    run: Path, tmp_path: Path, change: str
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied, symlinks=True)
+    record = copied / "teacher" / "stage.json"
+    if change == "gone":
+        record.unlink()
+    else:
+        record.write_text(json.dumps(stage(copied, "teacher") | {"fingerprint": "of other settings"}), encoding="utf-8")
+    with pytest.raises(InputError, match="later start has changed the run") as caught:
+        write_report(copied)
+    assert str(copied / "teacher") in str(caught.value)
+    assert (copied / "report.html").read_bytes() == (run / "report.html").read_bytes()
+
+
+def test_a_report_says_which_artifact_it_is_of(run: Path, tmp_path: Path) -> None:
+    assert reported_artifact(run) == stage(run, "package")["metrics"]["sha256"]
+    assert reported_artifact(tmp_path) is None
+    shutil.copytree(run, tmp_path / "cut off", symlinks=True)
+    (tmp_path / "cut off" / "report.html").unlink()
+    assert reported_artifact(tmp_path / "cut off") is None
+    (tmp_path / "report.json").write_text("[]", encoding="utf-8")
+    assert reported_artifact(tmp_path) is None
+
+
+def test_a_run_that_was_killed_before_its_report_gets_the_report_of_its_own_artifact(
+    finished: Finished, run: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied, symlinks=True)
+    flags = {"run.out": copied, "run.controls": True}
+    config = tiny_runs.config_for(finished.folder, finished.teacher, "evaluate.rounds=2", flags=flags)
+    tiny_runs.compress(config)  # as killed after `package`
+    made = stage(copied, "package")["metrics"]["sha256"]
+    assert reported_artifact(copied) != made
+    compress_for_people(config, start_from=None, until=None, force=False)
+    assert reported_artifact(copied) == made
 
 
 def test_markdown_has_one_table(facts: dict[str, Any]) -> None:
