@@ -95,7 +95,7 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
 
 
 def save_adapters(adapted: Any, folder: Path) -> None:
-    """Save trained adapters, for `load_adapters` with the weights below them."""
+    """Save trained adapters; PEFT reads them with the weights below them."""
     adapted.peft_config["default"].init_lora_weights = True  # a reading must not initialise them anew
     adapted.save_pretrained(folder)
 

@@ -160,7 +160,7 @@ def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges 
     groups = readers(linear)
     share = math.ceil(candidate.exclude * len(linear))
     found: set[str] = set()
-    for tensor in sorted(groups, key=lambda name: ranges.histograms[name].noise(method), reverse=True):
+    for tensor in sorted(groups, key=lambda name: ranges[name].noise(method), reverse=True):
         if len(found) >= share:
             break
         found.update(node.name for node in groups[tensor])
@@ -172,8 +172,7 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
     if candidate.ranges is None or ranges is None:
         return _quantise_dynamic(model, names, candidate)
     tensors = {
-        name: tuple(np.float32(end) for end in histogram.range(candidate.ranges))
-        for name, histogram in ranges.histograms.items()
+        name: tuple(np.float32(end) for end in histogram.range(candidate.ranges)) for name, histogram in ranges.items()
     }
     quantizer = QDQQuantizer(
         model,

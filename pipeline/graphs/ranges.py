@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -139,12 +138,7 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p[there] * np.log(p[there] / q[there])).sum())
 
 
-@dataclass(frozen=True)
-class Ranges:
-    """Histograms by tensor name, and how many rows they saw."""
-
-    histograms: Mapping[str, Histogram]
-    rows: int
+Ranges = Mapping[str, Histogram]  # by tensor name
 
 
 def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
@@ -152,19 +146,17 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
 
     Args:
         onnx_path: the fp32 graph.
-        tensors: names of float tensors inside it, see `pipeline.graphs.int8.activations`.
+        tensors: names of float tensors inside it, see `pipeline.graphs.layers.activations`.
         batches: feeds of any shapes; without padding (`calibration_batches`) only real tokens are counted.
 
     Raises:
         KdcError: there is no batch, or a tensor takes a value that is not finite.
     """
     histograms = {name: Histogram() for name in tensors}
-    rows = 0
-    for feeds, found in watch(onnx_path, tensors, batches):
-        rows += len(feeds["input_ids"])
+    for _, found in watch(onnx_path, tensors, batches):
         for name, values in found.items():
             histograms[name].add(values)
-    return Ranges(histograms, rows)
+    return histograms
 
 
 def watch(

@@ -118,7 +118,7 @@ def test_excluding_keeps_the_noisiest_layers_in_fp32(fp32: Path, ranges: Ranges,
     excluded = plain["quantized"] - fewer["quantized"]
     assert excluded in (2, 3, 4)  # a tenth of 14 rounded up; query, key and value go together
     assert fewer["stored"] - plain["stored"] == excluded
-    noise = {name: histogram.noise("minmax") for name, histogram in ranges.histograms.items()}
+    noise = {name: histogram.noise("minmax") for name, histogram in ranges.items()}
     nodes = [node for node in onnx.load(tmp_path / "fewer.onnx").graph.node if node.input]
     kept = [noise[node.input[0]] for node in nodes if node.op_type in LINEAR_OPS and node.input[0] in noise]
     rounded = [noise[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear"]
@@ -290,8 +290,7 @@ def test_ranges_are_those_of_the_graphs_tensors(tmp_path: Path) -> None:
     feeds = [{"input_ids": np.arange(start, start + 10)[None]} for start in (0, 20)]
     found = collect_ranges(tmp_path / "fp32.onnx", ["rows"], feeds)
     used = np.concatenate([table[:10], table[20:30]])
-    np.testing.assert_allclose(found.histograms["rows"].range("minmax"), (used.min(), used.max()), rtol=1e-6)
-    assert found.rows == 2
+    np.testing.assert_allclose(found["rows"].range("minmax"), (used.min(), used.max()), rtol=1e-6)
 
 
 def test_no_calibration_rows_is_an_error(fp32: Path) -> None:
