@@ -83,19 +83,13 @@ def kept(run: Run) -> list[str]:
 
 def students_of(config: Config) -> list[str]:
     """Students that could come out; the configured one alone where no search was asked for."""
-    own = by_number(config.student.model, config)
+    own, layers = config.student.model, models.depth(config.teacher.model)
+    if own.startswith("layers:"):
+        own = _cut(models.parse_layers(own, layers))  # by number, whatever name it was given
     if config.contract.search == "off":
         return [own]
-    layers = models.depth(config.teacher.model)
     cuts = [_cut(models.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
     return cuts if own in cuts else [own, *cuts]
-
-
-def by_number(student: str, config: Config) -> str:
-    """A cut by its layers' numbers, whatever name it was given; a checkpoint as it is."""
-    if not student.startswith("layers:"):
-        return student
-    return _cut(models.parse_layers(student, models.depth(config.teacher.model)))
 
 
 def _cut(layers: list[int]) -> str:

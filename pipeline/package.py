@@ -41,7 +41,9 @@ from pipeline.settings import TeacherSettings
 
 _PACKAGES = ("torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "onnxruntime",
              "tokenizers", "datasets", "numpy")  # fmt: skip
-MADE_FROM = "stages.json"  # fingerprints of the stages, by name: a later start may have redone some of them
+# Of the run that ended with this artifact; a later start may leave other settings and stages in the run directory.
+SETTINGS = "config.json"
+MADE_FROM = "stages.json"  # fingerprints of the stages, by name
 
 
 def run(run: Run, out: Path) -> dict[str, Any]:
@@ -56,8 +58,6 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     if contract is not None:
         write_manifest(working, manifest)  # the engine loads what has one
         manifest, judgement = judge_variants(run, working, manifest, contract)
-    (out / "config.json").write_text(run.config.model_dump_json(indent=2), encoding="utf-8")
-    (out / MADE_FROM).write_text(json.dumps(run.fingerprints, indent=2), encoding="utf-8")
     example = _example(manifest.task)
     (working / "README.md").write_text(model_card(manifest, quantized, judgement, example), encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
@@ -85,13 +85,21 @@ def run(run: Run, out: Path) -> dict[str, Any]:
 
 
 def is_intact(root: Path) -> bool:
-    """Whether the artifact that was made is still there, and the link, unless it failed its contract; and what it was
-    made from is known."""
+    """Whether the artifact that was made is still there, and the link, unless it failed its contract."""
     made = json.loads((root / "package" / "stage.json").read_text(encoding="utf-8"))["metrics"]
     failed = (made.get("contract") or {}).get("verdict") == "fail"
     places = [root / made["artifact"]] + ([] if failed else [root / "artifact"])
-    files = [place / MANIFEST_NAME for place in places] + [root / "package" / MADE_FROM]
-    return all(file.exists() for file in files)
+    return all((place / MANIFEST_NAME).exists() for place in places)
+
+
+def note_run(run: Run) -> None:
+    """Keep what a finished run was, for its report: also where this stage was skipped, since others may not have been
+    (a search with more hours that found the same student)."""
+    texts = {SETTINGS: run.config.model_dump_json(indent=2), MADE_FROM: json.dumps(run.fingerprints, indent=2)}
+    for name, text in texts.items():
+        temporary = run.folder("package") / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, run.folder("package") / name)
 
 
 def _new_name(path: Path) -> Path:

@@ -168,17 +168,20 @@ class Bench:
         return mine["latency_against_fp32"] < 1 or mine["rows_per_second"] > theirs["rows_per_second"]
 
     def choose(self, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Time all candidates in turns, and choose: see `choose`. What was chosen before stays, unless others are more
-        accurate: then one of those that cost nothing, where there are such."""
+        """Time all candidates in turns, and choose: see `choose`. The second time of those that cost nothing, where
+        there are such; and what was chosen before stays unless another is more accurate.
+        """
         self._time()
         settings, metric = self._run.config.quantize, self._task.metrics[0]
-        found = self.found
-        if before is not None and before["chosen"] is not None:
-            eligible = [name for name, each in self.found.items() if is_eligible(each)]
-            better = [name for name in eligible if self.drop(name) < self.drop(before["chosen"])]
-            found = {name: self.found[name] for name in [name for name in better if self.is_free(name)] or better}
+        found, beaten = self.found, None if before is None else before["chosen"]
+        if before is not None:
+            better = {name: each for name, each in found.items() if is_eligible(each)}
+            if beaten is not None:
+                better = {name: each for name, each in better.items() if self.drop(name) < self.drop(beaten)}
+                found = better
+            found = {name: each for name, each in better.items() if self.is_free(name)} or found
         now = choose(found, metric, self._score(self._logits), settings.max_int8_drop)
-        return now if before is None or before["chosen"] is None or now["chosen"] is not None else dict(before)
+        return dict(before or {}) if beaten is not None and now["chosen"] is None else now
 
     def _measure(self, engine: Engine) -> dict[str, Any]:
         kind, names = self._task.kind, self._task.metrics

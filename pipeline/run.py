@@ -209,6 +209,8 @@ def compress(
             stage.check(run)
             if stage.name == _LAST_SHARED:
                 ranks.dismiss()
+        if last == len(stages) - 1:
+            package.note_run(run)
     summary: dict[str, Any] = {"out": str(root), "stages": results}
     if last == len(stages) - 1:
         result = run.metrics("package")

@@ -15,7 +15,7 @@ from pipeline.settings import Config
 _CONFIG = "config.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder
 _ENDINGS = ("", ".partial", ".old", ".kept")  # of a stage's folders
-_RESULTS = (_CONFIG, "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
+_RESULTS = (_CONFIG, "commands.json", "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
 
 
 def root_of(config: Config) -> Path:
@@ -59,8 +59,8 @@ def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
     Raises:
         InputError: it does.
     """
-    if not _is_run(root):
-        folders = [root / f"{stage}{ending}" for stage in stages for ending in _ENDINGS]
+    folders = [root / f"{stage}{ending}" for stage in stages for ending in _ENDINGS]
+    if not _is_run(root, folders):
         theirs = [path for path in folders if not _is_stage(path)]
         theirs += [root / name for name in _RESULTS if os.path.lexists(root / name)]
         if theirs:
@@ -69,16 +69,21 @@ def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
                 remedy="name another --out",
             )  # fmt: skip
     temporary = root / f".{_CONFIG}.tmp"
-    temporary.write_text(config.model_dump_json(indent=2), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(config.model_dump_json(indent=2))
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(temporary, root / _CONFIG)
 
 
-def _is_run(root: Path) -> bool:
-    """Whether the settings of a run lie there, of whatever version."""
+def _is_run(root: Path, folders: Iterable[Path]) -> bool:
+    """Whether the settings of a run lie there, of whatever version; or damaged ones, beside what a run made."""
     try:
         found = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return False
+    except ValueError:
+        return any((folder / _STAGE_FILES[0]).exists() for folder in folders)
     return isinstance(found, dict) and {"run", "teacher", "student"} <= found.keys()
 
 
@@ -86,4 +91,9 @@ def _is_stage(path: Path) -> bool:
     """Whether nothing is lost by replacing it: a stage's folder, which may have been copied from another run."""
     if not os.path.lexists(path):
         return True
-    return path.is_dir() and any((path / name).exists() for name in _STAGE_FILES)
+    if not path.is_dir():
+        return False
+    names = [found.name for found in path.iterdir()]
+    if path.suffix == ".kept":
+        return all(name.endswith((".json", ".tmp")) for name in names)
+    return not names or any(name in _STAGE_FILES for name in names)

@@ -219,17 +219,21 @@ def _answer_column(rows: datasets.Dataset, task: Task, path: Path) -> str:
 
 
 def _may_answer(values: list[Any], task: Task) -> bool:
-    """Whether a column holds labels of the task alone, or numbers alone where those are its labels."""
+    """Whether a column holds labels of the task alone, or numbers alone where those are its labels; the number of the
+    row is none."""
     if task.kind == "regression":
-        return bool(np.isfinite(_as_numbers(values)).all())
+        numbers = _as_numbers(values)
+        counts = np.array_equal(numbers - numbers[0], np.arange(len(numbers)))
+        return bool(np.isfinite(numbers).all()) and not counts
     return {str(value) for value in values} <= set(task.labels)
 
 
 def _as_numbers(values: list[Any]) -> NDArray[np.float64]:
-    """What is no number is NaN."""
+    """What is no number, nor a text of one, is NaN."""
     import pandas
 
-    return pandas.to_numeric(pandas.Series(values), errors="coerce").to_numpy(np.float64)
+    plain = [value if isinstance(value, (int, float, str)) else None for value in values]
+    return pandas.to_numeric(pandas.Series(plain, dtype=object), errors="coerce").to_numpy(np.float64)
 
 
 def _numbers(rows: datasets.Dataset, names: list[str], path: Path) -> NDArray[np.float64]:

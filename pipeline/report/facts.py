@@ -19,7 +19,7 @@ from pipeline import metrics
 from pipeline.commands import read_commands
 from pipeline.context import Run
 from pipeline.evaluate import ALL_LOGITS
-from pipeline.package import MADE_FROM
+from pipeline.package import MADE_FROM, SETTINGS
 from pipeline.report.disagreements import disagreements
 from pipeline.settings import Config
 from pipeline.statistics import difference, reliability, score_interval
@@ -101,11 +101,11 @@ def _open(root: Path) -> Run:
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
     if not ((root / "evaluate" / ALL_LOGITS).exists() and (root / "package" / MADE_FROM).exists()):
         raise InputError(
-            "the run was made by an older kdc, which kept too little for a report", given=root,
+            "the run did not end, or is of an older kdc, which kept too little for a report", given=root,
             remedy="run its `kdc compress` again",
         )  # fmt: skip
-    config = root / "package" / "config.json"  # of what was packaged; the run's own may be of a later, unfinished start
     _check_unchanged(root)
+    config = root / "package" / SETTINGS
     return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
 
 
@@ -213,13 +213,14 @@ def _candidates(run: Run) -> dict[str, Any] | None:
     """What was measured and tried for the contract; None without one that limits costs."""
     if not run.config.measures_first:
         return None
-    from pipeline.candidates import by_number, kept
+    from pipeline.candidates import kept
 
-    trials = run.metrics("search")["trials"] if run.config.searches else []
-    return {
-        "measured": run.metrics("candidates")["candidates"], "kept": kept(run), "trials": trials,
-        "chosen": by_number(run.student.model, run.config),
-    }  # fmt: skip
+    measured = run.metrics("candidates")["candidates"]
+    trials, chosen = [], next(iter(measured))  # without a search there is one
+    if run.config.searches:
+        found = run.metrics("search")
+        trials, chosen = found["trials"], found["student"]
+    return {"measured": measured, "kept": kept(run), "trials": trials, "chosen": chosen}
 
 
 def _where(run: Run, manifest: Manifest) -> dict[str, Any]:

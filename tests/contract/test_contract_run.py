@@ -16,7 +16,8 @@ from tiny_runs import base_model, command, kdc, write_rows
 
 from artifact import load_manifest, write_manifest
 from errors import InputError
-from pipeline import judging
+from pipeline import judging, models
+from pipeline.report import write_report
 from serving.registry import Registry, verify
 from serving.settings import ServeSettings
 
@@ -96,6 +97,15 @@ def judge_as_if(contracted: Contracted, wrong: int, *limits: str) -> Any:
         return contracted.compress(*limits, "--from", "package")
     finally:
         kept.write_bytes(original)
+
+
+def test_a_report_needs_no_teacher(contracted: Contracted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(source: str) -> int:
+        raise InputError("cannot load the model's config", given=source)
+
+    monkeypatch.setattr(models, "depth", gone)
+    found = write_report(contracted.root)["candidates"]
+    assert found["chosen"] in found["measured"]
 
 
 def test_a_failed_contract_leaves_with_3_and_is_not_served(contracted: Contracted) -> None:

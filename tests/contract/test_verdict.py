@@ -11,7 +11,7 @@ from contract.terms import Contract, Costs, Judgement, Limits, Quality
 from contract.text import advice, render
 from contract.verdict import Basis, decide, missed_costs, rows_needed
 from errors import InputError
-from pipeline.quality import compare
+from pipeline.quality import basis_of, compare
 
 COSTS = Costs(latency_ms=4.0, rows_per_s=500, size_mb=20)
 
@@ -255,3 +255,18 @@ def test_conditions_that_are_no_pairs_are_refused(text: str) -> None:
 def test_what_cannot_be_asked_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(InputError, match="wrong contract"):
         replace(contract(max_drop=1), given)
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "expected"),
+    [
+        ([0, 0, 0, 1], "accuracy", Basis(4, 4)),
+        ([0, 0, 0, 1], "f1", Basis(4, 1)),
+        ([0, 0, 2, 2, 2], "macro_f1", Basis(5, 2, 1 / 2)),
+        ([0, 0, 2, 2, 2], "matthews", Basis(5, 2)),
+        ([[1, 0, 0], [1, 0, 1], [1, 0, 1]], "macro_f1", Basis(3, 2, 1 / 2)),  # no row has the second label
+        ([[0, 0], [0, 0]], "macro_f1", Basis(2, 1)),
+    ],
+)
+def test_a_metric_rests_on_the_rarest_class_that_the_rows_have(labels: list, metric: str, expected: Basis) -> None:
+    assert basis_of(np.array(labels), metric) == expected

@@ -203,11 +203,14 @@ def test_a_file_without_rows_is_refused(data: PreparedData, tmp_path: Path) -> N
 
 def test_a_number_beside_the_answer_may_be_the_answer_in_regression(data: PreparedData, tmp_path: Path) -> None:
     task = custom_task("ratings", "first", "second", "rating", "regression")
-    rows = [{"first": "a", "second": "b", "rating": "1", "model": "x"}, {"first": "c", "second": "d", "rating": "2.5"}]
-    known, _ = _read(write(tmp_path / "answers.csv", [row | {"model": "x"} for row in rows]), task)
+    rows = [
+        {"first": "a", "second": "b", "rating": "1", "model": "x", "": "0"},  # as pandas writes its index
+        {"first": "c", "second": "d", "rating": "2.5", "model": "x", "": "1"},
+    ]
+    known, _ = _read(write(tmp_path / "answers.csv", rows), task)
     assert known[digest(("c", "d"))].tolist() == [2.5]
     with pytest.raises(InputError, match="rating, score may all be the answer"):
-        _read(write(tmp_path / "both.csv", [row | {"model": "x", "score": "4.5"} for row in rows]), task)
+        _read(write(tmp_path / "both.csv", [row | {"score": "4.5"} for row in rows]), task)
 
 
 @pytest.mark.parametrize(

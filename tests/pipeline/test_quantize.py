@@ -93,6 +93,9 @@ def test_what_was_tried_for_a_lossy_int8_is_chosen_by_what_it_costs(
     monkeypatch.setattr(Bench, "_time", lambda self: None)
     monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
     assert bench.choose(before={"chosen": "first", "winner": "first"})["chosen"] == chosen
+    if chosen != "first":  # where nothing passed before, the same
+        bench.found["first"]["tune"]["accuracy"] = 80.0
+        assert bench.choose(before={"chosen": None, "winner": "first"})["chosen"] == chosen
 
 
 @pytest.mark.parametrize(("milliseconds", "faster"), [(5.0, True), (10.0, False), (19.0, False)])

@@ -35,6 +35,7 @@ def files(root: Path) -> dict[str, bytes]:
     "theirs",
     [
         "data/train.csv", "data.old/train.csv", "teacher.partial/model", "data", "artifact", "artifacts/a", "report.md",
+        "commands.json", "teacher.kept/notes.txt",
         "config.json",
     ],
 )  # fmt: skip
@@ -64,6 +65,16 @@ def test_a_run_goes_on_in_its_own_directory(config: Config, tmp_path: Path) -> N
 
 
 def test_stages_that_were_copied_from_another_run_are_a_start(config: Config, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "stage.json")
+    write(tmp_path / "teacher.kept" / "0123.json")
+    (tmp_path / "teacher.partial").mkdir()  # killed before its mark was written
+    claim(tmp_path, config, STAGES)
+
+
+def test_a_run_whose_settings_were_cut_off_goes_on(config: Config, tmp_path: Path) -> None:
+    write(tmp_path / "config.json", '{"run": {"ou')
+    with pytest.raises(InputError, match="what no run made"):
+        claim(tmp_path, config, STAGES)
     write(tmp_path / "data" / "stage.json")
     claim(tmp_path, config, STAGES)
 

@@ -260,6 +260,18 @@ def test_stages_that_a_later_start_redid_are_not_reported_beside_older_ones(
     assert (copied / "report.html").read_bytes() == (run / "report.html").read_bytes()
 
 
+def test_a_later_start_that_came_to_the_same_artifact_is_reported(
+    finished: Finished, run: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied, symlinks=True)
+    (copied / "package" / "stages.json").write_text('{"teacher": "of other settings"}', encoding="utf-8")
+    flags = {"run.out": copied, "run.controls": True}
+    again = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, flags=flags))
+    assert again["stages"]["package"]["skipped"]
+    assert write_report(copied)["where"]["artifact_sha256"] == reported_artifact(run)
+
+
 def test_a_report_says_which_artifact_it_is_of(run: Path, tmp_path: Path) -> None:
     assert reported_artifact(run) == stage(run, "package")["metrics"]["sha256"]
     assert reported_artifact(tmp_path) is None
