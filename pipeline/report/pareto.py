@@ -13,6 +13,7 @@ from pipeline.report.drawing import FIRST, INK, SECOND, SOFT, svg
 
 _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
+_FAR = 4.0  # a limit so many times the slowest candidate's latency is told, not drawn
 
 
 def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: float, artifact: float) -> str:
@@ -27,7 +28,8 @@ def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: floa
     limits, at = judgement.contract.limits, judgement.contract.at
     points = {student: _cheapest(found, judgement) for student, found in candidates["measured"].items()}
     tried = {trial["student"]: trial["score"] for trial in candidates["trials"]}
-    heights = [*tried.values(), teacher, artifact]
+    heights = [*tried.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
+    latencies = [judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values() if costs is not None)]
     floor = min(heights) - 0.15 * max(1.0, max(heights) - min(heights))
 
     def draw(figure: Figure) -> None:
@@ -53,15 +55,22 @@ def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: floa
         )  # fmt: skip
         axes.axhline(teacher, color=SOFT, linestyle=":")
         axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
-        if limits.max_latency_ms is not None:
-            axes.axvline(limits.max_latency_ms, color=SECOND, linestyle="--")
+        limit = limits.max_latency_ms
+        if limit is not None and limit <= _FAR * max(latencies):
+            axes.axvline(limit, color=SECOND, linestyle="--")
+        elif limit is not None:  # drawn, it would press all points against the axis
+            axes.set_xlim(right=1.25 * max(latencies))
+            axes.annotate(
+                f"the limit is at {limit:g} ms", (1, 0), xycoords="axes fraction", xytext=(-4, 4),
+                textcoords="offset points", ha="right", va="bottom", color=SECOND,
+            )  # fmt: skip
         if limits.max_drop is not None:
             axes.axhline(teacher - limits.max_drop, color=SECOND, linestyle="--")
         axes.set_xlim(left=0)
         axes.margins(y=0.2)
         axes.set_title("What could keep the contract (dashed); area is size")
         axes.set_xlabel(f"milliseconds, p{at.percentile:g} of a call with {at.batch} row{'s' * (at.batch > 1)}")
-        axes.set_ylabel("points")
+        axes.set_ylabel("points" if points.keys() <= tried.keys() else "points (at the bottom: not trained)")
 
     return svg("pareto", _told(points, tried, candidates["chosen"], judgement), (9, 4), draw)
 
