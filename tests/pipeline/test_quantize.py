@@ -49,20 +49,26 @@ def test_layers_are_kept_the_worthiest_first_until_nothing_is_lost_or_half_of_th
     assert all(keep == frozenset().union(*worth[: len(keep)]) for keep in kept[2:])
 
 
+def bench_of(monkeypatch: pytest.MonkeyPatch, *, max_int8_drop: float = 2.0) -> Bench:
+    """A bench of 1000 rows that measures nothing: fp32 has 90.0 points."""
+    bench = Bench.__new__(Bench)
+    settings = SimpleNamespace(max_int8_drop=max_int8_drop, free_drop=0.3)
+    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
+    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
+    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
+    monkeypatch.setattr(Bench, "_time", lambda self: None)
+    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
+    return bench
+
+
 @pytest.mark.parametrize(("score", "beaten"), [(89.5, True), (89.0, False), (88.0, False)])
 def test_what_was_chosen_before_stays_unless_another_is_more_accurate(
     monkeypatch: pytest.MonkeyPatch, score: float, beaten: bool
 ) -> None:
-    bench = Bench.__new__(Bench)
-    settings = SimpleNamespace(max_int8_drop=2.0, free_drop=0.3)
-    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
-    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
+    bench = bench_of(monkeypatch)
     bench.found = {
         "first": found(89.0, milliseconds=5.0, difference=0.1), "second": found(score, milliseconds=1.0, difference=0.0)
     }  # fmt: skip
-    monkeypatch.setattr(Bench, "_time", lambda self: None)
-    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
-    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
     chosen = bench.choose(before={"chosen": "first", "winner": "first"})["chosen"]
     assert chosen == ("second" if beaten else "first")
 
@@ -82,16 +88,10 @@ def test_what_was_chosen_before_stays_unless_another_is_more_accurate(
 def test_what_was_tried_for_a_lossy_int8_is_chosen_by_what_it_costs(
     monkeypatch: pytest.MonkeyPatch, others: dict[str, tuple[float, float]], chosen: str
 ) -> None:
-    bench = Bench.__new__(Bench)
-    settings = SimpleNamespace(max_int8_drop=2.0, free_drop=0.3)
-    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
-    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
-    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
+    bench = bench_of(monkeypatch)
     bench.found = {"fp32": {"rows_per_second": 100.0}, "first": found(89.0, milliseconds=3.0, difference=0.1)}
     for name, (score, milliseconds) in others.items():
         bench.found[name] = found(score, milliseconds=milliseconds, difference=0.0) | {"static": name != "dynamic"}
-    monkeypatch.setattr(Bench, "_time", lambda self: None)
-    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
     assert bench.choose(before={"chosen": "first", "winner": "first"})["chosen"] == chosen
     if chosen != "first":  # where nothing passed before, the same
         bench.found["first"]["tune"]["accuracy"] = 80.0
@@ -125,13 +125,8 @@ def test_a_cost_counts_as_nothing_within_what_the_slice_can_tell(
     monkeypatch: pytest.MonkeyPatch, score: float, changes: int, invariant: bool, free: bool
 ) -> None:
     """fp32 has 90.0 of 1000 rows: 4 changed labels are 0.2 points of noise."""
-    bench = Bench.__new__(Bench)
-    settings = SimpleNamespace(max_int8_drop=1.0, free_drop=0.3)
-    bench._run = SimpleNamespace(config=SimpleNamespace(quantize=settings))  # type: ignore[assignment]
-    bench._task = SimpleNamespace(metrics=("accuracy",))  # type: ignore[assignment]
-    bench._texts, bench._logits = ["text"] * 1000, None  # type: ignore[assignment]
+    bench = bench_of(monkeypatch, max_int8_drop=1.0)
     bench.found = {"a": {"tune": {"accuracy": score}, "label_changes": changes, "batch_invariant": invariant}}
-    monkeypatch.setattr(Bench, "_score", lambda self, logits: 90.0)
     assert bench.is_free("a") is free
 
 

@@ -61,7 +61,9 @@ def test_a_run_goes_on_in_its_own_directory(config: Config, tmp_path: Path) -> N
     claim(tmp_path, config, STAGES)
     for name in ("data/rows", "teacher.partial/model", "artifact", "report.html"):
         write(tmp_path / name)
+    before = files(tmp_path)
     claim(tmp_path, config, STAGES)
+    assert files(tmp_path) == before
 
 
 def test_stages_that_were_copied_from_another_run_are_a_start(config: Config, tmp_path: Path) -> None:
@@ -69,6 +71,7 @@ def test_stages_that_were_copied_from_another_run_are_a_start(config: Config, tm
     write(tmp_path / "teacher.kept" / "0123.json")
     (tmp_path / "teacher.partial").mkdir()  # killed before its mark was written
     claim(tmp_path, config, STAGES)
+    assert sorted(files(tmp_path)) == ["config.json", "data/stage.json", "teacher.kept/0123.json"]
 
 
 def test_a_run_whose_settings_were_cut_off_goes_on(config: Config, tmp_path: Path) -> None:
@@ -77,6 +80,7 @@ def test_a_run_whose_settings_were_cut_off_goes_on(config: Config, tmp_path: Pat
         claim(tmp_path, config, STAGES)
     write(tmp_path / "data" / "stage.json")
     claim(tmp_path, config, STAGES)
+    assert json.loads((tmp_path / "config.json").read_text())["student"]
 
 
 def test_compress_does_not_replace_the_folder_that_its_rows_lie_in(tmp_path: Path) -> None:
