@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,12 +88,12 @@ def _run(wanted: dict[str, Any], threads: int | None) -> tuple[int, str]:
         environment["OMP_NUM_THREADS"] = str(threads)
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.study.cell"], stdin=subprocess.PIPE, stdout=sys.stderr,
-        stderr=subprocess.PIPE, env=environment,
+        stderr=subprocess.PIPE, env=environment, bufsize=0,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stderr is not None
-        process.stdin.write(json.dumps(wanted).encode() + b"\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # ended before it read: its code and words say why
+            process.stdin.write(json.dumps(wanted).encode() + b"\n")
         said = process.stderr.read().decode(errors="replace")
         code = process.wait()
     words = [line.strip() for line in said.splitlines() if line.strip()]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,3 +63,26 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     for address in ("127.0.0.1:9", "nobody", "127.0.0.1:x"):
         with pytest.raises(InputError, match="ray start --head"), connected(address):
             pass
+
+
+def test_a_cell_killed_before_it_reads_died_and_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr("pipeline.study.jobs.subprocess.Popen", Dead)
+    outcome = job(tmp_path, "cpu").do()
+    assert outcome.died
+    assert "SIGKILL" in outcome.failure
+
+
+def test_a_cell_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec <&-\necho no such module >&2\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("pipeline.study.jobs.sys.executable", str(python))
+    outcome = job(tmp_path, "cpu").do()
+    assert not outcome.died
+    assert outcome.failure == "no such module"
