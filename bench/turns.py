@@ -167,7 +167,7 @@ class _Running:
             answer = self._process.stdout.readline()
         except BrokenPipeError:
             answer = ""
-        if not answer:
+        if not answer.endswith("\n"):  # it may have been killed in the middle of one
             raise KdcError(
                 "a subject's process ended", given=f"{self.subject.name}, exit {self._process.wait()}",
                 remedy="its last words are above",

@@ -94,7 +94,6 @@ def run_stage(run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str
         "peak_memory_bytes": own_peak_memory_bytes(),
     }
     _write_json(partial / "stage.json", state)
-    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once the stage counts as done
     _publish(partial, folder)
     reporter.finished(stage.name, state["seconds"], metrics)
     return {"skipped": False, **state}
@@ -109,7 +108,7 @@ def kept_folder(root: Path, name: str) -> Path:
 def forget(root: Path, name: str) -> None:
     """Make a stage count as not done. On disk, before anything is redone: else a run that is cut off in between would
     leave later stages that were made from other results, and look finished."""
-    shutil.rmtree(root / f"{name}.partial", ignore_errors=True)
+    _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
     (root / name / "stage.json").unlink(missing_ok=True)
 
@@ -138,14 +137,22 @@ def _open_partial(partial: Path, fingerprint: str) -> bool:
     mark = partial / "fingerprint"
     if mark.exists() and mark.read_text() == fingerprint:
         return True
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove(partial)
     partial.mkdir(parents=True)
     mark.write_text(fingerprint)
     return False
 
 
+def _remove(partial: Path) -> None:
+    """First what says whose work it is: cut off in between, the rest must not count as the beginning of anything."""
+    for name in ("stage.json", "fingerprint"):
+        (partial / name).unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
 def _publish(partial: Path, folder: Path) -> None:
     """Give the finished work its name. An older folder steps aside first; a kill in between loses neither."""
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once the stage counts as done
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -8,7 +8,6 @@ window, each into a file of its own, so that several processes can share the wor
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,14 @@ _SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this ord
 def run(run: Run, out: Path) -> dict[str, Any]:
     """Make `out/logits.npy`."""
     path, settings = out / LOGITS, run.config.teacher
+    answers = out / "checkpoints"  # there to go on from until the stage counts as done
     if settings.scores is not None:
         summary = _copy_scores(run, path)
     elif len(settings.sources) == 1:
-        rows, before = _answer(run, 0, path)
+        rows, before = _answer(run, 0, path, answers)
         summary = {"rows": rows, "resumed_from": before}
     else:
-        summary = _average(run, path)
+        summary = _average(run, path, answers)
     return summary | (_calibrate(run, path) if run.config.targets.calibrate else {})
 
 
@@ -50,19 +50,14 @@ def _copy_scores(run: Run, path: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _average(run: Run, path: Path) -> dict[str, Any]:
-    """Several teachers' weighted mean; each one's logits lie in a file of their own until all are there."""
-    parts = [path.with_name(f"{ensemble.folder(place)}.npy") for place in range(len(run.config.teacher.sources))]
-    for place, part in enumerate(parts):
-        if not part.exists():  # under its own name only when it is whole
-            working = part.with_name(f"working-{part.name}")
-            _answer(run, place, working)
-            os.replace(working, part)
+def _average(run: Run, path: Path, answers: Path) -> dict[str, Any]:
+    """Several teachers' weighted mean."""
+    files = [answers / f"{ensemble.folder(place)}.npy" for place in range(len(run.config.teacher.sources))]
+    for place, file in enumerate(files):
+        _answer(run, place, file, answers)
     shares = teacher_shares(run)
-    mean = ensemble.average([np.load(part, mmap_mode="r") for part in parts], shares)
+    mean = ensemble.average([np.load(file, mmap_mode="r") for file in files], shares)
     np.save(path, mean)
-    for part in parts:
-        part.unlink()
     return {"rows": len(mean), "weights": shares.tolist()}
 
 
@@ -86,16 +81,20 @@ def teacher_shares(run: Run) -> NDArray[np.float64]:
     return ensemble.weights(scores, run.config.targets.weights)
 
 
-def _answer(run: Run, place: int, path: Path) -> tuple[int, int]:
-    """One teacher's logits into a file; how many rows there are, and how many were answered before."""
+def _answer(run: Run, place: int, path: Path, answers: Path) -> tuple[int, int]:
+    """One teacher's logits into a file, by way of its windows' files in a folder of `answers`.
+
+    Returns:
+        how many rows there are, and how many were answered before.
+    """
     data = run.data()
     total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
-    parts = path.with_suffix(".parts")
-    parts.mkdir(exist_ok=True)
+    parts = answers / ensemble.folder(place)
+    parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in windows(total) if not _part(parts, start).exists()]
-    run.ranks.together(_answer_share, run, place=place, missing=missing, parts=parts)
+    if missing:
+        run.ranks.together(_answer_share, run, place=place, missing=missing, parts=parts)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
-    shutil.rmtree(parts)
     return total, total - sum(min(WINDOW, total - start) for start in missing)
 
 

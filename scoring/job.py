@@ -7,7 +7,7 @@ last, a small record. A killed job goes on with the windows that have none.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from filelock import FileLock, Timeout
 from errors import InputError, KdcError
 from scoring.inputs import WINDOW_ROWS, BadRow, Window
 from scoring.outputs import Writer
-from scoring.places import File, Folder, exists, file_system, is_local
+from scoring.places import File, Folder, exists, file_system, is_local, whole_file
 from scoring.windows import Columns, Scorer, answers, split_bad
 from serving.engine import Engine, Text
 
 JOB = "job.json"
+_NAMED = "errors"  # the address of a file of bad rows that this job writes
 SUCCESS = "_SUCCESS"  # of a directory of shards: it is there when all of them are
 _START_OVER = "does another process work there? then start over: --force"
 
@@ -126,6 +127,19 @@ class Kept:
         self._folder.write(f"{key}.json", json.dumps(record).encode())
         return record
 
+    def name_errors(self, address: str, keys: Iterable[str]) -> None:
+        """Write the file that names the bad rows of windows that have some.
+
+        It is noted first: killed after this, the job finds the file there, and it is its own.
+
+        Raises:
+            KdcError: what names them is gone.
+        """
+        self._folder.write(_NAMED, address.encode())
+        with whole_file(address) as stream:
+            for key in keys:
+                stream.write(self._errors(key))
+
     def rows(self, key: str, size: int) -> bytes:
         """A window's rows.
 
@@ -154,12 +168,7 @@ class Kept:
                 "finished rows were changed", given=f"{name}: {found} bytes, {size} were written", remedy=_START_OVER
             )
 
-    def errors(self, key: str) -> bytes:
-        """The lines that name a window's bad rows, of a window that has some.
-
-        Raises:
-            KdcError: they are gone.
-        """
+    def _errors(self, key: str) -> bytes:
         try:
             return self._folder.read(f"{key}.errors")
         except FileNotFoundError as error:
@@ -223,7 +232,8 @@ def begin(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
     # Standard input cannot be read again.
     goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == wanted
     own = goes_on and shards is not None and SUCCESS not in shards
-    for address in (None if own else job.output, job.errors):
+    named = goes_on and job.errors is not None and _NAMED in folder and folder.read(_NAMED) == job.errors.encode()
+    for address in (None if own else job.output, None if named else job.errors):
         if address is not None and not job.force and exists(address):
             raise InputError("the output is there already", given=address, remedy="another name, or --force")
     if goes_on:

@@ -85,14 +85,11 @@ def _answer_all(
 
 
 def _finish(job: Job, writer: Writer, kept: Kept, records: list[dict[str, int]]) -> None:
-    """Join the pieces."""
+    """Name the bad rows, and join the pieces. The output comes last: where it is, the job is done."""
+    if job.errors is not None:
+        kept.name_errors(job.errors, (_key(number) for number, record in enumerate(records) if record["skipped"]))
     with whole_file(job.output) as stream:
         writer.join((kept.rows(_key(number), record["bytes"]) for number, record in enumerate(records)), stream)
-    if job.errors is not None:
-        with whole_file(job.errors) as stream:
-            for number, record in enumerate(records):
-                if record["skipped"]:
-                    stream.write(kept.errors(_key(number)))
 
 
 def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:

@@ -22,7 +22,7 @@ from errors import KdcError
 from scoring.inputs import read_windows
 from scoring.job import JOB, SUCCESS, Counts, Job, Kept, Progress, begin, lock, usable
 from scoring.outputs import Writer
-from scoring.places import Folder, file_system, is_local, whole_file
+from scoring.places import Folder, file_system, is_local
 from scoring.ray_cluster import Actors
 from scoring.ray_workers import Answerer, Model, Row, Work, key_of, windows_of
 
@@ -193,9 +193,7 @@ def _check(job: Job, kept: Kept, shards: Folder, done: dict[tuple[int, int], dic
 def _finish(job: Job, kept: Kept, shards: Folder, done: dict[tuple[int, int], dict[str, Any]], *, grows: bool) -> None:
     """Name the bad rows, and let the output appear."""
     if job.errors is not None:
-        with whole_file(job.errors) as stream:
-            for place in sorted(place for place, record in done.items() if record["skipped"]):
-                stream.write(kept.errors(key_of(*place)))
+        kept.name_errors(job.errors, (key_of(*place) for place in sorted(done) if done[place]["skipped"]))
     shards.write(SUCCESS, b"")
     if not grows:
         shards.move(job.output)

@@ -19,6 +19,7 @@ from typing import Any
 
 # Set by `kdc serve`: a folder in which it and its workers tell each other how far they are.
 RUNTIME_DIR = "KDC_RUNTIME_DIR"
+SUPERVISOR = "KDC_SUPERVISOR"  # also set by `kdc serve`: its process id
 _FRESH_S = 0.5  # for the request of a connection that has sent none yet
 STOPPING, STARTED, FAILED = "stopping", "started", "failed.json"
 

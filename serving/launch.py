@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,7 +103,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         port: TCP port.
 
     Raises:
-        KdcError: an artifact is damaged, or a worker could not start.
+        KdcError: an artifact is damaged, a worker could not start, or BentoML's supervisor ended by itself.
     """
     address = address_of(host, port)
     paths = local(settings.artifact, allow_failed=settings.allow_failed)
@@ -110,7 +111,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     verify(settings)
     with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
         runtime = Path(name)
-        os.environ.update(settings.environment() | {drain.RUNTIME_DIR: name})
+        os.environ.update(settings.environment() | {drain.RUNTIME_DIR: name, drain.SUPERVISOR: str(os.getpid())})
         _announce(settings, host, port)
         from serving import service
 
@@ -122,41 +123,71 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
 
 
 def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -> None:
+    import circus.controller
     from bentoml._internal.configuration.containers import BentoMLContainer
 
+    circus.controller.SysHandler = _NoSignals
     # Its own folder for each instance: BentoML wipes it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(runtime / "metrics"))
     service.working_dir = str(Path(__file__).resolve().parent.parent)  # where workers find this package
     stop = threading.Event()
     with _signals(stop):
-        server = service.serve_http(host=address, port=port, threaded=True)
-        with _signals(stop):  # the supervisor took them
+        supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
+        try:
             while not stop.wait(_LOOK_S) and not (runtime / drain.FAILED).exists():
+                if not supervisor._thread.is_alive():
+                    raise KdcError(
+                        "the service stopped: what starts its workers has ended", given=f"{address}:{port}",
+                        remedy="why stands above; if the port was taken meanwhile, take another one with --port",
+                    )  # fmt: skip
                 if (runtime / drain.STARTED).exists():
-                    server.arbiter.loop.add_callback(_bring_back, server.arbiter)
-        (runtime / drain.STOPPING).touch()
-        _stop(server, bound_s)
+                    supervisor.loop.add_callback(_bring_back, supervisor)
+        finally:
+            (runtime / drain.STOPPING).touch()
+            _stop(supervisor, bound_s)
 
 
-def _stop(server: Any, bound_s: float) -> None:
+class _NoSignals:
+    """In place of circus's own handlers: it would take SIGTERM from us, until we take it back."""
+
+    def __init__(self, controller: Any) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+def _stop(supervisor: Any, bound_s: float) -> None:
     """Stop the workers, by force where they take too long: a forward pass may hang."""
     import psutil
 
-    stopping = threading.Thread(target=server.stop, daemon=True)
-    stopping.start()
-    stopping.join(bound_s)
-    if stopping.is_alive():
-        for child in psutil.Process().children(recursive=True):
+    until = time.monotonic() + bound_s
+    # Asked again and again: it hears nothing while it starts, or is busy with its workers.
+    while supervisor._thread.is_alive() and time.monotonic() < until:
+        if supervisor.loop is not None:
+            supervisor.loop.add_callback(_end, supervisor)
+        supervisor._thread.join(_LOOK_S)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
             child.kill()
-        stopping.join(_KILLED_S)
+    supervisor._thread.join(_KILLED_S)
 
 
-def _bring_back(arbiter: Any) -> None:
+def _end(supervisor: Any) -> None:
+    """In the supervisor's thread: what its `stop` does there."""
+    from bentoml._internal.utils.circus import Arbiter
+    from circus.exc import ConflictError
+
+    with suppress(ConflictError):  # it is busy with its workers, or stops already
+        Arbiter.stop(supervisor)
+
+
+def _bring_back(supervisor: Any) -> None:
     """In the supervisor's thread: start workers in place of dead ones. By itself it looks every ten seconds."""
     from circus.exc import ConflictError
 
     with suppress(ConflictError):  # it is busy with its workers already
-        arbiter.manage_watchers()
+        supervisor.manage_watchers()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which tells the same i
 
 _SETTINGS = from_environment()
 _APP = make_app(_SETTINGS)
+# Whose child a worker is. Asked now, which is late where `kdc serve` has not told it: it may be gone already.
+_SUPERVISOR = int(os.environ.get(drain.SUPERVISOR) or os.getppid())
 # What BentoML answers itself. All else is ours.
 _BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
@@ -122,8 +125,7 @@ service.add_asgi_middleware(FrontDoor)  # for a server with another protocol: th
 
 async def _end_with_the_supervisor() -> None:
     """A killed supervisor would leave its workers behind, with the port in their hands."""
-    parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == _SUPERVISOR:
         await asyncio.sleep(1)
     logging.getLogger("kdc.serve").error("the supervisor is gone: stopping")
     os.kill(os.getpid(), signal.SIGTERM)
@@ -157,4 +159,7 @@ def _report_failure(error: KdcError) -> None:
         return
     problem = {"what": error.what, "given": str(error.given or "") or None, "remedy": error.remedy}
     (Path(folder) / drain.FAILED).write_text(json.dumps({**problem, "exit_code": error.exit_code}), encoding="utf-8")
-    signal.pause()  # until `kdc serve` ends this process
+    ended = threading.Event()  # until `kdc serve` ends this process, or is gone
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    while os.getppid() == _SUPERVISOR and not ended.wait(1):
+        pass

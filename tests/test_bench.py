@@ -66,6 +66,17 @@ def test_a_hugging_face_model_stands_beside_an_artifact(artifact: Path, tmp_path
     assert [case["tokens"] for one in found["subjects"] for case in one["cases"]] == [6, 6]
 
 
+def test_a_subject_killed_in_the_middle_of_a_reply_is_told_as_lost(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nread line\nprintf '{\"half'\nkill -9 $$\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("bench.turns.sys.executable", str(python))
+    with pytest.raises(KdcError, match=r"a subject's process ended(?s:.*)exit -9"):
+        run_bench([Subject("int8", artifact)], CASES, rounds=1, seconds=0.01, device="cpu")
+
+
 def test_people_see_all_of_it(found: dict[str, Any], tmp_path: Path) -> None:
     told = text.render(found)
     for one in found["subjects"]:

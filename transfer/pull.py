@@ -95,6 +95,7 @@ def fetch(store: Source, manifest: Manifest, content: bytes, folder: Path, *, fo
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
+            _put_back(folder)
             if _holds(folder, manifest, force):  # another one brought it meanwhile
                 return Fetched(manifest, False, len(content))
             _prepare(partial, folder)
@@ -263,6 +264,17 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _aside(folder: Path) -> Path:
+    """Where what is replaced waits until the other has its name."""
+    return folder.parent / f".{folder.name}.kdc-replaced"
+
+
+def _put_back(folder: Path) -> None:
+    """What a pull moved aside that was killed before the other had the name."""
+    if _aside(folder).is_dir() and not os.path.lexists(folder):
+        os.rename(_aside(folder), folder)
+
+
 def _publish(partial: Path, folder: Path) -> None:
     """Rename the finished folder onto its name; what was there is moved aside first, and back if that fails."""
     partial.chmod(0o755)  # a server may run as another user
@@ -272,7 +284,8 @@ def _publish(partial: Path, folder: Path) -> None:
         folder.rmdir()
         os.rename(partial, folder)
     else:
-        aside = folder.parent / f".{folder.name}.old-{os.getpid()}"
+        aside = _aside(folder)
+        shutil.rmtree(aside, ignore_errors=True)  # of a pull that was killed while it removed it
         os.rename(folder, aside)
         try:
             os.rename(partial, folder)

@@ -74,11 +74,18 @@ class Job:
             "file": str(file.absolute()), "shared": self.shared,
         }  # fmt: skip
         code, words = _run(wanted, self.threads)
-        if code < 0:
+        if code < 0 and not self._is_written(file, wanted):
             return Outcome(self.cell, None, f"its process was killed by {signal.Signals(-code).name}", died=True)
-        if code != 0:
+        if code > 0:
             return Outcome(self.cell, None, words or f"exit {code}")
         return Outcome(self.cell, None if self.shared == "only" else json.loads(file.read_text(encoding="utf-8")))
+
+    def _is_written(self, file: Path, wanted: dict[str, Any]) -> bool:
+        """Whether what killed the process came after its work: a result is written last, and whole."""
+        if self.shared == "only" or not file.exists():
+            return False
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return all(kept[name] == wanted[name] for name in ("cell", "config", "rows"))
 
 
 def _run(wanted: dict[str, Any], threads: int | None) -> tuple[int, str]:

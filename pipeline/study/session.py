@@ -12,7 +12,9 @@ from errors import InputError, KdcError
 from pipeline import ranks as ranks_of_a_run
 from pipeline.commands import note_command
 from pipeline.progress import Reporter
+from pipeline.rundir import locked
 from pipeline.study.grid import Grid, check
+from pipeline.study.jobs import Outcome
 from pipeline.study.run import Engine, one_by_one, run_study
 
 
@@ -43,7 +45,7 @@ def study_for_people(
         files (paths), failed (names of cells).
 
     Raises:
-        InputError: the study has mistakes, or there is no such engine or cluster.
+        InputError: the study has mistakes, there is no such engine or cluster, or another one works in `out`.
         KdcError: Ctrl-C, or Ray is not installed.
     """
     if ranks_of_a_run.is_launched():
@@ -57,25 +59,34 @@ def study_for_people(
     import machine
     from pipeline.study.write import write_study
 
-    out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["kdc", *sys.argv[1:]])
-    note_command(out, command)
+    parts = [machine.cpu()["model"], f"{machine.cores()['usable']} cores", *machine.nvidia()["devices"]]
+    origin = {"command": command, "machine": ", ".join(parts)}
+    if engine == "ray":
+        origin["engine"] = f"Ray at {address or 'this machine'}, cells side by side"
+    with locked(out):
+        note_command(out, command)
+        outcomes = _watched(grid, does_cells, threads, command)
+        files = write_study(grid, outcomes, origin)
+    return {"files": [str(file) for file in files], "failed": [one.cell.name for one in outcomes if one.failure]}
+
+
+def _watched(grid: Grid, engine: Engine, threads: int | None, command: str) -> list[Outcome]:
+    """`run_study` with its progress on stderr.
+
+    Raises:
+        KdcError: Ctrl-C; and as it says.
+    """
     reporter = Reporter()
     reporter.started("study", f"{len(grid.cells())} cells")
     try:
-        outcomes = run_study(grid, engine=does_cells, threads=threads, say=reporter.say, progress=reporter.progress)
+        return run_study(grid, engine=engine, threads=threads, say=reporter.say, progress=reporter.progress)
     except KeyboardInterrupt:
         raise KdcError(
             "stopped by Ctrl-C; finished cells are kept", remedy=f"run the same command again to go on: {command}"
         ) from None
     finally:
         reporter.stop()
-    parts = [machine.cpu()["model"], f"{machine.cores()['usable']} cores", *machine.nvidia()["devices"]]
-    origin = {"command": command, "machine": ", ".join(parts)}
-    if engine == "ray":
-        origin["engine"] = f"Ray at {address or 'this machine'}, cells side by side"
-    files = write_study(grid, outcomes, origin)
-    return {"files": [str(file) for file in files], "failed": [one.cell.name for one in outcomes if one.failure]}
 
 
 def _engine(name: str, address: str | None) -> Engine:

@@ -234,6 +234,37 @@ def test_kill_9_loses_nothing_that_was_done(artifact: Path, tmp_path: Path) -> N
     assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [str(number) for number in range(60_000)]
 
 
+def test_a_job_killed_between_its_two_files_goes_on_and_takes_no_others(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(20)
+    write(tmp_path / "in.jsonl", [*rows, {"id": 20, "sentence": ""}])
+    named, precious = tmp_path / "bad.jsonl", tmp_path / "precious.jsonl"
+    precious.write_text("precious")
+
+    def again(errors: Path) -> Any:
+        return predict(
+            artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", on_error="skip", errors=str(errors)
+        )  # fmt: skip
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scoring.outputs.Writer.join", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again(named)
+    assert named.exists()
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(InputError, match="there already"):
+        again(precious)
+    assert precious.read_text() == "precious"
+    counts = again(named)
+    assert (counts["resumed"], counts["written"], counts["skipped"]) == (21, 20, 1)
+    assert len(read(named)) == 1
+    check(read(tmp_path / "out.jsonl"), rows)
+
+
 def test_a_row_that_stopped_the_job_can_be_skipped_without_starting_over(artifact: Path, tmp_path: Path) -> None:
     rows = make_rows(40)
     write(tmp_path / "in.jsonl", [*rows, {"id": 40, "sentence": ""}])

@@ -163,11 +163,16 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
 def test_the_queue_is_no_longer_than_what_is_computed_in_time() -> None:
     async def scenario() -> None:
         batcher = Batcher(takes(0.05), max_batch_tokens=100, max_queue_seconds=0.5)
-        await batcher.submit([row(1, 50), row(1, 50)])  # 2000 tokens a second: 1000 may wait
+        await batcher.submit([row(1, 50), row(1, 50)])
+        # 2000 a second, but for how late a sleep may end: 1000 may wait.
+        assert batcher._tokens_per_second is not None
+        assert 0 < batcher._tokens_per_second <= 2000
+        batcher._tokens_per_second = 2000.0
         tasks = [asyncio.create_task(batcher.submit([row(1, 100)])) for _ in range(30)]
         done = await asyncio.gather(*tasks, return_exceptions=True)
         refused = [answer for answer in done if isinstance(answer, Overloaded)]
         assert 15 <= len(refused) <= 22
+        batcher._tokens_per_second = 2000.0
         waiting = [asyncio.create_task(batcher.submit([row(1, 100)])) for _ in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):  # told before anything is tokenised

@@ -228,8 +228,13 @@ def test_a_full_queue_is_429_at_once_and_the_admitted_are_answered(artifact: Pat
 
 def test_too_many_requests_at_a_time_are_429(artifact: Path, slow: threading.Event) -> None:
     with running(artifact, max_requests=3) as url:
-        threading.Timer(0.5, slow.set).start()
-        statuses = [reply.status_code for reply in gather(url, ["w1"] * 10)]
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(gather, url, ["w1"] * 10)
+            deadline = time.monotonic() + 8
+            while refusals(url) < 7 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            slow.set()
+            statuses = [reply.status_code for reply in asked.result()]
         assert sorted(statuses) == [200] * 3 + [429] * 7
         assert ask(url).status_code == 200
 

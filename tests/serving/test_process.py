@@ -180,6 +180,61 @@ def test_workers_end_when_their_supervisor_is_killed(artifact: Path, tmp_path: P
         worker.wait(20)
 
 
+def test_a_worker_that_starts_ends_when_its_supervisor_is_killed(artifact: Path, tmp_path: Path) -> None:
+    process = Process(tmp_path, str(artifact), "--drain-delay", "0")
+    deadline = time.monotonic() + 60
+    while not (found := workers(process)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.popen.kill()
+    process.popen.wait()
+    found[0].wait(60)
+
+
+# What `kdc serve` runs, with BentoML's supervisor changed at the moment in question.
+SUPERVISED = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from bentoml._internal.utils.circus import ThreadedArbiter
+from errors import KdcError
+from serving import launch, settings
+started = ThreadedArbiter.start
+def start(self, cb=None):
+    started(self, cb)
+    time.sleep(float(sys.argv[4]))
+    os.kill(os.getpid(), signal.SIGTERM)
+def worker(self, cb=None):
+    raise OSError("the port is taken")
+if sys.argv[4] == "dies":
+    ThreadedArbiter._worker = worker
+else:
+    ThreadedArbiter.start = start
+given = {"artifact": sys.argv[2], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
+try:
+    launch.serve(settings.resolve(given), "127.0.0.1", int(sys.argv[3]))
+except KdcError as error:
+    sys.exit(str(error))
+"""
+
+
+def supervised(artifact: Path, how: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SUPERVISED, str(ROOT), str(artifact), str(free_port()), how]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.004", "0.3"])
+def test_sigterm_while_the_supervisor_starts_is_heard(artifact: Path, seconds: str) -> None:
+    done = supervised(artifact, seconds)  # by force only after 402 s
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_supervisor_that_dies_ends_the_service_as_failed(artifact: Path) -> None:
+    done = supervised(artifact, "dies")
+    assert done.returncode == 1
+    assert "the service stopped" in done.stderr
+    assert "the port is taken" in done.stderr
+
+
 def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Path) -> None:
     process = Process(tmp_path, str(artifact))
     time.sleep(0.8)  # Python is up, BentoML is not

@@ -7,12 +7,15 @@ import http.server
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transfers
+from tiny_runs import ROOT
 from transfers import BIG, BIG_BYTES, Traffic, contents, hidden
 
 from artifact import load_manifest
@@ -77,6 +80,62 @@ def test_another_artifact_is_replaced_by_force_alone(artifact: Path, other: Path
     assert contents(tmp_path / "copy") == contents(artifact)
     pull_for_people(target, tmp_path / "copy", force=True)
     assert contents(tmp_path / "copy") == contents(other)
+    assert hidden(tmp_path) == []
+
+
+# A pull that is killed before the new folder has the name, or in the middle of removing the old one.
+KILLED_PULL = """
+import os, shutil, sys
+from pathlib import Path
+from transfer.pull import pull_for_people
+moment, source, copy = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+rename, remove = os.rename, shutil.rmtree
+def killed_rename(source, target):
+    if target == copy:
+        os._exit(9)
+    rename(source, target)
+def killed_remove(path, **named):
+    if "replaced" in path.name and path.exists():
+        (path / "manifest.json").unlink()
+        os._exit(9)
+    remove(path, **named)
+if moment == "renamed":
+    os.rename = killed_rename
+else:
+    shutil.rmtree = killed_remove
+pull_for_people(source, copy, force=True)
+"""
+
+
+def killed_pull(moment: str, source: Path, copy: Path) -> int:
+    command = [sys.executable, "-c", KILLED_PULL, moment, str(source), str(copy)]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
+
+
+def test_a_pull_killed_before_the_new_one_has_the_name_loses_neither(
+    artifact: Path, other: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    pull_for_people(str(artifact), copy)
+    assert killed_pull("renamed", other, copy) == 9
+    assert not copy.exists()
+    with pytest.raises(InputError, match="another artifact is there"):
+        pull_for_people(str(other), copy)
+    assert contents(copy) == contents(artifact)
+    pull_for_people(str(other), copy, force=True)
+    assert contents(copy) == contents(other)
+    assert hidden(tmp_path) == []
+
+
+def test_a_pull_killed_while_it_removes_the_old_one_is_in_nobodys_way(
+    artifact: Path, other: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    pull_for_people(str(artifact), copy)
+    assert killed_pull("removed", other, copy) == 9
+    assert contents(copy) == contents(other)
+    pull_for_people(str(artifact), copy, force=True)
+    assert contents(copy) == contents(artifact)
     assert hidden(tmp_path) == []
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from errors import InputError, KdcError
 from on_ray import connected
+from pipeline.rundir import locked
 from pipeline.study.grid import Cell, Grid
 from pipeline.study.jobs import Job
 from pipeline.study.ray_engine import _share, side_by_side
@@ -86,3 +87,38 @@ def test_a_cell_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.M
     outcome = job(tmp_path, "cpu").do()
     assert not outcome.died
     assert outcome.failure == "no such module"
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """In place of a cell's Python: reads its line, writes it as the result, and goes on as told."""
+    python = folder / "python"
+    write = "import json, os, pathlib, signal, sys\nwanted = json.loads(sys.stdin.readline())\n"
+    write += "file = pathlib.Path(wanted['file'])\nfile.parent.mkdir(parents=True, exist_ok=True)\n"
+    python.write_text(f"#!{sys.executable}\n{write}{script}\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("pipeline.study.jobs.sys.executable", str(python))
+
+
+def test_a_cell_killed_after_its_result_was_written_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch, "file.write_text(json.dumps(wanted))\nos.kill(os.getpid(), signal.SIGKILL)")
+    outcome = job(tmp_path, "cpu").do()
+    assert outcome.result is not None, outcome.failure
+    assert not outcome.died
+
+
+def test_a_killed_cell_beside_the_result_of_other_settings_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(
+        tmp_path, monkeypatch,
+        "file.write_text(json.dumps({**wanted, 'rows': 'others'}))\nos.kill(os.getpid(), signal.SIGKILL)",
+    )  # fmt: skip
+    outcome = job(tmp_path, "cpu").do()
+    assert outcome.result is None
+    assert outcome.died
+
+
+def test_two_studies_do_not_work_in_one_directory(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError, match="another run works in this directory"):
+        ask(tmp_path)
+    assert not (tmp_path / "commands.json").exists()
