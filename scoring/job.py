@@ -1,7 +1,7 @@
 """A job of bulk scoring, whichever engine does it: what is asked, how it begins, and the windows that are done.
 
-While a job runs, `OUTPUT.partial/` holds `job.json` (what is asked), and for each finished window its bad rows and,
-last, a small record. A killed job goes on with the windows that have none.
+While a job runs, `OUTPUT.partial/` holds `job.json` (what is asked), for each finished window its bad rows and, last, a
+small record, and at the end `errors` (where the bad rows are named). A killed job goes on with the windows without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scoring.windows import Columns, Scorer, answers, split_bad
 from serving.engine import Engine, Text
 
 JOB = "job.json"
-_NAMED = "errors"  # the address of a file of bad rows that this job writes
+_NAMED = "errors"  # where the file of bad rows is that this job writes
 SUCCESS = "_SUCCESS"  # of a directory of shards: it is there when all of them are
 _START_OVER = "does another process work there? then start over: --force"
 
@@ -135,7 +135,7 @@ class Kept:
         Raises:
             KdcError: what names them is gone.
         """
-        self._folder.write(_NAMED, address.encode())
+        self._folder.write(_NAMED, _place(address))
         with whole_file(address) as stream:
             for key in keys:
                 stream.write(self._errors(key))
@@ -214,6 +214,12 @@ def _line(bad: BadRow) -> bytes:
     return json.dumps(vars(bad)).encode() + b"\n"
 
 
+def _place(address: str) -> bytes:
+    """Where an address leads, from wherever it was typed."""
+    system, path = file_system(address)
+    return f"{system.protocol}: {path}".encode()
+
+
 def begin(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
     """Go on with the same job, or start anew. Nothing is touched that was not asked for.
 
@@ -232,7 +238,7 @@ def begin(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
     # Standard input cannot be read again.
     goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == wanted
     own = goes_on and shards is not None and SUCCESS not in shards
-    named = goes_on and job.errors is not None and _NAMED in folder and folder.read(_NAMED) == job.errors.encode()
+    named = goes_on and job.errors is not None and _NAMED in folder and folder.read(_NAMED) == _place(job.errors)
     for address in (None if own else job.output, None if named else job.errors):
         if address is not None and not job.force and exists(address):
             raise InputError("the output is there already", given=address, remedy="another name, or --force")

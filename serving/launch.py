@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,11 +129,12 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
     # Its own folder for each instance: BentoML wipes it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(runtime / "metrics"))
     service.working_dir = str(Path(__file__).resolve().parent.parent)  # where workers find this package
-    stop = threading.Event()
+    stop: list[int] = []
     with _signals(stop):
         supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
         try:
-            while not stop.wait(_LOOK_S) and not (runtime / drain.FAILED).exists():
+            while not stop and not (runtime / drain.FAILED).exists():
+                time.sleep(_LOOK_S)
                 if not supervisor._thread.is_alive():
                     raise KdcError(
                         "the service stopped: what starts its workers has ended", given=f"{address}:{port}",
@@ -161,16 +161,17 @@ def _stop(supervisor: Any, bound_s: float) -> None:
     """Stop the workers, by force where they take too long: a forward pass may hang."""
     import psutil
 
-    until = time.monotonic() + bound_s
+    until, died = time.monotonic() + bound_s, not supervisor._thread.is_alive()
     # Asked again and again: it hears nothing while it starts, or is busy with its workers.
     while supervisor._thread.is_alive() and time.monotonic() < until:
         if supervisor.loop is not None:
             supervisor.loop.add_callback(_end, supervisor)
         supervisor._thread.join(_LOOK_S)
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    supervisor._thread.join(_KILLED_S)
+    if died or supervisor._thread.is_alive():
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        supervisor._thread.join(_KILLED_S)
 
 
 def _end(supervisor: Any) -> None:
@@ -191,9 +192,9 @@ def _bring_back(supervisor: Any) -> None:
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    def handler(_: int, __: FrameType | None) -> None:
-        stop.set()
+def _signals(stop: list[int]) -> Iterator[None]:
+    def handler(number: int, _: FrameType | None) -> None:
+        stop.append(number)  # nothing with a lock: this thread may hold it
 
     before = {each: signal.signal(each, handler) for each in (signal.SIGTERM, signal.SIGINT)}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # artifacts reload by themselves

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import signal
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,6 @@ def _report_failure(error: KdcError) -> None:
         return
     problem = {"what": error.what, "given": str(error.given or "") or None, "remedy": error.remedy}
     (Path(folder) / drain.FAILED).write_text(json.dumps({**problem, "exit_code": error.exit_code}), encoding="utf-8")
-    ended = threading.Event()  # until `kdc serve` ends this process, or is gone
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    while os.getppid() == _SUPERVISOR and not ended.wait(1):
-        pass
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while os.getppid() == _SUPERVISOR:  # until `kdc serve` ends this process, or is gone
+        time.sleep(1)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from transfer.progress import Meter
 from transfer.sources import Source, open_source, read_manifest
 
 _READ_BYTES = 1024 * 1024
+_REMOVED = ".kdc-removed-"
 _SPARE_BYTES = 16 * 1024 * 1024  # of a disk: file systems need some for themselves
 
 
@@ -146,6 +148,8 @@ def _prepare(partial: Path, folder: Path) -> None:
     Raises:
         InputError: somebody else made it: links in it could lead anywhere.
     """
+    for old in folder.parent.glob(f".{_escaped(folder.name)}{_REMOVED}*"):
+        shutil.rmtree(old, ignore_errors=True)
     for old in folder.parent.glob(f".{_escaped(folder.name)}.partial-*"):
         if old != partial and old.is_dir() and not old.is_symlink():
             shutil.rmtree(old, ignore_errors=True)
@@ -270,9 +274,20 @@ def _aside(folder: Path) -> Path:
 
 
 def _put_back(folder: Path) -> None:
-    """What a pull moved aside that was killed before the other had the name."""
-    if _aside(folder).is_dir() and not os.path.lexists(folder):
+    """What a pull moved aside that was killed before the other had the name, or else before this was removed."""
+    if not _aside(folder).is_dir():
+        return
+    if os.path.lexists(folder):
+        _discard(folder)
+    else:
         os.rename(_aside(folder), folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove what was replaced, by way of a name that nobody puts back: cut off, it is no artifact any more."""
+    removed = tempfile.mkdtemp(prefix=f".{folder.name}{_REMOVED}", dir=folder.parent)
+    os.rename(_aside(folder), removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:
@@ -285,14 +300,13 @@ def _publish(partial: Path, folder: Path) -> None:
         os.rename(partial, folder)
     else:
         aside = _aside(folder)
-        shutil.rmtree(aside, ignore_errors=True)  # of a pull that was killed while it removed it
         os.rename(folder, aside)
         try:
             os.rename(partial, folder)
         except BaseException:
             os.rename(aside, folder)
             raise
-        shutil.rmtree(aside)
+        _discard(folder)
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder.parent, os.O_DIRECTORY)
         try:

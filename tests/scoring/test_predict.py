@@ -259,7 +259,13 @@ def test_a_job_killed_between_its_two_files_goes_on_and_takes_no_others(
     with pytest.raises(InputError, match="there already"):
         again(precious)
     assert precious.read_text() == "precious"
-    counts = again(named)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "bad.jsonl").write_text("precious")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="there already"):
+        again(Path("bad.jsonl"))
+    monkeypatch.chdir(tmp_path)
+    counts = again(Path("bad.jsonl"))
     assert (counts["resumed"], counts["written"], counts["skipped"]) == (21, 20, 1)
     assert len(read(named)) == 1
     check(read(tmp_path / "out.jsonl"), rows)

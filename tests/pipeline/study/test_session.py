@@ -81,8 +81,15 @@ def test_a_cell_killed_before_it_reads_died_and_did_not_fail(tmp_path: Path, mon
 
 def test_a_cell_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexec <&-\necho no such module >&2\nexit 1\n", encoding="utf-8")
+    python.write_text("#!/bin/sh\necho no such module >&2\nexit 1\n", encoding="utf-8")
     python.chmod(0o755)
+
+    class Ended(subprocess.Popen[bytes]):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr("pipeline.study.jobs.subprocess.Popen", Ended)
     monkeypatch.setattr("pipeline.study.jobs.sys.executable", str(python))
     outcome = job(tmp_path, "cpu").do()
     assert not outcome.died
