@@ -38,25 +38,26 @@ demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
 		'Recursively copy a directory tree and return the destination directory.'
 
 test: $(VENV)/.installed-test
-	$(OFFLINE) $(VENV)/bin/python -m pytest $(PARALLEL)
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest $(PARALLEL)
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
+	@mkdir -p .typecheck && ln -sfn .. .typecheck/kdc
 	$(VENV)/bin/python -m mypy
-	$(OFFLINE) $(VENV)/bin/python -m pytest tests/deploy/test_manifests.py
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest tests/deploy/test_manifests.py
 
 test-browser: $(VENV)/.installed-browser
-	$(OFFLINE) $(VENV)/bin/python -m pytest -m browser
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m browser
 
 test-ray: $(VENV)/.installed-ray
-	$(OFFLINE) $(VENV)/bin/python -m pytest -m ray
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m ray
 
 test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
-	$(OFFLINE) $(VENV)/bin/python -m pytest -m kserve tests/deploy
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
 test-transformers5: $(VENV5)/.installed-test
-	$(OFFLINE) $(VENV5)/bin/python -m pytest $(PARALLEL)
+	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL)
 
 # Anew each time, and without pip, so that it holds what `pip install .` brings and nothing else. Two things are kept from
 # the tool: the folder of this machine from which kdc was installed, and the extras, which it would list as needed where
@@ -72,7 +73,7 @@ sbom: $(VENV_SBOM)/.installed
 		--output-reproducible --validate --output-format JSON --output-file dist/sbom.cdx.json $(VENV_SERVING)/bin/python
 
 clean:
-	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.

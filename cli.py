@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from errors import InputError, KdcError
+from kdc.common.errors import InputError, KdcError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,20 +20,6 @@ app = typer.Typer(
     help="Make large text classifiers small, fast and provably good, and serve them.",
 )
 
-_OUR_OWN = (
-    "artifact",
-    "bench",
-    "contract",
-    "doctor",
-    "errors",
-    "inspection",
-    "machine",
-    "on_ray",
-    "pipeline",
-    "scoring",
-    "serving",
-    "transfer",
-)
 _OWN = "Data of your own"
 _MODELS = "Models"
 _CONTRACT = "Contract: what the artifact must keep (exit code 3: it does not, 4: not shown)"
@@ -112,32 +98,53 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
-    from contract.given import parse_conditions
-    from pipeline import config as settings
+    from kdc.artifact.contract.parse import parse_conditions
+    from kdc.pipeline.config import resolve as settings
 
     flags = settings.layer_of(
         {
-            "data.task": task, "data.data": data, "data.train": train, "data.eval": eval_,
-            "data.unlabeled": unlabeled, "data.text": text, "data.text_pair": text_pair, "data.label": label,
-            "data.kind": kind, "data.separator": separator, "data.max_train_rows": max_train_rows,
-            "run.family": family, "run.recipe": recipe, "run.out": out, "run.seed": seed, "run.device": device,
-            "run.controls": controls, "teacher.model": teacher[0] if teacher else None,
+            "data.task": task,
+            "data.data": data,
+            "data.train": train,
+            "data.eval": eval_,
+            "data.unlabeled": unlabeled,
+            "data.text": text,
+            "data.text_pair": text_pair,
+            "data.label": label,
+            "data.kind": kind,
+            "data.separator": separator,
+            "data.max_train_rows": max_train_rows,
+            "run.family": family,
+            "run.recipe": recipe,
+            "run.out": out,
+            "run.seed": seed,
+            "run.device": device,
+            "run.controls": controls,
+            "teacher.model": teacher[0] if teacher else None,
             "teacher.more": tuple(teacher[1:]) if teacher and len(teacher) > 1 else None,
-            "teacher.scores": teacher_scores, "teacher.finetuned": teacher_is_finetuned,
-            "teacher.labels": teacher_labels, "teacher.epochs": epochs, "student.model": student,
-            "student.epochs": epochs, "quantize.max_int8_drop": max_int8_drop,
+            "teacher.scores": teacher_scores,
+            "teacher.finetuned": teacher_is_finetuned,
+            "teacher.labels": teacher_labels,
+            "teacher.epochs": epochs,
+            "student.model": student,
+            "student.epochs": epochs,
+            "quantize.max_int8_drop": max_int8_drop,
             "report.examples": None if no_examples is None else not no_examples,
-            "contract.max_latency_ms": max_latency_ms, "contract.max_size_mb": max_size_mb,
-            "contract.max_drop": max_drop, "contract.min_rows_per_s": min_rows_per_s,
-            "contract.evidence": evidence, "contract.confidence": confidence,
-            "contract.search": search, "contract.max_hours": max_hours,
+            "contract.max_latency_ms": max_latency_ms,
+            "contract.max_size_mb": max_size_mb,
+            "contract.max_drop": max_drop,
+            "contract.min_rows_per_s": min_rows_per_s,
+            "contract.evidence": evidence,
+            "contract.confidence": confidence,
+            "contract.search": search,
+            "contract.max_hours": max_hours,
             **{f"contract.at.{name}": value for name, value in parse_conditions(at).items()},
         }
-    )  # fmt: skip
+    )
     resolved = settings.resolve(
         flags=flags, sets=settings.parse_sets(set_ or []), file=settings.read_file(config) if config else {}
     )
-    from pipeline.session import compress_for_people
+    from kdc.pipeline.compress import compress_for_people
 
     result = compress_for_people(resolved, start_from=from_, until=until, force=force)
     if not result:  # a process that torchrun started beside the one that tells
@@ -145,7 +152,7 @@ def compress(
     if as_json:
         _print_json(result)
     else:
-        from pipeline.printing import print_result
+        from kdc.pipeline.report.printing import print_result
 
         print_result(result)
     _leave(result.get("result", {}).get("contract"))
@@ -159,7 +166,7 @@ def report(
 ) -> None:
     """The proof as a page: report.html, report.json and report.md in the run's directory."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from pipeline.report import write_report
+    from kdc.pipeline.report.page import write_report
 
     facts = write_report(run, examples=not no_examples)
     _print_json(facts) if as_json else typer.echo(f"{facts['verdict']}\nreport: {run / 'report.html'}")
@@ -181,12 +188,12 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Latency, throughput, cold start and memory, side by side, the first one the measure of the others."""
-    import bench as benchmark
-    from bench import text
-    from pipeline.progress import Reporter
+    from kdc.common.progress import Reporter
+    from kdc.tools import bench as benchmark
+    from kdc.tools.bench import text
 
     if plot is not None:
-        from bench.plot import check_format
+        from kdc.tools.bench.plot import check_format
 
         check_format(plot)
     cases = [
@@ -197,13 +204,18 @@ def bench(
     reporter.started("bench", "loads every subject three times")
     try:
         found = benchmark.run_bench(
-            parsed, cases, rounds=rounds, seconds=seconds, device=_device(device), threads=threads,
+            parsed,
+            cases,
+            rounds=rounds,
+            seconds=seconds,
+            device=_device(device),
+            threads=threads,
             progress=reporter.progress,
-        )  # fmt: skip
+        )
     finally:
         reporter.stop()
     if plot is not None:
-        from bench.plot import draw
+        from kdc.tools.bench.plot import draw
 
         draw(found, plot)
     _print_json(found) if as_json else typer.echo(text.render(found))
@@ -242,18 +254,29 @@ def study(
     as_json: Json = False,
 ) -> None:
     """The paper's tables: a grid of trainings, beside the published figures. Goes on where it was cut off."""
-    from pipeline.study.session import study_for_people
+    from kdc.tools.study.study import study_for_people
 
     flags = {
-        "run.recipe": recipe, "data.data": data, "data.max_train_rows": max_train_rows, "teacher.epochs": epochs,
-        "student.epochs": epochs, "run.device": device,
-    }  # fmt: skip
+        "run.recipe": recipe,
+        "data.data": data,
+        "data.max_train_rows": max_train_rows,
+        "teacher.epochs": epochs,
+        "student.epochs": epochs,
+        "run.device": device,
+    }
     result = study_for_people(
-        tasks=_names(tasks), families=_names(families), methods=_names(methods), ranks=_numbers("--ranks", ranks),
-        seeds=_numbers("--seeds", seeds, least=0), out=out, given=tuple(set_ or ()),
-        flags={key: value for key, value in flags.items() if value is not None}, engine=engine, address=address,
+        tasks=_names(tasks),
+        families=_names(families),
+        methods=_names(methods),
+        ranks=_numbers("--ranks", ranks),
+        seeds=_numbers("--seeds", seeds, least=0),
+        out=out,
+        given=tuple(set_ or ()),
+        flags={key: value for key, value in flags.items() if value is not None},
+        engine=engine,
+        address=address,
         threads=threads,
-    )  # fmt: skip
+    )
     _print_json(result) if as_json else typer.echo("\n".join(result["files"]))
     if result["failed"]:
         raise KdcError(
@@ -271,7 +294,7 @@ def try_(
     as_json: Json = False,
 ) -> None:
     """One prediction."""
-    from serving.engine import Engine
+    from kdc.serving.engine.engine import Engine
 
     engine = Engine.load(artifact, variant=variant, device=_device(device))
     (answer,) = engine.predict([text if pair is None else (text, pair)])
@@ -319,20 +342,32 @@ def serve(
     # A container's first process misses signals that it has no handler for, and the imports take seconds. At once: an
     # exception that is raised while a C extension is imported comes out as an ImportError.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    from serving import launch, settings
+    from kdc.serving import launch
+    from kdc.serving.http import settings
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # from here on there may be something to clean up
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
         artifacts = [str(launch.newest_artifact())]
     given = {
-        "artifact": ",".join(artifacts or []) or None, "workers": workers, "device": device, "variant": variant,
-        "threads": threads, "api_key_env": api_key_env, "drain_delay_s": drain_delay, "max_body_bytes": max_body_bytes,
-        "max_bodies_bytes": max_bodies_bytes, "max_text_chars": max_text_chars, "max_texts": max_texts,
-        "max_queue_tokens": max_queue_tokens, "max_queue_s": max_queue,
-        "max_batch_tokens": max_batch_tokens, "max_requests": max_requests, "timeout_s": timeout,
+        "artifact": ",".join(artifacts or []) or None,
+        "workers": workers,
+        "device": device,
+        "variant": variant,
+        "threads": threads,
+        "api_key_env": api_key_env,
+        "drain_delay_s": drain_delay,
+        "max_body_bytes": max_body_bytes,
+        "max_bodies_bytes": max_bodies_bytes,
+        "max_text_chars": max_text_chars,
+        "max_texts": max_texts,
+        "max_queue_tokens": max_queue_tokens,
+        "max_queue_s": max_queue,
+        "max_batch_tokens": max_batch_tokens,
+        "max_requests": max_requests,
+        "timeout_s": timeout,
         "allow_failed": allow_failed,
-    }  # fmt: skip
+    }
     resolved = settings.resolve(given)
     launch.serve(resolved.model_copy(update={"artifact": launch.absolute(resolved.artifact)}), host, port)
 
@@ -367,13 +402,27 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Label and score a table of any size: columns stay, label and score join them. Goes on where it was cut off."""
-    from scoring.session import predict_for_people
+    from kdc.serving.bulk.predict import predict_for_people
 
     found = predict_for_people(
-        artifact, source, output, text=text, text_pair=text_pair, prefix=prefix, all_scores=all_scores,
-        on_error=on_error, errors=errors, variant=variant, device=_device(device), threads=threads, force=force,
-        allow_failed=allow_failed, engine=engine, address=address, actors=actors,
-    )  # fmt: skip
+        artifact,
+        source,
+        output,
+        text=text,
+        text_pair=text_pair,
+        prefix=prefix,
+        all_scores=all_scores,
+        on_error=on_error,
+        errors=errors,
+        variant=variant,
+        device=_device(device),
+        threads=threads,
+        force=force,
+        allow_failed=allow_failed,
+        engine=engine,
+        address=address,
+        actors=actors,
+    )
     if as_json and output != "-":
         _print_json(found)
     else:
@@ -401,13 +450,19 @@ def evaluate(
 ) -> None:
     """The metrics of an artifact on a labelled file, through the engine that serves."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from pipeline.printing import print_evaluation
-    from pipeline.session import evaluate_artifact
+    from kdc.pipeline.compress import evaluate_artifact
+    from kdc.pipeline.report.printing import print_evaluation
 
     result = evaluate_artifact(
-        artifact, data, text=text, text_pair=text_pair, label=label, separator=separator, variant=variant,
+        artifact,
+        data,
+        text=text,
+        text_pair=text_pair,
+        label=label,
+        separator=separator,
+        variant=variant,
         device=_device(device),
-    )  # fmt: skip
+    )
     _print_json(result) if as_json else print_evaluation(result)
 
 
@@ -433,16 +488,26 @@ def verify(
 ) -> None:
     """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from contract.text import render
-    from contract.verify import verify_artifact
+    from kdc.artifact.contract.text import render
+    from kdc.tools.verify import verify_artifact
 
     judgement, before = verify_artifact(
         artifact,
-        given={"max_latency_ms": max_latency_ms, "max_size_mb": max_size_mb, "max_drop": max_drop,
-               "min_rows_per_s": min_rows_per_s, "at": at, "evidence": evidence, "confidence": confidence},
-        data=data, teacher=teacher, device=None if device is None else _device(device), expect_sha256=expect_sha256,
+        given={
+            "max_latency_ms": max_latency_ms,
+            "max_size_mb": max_size_mb,
+            "max_drop": max_drop,
+            "min_rows_per_s": min_rows_per_s,
+            "at": at,
+            "evidence": evidence,
+            "confidence": confidence,
+        },
+        data=data,
+        teacher=teacher,
+        device=None if device is None else _device(device),
+        expect_sha256=expect_sha256,
         columns={"text": text, "text_pair": text_pair, "label": label, "separator": separator},
-    )  # fmt: skip
+    )
     found = judgement.model_dump(mode="json")
     _print_json(found) if as_json else typer.echo(render(judgement, before))
     _leave(found)
@@ -455,13 +520,13 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Manifest, lineage and metrics of an artifact, after checking every file's hash."""
-    from artifact import load_manifest
+    from kdc.artifact.manifest import load_manifest
 
     manifest = load_manifest(artifact, expect_sha256=expect_sha256)
     if as_json:
         _print_json(manifest.model_dump(mode="json"))
         return
-    from inspection import render
+    from kdc.artifact.inspection import render
 
     typer.echo(render(manifest))
 
@@ -480,7 +545,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
-    from transfer.push import push_for_people
+    from kdc.artifact.stores.push import push_for_people
 
     found = push_for_people(artifact, target, force=force, allow_failed=allow_failed, public=public)
     if as_json:
@@ -504,7 +569,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
-    from transfer.pull import pull_for_people
+    from kdc.artifact.stores.pull import pull_for_people
 
     found = pull_for_people(source, folder, expect_sha256=expect_sha256, force=force)
     if as_json:
@@ -517,7 +582,7 @@ def pull(
 @app.command()
 def tasks(as_json: Json = False) -> None:
     """The tasks that are known by name."""
-    from pipeline.tasks import TASKS
+    from kdc.pipeline.config.tasks import TASKS
 
     if as_json:
         import dataclasses
@@ -533,7 +598,7 @@ def tasks(as_json: Json = False) -> None:
 @app.command()
 def config() -> None:
     """Every setting with its default and meaning, as a TOML file for --config."""
-    from pipeline.config import render_defaults
+    from kdc.pipeline.config.resolve import render_defaults
 
     typer.echo(render_defaults())
 
@@ -543,7 +608,7 @@ def doctor(
     hub: Annotated[bool, typer.Option(help="Ask whether the hub can be reached.")] = True, as_json: Json = False
 ) -> None:
     """Versions, execution providers and whether each really starts, CPU, quota, hub; and what to do."""
-    from doctor import diagnose, render
+    from kdc.tools.doctor import diagnose, render
 
     found = diagnose(check_hub=hub)
     _print_json(found) if as_json else typer.echo(render(found))
@@ -551,7 +616,7 @@ def doctor(
 
 def _leave(judgement: dict[str, Any] | None) -> None:
     """With the exit code of a contract's verdict, where there is a contract."""
-    from contract.terms import EXIT_CODES
+    from kdc.artifact.contract.terms import EXIT_CODES
 
     if judgement is not None and (code := EXIT_CODES[judgement["verdict"]]):
         raise typer.Exit(code)
@@ -575,7 +640,7 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in _OUR_OWN:
+        if (error.name or "").partition(".")[0] == "kdc":
             raise
         sys.stderr.write(
             f"error: this command needs more than the serving install\n  given: no module {error.name}\n"

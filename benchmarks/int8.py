@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.graphs.int8 import CANDIDATES
+from kdc.pipeline.graphs.int8 import CANDIDATES
 
 
 def main() -> None:

@@ -65,10 +65,10 @@ def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """One arm: measure its speed, train for the time, score on the evaluation rows."""
     import numpy as np
 
-    from pipeline import metrics
-    from pipeline.batches import Rows
-    from pipeline.measure import own_peak_memory_bytes, reset_peak_memory
-    from pipeline.predict import predict
+    from kdc.pipeline.quality import metrics
+    from kdc.pipeline.quality.measure import own_peak_memory_bytes, reset_peak_memory
+    from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.predict import predict
 
     run = _run(ARMS[arm][0], options)
     trial = _TRIAL_STEPS[arm]
@@ -90,15 +90,21 @@ def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _run(recipe: str, options: argparse.Namespace) -> Any:
     """The run directory with rows, teacher and its logits; made by the first arm that needs it."""
-    from pipeline.config import layer_of, resolve
-    from pipeline.progress import Reporter
-    from pipeline.run import compress, open_run
-    from pipeline.session import prepare_libraries
+    from kdc.common.progress import Reporter
+    from kdc.pipeline.compress import prepare_libraries
+    from kdc.pipeline.config.resolve import layer_of, resolve
+    from kdc.pipeline.run import compress, open_run
 
     flags = {
-        "data.task": "qnli", "data.data": options.data, "run.family": "minilm", "run.recipe": recipe,
-        "run.out": options.runs, "teacher.epochs": 4, "run.device": "cpu", "run.precision": "fp32",
-    }  # fmt: skip
+        "data.task": "qnli",
+        "data.data": options.data,
+        "run.family": "minilm",
+        "run.recipe": recipe,
+        "run.out": options.runs,
+        "teacher.epochs": 4,
+        "run.device": "cpu",
+        "run.precision": "fp32",
+    }
     config = resolve(flags=layer_of(flags), sets={}, file={})
     prepare_libraries(config)
     compress(config, reporter=Reporter(quiet=True), until="targets")
@@ -109,11 +115,11 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     """A new student, trained for so many steps; and its padding id."""
     from transformers import set_seed
 
-    from pipeline import adapters, models
-    from pipeline.batches import Rows
-    from pipeline.fit import plan_for
-    from pipeline.student import distillation, new_student
-    from pipeline.training import Objective, train
+    from kdc.pipeline.stages.student import distillation, new_student
+    from kdc.pipeline.training import adapters, models
+    from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.fit import plan_for
+    from kdc.pipeline.training.loop import Objective, train
 
     settings, pad_to = run.config.student, ARMS[arm][1]
     set_seed(run.config.run.seed)
@@ -123,9 +129,14 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     learns_from, task = distillation(run, settings), run.data().task
     plan = plan_for(settings, 1, seed=0, device="cpu", bf16=False)
     plan = replace(
-        plan, steps=steps, evaluate_every=steps, warmup_steps=round(settings.warmup * steps), pad_to=pad_to,
-        group_by_length=pad_to is None, patience=None,
-    )  # fmt: skip
+        plan,
+        steps=steps,
+        evaluate_every=steps,
+        warmup_steps=round(settings.warmup * steps),
+        pad_to=pad_to,
+        group_by_length=pad_to is None,
+        patience=None,
+    )
     with tempfile.TemporaryDirectory() as folder:
         train(
             model,

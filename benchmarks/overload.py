@@ -24,15 +24,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from artifact import load_manifest
 from benchmarks.serving.asking import Asker, Phase, make_questions
 from benchmarks.serving.mark import Mark, marks_table
 from benchmarks.serving.process import running
 from benchmarks.serving.servers import Subject, all_servers
 from benchmarks.serving.texts import SETS, read_rows
-from errors import KdcError
-from serving.engine import Engine
-from serving.settings import from_environment
+from kdc.artifact.manifest import load_manifest
+from kdc.common.errors import KdcError
+from kdc.serving.engine.engine import Engine
+from kdc.serving.http.settings import from_environment
 
 _QUESTIONS = 300
 _HOLD_S = 10.0  # of the phases before and after
@@ -98,12 +98,16 @@ def _marks(phases: dict[str, Phase], waits: float, times: float) -> list[Mark]:
         Mark("refused before the overload and after it", False, 0, len(before.refused) + len(after.refused)),
         Mark("refused without Retry-After", False, 0, during.without_retry_after),
         Mark("refused: p99, s", False, 0.25, _percentile(during.refused, 99)),
-        Mark("accepted: p99, in times the longest that the queue waits", False, 1.5,
-             _percentile(during.accepted, 99) / (waits + _percentile(before.accepted, 99))),
+        Mark(
+            "accepted: p99, in times the longest that the queue waits",
+            False,
+            1.5,
+            _percentile(during.accepted, 99) / (waits + _percentile(before.accepted, 99)),
+        ),
         Mark("answered, times what it can hold", True, 0.7, during.answered / before.answered),
         Mark("memory after the first quarter: growth, MB", False, 10, settled[-1] - settled[0]),
         Mark("afterwards: rows/s to before", True, 0.85, after.answered / before.answered),
-    ]  # fmt: skip
+    ]
 
 
 def _summary(phase: Phase) -> dict[str, Any]:

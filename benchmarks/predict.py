@@ -36,9 +36,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from artifact import load_manifest
 from benchmarks.serving.texts import read_rows
-from serving.tokenizing import Text
+from kdc.artifact.manifest import load_manifest
+from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 _TORCH = ROOT / "benchmarks" / "peers" / "offline.py"
@@ -124,9 +124,18 @@ def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = (
     out = scratch / "out.parquet"
     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     command = [
-        sys.executable, str(ROOT / "cli.py"), "predict", str(artifact), str(table), str(out), "--device", "cpu",
-        "--json", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "kdc",
+        "predict",
+        str(artifact),
+        str(table),
+        str(out),
+        "--device",
+        "cpu",
+        "--json",
+        *more,
+    ]
     script = (
         "import json, resource, subprocess, sys, time\n"
         "began = time.perf_counter()\n"
@@ -140,9 +149,12 @@ def _predict(artifact: Path, table: Path, scratch: Path, more: Sequence[str] = (
 
 def _json(arguments: list[str]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True,
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )  # fmt: skip
+    )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -63,10 +63,9 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
             (out / f"{stage}.copy").rename(copy)  # the run skips what it would make the same, and redoes the rest
     filled = [str(options.data / part) if part.endswith(".tsv") else part for part in arguments]
     command = ["compress", "--data", str(options.data), *filled, "--seed", str(seed), "--out", str(out), "--json"]
-    cli = Path(__file__).resolve().parent.parent / "cli.py"
     if controls:
         command.append("--controls")
-    done = subprocess.run([sys.executable, str(cli), *command], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "kdc", *command], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)["result"]
 
 

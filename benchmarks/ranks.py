@@ -48,10 +48,33 @@ def main() -> None:
 def _run(options: argparse.Namespace, out: Path, launcher: list[str], threads: int) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     command = [
-        sys.executable, *launcher, str(ROOT / "cli.py"), "compress", "--task", "sst2", "--data", str(options.data),
-        "--family", "minilm", "--max-train-rows", str(options.rows), "--epochs", "1", "--set", "student.min_steps=0",
-        "--set", "student.allow_majority=true", "--until", "student", "--out", str(out), "--device", "cpu", "--json",
-    ]  # fmt: skip
+        sys.executable,
+        *launcher,
+        "-m",
+        "kdc",
+        "compress",
+        "--task",
+        "sst2",
+        "--data",
+        str(options.data),
+        "--family",
+        "minilm",
+        "--max-train-rows",
+        str(options.rows),
+        "--epochs",
+        "1",
+        "--set",
+        "student.min_steps=0",
+        "--set",
+        "student.allow_majority=true",
+        "--until",
+        "student",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--json",
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
     )

@@ -134,21 +134,28 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
         "file": str(file),
     }
     subprocess.run(
-        [sys.executable, "-m", "pipeline.study.cell"], input=json.dumps(request), text=True, check=True, cwd=ROOT,
+        [sys.executable, "-m", "kdc.tools.study.cell"],
+        input=json.dumps(request),
+        text=True,
+        check=True,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    from pipeline.config import layer_of, resolve
+    from kdc.pipeline.config.resolve import layer_of, resolve
 
     changes = dict(VARIANTS[name])
     folder = options.runs / "screen" if task == "sst2" else options.data
     flags: dict[str, Any] = {
-        "run.family": "minilm", "run.seed": seed, "run.out": out.absolute(),
-        "data.data": folder.absolute(), **TASKS[task],
-    }  # fmt: skip
+        "run.family": "minilm",
+        "run.seed": seed,
+        "run.out": out.absolute(),
+        "data.data": folder.absolute(),
+        **TASKS[task],
+    }
     if changes.pop("unlabelled", False):
         flags["data.unlabeled"] = (folder / UNLABELED[task]).absolute()
     factor = changes.pop("steps", 1)

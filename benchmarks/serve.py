@@ -37,15 +37,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from artifact import load_manifest
 from benchmarks.serving import report
 from benchmarks.serving.load import LOADS, Figures, Load, check_wrk, drive, write_bodies
 from benchmarks.serving.process import Running, running
 from benchmarks.serving.servers import NAMES, ROOT, Server, Subject, all_servers, base_variables
 from benchmarks.serving.texts import SETS, read_rows
-from errors import InputError, KdcError
-from serving.engine import Engine
-from serving.tokenizing import Text
+from kdc.artifact.manifest import load_manifest
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import Text
 
 _CHECKED = 64  # rows whose labels are compared
 _RAW_BATCH = 32

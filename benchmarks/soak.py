@@ -18,12 +18,12 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from artifact import load_manifest
 from benchmarks.serving.load import Figures, check_wrk, drive
 from benchmarks.serving.process import running
 from benchmarks.serving.servers import Dialect, Subject, all_servers
 from benchmarks.serving.texts import made_up_row
-from errors import KdcError
+from kdc.artifact.manifest import load_manifest
+from kdc.common.errors import KdcError
 
 _STEPS, _CONNECTIONS, _REQUESTS, _ROWS = 20, 16, 3000, (1, 16)
 _FLAT = 1.02  # of the memory after warm-up

@@ -36,17 +36,17 @@ from tokenizers import Encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from artifact import load_manifest
 from benchmarks.serving.load import check_wrk, drive, write_bodies
 from benchmarks.serving.process import Running, running
 from benchmarks.serving.servers import Server, Subject, all_servers
 from benchmarks.serving.texts import read_rows
-from errors import KdcError
-from serving.api import codec, tei
-from serving.batcher import Batcher
-from serving.engine import Engine, Text
-from serving.registry import MOST_LANES
-from serving.settings import ServeSettings
+from kdc.artifact.manifest import load_manifest
+from kdc.common.errors import KdcError
+from kdc.serving.engine.engine import Engine, Text
+from kdc.serving.http.api import codec, tei
+from kdc.serving.http.batcher import Batcher
+from kdc.serving.http.registry import MOST_LANES
+from kdc.serving.http.settings import ServeSettings
 
 _CONNECTIONS = 32
 _ROW_TOKENS = 32
@@ -110,15 +110,21 @@ class Loaded:
 
 
 def _under_load(server: Server, rows: list[Text], seconds: float, scratch: Path) -> Loaded:
-    assert server.dialect is not None
+    dialect = server.dialect
+    assert dialect is not None
     bodies = scratch / f"{server.name}.txt"
-    write_bodies(bodies, server.dialect, rows, 1)
+    write_bodies(bodies, dialect, rows, 1)
     with running(server, scratch / f"{server.name}.log") as up:
 
         def ask(duration: float) -> float:
             figures = drive(
-                up.port, server.dialect.path, bodies, connections=_CONNECTIONS, rows=1, seconds=duration  # type: ignore[union-attr]
-            )  # fmt: skip
+                up.port,
+                dialect.path,
+                bodies,
+                connections=_CONNECTIONS,
+                rows=1,
+                seconds=duration,
+            )
             return figures.requests_per_second * max(1, round(duration))
 
         ask(seconds / 4)  # warms up

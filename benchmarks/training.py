@@ -58,10 +58,10 @@ def main() -> None:
 
 def _rows(data: Path, scratch: Path) -> Any:
     """QNLI's training rows, tokenised by the pipeline itself."""
-    from pipeline import models
-    from pipeline.reading.prepared import open_data, prepare, tokenise
-    from pipeline.reading.sources import Source
-    from pipeline.tasks import find_task
+    from kdc.pipeline.config.tasks import find_task
+    from kdc.pipeline.data.prepared import open_data, prepare, tokenise
+    from kdc.pipeline.data.sources import Source
+    from kdc.pipeline.training import models
 
     prepare(scratch, find_task("qnli"), Source(task="qnli", data=data), max_train_rows=None, seed=0)
     tokenise(scratch, "student", models.load_tokenizer("minilm"), 128)
@@ -73,11 +73,11 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None, bf16: bool = False) -
     import numpy as np
     from transformers import set_seed
 
-    from pipeline import adapters, models
-    from pipeline.batches import Collator, Rows
-    from pipeline.settings import LoraSettings
-    from pipeline.tasks import find_task
-    from pipeline.training import DistillationTrainer, Objective, Plan, training_arguments
+    from kdc.pipeline.config.settings import LoraSettings
+    from kdc.pipeline.config.tasks import find_task
+    from kdc.pipeline.training import adapters, models
+    from kdc.pipeline.training.batches import Collator, Rows
+    from kdc.pipeline.training.loop import DistillationTrainer, Objective, Plan, training_arguments
 
     set_seed(0)
     loaded = models.load_model("minilm", find_task("qnli"))
@@ -85,20 +85,35 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None, bf16: bool = False) -
     adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings().model_dump())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
     plan = Plan(
-        steps=steps + 1, batch_size=BATCH, accumulate=1, learning_rate=1e-4, warmup_steps=0, weight_decay=0.0,
-        evaluate_every=10**6, patience=None, seed=0, device="cpu", bf16=bf16, pad_to=pad_to,
+        steps=steps + 1,
+        batch_size=BATCH,
+        accumulate=1,
+        learning_rate=1e-4,
+        warmup_steps=0,
+        weight_decay=0.0,
+        evaluate_every=10**6,
+        patience=None,
+        seed=0,
+        device="cpu",
+        bf16=bf16,
+        pad_to=pad_to,
         group_by_length=pad_to is None,
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory() as folder:
         rows = Rows([tokens], logits)
         trainer = DistillationTrainer(
-            objective=Objective("classification", ("accuracy",), alpha=0.5, temperature=2.0), plan=plan, model=adapted,
+            objective=Objective("classification", ("accuracy",), alpha=0.5, temperature=2.0),
+            plan=plan,
+            model=adapted,
             args=replace(
-                training_arguments(plan, Path(folder)), eval_strategy="no", save_strategy="no",
+                training_arguments(plan, Path(folder)),
+                eval_strategy="no",
+                save_strategy="no",
                 load_best_model_at_end=False,
             ),
-            train_dataset=rows, data_collator=Collator(0, pad_to),
-        )  # fmt: skip
+            train_dataset=rows,
+            data_collator=Collator(0, pad_to),
+        )
         clock = _Clock()
         trainer.add_callback(clock)
         trainer.train()

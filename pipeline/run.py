@@ -12,16 +12,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import machine
-from errors import InputError
-from pipeline import (
+from kdc.common import machine
+from kdc.common.errors import InputError
+from kdc.common.progress import Reporter
+from kdc.pipeline.config.request import source_of, task_of
+from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
+from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.directory import claim, locked, root_of
+from kdc.pipeline.rundir.folders import Stage, fingerprint_of, forget, run_stage
+from kdc.pipeline.rundir.ranks import ALONE, Ranks, join
+from kdc.pipeline.stages import (
     candidates,
     controls,
     data,
     evaluate,
     export,
     merge,
-    models,
     package,
     quantize,
     search,
@@ -29,14 +36,7 @@ from pipeline import (
     targets,
     teacher,
 )
-from pipeline.context import Run
-from pipeline.folders import Stage, fingerprint_of, forget, run_stage
-from pipeline.progress import Reporter
-from pipeline.ranks import ALONE, Ranks, join
-from pipeline.reading.sources import input_fingerprint
-from pipeline.request import source_of, task_of
-from pipeline.rundir import claim, locked, root_of
-from pipeline.settings import Config, StudentSettings, TeacherSettings
+from kdc.pipeline.training import models
 
 STAGES = (
     Stage("data", data.run, lambda run: _data_settings(run.config), (), check=data.check),
@@ -231,9 +231,10 @@ def _see_directory(run: Run, *, config: str) -> None:
         raise InputError("the processes were given different settings", remedy="the same command for all of them")
     if not file.exists() or Config.model_validate_json(file.read_text(encoding="utf-8")) != run.config:
         raise InputError(
-            "the processes do not see the same run directory", given=run.root.absolute(),
+            "the processes do not see the same run directory",
+            given=run.root.absolute(),
             remedy="--out on a disk that all hosts share",
-        )  # fmt: skip
+        )
 
 
 def open_run(root: Path, config: Config, reporter: Reporter, ranks: Ranks = ALONE) -> Run:
@@ -245,7 +246,7 @@ def open_run(root: Path, config: Config, reporter: Reporter, ranks: Ranks = ALON
     device, bf16 = _device(config)
     return Run(
         root=root, config=config, device=device, bf16=bf16, ranks=ranks, progress=reporter.progress, say=reporter.say
-    )  # fmt: skip
+    )
 
 
 def _device(config: Config) -> tuple[str, bool]:

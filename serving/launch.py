@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from artifact import MANIFEST_NAME
-from errors import InputError, KdcError
-from serving import drain
-from serving.registry import parse_artifacts, split_artifacts, verify
-from serving.settings import ServeSettings
-from transfer.addresses import BENTO, is_address
+from kdc.artifact.manifest import MANIFEST_NAME
+from kdc.artifact.stores.addresses import BENTO, is_address
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.http import drain
+from kdc.serving.http.registry import parse_artifacts, split_artifacts, verify
+from kdc.serving.http.settings import ServeSettings
 
 _LOOK_S = 0.2
 _KILLED_S = 5.0
@@ -62,7 +62,7 @@ def local(artifacts: str, *, allow_failed: bool = False) -> str:
     """
     if not is_address(artifacts) and BENTO not in artifacts:
         return artifacts  # nothing that reaches stores is imported
-    from transfer.cache import cached
+    from kdc.artifact.stores.cache import cached
 
     return ",".join(
         f"{name}={cached(name, place, allow_failed=allow_failed) if is_address(place) else place}"
@@ -112,7 +112,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         runtime = Path(name)
         os.environ.update(settings.environment() | {drain.RUNTIME_DIR: name, drain.SUPERVISOR: str(os.getpid())})
         _announce(settings, host, port)
-        from serving import service
+        from kdc.serving import service
 
         # The drain, the requests that were admitted, and what a worker needs to close.
         bound_s = settings.drain_delay_s + 2 * settings.timeout_s + 2
@@ -128,7 +128,7 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
     circus.controller.SysHandler = _NoSignals
     # Its own folder for each instance: BentoML wipes it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(runtime / "metrics"))
-    service.working_dir = str(Path(__file__).resolve().parent.parent)  # where workers find this package
+    service.working_dir = str(runtime)  # BentoML puts it on sys.path: nothing there hides a module
     stop: list[int] = []
     with _signals(stop):
         supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
@@ -137,9 +137,10 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
                 time.sleep(_LOOK_S)
                 if not supervisor._thread.is_alive():
                     raise KdcError(
-                        "the service stopped: what starts its workers has ended", given=f"{address}:{port}",
+                        "the service stopped: what starts its workers has ended",
+                        given=f"{address}:{port}",
                         remedy="why stands above; if the port was taken meanwhile, take another one with --port",
-                    )  # fmt: skip
+                    )
                 if (runtime / drain.STARTED).exists():
                     supervisor.loop.add_callback(_bring_back, supervisor)
         finally:

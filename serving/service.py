@@ -1,4 +1,4 @@
-"""The BentoML service: `kdc serve`, `bentoml serve serving.service:Classifier`, `bentoml build`, containers.
+"""The BentoML service: `kdc serve`, `bentoml serve kdc.serving.service:Classifier`, `bentoml build`, containers.
 
 BentoML brings packaging, workers, lifecycle and clients. Requests reach our app before BentoML's router and body
 handling, which would cost more than a small model's forward pass (docs/serving.md has the figures).
@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from errors import KdcError
-from serving import drain
-from serving.settings import from_environment
+from kdc.common.errors import KdcError
+from kdc.serving.http import drain
+from kdc.serving.http.settings import from_environment
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # a start calls nobody unless the person asks for it
 
@@ -27,10 +27,10 @@ import bentoml
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.api.app import make_app
-from serving.launch import local
-from serving.protocol import BoundedProtocol
-from serving.registry import Registry, verify
+from kdc.serving.http.api.app import make_app
+from kdc.serving.http.protocol import BoundedProtocol
+from kdc.serving.http.registry import Registry, verify
+from kdc.serving.launch import local
 
 if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which tells the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)
@@ -107,9 +107,9 @@ class Classifier:
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
         """Labels and scores of each text or pair of texts, best first.
 
-        Over HTTP, `serving.api.classify` answers this route; this is for other services in the same process.
+        Over HTTP, `kdc.serving.http.api.classify` answers this route; this is for other services in the same process.
         """
-        from serving.api.tei import labelled, read_batch
+        from kdc.serving.http.api.tei import labelled, read_batch
 
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
@@ -117,7 +117,7 @@ class Classifier:
         return [labelled(chosen.engine, row) for row in chosen.engine.activated(answer.logits)]
 
 
-uvicorn.config.HTTP_PROTOCOLS["auto"] = "serving.protocol:BoundedProtocol"  # BentoML passes none on
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"  # BentoML passes none on
 BoundedProtocol.front = FrontDoor
 service: Any = Classifier  # the decorator makes it a bentoml.Service
 service.add_asgi_middleware(FrontDoor)  # for a server with another protocol: the door must never stand open

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from artifact import Lineage, Manifest, TaskInfo, TokenizerInfo, Variant, describe_files, write_manifest
+from kdc.artifact.manifest import Lineage, Manifest, TaskInfo, TokenizerInfo, Variant, describe_files, write_manifest
 
 PAD_ID = 1  # as RoBERTa's: a pad id of 0 would hide a forgotten one
 WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}
@@ -96,13 +96,19 @@ def write_artifact(
     make_tokenizer(folder / "tokenizer.json")
     lineage = Lineage(teacher="t", student="s", recipe="best", data_fingerprint="d", seed=0, packages={}, cpu="c")
     manifest = Manifest(
-        kdc_version="0", task=task, lineage=lineage, tokenizer=info, input_names=info.input_names,
-        temperature=temperature, files=describe_files(folder, ["model.onnx", "model.int8.onnx", "tokenizer.json"]),
+        kdc_version="0",
+        task=task,
+        lineage=lineage,
+        tokenizer=info,
+        input_names=info.input_names,
+        temperature=temperature,
+        files=describe_files(folder, ["model.onnx", "model.int8.onnx", "tokenizer.json"]),
         variants={
             "fp32": Variant(file="model.onnx", size_bytes=1),
             "int8": Variant(file="model.int8.onnx", size_bytes=1),
         },
-        providers={"CPUExecutionProvider": "int8", "CUDAExecutionProvider": "fp32"}, created="now",
-    )  # fmt: skip
+        providers={"CPUExecutionProvider": "int8", "CUDAExecutionProvider": "fp32"},
+        created="now",
+    )
     write_manifest(folder, manifest)
     return folder

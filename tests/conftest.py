@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tiny_runs
 
-from pipeline.settings import Config
+from kdc.pipeline.config.settings import Config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # No sandbox: tests run as root in containers. The rest keeps the browser from calling home.
 SWITCHES = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @dataclass(frozen=True)

@@ -175,11 +175,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _preupload(self, asked: dict[str, Any]) -> None:
         modes = [
             {
-                "path": each["path"], "uploadMode": "lfs" if each["path"].endswith(LARGE) else "regular",
+                "path": each["path"],
+                "uploadMode": "lfs" if each["path"].endswith(LARGE) else "regular",
                 "shouldIgnore": each["path"] in self.stub.ignored,
             }
             for each in asked["files"]
-        ]  # fmt: skip
+        ]
         self._answer(200, {"files": modes})
 
     def _batch(self, asked: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
-from scoring.session import predict_for_people
+from kdc.serving.bulk.predict import predict_for_people
 
 LABELS = bag_models.SINGLE.labels
 
@@ -28,9 +28,18 @@ def make_artifact(folder: Path, **how: Any) -> Path:
 def predict(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
     """`kdc predict` on two cores, with its other options as they are when nobody gives them."""
     given: dict[str, Any] = {
-        "text": None, "text_pair": None, "prefix": "", "all_scores": False, "on_error": "stop", "errors": None,
-        "variant": None, "device": "cpu", "threads": 2, "force": False, "allow_failed": False,
-    }  # fmt: skip
+        "text": None,
+        "text_pair": None,
+        "prefix": "",
+        "all_scores": False,
+        "on_error": "stop",
+        "errors": None,
+        "variant": None,
+        "device": "cpu",
+        "threads": 2,
+        "force": False,
+        "allow_failed": False,
+    }
     return predict_for_people(artifact, str(source), str(output), **(given | changes))
 
 

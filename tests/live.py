@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from serving.api.app import make_app
-from serving.protocol import BoundedProtocol
-from serving.settings import ServeSettings
+from kdc.serving.http.api.app import make_app
+from kdc.serving.http.protocol import BoundedProtocol
+from kdc.serving.http.settings import ServeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,10 +65,12 @@ class Process:
         self.log = folder / f"serve-{port}.log"
         with self.log.open("wb") as stream:
             self.popen = subprocess.Popen(
-                [sys.executable, str(ROOT / "cli.py"), "serve", "--port", str(port), "--device", "cpu", *arguments],
-                stdout=stream, stderr=subprocess.STDOUT, cwd=folder,
+                [sys.executable, "-m", "kdc", "serve", "--port", str(port), "--device", "cpu", *arguments],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            )  # fmt: skip
+            )
 
     def wait_ready(self, seconds: float = 60) -> None:
         """Until it takes requests."""

@@ -182,22 +182,25 @@ def test_a_run_on_local_inputs_makes_no_network_call(finished: Finished, tmp_pat
     assert done.returncode == 0, done.stderr
     probe = subprocess.run(
         [sys.executable, "-c", "import socket; socket.create_connection(('192.0.2.1', 9))"],
-        env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "name lookup" in probe.stderr  # the guard itself works
     assert socket.AF_INET
 
 
 def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import pipeline.run
-    from errors import KdcError
-    from pipeline import session
-    from pipeline.config import resolve
+    import kdc.pipeline.run
+    from kdc.common.errors import KdcError
+    from kdc.pipeline import compress as session
+    from kdc.pipeline.config.resolve import resolve
 
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline.run, "compress", fail)
+    monkeypatch.setattr(kdc.pipeline.run, "compress", fail)
     config = resolve(flags={"run": {"out": tmp_path, "family": "minilm"}, "data": {"task": "pydocs"}}, sets={}, file={})
     with pytest.raises(KdcError, match="the disk is full") as caught:
         session.compress_for_people(config, start_from=None, until=None, force=False)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from artifact import load_manifest
-from pipeline.checkpoints import SEAL
+from kdc.artifact.manifest import load_manifest
+from kdc.pipeline.training.checkpoints import SEAL
 
 
 @pytest.fixture
@@ -29,10 +29,14 @@ def command(tmp_path: Path) -> list[str]:
 def start(command: list[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
         # A shell that runs the tests in the background has them ignore Ctrl-C, and they would hand that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 def wait_until(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from bag_models import write_artifact
 from live import ROOT, free_port, running
 from manifests import DEPLOY, one, pod_of, render
 
-from cli import app
+from kdc.cli import app
 
 PAGE = ROOT / "docs" / "operations.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def test_promtool_can_read_the_queries(tmp_path: Path) -> None:
 def test_queries_ask_for_what_is_told_or_recorded() -> None:
     known = "".join(
         path.read_text(encoding="utf-8")
-        for path in (ROOT / "serving" / "metrics.py", DEPLOY / "prometheus" / "alerts.yaml")
+        for path in (ROOT / "serving" / "http" / "metrics.py", DEPLOY / "prometheus" / "alerts.yaml")
     )
     for name in re.findall(r"\bkdc[_:][a-z0-9_:]+", "".join(blocks("promql"))):
         assert re.sub(r"_(total|sum|count|bucket)$", "", name) in known, name

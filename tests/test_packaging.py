@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import VERSION
+from kdc import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -19,20 +19,31 @@ def _names(requirements: list[str]) -> set[str]:
     return {re.split(r"[^A-Za-z0-9-]", requirement, maxsplit=1)[0] for requirement in requirements}
 
 
-def test_every_top_level_module_is_packaged() -> None:
-    assert sorted(PROJECT["tool"]["setuptools"]["py-modules"]) == sorted(path.stem for path in ROOT.glob("*.py"))
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+NOT_INSTALLED = {"tests", "benchmarks", "examples", "deploy", "docs", "build", "dist", "runs"}
 
 
-def test_an_image_is_given_every_package() -> None:
+def _rooms() -> set[str]:
+    """Folders of the repository that hold our modules, as dotted names below `kdc`."""
+    files = [path.relative_to(ROOT) for path in ROOT.glob("*/**/*.py")]
+    rooms = {file.parent.parts for file in files if not file.parts[0].startswith(".")}
+    return {".".join(("kdc", *parts)) for parts in rooms if parts[0] not in NOT_INSTALLED} | {"kdc"}
+
+
+def test_every_folder_is_packaged() -> None:
+    assert sorted(SETUPTOOLS["packages"]) == sorted(_rooms())
+
+
+def test_an_image_is_given_every_room() -> None:
     """What .dockerignore leaves out is missing from the image alone, which no test here starts."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     given = {line.removeprefix("!") for line in lines if line.startswith("!") and "." not in line}
-    packaged = {pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    packaged = {name.split(".")[1] for name in SETUPTOOLS["packages"] if name != "kdc"}
     assert packaged == given - {"LICENSE"}
 
 
 def test_the_service_tells_the_version_that_is_packaged() -> None:
-    assert PROJECT["project"]["version"] == VERSION
+    assert PROJECT["project"]["version"] == __version__
 
 
 def test_the_base_install_has_no_training_library() -> None:
@@ -66,8 +77,8 @@ def test_no_index_and_no_local_version_is_named() -> None:
 
 
 def test_the_pages_are_packaged() -> None:
-    (pattern,) = PROJECT["tool"]["setuptools"]["package-data"]["serving"]
-    assert (ROOT / "serving" / "pages" / "playground.html") in set((ROOT / "serving").glob(pattern))
+    (pattern,) = SETUPTOOLS["package-data"]["kdc.serving.http"]
+    assert (ROOT / "serving" / "http" / "pages" / "playground.html") in set((ROOT / "serving" / "http").glob(pattern))
 
 
 def test_the_documentation_says_why_each_dependency_is_there() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import ROOT, kdc
 
-from pipeline.minilm import HUB_ID, find_minilm
+from kdc.pipeline.training.minilm import HUB_ID, find_minilm
 
 GLUE = Path(os.environ.get("KDC_GLUE_DIR", ROOT.parent / "shared" / "data" / "glue"))
 
@@ -19,9 +19,22 @@ GLUE = Path(os.environ.get("KDC_GLUE_DIR", ROOT.parent / "shared" / "data" / "gl
 @pytest.mark.skipif(find_minilm() == HUB_ID, reason="MiniLM's weights are not installed (requirements-minilm.txt)")
 def test_minilm_on_real_rows_keeps_what_its_teacher_knows(tmp_path: Path) -> None:
     done = kdc(
-        "compress", "--task", "sst2", "--data", str(GLUE), "--family", "minilm", "--max-train-rows", "2000",
-        "--epochs", "2", "--out", str(tmp_path / "run"), "--json", OMP_NUM_THREADS="2",
-    )  # fmt: skip
+        "compress",
+        "--task",
+        "sst2",
+        "--data",
+        str(GLUE),
+        "--family",
+        "minilm",
+        "--max-train-rows",
+        "2000",
+        "--epochs",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+        OMP_NUM_THREADS="2",
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     table = result["table"]

@@ -31,15 +31,21 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object], int]] = {
         "DebertaV2Config",
         _SIZES
         | {
-            "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
-            "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 8, "max_relative_positions": -1,
-            "type_vocab_size": 0, "pooler_hidden_size": 16,
+            "relative_attention": True,
+            "position_biased_input": False,
+            "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_buckets": 8,
+            "max_relative_positions": -1,
+            "type_vocab_size": 0,
+            "pooler_hidden_size": 16,
         },
         0,
     ),
     "electra": ("ElectraConfig", _SIZES | {"embedding_size": 16}, 0),
     "mpnet": ("MPNetConfig", _SIZES, 1),
-}  # fmt: skip
+}
 
 
 def build(architecture: str, folder: Path, outputs: int = 3, seed: int = 0) -> tuple[Any, str]:
@@ -70,6 +76,11 @@ def build_tokenizer(pad_id: int = 0, *, typed: bool = True) -> PreTrainedTokeniz
     )
     names = ["input_ids", "token_type_ids", "attention_mask"] if typed else ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, model_input_names=names, unk_token="[UNK]",
-        pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_LENGTH,
+        model_input_names=names,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )

@@ -14,17 +14,28 @@ import torch
 import transformers
 from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
 
-from pipeline.config import layer_of, parse_sets, resolve
-from pipeline.settings import Config
+from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
+from kdc.pipeline.config.settings import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.
 QUICK = (
-    "run.precision=fp32", "teacher.epochs=8", "teacher.learning_rate=5e-3", "teacher.evaluations=3", "student.epochs=8",
-    "student.min_steps=60", "student.learning_rate=1e-2", "student.evaluations=3", "student.lora.r=8",
-    "quantize.rounds=1", "quantize.calibration_rows=32", "evaluate.rounds=1", "evaluate.latency_rows=10",
-    "evaluate.throughput_rows=32", "evaluate.memory=false",
-)  # fmt: skip
+    "run.precision=fp32",
+    "teacher.epochs=8",
+    "teacher.learning_rate=5e-3",
+    "teacher.evaluations=3",
+    "student.epochs=8",
+    "student.min_steps=60",
+    "student.learning_rate=1e-2",
+    "student.evaluations=3",
+    "student.lora.r=8",
+    "quantize.rounds=1",
+    "quantize.calibration_rows=32",
+    "evaluate.rounds=1",
+    "evaluate.latency_rows=10",
+    "evaluate.throughput_rows=32",
+    "evaluate.memory=false",
+)
 
 
 def base_model(architecture: str, folder: Path, **changes: Any) -> Path:
@@ -60,16 +71,20 @@ def config_for(
 ) -> Config:
     """Settings of a quick run on `train.csv` and `eval.csv` in `folder`."""
     given = {
-        "data.train": folder / "train.csv", "data.eval": folder / "eval.csv", "data.text": "first",
-        "data.text_pair": "second" if pair else None, "run.out": folder / "run", "teacher.model": str(teacher),
-    }  # fmt: skip
+        "data.train": folder / "train.csv",
+        "data.eval": folder / "eval.csv",
+        "data.text": "first",
+        "data.text_pair": "second" if pair else None,
+        "run.out": folder / "run",
+        "teacher.model": str(teacher),
+    }
     return resolve(flags=layer_of(given | (flags or {})), sets=parse_sets([*QUICK, *sets]), file={})
 
 
 def compress(config: Config, **how: Any) -> dict[str, Any]:
     """Run the pipeline in this process, silently."""
-    from pipeline.progress import Reporter
-    from pipeline.run import compress as run
+    from kdc.common.progress import Reporter
+    from kdc.pipeline.run import compress as run
 
     return run(config, reporter=Reporter(quiet=True), **how)
 
@@ -78,15 +93,34 @@ def command(folder: Path, teacher: Path, *more: str) -> list[str]:
     """The same run as a command line."""
     sets = [part for item in QUICK for part in ("--set", item)]
     return [
-        sys.executable, str(ROOT / "cli.py"), "compress", "--train", str(folder / "train.csv"), "--eval",
-        str(folder / "eval.csv"), "--text", "first", "--text-pair", "second", "--teacher", str(teacher), "--out",
-        str(folder / "run"), *sets, *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "kdc",
+        "compress",
+        "--train",
+        str(folder / "train.csv"),
+        "--eval",
+        str(folder / "eval.csv"),
+        "--text",
+        "first",
+        "--text-pair",
+        "second",
+        "--teacher",
+        str(teacher),
+        "--out",
+        str(folder / "run"),
+        *sets,
+        *more,
+    ]
 
 
 def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`kdc` in a fresh process, offline, one thread."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, timeout=1200,
-    )  # fmt: skip
+        [sys.executable, "-m", "kdc", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        timeout=1200,
+    )

@@ -12,9 +12,8 @@ from typing import Any
 
 import bag_models
 import numpy as np
-from tiny_runs import ROOT
 
-from artifact import Manifest, describe_files, load_manifest, write_manifest
+from kdc.artifact.manifest import Manifest, describe_files, load_manifest, write_manifest
 
 BIG, BIG_BYTES = "evaluation.npz", 20_000_003  # more than two requests' worth
 
@@ -30,7 +29,7 @@ def make_artifact(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 def forge(folder: Path, **changes: Any) -> Manifest:
     """Rewrite a manifest with a right SHA-256 of its own, as a hostile store can."""
-    from artifact import _canonical_sha256
+    from kdc.artifact.manifest import _canonical_sha256
 
     path = folder / "manifest.json"
     document = json.loads(path.read_bytes()) | changes
@@ -58,7 +57,7 @@ def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def command(*arguments: str) -> list[str]:
     """What starts it."""
-    return [sys.executable, str(ROOT / "cli.py"), *arguments]
+    return [sys.executable, "-m", "kdc", *arguments]
 
 
 @dataclass

@@ -12,11 +12,15 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from serving.api.app import make_app
-from serving.settings import from_environment
+from kdc.serving.http.api.app import make_app
+from kdc.serving.http.settings import from_environment
 
 if __name__ == "__main__":
     uvicorn.run(
-        make_app(from_environment()), port=int(sys.argv[1]), loop="uvloop", http="httptools", access_log=False,
+        make_app(from_environment()),
+        port=int(sys.argv[1]),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
         log_level="warning",
-    )  # fmt: skip
+    )

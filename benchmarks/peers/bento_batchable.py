@@ -13,7 +13,7 @@ import bentoml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from serving.engine import Engine, Text
+from kdc.serving.engine.engine import Engine, Text
 
 
 @bentoml.service(logging={"access": {"enabled": False}})

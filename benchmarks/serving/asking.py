@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.serving.client import Client, Reply
 from benchmarks.serving.process import Running
 from benchmarks.serving.servers import Dialect
-from serving.engine import Engine, Text
+from kdc.serving.engine.engine import Engine, Text
 
 _SIZES = (1, 8, 32)  # rows of a request
 _TOLERANCE = 2e-3  # of a probability: int8 may differ by 1e-3 with what a row is batched with

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.serving.servers import Dialect
 from benchmarks.serving.texts import SETS
-from errors import InputError, KdcError
-from serving.tokenizing import Text
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine.tokenizing import Text
 
 _SCRIPT = Path(__file__).with_name("load.lua")
 _TIMEOUT_S = 60
@@ -99,9 +99,19 @@ def drive(port: int, path: str, bodies: Path, *, connections: int, rows: int, se
         KdcError: wrk failed.
     """
     command = [
-        "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", f"{_TIMEOUT_S}s",
-        "-s", str(_SCRIPT), f"http://127.0.0.1:{port}", "--", path, str(bodies),
-    ]  # fmt: skip
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        f"{_TIMEOUT_S}s",
+        "-s",
+        str(_SCRIPT),
+        f"http://127.0.0.1:{port}",
+        "--",
+        path,
+        str(bodies),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise KdcError("wrk failed", given=done.stderr.strip() or done.stdout.strip())

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from benchmarks.serving.servers import Server
-from errors import KdcError
+from kdc.common.errors import KdcError
 
 _START_S, _STOP_S = 120.0, 15.0
 _LOOK_S = 0.01

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from serving.engine import Engine
+from kdc.serving.engine.engine import Engine
 
 
 def main() -> None:
@@ -42,9 +42,13 @@ def main() -> None:
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(times, [50, 95, 99]))
     passes = len(times) / len(batches)
     figures = {
-        "requests_per_second": len(times) / sum(times), "rows_per_second": passes * len(rows) / sum(times),
-        "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "errors": 0,
-    }  # fmt: skip
+        "requests_per_second": len(times) / sum(times),
+        "rows_per_second": passes * len(rows) / sum(times),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "errors": 0,
+    }
     sys.stdout.write(json.dumps(figures))
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from artifact import Manifest
-from serving.tokenizing import Text
+from kdc.artifact.manifest import Manifest
+from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -94,7 +94,7 @@ def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
     servers = {
         "kdc": Server(
             "kdc",
-            lambda port: [sys.executable, str(ROOT / "cli.py"), "serve", str(subject.artifact), "--port", str(port)],
+            lambda port: [sys.executable, "-m", "kdc", "serve", str(subject.artifact), "--port", str(port)],
             "/health",
             _KDC,
             {"KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"},
@@ -140,10 +140,24 @@ def _torch_peers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
         return {}, dict.fromkeys(("fastapi-pipeline", "infinity"), "the run directory has no merge/model")
     python, model = str(subject.peers), str(_same_cut(subject, subject.model))
     infinity = [
-        python, "-c", "from infinity_emb.cli import cli; cli()", "v2", "--model-id", model, "--served-model-name",
-        "student", "--engine", "torch", "--device", "cpu", "--no-compile", "--host", "127.0.0.1", "--log-level",
+        python,
+        "-c",
+        "from infinity_emb.cli import cli; cli()",
+        "v2",
+        "--model-id",
+        model,
+        "--served-model-name",
+        "student",
+        "--engine",
+        "torch",
+        "--device",
+        "cpu",
+        "--no-compile",
+        "--host",
+        "127.0.0.1",
+        "--log-level",
         "warning",
-    ]  # fmt: skip
+    ]
     servers = {
         "fastapi-pipeline": Server(
             "fastapi-pipeline",

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError
-from serving.tokenizing import Text
+from kdc.common.errors import InputError
+from kdc.serving.engine.tokenizing import Text
 
 _MADE_UP = 500  # rows
 # Each is one token in the vocabularies of BERT's relatives.

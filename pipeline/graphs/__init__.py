@@ -1,0 +1,1 @@
+"""ONNX graphs: export, int8, fp16, parity, batch invariance."""

@@ -12,9 +12,9 @@ import onnx
 from onnx import NodeProto, TensorProto
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from errors import KdcError
-from pipeline.graphs.nodes import nested_graphs
-from pipeline.graphs.onnx_graph import check_axes, quiet, save_graph
+from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.nodes import nested_graphs
+from kdc.pipeline.graphs.onnx_graph import check_axes, quiet, save_graph
 
 # Large enough to mask, small enough that adding a score stays within fp16's 65,504.
 LARGEST = 1e4

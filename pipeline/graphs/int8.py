@@ -23,17 +23,22 @@ from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dyna
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from artifact import CPU_PROVIDER
-from errors import KdcError
-from pipeline.graphs.int8_storage import share_with_quantised, store_matrices, store_tables
-from pipeline.graphs.layers import LINEAR_OPS, linear_layers, readers
-from pipeline.graphs.onnx_graph import quiet, save_graph
-from pipeline.graphs.ranges import RangeMethod, Ranges
+from kdc.artifact.manifest import CPU_PROVIDER
+from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.int8_storage import share_with_quantised, store_matrices, store_tables
+from kdc.pipeline.graphs.layers import LINEAR_OPS, linear_layers, readers
+from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
+from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
 
 # What ONNX Runtime's optimiser makes of quantised linear layers.
 QUANTIZED_OPS = (
-    "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul", "MatMulInteger", "QAttention",
-)  # fmt: skip
+    "MatMulIntegerToFloat",
+    "QLinearMatMul",
+    "QGemm",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "QAttention",
+)
 _FLOAT_OPS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 
 

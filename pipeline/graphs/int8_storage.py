@@ -11,7 +11,7 @@ from collections.abc import Container
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
+from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 
 _LARGEST = 127
 _SMALLEST_NORMAL_FP16 = 6.2e-5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Encoding
 
-from artifact import Kind
+from kdc.artifact.manifest import Kind
 
 
 @dataclass(frozen=True)

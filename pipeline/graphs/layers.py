@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, NodeProto
 
-from pipeline.graphs.nodes import float_matrices
+from kdc.pipeline.graphs.nodes import float_matrices
 
 LINEAR_OPS = ("MatMul", "Gemm")
 

@@ -22,8 +22,8 @@ import torch
 from onnx import TensorProto, helper
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from errors import InputError, KdcError
-from pipeline.graphs.nodes import nested_graphs
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.graphs.nodes import nested_graphs
 
 Exporter = Literal["auto", "optimum", "torch"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from errors import KdcError
-from pipeline.graphs.onnx_graph import load_classifier
-from serving.session import open_session
+from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.onnx_graph import load_classifier
+from kdc.serving.engine.providers import open_session
 
 Feeds = dict[str, np.ndarray]
 LogitsFunction = Callable[[Feeds], np.ndarray]

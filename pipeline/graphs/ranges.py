@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from errors import KdcError
-from pipeline.graphs.parity import Feeds
-from serving.session import open_session
+from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.parity import Feeds
+from kdc.serving.engine.providers import open_session
 
 RangeMethod = Literal["minmax", "percentile", "entropy"]
 
@@ -146,7 +146,7 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
 
     Args:
         onnx_path: the fp32 graph.
-        tensors: names of float tensors inside it, see `pipeline.graphs.layers.activations`.
+        tensors: names of float tensors inside it, see `kdc.pipeline.graphs.layers.activations`.
         batches: feeds of any shapes; without padding (`calibration_batches`) only real tokens are counted.
 
     Raises:

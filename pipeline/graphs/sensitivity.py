@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from errors import KdcError
-from pipeline.graphs.int8 import Candidate, quantise
-from pipeline.graphs.layers import linear_layers, readers
-from pipeline.graphs.nodes import float_matrices
-from pipeline.graphs.parity import Feeds, onnx_logits
-from pipeline.graphs.ranges import Ranges
+from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.int8 import Candidate, quantise
+from kdc.pipeline.graphs.layers import linear_layers, readers
+from kdc.pipeline.graphs.nodes import float_matrices
+from kdc.pipeline.graphs.parity import Feeds, onnx_logits
+from kdc.pipeline.graphs.ranges import Ranges
 
 
 def layers_by_worth(

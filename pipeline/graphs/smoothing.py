@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from pipeline.graphs.layers import linear_layers, readers
-from pipeline.graphs.nodes import float_matrices, replace_nodes
-from pipeline.graphs.onnx_graph import save_graph
-from pipeline.graphs.parity import Feeds
-from pipeline.graphs.ranges import watch
+from kdc.pipeline.graphs.layers import linear_layers, readers
+from kdc.pipeline.graphs.nodes import float_matrices, replace_nodes
+from kdc.pipeline.graphs.onnx_graph import save_graph
+from kdc.pipeline.graphs.parity import Feeds
+from kdc.pipeline.graphs.ranges import watch
 
 # The paper's alpha: how much of an outlier goes into the weights. Mean square error of the logits, mean of six MiniLM
 # students of 3 layers with a weight scale an output channel: 0.0038 at 0.9, 0.0049 at 0.8, 0.015 without smoothing; at
@@ -33,7 +33,7 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
 
     Args:
         onnx_path: the fp32 graph.
-        batches: without padding, see `pipeline.graphs.ranges.calibration_batches`.
+        batches: without padding, see `kdc.pipeline.graphs.ranges.calibration_batches`.
 
     Returns:
         By tensor, float32 (channels).

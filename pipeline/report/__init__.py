@@ -3,9 +3,3 @@
 `facts.py` gathers what the stages measured, with intervals and calibration, `plots.py` draws, `page.py` writes
 `report.html`, `report.json` and `report.md` into the run.
 """
-
-from __future__ import annotations
-
-from pipeline.report.page import reported_artifact, write_report
-
-__all__ = ["reported_artifact", "write_report"]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics
-from pipeline.tasks import Task
-from serving.engine import activate
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.quality import metrics
+from kdc.serving.engine.engine import activate
 
 _MOST_CHARACTERS = 1000  # of a text that is quoted
 
@@ -86,6 +86,10 @@ def _quote(row: dict[str, Any], label: Any, teacher: Any, student: Any, confiden
         return text if text is None or len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " …"
 
     return {
-        "text": short(row["text"]), "text_pair": short(row.get("text_pair")), "label": label, "teacher": teacher,
-        "student": student, "confidence": confidence,
-    }  # fmt: skip
+        "text": short(row["text"]),
+        "text_pair": short(row.get("text_pair")),
+        "label": label,
+        "teacher": teacher,
+        "student": student,
+        "confidence": confidence,
+    }

@@ -17,19 +17,41 @@ from matplotlib.figure import Figure
 # Stand-ins that matplotlib draws with, and what the page knows them as.
 INK, SOFT, PAPER, FIRST, SECOND, THIRD, FOURTH = (f"#0a0b{number:02x}" for number in range(16, 23))
 _VARIABLES = {
-    INK: "--ink", SOFT: "--soft", PAPER: "--paper", FIRST: "--first", SECOND: "--second", THIRD: "--third",
+    INK: "--ink",
+    SOFT: "--soft",
+    PAPER: "--paper",
+    FIRST: "--first",
+    SECOND: "--second",
+    THIRD: "--third",
     FOURTH: "--fourth",
-}  # fmt: skip
+}
 SERIES = (FIRST, SECOND, THIRD, FOURTH)
 _STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "kdc", "font.family": "DejaVu Sans", "font.size": 10,
-    "text.parse_math": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
-    "xtick.color": SOFT, "ytick.color": SOFT,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": SOFT, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 11,
-    "axes.titlelocation": "left", "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kdc",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": SOFT,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
     "legend.frameon": False,
-}  # fmt: skip
+}
 
 
 def svg(name: str, told: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:

@@ -12,23 +12,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from artifact import CPU_PROVIDER, Manifest, load_manifest
-from errors import InputError
-from inspection import in_order
-from pipeline import metrics
-from pipeline.commands import read_commands
-from pipeline.context import Run
-from pipeline.evaluate import ALL_LOGITS
-from pipeline.package import MADE_FROM, SETTINGS
-from pipeline.report.disagreements import disagreements
-from pipeline.settings import Config
-from pipeline.statistics import difference, reliability, score_interval
-from pipeline.tasks import Task
-from serving.engine import activate
+from kdc.artifact.inspection import in_order
+from kdc.artifact.manifest import CPU_PROVIDER, Manifest, load_manifest
+from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.intervals import difference, reliability, score_interval
+from kdc.pipeline.report.disagreements import disagreements
+from kdc.pipeline.rundir.commands import read_commands
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.stages.evaluate import ALL_LOGITS
+from kdc.pipeline.stages.package import MADE_FROM, SETTINGS
+from kdc.serving.engine.engine import activate
 
 SCHEMA = 1
-_COSTS = ("runtime", "parameters", "size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second",
-          "peak_memory_bytes")  # fmt: skip
+_COSTS = (
+    "runtime",
+    "parameters",
+    "size_bytes",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "rows_per_second",
+    "peak_memory_bytes",
+)
 _MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
 
 
@@ -57,7 +64,10 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": {
-            "name": task.name, "kind": task.kind, "labels": list(task.labels), "metric": task.metrics[0],
+            "name": task.name,
+            "kind": task.kind,
+            "labels": list(task.labels),
+            "metric": task.metrics[0],
             "columns": [task.text] + ([task.text_pair] if task.text_pair else []),
         },
         "served": served,
@@ -67,13 +77,18 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
         "calibration": _calibration(task, logits[served], labels, manifest),
         "lengths": _lengths(run),
         "disagreements": disagreements(
-            run.data().rows(split), logits["teacher"], logits[served], labels, task,
-            temperature=manifest.temperature, most=examples,
+            run.data().rows(split),
+            logits["teacher"],
+            logits[served],
+            labels,
+            task,
+            temperature=manifest.temperature,
+            most=examples,
         ),
         "contract": None if manifest.contract is None else manifest.contract.model_dump(mode="json"),
         "candidates": _candidates(run),
         "where": _where(run, manifest),
-    }  # fmt: skip
+    }
     return {"verdict": verdict(facts), **facts}
 
 
@@ -101,9 +116,10 @@ def _open(root: Path) -> Run:
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
     if not ((root / "evaluate" / ALL_LOGITS).exists() and (root / "package" / MADE_FROM).exists()):
         raise InputError(
-            "the run did not end, or is of an older kdc, which kept too little for a report", given=root,
+            "the run did not end, or is of an older kdc, which kept too little for a report",
+            given=root,
             remedy="run its `kdc compress` again",
-        )  # fmt: skip
+        )
     _check_unchanged(root)
     config = root / "package" / SETTINGS
     return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
@@ -118,9 +134,10 @@ def _check_unchanged(root: Path) -> None:
             continue
         if not record.exists() or json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
             raise InputError(
-                "a later start has changed the run since its artifact was made", given=root / stage,
+                "a later start has changed the run since its artifact was made",
+                given=root / stage,
                 remedy="run `kdc compress` to its end; the report of before is still in the directory",
-            )  # fmt: skip
+            )
 
 
 def _logits(run: Run, split: str) -> dict[str, NDArray[np.float32]]:
@@ -213,7 +230,7 @@ def _candidates(run: Run) -> dict[str, Any] | None:
     """What was measured and tried for the contract; None without one that limits costs."""
     if not run.config.measures_first:
         return None
-    from pipeline.candidates import kept
+    from kdc.pipeline.stages.candidates import kept
 
     measured = run.metrics("candidates")["candidates"]
     trials, chosen = [], next(iter(measured))  # without a search there is one

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from contract.terms import Judgement
-from contract.text import sentence
-from contract.text import table as contract_table
-from inspection import in_order, markdown_table
-from pipeline.report import plots
-from pipeline.report.facts import gather
-from pipeline.report.markup import document, html_table, write_text
-from pipeline.report.pareto import pareto
+from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.text import sentence
+from kdc.artifact.contract.text import table as contract_table
+from kdc.artifact.inspection import in_order, markdown_table
+from kdc.pipeline.report import plots
+from kdc.pipeline.report.facts import gather
+from kdc.pipeline.report.markup import document, html_table, write_text
+from kdc.pipeline.report.pareto import pareto
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"

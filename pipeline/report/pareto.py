@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from contract.terms import Costs, Judgement
-from contract.verdict import missed_costs
-from pipeline.report.drawing import FIRST, INK, SECOND, SOFT, svg
+from kdc.artifact.contract.decision import missed_costs
+from kdc.artifact.contract.terms import Costs, Judgement
+from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, svg
 
 _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
@@ -44,15 +44,23 @@ def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: floa
             axes.scatter([costs.latency_ms], [tried.get(student, floor)], s=area, facecolors="none", edgecolors=colour)
             place = (costs.latency_ms, tried.get(student, floor))
             axes.annotate(
-                _short(student), place, xytext=(0, 9 + 13 * (rank % 2)), textcoords="offset points", ha="center",
+                _short(student),
+                place,
+                xytext=(0, 9 + 13 * (rank % 2)),
+                textcoords="offset points",
+                ha="center",
                 color=INK if known else SOFT,
-            )  # fmt: skip
+            )
         area = max(_LEAST_AREA, _AREA * judgement.costs.size_mb)
         axes.scatter([judgement.costs.latency_ms], [artifact], s=area, color=SECOND)
         axes.annotate(
-            f"the artifact, {judgement.variant}", (judgement.costs.latency_ms, artifact), xytext=(0, -20),
-            textcoords="offset points", ha="center", color=INK,
-        )  # fmt: skip
+            f"the artifact, {judgement.variant}",
+            (judgement.costs.latency_ms, artifact),
+            xytext=(0, -20),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+        )
         axes.axhline(teacher, color=SOFT, linestyle=":")
         axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
         limit = limits.max_latency_ms
@@ -61,9 +69,15 @@ def pareto(candidates: Mapping[str, Any], judgement: Judgement, *, teacher: floa
         elif limit is not None:  # drawn, it would press all points against the axis
             axes.set_xlim(right=1.25 * max(latencies))
             axes.annotate(
-                f"the limit is at {limit:g} ms", (1, 0), xycoords="axes fraction", xytext=(-4, 4),
-                textcoords="offset points", ha="right", va="bottom", color=SECOND,
-            )  # fmt: skip
+                f"the limit is at {limit:g} ms",
+                (1, 0),
+                xycoords="axes fraction",
+                xytext=(-4, 4),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color=SECOND,
+            )
         if limits.max_drop is not None:
             axes.axhline(teacher - limits.max_drop, color=SECOND, linestyle="--")
         axes.set_xlim(left=0)

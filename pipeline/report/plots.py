@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SERIES, SOFT, svg
+from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SERIES, SOFT, svg
 
 _MARKS = "osD^"
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts

@@ -18,8 +18,8 @@ from bag_models import write_artifact
 from live import ROOT, served
 from manifests import DEPLOY, K8S, pod_of, render
 
-from serving.engine import Engine
-from serving.settings import resolve
+from kdc.serving.engine.engine import Engine
+from kdc.serving.http.settings import resolve
 
 PYTHON = ROOT / ".venv-kserve" / "bin" / "python"
 SCRIPT = Path(__file__).with_name("kserve_client.py")

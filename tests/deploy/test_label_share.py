@@ -15,9 +15,9 @@ from conftest import Finished
 from live import running, served
 from prometheus_client.parser import text_string_to_metric_families
 
-from artifact import TaskInfo, load_manifest, write_manifest
-from errors import KdcError
-from pipeline.package import _label_share
+from kdc.artifact.manifest import TaskInfo, load_manifest, write_manifest
+from kdc.common.errors import KdcError
+from kdc.pipeline.stages.package import _label_share
 
 TAGS = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
 NUMBER = TaskInfo(name="stars", kind="regression")
@@ -70,7 +70,7 @@ def test_an_artifact_from_before_loads_and_keeps_its_sha(tmp_path: Path) -> None
     folder = write_artifact(tmp_path)
     document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     del document["lineage"]["label_share"]  # as it was written before there was such a field
-    from artifact import _canonical_sha256
+    from kdc.artifact.manifest import _canonical_sha256
 
     document["sha256"] = _canonical_sha256(document)
     (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")

@@ -12,8 +12,8 @@ import yaml
 from live import ROOT
 from manifests import K8S, compose, containers_of, one, pod_of, render
 
-from serving.metrics import Metrics
-from serving.settings import PREFIX, ServeSettings, resolve
+from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.settings import PREFIX, ServeSettings, resolve
 
 OVERLAYS = ("cpu", "gpu")
 COMBINED: tuple[tuple[str, tuple[str, ...]], ...] = (

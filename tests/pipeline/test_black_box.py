@@ -14,17 +14,17 @@ import tiny_runs
 from scipy.special import softmax
 from tiny_runs import base_model, config_for, write_rows
 
-from artifact import load_manifest
-from errors import InputError
-from pipeline.progress import Reporter
-from pipeline.reading.prepared import PreparedData, open_data
-from pipeline.reading.scores import _read, scores_of_rows
-from pipeline.report import write_report
-from pipeline.run import compress
-from pipeline.served import digest
-from pipeline.settings import Config
-from pipeline.tasks import Kind, custom_task
-from pipeline.teacher import are_the_labels
+from kdc.artifact.manifest import load_manifest
+from kdc.common.errors import InputError
+from kdc.common.progress import Reporter
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.tasks import Kind, custom_task
+from kdc.pipeline.data.prepared import PreparedData, open_data
+from kdc.pipeline.data.scores import _read, scores_of_rows
+from kdc.pipeline.report.page import write_report
+from kdc.pipeline.run import compress
+from kdc.pipeline.rundir.served import digest
+from kdc.pipeline.stages.teacher import are_the_labels
 
 ALMOST = 0.9  # how sure the black box is of what it says
 
@@ -40,8 +40,11 @@ def answers(folder: Path, *, names: tuple[str, str] = ("no", "yes"), wrong_every
         yes = (row["label"] == "yes") != (number % wrong_every == 0)
         share = ALMOST if yes else 1 - ALMOST
         found[row["first"], row["second"]] = {
-            "first": row["first"], "second": row["second"], names[0]: f"{1 - share}", names[1]: f"{share}",
-        }  # fmt: skip
+            "first": row["first"],
+            "second": row["second"],
+            names[0]: f"{1 - share}",
+            names[1]: f"{share}",
+        }
     return list(found.values())
 
 
@@ -68,9 +71,13 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     write_rows(folder / "eval.csv", 100, seed=2)
     scores = write(folder / "scores.csv", answers(folder))
     config = config_for(
-        folder, base_model("bert", folder / "base"), f"teacher.scores={scores}", "student.cut_from=finetuned",
-        "export.fp16=false", "student.epochs=20",
-    )  # fmt: skip
+        folder,
+        base_model("bert", folder / "base"),
+        f"teacher.scores={scores}",
+        "student.cut_from=finetuned",
+        "export.fp16=false",
+        "student.epochs=20",
+    )
     tiny_runs.compress(config, until="data")
     return folder, config
 
@@ -257,9 +264,12 @@ def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Pa
 def test_calibrated_targets_are_as_sure_as_the_teacher_is_right(boxed: tuple[Path, Config], tmp_path: Path) -> None:
     folder, _ = boxed
     config = config_for(
-        folder, folder / "base", f"teacher.scores={folder / 'scores.csv'}", "targets.calibrate=true",
+        folder,
+        folder / "base",
+        f"teacher.scores={folder / 'scores.csv'}",
+        "targets.calibrate=true",
         flags={"run.out": tmp_path / "run"},
-    )  # fmt: skip
+    )
     tiny_runs.compress(config, until="targets")
     tune = open_data(tmp_path / "run" / "data").rows("tune")
     places = np.asarray(tune["row"][:])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from errors import KdcError
-from pipeline.evaluate import check_served
-from pipeline.fit import check_learned, plan_for
-from pipeline.merge import check_merge
-from pipeline.quantize import choose
-from pipeline.settings import StudentSettings
-from pipeline.statistics import calibrate
-from pipeline.tasks import custom_task, find_task
+from kdc.common.errors import KdcError
+from kdc.pipeline.config.settings import StudentSettings
+from kdc.pipeline.config.tasks import custom_task, find_task
+from kdc.pipeline.quality.intervals import calibrate
+from kdc.pipeline.stages.evaluate import check_served
+from kdc.pipeline.stages.merge import check_merge
+from kdc.pipeline.stages.quantize import choose
+from kdc.pipeline.training.fit import check_learned, plan_for
 
 TASK = find_task("qnli")
 
@@ -42,7 +42,7 @@ def test_where_the_majority_is_allowed_it_only_warns() -> None:
 
 
 def test_only_wnli_allows_the_majority_by_preset() -> None:
-    from pipeline.config import resolve
+    from kdc.pipeline.config.resolve import resolve
 
     allowed = [
         name
@@ -87,10 +87,13 @@ def candidate(
 ) -> dict:
     return {
         "graph": graph or f"a graph of {milliseconds} ms",
-        "tune": {"accuracy": score}, "rows_per_second": 1000 / milliseconds, "latency_against_fp32": milliseconds / 10,
+        "tune": {"accuracy": score},
+        "rows_per_second": 1000 / milliseconds,
+        "latency_against_fp32": milliseconds / 10,
         "mean_difference": difference,
-        "batch_invariant": invariant, "static": static,
-    }  # fmt: skip
+        "batch_invariant": invariant,
+        "static": static,
+    }
 
 
 def test_the_fastest_candidate_that_passes_is_chosen() -> None:
@@ -105,9 +108,11 @@ def test_the_fastest_candidate_that_passes_is_chosen() -> None:
 
 def test_among_candidates_of_equal_speed_the_one_nearest_to_fp32_is_chosen() -> None:
     candidates = {
-        "a": candidate(89.5, 3.00, difference=0.03), "b": candidate(90.2, 3.10, difference=0.02),
-        "c": candidate(89.9, 3.40, difference=0.01), "d": candidate(90.0, 3.50, difference=0.001),
-    }  # fmt: skip
+        "a": candidate(89.5, 3.00, difference=0.03),
+        "b": candidate(90.2, 3.10, difference=0.02),
+        "c": candidate(89.9, 3.40, difference=0.01),
+        "d": candidate(90.0, 3.50, difference=0.001),
+    }
     assert choose(candidates, "accuracy", 90, 1)["chosen"] == "c"
 
 

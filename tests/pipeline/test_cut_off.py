@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from pipeline import folders, targets
-from pipeline.settings import Config
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.rundir import folders
+from kdc.pipeline.stages import targets
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,10 @@ def test_a_run_killed_after_the_teachers_answers_does_not_ask_again(
     again, once = (np.load(tmp_path / name / "targets" / "logits.npy") for name in ("run", "whole"))
     np.testing.assert_array_equal(again, once)
     assert sorted(path.name for path in (tmp_path / "run" / "targets").iterdir()) == [
-        "fingerprint", "logits.npy", "stage.json"
-    ]  # fmt: skip
+        "fingerprint",
+        "logits.npy",
+        "stage.json",
+    ]
 
 
 def test_what_a_cut_off_removal_leaves_is_not_the_beginning_of_a_stage(

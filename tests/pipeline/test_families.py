@@ -15,11 +15,11 @@ import tiny_runs
 import torch
 from tiny_models import ARCHITECTURES
 
-from pipeline.report import write_report
+from kdc.pipeline.report.page import write_report
 
 PREDICT = """
 import json, sys
-from serving.engine import Engine
+from kdc.serving.engine.engine import Engine
 engine = Engine.load(sys.argv[1], variant="fp32", device="cpu", threads=1)
 texts = [tuple(text) if isinstance(text, list) else text for text in json.loads(sys.argv[2])]
 print(json.dumps([engine.logits(texts).tolist(), engine.predict(texts).tolist(), list(engine.labels),
@@ -30,9 +30,14 @@ print(json.dumps([engine.logits(texts).tolist(), engine.predict(texts).tolist(),
 def served(artifact: Path, texts: list[Any]) -> tuple[np.ndarray, np.ndarray, list[str], bool]:
     """Logits, probabilities, labels and whether torch was loaded, of the engine in a fresh process."""
     done = subprocess.run(
-        [sys.executable, "-c", PREDICT, str(artifact), json.dumps(texts)], capture_output=True, text=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)},
-    )  # fmt: skip
+        [sys.executable, "-c", PREDICT, str(artifact), json.dumps(texts)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+        },
+    )
     logits, probabilities, labels, heavy = json.loads(done.stdout)
     return np.array(logits), np.array(probabilities), labels, heavy
 
@@ -44,8 +49,10 @@ def trained(run: Path, texts: list[Any]) -> np.ndarray:
     model = AutoModelForSequenceClassification.from_pretrained(run / "merge" / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(run / "merge" / "model")
     with torch.no_grad():
-        rows = [model(**tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")).logits[0]
-                for text in texts]  # fmt: skip
+        rows = [
+            model(**tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")).logits[0]
+            for text in texts
+        ]
     return torch.stack(rows).numpy()
 
 

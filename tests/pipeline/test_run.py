@@ -12,16 +12,16 @@ import tiny_runs
 import torch
 from conftest import Finished
 
-import machine
-from artifact import TokenizerInfo, load_manifest
-from errors import InputError, KdcError
-from pipeline import package, quantize
-from pipeline.graphs.int8 import CANDIDATES
-from pipeline.measure import peak_memory_bytes
-from pipeline.progress import Reporter
-from pipeline.quantize import Bench
-from pipeline.reading.prepared import open_data
-from pipeline.run import open_run
+from kdc.artifact.manifest import TokenizerInfo, load_manifest
+from kdc.common import machine
+from kdc.common.errors import InputError, KdcError
+from kdc.common.progress import Reporter
+from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.graphs.int8 import CANDIDATES
+from kdc.pipeline.quality.measure import peak_memory_bytes
+from kdc.pipeline.run import open_run
+from kdc.pipeline.stages import package, quantize
+from kdc.pipeline.stages.quantize import Bench
 
 
 @pytest.fixture
@@ -65,9 +65,7 @@ def test_teacher_and_student_learned_the_task(finished: Finished) -> None:
 
 def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
     table = finished.result["result"]["table"]
-    assert set(table) == {
-        "teacher", "student", "merged", "student_without_kd", "teacher_lora", "fp32", "int8", "fp16"
-    }  # fmt: skip
+    assert set(table) == {"teacher", "student", "merged", "student_without_kd", "teacher_lora", "fp32", "int8", "fp16"}
     for name in ("teacher", "merged", "fp32", "int8"):
         assert {"accuracy", "parameters", "size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second"} <= set(
             table[name]
@@ -152,7 +150,7 @@ def test_another_machine_quantises_and_measures_again(
 @pytest.mark.parametrize(
     ("measured", "holds"),
     [((), True), (("fp32 (cuda)", "fp16 (cuda)"), True), (("fp32 (cuda)",), False)],
-)  # fmt: skip
+)
 def test_fp16_that_failed_on_a_gpu_is_not_what_a_gpu_loads(measured: tuple[str, ...], holds: bool) -> None:
     table: dict[str, dict] = {name: {} for name in ("fp32", "fp16", *measured)}
     assert package.holds_on_cuda("fp16", table) is holds

@@ -113,9 +113,13 @@ def test_the_image_without_docker(finished: Finished, folder: Path, unprivileged
 
     for command in instructions(builder, "RUN"):
         done = subprocess.run(
-            ["sh", "-c", re.sub(r"--mount=\S+\s*", "", command)], cwd=folder / "src",
-            env={**os.environ, "CUDA": "", **variables(builder)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            ["sh", "-c", re.sub(r"--mount=\S+\s*", "", command)],
+            cwd=folder / "src",
+            env={**os.environ, "CUDA": "", **variables(builder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     (packages,) = environment.glob("lib/python*/site-packages")
     installed = {item.metadata["Name"].lower() for item in importlib.metadata.distributions(path=[str(packages)])}

@@ -21,7 +21,7 @@ import pytest
 from bag_models import SINGLE, write_artifact
 from live import ROOT, Process, free_port, served
 
-from serving.engine import Engine
+from kdc.serving.engine.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,12 @@ print(json.dumps([[[entry.label, entry.score] for entry in answer] for answer in
 def test_the_hubs_client(service: Process, artifact: Path) -> None:
     (wanted,) = Engine.load(artifact, device="cpu").predict(["w1 w2"])
     done = subprocess.run(  # offline, the hub's client refuses every address, and it reads that when it is imported
-        [sys.executable, "-c", HUB_CLIENT, service.url], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", HUB_CLIENT, service.url],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "0"},
-    )  # fmt: skip
+    )
     for top_k, answer in zip((3, 1, 2), json.loads(done.stdout), strict=True):
         assert len(answer) == top_k
         label, score = answer[0]
@@ -194,31 +197,30 @@ def test_a_worker_that_starts_ends_when_its_supervisor_is_killed(artifact: Path,
 # What `kdc serve` runs, with BentoML's supervisor changed at the moment in question.
 SUPERVISED = """
 import os, signal, sys, time
-sys.path.insert(0, sys.argv[1])
 from bentoml._internal.utils.circus import ThreadedArbiter
-from errors import KdcError
-from serving import launch, settings
+from kdc.common.errors import KdcError
+from kdc.serving import launch; from kdc.serving.http import settings
 started = ThreadedArbiter.start
 def start(self, cb=None):
     started(self, cb)
-    time.sleep(float(sys.argv[4]))
+    time.sleep(float(sys.argv[3]))
     os.kill(os.getpid(), signal.SIGTERM)
 def worker(self, cb=None):
     raise OSError("the port is taken")
-if sys.argv[4] == "dies":
+if sys.argv[3] == "dies":
     ThreadedArbiter._worker = worker
 else:
     ThreadedArbiter.start = start
-given = {"artifact": sys.argv[2], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
+given = {"artifact": sys.argv[1], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
 try:
-    launch.serve(settings.resolve(given), "127.0.0.1", int(sys.argv[3]))
+    launch.serve(settings.resolve(given), "127.0.0.1", int(sys.argv[2]))
 except KdcError as error:
     sys.exit(str(error))
 """
 
 
 def supervised(artifact: Path, how: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SUPERVISED, str(ROOT), str(artifact), str(free_port()), how]
+    command = [sys.executable, "-c", SUPERVISED, str(artifact), str(free_port()), how]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -302,15 +304,18 @@ def test_an_empty_key_does_not_open_the_service(artifact: Path, tmp_path: Path) 
 def test_a_port_in_use_is_told(service: Process, artifact: Path) -> None:
     port = service.url.rsplit(":", 1)[1]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "serve", str(artifact), "--port", port],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "kdc", "serve", str(artifact), "--port", port],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert "--port" in done.stderr
 
 
 def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_path: Path) -> None:
-    from serving.session import open_session
+    from kdc.serving.engine.providers import open_session
 
     try:
         open_session(lambda _: artifact / "model.onnx", device="cuda")
@@ -328,11 +333,18 @@ def test_plain_bentoml_serve(artifact: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [str(bentoml), "serve", "serving.service:Classifier", "--port", str(port), "--host", "127.0.0.1"],
-            cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
-            env={**os.environ, "KDC_ARTIFACT": str(artifact), "KDC_DEVICE": "cpu", "KDC_DRAIN_DELAY_S": "0",
-                 "BENTOML_HOME": str(tmp_path / "home")},
-        )  # fmt: skip
+            [str(bentoml), "serve", "kdc.serving.service:Classifier", "--port", str(port), "--host", "127.0.0.1"],
+            cwd=ROOT,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "KDC_ARTIFACT": str(artifact),
+                "KDC_DEVICE": "cpu",
+                "KDC_DRAIN_DELAY_S": "0",
+                "BENTOML_HOME": str(tmp_path / "home"),
+            },
+        )
     try:
         deadline = time.monotonic() + 60
         reply: Any = None

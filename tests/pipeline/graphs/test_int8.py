@@ -15,18 +15,18 @@ import tiny_models
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from artifact import TaskInfo, TokenizerInfo
-from errors import KdcError
-from pipeline.graphs import int8
-from pipeline.graphs.int8 import CANDIDATES, Candidate, count_operators, quantise
-from pipeline.graphs.int8_storage import store_matrices, store_tables
-from pipeline.graphs.invariance import BatchInvariance, batch_invariance
-from pipeline.graphs.layers import LINEAR_OPS, activations
-from pipeline.graphs.onnx_graph import export_onnx, graph_inputs
-from pipeline.graphs.parity import onnx_logits, parity_batches
-from pipeline.graphs.ranges import Histogram, Ranges, calibration_batches, collect_ranges
-from pipeline.graphs.smoothing import largest_by_channel, smooth
-from serving.engine import Engine, activate
+from kdc.artifact.manifest import TaskInfo, TokenizerInfo
+from kdc.common.errors import KdcError
+from kdc.pipeline.graphs import int8
+from kdc.pipeline.graphs.int8 import CANDIDATES, Candidate, count_operators, quantise
+from kdc.pipeline.graphs.int8_storage import store_matrices, store_tables
+from kdc.pipeline.graphs.invariance import BatchInvariance, batch_invariance
+from kdc.pipeline.graphs.layers import LINEAR_OPS, activations
+from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from kdc.pipeline.graphs.parity import onnx_logits, parity_batches
+from kdc.pipeline.graphs.ranges import Histogram, Ranges, calibration_batches, collect_ranges
+from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
+from kdc.serving.engine.engine import Engine, activate
 
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}
 
@@ -71,8 +71,9 @@ def test_every_candidate_is_quantised_and_near_fp32(
     assert counts["quantized"] == counts["wanted"] > 0
     right, run = onnx_logits(fp32, threads=1), onnx_logits(tmp_path / "int8.onnx", threads=1)
     batches = list(parity_batches(token_rows(), pad_id=0, max_length=24))
-    difference = np.concatenate([np.abs(activate(run(b), "classification") - activate(right(b), "classification"))
-                                 for b in batches])  # fmt: skip
+    difference = np.concatenate(
+        [np.abs(activate(run(b), "classification") - activate(right(b), "classification")) for b in batches]
+    )
     # Weights drawn from one wide distribution are the worst case: these layers amplify the noise. Not zero either:
     # something must have been rounded.
     assert 1e-5 < difference.mean() < 0.06
@@ -198,8 +199,10 @@ def test_stored_weights_lose_at_most_half_a_step_each(tmp_path: Path, scale: flo
     allowed = np.abs(table).max(axis=1, keepdims=True) / 127 * 0.51 + np.abs(table) * 1e-3
     assert (np.abs(restored[0] - table) <= allowed).all()
     assert {tensor.data_type for tensor in model.graph.initializer} <= {
-        TensorProto.INT8, TensorProto.FLOAT16, TensorProto.FLOAT,
-    }  # fmt: skip
+        TensorProto.INT8,
+        TensorProto.FLOAT16,
+        TensorProto.FLOAT,
+    }
     assert not {"table", "weight"} & {tensor.name for tensor in model.graph.initializer}
 
 

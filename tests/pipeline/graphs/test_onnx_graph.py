@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from artifact import TaskInfo, TokenizerInfo
-from errors import InputError, KdcError
-from pipeline.graphs import onnx_graph
-from pipeline.graphs.fp16 import to_fp16
-from pipeline.graphs.onnx_graph import check_axes, export_onnx, graph_inputs
-from pipeline.graphs.parity import Feeds, check_parity, onnx_logits, parity_batches, torch_logits
-from serving.engine import Engine
+from kdc.artifact.manifest import TaskInfo, TokenizerInfo
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.graphs import onnx_graph
+from kdc.pipeline.graphs.fp16 import to_fp16
+from kdc.pipeline.graphs.onnx_graph import check_axes, export_onnx, graph_inputs
+from kdc.pipeline.graphs.parity import Feeds, check_parity, onnx_logits, parity_batches, torch_logits
+from kdc.serving.engine.engine import Engine
 
 TYPED = ("bert", "electra", "deberta-v2")  # whose tokenizers make token types
 READS_TYPES = ("bert", "electra")
@@ -132,17 +132,22 @@ def test_the_engine_gives_the_models_answer_from_text(exported: Exported, pair: 
     rows = list(zip(texts, reversed(texts), strict=True)) if pair else texts
     task = TaskInfo(name="t", kind="classification", labels=("a", "b", "c"), text_pair="second" if pair else None)
     info = TokenizerInfo(
-        max_length=tiny_models.MAX_LENGTH, pad_id=exported.pad_id, pad_token="[PAD]",
+        max_length=tiny_models.MAX_LENGTH,
+        pad_id=exported.pad_id,
+        pad_token="[PAD]",
         token_type_ids=exported.architecture in READS_TYPES,
-    )  # fmt: skip
+    )
     engine = Engine.from_files(
         exported.onnx, exported.folder / "tokenizer.json", task=task, tokenizer_info=info, threads=1
     )
     columns = zip(*rows, strict=True) if pair else [rows]
     feeds = tokenizer(
-        *map(list, columns), padding=True, truncation="longest_first", max_length=tiny_models.MAX_LENGTH,
+        *map(list, columns),
+        padding=True,
+        truncation="longest_first",
+        max_length=tiny_models.MAX_LENGTH,
         return_tensors="np",
-    )  # fmt: skip
+    )
     expected = softmax(exported.reference({name: value.astype(np.int64) for name, value in feeds.items()}))
     np.testing.assert_allclose(engine.predict(rows), expected, atol=1e-4)
 

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.graphs.int8 import Candidate, quantise
-from pipeline.graphs.layers import activations
-from pipeline.graphs.parity import Feeds, onnx_logits
-from pipeline.graphs.ranges import collect_ranges
-from pipeline.graphs.sensitivity import layers_by_worth
-from pipeline.graphs.smoothing import largest_by_channel, smooth
+from kdc.pipeline.graphs.int8 import Candidate, quantise
+from kdc.pipeline.graphs.layers import activations
+from kdc.pipeline.graphs.parity import Feeds, onnx_logits
+from kdc.pipeline.graphs.ranges import collect_ranges
+from kdc.pipeline.graphs.sensitivity import layers_by_worth
+from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
 
 WIDTH = 64
 CANDIDATE = Candidate("a", static=True, per_channel=True, ranges="minmax")

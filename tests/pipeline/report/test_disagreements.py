@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report.disagreements import disagreements
-from pipeline.tasks import Task, custom_task
+from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.pipeline.report.disagreements import disagreements
 
 ROWS = [{"text": f"text {number}"} for number in range(4)]
 
 
 def of(task: Task, teacher: Any, student: Any, labels: Any, most: int = 10) -> dict[str, Any]:
     return disagreements(
-        ROWS, np.asarray(teacher, dtype=np.float32), np.asarray(student, dtype=np.float32), np.asarray(labels), task,
-        temperature=1.0, most=most,
-    )  # fmt: skip
+        ROWS,
+        np.asarray(teacher, dtype=np.float32),
+        np.asarray(student, dtype=np.float32),
+        np.asarray(labels),
+        task,
+        temperature=1.0,
+        most=most,
+    )
 
 
 def test_the_surest_rows_come_first() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from contract.terms import Contract, Costs, Judgement, Limits
-from pipeline.report.pareto import pareto
+from kdc.artifact.contract.terms import Contract, Costs, Judgement, Limits
+from kdc.pipeline.report.pareto import pareto
 
 
 def drawn(limit: float) -> str:

@@ -17,13 +17,12 @@ import tiny_runs
 from conftest import Finished
 from sklearn.metrics import confusion_matrix
 
-from artifact import load_manifest
-from errors import InputError
-from pipeline.commands import note_command, read_commands
-from pipeline.report import reported_artifact, write_report
-from pipeline.report.facts import verdict
-from pipeline.report.page import markdown, page, table
-from pipeline.session import compress_for_people
+from kdc.artifact.manifest import load_manifest
+from kdc.common.errors import InputError
+from kdc.pipeline.compress import compress_for_people
+from kdc.pipeline.report.facts import verdict
+from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report
+from kdc.pipeline.rundir.commands import note_command, read_commands
 
 
 class Reader(HTMLParser):
@@ -139,9 +138,9 @@ def test_calibration_is_the_manifests(run: Path, facts: dict[str, Any]) -> None:
         likely /= likely.sum(1, keepdims=True)
         confidence, right = likely.max(1), likely.argmax(1) == kept["label"]
         edges = np.minimum(np.floor(confidence * 15), 14)
-        error = sum(
-            abs(confidence[edges == edge].sum() - right[edges == edge].sum()) for edge in range(15)
-        ) / len(right)  # fmt: skip
+        error = sum(abs(confidence[edges == edge].sum() - right[edges == edge].sum()) for edge in range(15)) / len(
+            right
+        )
         assert facts["calibration"][key]["ece"] == pytest.approx(error, abs=1e-5)
 
 
@@ -205,11 +204,15 @@ def hostile(facts: dict[str, Any]) -> dict[str, Any]:
         "count": 1,
         "rows": [
             {
-                "text": "<script>alert(1)</script>", "text_pair": "a | b\n$x^2$ & <b>", "label": "<i>",
-                "teacher": "yes", "student": "no", "confidence": 0.5,
+                "text": "<script>alert(1)</script>",
+                "text_pair": "a | b\n$x^2$ & <b>",
+                "label": "<i>",
+                "teacher": "yes",
+                "student": "no",
+                "confidence": 0.5,
             }
         ],
-    }  # fmt: skip
+    }
     changed["task"]["labels"] = ["<img src=x>", "$no$"]
     changed["where"]["commands"] = ["kdc compress --train '</pre><script>'"]
     return changed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import Finished
 
-from pipeline.report import write_report
+from kdc.pipeline.report.page import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -1,0 +1,8 @@
+"""`python -m kdc`, `torchrun -m kdc`: the command line."""
+
+from __future__ import annotations
+
+from kdc.cli import main
+
+if __name__ == "__main__":
+    main()

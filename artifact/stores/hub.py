@@ -1,0 +1,211 @@
+"""Artifacts in model repositories of the Hugging Face hub, to read; `hub_push.py` writes.
+
+Tokens, endpoint and questions are those of `huggingface_hub`; bytes are read here, so that a store that sends too much
+is stopped and a download goes on by range.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from kdc.artifact.manifest import MANIFEST_NAME
+from kdc.artifact.stores.addresses import HUB, Repository
+from kdc.artifact.stores.sources import Opened, missing, no_artifact, reaching
+from kdc.common.errors import InputError, KdcError
+
+TIMEOUT_S = 30.0
+_TRIES = 4  # in a row without a byte
+_PAUSE_S = 0.5  # before the second try; twice that before the next
+_CHUNK_BYTES = 1024 * 1024
+_REMEDY = (
+    "see the name and the network; private repositories and pushes need HF_TOKEN (or `hf auth login`); "
+    "the same command goes on where this one stopped"
+)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class HubSource:
+    """An artifact in a repository, at one commit: a push meanwhile does not mix in.
+
+    Args:
+        place: repository and revision.
+
+    Raises:
+        InputError: there is no such repository or revision.
+        KdcError: the hub cannot be asked.
+    """
+
+    def __init__(self, place: Repository) -> None:
+        self._name = place.name
+        self._told = f"{HUB}{place.name}" + (f"@{place.revision}" if place.revision else "")
+        with asking(self._told):
+            api = hub_api()
+            found = api.repo_info(place.name, revision=place.revision, timeout=TIMEOUT_S)
+        self._endpoint = api.endpoint
+        self._commit = found.sha
+        self._client = httpx.Client(
+            follow_redirects=True,
+            max_redirects=5,
+            timeout=TIMEOUT_S,
+            event_hooks={"request": [lambda request: _check_safe(str(request.url), self._endpoint)]},
+        )
+
+    @property
+    def shown(self) -> str:
+        """Its address, for people."""
+        return self._told
+
+    def read_manifest(self, limit: int) -> bytes:
+        """At most `limit` bytes of `manifest.json`; see `Source`."""
+        content = bytearray()
+        opened = self._open(MANIFEST_NAME, 0)
+        if opened is None:
+            raise no_artifact(self._told)
+        for chunk in opened.chunks:
+            content += chunk
+            if len(content) >= limit:
+                break
+        opened.chunks.close()
+        return bytes(content[:limit])
+
+    def open(self, name: str, offset: int) -> Opened:
+        """A file from a byte on; see `Source`."""
+        opened = self._open(name, offset)
+        if opened is None:
+            raise missing(f"{self._told}/{name}")
+        return opened
+
+    def _open(self, name: str, offset: int) -> Opened | None:
+        response = self._ask(name, offset)
+        if response is None:
+            return None
+        start, size = _extent(response)
+        return Opened(start, size, self._chunks(name, response, start, size))
+
+    def _chunks(
+        self, name: str, response: httpx.Response, position: int, size: int | None
+    ) -> Generator[bytes, None, None]:
+        """What a response holds, and where the connection breaks what the next ones hold."""
+        broken = 0
+        with reaching(f"{self._told}/{name}", _REMEDY):
+            try:
+                while True:
+                    try:
+                        # Raw: what is unpacked on the way could be larger than what was bounded.
+                        for chunk in response.iter_raw(_CHUNK_BYTES):
+                            position += len(chunk)
+                            broken = 0
+                            yield chunk
+                        return
+                    except httpx.TransportError:
+                        broken += 1
+                        if broken == _TRIES:
+                            raise
+                    response.close()
+                    time.sleep(_PAUSE_S * 2 ** (broken - 1))
+                    again = self._ask(name, position)
+                    if again is None or _extent(again) != (position, size):
+                        raise KdcError(
+                            "the hub changed a file while it was read", given=f"{self._told}/{name}", remedy=_REMEDY
+                        )
+                    response = again
+            finally:
+                response.close()
+
+    def _ask(self, name: str, offset: int) -> httpx.Response | None:
+        """The answer whose body has a file from a byte on; None where there is no such file."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        url = hf_hub_url(self._name, name, revision=self._commit, endpoint=self._endpoint)
+        headers = {**build_hf_headers(), "accept-encoding": "identity"}
+        if offset:
+            headers["range"] = f"bytes={offset}-"
+        request = self._client.build_request("GET", url, headers=headers)
+        with reaching(f"{self._told}/{name}", _REMEDY):
+            for number in range(_TRIES):
+                is_last = number == _TRIES - 1
+                try:
+                    response = self._client.send(request, stream=True)
+                except httpx.TransportError:
+                    if is_last:
+                        raise
+                else:
+                    if response.status_code in (200, 206):
+                        return response
+                    response.close()
+                    status = response.status_code
+                    if status == 404:
+                        return None
+                    if is_last or (status != 429 and status < 500):
+                        raise KdcError("the hub refused", given=f"{self._told}/{name}: HTTP {status}", remedy=_REMEDY)
+                time.sleep(_PAUSE_S * 2**number)
+        raise AssertionError("the last try returns or raises")
+
+
+def _extent(response: httpx.Response) -> tuple[int, int | None]:
+    """The byte that a body begins with, and the size of the whole file, as the headers say."""
+    if response.status_code == 206:
+        span, _, whole = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
+        start = span.partition("-")[0]
+        if not start.isdigit():
+            raise KdcError("the hub answered a range with none", given=span, remedy=_REMEDY)
+        return int(start), int(whole) if whole.isdigit() else None
+    length = response.headers.get("content-length", "")
+    return 0, int(length) if length.isdigit() else None
+
+
+def hub_api() -> Any:
+    """The library's client.
+
+    Raises:
+        InputError: its endpoint is not safe.
+    """
+    from huggingface_hub import HfApi, constants
+
+    _check_safe(constants.ENDPOINT, constants.ENDPOINT)
+    return HfApi(endpoint=constants.ENDPOINT, library_name="kdc")
+
+
+def _check_safe(url: str, endpoint: str) -> None:
+    """Tokens and bytes go over https; a hub on this machine itself may be without.
+
+    Raises:
+        InputError: another address.
+    """
+    if urlsplit(url).scheme == "https":
+        return
+    if urlsplit(url).hostname in _LOOPBACK and urlsplit(endpoint).hostname in _LOOPBACK:
+        return
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
+
+
+@contextmanager
+def asking(told: str) -> Iterator[None]:
+    """The library's errors as ours.
+
+    Raises:
+        InputError: no such repository or revision, or offline mode.
+        KdcError: the hub refused, or did not answer.
+    """
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+    known = (OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)
+    try:
+        with reaching(told, _REMEDY, passing=known):
+            yield
+    except RevisionNotFoundError as error:
+        raise InputError(
+            "the repository has no such revision", given=told, remedy="name a branch or tag it has"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError("the hub has no such repository, or does not show it", given=told, remedy=_REMEDY) from error
+    except OfflineModeIsEnabled as error:
+        raise InputError("the hub is switched off", given="HF_HUB_OFFLINE", remedy="unset it") from error

@@ -1,0 +1,1 @@
+"""What every room may use: errors, facts of the machine, places, progress. Imports nothing of ours."""

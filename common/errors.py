@@ -1,0 +1,36 @@
+"""Errors that a person reads: what was wrong, the value that was given, the remedy.
+
+The command line prints them without a traceback and leaves with their exit code:
+0 done, 1 failure, 2 wrong input; 3 and 4 are a contract's verdicts (`kdc.artifact.contract.terms`).
+"""
+
+from __future__ import annotations
+
+
+class KdcError(Exception):
+    """Something failed. Exit code 1.
+
+    Args:
+        what: what was wrong, one sentence without a full stop.
+        given: the value that was met, shown as it is.
+        remedy: what to do now: a command, a setting, a valid example.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, given: object = None, remedy: str = "") -> None:
+        self.what = what
+        self.given = given
+        self.remedy = remedy
+        parts = [what]
+        if given is not None:
+            parts.append(f"given: {given}")
+        if remedy:
+            parts.append(f"remedy: {remedy}")
+        super().__init__("\n  ".join(parts))
+
+
+class InputError(KdcError):
+    """The person's input is wrong: a flag, a setting, a file. Exit code 2."""
+
+    exit_code = 2

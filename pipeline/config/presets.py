@@ -1,0 +1,67 @@
+"""Presets: what a recipe, a model family or a task sets unless the person does. Plain tables, keys as in `config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# `paper`: Azimi et al. 2024, section 4 (r 8, alpha 16, dropout 0.05, query and value, T 2, alpha 0.5, lr 5e-4).
+# `best`: what measured best here; which layers are kept matters more than anything else (docs/method.md).
+RECIPES: dict[str, dict[str, Any]] = {
+    "best": {
+        "student": {
+            "model": "layers:first-and-last",
+            "cut_from": "finetuned",
+            "learning_rate": 1e-3,
+            "min_steps": 1500,
+            "alpha": 0.9,
+            "lora": {"r": 16, "alpha": 32, "targets": "all-linear"},
+        },
+    },
+    "paper": {
+        "student": {
+            "model": "layers:every-second",
+            "cut_from": "pretrained",
+            "learning_rate": 5e-4,
+            "min_steps": 400,
+            "alpha": 0.5,
+            "lora": {"r": 8, "alpha": 16, "targets": "query-value"},
+        },
+    },
+}
+
+# `minilm` has no `student`: the recipe cuts it from the teacher, which `training/minilm.py` finds.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {
+        "teacher": {"model": "google-bert/bert-base-uncased", "learning_rate": 3e-5},
+        "student": {"model": "distilbert/distilbert-base-uncased"},
+    },
+    "roberta": {
+        "teacher": {"model": "FacebookAI/roberta-base", "learning_rate": 2e-5},
+        "student": {"model": "distilbert/distilroberta-base"},
+    },
+    "deberta": {
+        "teacher": {"model": "microsoft/deberta-v3-base", "learning_rate": 2e-5},
+        "student": {"model": "microsoft/deberta-v3-small"},
+    },
+    "minilm": {"teacher": {"model": "minilm", "learning_rate": 1e-4}},
+}
+
+# Learning rates where a section is trained in the other way than its default: adapters want more, all weights less.
+METHOD_RATES: dict[str, dict[str, float]] = {"teacher": {"lora": 5e-4}, "student": {"full": 1e-4}}
+
+# Small tasks need more passes; WNLI's dev set is adversarial to its train set, so nobody beats the majority there.
+_SMALL: dict[str, Any] = {"teacher": {"epochs": 5}, "student": {"epochs": 8}}
+TASK_PRESETS: dict[str, dict[str, Any]] = {
+    "cola": {"student": {"epochs": 5}},
+    "mrpc": _SMALL,
+    "stsb": _SMALL,
+    "rte": _SMALL,
+    "wnli": {"student": {"allow_majority": True}},
+    # Made to take minutes: fewer steps, fewer looks, shorter measurements than a run that matters.
+    "pydocs": {
+        "teacher": {"epochs": 2, "evaluations": 4},
+        "student": {"min_steps": 500, "evaluations": 4},
+        "quantize": {"rounds": 12},
+        "evaluate": {"latency_rows": 50, "throughput_rows": 256},
+    },
+}

@@ -1,0 +1,176 @@
+"""From flags, `--set`, a file and presets to one run's settings (`settings.py`).
+
+Precedence: flag, `--set`, file, preset, default. `resolve` merges the layers, refuses unknown keys with the nearest
+valid name, reports all mistakes at once, and leaves nothing to be decided later.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.presets import FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
+from kdc.pipeline.config.settings import Config
+
+Layer = dict[str, Any]
+
+
+def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every setting as (dotted key, default, meaning), sections in order."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.default, field.description or ""
+
+
+def parse_sets(items: list[str]) -> Layer:
+    """`["student.lora.r=16", ...]` as a nested layer; values are TOML where they parse as it, else plain text.
+
+    Raises:
+        InputError: an item without `=` or key.
+    """
+    layer: Layer = {}
+    for item in items:
+        key, sign, text = item.partition("=")
+        if not sign or not key.strip():
+            raise InputError("--set wants section.key=value", given=item, remedy="for example --set student.lora.r=16")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        _put(layer, key.strip(), value)
+    return layer
+
+
+def read_file(path: Path) -> Layer:
+    """A TOML file as a layer.
+
+    Raises:
+        InputError: missing, unreadable, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            "cannot read the config file", given=path, remedy=f"check --config ({error.strerror})"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the config file is not valid TOML: {error}", given=path, remedy="`kdc config` prints a valid example"
+        ) from None
+
+
+def layer_of(flags: Mapping[str, Any]) -> Layer:
+    """Flags by dotted key as a layer; those not given (None) are left out."""
+    layer: Layer = {}
+    for key, value in flags.items():
+        if value is not None:
+            _put(layer, key, value)
+    return layer
+
+
+def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
+    """The run's config: flags over `--set` over the file over presets over defaults.
+
+    Raises:
+        InputError: lists every unknown key and wrong value at once.
+    """
+    given = _merge(_merge(file, sets), flags)
+    problems = _unknown_keys(given, Config, "")
+    try:
+        config = Config.model_validate(_merge(_presets(given), given))
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
+            for item in error.errors()
+            if item["type"] != "extra_forbidden"
+        ]
+    if problems:
+        raise InputError(
+            f"{len(problems)} wrong setting{'s' * (len(problems) > 1)}:\n    " + "\n    ".join(problems),
+            remedy="`kdc config` prints every setting with its default and meaning",
+        )
+    return config
+
+
+def _presets(given: Layer) -> Layer:
+    """What recipe, family and task set unless the person does."""
+    run, data, teacher = (_section(given, name) for name in ("run", "data", "teacher"))
+    family = run.get("family") or (None if teacher.get("model") else "bert")
+    recipe = RECIPES.get(str(run.get("recipe") or "best"), {})
+    task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
+    layer = _merge(recipe, FAMILIES.get(str(family), {}))
+    for section, rates in METHOD_RATES.items():
+        method = _section(given, section).get("method")
+        if method in rates:
+            layer = _merge(layer, {section: {"learning_rate": rates[method]}})
+    if task in TASK_PRESETS:
+        layer = _merge(layer, TASK_PRESETS[task])
+    if _section(given, "student").get("model"):  # who names a student wants that one
+        layer = _merge(layer, {"contract": {"search": "off"}})
+    return _merge(layer, {"run": {"family": family}} if family else {})
+
+
+def _section(layer: Layer, name: str) -> Layer:
+    value = layer.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _merge(below: Layer, above: Layer) -> Layer:
+    """A new layer: `above` wins, key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _put(layer: Layer, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = layer.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InputError("a setting is used as a section", given=key, remedy="`kdc config` prints every setting")
+        layer = inner
+    layer[name] = value
+
+
+def _unknown_keys(layer: Layer, model: type[BaseModel], prefix: str) -> list[str]:
+    problems = []
+    known = [key for key, _, _ in settings_of()]
+    for name, value in layer.items():
+        key = f"{prefix}{name}"
+        field = model.model_fields.get(name)
+        if field is None:
+            leaves = [key] if not isinstance(value, dict) else [f"{key}.{inner}" for inner in value]
+            for leaf in leaves:
+                by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]
+                nearest = by_name or difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+                problems.append(f"unknown setting {leaf}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
+        elif isinstance(value, dict) and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            problems += _unknown_keys(value, field.annotation, f"{key}.")
+    return problems
+
+
+def render_defaults() -> str:
+    """Every setting with its default and meaning, as TOML. All are commented out: a file wins over presets."""
+    lines: list[str] = []
+    section = ""
+    for key, default, meaning in settings_of():
+        head, _, name = key.rpartition(".")
+        if head != section:
+            lines += ["", f"[{head}]"]
+            section = head
+        if default is None:
+            lines.append(f"# {name} =  # {meaning}")
+        else:
+            lines.append(f"# {name} = {json.dumps(default)}  # {meaning}")
+    return "\n".join(lines).strip()

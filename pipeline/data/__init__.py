@@ -1,0 +1,1 @@
+"""From files to rows to tokens: read, validate, split, tokenise."""

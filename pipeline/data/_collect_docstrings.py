@@ -1,0 +1,122 @@
+"""Collects the docstrings of the standard library; run as a script by `kdc.pipeline.data.pydocs`, never imported by it.
+
+Importing the whole standard library has side effects (threads' locks, signal tables, deprecated modules that warn),
+so this runs in an interpreter of its own, started with `-I -S` so that nothing but the standard library is seen.
+
+Reads: nothing.
+Writes: one JSON object on standard output: `objects`, a list of [module, name, docstring] in a fixed order, and
+    `unimportable`, {module: reason}. Whatever the imported modules print goes to the null device.
+
+Command: `python -I -S -B -W ignore pipeline/reading/_collect_docstrings.py`
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import pkgutil
+import sys
+import types
+
+# Left out whole, with everything below them: they act when imported (a browser, a poem, a window, the interpreter's
+# own set-up), belong to the test suite, are generated tables, or are the other platform's twin of os and os.path.
+SKIPPED = frozenset(
+    {
+        "antigravity",
+        "this",
+        "idlelib",
+        "lib2to3",
+        "turtle",
+        "turtledemo",
+        "tkinter",
+        "test",
+        "distutils",
+        "ensurepip",
+        "site",
+        "encodings",
+        "pydoc_data",
+        "msilib",
+        "genericpath",
+        "ntpath",
+        "posixpath",
+        "posix",
+        "nt",
+        "nturl2path",
+        "opcode",
+        "stringprep",
+    }
+)
+# Parts of packages that run a program or tests when imported.
+SKIPPED_PARTS = frozenset({"__main__", "test", "tests", "_test"})
+# Importable by that name although no file is called so.
+EXTRA = ("os.path",)
+
+FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
+
+
+def module_names() -> list[str]:
+    """Public modules of the standard library, shallow ones first, so that an object gets its shortest name."""
+    names = set(EXTRA)
+    packages: list[tuple[str, list[str]]] = []
+    for name in sorted(sys.stdlib_module_names - SKIPPED):
+        if not name.startswith("_"):
+            names.add(name)
+            spec = importlib.util.find_spec(name)
+            packages.append((name, list(spec.submodule_search_locations or []) if spec else []))
+    while packages:
+        package, folders = packages.pop()
+        for part in pkgutil.iter_modules(folders):
+            if not part.name.startswith("_") and part.name not in SKIPPED_PARTS:
+                names.add(f"{package}.{part.name}")
+                if part.ispkg:
+                    packages.append((f"{package}.{part.name}", [os.path.join(top, part.name) for top in folders]))
+    return sorted(names, key=lambda name: (name.count("."), name))
+
+
+def documented(module_name: str, module: types.ModuleType) -> list[list[str]]:
+    """[module, name, docstring] of the public functions, classes and methods that a module defines or exports."""
+    exported = set(getattr(module, "__all__", ()))
+    candidates: list[tuple[str, str | None]] = []
+    for name, value in sorted(vars(module).items()):
+        is_class = inspect.isclass(value)
+        if name.startswith("_") or not (is_class or isinstance(value, FUNCTIONS)):
+            continue
+        if name not in exported and getattr(value, "__module__", None) != module.__name__:
+            continue
+        candidates.append((name, value.__doc__))
+        if is_class:
+            for member_name, member in sorted(vars(value).items()):
+                function = getattr(member, "__func__", member)  # what a staticmethod or classmethod wraps
+                if not member_name.startswith("_") and isinstance(function, FUNCTIONS):
+                    candidates.append((f"{name}.{member_name}", function.__doc__))
+    return [[module_name, name, text] for name, text in candidates if isinstance(text, str) and text.strip()]
+
+
+def main() -> None:
+    """Import everything with standard output closed off, then print the result."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    objects: list[list[str]] = []
+    unimportable: dict[str, str] = {}
+    for name in module_names():
+        try:
+            module = importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a module of another platform, or built without its C library
+            unimportable[name] = f"{type(error).__name__}: {error}"
+            continue
+        objects.extend(documented(name, module))
+    with answer:
+        json.dump({"objects": objects, "unimportable": unimportable}, answer)
+
+
+if __name__ == "__main__":
+    main()

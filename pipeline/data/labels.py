@@ -1,0 +1,210 @@
+"""What a label column holds: reads each row's label, learns the names, and infers the kind where it was not given."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from kdc.pipeline.config.tasks import Kind
+from kdc.pipeline.data.validate import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
+
+MAX_LABELS = 10_000  # more different labels than that are no classes
+_FEW_NUMBERS = 20  # more different numbers than that are measurements, not class names
+_MOSTLY = 0.9  # share of numbers from which the rest of a label column are mistakes
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LARGEST = 3.4e38  # of float32, as labels are stored
+
+
+def parse_number(text: str) -> float | None:
+    """A finite number that float32 can hold, written plainly; None for anything else."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if abs(number) <= _LARGEST else None
+
+
+@dataclass
+class LabelReader:
+    """Reads one split's labels into strings (one, or a list for multi-label), and learns what they are.
+
+    Attributes:
+        kind: what the column holds; None until `settle` has inferred it.
+        names: the known labels; empty to learn them from this split.
+        by_index: "0", "1", ... stand for the known names in order (GLUE's files write either).
+        separator: between the labels of a multi-label cell.
+        minus_one_is_unlabeled: -1 marks a row without label, as in GLUE's test splits.
+        learned: `names` are those of the training rows, so that others cannot be predicted.
+    """
+
+    kind: Kind | None
+    names: tuple[str, ...] = ()
+    by_index: bool = False
+    separator: str | None = None
+    minus_one_is_unlabeled: bool = False
+    learned: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    is_list: bool | None = None
+    _known: dict[str, str] = field(default_factory=dict)
+    _numbers: Counter[str] = field(default_factory=Counter)
+    _rows: int = 0
+    _numeric_rows: int = 0
+    _has_point: bool = False
+    _not_numbers: list[tuple[int, RowProblem]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.by_index:
+            self._known = {str(index): name for index, name in enumerate(self.names)}
+        self._known.update({name: name for name in self.names})
+        if self.kind is not None:
+            self.is_list = self.kind == "multilabel"
+        elif self.separator:
+            self.is_list = True
+
+    def read(self, value: object, line: int) -> str | list[str]:
+        """One row's label.
+
+        Raises:
+            RowProblem: missing, unknown, or not of the column's kind.
+            FileProblem: more different labels than classes can be.
+        """
+        if self.is_list is None:
+            self.is_list = isinstance(value, list)
+        if self.is_list:
+            labels = list(dict.fromkeys(self._known_name(_single(item)) for item in self._items(value)))
+            self.counts.update(labels)
+            return labels
+        label = _single(value)
+        if self.minus_one_is_unlabeled and label in ("-1", "-1.0") and label not in self._known:
+            raise RowProblem("row has no label", "-1 marks unlabelled rows", "give a labelled split")
+        if self.kind == "regression":
+            return self._number(label)
+        if self.kind is None:
+            self._look(label, line)
+        label = self._known_name(label)
+        self._count(label)
+        return label
+
+    def settle(self, log: FileLog) -> Kind:
+        """The column's kind after the last row, inferred if it was not given; mistakes that only now show go to `log`.
+
+        A list or a separator means multi-label; numbers with a decimal point, or more than 20 different, regression.
+        """
+        if self.kind is None and self.is_list:
+            self.kind = "multilabel"
+        elif self.kind is None:
+            measured = self._has_point or len(self._numbers) > _FEW_NUMBERS
+            self.kind = "classification"
+            if measured and self._numeric_rows >= _MOSTLY * self._rows:
+                self.kind = "regression"
+                self._report_not_numbers(log)
+        if self.kind == "classification" and len(self.counts) > MAX_LABELS:
+            log.mistake(None, _too_many_labels())
+        return self.kind
+
+    def sorted_names(self) -> tuple[str, ...]:
+        """The labels met: by value if all are whole numbers, else by spelling."""
+        whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
+        return tuple(sorted(self.counts, key=(lambda name: (int(name), name)) if whole else (lambda name: (0, name))))
+
+    def _items(self, value: object) -> list[object]:
+        if isinstance(value, list):
+            return value
+        if isinstance(value, str) and self.separator:
+            return [item for item in value.split(self.separator) if item.strip()]
+        if value is None or is_nan(value):
+            raise _missing()
+        raise RowProblem(
+            "label is not a list",
+            show(value),
+            "write a list of labels, or name their separator: --set data.separator=|",
+        )
+
+    def _known_name(self, label: str) -> str:
+        if not self._known:
+            return label
+        name = self._known.get(label)
+        if name is None:
+            known = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
+            hint = nearest_name(label, self.names)
+            what = "label is not in the training rows" if self.learned else "unknown label"
+            remedy = f"the labels of {'the training rows' if self.learned else 'this task'} are: {known}"
+            raise RowProblem(what, f"{show(label)}{hint}", remedy)
+        return name
+
+    def _count(self, label: str) -> None:
+        if len(self.counts) <= MAX_LABELS or label in self.counts:
+            self.counts[label] += 1
+        elif self.kind == "classification":
+            raise _too_many_labels()
+
+    def _number(self, label: str) -> str:
+        number = parse_number(label)
+        if number is None:
+            raise _not_a_number(label)
+        if len(self._numbers) <= _FEW_NUMBERS:
+            self._numbers[label] += 1
+        return repr(number)
+
+    def _look(self, label: str, line: int) -> None:
+        """Gather what tells numbers from class names."""
+        self._rows += 1
+        number = parse_number(label)
+        if number is not None:
+            self._numeric_rows += 1
+            self._has_point = self._has_point or "." in label
+            if len(self._numbers) <= _FEW_NUMBERS:
+                self._numbers[label] += 1
+        elif len(self._not_numbers) < MAX_SHOWN:
+            self._not_numbers.append((line, _not_a_number(label)))
+
+    def _report_not_numbers(self, log: FileLog) -> None:
+        unseen = self._rows - self._numeric_rows - len(self._not_numbers)
+        for place, (line, problem) in enumerate(self._not_numbers):
+            is_last = place == len(self._not_numbers) - 1
+            log.mistake(line, problem, count=1 + unseen if is_last else 1)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all rows have the same label."""
+        return len(self._numbers if self.kind == "regression" else self.counts) < 2
+
+
+def _single(value: object) -> str:
+    """A label as text: 1 is "1", True is "true".
+
+    Raises:
+        RowProblem: missing, or neither a string nor a number.
+    """
+    if isinstance(value, str):
+        label = value.strip()
+        if not label or (len(label) == 3 and label.lower() == "nan"):
+            raise _missing()
+        return label
+    if value is None or is_nan(value):
+        raise _missing()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        raise RowProblem("label is a list", show(value), "for several labels a row: --set data.kind=multilabel")
+    raise RowProblem("label is neither a string nor a number", type(value).__name__, "check --label")
+
+
+def _missing() -> RowProblem:
+    return RowProblem("label is missing", remedy="fill in or remove these rows; unlabelled ones go to --unlabeled")
+
+
+def _not_a_number(label: str) -> RowProblem:
+    remedy = "correct these rows, or, if they are class names: --set data.kind=classification"
+    if parse_number(label.replace(",", ".", 1)) is not None:
+        remedy = "write decimals with a point"
+    return RowProblem("label is not a finite number", show(label), remedy)
+
+
+def _too_many_labels() -> FileProblem:
+    return FileProblem(
+        f"more than {MAX_LABELS:,} different labels",
+        remedy="check --label; for numbers to predict: --set data.kind=regression",
+    )

@@ -1,0 +1,200 @@
+"""The built-in task: does a sentence say what a Python object does? Made at run time, needs no hub and no download.
+
+From the docstrings of the standard library of the Python at hand come pairs like
+
+    "What does `textwrap.dedent` do?"
+    "Remove any common leading whitespace from every line in `text`."  answers
+    "Collapse and truncate the given text to fit in the given width."  does_not_answer
+
+Every sentence is used exactly twice, once as an answer and once as a non-answer, and so is every question: neither
+says anything alone. A non-answer comes from another object of the same module and the same split. The split is by
+documented object. The same Python and the same seed give the same rows.
+
+Reads: the standard library, imported in a subprocess (`_collect_docstrings.py`).
+Writes: nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdc.common.errors import KdcError
+
+ANSWERS = "answers"
+DOES_NOT_ANSWER = "does_not_answer"
+EVAL_SHARE = 0.15
+# Enough for a student to find its way, few enough for minutes on two cores.
+MAX_OBJECTS = 2680
+# Below this the numbers of a run mean little: 15 % of it are 150 objects, 300 evaluation rows.
+MIN_OBJECTS = 1000
+MIN_WORDS, MAX_WORDS = 4, 40
+COLLECT_TIMEOUT_S = 120
+
+_COLLECTOR = Path(__file__).with_name("_collect_docstrings.py")
+# "dedent(text) -> str", "D.values() -> a set-like object ...": a call written out, which gives the name away.
+_SIGNATURE_LINE = re.compile(r"^[\w.]+\s*\([^\n]*$\n?", re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)[.!?](?=\s+[A-Z`'\"(*]|\s*$)")
+
+
+@dataclass(frozen=True)
+class Documented:
+    """One object of the standard library and the sentence that says what it does."""
+
+    module: str
+    name: str
+    sentence: str
+
+
+def make_pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Make the task's rows.
+
+    Args:
+        seed: decides the split, the negatives and the order.
+
+    Returns:
+        Training rows and evaluation rows (about 15 % of the objects), each with the keys `question`, `sentence`,
+        `label` ("answers" or "does_not_answer", half and half) and `group` (the documented object).
+
+    Raises:
+        KdcError: the docstrings could not be collected, or this Python has too few of them.
+    """
+    objects = usable_objects(collect_docstrings())
+    if len(objects) < MIN_OBJECTS:
+        raise KdcError(
+            "this Python's standard library has too few docstrings to make the pydocs task",
+            given=f"{len(objects)} usable, {MIN_OBJECTS} needed, in {sys.executable}",
+            remedy="use a Python built with docstrings (python.org, a Linux distribution's, pyenv), "
+            "or another task: `kdc tasks`",
+        )
+    rng = random.Random(seed)
+    train, evaluation = split_by_object(objects, rng)
+    return make_rows(train, rng), make_rows(evaluation, rng)
+
+
+def collect_docstrings() -> list[tuple[str, str, str]]:
+    """Import the standard library in a subprocess.
+
+    Returns:
+        (module, name within the module, docstring), in a fixed order.
+
+    Raises:
+        KdcError: the subprocess did not start, failed, hung, or answered something else.
+    """
+    # -I -S: no environment variables, no current folder, no site-packages. No -O: that is not inherited, so a
+    # `python -OO` that starts kdc does not strip these docstrings.
+    command = [sys.executable, "-I", "-S", "-B", "-W", "ignore", str(_COLLECTOR)]
+    remedy = f"run `{' '.join(command)}` to see why, or use another task: `kdc tasks`"
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COLLECT_TIMEOUT_S, check=True
+        )
+        return [(module, name, text) for module, name, text in json.loads(done.stdout)["objects"]]
+    except subprocess.CalledProcessError as error:
+        last_words = error.stderr.decode("utf-8", "replace").strip()[-500:]
+        given = f"exit status {error.returncode}: {last_words}"
+        raise KdcError("collecting the standard library's docstrings failed", given=given, remedy=remedy) from error
+    except subprocess.TimeoutExpired as error:
+        given = f"no answer after {COLLECT_TIMEOUT_S} s"
+        raise KdcError("collecting the standard library's docstrings hung", given=given, remedy=remedy) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise KdcError(
+            "collecting the standard library's docstrings failed", given=repr(error), remedy=remedy
+        ) from error
+
+
+def first_sentence(docstring: str) -> str:
+    """The first sentence of a docstring as one line; "" where there is none of a usable length."""
+    text = docstring.strip()
+    while signature := _SIGNATURE_LINE.match(text):
+        text = text[signature.end() :].strip()
+    paragraph = " ".join(re.split(r"\n\s*\n", text, maxsplit=1)[0].split())
+    end = _SENTENCE_END.search(paragraph)
+    sentence = paragraph[: end.end()] if end else paragraph
+    return sentence if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS else ""
+
+
+def gives_name_away(name: str, sentence: str) -> bool:
+    """Whether the sentence holds the object's own name as no English sentence would.
+
+    A plain word ("copy": "Copy a file.") is what the task is about: the sentence must fit the name's meaning. A name
+    that only code has ("copy_file", "TextWrapper", "namelist()") would be found by comparing letters.
+    """
+    own = name.rsplit(".", 1)[-1]
+    if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
+        return True
+    is_identifier = "_" in own or any(letter.isupper() or letter.isdigit() for letter in own[1:])
+    return is_identifier and re.search(rf"(?<!\w){re.escape(own)}(?!\w)", sentence) is not None
+
+
+def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
+    """The objects whose first sentence can be asked about, each sentence once, at most `MAX_OBJECTS`.
+
+    Args:
+        docstrings: (module, name within the module, docstring).
+    """
+    found: list[Documented] = []
+    met: set[str] = set()
+    for module, name, docstring in docstrings:
+        sentence = first_sentence(docstring)
+        key = sentence.casefold().rstrip(".!? ")
+        # The first object to say it keeps it: the same words as another's answer could be a false non-answer, and
+        # would carry an evaluation sentence into training.
+        if sentence and key not in met and not gives_name_away(name, sentence):
+            met.add(key)
+            found.append(Documented(module, name, sentence))
+    if len(found) <= MAX_OBJECTS:
+        return found
+    # A fixed choice, whatever the run's seed: seeds are to be compared on the same task.
+    return sorted(random.Random(0).sample(found, MAX_OBJECTS), key=lambda each: (each.module, each.name))
+
+
+def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
+    """Split into training and evaluation objects, module by module.
+
+    A module gives no object or at least two to each side, so that each has a partner to take a non-answer from. What
+    rounding leaves over is carried to the next module, which keeps the share. Modules with one object are left out.
+    """
+    by_module: dict[str, list[Documented]] = defaultdict(list)
+    for each in objects:
+        by_module[each.module].append(each)
+    modules = [members for members in by_module.values() if len(members) > 1]
+    rng.shuffle(modules)
+    train: list[Documented] = []
+    evaluation: list[Documented] = []
+    owed = 0.0
+    for members in modules:
+        rng.shuffle(members)
+        owed += EVAL_SHARE * len(members)
+        taken = min(round(owed), len(members))
+        if taken < 2:
+            taken = 0
+        elif len(members) - taken == 1:
+            taken -= 1 if taken > 2 else taken
+        owed -= taken
+        evaluation += members[:taken]
+        train += members[taken:]
+    return train, evaluation
+
+
+def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, str]]:
+    """Two rows an object: its own sentence, and that of the next object of its module (in a random circle)."""
+    by_module: dict[str, list[Documented]] = defaultdict(list)
+    for each in objects:
+        by_module[each.module].append(each)
+    rows: list[dict[str, str]] = []
+    for members in by_module.values():
+        rng.shuffle(members)
+        for each, neighbour in zip(members, [*members[1:], members[0]], strict=True):
+            group = f"{each.module}.{each.name}"
+            question = f"What does `{group}` do?"
+            for sentence, label in ((each.sentence, ANSWERS), (neighbour.sentence, DOES_NOT_ANSWER)):
+                rows.append({"question": question, "sentence": sentence, "label": label, "group": group})
+    rng.shuffle(rows)
+    return rows

@@ -1,0 +1,146 @@
+"""Checks on the rows that people bring, and the list of mistakes found in them.
+
+A reader or a check raises `RowProblem` (one row cannot be used) or `FileProblem` (the rest of the file cannot).
+`Problems` collects both over all files of a run, so that a person sees the first few of each file, with the line, and
+the count.
+Messages quote labels, numbers and column names; they never quote a text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NoReturn
+
+from kdc.common.errors import InputError
+
+MAX_SHOWN = 5  # mistakes shown of each file
+
+
+class RowProblem(Exception):
+    """One row cannot be used.
+
+    Args:
+        what: the kind of mistake, the same words for every row that has it.
+        detail: what was met in this row.
+        remedy: what to do.
+    """
+
+    def __init__(self, what: str, detail: str = "", remedy: str = "") -> None:
+        super().__init__(what, detail, remedy)
+        self.what, self.detail, self.remedy = what, detail, remedy
+
+
+class FileProblem(RowProblem):
+    """The rest of the file cannot be read. `line` is where it began, None for the file as a whole."""
+
+    def __init__(self, what: str, detail: str = "", remedy: str = "", line: int | None = None) -> None:
+        super().__init__(what, detail, remedy)
+        self.line = line
+
+
+class Problems:
+    """The mistakes found so far, over all files of a run."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._of_file: Counter[str] = Counter()
+        self._shown: list[str] = []
+        self._remedies: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def add(self, file: str, place: str, problem: RowProblem, count: int = 1) -> None:
+        """Note one mistake, or the first of `count` equal ones; `place` (":12", " row 12") follows the file's name."""
+        shown = self._of_file[file] < MAX_SHOWN
+        self._counts[problem.what] += count
+        self._of_file[file] += count
+        if shown:
+            detail = f" ({problem.detail})" if problem.detail else ""
+            self._shown.append(f"{file}{place}: {problem.what}{detail}")
+            if problem.remedy:
+                self._remedies[problem.remedy] = None
+
+    def raise_if_any(self) -> None:
+        """Report what was found.
+
+        Raises:
+            InputError: there is at least one mistake.
+        """
+        if self._counts:
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        total = len(self)
+        summary = ", ".join(f"{count:,} x {what}" for what, count in self._counts.most_common())
+        hidden = total - len(self._shown)
+        lines = self._shown + ([f"and {hidden:,} more"] if hidden else [])
+        raise InputError(
+            f"the data cannot be used, {total:,} mistake{'s' * (total > 1)}: {summary}",
+            given="\n    ".join(["", *lines]) if len(lines) > 1 else lines[0],
+            remedy="; ".join(self._remedies) or "correct or remove these rows",
+        )
+
+
+@dataclass
+class FileLog:
+    """Where a reader reports what is wrong with one file, and what it left out.
+
+    Attributes:
+        file: the file's name, as the person wrote it.
+        unit: how a place is named: ":" for lines, " row " for rows.
+        problems: the run's list.
+        skipped: rows left out because the published file is known to be broken there.
+    """
+
+    file: str
+    unit: str
+    problems: Problems
+    skipped: int = 0
+
+    def mistake(self, line: int | None, problem: RowProblem, count: int = 1) -> None:
+        """Note a mistake at a line (1-based), or of the whole file; or the first of `count` equal ones."""
+        self.problems.add(self.file, "" if line is None else f"{self.unit}{line}", problem, count)
+
+    def skip(self) -> None:
+        """Note a row left out."""
+        self.skipped += 1
+
+
+def check_text(value: object, column: str) -> str:
+    """A text that a model can read.
+
+    Raises:
+        RowProblem: not a string, NaN, or nothing but white space.
+    """
+    if not isinstance(value, str):
+        if value is None or is_nan(value):
+            raise RowProblem("text is missing", f"column {column!r}", "fill in or remove these rows")
+        raise RowProblem("text is not a string", f"column {column!r} holds {type(value).__name__}", "check --text")
+    if not value or value.isspace():
+        raise RowProblem("text is empty", f"column {column!r}", "fill in or remove these rows")
+    if len(value) == 3 and value.lower() == "nan":
+        raise RowProblem("text is NaN", f"column {column!r}", "fill in or remove these rows")
+    return value
+
+
+def nearest_name(name: str, known: Collection[str]) -> str:
+    """ "; did you mean 'x'?" for the most similar known name, "" where none is similar."""
+    by_lower = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def show(value: object) -> str:
+    """A value for a message, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_nan(value: object) -> bool:
+    """Whether a value is the float NaN, as Parquet and JSON files say "missing"."""
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,74 @@
+"""The student beside its teacher on the same evaluation rows, as a contract judges it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.contract.decision import Basis, rows_needed, unseen
+from kdc.artifact.contract.terms import Contract, Quality
+from kdc.pipeline.config.tasks import Kind
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.intervals import difference
+
+
+def compare(
+    student: NDArray[np.floating],
+    teacher: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    kind: Kind,
+    metric: str,
+    *,
+    contract: Contract,
+    seed: int,
+) -> Quality | None:
+    """Scores, their difference with its interval, and how many rows would show that it keeps to the contract.
+
+    Args:
+        student, teacher: logits, (rows, outputs).
+        labels: (rows,), or (rows, outputs) for multi-label.
+        kind: of the task.
+        metric: the deciding one.
+        contract: None is returned where it asks for no `max_drop`.
+        seed: of the resampling.
+    """
+    max_drop = contract.limits.max_drop
+    if max_drop is None:
+        return None
+    mine, theirs = (metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, teacher))
+    resampled = difference(student, teacher, labels, kind, metric, seed=seed, confidence=contract.confidence)
+    basis = basis_of(labels, metric)
+    found, hidden = round(mine - theirs, 4), unseen(basis, contract.confidence)
+    low, high = min(resampled.interval[0], found - hidden), max(resampled.interval[1], found + hidden)
+    needed = None
+    if low < -max_drop:
+        needed = rows_needed(found, resampled.standard_error, basis, max_drop=max_drop, confidence=contract.confidence)
+    return Quality(
+        metric=metric,
+        teacher=theirs,
+        student=mine,
+        difference=found,
+        interval=(round(low, 4), round(high, 4)),
+        rows=len(labels),
+        rows_needed=needed,
+    )
+
+
+def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
+    """What a metric rests on: F1 on the rows of its class, the others of classes on those of their rarest class.
+
+    Args:
+        labels: (rows,), or (rows, outputs) for multi-label.
+        metric: one of `metrics.METRICS`.
+    """
+    rows = len(labels)
+    if metric not in ("f1", "macro_f1", "matthews"):
+        return Basis(rows, rows)
+    if metric == "f1":
+        return Basis(rows, max(1, int((labels == 1).sum())))
+    counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
+    counts = counts[counts > 0]  # a class that the rows lack is in no mean
+    if len(counts) == 0:
+        return Basis(rows, 1)
+    share = 1 / len(counts) if metric == "macro_f1" else 1.0
+    return Basis(rows, int(counts.min()), share)

@@ -1,0 +1,173 @@
+"""How sure a score is, and how honest a confidence is. Plain arrays in, plain numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.pipeline.config.tasks import Kind
+from kdc.pipeline.quality import metrics
+from kdc.serving.engine.engine import activate
+
+_RESAMPLES = 1000
+_IN_A_TAIL = 20  # resamples at least beyond each end of an interval, which would be the most extreme one else
+_BINS = 15
+
+Statistic = Callable[[NDArray[np.int64]], float]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The bootstrap's answer: an interval and the spread behind it.
+
+    Attributes:
+        interval: lower and upper end.
+        standard_error: standard deviation over the resamples.
+    """
+
+    interval: tuple[float, float]
+    standard_error: float
+
+
+def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float = 0.95) -> Resampled:
+    """The percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        statistic: of the rows with these places, some of them more than once. What it compares is compared on the same
+            rows, so that a difference of two models is a paired one.
+        rows: how many there are.
+        seed: of the resampling.
+        confidence: of the interval, within (0, 1).
+    """
+    generator = np.random.default_rng(seed)
+    resamples = max(_RESAMPLES, math.ceil(2 * _IN_A_TAIL / (1 - confidence)))
+    values = [statistic(generator.integers(0, rows, rows)) for _ in range(resamples)]
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Resampled((float(low), float(high)), float(np.std(values)))
+
+
+def score_interval(
+    logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, metric: str, *, seed: int
+) -> tuple[float, float]:
+    """95 % interval of a model's score, in points.
+
+    Args:
+        logits: (rows, outputs).
+        labels: (rows,), or (rows, outputs) for multi-label.
+        kind: of the task.
+        metric: one of `metrics.METRICS`.
+        seed: of the resampling.
+    """
+    answers = metrics.predictions(logits, kind)
+    score = metrics.METRICS[metric]
+    return bootstrap(lambda rows: 100 * score(labels[rows], answers[rows]), len(labels), seed=seed).interval
+
+
+def difference(
+    logits: NDArray[np.floating],
+    others: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    kind: Kind,
+    metric: str,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+) -> Resampled:
+    """How sure one model's score minus another's on the same rows is, in points. See `score_interval`."""
+    mine, theirs = metrics.predictions(logits, kind), metrics.predictions(others, kind)
+    score = metrics.METRICS[metric]
+    return bootstrap(
+        lambda rows: 100 * (score(labels[rows], mine[rows]) - score(labels[rows], theirs[rows])),
+        len(labels),
+        seed=seed,
+        confidence=confidence,
+    )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows of like confidence.
+
+    Attributes:
+        rows: how many.
+        confidence: on average.
+        accuracy: share of them that are right.
+    """
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far confidence is from accuracy.
+
+    Attributes:
+        ece: expected calibration error, within [0, 1].
+        bins: those that hold rows, by growing confidence.
+    """
+
+    ece: float
+    bins: tuple[Bin, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind) -> Reliability:
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Args:
+        probabilities: (rows, outputs).
+        labels: (rows,) class ids; (rows, outputs) in {0, 1} for multi-label, where every output of every row counts as
+            an answer of its own, with the confidence of its more probable side.
+        kind: not regression, which has no probabilities.
+    """
+    if kind == "multilabel":
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
+    else:
+        confidence = probabilities.max(axis=1)
+        right = probabilities.argmax(axis=1) == labels
+    places = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    bins = []
+    for place in np.unique(places):
+        inside = places == place
+        bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
+    ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
+    return Reliability(float(ece), tuple(bins))
+
+
+def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
+    """The temperature under which the labels are likeliest (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+
+    Args:
+        logits: (rows, outputs).
+        labels: (rows,) class ids, or (rows, outputs) in {0, 1}.
+        kind: 1.0 for regression, which has no probabilities.
+
+    Returns:
+        A number in [0.05, 20]; 1.0 where no temperature is better than none.
+    """
+    if kind == "regression":
+        return 1.0
+    from scipy.optimize import minimize_scalar
+
+    def surprise(log_temperature: float) -> float:
+        probabilities = activate(logits, kind, float(np.exp(log_temperature))).astype(np.float64)
+        likely = (
+            probabilities[np.arange(len(labels)), labels.astype(np.int64)]
+            if kind == "classification"
+            else np.where(labels.astype(bool), probabilities, 1 - probabilities)
+        )
+        return float(-np.log(np.maximum(likely, 1e-12)).mean())
+
+    best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return round(float(np.exp(best.x)), 4) if best.fun < surprise(0.0) else 1.0

@@ -1,0 +1,1 @@
+"""The run directory: stage folders, fingerprints, locks, and the processes that share it."""

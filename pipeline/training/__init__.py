@@ -1,0 +1,1 @@
+"""Models, adapters, losses, batches and the one training loop."""

@@ -1,0 +1,121 @@
+"""LoRA adapters: which layers they go on, what is trained whole beside them, and how they are saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.training.models import encoder_layers
+
+_QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v")
+_REWRITING_INITS = ("pissa", "olora")
+
+
+def head_modules(model: PreTrainedModel, new_modules: tuple[str, ...]) -> list[str]:
+    """Modules to train whole and save beside the adapters: everything outside the base model, and what is new."""
+    heads = [
+        name
+        for name, module in model.named_children()
+        if module is not model.base_model and any(True for _ in module.parameters())
+    ]
+    return heads + [name for name in new_modules if name not in heads]
+
+
+def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
+    """Full names of the encoder's linear layers that adapters go on.
+
+    Args:
+        model: a sequence classifier.
+        targets: "all-linear", "query-value", or last names such as ("query", "dense").
+
+    Raises:
+        InputError: a name that no linear layer of the encoder has.
+    """
+    prefix, stack = encoder_layers(model)
+    linear = [f"{prefix}.{name}" for name, module in stack.named_modules() if isinstance(module, nn.Linear)]
+    if targets == "all-linear":
+        return linear
+    last = {name.rsplit(".", 1)[-1] for name in linear}
+    wanted = set(_QUERY_VALUE) & last if targets == "query-value" else set(targets)
+    unknown = wanted - last
+    if unknown or not wanted:
+        raise InputError(
+            "adapters cannot go on layers that the encoder does not have",
+            given=", ".join(sorted(unknown)) or targets,
+            remedy=f"its linear layers: {', '.join(sorted(last))}; set --set student.lora.targets=NAME,NAME",
+        )
+    return [name for name in linear if name.rsplit(".", 1)[-1] in wanted]
+
+
+def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: dict[str, Any]) -> Any:
+    """The model with LoRA adapters on, head and new modules trainable, the rest frozen.
+
+    Args:
+        model: a sequence classifier; changed in place.
+        new_modules: as in `Loaded`.
+        settings: `LoraSettings` as a dict.
+
+    Raises:
+        KdcError: adapters did not land where they were asked for.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = lora_targets(model, settings["targets"])
+    heads = head_modules(model, new_modules)
+    init = settings["init"]
+    try:
+        lora = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=settings["r"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            use_rslora=settings["rslora"],
+            use_dora=settings["dora"],
+            init_lora_weights=True if init == "default" else init,
+            target_modules=list(targets),
+            modules_to_save=list(heads),
+        )
+        adapted = get_peft_model(model, lora)
+    except ValueError as error:
+        raise InputError(f"PEFT refuses the adapters: {error}", given=settings, remedy="see `kdc config`") from error
+    landed = {name.split(".lora_A.")[0] for name, _ in adapted.named_parameters() if ".lora_A." in name}
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    idle = [head for head in heads if not any(f"{head}.modules_to_save." in name for name in trained)]
+    if len(landed) != len(targets) or idle:
+        raise KdcError(
+            "adapters did not take effect",
+            given=f"{len(landed)} of {len(targets)} layers, idle heads: {idle}",
+            remedy="name the layers with --set student.lora.targets=NAME,NAME",
+        )
+    return adapted
+
+
+def save_adapters(adapted: Any, folder: Path) -> None:
+    """Save trained adapters; PEFT reads them with the weights below them."""
+    adapted.peft_config["default"].init_lora_weights = True  # a reading must not initialise them anew
+    adapted.save_pretrained(folder)
+
+
+def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
+    """Save the weights below the adapters, where their initialisation changed them (PiSSA, OLoRA); else nothing.
+
+    Args:
+        adapted: a PEFT model before its training.
+        base: the model before `with_adapters`.
+        folder: where to.
+    """
+    if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
+        return
+    below = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): weight
+        for name, weight in adapted.get_base_model().state_dict().items()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
+    plain = AutoModelForSequenceClassification.from_pretrained(str(base), dtype=torch.float32)
+    plain.load_state_dict(below)
+    plain.save_pretrained(folder)

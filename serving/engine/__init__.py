@@ -1,0 +1,1 @@
+"""Texts to probabilities with ONNX Runtime: tokenising, padding, one forward pass. Nothing of the web."""

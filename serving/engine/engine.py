@@ -1,0 +1,342 @@
+"""Texts in, probabilities out: the code that serves, and that the pipeline measures with.
+
+Reads an artifact (or a bare ONNX file and `tokenizer.json`); writes nothing; knows no web.
+Needs numpy, onnxruntime and tokenizers only, so that a server starts fast and small.
+
+    engine = Engine.load("runs/sst2/artifact")
+    engine.predict(["a gripping film", "dull"])  # float32 (2, 2), columns in the order of engine.labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Encoding
+
+from kdc.artifact.manifest import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    Device,
+    Kind,
+    Manifest,
+    TaskInfo,
+    TokenizerInfo,
+    Variant,
+    load_manifest,
+)
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine.providers import OpenSession, open_session, run_bound
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+
+__all__ = ["Engine", "Text", "activate", "pad"]
+
+_WARM_ROWS = 8
+_REMAKE = "make it again with `kdc compress`"
+_RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
+
+
+class Engine:
+    """One ONNX Runtime session with its tokenizer. Several threads may call it at once.
+
+    Attributes:
+        task: kind, labels, and whether a row is a pair.
+        tokenizer_info: how rows are cut and padded.
+        temperature: logits are divided by it before softmax or sigmoid.
+        provider: the execution provider that took effect, e.g. "CPUExecutionProvider".
+        threads: size of ONNX Runtime's thread pool.
+        lanes: how many passes may run at once by `run_beside`, sharing the threads.
+        notes: what a person should know about the start, such as a fallback to the CPU.
+        variant: name of the variant; "" without an artifact.
+        manifest: the artifact's manifest; None without an artifact.
+    """
+
+    def __init__(
+        self,
+        opened: OpenSession,
+        tokenizer: RowTokenizer,
+        task: TaskInfo,
+        tokenizer_info: TokenizerInfo,
+        temperature: float = 1.0,
+        *,
+        variant: str = "",
+        manifest: Manifest | None = None,
+        beside: OpenSession | None = None,
+        lanes: int = 1,
+    ) -> None:
+        _check_graph(opened.session, task, tokenizer_info)
+        self.task = task
+        self.tokenizer_info = tokenizer_info
+        self.temperature = temperature
+        self.provider = opened.provider
+        self.threads = opened.threads
+        self.notes = opened.notes
+        self.variant = variant
+        self.manifest = manifest
+        self._session = opened.session
+        self._beside = opened.session if beside is None else beside.session
+        self.lanes = lanes
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        variant: str | None = None,
+        device: Device = "auto",
+        threads: int | None = None,
+        lanes: int = 1,
+        verify: bool = True,
+        expect_sha256: str | None = None,
+    ) -> Engine:
+        """Load an artifact.
+
+        Args:
+            path: the artifact's folder.
+            variant: "fp32", "int8" or "fp16"; None takes the one that the manifest names for the provider.
+            device: "auto" is CUDA where it really starts, else the CPU, with a note; "cuda" fails where it does not.
+            threads: for one forward pass; None takes all that this process may use.
+            lanes: on a CPU, at most so many passes run at once by `run_beside`, each with its share of the threads. It
+                takes a second session, and the memory of its weights.
+            verify: check the SHA-256 of every file first.
+            expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
+
+        Raises:
+            InputError: no artifact there, not the expected one, or no such variant or device.
+            KdcError: the artifact is damaged, or the device that was asked for did not take effect.
+        """
+        folder = Path(path).resolve()  # once: the link may lead elsewhere a moment later
+        manifest = load_manifest(folder, verify=verify, expect_sha256=expect_sha256)
+        variants: dict[str, Variant] = {str(name): value for name, value in manifest.variants.items()}
+        if variant is not None and variant not in variants:
+            raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(variants)}")
+
+        def variant_for(provider: str) -> str:
+            if provider == TENSORRT_PROVIDER:  # an engine of its own on the same device
+                provider = CUDA_PROVIDER
+            return variant or manifest.providers.get(provider, manifest.providers[CPU_PROVIDER])
+
+        opened = open_session(
+            lambda provider: folder / variants[variant_for(provider)].file, device=device, threads=threads
+        )
+        lanes = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
+        share = max(1, round(opened.threads / lanes))
+        beside = (
+            open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False) if lanes > 1 else None
+        )
+        return cls(
+            opened,
+            RowTokenizer.read(folder / "tokenizer.json", manifest.tokenizer),
+            manifest.task,
+            manifest.tokenizer,
+            manifest.temperature,
+            variant=variant_for(opened.provider),
+            manifest=manifest,
+            beside=beside,
+            lanes=lanes,
+        )
+
+    @classmethod
+    def from_files(
+        cls,
+        onnx_path: Path,
+        tokenizer_json: Path,
+        *,
+        task: TaskInfo,
+        tokenizer_info: TokenizerInfo,
+        temperature: float = 1.0,
+        device: Device = "cpu",
+        threads: int | None = None,
+    ) -> Engine:
+        """Load a bare ONNX file through the same code, to measure it before there is an artifact.
+
+        Raises:
+            KdcError: a file cannot be read, the graph does not fit the task or the tokenizer, or the device that was
+                asked for did not take effect.
+        """
+        opened = open_session(lambda _: onnx_path, device=device, threads=threads)
+        return cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs; empty for regression."""
+        return self.task.labels
+
+    def predict(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
+        """Probabilities of texts, or the numbers themselves for regression.
+
+        Args:
+            texts: any number of texts, or of (text, text) for a pair task.
+            batch_size: rows in one forward pass.
+
+        Returns:
+            float32 (rows, outputs), in the order of `texts`. Rows of a classification sum to 1.
+
+        Raises:
+            InputError: a row is not what the task expects.
+            KdcError: the model gave NaN or infinity.
+        """
+        return self.activated(self.logits(texts, batch_size=batch_size))
+
+    def activated(self, logits: np.ndarray) -> np.ndarray:
+        """Logits as `predict` gives them: calibrated probabilities, or numbers in the labels' unit."""
+        answers = activate(logits, self.task.kind, self.temperature)
+        if self.task.kind == "regression":  # the model answers in standard deviations from the mean
+            return (answers * self.task.spread + self.task.center).astype(np.float32)
+        return answers
+
+    def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
+        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). See `predict`."""
+        encodings = self.encode(texts)
+        result = np.zeros((len(encodings), self.task.outputs), dtype=np.float32)
+        # Rows of like length share a batch, so that little is computed on padding.
+        order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            result[rows] = self.run([encodings[row] for row in rows])
+        return result
+
+    def encode(self, texts: Sequence[Text]) -> list[Encoding]:
+        """Tokenise: cut to the maximum length, not padded.
+
+        Raises:
+            InputError: a row is not one text (single-text task) or not two texts (pair task).
+        """
+        return self._tokenizer.encode(self.checked(texts))
+
+    def checked(self, texts: Sequence[Text]) -> list[Text]:
+        """The rows, if they are what the task takes.
+
+        Raises:
+            InputError: they are not.
+        """
+        return _checked_rows(texts, self.task)
+
+    def tokenizer_cutting(self, side: str) -> RowTokenizer:
+        """The same tokenizer, cutting at the other side."""
+        return self._tokenizer.again(self.tokenizer_info.model_copy(update={"truncation_side": side}))
+
+    def warm_up(self, max_batch_tokens: int = 1024) -> None:
+        """Run all lengths of input once, so that the first request pays for no allocation.
+
+        Args:
+            max_batch_tokens: padded tokens of the largest pass to come. What is allocated for a pass stays allocated.
+        """
+        word = ("a", "a") if self.task.is_pair else "a"
+        short = self.encode([word])[0]
+        word_id = short.ids[len(short) // 2]
+        lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
+        for length in [*lengths, self.tokenizer_info.max_length]:
+            long = self.encode([word])[0]
+            long.pad(length, pad_id=word_id)
+            self.run([long])
+            self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
+        self.run([short])
+
+    def run(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """One forward pass of one padded batch.
+
+        Args:
+            encodings: at least one, of any lengths.
+
+        Returns:
+            float32 logits (rows, outputs).
+
+        Raises:
+            KdcError: the model failed, or gave NaN or infinity.
+        """
+        return self._run(self._session, encodings)
+
+    def run_beside(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """`run` with a share of the threads: `lanes` of these at once do more than as many `run` after another."""
+        return self._run(self._beside, encodings)
+
+    def _run(self, session: onnxruntime.InferenceSession, encodings: Sequence[Encoding]) -> np.ndarray:
+        feeds = pad(encodings, self.tokenizer_info)
+        try:
+            if self.provider == CPU_PROVIDER:
+                (logits,) = session.run(["logits"], feeds)
+            else:
+                logits = run_bound(session, feeds)
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
+            raise KdcError(
+                "the model failed on these texts", given=f"{type(error).__name__} on {self.provider}", remedy=_RETRY
+            ) from error
+        if not np.isfinite(logits).all():
+            raise KdcError(
+                "the model gave NaN or infinity",
+                given=f"variant {self.variant or 'without a name'} on {self.provider}",
+                remedy="load the variant fp32",
+            )
+        return np.asarray(logits, dtype=np.float32)
+
+
+def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:
+    """Softmax (classification) or sigmoid (multilabel) of logits / temperature; regression stays as it is.
+
+    Args:
+        logits: (rows, outputs).
+        kind: the task's kind.
+        temperature: above 0; 1 changes nothing.
+
+    Returns:
+        float32 (rows, outputs).
+    """
+    if kind == "regression":
+        return logits.astype(np.float32)
+    scaled = logits.astype(np.float64) / temperature
+    if kind == "multilabel":
+        return (0.5 * (1.0 + np.tanh(0.5 * scaled))).astype(np.float32)  # the sigmoid, without overflow
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
+    inputs = {value.name for value in session.get_inputs()}
+    if inputs != set(info.input_names):
+        raise KdcError(
+            "the graph's inputs are not those that the tokenizer feeds",
+            given=f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}",
+            remedy=_REMAKE,
+        )
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    width = outputs.get("logits", [None])[-1]
+    if "logits" not in outputs or (isinstance(width, int) and width != task.outputs):
+        raise KdcError(
+            "the graph's outputs do not fit the task",
+            given=f"graph {outputs}, the task needs logits of width {task.outputs}",
+            remedy=_REMAKE,
+        )
+
+
+def _checked_rows(texts: Sequence[Text], task: TaskInfo) -> list[Text]:
+    if isinstance(texts, str):
+        raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
+    wanted = 2 if task.is_pair else 1
+    columns = f"two texts a row ({task.text}, {task.text_pair})" if task.is_pair else f"one text a row ({task.text})"
+    rows: list[Text] = []
+    for number, row in enumerate(texts):
+        parts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, tuple | list) else ()
+        if len(parts) != wanted or isinstance(row, str) is task.is_pair:
+            raise InputError(
+                f"the task {task.name} takes {columns}",
+                given=f"row {number}: {type(row).__name__} with {len(parts)} text(s)",
+                remedy='give ("first text", "second text")' if task.is_pair else 'give "text"',
+            )
+        if not all(isinstance(part, str) and _is_utf8(part) for part in parts):
+            raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
+        rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
+    return rows
+
+
+def _is_utf8(text: str) -> bool:
+    """A lone surrogate has no UTF-8, and the tokenizer would stop at it without saying which row."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

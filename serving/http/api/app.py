@@ -1,0 +1,123 @@
+"""The service's HTTP app: routes, error handlers, and the gate around them. Runs alone or mounted in BentoML."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kdc.common.errors import KdcError
+from kdc.serving.http import tracing
+from kdc.serving.http.api import docs, errors, tei, v2
+from kdc.serving.http.api.classify import classify
+from kdc.serving.http.api.gate import Gate
+from kdc.serving.http.api.pages import home, playground
+from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
+from kdc.serving.http.refusals import Closed, Overloaded, TooLarge
+from kdc.serving.http.registry import Registry
+from kdc.serving.http.settings import ServeSettings
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(settings: ServeSettings) -> Starlette:
+    """The app; its lifespan loads the artifacts and watches them.
+
+    Raises:
+        InputError: the API key's variable is empty.
+    """
+    metrics = Metrics()
+    gate = Gate(settings, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        traces = tracing.start()
+        registry = Registry(settings, metrics.observe_batch, traces)
+        registry.load()
+        app.state.registry = registry
+        metrics.describe(registry.models)
+        gate.open(traces)
+        watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
+        try:
+            yield
+        finally:
+            gate.close()
+            if watcher is not None:
+                watcher.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):  # requests are answered by now; what is still there hangs
+                    await registry.close()
+                    if traces is not None:
+                        await traces.close()
+
+    app = Starlette(
+        routes=_routes(),
+        lifespan=lifespan,
+        exception_handlers={
+            errors.ApiError: errors.on_api_error,
+            Overloaded: errors.on_overloaded,
+            TooLarge: errors.on_too_large,
+            Closed: errors.on_closed,
+            KdcError: errors.on_kdc_error,
+            404: errors.not_found,
+            405: errors.method_not_allowed,
+        },
+    )
+    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    app.add_middleware(gate.around)
+    return app
+
+
+def _routes() -> list[Route]:
+    model, version = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+    both = [
+        (f"{base}{end}", handler, method)
+        for base in (model, version)
+        for end, handler, method in (
+            ("", v2.model_metadata, "GET"),
+            ("/ready", v2.model_ready, "GET"),
+            ("/infer", v2.infer, "POST"),
+        )
+    ]
+    table: list[tuple[str, Handler, str]] = [
+        ("/", tei.predict, "POST"),
+        ("/", home, "GET"),
+        ("/playground", playground, "GET"),
+        ("/predict", tei.predict, "POST"),
+        ("/classify", classify, "POST"),
+        ("/info", tei.info, "GET"),
+        ("/health", tei.health, "GET"),
+        ("/metrics", _metrics, "GET"),
+        ("/docs", docs.page, "GET"),
+        ("/docs.json", docs.description, "GET"),
+        ("/docs/{asset}", docs.asset, "GET"),
+        ("/v2", v2.server_metadata, "GET"),
+        ("/v2/health/live", v2.live, "GET"),
+        ("/v2/health/ready", v2.ready, "GET"),
+        *both,
+    ]
+    return [Route(path, _named(path, handler), methods=[method]) for path, handler, method in table]
+
+
+def _named(route: str, handler: Handler) -> Handler:
+    """The handler, telling the metrics its route's name, and ending quietly when the client has left."""
+
+    async def named(request: Request) -> Response:
+        request.scope["kdc_route"] = route
+        try:
+            return await handler(request)
+        except (asyncio.CancelledError, ClientDisconnect):
+            if await request.is_disconnected():
+                return Response(status_code=499)
+            raise
+
+    return named
+
+
+async def _metrics(request: Request) -> Response:
+    return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE)

@@ -1,0 +1,85 @@
+"""Reads a request's body: bounded, of the right type, decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.requests import Request
+
+from kdc.serving.http.api.codec import loads
+from kdc.serving.http.api.errors import ApiError
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: 413 where it is larger than the limit, 415 where it is compressed, 429 where all bodies in work
+            together are too large.
+        ClientDisconnect: the client left in the middle.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "the body is compressed; send it without Content-Encoding")
+    most = request.app.state.settings.max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        request.app.state.gate.hold(request.scope, len(part))
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_json(request: Request) -> Any:
+    """The body as JSON.
+
+    Raises:
+        ApiError: 415 for another type, 400 for an empty body or one that is not JSON; as `read_bytes`.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # curl -d says the latter
+        raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
+    body = await read_bytes(request)
+    if not body.strip():
+        raise ApiError(400, 'the body is empty; send {"inputs": "a text"}')
+    try:
+        return loads(body)
+    except ValueError:
+        raise ApiError(400, "the body is not valid JSON in UTF-8") from None
+
+
+@contextlib.contextmanager
+def cancelled_when_gone(request: Request, after_s: float = 0.05) -> Iterator[None]:
+    """Cancel the task inside when the client closes its connection.
+
+    Args:
+        request: its body was read.
+        after_s: only an answer that takes longer is watched: most do not, and a task costs more than it saves.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    watchers: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        if task is not None:
+            task.cancel()
+
+    timer = loop.call_later(after_s, lambda: watchers.append(loop.create_task(watch())))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is too large; at most {most} bytes", {"Connection": "close"})

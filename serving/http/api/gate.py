@@ -1,0 +1,161 @@
+"""What every request passes: the token, the drain, the number in work, the seconds; and its line in the metrics.
+
+Plain ASGI around the app, so that it costs microseconds. Health and metrics pass always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kdc.serving.http.api.errors import ApiError, error_response, on_unexpected
+from kdc.serving.http.drain import Drain
+from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from kdc.serving.http.spans import Tracing
+
+ALWAYS_OPEN = frozenset(
+    {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
+    | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
+)
+
+_NO_ANSWER = 499  # as nginx has it: the client left before there was an answer
+
+
+class Gate:
+    """Around an app.
+
+    Args:
+        settings: limits and the name of the token's variable.
+        metrics: told of every answer.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._most = settings.max_requests
+        self._timeout = settings.timeout_s
+        key = settings.api_key
+        self._token = None if key is None else key.encode()
+        self._inside = 0
+        self._most_bytes = settings.max_bodies_bytes
+        self._bytes = 0
+        self._warm = False
+        self._traces: Tracing | None = None
+        self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
+
+    def open(self, traces: Tracing | None = None) -> None:
+        """Take requests from now on, and SIGTERM.
+
+        Args:
+            traces: makes their spans; None where there are none.
+        """
+        self._traces = traces
+        self._warm = True
+        self._drain.install(lambda: self._inside)
+
+    def close(self) -> None:
+        """Take no more requests."""
+        self._warm = False
+
+    def is_ready(self) -> bool:
+        """Loaded, warm, and not on the way out."""
+        return self._warm and not self._drain.draining
+
+    def hold(self, scope: Scope, size: int) -> None:
+        """Count bytes of a body until its request is answered.
+
+        Raises:
+            ApiError: 429, all bodies in work are too large together.
+        """
+        if self._bytes + size > self._most_bytes:
+            raise ApiError(
+                429,
+                "the bodies of all requests in work are too large together; try again in 1 s",
+                {"Retry-After": "1", "Connection": "close"},
+            )
+        self._bytes += size
+        scope["kdc_bytes"] = scope.get("kdc_bytes", 0) + size
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The app behind the gate."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await self._watched(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return guarded
+
+    async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        status = _NO_ANSWER
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._pass(app, scope, receive, told)
+        except Exception as error:  # noqa: BLE001 - the servers around would log its message, which may hold a text
+            if status == _NO_ANSWER:
+                await on_unexpected(error)(scope, receive, told)
+        finally:
+            route = scope.get("kdc_route", "none")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            if self._traces is not None and (trace := scope.get("kdc_trace")) is not None:
+                trace.ended(route, status)
+
+    async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if path in ALWAYS_OPEN or (path == "/" and method in ("GET", "HEAD")):  # leads to the playground
+            await app(scope, receive, send)
+            return
+        if self._traces is not None:
+            scope["kdc_trace"] = self._traces.begin(scope)
+        if not self.is_ready():
+            refusal = error_response(503, "the service is starting or draining", {"Connection": "close"})
+        elif not self._is_allowed(scope):
+            refusal = error_response(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+        elif self._inside >= self._most:
+            refusal = error_response(429, f"{self._most} requests are in work; try again in 1 s", {"Retry-After": "1"})
+        else:
+            await self._answer(app, scope, receive, send)
+            return
+        await refusal(scope, receive, send)
+
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        self._inside += 1
+        try:
+            async with asyncio.timeout(self._timeout):
+                await app(scope, receive, watched)
+        except TimeoutError:
+            if not started:
+                answer = error_response(504, f"no answer within {self._timeout:g} s", {"Connection": "close"})
+                await answer(scope, receive, send)
+        finally:
+            self._inside -= 1
+            self._bytes -= scope.get("kdc_bytes", 0)
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        if self._token is None:
+            return True
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = given.partition(b" ")
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"

@@ -1,0 +1,247 @@
+"""The dialect of text-embeddings-inference and of the Hub's clients: `/`, `/predict`, `/info`, `/health`.
+
+| `inputs` | meaning | reply |
+|---|---|---|
+| "a" or ["a"] | one text | [{"label", "score"}, ...], best first |
+| ["a", "b"] | one pair | the same |
+| [["a"], ["b", "c"]] | a batch | a list of those |
+| any, with `parameters` | huggingface_hub's clients | a list of those, nested once more for one row |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdc import __version__
+from kdc.artifact.manifest import Kind
+from kdc.common.errors import InputError
+from kdc.serving.engine.engine import Engine, Text, activate
+from kdc.serving.http.api.body import cancelled_when_gone, read_json
+from kdc.serving.http.api.codec import JsonResponse
+from kdc.serving.http.api.errors import ApiError
+from kdc.serving.http.model import Answer, Model, TooLong
+from kdc.serving.http.settings import ServeSettings
+
+FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
+_SIDES = {"left": "left", "right": "right"}
+_KEYS = {"inputs", "parameters", "truncate", "truncation_direction", "raw_scores", "top_k", "function_to_apply"}
+_PARAMETERS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores", "truncation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request, understood.
+
+    Attributes:
+        rows: texts or pairs.
+        batch: whether the reply is a list of rows.
+        truncate: whether rows that are too long are cut.
+        side: where, or None for the artifact's own.
+        function: what is applied to the logits; None for the task's own.
+        raw: logits instead of scores.
+        top_k: at most that many labels a row.
+    """
+
+    rows: list[Text]
+    batch: bool
+    truncate: bool
+    side: str | None
+    function: Kind | None
+    raw: bool
+    top_k: int | None
+
+
+async def predict(request: Request) -> Response:
+    """`POST /` and `POST /predict`."""
+    question = understand(await read_json(request), request.app.state.settings)
+    model: Model = request.app.state.registry.first  # after the wait: a reload closes the one before
+    answer = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
+    rows = [labelled(model.engine, row) for row in scores(model.engine, answer, question)]
+    rows = [row[: question.top_k] for row in rows]
+    headers = {
+        "x-compute-tokens": str(sum(answer.tokens)),
+        "x-truncated-texts": str(sum(answer.truncated)),
+        "x-model": model.name,
+    }
+    request.app.state.metrics.predicted(model, answer)
+    return JsonResponse(rows if question.batch else rows[0], headers=headers)
+
+
+async def ask(request: Request, model: Model, rows: list[Text], *, truncate: bool, side: str | None) -> Answer:
+    """The model's answer; what is wrong with the rows is a 422. Nothing is computed for a client that has left."""
+    try:
+        with cancelled_when_gone(request):
+            return await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
+    except (TooLong, InputError) as error:
+        parts = [error.what, f"given: {error.given}" if error.given is not None else "", error.remedy]
+        raise ApiError(422, "; ".join(filter(None, parts))) from None
+
+
+def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
+    """(rows, outputs) as asked for: probabilities, the numbers of a regression, or logits."""
+    if question.raw:
+        return answer.logits
+    if question.function is not None and engine.task.kind != "regression":
+        return activate(answer.logits, question.function, engine.temperature)
+    return engine.activated(answer.logits)
+
+
+def labelled(engine: Engine, row: np.ndarray) -> list[dict[str, Any]]:
+    """One row's labels and scores, best first."""
+    names = engine.labels or ("score",)
+    values = row.tolist()
+    return [{"label": names[place], "score": values[place]} for place in np.argsort(-row, kind="stable").tolist()]
+
+
+def understand(body: Any, settings: ServeSettings) -> Question:
+    """A body of `/predict`.
+
+    Raises:
+        ApiError: 422 with what is wrong.
+    """
+    if not isinstance(body, dict) or "inputs" not in body:
+        raise ApiError(422, 'the body has no `inputs`; send {"inputs": "a text"}')
+    _refuse_unknown(body, _KEYS, "the body")
+    parameters = body.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise ApiError(422, "`parameters` is not an object")
+    nested = parameters is not None
+    options = {name: value for name, value in {**body, **(parameters or {})}.items() if value is not None}
+    if parameters:
+        _refuse_unknown(parameters, _PARAMETERS, "`parameters`")
+    rows, batch = _rows(body["inputs"], settings)
+    function = _choice(options, "function_to_apply", FUNCTIONS)
+    return Question(
+        rows=rows,
+        batch=batch or nested,
+        truncate=_flag(options, "truncate", _flag(options, "truncation", settings.auto_truncate)),
+        side=_choice(options, "truncation_direction", _SIDES),
+        function=None if function == "regression" else function,
+        raw=_flag(options, "raw_scores", False) or function == "regression",
+        top_k=_count(options, "top_k"),
+    )
+
+
+def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
+    """The rows of `inputs`, and whether it is a batch."""
+    if isinstance(inputs, str):
+        return [_checked((inputs,), settings)], False
+    if not isinstance(inputs, list) or not inputs:
+        raise ApiError(422, "`inputs` is not a text, a pair of texts, or a list of [text] or [text, text]")
+    if all(isinstance(item, str) for item in inputs):
+        if len(inputs) > 2:
+            raise ApiError(
+                422,
+                f"`inputs` has {len(inputs)} texts, which is neither a text nor a pair; for a batch: [[...], [...]]",
+            )
+        return [_checked(tuple(inputs), settings)], False
+    return read_batch(inputs, settings, "inputs"), True
+
+
+def read_batch(items: list[Any], settings: ServeSettings, key: str) -> list[Text]:
+    """Rows from a list of texts, [text] and [text, text].
+
+    Args:
+        items: from a body.
+        settings: limits.
+        key: under which the body has them, for messages.
+
+    Raises:
+        ApiError: 422 with what is wrong.
+    """
+    if not items:
+        raise ApiError(422, f"`{key}` is empty")
+    if len(items) > settings.max_texts:
+        raise ApiError(422, f"too many texts; given: {len(items)}; at most {settings.max_texts} a request")
+    return [_checked(_texts_of(item, place, key), settings) for place, item in enumerate(items)]
+
+
+def _texts_of(item: Any, place: int, key: str) -> tuple[str, ...]:
+    if isinstance(item, str):
+        return (item,)
+    if isinstance(item, list) and len(item) in (1, 2) and all(isinstance(text, str) for text in item):
+        return tuple(item)
+    raise ApiError(422, f"row {place} of `{key}` is not a text, [text] or [text, text]")
+
+
+def _checked(texts: tuple[str, ...], settings: ServeSettings) -> Text:
+    longest = max(map(len, texts))
+    if longest > settings.max_text_chars:
+        raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+def _refuse_unknown(given: dict[str, Any], known: set[str], where: str) -> None:
+    if given.keys() - known:
+        raise ApiError(422, f"{where} has keys that mean nothing here; known: {', '.join(sorted(known))}")
+
+
+def _flag(options: dict[str, Any], name: str, default: bool) -> bool:
+    value = options.get(name, default)
+    if not isinstance(value, bool):
+        raise ApiError(422, f"`{name}` is not true or false")
+    return value
+
+
+def _choice(options: dict[str, Any], name: str, choices: dict[str, Any]) -> Any:
+    value = options.get(name)
+    if value is None:
+        return None
+    key = value.lower() if isinstance(value, str) else ""
+    if key not in choices:
+        raise ApiError(422, f"`{name}` is none of {', '.join(choices)}")
+    return choices[key]
+
+
+def _count(options: dict[str, Any], name: str) -> int | None:
+    value = options.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ApiError(422, f"`{name}` is not a whole number above 0")
+    return value
+
+
+async def info(request: Request) -> Response:
+    """`GET /info`: what is served, in text-embeddings-inference's keys and our own."""
+    registry, settings = request.app.state.registry, request.app.state.settings
+    model: Model = registry.first
+    return JsonResponse({**describe(model, settings), "models": list(registry.models)})
+
+
+def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
+    """One model, as `/info` shows it."""
+    engine = model.engine
+    task = engine.task
+    columns = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
+    places = {name: place for place, name in enumerate(task.labels)}
+    by_place = {str(place): name for name, place in places.items()}
+    return {
+        "model_id": model.name,
+        "model_sha": engine.manifest.sha256 if engine.manifest else None,
+        "model_dtype": {"fp16": "float16", "int8": "int8"}.get(engine.variant, "float32"),
+        "model_type": {"classifier": {"id2label": by_place, "label2id": places}},
+        "max_concurrent_requests": settings.max_requests,
+        "max_input_length": engine.tokenizer_info.max_length,
+        "max_batch_tokens": model.max_batch_tokens,
+        "max_client_batch_size": settings.max_texts,
+        "auto_truncate": settings.auto_truncate,
+        "version": __version__,
+        "task": task.name,
+        "kind": task.kind,
+        "columns": columns,
+        "labels": list(task.labels),
+        "variant": engine.variant,
+        "provider": engine.provider,
+        "threads": engine.threads,
+    }
+
+
+async def health(request: Request) -> Response:
+    """`GET /health`: 200 while requests are taken, else 503."""
+    if not request.app.state.gate.is_ready():
+        raise ApiError(503, "the service is starting or draining")
+    return JsonResponse({"status": "ok"})

@@ -1,0 +1,266 @@
+"""The Open Inference Protocol, version 2, under `/v2`: JSON, and the binary form that tritonclient sends by default.
+
+Input: BYTES tensor `text` of shape [N] or [N, 1]; for pairs `text` of shape [N, 2], or `text` and `text_pair` of [N].
+Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regression `probabilities` holds the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdc import __version__
+from kdc.serving.engine.engine import Text
+from kdc.serving.http.api.body import read_bytes
+from kdc.serving.http.api.codec import JsonResponse, loads
+from kdc.serving.http.api.errors import ApiError
+from kdc.serving.http.api.tei import ask
+from kdc.serving.http.model import Model
+from kdc.serving.http.settings import ServeSettings
+
+_HEADER = "inference-header-content-length"
+_OUTPUTS = ("label", "probabilities")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One output that the client asked for."""
+
+    name: str
+    binary: bool
+
+
+async def server_metadata(_: Request) -> Response:
+    """`GET /v2`."""
+    return JsonResponse({"name": "kdc", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+
+async def live(_: Request) -> Response:
+    """`GET /v2/health/live`."""
+    return JsonResponse({"live": True})
+
+
+async def ready(request: Request) -> Response:
+    """`GET /v2/health/ready`."""
+    _require_ready(request)
+    return JsonResponse({"ready": True})
+
+
+async def model_ready(request: Request) -> Response:
+    """`GET /v2/models/{name}/ready`, with or without a version."""
+    model = _model(request)
+    _require_ready(request)
+    return JsonResponse({"name": model.name, "ready": True})
+
+
+async def model_metadata(request: Request) -> Response:
+    """`GET /v2/models/{name}`, with or without a version."""
+    model = _model(request)
+    task = model.engine.task
+    inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1, 2] if task.is_pair else [-1]}]
+    outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, task.outputs]}]
+    if task.labels:
+        outputs.insert(0, {"name": "label", "datatype": "BYTES", "shape": [-1]})
+    return JsonResponse(
+        {"name": model.name, "versions": ["1"], "platform": "onnxruntime_onnx", "inputs": inputs, "outputs": outputs}
+    )
+
+
+async def infer(request: Request) -> Response:
+    """`POST /v2/models/{name}/infer`, with or without a version."""
+    _model(request)  # 404 before the body is read
+    header, tail = _split(await read_bytes(request), request.headers.get(_HEADER))
+    rows = read_rows(header, tail, request.app.state.settings)
+    model = _model(request)  # after the wait: a reload closes the one before
+    answer = await ask(request, model, rows, truncate=request.app.state.settings.auto_truncate, side=None)
+    request.app.state.metrics.predicted(model, answer)
+    probabilities = model.engine.activated(answer.logits)
+    return _reply(model, header, probabilities)
+
+
+def _require_ready(request: Request) -> None:
+    if not request.app.state.gate.is_ready():
+        raise ApiError(503, "the service is starting or draining")
+
+
+def _model(request: Request) -> Model:
+    models = request.app.state.registry.models
+    name = request.path_params["name"]
+    if name not in models:
+        raise ApiError(404, f"there is no such model; it serves: {', '.join(models)}")
+    if request.path_params.get("version", "1") != "1":
+        raise ApiError(404, "there is no such version; each model has version 1")
+    return models[name]
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    """The JSON header and the binary tail of a body."""
+    size = len(body)
+    if header_length is not None:
+        digits = header_length if header_length.isascii() and header_length.isdigit() else ""
+        if not 0 < len(digits) <= 10 or int(digits) > size:
+            raise ApiError(400, "Inference-Header-Content-Length is not a length within the body")
+        size = int(digits)
+    try:
+        header = loads(body[:size])
+    except ValueError:
+        raise ApiError(400, "the body is not valid JSON in UTF-8") from None
+    if not isinstance(header, dict):
+        raise ApiError(422, "the body is not an object with `inputs`")
+    return header, body[size:]
+
+
+def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> list[Text]:
+    """The texts or pairs of an inference request.
+
+    Args:
+        header: the JSON part.
+        tail: binary tensors, one after the other in the order of the inputs.
+        settings: limits.
+
+    Raises:
+        ApiError: 422 with what is wrong.
+    """
+    inputs = header.get("inputs")
+    if not isinstance(inputs, list) or not inputs or not all(isinstance(tensor, dict) for tensor in inputs):
+        raise ApiError(422, "`inputs` is not a list of tensors")
+    columns: dict[str, list[list[str]]] = {}
+    start = 0
+    for tensor in inputs:
+        name = tensor.get("name")
+        if name not in ("text", "text_pair") or name in columns:
+            raise ApiError(422, "an input is neither `text` nor `text_pair`, or there twice")
+        parameters = tensor.get("parameters")
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if size is not None:
+            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(tail) - start:
+                raise ApiError(422, "binary_data_size is not within the body")
+            values = _read_bytes_tensor(tail[start : start + size])
+            start += size
+        else:
+            values = _flat(tensor.get("data"))
+        columns[name] = _shaped(values, tensor, settings)
+    if start != len(tail):
+        raise ApiError(422, "the body has bytes that no input names")
+    return _rows(columns, settings)
+
+
+def _rows(columns: dict[str, list[list[str]]], settings: ServeSettings) -> list[Text]:
+    if "text" not in columns:
+        raise ApiError(422, "there is no input `text`")
+    rows = columns["text"]
+    if "text_pair" in columns:
+        others = columns["text_pair"]
+        if len(others) != len(rows) or any(len(row) != 1 for row in (*rows, *others)):
+            raise ApiError(422, "`text` and `text_pair` are not of the same shape [N]")
+        rows = [[first[0], second[0]] for first, second in zip(rows, others, strict=True)]
+    longest = max(len(text) for row in rows for text in row)
+    if longest > settings.max_text_chars:
+        raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
+    return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
+
+
+def _shaped(values: list[str], tensor: dict[str, Any], settings: ServeSettings) -> list[list[str]]:
+    """Values as rows of one or two texts."""
+    shape, kind = tensor.get("shape"), tensor.get("datatype")
+    if kind != "BYTES":
+        raise ApiError(422, "an input's datatype is not BYTES")
+    whole = isinstance(shape, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in shape)
+    sizes: list[int] = shape if whole else []  # type: ignore[assignment]
+    if len(sizes) not in (1, 2) or sizes[1:] not in ([], [1], [2]):
+        raise ApiError(422, "an input's shape is not [N], [N, 1] or [N, 2]")
+    count, width = sizes[0], (sizes[1:] or [1])[0]
+    if count < 1 or count * width != len(values):
+        raise ApiError(422, f"an input has {len(values)} elements, which is not what its shape says")
+    if count > settings.max_texts:
+        raise ApiError(422, f"too many texts; given: {count}; at most {settings.max_texts} a request")
+    return [values[at : at + width] for at in range(0, len(values), width)]
+
+
+def _flat(data: Any) -> list[str]:
+    if not isinstance(data, list):
+        raise ApiError(422, "an input has no `data`")
+    values: list[Any] = []
+    for item in data:
+        values.extend(item if isinstance(item, list) else [item])
+    if not all(isinstance(value, str) for value in values):
+        raise ApiError(422, "an input's data holds something else than texts")
+    return values
+
+
+def _read_bytes_tensor(raw: bytes) -> list[str]:
+    """Elements of a BYTES tensor: each a little-endian uint32 length, then that many bytes of UTF-8."""
+    values, at = [], 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise ApiError(422, "a BYTES tensor ends within an element")
+        (size,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        if at + size > len(raw):
+            raise ApiError(422, "a BYTES tensor ends within an element")
+        try:
+            values.append(raw[at : at + size].decode())
+        except UnicodeDecodeError:
+            raise ApiError(422, "a text is not valid UTF-8") from None
+        at += size
+    return values
+
+
+def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> Response:
+    wanted = _wanted(header, has_labels=bool(model.engine.labels))
+    outputs: list[dict[str, Any]] = []
+    tail = []
+    for output in wanted:
+        described, raw = _output(model, output.name, probabilities)
+        if output.binary:
+            tail.append(raw)
+            described.pop("data")
+            described["parameters"] = {"binary_data_size": len(raw)}
+        outputs.append(described)
+    body: dict[str, Any] = {"model_name": model.name, "model_version": "1", "outputs": outputs}
+    if isinstance(header.get("id"), str):
+        body["id"] = header["id"]
+    if not tail:
+        return JsonResponse(body)
+    head = json.dumps(body, separators=(",", ":")).encode()
+    return Response(
+        head + b"".join(tail),
+        media_type="application/octet-stream",
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+
+
+def _wanted(header: dict[str, Any], *, has_labels: bool) -> list[Wanted]:
+    """The outputs asked for, in order; all of them where none is named."""
+    known = _OUTPUTS if has_labels else _OUTPUTS[1:]
+    by_default = _parameter(header, "binary_data_output")
+    asked = header.get("outputs")
+    if asked is None or asked == []:
+        return [Wanted(name, by_default) for name in known]
+    if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in known for item in asked):
+        raise ApiError(422, f"`outputs` names something else than {', '.join(known)}")
+    if len({item["name"] for item in asked}) < len(asked):  # each would be written out again
+        raise ApiError(422, "`outputs` names an output twice")
+    return [Wanted(item["name"], _parameter(item, "binary_data", by_default)) for item in asked]
+
+
+def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool:
+    parameters = holder.get("parameters")
+    value = parameters.get(name, default) if isinstance(parameters, dict) else default
+    return value is True
+
+
+def _output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    """An output as JSON describes it, data included, and as raw bytes."""
+    if name == "probabilities":
+        described = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
+        return {**described, "data": probabilities.ravel().tolist()}, probabilities.astype("<f4").tobytes()
+    labels = [model.engine.labels[place] for place in probabilities.argmax(axis=1).tolist()]
+    raw = b"".join(struct.pack("<I", len(label.encode())) + label.encode() for label in labels)
+    return {"name": name, "datatype": "BYTES", "shape": [len(labels)], "data": labels}, raw

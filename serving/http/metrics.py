@@ -1,0 +1,169 @@
+"""Prometheus metrics of the service, over all its workers.
+
+With more than one worker each process writes into `PROMETHEUS_MULTIPROC_DIR`; `exposition` adds them up. Labels take
+few values whatever clients send: route names, statuses, model names, the model's own labels.
+
+`kdc_predictions` counts a row under the label that it gets; multi-label rows under each label that they get (a
+probability of one half or more), which may be none. `kdc_rows` counts the rows, so that the quotient is comparable with
+`kdc_training_label_share` for both. Regression has neither labels nor shares.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from kdc.serving.http.batcher import BatchReport
+from kdc.serving.http.model import Answer, Model
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """What is counted."""
+
+    def __init__(self) -> None:
+        shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self.requests = Counter("kdc_requests", "Requests answered.", ["route", "status"], registry=own)
+        self.seconds = Histogram(
+            "kdc_request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS, registry=own
+        )
+        self.queued = Histogram(
+            "kdc_queue_seconds", "Seconds that a batch's oldest row waited.", ["model"], buckets=_SECONDS, registry=own
+        )
+        self.inference = Histogram(
+            "kdc_inference_seconds", "Seconds of a forward pass.", ["model"], buckets=_SECONDS, registry=own
+        )
+        self.batch_tokens = Histogram(
+            "kdc_batch_tokens", "Tokens of a forward pass, padding included.", ["model"], buckets=_TOKENS, registry=own
+        )
+        self.batch_rows = Histogram("kdc_batch_rows", "Rows of a forward pass.", ["model"], buckets=_ROWS, registry=own)
+        self.queue_tokens = Gauge(
+            "kdc_queue_tokens",
+            "Tokens that wait for a forward pass.",
+            ["model"],
+            multiprocess_mode="livesum",
+            registry=own,
+        )
+        self.truncated = Counter("kdc_truncated_texts", "Texts that were cut.", ["model"], registry=own)
+        self.rows = Counter("kdc_rows", "Rows answered.", ["model"], registry=own)
+        self.predictions = Counter("kdc_predictions", "Rows by predicted label.", ["model", "label"], registry=own)
+        self._models: Mapping[str, Model] = {}
+        self._training = _TrainingShares()
+        self._shared = shared
+        if shared:
+            _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        else:
+            own.register(self._training)
+
+    def describe(self, models: Mapping[str, Model]) -> None:
+        """Tell of these models from now on.
+
+        Args:
+            models: by name; what is in it when metrics are asked for counts, so that a reload shows.
+        """
+        self._models = self._training.models = models
+
+    def observe_batch(self, model: str, report: BatchReport) -> None:
+        """One forward pass."""
+        self.queued.labels(model).observe(report.queued_seconds)
+        self.inference.labels(model).observe(report.seconds)
+        self.batch_tokens.labels(model).observe(report.tokens)
+        self.batch_rows.labels(model).observe(report.rows)
+        self.queue_tokens.labels(model).set(report.queued_tokens)
+
+    def predicted(self, model: Model, answer: Answer) -> None:
+        """One request's answers."""
+        labels = model.engine.labels
+        self.rows.labels(model.name).inc(len(answer.logits))
+        if labels:
+            if model.engine.task.kind == "multilabel":
+                counts = (answer.logits >= 0).sum(axis=0)
+            else:
+                counts = np.bincount(answer.logits.argmax(axis=1), minlength=len(labels))
+            for label, count in zip(labels, counts.tolist(), strict=True):
+                if count:
+                    self.predictions.labels(model.name, label).inc(count)
+        if any(answer.truncated):
+            self.truncated.labels(model.name).inc(sum(answer.truncated))
+
+    def exposition(self) -> bytes:
+        """All workers' metrics in Prometheus' text format."""
+        self._begin_at_zero()
+        if not self._shared:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together)
+        together.register(self._training)
+        return generate_latest(together)
+
+    def _begin_at_zero(self) -> None:
+        """Show what has not happened yet: Prometheus sees no increase in a series that begins at one, and a quotient
+        of a missing series is missing."""
+        for name, model in list(self._models.items()):
+            for metric in (self.rows, self.truncated, self.queue_tokens):
+                metric.labels(name)
+            for label in model.engine.labels:
+                self.predictions.labels(name, label)
+
+
+class _TrainingShares(Collector):
+    """How common each label was in training, from the manifests of what is loaded now.
+
+    Not a gauge: with several workers those are files, out of which the labels of an artifact that was replaced would
+    never go. All workers read the same manifests, so the one that is asked tells it.
+    """
+
+    def __init__(self) -> None:
+        self.models: Mapping[str, Model] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "kdc_training_label_share", "Share of the training rows that carry a label.", labels=["model", "label"]
+        )
+        for name, model in list(self.models.items()):
+            manifest = model.engine.manifest
+            shares = None if manifest is None else manifest.lineage.label_share
+            for label, share in zip(model.engine.labels, shares or (), strict=shares is not None):
+                family.add_metric([name, label], share)
+        yield family
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Drop the gauges of workers that were killed: they would count for ever."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid, str(folder))
+        except PermissionError:  # alive, and another user's by now
+            continue

@@ -1,0 +1,84 @@
+"""HTTP/1.1 for the workers: uvicorn's, with a bound on a request's head, in bytes and in seconds, and errors in JSON.
+
+uvicorn bounds neither, and both come before our app sees anything: one connection could send headers without end, and
+thousands could keep their sockets open by sending nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from kdc.serving.http.api.errors import error_response
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_S = 10.0  # seconds from a connection's start to the end of its first head
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Attributes:
+        front: put around the server's app, outside of all its middleware; None leaves it as it is.
+    """
+
+    front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if BoundedProtocol.front is not None:
+            self.app = BoundedProtocol.front(self.app)
+        self._in_head = True
+        self._head_bytes = 0
+        self._ended = False  # whether a request ended in the chunk at hand
+        self._slow: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Arm the timer."""
+        super().connection_made(transport)
+        self._slow = self.loop.call_later(HEAD_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Disarm it."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head."""
+        self._ended = False
+        super().data_received(data)
+        if not self._in_head or self._ended:  # a chunk with a body's end is no larger than what asyncio reads at once
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"the headers are too large; at most {MAX_HEAD_BYTES} bytes")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._in_head = False
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What comes next is a head again."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes, self._ended = True, 0, True
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP."""
+        self._refuse(400, "this is not a valid HTTP request")
+
+    def _refuse(self, status: int, message: str) -> None:
+        response = error_response(status, message, {"Connection": "close"})
+        head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(response.body))
+        self.transport.close()
+
+    def _disarm(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None

@@ -1,0 +1,111 @@
+"""Every setting of the service: what may come in, how long it may take, which artifacts it serves.
+
+Reads environment variables `KDC_*`, so that a container, `bentoml serve` and `kdc serve` (which sets them for its
+workers) are configured alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdc.artifact.manifest import Device
+from kdc.common.errors import InputError
+
+PREFIX = "KDC_"
+
+
+class ServeSettings(BaseModel):
+    """Settings of one worker; the environment variable is `KDC_` and the name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
+    device: Device = Field("auto", description="auto is CUDA where it starts, else the CPU; cuda; tensorrt; cpu")
+    variant: str | None = Field(None, description="fp32, int8 or fp16; default: what the manifest names")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="of all forward passes together; default: the cores / workers"
+    )
+    workers: int = Field(1, ge=1, le=256, description="processes that share the port")
+
+    max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of a request's body")
+    max_text_chars: int = Field(200_000, ge=1, description="characters of a text, before tokenising")
+    max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies in work together")
+    max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
+    max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
+    max_queue_s: float = Field(1.0, gt=0, description="seconds that the queue may take at the speed of the moment")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="padded tokens of a forward pass; default: 256 on a CPU, 4096 on a GPU"
+    )
+    max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
+    timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
+    drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")
+    auto_truncate: bool = Field(True, description="cut texts that are too long, unless a request says otherwise")
+    api_key_env: str | None = Field(None, description="environment variable that holds the bearer token")
+    allow_failed: bool = Field(False, description="also serve an artifact that failed its contract")
+    reload_s: float = Field(1.0, ge=0, description="seconds between looks for a changed artifact; 0: never")
+
+    @property
+    def api_key(self) -> str | None:
+        """The bearer token that requests must bring, or None.
+
+        Raises:
+            InputError: a variable was named and holds nothing.
+        """
+        if self.api_key_env is None:
+            return None
+        token = os.environ.get(self.api_key_env, "")
+        if not token:
+            raise InputError(
+                "the variable that should hold the API key is empty",
+                given=self.api_key_env,
+                remedy=f"set {self.api_key_env}, or leave out --api-key-env",
+            )
+        if token != token.strip() or not token.isprintable():  # no header could ever bring it
+            raise InputError(
+                "the API key holds a line break, or begins or ends with a space",
+                given=f"the variable {self.api_key_env}",
+                remedy="make it again without: `printf %s`, not `echo`",
+            )
+        return token
+
+    def environment(self) -> dict[str, str]:
+        """The same as environment variables, for worker processes."""
+        values = self.model_dump(exclude_none=True)
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> ServeSettings:
+    """Settings from `KDC_*`.
+
+    Raises:
+        InputError: lists all wrong values.
+    """
+    return resolve({}, environment)
+
+
+def resolve(flags: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> ServeSettings:
+    """Settings from values by name, before `KDC_*`, before defaults.
+
+    Args:
+        flags: None where the person said nothing.
+        environment: variables.
+
+    Raises:
+        InputError: lists all wrong values.
+    """
+    given: dict[str, object] = {
+        name: environment[PREFIX + name.upper()]
+        for name in ServeSettings.model_fields
+        if environment.get(PREFIX + name.upper(), "") != ""
+    }
+    given.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return ServeSettings.model_validate(given)
+    except ValidationError as error:
+        problems = [f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
+        raise InputError(
+            "wrong setting: " + "; ".join(problems), remedy="`kdc serve --help` lists them with their defaults"
+        ) from None

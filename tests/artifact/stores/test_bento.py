@@ -1,0 +1,111 @@
+"""`kdc push` and `kdc pull` with BentoML's model store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transfers
+from transfers import BIG, contents
+
+from kdc.artifact.manifest import load_manifest
+from kdc.artifact.stores.pull import pull_for_people
+from kdc.artifact.stores.push import push_for_people
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.launch import local
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty store. BentoML keeps the one of BENTOML_HOME as it was imported, so here it is exchanged inside it."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.models import ModelStore
+
+    monkeypatch.setenv("KDC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "true")
+    models = tmp_path / "home" / "models"
+    models.mkdir(parents=True)
+    BentoMLContainer.model_store.set(ModelStore(models))
+    yield models
+    BentoMLContainer.model_store.reset()
+
+
+def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, store: Path) -> None:
+    pushed = push_for_people(artifact, "bento:mood:v1")
+    assert pushed["target"] == "bento:mood:v1"
+    assert pushed["sent_bytes"] == pushed["bytes"]
+    assert contents(store / "mood" / "v1") == contents(artifact)
+    pull_for_people("bento:mood:v1", tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(artifact)
+    assert not (tmp_path / "copy" / "model.yaml").exists()
+
+
+def test_a_new_version_is_made_only_of_something_new(artifact: Path, other: Path, tmp_path: Path, store: Path) -> None:
+    first = push_for_people(artifact, "bento:mood")
+    again = push_for_people(artifact, "bento:mood")
+    assert (again["target"], again["changed"]) == (first["target"], False)
+    second = push_for_people(other, "bento:mood")
+    assert second["target"] != first["target"]
+    pull_for_people("bento:mood", tmp_path / "newest")
+    pull_for_people(first["target"], tmp_path / "oldest")
+    assert contents(tmp_path / "newest") == contents(other)
+    assert contents(tmp_path / "oldest") == contents(artifact)
+
+
+def test_a_version_is_replaced_by_force_alone(artifact: Path, other: Path, store: Path) -> None:
+    push_for_people(artifact, "bento:mood:v1")
+    with pytest.raises(InputError, match="another model is there"):
+        push_for_people(other, "bento:mood:v1")
+    assert contents(store / "mood" / "v1") == contents(artifact)
+    push_for_people(other, "bento:mood:v1", force=True)
+    assert contents(store / "mood" / "v1") == contents(other)
+
+
+def test_a_changed_byte_in_the_store_is_refused(artifact: Path, tmp_path: Path, store: Path) -> None:
+    push_for_people(artifact, "bento:mood:v1")
+    with (store / "mood" / "v1" / BIG).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"changed")
+    with pytest.raises(KdcError, match=r"changed on the way(?s:.*)bento:mood:v1/evaluation.npz"):
+        pull_for_people("bento:mood:v1", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such model(?s:.*)bentoml models list"):
+        pull_for_people("bento:nothing", tmp_path / "copy")
+    with pytest.raises(InputError, match="no tag"):
+        pull_for_people("bento:UP/down", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["custom_objects.pkl", "model.yaml"])
+def test_a_file_that_bentoml_would_take_for_its_own_is_refused(
+    artifact: Path, tmp_path: Path, store: Path, name: str
+) -> None:
+    hostile = shutil.copytree(artifact, tmp_path / "hostile")
+    (hostile / BIG).rename(hostile / name)
+    files = json.loads((hostile / "manifest.json").read_bytes())["files"]
+    files[name] = files.pop(BIG)
+    transfers.forge(hostile, files=files)
+    with pytest.raises(InputError, match="one of BentoML's"):
+        push_for_people(hostile, "bento:mood")
+    assert list(store.iterdir()) == []
+
+
+def test_serve_takes_a_tag(artifact: Path, tmp_path: Path) -> None:
+    push_for_people(artifact, "bento:mood")
+    sha256 = load_manifest(artifact).sha256
+    assert local("bento:mood") == f"mood={tmp_path / 'cache' / 'artifacts' / sha256}"
+
+
+def test_the_commands_find_the_store_by_the_environment(artifact: Path, tmp_path: Path) -> None:
+    home = str(tmp_path / "another")
+    pushed = transfers.kdc("push", str(artifact), "bento:mood:v2", "--json", BENTOML_HOME=home)
+    assert json.loads(pushed.stdout)["target"] == "bento:mood:v2"
+    pulled = transfers.kdc("pull", "bento:mood", str(tmp_path / "copy"), BENTOML_HOME=home)
+    assert "all hashes match" in pulled.stdout
+    assert os.path.isdir(tmp_path / "another" / "models" / "mood" / "v2")

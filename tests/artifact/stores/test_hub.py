@@ -1,0 +1,261 @@
+"""`kdc push` and `kdc pull` with the hub: the real client, against a server here that speaks the hub's endpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hub_stub
+import pytest
+import transfers
+from hub_stub import TOKEN, Stub
+from transfers import BIG, BIG_BYTES, contents, hidden
+
+from kdc.artifact.manifest import describe_files, load_manifest, write_manifest
+from kdc.artifact.stores import hub
+from kdc.artifact.stores.pull import pull_for_people
+from kdc.artifact.stores.push import push_for_people
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.launch import local
+
+ADDRESS, NAME = "hf://team/mood", "team/mood"
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
+    """The hub that the library asks, with a token for it."""
+    import huggingface_hub
+    from huggingface_hub import constants, file_download, utils
+
+    with hub_stub.hub() as stub:
+        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
+        for place in (constants, file_download):  # the template is made of the endpoint when the library is imported
+            template = stub.url + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(place, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a protocol of its own, which is not spoken here
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(hub, "_PAUSE_S", 0.01)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        # What the library keeps of a session knows whether it was offline; versions name the way to drop it otherwise.
+        drop = getattr(utils, "reset_sessions", None) or huggingface_hub.close_session
+        drop()
+        yield stub
+        drop()
+
+
+def put(stub: Stub, artifact: Path, **instead: bytes) -> str:
+    return stub.commit(NAME, "main", {k: instead.get(k.replace(".", "_"), v) for k, v in contents(artifact).items()})
+
+
+def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    pushed = push_for_people(artifact, ADDRESS)
+    assert pushed["sent_bytes"] == pushed["bytes"]
+    assert stub.private == {NAME: True}
+    assert stub.count("POST", "/commit/") == 1
+    assert stub.files(NAME) == {".gitattributes": b"*.onnx filter=lfs\n"} | contents(artifact)
+    pulled = pull_for_people(ADDRESS, tmp_path / "copy")
+    assert pulled["received_bytes"] == pushed["bytes"]
+    assert contents(tmp_path / "copy") == contents(artifact)
+    assert pull_for_people(pushed["target"], tmp_path / "copy")["changed"] is False
+
+
+def test_the_same_again_commits_nothing(artifact: Path, stub: Stub) -> None:
+    first = push_for_people(artifact, ADDRESS)
+    again = push_for_people(artifact, ADDRESS)
+    assert (again["target"], again["changed"]) == (first["target"], False)
+    assert stub.count("POST", "/commit/") == 1
+
+
+def test_a_new_artifact_is_a_commit_and_the_old_one_stays_in_the_history(
+    artifact: Path, other: Path, tmp_path: Path, stub: Stub
+) -> None:
+    manifest = load_manifest(artifact)
+    old = shutil.copytree(artifact, tmp_path / "old")
+    (old / "model.fp16.onnx").write_bytes(b"fp16")
+    write_manifest(
+        old, manifest.model_copy(update={"files": manifest.files | describe_files(old, ["model.fp16.onnx"])})
+    )
+    first = push_for_people(old, ADDRESS)
+    second = push_for_people(other, ADDRESS)
+    assert second["sent_bytes"] == BIG_BYTES + len((other / "manifest.json").read_bytes())
+    assert "model.fp16.onnx" not in stub.files(NAME)
+    pull_for_people(ADDRESS, tmp_path / "newest")
+    pull_for_people(first["target"], tmp_path / "oldest")
+    assert contents(tmp_path / "newest") == contents(other)
+    assert contents(tmp_path / "oldest") == contents(old)
+
+
+def test_a_branch_is_made_and_public_is_asked_for(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    push_for_people(artifact, f"{ADDRESS}@next/one", public=True)
+    assert stub.private == {NAME: False}
+    assert "manifest.json" not in stub.files(NAME)
+    pull_for_people(f"{ADDRESS}@next/one", tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(artifact)
+    with pytest.raises(InputError, match="no artifact here"):
+        pull_for_people(ADDRESS, tmp_path / "other")
+
+
+def test_a_push_that_was_cut_off_is_no_artifact_and_sends_the_rest(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    sha256 = load_manifest(artifact).files[BIG].sha256
+    stub.refuse = f"/upload/{sha256}"
+    with pytest.raises(KdcError, match="the store refused"):
+        push_for_people(artifact, ADDRESS)
+    with pytest.raises(InputError, match="no artifact here"):
+        pull_for_people(ADDRESS, tmp_path / "copy")
+    stub.refuse = None
+    stub.asked.clear()
+    push_for_people(artifact, ADDRESS)
+    assert {path for method, path in stub.asked if method == "PUT"} <= {
+        f"/upload/{each.sha256}"
+        for name, each in load_manifest(artifact).files.items()
+        if name.endswith(hub_stub.LARGE)
+    }
+    assert stub.count("PUT", sha256) == 1
+    pull_for_people(ADDRESS, tmp_path / "copy")
+
+
+def test_what_the_repository_ignores_is_told(artifact: Path, stub: Stub) -> None:
+    stub.ignored = ("tokenizer.json",)
+    with pytest.raises(KdcError, match=r"without some files(?s:.*)tokenizer.json(?s:.*)gitignore"):
+        push_for_people(artifact, ADDRESS)
+
+
+def test_a_token_goes_to_the_hub_and_not_where_the_hub_sends(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    put(stub, artifact)
+    stub.private[NAME] = True
+    pull_for_people(ADDRESS, tmp_path / "copy")
+    assert stub.told_to
+    assert set(stub.told_to) == {("localhost", None)}
+
+
+def test_a_broken_connection_goes_on_by_range(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    put(stub, artifact)
+    stub.cut_after = [3_000_000, 5_000_000, 100]
+    found = pull_for_people(ADDRESS, tmp_path / "copy")
+    assert found["received_bytes"] == found["bytes"]
+    assert contents(tmp_path / "copy") == contents(artifact)
+    large = sum(len(data) for name, data in contents(artifact).items() if name.endswith(hub_stub.LARGE))
+    assert stub.sent <= large + 3 * 1024 * 1024  # what was on the way when it broke
+
+
+def test_a_pull_that_was_given_up_goes_on_by_range(
+    artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(stub, artifact)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_TRIES", 1)
+        stub.cut_after = [8_000_000]
+        with pytest.raises(KdcError, match="did not answer"):
+            pull_for_people(ADDRESS, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    (partial,) = (path for path in tmp_path.iterdir() if "partial" in path.name)
+    arrived = (partial / BIG).stat().st_size
+    assert arrived > 5_000_000
+    stub.sent = 0
+    found = pull_for_people(ADDRESS, tmp_path / "copy")
+    assert stub.sent == BIG_BYTES - arrived
+    assert found["received_bytes"] == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
+    assert contents(tmp_path / "copy") == contents(artifact)
+    assert hidden(tmp_path) == []
+
+
+def test_a_pull_that_was_killed_goes_on_by_range(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    put(stub, artifact)
+    stub.hold_after = 12_000_000
+    environment = {**os.environ, "HF_ENDPOINT": stub.url, "HF_HUB_OFFLINE": "0"}
+    process = subprocess.Popen(transfers.command("pull", ADDRESS, str(tmp_path / "copy")), env=environment)
+    part = tmp_path / f".copy.partial-{load_manifest(artifact).sha256[:16]}" / BIG
+    deadline = time.monotonic() + 60
+    while not part.exists() or part.stat().st_size < 5_000_000:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    stub.released.set()
+    assert not (tmp_path / "copy").exists()
+    arrived, stub.hold_after, stub.sent = part.stat().st_size, None, 0
+    found = pull_for_people(ADDRESS, tmp_path / "copy")
+    assert stub.sent == BIG_BYTES - arrived < found["bytes"]
+    assert contents(tmp_path / "copy") == contents(artifact)
+    assert hidden(tmp_path) == []
+
+
+def test_a_changed_byte_and_bytes_too_many_are_refused(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    data = bytearray((artifact / BIG).read_bytes())
+    data[1_000_000] ^= 1
+    put(stub, artifact, evaluation_npz=bytes(data))
+    with pytest.raises(KdcError, match="changed on the way"):
+        pull_for_people(ADDRESS, tmp_path / "copy")
+    put(stub, artifact)
+    stub.extra = b"x"
+    with pytest.raises(KdcError, match="more bytes"):
+        pull_for_people(ADDRESS, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    stub.extra = b""
+    put(stub, artifact, manifest_json=b"{" + b" " * 3_000_000)
+    with pytest.raises(KdcError, match="too large"):
+        pull_for_people(ADDRESS, tmp_path / "copy")
+
+
+def test_what_is_not_there_or_not_allowed_is_named(
+    artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(stub, artifact)
+    with pytest.raises(InputError, match="no such repository"):
+        pull_for_people("hf://team/nothing", tmp_path / "copy")
+    with pytest.raises(InputError, match="no such revision"):
+        pull_for_people(f"{ADDRESS}@nothing", tmp_path / "copy")
+    stub.refuse = "/cdn/"
+    with pytest.raises(KdcError, match=r"the hub refused(?s:.*)HTTP 403"):
+        pull_for_people(ADDRESS, tmp_path / "copy")
+    stub.private[NAME] = True
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(InputError, match=r"no such repository(?s:.*)HF_TOKEN"):
+        pull_for_people(ADDRESS, tmp_path / "copy")
+
+
+def test_only_https_or_this_machine(
+    artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
+    for call in (lambda: pull_for_people(ADDRESS, tmp_path / "copy"), lambda: push_for_people(artifact, ADDRESS)):
+        with pytest.raises(InputError, match="by https"):
+            call()
+    with pytest.raises(InputError, match="by https"):
+        hub._check_safe("http://localhost/stolen", "https://huggingface.co")
+
+
+def test_serve_takes_a_repository(artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDC_CACHE", str(tmp_path))
+    put(stub, artifact)
+    expected = f"mood={tmp_path / 'artifacts' / load_manifest(artifact).sha256}"
+    assert local(ADDRESS) == expected
+    stub.sent = 0
+    assert local(ADDRESS) == expected
+    assert stub.sent == 0
+
+
+def test_the_commands_by_the_environment_tell_no_token(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    environment = {"HF_ENDPOINT": stub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+    pushed = transfers.kdc("push", str(artifact), ADDRESS, "--json", **environment)
+    assert json.loads(pushed.stdout)["target"].startswith(f"{ADDRESS}@")
+    pulled = transfers.kdc("pull", ADDRESS, str(tmp_path / "copy"), **environment)
+    assert "all hashes match" in pulled.stdout
+    refused = transfers.kdc("push", str(artifact), ADDRESS, **environment | {"HF_TOKEN": "hf_wrongS3CRET"})
+    missing = transfers.kdc("pull", "hf://team/nothing", str(tmp_path / "x"), **environment)
+    assert missing.returncode == 2
+    offline = transfers.kdc("pull", ADDRESS, str(tmp_path / "x"), **environment | {"HF_HUB_OFFLINE": "1"})
+    assert "HF_HUB_OFFLINE" in offline.stderr
+    for done in (pushed, pulled, refused, missing, offline):
+        assert "S3CRET" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    assert pushed.stderr == ""

@@ -1,0 +1,129 @@
+"""`kdc serve` with addresses: fetched once and verified, the next time from the cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from live import served
+from tiny_runs import ROOT
+from transfers import BIG, BIG_BYTES, Traffic, contents
+
+from kdc.artifact.manifest import load_manifest
+from kdc.artifact.stores.push import push_for_people
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.http.registry import split_artifacts
+from kdc.serving.launch import absolute, local
+
+ADDRESS = "s3://models/team/mood"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty, and this test's own."""
+    monkeypatch.setenv("KDC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "artifacts"
+
+
+def test_an_address_is_fetched_once_and_then_only_its_manifest(
+    artifact: Path, bucket: Any, traffic: Traffic, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    push_for_people(artifact, ADDRESS)
+    folder = cache / load_manifest(artifact).sha256
+    assert local(f"mood={ADDRESS}") == f"mood={folder}"
+    assert contents(folder) == contents(artifact)
+    traffic.asked.clear()
+    assert local(f"a=/some/path,{ADDRESS}") == f"a=/some/path,mood={folder}"
+    assert {name for name, _ in traffic.of("GetObject")} == {"manifest.json"}
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith(f"fetched mood: {ADDRESS}, SHA-256 {folder.name}, 20,0")
+    assert second.endswith("in the cache already")
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(artifact: Path, bucket: Any, cache: Path) -> None:
+    push_for_people(artifact, ADDRESS)
+    local(ADDRESS)
+    damaged = cache / load_manifest(artifact).sha256 / BIG
+    damaged.write_bytes(b"x" * BIG_BYTES)
+    local(ADDRESS)
+    assert contents(damaged.parent) == contents(artifact)
+
+
+def test_a_newer_artifact_at_the_address_is_another_copy(artifact: Path, other: Path, bucket: Any, cache: Path) -> None:
+    for each in (artifact, other):
+        push_for_people(each, ADDRESS, force=True)
+        assert contents(Path(local(ADDRESS).partition("=")[2])) == contents(each)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_what_is_no_artifact_is_told_before_anything_starts(artifact: Path, bucket: Any, cache: Path) -> None:
+    with pytest.raises(InputError, match="no artifact here"):
+        local("s3://models/nothing")
+    push_for_people(artifact, ADDRESS)
+    bucket.pipe_file(f"models/team/mood/{BIG}", b"x" * BIG_BYTES)
+    with pytest.raises(KdcError, match="changed on the way"):
+        local(ADDRESS)
+    assert not any(path.name[0] != "." for path in cache.iterdir())
+
+
+def test_what_failed_its_contract_is_not_even_fetched(artifact: Path, cache: Path, monkeypatch: Any) -> None:
+    def refuses(_: Any, *, allow: bool) -> None:
+        if not allow:
+            raise InputError("the artifact failed its contract")
+
+    monkeypatch.setattr("kdc.artifact.stores.cache.refuse_failed", refuses)
+    with pytest.raises(InputError, match="failed its contract"):
+        local(artifact.as_uri())
+    assert not cache.exists()
+    assert local(artifact.as_uri(), allow_failed=True)
+
+
+def test_places_get_the_names_that_people_expect() -> None:
+    text = "runs/qnli/artifact, s3://b/team/mood, s3://b/team/x/artifact, hf://o/n.b@v1, bento:tag:3, n=hf://o/r, b=rel"
+    found = split_artifacts(text)
+    assert list(found) == ["qnli", "mood", "x", "n.b", "tag", "n", "b"]
+    assert found["n.b"] == "hf://o/n.b@v1"
+    assert absolute("hf://o/n,b=rel") == f"n=hf://o/n,b={Path.cwd() / 'rel'}"
+    assert list(split_artifacts("s3://b/k=1/mood")) == ["mood"]
+    for wrong in ("hf://only-a-name", "bento:a:b:c"):
+        with pytest.raises(InputError, match="this is no"):
+            split_artifacts(wrong)
+
+
+def test_a_path_imports_nothing_of_stores() -> None:
+    code = (
+        "import sys\nfrom kdc.serving.launch import absolute, local\nlocal(absolute('mood=/some/path'))\n"
+        "print([m for m in ('kdc.artifact.stores.cache', 'kdc.artifact.stores.pull', 'huggingface_hub', "
+        "'filelock', 's3fs') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_kdc_serve_answers_from_an_object_store(artifact: Path, bucket: Any, tmp_path: Path, cache: Path) -> None:
+    push_for_people(artifact, ADDRESS)
+    with served(tmp_path, "--workers", "2", f"mood={ADDRESS}") as process:
+        answer = httpx.post(f"{process.url}/predict", json={"inputs": "w1 w2"}, timeout=10).json()
+        assert {entry["label"] for entry in answer} == {"bad", "so so", "good"}
+        printed = process.printed()
+    assert printed.count("fetched mood") == 1
+    assert str(cache / load_manifest(artifact).sha256) in printed
+    assert "S3CRET" not in printed
+
+
+def test_bentoml_serve_takes_an_address_from_the_environment(
+    artifact: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What BentoML calls before it starts workers, which inherit the environment."""
+    code = (
+        "import os\nfrom serving import service\nservice.Classifier.inner.before_workers()\n"
+        "print(os.environ['KDC_ARTIFACT'])"
+    )
+    monkeypatch.setenv("KDC_ARTIFACT", f"mood={artifact.as_uri()}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == f"mood={cache / load_manifest(artifact).sha256}"

@@ -1,0 +1,294 @@
+"""Verdicts and the rows that would be needed, on cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from kdc.artifact.contract.decision import Basis, decide, missed_costs, rows_needed
+from kdc.artifact.contract.parse import parse_conditions, replace
+from kdc.artifact.contract.terms import Contract, Costs, Judgement, Limits, Quality
+from kdc.artifact.contract.text import advice, render
+from kdc.common.errors import InputError
+from kdc.pipeline.quality.comparison import basis_of, compare
+
+COSTS = Costs(latency_ms=4.0, rows_per_s=500, size_mb=20)
+
+
+def contract(**limits: float) -> Contract:
+    return Contract(limits=Limits(**limits))
+
+
+def quality(difference: float, low: float, high: float = 5.0) -> Quality:
+    return Quality(
+        metric="accuracy", teacher=90, student=90 + difference, difference=difference, interval=(low, high), rows=800
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "missed"),
+    [
+        ({}, []),
+        ({"max_latency_ms": 4.0, "max_size_mb": 20, "min_rows_per_s": 500}, []),  # at the limit is within it
+        ({"max_latency_ms": 3.2}, ["p95 latency is 4 ms, the limit 3.2: 25 % above"]),
+        ({"max_latency_ms": 3.99}, ["p95 latency is 4 ms, the limit 3.99: 0.3 % above"]),
+        ({"max_size_mb": 16}, ["size is 20 MB, the limit 16: 25 % above"]),
+        ({"min_rows_per_s": 1000}, ["throughput is 500 rows/s, the limit 1000: 50 % below"]),
+    ],
+)
+def test_each_cost_is_compared_with_its_limit(limits: dict[str, float], missed: list[str]) -> None:
+    assert missed_costs(contract(**limits), COSTS) == missed
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "verdict"),
+    [
+        (-0.5, -0.9, "pass"),
+        (0.2, -1.0, "pass"),
+        (-0.5, -1.4, "not shown"),
+        (-1.2, -2.0, "fail"),
+        (-1.0, -2.0, "not shown"),
+    ],
+)
+def test_the_verdict_on_quality_is_by_the_intervals_lower_end(difference: float, low: float, verdict: str) -> None:
+    assert decide(contract(max_drop=1), COSTS, quality(difference, low))[0] == verdict
+
+
+def test_point_evidence_passes_by_the_difference_alone() -> None:
+    asked = contract(max_drop=1).model_copy(update={"evidence": "point"})
+    assert decide(asked, COSTS, quality(-0.9, -3.0))[0] == "pass"
+    assert decide(asked, COSTS, quality(-1.1, -3.0))[0] == "fail"
+
+
+def test_a_cost_that_is_missed_fails_whatever_the_quality_is() -> None:
+    verdict, missed = decide(contract(max_drop=1, max_size_mb=10), COSTS, quality(2, 1))
+    assert verdict == "fail"
+    assert missed == ("size is 20 MB, the limit 10: 100 % above",)
+
+
+def test_rows_needed_are_those_of_a_power_of_80_percent() -> None:
+    # An error of 1 point on 800 rows is one of sqrt(800 / n) on n rows. The lower end of a 95 % interval lies above -1
+    # in four of five experiments if (1.95996 + 0.84162) * error = 1 + difference; here the difference is -0.5.
+    needed = rows_needed(-0.5, 1.0, Basis(800, 800), max_drop=1, confidence=0.95)
+    assert needed == pytest.approx(800 * (2.80158 / 0.5) ** 2, abs=1)
+
+
+def test_so_many_rows_do_show_it_four_times_of_five() -> None:
+    generator = np.random.default_rng(0)
+    worse, better = 0.06, 0.055  # shares of rows on which only the teacher, or only the student, is right: -0.5 points
+    error = 100 * np.sqrt((worse + better - (worse - better) ** 2) / 800)
+    needed = rows_needed(-0.5, float(error), Basis(800, 800), max_drop=2, confidence=0.95)
+    assert needed is not None
+    shown = 0
+    for _ in range(400):
+        lost, won, _ = generator.multinomial(needed, [worse, better, 1 - worse - better])
+        mean = (won - lost) / needed
+        spread = np.sqrt((won + lost) / needed - mean**2) / np.sqrt(needed)
+        shown += 100 * (mean - 1.96 * spread) >= -2
+    assert shown / 400 == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("difference", [-1.0, -1.5])
+def test_no_number_of_rows_shows_what_is_not_so(difference: float) -> None:
+    assert rows_needed(difference, 1.0, Basis(800, 800), max_drop=1, confidence=0.95) is None
+
+
+def answers(right: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarray:
+    """Logits of a model that is right exactly on these rows."""
+    chosen = np.where(right, labels, (labels + 1) % classes)
+    return np.eye(classes, dtype=np.float32)[chosen]
+
+
+def test_accuracys_drop_has_the_interval_of_paired_proportions() -> None:
+    labels = np.arange(1000) % 2
+    teacher, student = np.ones(1000, bool), np.ones(1000, bool)
+    teacher[:40] = False
+    student[20:90] = False  # 50 rows only the teacher has right, 20 only the student: -3 points
+    found = compare(
+        answers(student, labels),
+        answers(teacher, labels),
+        labels,
+        "classification",
+        "accuracy",
+        contract=contract(max_drop=3),
+        seed=0,
+    )
+    assert found is not None
+    error = 100 * np.sqrt((0.07 - 0.03**2) / 1000)
+    assert found.difference == pytest.approx(-3)
+    assert found.interval[0] == pytest.approx(-3 - 1.96 * error, abs=0.15)
+    assert found.interval[1] == pytest.approx(-3 + 1.96 * error, abs=0.15)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "matthews"])
+@pytest.mark.parametrize(
+    ("wrong", "max_drop", "verdict"), [(0, 2.0, "pass"), (4, 1.5, "not shown"), (100, 1.0, "fail")]
+)
+def test_every_metric_of_classes_can_be_judged(metric: str, wrong: int, max_drop: float, verdict: str) -> None:
+    labels = np.arange(400) % 2
+    right = np.ones(400, bool)
+    right[:wrong] = False
+    asked = contract(max_drop=max_drop if metric != "matthews" else 2 * max_drop)  # its scale is twice as long
+    student, teacher = answers(right, labels), answers(np.ones(400, bool), labels)
+    found = compare(student, teacher, labels, "classification", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, found)[0] == verdict
+
+
+# (1 - x)^n = 0.025: what n rows without a loss cannot rule out. F1 has half of the rows to go by, and each class of
+# macro F1 is half of it.
+@pytest.mark.parametrize(
+    ("metric", "rows", "points"),
+    [
+        ("accuracy", 1, 97.5),
+        ("accuracy", 20, 16.843),
+        ("accuracy", 800, 0.46),
+        ("f1", 40, 16.843),
+        ("macro_f1", 40, 8.4215),
+        ("matthews", 40, 16.843),
+    ],
+)
+def test_few_rows_without_a_loss_show_little(metric: str, rows: int, points: float) -> None:
+    labels = np.arange(rows) % 2
+    alike = answers(np.ones(rows, bool), labels)
+    asked = contract(max_drop=0.4)
+    found = compare(alike, alike, labels, "classification", metric, contract=asked, seed=0)
+    assert found is not None
+    assert found.difference == 0
+    assert found.interval == pytest.approx((-points, points), rel=1e-4)
+    assert decide(asked, COSTS, found)[0] == "not shown"
+    assert found.rows_needed is not None
+    more = np.arange(found.rows_needed + 2) % 2
+    alike = answers(np.ones(len(more), bool), more)
+    found = compare(alike, alike, more, "classification", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, found)[0] == "pass"
+
+
+def test_a_true_drop_at_the_limit_seldom_passes_on_few_rows() -> None:
+    generator = np.random.default_rng(0)
+    labels, asked = np.arange(50) % 2, contract(max_drop=2)
+    teacher, passed = answers(np.ones(50, bool), labels), 0
+    for _ in range(200):  # the student is wrong on 2 % of all rows that there could be
+        student = answers(generator.random(50) >= 0.02, labels)
+        found = compare(student, teacher, labels, "classification", "accuracy", contract=asked, seed=0)
+        passed += decide(asked, COSTS, found)[0] == "pass"
+    assert passed / 200 <= 0.05  # 0.025, and what 200 experiments can be off
+
+
+def test_macro_f1_is_of_the_same_classes_for_both_models() -> None:
+    # The rows lack the third class. A teacher that is 95 % right and names it now and then is better than a student
+    # that is 80 % right and never does.
+    labels = np.arange(1000) % 2
+    teacher, student = labels.copy(), labels.copy()
+    teacher[:50], student[:200] = 1 - labels[:50], 1 - labels[:200]
+    teacher[:6] = 2
+    found = compare(
+        np.eye(3)[student],
+        np.eye(3)[teacher],
+        labels,
+        "classification",
+        "macro_f1",
+        contract=contract(max_drop=1),
+        seed=0,
+    )
+    assert found is not None
+    assert found.student == pytest.approx(80)
+    assert found.teacher == pytest.approx(95, abs=0.3)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "pass"), (3.0, "fail")])
+def test_correlations_can_be_judged(metric: str, noise: float, verdict: str) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=500)
+    teacher = (labels + 0.3 * generator.normal(size=500))[:, None]
+    student = teacher + noise * generator.normal(size=(500, 1))
+    asked = contract(max_drop=1)
+    found = compare(student, teacher, labels, "regression", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, found)[0] == verdict
+
+
+def judgement(asked: Contract, found: Quality | None, *, compared: bool = True) -> Judgement:
+    verdict, missed = decide(asked, COSTS, found)
+    return Judgement(
+        contract=asked,
+        variant="int8",
+        provider="CPUExecutionProvider",
+        cpu="a CPU",
+        lengths=(8,),
+        costs=COSTS,
+        quality=found,
+        compared=compared,
+        missed=missed,
+        verdict=verdict,
+    )
+
+
+def test_a_failure_says_what_was_missed_by_how_much_and_what_to_try() -> None:
+    text = render(judgement(contract(max_drop=1, max_latency_ms=2, max_size_mb=30), quality(-1.5, -3)))
+    assert "p95 latency is 4 ms, the limit 2: 100 % above" in text
+    assert "accuracy is 1.50 points below the teacher's, the limit 1: 0.50 points too many" in text
+    assert "try: fewer layers" in text
+    assert "try: more layers" in text
+    assert [line.split()[-1] for line in text.splitlines()[1:4]] == ["no", "yes", "no"]
+
+
+def test_what_is_not_shown_says_how_many_rows_would_show_it() -> None:
+    found = quality(-0.5, -1.4).model_copy(update={"rows_needed": 12345})
+    text = render(judgement(contract(max_drop=1), found))
+    assert "not shown" in text
+    assert "about 12345 rows would show it" in text
+
+
+def test_a_contract_that_is_kept_asks_for_nothing() -> None:
+    assert advice(judgement(contract(max_drop=1), quality(0, -0.5))) == []
+
+
+def test_quality_that_was_not_checked_is_said_to_be_so() -> None:
+    found = judgement(contract(max_drop=1), quality(0, -0.5), compared=False)
+    assert "quality was not checked again" in render(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"verdict": "pass"}, {"verdict": "not shown"}, {"quality": None}, {"lengths": ()}, {"lengths": (10**9,)}],
+)
+def test_a_judgement_that_contradicts_itself_is_no_judgement(changes: dict[str, object]) -> None:
+    plain = judgement(contract(max_drop=1), quality(-5, -6)).model_dump()
+    assert Judgement.model_validate(plain).verdict == "fail"
+    with pytest.raises(ValidationError):
+        Judgement.model_validate(plain | changes)
+
+
+def test_what_is_given_takes_the_place_of_the_contracts_own() -> None:
+    old = contract(max_drop=1, max_latency_ms=5)
+    new = replace(old, {"max_latency_ms": 7.0, "max_size_mb": None, "at": "batch=8, length=64", "evidence": "point"})
+    assert new.limits == Limits(max_drop=1, max_latency_ms=7)
+    assert (new.at.batch, new.at.length, new.at.percentile, new.evidence) == (8, 64, 95, "point")
+
+
+@pytest.mark.parametrize("text", ["length", "length=", "=3", ""])
+def test_conditions_that_are_no_pairs_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="name=number"):
+        parse_conditions(text)
+
+
+@pytest.mark.parametrize("given", [{"at": "lenght=3"}, {"at": "batch=0"}, {"max_drop": -1}, {"evidence": "hope"}])
+def test_what_cannot_be_asked_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="wrong contract"):
+        replace(contract(max_drop=1), given)
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "expected"),
+    [
+        ([0, 0, 0, 1], "accuracy", Basis(4, 4)),
+        ([0, 0, 0, 1], "f1", Basis(4, 1)),
+        ([0, 0, 2, 2, 2], "macro_f1", Basis(5, 2, 1 / 2)),
+        ([0, 0, 2, 2, 2], "matthews", Basis(5, 2)),
+        ([[1, 0, 0], [1, 0, 1], [1, 0, 1]], "macro_f1", Basis(3, 2, 1 / 2)),  # no row has the second label
+        ([[0, 0], [0, 0]], "macro_f1", Basis(2, 1)),
+    ],
+)
+def test_a_metric_rests_on_the_rarest_class_that_the_rows_have(labels: list, metric: str, expected: Basis) -> None:
+    assert basis_of(np.array(labels), metric) == expected

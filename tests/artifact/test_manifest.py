@@ -1,0 +1,221 @@
+"""artifact.py: a manifest survives the disk, and whatever is damaged, missing or forged is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from kdc.artifact.manifest import (
+    FileInfo,
+    Lineage,
+    Manifest,
+    TaskInfo,
+    TokenizerInfo,
+    Variant,
+    load_manifest,
+    write_manifest,
+)
+from kdc.common.errors import InputError, KdcError
+
+FILES = {"model.onnx": b"weights" * 100, "tokenizer.json": b"{}"}
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    values: dict[str, Any] = {
+        "kdc_version": "0.1.0",
+        "task": TaskInfo(name="sst2", kind="classification", labels=("negative", "positive"), metric="accuracy"),
+        "lineage": Lineage(
+            teacher="t", student="s", recipe="best", data_fingerprint="d", seed=1, packages={"torch": "2"}, cpu="c"
+        ),
+        "files": {n: FileInfo(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in FILES.items()},
+        "tokenizer": TokenizerInfo(max_length=128, pad_id=0, pad_token="[PAD]", token_type_ids=True),
+        "input_names": ("input_ids", "attention_mask", "token_type_ids"),
+        "variants": {"fp32": Variant(file="model.onnx", size_bytes=702, metrics={"accuracy": 86.1})},
+        "providers": {"CPUExecutionProvider": "fp32"},
+        "metrics": {"teacher": {"accuracy": 87.2, "parameters": 22_700_000, "note": None}},
+        "created": "2026-11-25T00:00:00+00:00",
+    }
+    return Manifest(**(values | changes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    write_manifest(tmp_path, make_manifest())
+    return tmp_path
+
+
+def test_what_is_loaded_is_what_was_written(folder: Path) -> None:
+    written = make_manifest()
+    loaded = load_manifest(folder)
+    assert loaded.model_dump(exclude={"sha256"}) == written.model_dump(exclude={"sha256"})
+
+
+def test_sha256_is_of_the_canonical_json_without_itself(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    digest = document.pop("sha256")
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    assert digest == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_no_temporary_file_is_left(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
+
+
+def test_a_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "manifest.json").read_bytes()
+
+    def full_disk(handle: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_manifest(folder, make_manifest(created="later"))
+    assert (folder / "manifest.json").read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {*FILES, "manifest.json"}
+
+
+def test_expected_sha256_is_compared(folder: Path) -> None:
+    digest = load_manifest(folder).sha256
+    assert load_manifest(folder, expect_sha256=digest.upper()).sha256 == digest
+    with pytest.raises(InputError, match="not the artifact"):
+        load_manifest(folder, expect_sha256="0" * 64)
+
+
+def test_a_changed_byte_in_a_file_is_found(folder: Path) -> None:
+    content = bytearray(FILES["model.onnx"])
+    content[350] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(KdcError, match="was changed"):
+        load_manifest(folder)
+    assert load_manifest(folder, verify=False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_truncated_file_is_found_even_without_hashing(folder: Path, verify: bool) -> None:
+    (folder / "model.onnx").write_bytes(FILES["model.onnx"][:-1])
+    with pytest.raises(KdcError, match="wrong size"):
+        load_manifest(folder, verify=verify)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(KdcError, match="missing") as caught:
+        load_manifest(folder)
+    assert "tokenizer.json" in str(caught.value.given)
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "model.onnx"
+    outside.write_bytes(FILES["model.onnx"])
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").symlink_to(outside)
+    with pytest.raises(KdcError, match="leaves it"):
+        load_manifest(folder)
+
+
+def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("run") / "artifact"
+    link.symlink_to(folder)
+    assert load_manifest(link).task.name == "sst2"
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", "..", ".hidden", "", "manifest.json", "a\\b"])
+def test_a_name_that_is_not_plain_is_refused(name: str) -> None:
+    files = make_manifest().files | {name: FileInfo(sha256="0" * 64, size=1)}
+    with pytest.raises(ValidationError, match="plain name"):
+        make_manifest(files=files)
+
+
+def test_a_traversing_name_on_the_disk_is_refused(folder: Path) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["files"]["../secret"] = {"sha256": "0" * 64, "size": 1}
+
+    rewrite(folder, edit)
+    with pytest.raises(KdcError, match="does not follow its schema"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        (b'{"schema_version": 1,', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"schema_version": 99}', "schema version"),
+        (b"{}", "schema version"),
+        (b" " * (1024 * 1024 + 1), "too large"),
+    ],
+)
+def test_a_broken_manifest_is_an_error_with_a_remedy(folder: Path, content: bytes, message: str) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(KdcError, match=message) as caught:
+        load_manifest(folder)
+    assert caught.value.remedy
+
+
+def test_an_edited_manifest_is_found(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text().replace("86.1", "99.9")
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(KdcError, match="own SHA-256"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda document: document.update(unknown=1),
+        lambda document: document.pop("task"),
+        lambda document: document.update(temperature=0),
+        lambda document: document.update(temperature=float("nan")),
+        lambda document: document["providers"].update(CPUExecutionProvider="int8"),
+        lambda document: document["variants"]["fp32"].update(file="other.onnx"),
+        lambda document: document["task"].update(labels=["same", "same"]),
+        lambda document: document.update(input_names=["input_ids"]),
+    ],
+)
+def test_a_manifest_off_its_schema_is_refused(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    rewrite(folder, edit)
+    with pytest.raises(KdcError, match="does not follow its schema"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None, lambda path: path.write_text("x")])
+def test_no_artifact_is_wrong_input(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    make(tmp_path / "artifact")
+    with pytest.raises(InputError, match="no artifact here"):
+        load_manifest(tmp_path / "artifact")
+
+
+def test_a_manifest_for_other_files_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(KdcError, match="missing"):
+        write_manifest(tmp_path, make_manifest())
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_takes_no_heavy_package() -> None:
+    heavy = "{'torch', 'transformers', 'onnxruntime', 'numpy', 'bentoml'}"
+    code = f"import sys, kdc.artifact.manifest; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def rewrite(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Edit the manifest and make its own SHA-256 right again, as somebody who knows how would."""
+    document = json.loads((folder / "manifest.json").read_text())
+    edit(document)
+    del document["sha256"]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    document["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(document))

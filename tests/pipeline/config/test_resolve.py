@@ -1,0 +1,126 @@
+"""The config: precedence, presets, and all mistakes told at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.resolve import layer_of, parse_sets, read_file, render_defaults, resolve, settings_of
+from kdc.pipeline.config.settings import Config
+
+
+def make(flags: dict | None = None, sets: list[str] | None = None, file: dict | None = None) -> Config:
+    return resolve(flags=layer_of(flags or {}), sets=parse_sets(sets or []), file=file or {})
+
+
+def test_a_flag_wins_over_set_over_file_over_preset_over_default() -> None:
+    file = {"student": {"epochs": 7, "lora": {"r": 7}, "temperature": 7.0}, "teacher": {"epochs": 7}}
+    config = make({"student.epochs": 9}, ["student.epochs=8", "student.lora.r=8"], file)
+    assert config.student.epochs == 9  # flag
+    assert config.student.lora.r == 8  # --set
+    assert config.student.temperature == 7.0  # file
+    assert config.student.model == "distilbert/distilbert-base-uncased"  # preset of the family
+    assert config.student.batch_size == 32  # default
+
+
+def test_settings_given_as_they_are_by_default_are_the_same_to_the_letter() -> None:
+    config = make()
+    again = Config.model_validate_json(config.model_dump_json())
+    # Fingerprints are made of such text.
+    assert json.dumps(again.model_dump(), default=str) == json.dumps(config.model_dump(), default=str)
+
+
+def test_no_family_and_no_teacher_means_bert() -> None:
+    assert make().run.family == "bert"
+    assert make().teacher.model == "google-bert/bert-base-uncased"
+
+
+def test_a_teacher_of_ones_own_is_not_given_a_familys_student() -> None:
+    config = make({"teacher.model": "some/teacher"})
+    assert config.run.family is None
+    assert config.student.model == "layers:first-and-last"
+
+
+def test_the_paper_recipe_has_the_papers_numbers() -> None:
+    config = make({"run.recipe": "paper", "run.family": "minilm"})
+    student = config.student
+    assert (student.lora.r, student.lora.alpha, student.lora.dropout) == (8, 16, 0.05)
+    assert (student.lora.targets, student.learning_rate) == ("query-value", 5e-4)
+    assert (student.temperature, student.alpha) == (2.0, 0.5)
+    assert (student.model, student.cut_from) == ("layers:every-second", "pretrained")
+
+
+def test_a_familys_own_student_checkpoint_stays_in_both_recipes() -> None:
+    for recipe in ("best", "paper"):
+        assert make({"run.recipe": recipe, "run.family": "roberta"}).student.model == "distilbert/distilroberta-base"
+
+
+def test_all_mistakes_are_told_at_once_with_the_nearest_name() -> None:
+    with pytest.raises(InputError) as caught:
+        make(sets=["student.lora.rank=4", "student.epoch=3", "teacher.batch_size=none", "run.recipe=bset"])
+    message = str(caught.value)
+    assert "unknown setting student.epoch (did you mean student.epochs?)" in message
+    assert "student.lora.rank" in message
+    assert "teacher.batch_size" in message
+    assert "run.recipe" in message
+    assert "4 wrong settings" in message
+
+
+def test_a_setting_in_the_wrong_section_is_found_by_its_name() -> None:
+    with pytest.raises(InputError, match=r"did you mean student\.temperature"):
+        make(sets=["teacher.temperature=2"])
+
+
+def test_an_unknown_section_names_its_keys() -> None:
+    with pytest.raises(InputError, match=r"unknown setting lora\.r"):
+        make(file={"lora": {"r": 3}})
+
+
+@pytest.mark.parametrize("item", ["student.epochs", "=3", ""])
+def test_a_set_without_key_or_value_is_refused(item: str) -> None:
+    with pytest.raises(InputError, match=r"section\.key=value"):
+        parse_sets([item])
+
+
+def test_every_setting_can_be_set_by_its_printed_key_and_default() -> None:
+    for key, default, _ in settings_of():
+        if default is not None:
+            value = str(default).lower() if isinstance(default, bool) else default
+            config: object = make(sets=[f"{key}={value}"])
+            for part in key.split("."):
+                config = getattr(config, part)
+            assert config == default
+
+
+def test_the_printed_defaults_are_a_valid_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "kdc.toml"
+    path.write_text(render_defaults())
+    assert make(file=read_file(path)) == make()
+    path.write_text(render_defaults().replace("# temperature = 2.0", "temperature = 3.0"))
+    assert make(file=read_file(path)).student.temperature == 3.0
+
+
+def test_lora_targets_can_be_a_list_of_names() -> None:
+    assert make(sets=["student.lora.targets=query,dense"]).student.lora.targets == ("query", "dense")
+    assert make(sets=['student.lora.targets=["query"]']).student.lora.targets == ("query",)
+
+
+def test_a_config_file_that_is_not_toml_names_itself(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[student\n")
+    with pytest.raises(InputError, match="not valid TOML"):
+        read_file(path)
+
+
+def test_a_missing_config_file_is_wrong_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        read_file(tmp_path / "none.toml")
+
+
+def test_a_config_is_frozen() -> None:
+    config = make()
+    with pytest.raises(ValueError, match="frozen"):
+        config.run.seed = 3  # type: ignore[misc]

@@ -1,0 +1,280 @@
+"""Stage data: rows are checked, split and numbered; every mistake that a person can make is named."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import Kind, Task, custom_task, find_task
+from kdc.pipeline.data import readers
+from kdc.pipeline.data.prepared import PreparedData, Source, open_data, prepare, read_labelled
+
+
+def _task(kind: Kind = "classification", labels: tuple[str, ...] = ()) -> Task:
+    return custom_task("own", "text", None, "label", kind, labels)
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _prepare(
+    tmp_path: Path,
+    train: list[dict[str, Any]],
+    evaluation: list[dict[str, Any]] | None = None,
+    unlabeled: list[dict[str, Any]] | None = None,
+    *,
+    task: Task | None = None,
+    max_train_rows: int | None = None,
+    seed: int = 0,
+    infer_kind: bool = False,
+    separator: str | None = None,
+    group: str | None = None,
+) -> tuple[PreparedData, dict[str, Any]]:
+    source = Source(
+        train=_write(tmp_path / "train.jsonl", train),
+        eval=None if evaluation is None else _write(tmp_path / "eval.jsonl", evaluation),
+        unlabeled=None if unlabeled is None else _write(tmp_path / "unlabeled.jsonl", unlabeled),
+        separator=separator,
+        infer_kind=infer_kind,
+        group=group,
+    )
+    folder = tmp_path / "data"
+    report = prepare(folder, task or _task(), source, max_train_rows=max_train_rows, seed=seed)
+    return open_data(folder), report
+
+
+def _rows(count: int, labels: str = "ab", prefix: str = "text") -> list[dict[str, Any]]:
+    return [{"text": f"{prefix} {place}", "label": labels[place % len(labels)]} for place in range(count)]
+
+
+def _mistakes(tmp_path: Path, *args: Any, **settings: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        _prepare(tmp_path, *args, **settings)
+    return str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_rows_are_numbered_over_all_splits(tmp_path: Path) -> None:
+    data, _ = _prepare(tmp_path, _rows(40), _rows(6, prefix="eval"), [{"text": "new 1"}, {"text": "new 2"}])
+    numbers = [data.rows(split)["row"][:] for split in ("train", "tune", "unlabeled", "eval")]
+    assert [row for part in numbers for row in part] == list(range(48))
+    assert data.rows("unlabeled").column_names == ["row", "text"]
+    assert data.eval_splits == ("eval",)
+
+
+def test_every_row_keeps_its_own_label_and_lands_once(tmp_path: Path) -> None:
+    train = _rows(50, "abc")
+    data, _ = _prepare(tmp_path, train)
+    seen = {}
+    for split in ("train", "tune", "eval"):
+        for row in data.rows(split):
+            assert row["text"] not in seen
+            seen[row["text"]] = data.task.labels[row["label"]]
+    assert seen == {row["text"]: row["label"] for row in train}
+
+
+def test_label_names_are_sorted_and_survive(tmp_path: Path) -> None:
+    data, _ = _prepare(tmp_path, _rows(40, "zax"))
+    assert data.task.labels == ("a", "x", "z")
+    assert Task.load(tmp_path / "data" / "task.json").labels == ("a", "x", "z")
+
+
+def test_whole_numbers_are_sorted_by_value(tmp_path: Path) -> None:
+    data, _ = _prepare(tmp_path, [{"text": f"t{n}", "label": n % 11} for n in range(66)])
+    assert data.task.labels == tuple(str(number) for number in range(11))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cap", "tune", "train"),
+    [(5000, None, 500, 4500), (1000, None, 300, 700), (100, None, 50, 50), (5000, 1000, 300, 1000), (2000, 60, 30, 60)],
+)
+def test_sizes_of_tuning_slice_and_cap(tmp_path: Path, rows: int, cap: int | None, tune: int, train: int) -> None:
+    data, report = _prepare(tmp_path, _rows(rows), _rows(4, prefix="eval"), max_train_rows=cap)
+    assert (len(data.rows("tune")), len(data.rows("train"))) == (tune, train)
+    assert report["unused_train_rows"] == rows - tune - train
+
+
+def test_all_slices_keep_the_share_of_each_class(tmp_path: Path) -> None:
+    data, report = _prepare(tmp_path, _rows(4000, "aaab"), max_train_rows=1000)
+    for split, size in (("eval", 400), ("tune", 300), ("train", 1000)):
+        assert Counter(data.rows(split)["label"][:]) == {0: size * 3 // 4, 1: size // 4}
+    assert report["held_out"] == 400
+
+
+def test_a_class_with_one_row_stays_in_training(tmp_path: Path) -> None:
+    data, _ = _prepare(tmp_path, [*_rows(60), {"text": "rare one", "label": "c"}], max_train_rows=20)
+    assert 2 in data.rows("train")["label"][:]
+
+
+def test_equal_texts_are_never_parted(tmp_path: Path) -> None:
+    train = [{"text": f"text {n // 3}" + " " * (n % 2), "label": "ab"[n % 2]} for n in range(900)]
+    data, report = _prepare(tmp_path, train)
+    texts = {split: {text.strip() for text in data.rows(split)["text"][:]} for split in ("train", "tune", "eval")}
+    assert not texts["train"] & texts["tune"]
+    assert not texts["eval"] & (texts["train"] | texts["tune"])
+    assert (report["duplicates"]["within_train"], report["duplicates"]["texts_with_different_labels"]) == (600, 300)
+    assert len(data.rows("tune")) == pytest.approx(300, abs=6)
+
+
+def test_groups_are_never_parted(tmp_path: Path) -> None:
+    train = [{"text": f"text {n}", "label": "ab"[n % 2], "object": f"group {n // 2}"} for n in range(400)]
+    train.append({"text": "text 0", "label": "a", "object": "group 199"})  # ties two groups together
+    data, _ = _prepare(tmp_path, train, group="object")
+    groups = {row["text"]: row["object"] for row in train[:-1]} | {"text 0": "group 199"}
+    groups |= {text: "group 199" for text, group in groups.items() if group == "group 0"}
+    found = [{groups[text] for text in data.rows(split)["text"][:]} for split in ("train", "tune", "eval")]
+    assert sum(len(part) for part in found) == len(set.union(*found))
+
+
+def test_same_seed_same_splits_other_seed_others(tmp_path: Path) -> None:
+    first = _prepare(tmp_path, _rows(400))[0].rows("tune")["text"][:]
+    again = _prepare(tmp_path, _rows(400))[0].rows("tune")["text"][:]
+    other = _prepare(tmp_path, _rows(400), seed=1)[0].rows("tune")["text"][:]
+    assert first == again
+    assert first != other
+
+
+def test_what_was_cut_off_before_is_cleared(tmp_path: Path) -> None:
+    for name in ("staging-x", "rows", "tokens-teacher.partial"):
+        (tmp_path / "data" / name / "old").mkdir(parents=True)
+    (tmp_path / "data" / "tokens-student").symlink_to("tokens-teacher")
+    _prepare(tmp_path, _rows(40))
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["report.json", "rows", "task.json"]
+    assert sorted(path.name for path in (tmp_path / "data" / "rows").iterdir()) == ["eval", "train", "tune"]
+
+
+def test_pairs_are_kept_together(tmp_path: Path) -> None:
+    task = custom_task("own", "q", "s", "label", "classification")
+    train = [{"q": f"q{n % 5}", "s": f"s{n}", "label": "ab"[n % 2]} for n in range(60)]
+    data, report = _prepare(tmp_path, train, [{"q": "q0", "s": "s0", "label": "a"}], task=task)
+    assert {(row["text"], row["text_pair"]) for row in data.rows("train")} <= {(row["q"], row["s"]) for row in train}
+    assert report["duplicates"] == {"within_train": 0, "texts_with_different_labels": 0, "eval_rows_in_train": 1}
+
+
+def test_texts_in_train_and_eval_are_counted_and_warned(tmp_path: Path) -> None:
+    _, report = _prepare(tmp_path, _rows(60), [*_rows(7), {"text": "new", "label": "a"}])
+    assert report["duplicates"]["eval_rows_in_train"] == 7
+    assert any("7 eval rows have the same text as a training row" in line for line in report["warnings"])
+
+
+def test_unlabelled_rows_of_the_tuning_slice_are_left_out(tmp_path: Path) -> None:
+    data, report = _prepare(tmp_path, _rows(60), _rows(3, prefix="eval"), [{"text": row["text"]} for row in _rows(60)])
+    assert set(data.rows("unlabeled")["text"][:]) == set(data.rows("train")["text"][:])
+    assert report["duplicates"]["unlabeled_rows_in_tune_left_out"] == len(data.rows("tune"))
+
+
+def test_glue_labels_may_be_names_or_numbers(tmp_path: Path) -> None:
+    head = "index\tquestion\tsentence\tlabel\n"
+    for name, labels in (("train.tsv", ("entailment", "not_entailment")), ("dev.tsv", ("0", "1"))):
+        (tmp_path / name).write_text(head + "".join(f"{n}\tq{n} {name}\ts\t{labels[n % 2]}\n" for n in range(20)))
+    prepare(tmp_path / "data", find_task("qnli"), Source(task="qnli", data=tmp_path), max_train_rows=None, seed=0)
+    found = {row["text"]: row["label"] for row in open_data(tmp_path / "data").rows("eval")}
+    assert found == {f"q{n} dev.tsv": n % 2 for n in range(20)}
+
+
+def test_unlabelled_test_rows_are_refused_as_training_rows(tmp_path: Path) -> None:
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("sentence\tlabel\nfine\t1\nbad\t-1\n")
+    with pytest.raises(InputError, match="-1 marks unlabelled rows"):
+        prepare(tmp_path / "data", find_task("sst2"), Source(task="sst2", data=tmp_path), max_train_rows=None, seed=0)
+
+
+def test_multi_label_lists_become_multi_hot(tmp_path: Path) -> None:
+    kinds = [["x", "y"], [], ["y"], ["z", "x", "z"]]
+    train = [{"text": f"t{n}", "label": kinds[n % 4]} for n in range(80)]
+    data, _ = _prepare(tmp_path, train, infer_kind=True)
+    assert (data.task.kind, data.task.labels, data.task.outputs) == ("multilabel", ("x", "y", "z"), 3)
+    expected = {0: [1, 1, 0], 1: [0, 0, 0], 2: [0, 1, 0], 3: [1, 0, 1]}
+    for row in data.rows("train"):
+        assert row["label"] == expected[int(row["text"][1:]) % 4]
+
+
+def test_multi_label_cells_are_split_at_the_separator(tmp_path: Path) -> None:
+    train = [{"text": f"t{n}", "label": ["x| y", "", "y"][n % 3]} for n in range(60)]
+    data, _ = _prepare(tmp_path, train, infer_kind=True, separator="|")
+    assert {tuple(row["label"]) for row in data.rows("train")} == {(1, 1), (0, 0), (0, 1)}
+
+
+def test_regression_keeps_the_numbers(tmp_path: Path) -> None:
+    data, _ = _prepare(tmp_path, [{"text": f"t{n}", "label": n / 4} for n in range(40)], task=_task("regression"))
+    assert (data.task.labels, data.task.outputs) == ((), 1)
+    assert all(row["label"] == int(row["text"][1:]) / 4 for row in data.rows("train"))
+    assert str(data.rows("train").features["label"].dtype) == "float32"
+
+
+def test_regressions_scale_is_that_of_the_training_rows(tmp_path: Path) -> None:
+    train = [{"text": f"t{n}", "label": 1e6 + n} for n in range(40)]
+    evaluated = [{"text": f"e{n}", "label": 9e6 + n} for n in range(10)]
+    data, _ = _prepare(tmp_path, train, evaluated, task=_task("regression"))
+    numbers = [1e6 + int(text[1:]) for text in data.rows("train")["text"]]
+    assert (data.task.center, data.task.spread) == pytest.approx((statistics.mean(numbers), statistics.pstdev(numbers)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (["0", "1"], "classification"),
+        (["1.5", "2"], "regression"),
+        ([str(n) for n in range(21)], "regression"),
+        ([str(n) for n in range(20)], "classification"),
+        ([f"1.{n}" for n in range(9)] + ["a", "b"], "classification"),
+    ],
+)
+def test_kind_is_inferred(tmp_path: Path, labels: list[str], kind: str) -> None:
+    rows = [{"text": f"t{n}", "label": labels[n % len(labels)]} for n in range(len(labels) * 6)]
+    data, report = _prepare(tmp_path, rows, infer_kind=True)
+    assert (data.task.kind, report["kind"]) == (kind, kind)
+    assert data.task.metrics == (("pearson", "spearman") if kind == "regression" else ("macro_f1", "accuracy"))
+
+
+def test_parquet_labels_may_be_numbers_or_lists(tmp_path: Path) -> None:
+    for name, labels in (("class", [0, 1]), ("list", [["a"], ["a", "b"]])):
+        table = pa.table({"text": [f"t{n}" for n in range(20)], "label": [labels[n % 2] for n in range(20)]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        folder, source = tmp_path / name, Source(train=tmp_path / f"{name}.parquet", infer_kind=True)
+        prepare(folder, _task(), source, max_train_rows=None, seed=0)
+    assert open_data(tmp_path / "class").task.labels == ("0", "1")
+    assert open_data(tmp_path / "list").task.kind == "multilabel"
+
+
+def test_pydocs_slices_keep_objects_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(first: int, last: int) -> list[dict[str, str]]:
+        pairs = [("yes", "answers"), ("no", "does_not_answer")]
+        return [
+            {"question": f"q{n}", "sentence": f"{word} {n}", "label": label, "group": f"g{n}"}
+            for n in range(first, last)
+            for word, label in pairs
+        ]
+
+    monkeypatch.setattr(readers, "_pydocs", lambda seed: (made(0, 50), made(50, 60)))
+    prepare(tmp_path, find_task("pydocs"), Source(task="pydocs"), max_train_rows=None, seed=0)
+    data = open_data(tmp_path)
+    questions = {split: Counter(data.rows(split)["text"][:]) for split in ("train", "tune", "eval")}
+    assert {len(part) for part in questions.values()} == {25, 10}
+    assert not questions["train"].keys() & questions["tune"].keys()
+
+
+def test_read_labelled_gives_texts_and_labels(tmp_path: Path) -> None:
+    path = _write(tmp_path / "more.jsonl", [{"text": "one", "label": "b"}, {"text": "two", "label": "a"}])
+    assert read_labelled(path, _task(labels=("a", "b"))) == (["one", "two"], [1, 0])
+    with pytest.raises(InputError, match="unknown label"):
+        read_labelled(path, _task(labels=("a", "c")))
+
+
+def test_many_rows_of_one_unit_do_not_block_the_slice(tmp_path: Path) -> None:
+    rows = [{"text": "same", "label": "a"}] * 500 + _rows(500)
+    data, _ = _prepare(tmp_path, rows, _rows(4, prefix="eval"))
+    tune = data.rows("tune")
+    assert "same" not in tune["text"][:]
+    assert 200 <= len(tune) <= 300
+    assert np.bincount(tune["label"][:]).min() > 50

@@ -1,0 +1,69 @@
+"""Slices: the arithmetic of sizes and shares, against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdc.pipeline.data.splits import connect, pick_slice, sample, shares, tune_size
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [(1, 0), (3, 1), (400, 200), (600, 300), (3000, 300), (3626, 363), (12_000, 1200), (20_000, 2000), (67_349, 2000)],
+)
+def test_tuning_slice_is_a_tenth_within_limits(rows: int, size: int) -> None:
+    assert tune_size(rows) == size
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "limits", "expected"),
+    [
+        ([60, 40], 10, {}, [6, 4]),
+        ([1, 1, 1], 2, {}, [1, 1, 0]),
+        ([97, 2, 1], 10, {"at_least": 1}, [8, 1, 1]),
+        ([97, 2, 1], 50, {"leave": 1}, [49, 1, 0]),
+        ([3, 0, 3], 10, {}, [3, 0, 3]),
+        ([1, 1], 5, {"leave": 1}, [0, 0]),
+        ([5, 5, 5], 2, {"at_least": 1}, [1, 1, 0]),
+        ([0, 0], 3, {}, [0, 0]),
+    ],
+)
+def test_shares_add_up_within_their_limits(
+    counts: list[int], size: int, limits: dict[str, int], expected: list[int]
+) -> None:
+    assert shares(np.array(counts), size, **limits).tolist() == expected
+
+
+def test_rows_are_connected_through_texts_and_groups() -> None:
+    texts = np.array([7, 8, 7, 9, 5, 6])
+    groups = np.array([1, 1, 2, 3, 2, 4])
+    assert connect(texts, None).tolist() == [0, 1, 0, 2, 3, 4]
+    # 0-1 by group 1, 0-2 by text 7, 2-4 by group 2; 3 and 5 stay alone.
+    assert connect(texts, groups).tolist() == [0, 0, 0, 1, 0, 2]
+
+
+def test_slice_takes_whole_units_in_proportion() -> None:
+    classes = np.arange(1000) % 4 // 3  # three of class 0 for each of class 1
+    units = np.arange(1000) // 2 * 2 // 2
+    chosen = pick_slice(units, classes, 200, seed=3)
+    assert chosen.sum() == 200
+    assert np.bincount(classes[chosen]).tolist() == [150, 50]
+    assert set(np.bincount(units[chosen], minlength=500)) == {0, 2}
+
+
+def test_slice_leaves_a_row_of_every_class() -> None:
+    classes = np.array([0] * 10 + [1] + [2] * 2)
+    for seed in range(20):
+        chosen = pick_slice(np.arange(13), classes, 6, seed)
+        assert set(classes[~chosen]) == {0, 1, 2}
+
+
+def test_sample_takes_only_eligible_rows_in_proportion() -> None:
+    classes = np.arange(100) % 2
+    eligible = np.arange(100) < 50
+    chosen = sample(classes, eligible, 20, seed=0)
+    assert np.bincount(classes[chosen]).tolist() == [10, 10]
+    assert not (chosen & ~eligible).any()
+    assert not np.array_equal(chosen, sample(classes, eligible, 20, seed=1))
+    assert np.array_equal(sample(classes, eligible, 99, seed=0), eligible)

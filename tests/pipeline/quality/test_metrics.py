@@ -1,0 +1,79 @@
+"""Metrics against values derived by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdc.pipeline.quality import metrics
+
+# Answers 1 1 0 0 1 against truth 1 0 0 0 1: tp 2, fp 1, tn 2, fn 0.
+LOGITS = np.array([[0, 1], [0, 1], [1, 0], [1, 0], [0, 1]], dtype=float)
+TRUTH = np.array([1, 0, 0, 0, 1])
+
+
+def test_accuracy_f1_and_matthews_equal_hand_derived_values() -> None:
+    found = metrics.compute(LOGITS, TRUTH, "classification", ("accuracy", "f1", "matthews", "macro_f1"))
+    matthews = (2 * 2 - 1 * 0) / np.sqrt((2 + 1) * (2 + 0) * (2 + 1) * (2 + 0))
+    assert found["accuracy"] == pytest.approx(80.0)
+    assert found["f1"] == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 0))
+    assert found["matthews"] == pytest.approx(100 * matthews, abs=1e-3)
+    assert found["macro_f1"] == pytest.approx(100 * (0.8 + 2 * 2 / (2 * 2 + 0 + 1)) / 2)
+
+
+def test_correlations_equal_hand_derived_values() -> None:
+    logits, truth = np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 3.0, 2.0])
+    found = metrics.compute(logits, truth, "regression", ("pearson", "spearman"))
+    x, y = logits[:, 0] - 7 / 3, truth - 2
+    assert found["pearson"] == pytest.approx(100 * (x @ y) / np.sqrt((x @ x) * (y @ y)), abs=1e-3)
+    assert found["spearman"] == pytest.approx(50.0)
+
+
+def test_a_constant_regression_counts_as_uncorrelated() -> None:
+    assert metrics.compute(np.ones((3, 1)), np.array([1.0, 2.0, 3.0]), "regression", ("pearson",)) == {"pearson": 0.0}
+
+
+def test_multilabel_answers_are_probabilities_of_at_least_one_half() -> None:
+    assert metrics.predictions(np.array([[0.0, -0.1, 3.0]]), "multilabel").tolist() == [[1, 0, 1]]
+
+
+def test_multilabel_accuracy_counts_rows_that_are_right_in_every_label() -> None:
+    logits = np.array([[1.0, -1.0], [1.0, 1.0]])
+    assert metrics.compute(logits, np.array([[1, 0], [1, 0]]), "multilabel", ("accuracy",)) == {"accuracy": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("logits", "kind", "expected"),
+    [
+        ([[0.0, 1.0], [0.2, 0.9]], "classification", True),
+        ([[0.0, 1.0], [1.0, 0.0]], "classification", False),
+        ([[2.0], [2.0]], "regression", True),
+        ([[2.0], [2.1]], "regression", False),
+        ([[1.0, -1.0], [2.0, -2.0]], "multilabel", True),
+        ([[1.0, -1.0], [2.0, 2.0]], "multilabel", False),
+    ],
+)
+def test_a_collapsed_model_is_told_from_one_that_answers(logits: list, kind: str, expected: bool) -> None:
+    assert metrics.is_constant(np.array(logits), kind) is expected  # type: ignore[arg-type]
+
+
+def test_the_majority_of_a_balanced_task_is_chance() -> None:
+    assert metrics.majority(np.array([0, 1, 1, 0]), "classification", ("accuracy",)) == {"accuracy": 50.0}
+
+
+def test_the_majority_answer_is_the_most_frequent_class() -> None:
+    assert metrics.majority(np.array([2, 2, 2, 0]), "classification", ("accuracy",)) == {"accuracy": 75.0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([[1, 0, 0], [0, 1, 0]], 100.0),  # no row has the third label
+        ([[1, 0, 0], [1, 0, 0]], 100 * 2 / 3),  # the first is right once of twice: F1 is 2/3; the others have no row
+        ([[0, 0, 0], [0, 0, 0]], 0.0),
+    ],
+)
+def test_multilabel_macro_f1_is_over_the_labels_that_some_row_has(labels: list, expected: float) -> None:
+    logits = np.array([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]])
+    found = metrics.compute(logits, np.array(labels), "multilabel", ("macro_f1",))["macro_f1"]
+    assert found == pytest.approx(expected, abs=1e-3)

@@ -1,0 +1,310 @@
+"""Before and during training: what cannot keep the contract is dropped unmeasured by any metric, the rest is ranked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import base_model, compress, config_for, kdc, write_rows
+
+from kdc.artifact.contract.terms import Contract, Limits
+from kdc.common import machine
+from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.report.pareto import _short
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.stages import candidates, search
+
+# Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
+DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
+
+
+class Rows:
+    """Data and a teacher of five layers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.teacher = base_model("bert", folder / "teacher", num_hidden_layers=5)
+        write_rows(folder / "train.csv", 320, seed=1)
+        write_rows(folder / "eval.csv", 100, seed=2)
+
+    def config(self, out: Path, *sets: str, **limits: Any) -> Config:
+        flags = {f"contract.{name}": value for name, value in limits.items()} | {"run.out": out}
+        return config_for(self.folder, self.teacher, *sets, flags=flags)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return Rows(tmp_path_factory.mktemp("search"))
+
+
+@pytest.fixture(scope="module")
+def sizes(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """MB of each student by precision, as the stage measures them."""
+    out = tmp_path_factory.mktemp("sizes")
+    compress(rows.config(out, max_size_mb=100.0), until="candidates")
+    found = json.loads((out / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
+    assert tuple(found) == DEEP
+    return {
+        student: {name: costs["size_mb"] for name, costs in each["variants"].items()} for student, each in found.items()
+    }
+
+
+def test_every_depth_and_precision_is_measured_untrained(sizes: dict[str, dict[str, float]]) -> None:
+    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * 4
+    for name in ("fp32", "int8"):
+        by_depth = [sizes[student][name] for student in DEEP]
+        assert by_depth == sorted(by_depth, reverse=True)
+
+
+def test_students_that_are_too_large_are_dropped(
+    rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path
+) -> None:
+    limit = min(sizes[DEEP[0]].values()) - 1e-4  # just less than the deepest in its smallest form
+    compress(rows.config(tmp_path / "run", max_size_mb=limit), until="candidates")
+    config = rows.config(tmp_path / "run", max_size_mb=limit)
+    kept = candidates.kept(Run(tmp_path / "run", config))
+    assert kept == [student for student in DEEP if min(sizes[student].values()) <= limit]
+    assert DEEP[0] not in kept
+
+
+def test_an_impossible_contract_is_refused_before_anything_is_trained(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing was trained") as caught:
+        compress(rows.config(tmp_path / "run", max_size_mb=0.001))
+    assert "layers:4 in" in str(caught.value)
+    assert not (tmp_path / "run" / "teacher").exists()
+    with pytest.raises(InputError, match="nothing was trained"):
+        compress(rows.config(tmp_path / "run", max_size_mb=0.001))
+
+
+def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_time(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
+    measured, count = candidates._measure, []
+
+    def counted(run: Run, student: str, *given: Any) -> dict[str, Any]:
+        count.append(student)
+        return measured(run, student, *given)
+
+    monkeypatch.setattr(candidates, "_measure", counted)
+    with pytest.raises(InputError, match="nothing was trained"):
+        compress(rows.config(tmp_path / "run", max_size_mb=0.001), until="candidates")
+    assert count == []
+    found = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
+    assert tuple(found) == DEEP  # what a report of the run before it reads
+    for _ in range(2):
+        compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
+    assert count == list(DEEP)
+
+
+def test_another_limit_measures_nothing_again(rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path) -> None:
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
+    again = compress(rows.config(tmp_path / "run", max_size_mb=99.0), until="candidates")
+    assert again["stages"]["candidates"]["skipped"]
+    named = rows.config(tmp_path / "run", "student.model=layers:0", max_size_mb=99.0)
+    assert not compress(named, until="candidates")["stages"]["candidates"]["skipped"]
+
+
+def test_without_int8_only_fp32_can_keep_a_contract(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path / "run", "quantize.enabled=false", "student.model=layers:0", max_size_mb=100.0)
+    compress(config, until="candidates")
+    found = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
+    assert list(found["layers:0"]["variants"]) == ["fp32"]
+
+
+def test_the_command_line_leaves_with_2_from_an_impossible_contract(rows: Rows, tmp_path: Path) -> None:
+    done = kdc(
+        "compress",
+        "--train",
+        str(rows.folder / "train.csv"),
+        "--eval",
+        str(rows.folder / "eval.csv"),
+        "--text",
+        "first",
+        "--label",
+        "label",
+        "--teacher",
+        str(rows.teacher),
+        "--out",
+        str(tmp_path / "run"),
+        "--max-latency-ms",
+        "0.00001",
+    )
+    assert done.returncode == 2
+    assert "nothing was trained" in done.stderr
+    assert "dropped: p95 latency" in done.stderr
+
+
+def test_a_drop_alone_measures_and_searches_nothing(rows: Rows, tmp_path: Path) -> None:
+    assert not rows.config(tmp_path, max_drop=1.0).measures_first
+
+
+def test_who_names_a_student_gets_that_one(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path, "student.model=layers:1", max_size_mb=1.0)
+    assert candidates.students_of(config) == ["layers:1"]
+
+
+def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> None:
+    """The report counts them."""
+    config = rows.config(tmp_path, "student.model=layers:first-half", max_size_mb=1.0)
+    (name,) = candidates.students_of(config)
+    assert name == "layers:0,1"
+    assert _short(name) == "2 layers"
+
+
+def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path, "student.model=somewhere", "contract.search=full", max_size_mb=1.0)
+    assert candidates.students_of(config) == ["somewhere", *DEEP]
+
+
+def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path, "student.model=layers:1,3", "contract.search=full", max_size_mb=1.0)
+    assert candidates.students_of(config) == ["layers:1,3", *DEEP]
+
+
+def test_a_teacher_of_one_layer_has_a_candidate(tmp_path: Path) -> None:
+    base_model("bert", tmp_path / "teacher", num_hidden_layers=1)
+    config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 1.0})
+    assert candidates.students_of(config) == ["layers:0"]
+
+
+def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Rows, tmp_path: Path) -> None:
+    config = rows.config(tmp_path / "run", "contract.at.length=512", max_drop=1.0)
+    with pytest.raises(InputError, match="length is more than the model takes"):
+        compress(config)
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_another_machine_measures_again(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = rows.config(tmp_path / "run", max_size_mb=100.0)
+    assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+    assert compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+    monkeypatch.setattr(machine, "cpu", lambda: {"model": "Another CPU 9000"})
+    assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+
+
+def test_a_precision_that_cannot_be_had_keeps_no_contract() -> None:
+    found = {"variants": {"int8": {"failed": "no"}, "fp32": {"latency_ms": 1.0, "rows_per_s": 1.0, "size_mb": 9.0}}}
+    assert candidates.fits(found, Contract(limits=Limits(max_size_mb=10))) == ["fp32"]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Trials of a few steps; what was trained, in order."""
+    monkeypatch.setattr(search, "_FIRST_STEPS", 8)
+    trained: list[tuple[str, int]] = []
+    distil = getattr(search, "distil")  # noqa: B009
+
+    def noted(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+        trained.append((settings.model, settings.min_steps))
+        return distil(run, settings, learns_from, out)
+
+    monkeypatch.setattr(search, "distil", noted)
+    return trained
+
+
+def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_student(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In the longer training the order turns: what counts is the last one.
+    scores = {
+        (DEEP[0], 8): 70.0,
+        (DEEP[1], 8): 90.0,
+        (DEEP[2], 8): 80.0,
+        (DEEP[3], 8): 60.0,
+        (DEEP[1], 16): 81.0,
+        (DEEP[2], 16): 85.0,
+    }
+    distil = getattr(search, "distil")  # noqa: B009
+
+    def scored(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+        found = distil(run, settings, learns_from, out)
+        return found | {"tune": {"macro_f1": scores[settings.model, settings.min_steps]}}
+
+    monkeypatch.setattr(search, "distil", scored)
+    compress(rows.config(tmp_path / "run", "contract.search=full", max_size_mb=100.0), until="student")
+    assert short == [*((student, 8) for student in DEEP), (DEEP[1], 16), (DEEP[2], 16)]
+    base = json.loads((tmp_path / "run" / "student" / "base" / "config.json").read_text())
+    assert base["num_hidden_layers"] == 2
+    trials = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]["trials"]
+    assert [trial["score"] for trial in trials] == list(scores.values())
+
+
+def test_the_quick_search_tries_the_three_largest(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="search")
+    assert short == [(student, 8) for student in DEEP[:3]]
+
+
+def test_a_full_training_that_is_short_still_has_its_students_compared(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]]
+) -> None:
+    short_training = ("student.min_steps=5", "student.epochs=0.1", "student.evaluations=1")
+    compress(rows.config(tmp_path / "run", *short_training, max_size_mb=100.0), until="search")
+    assert short == [(student, 5) for student in DEEP[:3]]
+
+
+def test_a_training_of_epochs_alone_has_trials_too(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
+    compress(rows.config(tmp_path / "run", "student.min_steps=0", max_size_mb=100.0), until="search")
+    assert short == [(student, 8) for student in DEEP[:3]]
+
+
+def test_other_limits_and_more_time_repeat_no_trial(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(search, "_out_of_time", lambda trials, max_hours: len(trials) == 2)
+        compress(rows.config(out, max_size_mb=100.0, max_hours=1.0), until="search")
+    compress(rows.config(out, max_size_mb=99.0, max_hours=2.0), until="search")
+    assert [student for student, _ in short] == list(DEEP[:3])
+    compress(rows.config(out, "student.learning_rate=2e-2", max_size_mb=99.0), until="search")
+    assert [student for student, _ in short[3:]] == list(DEEP[:3])
+    compress(rows.config(out, "student.learning_rate=2e-2", max_size_mb=99.0), until="search", start_from="search")
+    assert len(short) == 9
+
+
+def test_a_search_that_is_cut_off_goes_on_where_it_was(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = rows.config(tmp_path / "run", max_size_mb=100.0)
+    noted = getattr(search, "distil")  # noqa: B009
+
+    def killed_at_the_third(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+        if len(short) == 2:
+            raise KeyboardInterrupt
+        return noted(run, settings, learns_from, out)
+
+    monkeypatch.setattr(search, "distil", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        compress(config, until="search")
+    monkeypatch.setattr(search, "distil", noted)
+    compress(config, until="search")
+    assert [student for student, _ in short] == list(DEEP[:3])
+
+
+def test_a_search_out_of_time_takes_the_best_so_far(
+    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
+    distil = getattr(search, "distil")  # noqa: B009
+
+    def scored(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+        return distil(run, settings, learns_from, out) | {"tune": {"macro_f1": scores[settings.model]}}
+
+    monkeypatch.setattr(search, "distil", scored)
+    monkeypatch.setattr(search, "_out_of_time", lambda trials, max_hours: len(trials) == 2)
+    compress(rows.config(tmp_path / "run", max_size_mb=100.0, max_hours=1.0), until="search")
+    found = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]
+    assert [student for student, _ in short] == list(DEEP[:2])
+    assert found["student"] == DEEP[1]
+    assert "stopped" in found["headline"]
+
+
+def test_time_is_up_when_the_trials_took_so_long() -> None:
+    trials = [{"seconds": 1000.0}, {"seconds": 900.0}]
+    assert not search._out_of_time(trials, None)
+    assert not search._out_of_time(trials, 0.53)
+    assert search._out_of_time(trials, 0.52)

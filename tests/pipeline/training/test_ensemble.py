@@ -1,0 +1,89 @@
+"""Several teachers: how they are weighted, and that the student learns from their mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+from tiny_runs import base_model, config_for, write_rows
+
+from kdc.artifact.manifest import load_manifest
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.stages import teacher
+from kdc.pipeline.training import ensemble, models
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.predict import predict
+
+
+def test_teachers_weigh_as_their_scores() -> None:
+    assert ensemble.weights([80, 40, 0], "score").tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert ensemble.weights([80, 40], "equal").tolist() == [0.5, 0.5]
+
+
+def test_teachers_that_all_learned_nothing_weigh_alike() -> None:
+    assert ensemble.weights([0, -5], "score").tolist() == [0.5, 0.5]
+
+
+def test_the_mean_of_logits_by_hand() -> None:
+    logits = [np.array([[1.0, 3.0]]), np.array([[5.0, -1.0]])]
+    assert ensemble.average(logits, np.array([0.75, 0.25])).tolist() == [[2.0, 2.0]]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """Rows, and settings with a teacher of each of two architectures, whose tokenizers differ in token types."""
+    folder = tmp_path_factory.mktemp("two")
+    write_rows(folder / "train.csv", 320, seed=1)
+    write_rows(folder / "eval.csv", 100, seed=2)
+    first, second = base_model("bert", folder / "first"), base_model("distilbert", folder / "second")
+    return folder, config_for(folder, first, f"teacher.more={second}", "export.fp16=false")
+
+
+def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
+    two: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = two
+    trained: list[int] = []
+    make = teacher._make
+
+    def cut_off(run: Any, place: int, *rest: Any) -> dict[str, Any]:
+        if place == 1 and len(trained) == 1:
+            trained.append(-1)
+            raise KeyboardInterrupt
+        trained.append(place)
+        return make(run, place, *rest)
+
+    monkeypatch.setattr(teacher, "_make", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_runs.compress(config, until="teacher")
+    tiny_runs.compress(config, until="teacher")
+    assert trained == [0, -1, 1]
+    assert not list((folder / "run" / "teacher").glob("checkpoints*"))
+
+
+def test_the_student_learns_from_the_weighted_mean_and_is_compared_with_it(two: tuple[Path, Config]) -> None:
+    folder, config = two
+    result = tiny_runs.compress(config)["result"]
+    run = folder / "run"
+    data = open_data(run / "data")
+    scores = json.loads((run / "teacher" / "stage.json").read_text())["metrics"]
+    first, second = scores["tune"]["macro_f1"], scores["others"][0]["tune"]["macro_f1"]
+    answers: dict[str, list[np.ndarray]] = {"train": [], "eval": []}
+    for name, role in (("model", "teacher"), ("model-2", "teacher-2")):
+        place = str(run / "teacher" / name)
+        model, pad_id = models.load_model(place, data.task).model, models.load_tokenizer(place).pad_token_id
+        for split, found in answers.items():
+            found.append(predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id))
+    mean = {split: (first * one + second * two) / (first + second) for split, (one, two) in answers.items()}
+    learned_from = np.load(run / "targets" / "logits.npy")[np.asarray(data.rows("train")["row"][:])]
+    np.testing.assert_allclose(learned_from, mean["train"], atol=1e-5)
+    with np.load(run / "artifact" / "evaluation.npz") as kept:
+        np.testing.assert_allclose(kept["teacher_logits"], mean["eval"], atol=1e-5)
+    table = result["table"]["teacher"]
+    assert table["parameters"] > result["table"]["student"]["parameters"]
+    assert load_manifest(run / "artifact").lineage.teacher == "first + second"

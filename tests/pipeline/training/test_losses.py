@@ -1,0 +1,118 @@
+"""The distillation loss against a hand-written numpy version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kdc.pipeline.training.losses import distillation_loss, label_loss, teacher_loss
+
+RANDOM = np.random.default_rng(7)
+STUDENT = RANDOM.normal(size=(6, 3)) * 3
+TEACHER = RANDOM.normal(size=(6, 3)) * 3
+LABELS = np.array([0, 2, 1, 1, 0, 2])
+MULTI = (RANDOM.random((6, 3)) > 0.5).astype(float)
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values))
+
+
+def kd_by_hand(student: np.ndarray, teacher: np.ndarray, temperature: float) -> np.ndarray:
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    return temperature**2 * (p * np.log(p / q)).sum(-1)
+
+
+def test_classification_equals_the_formula_written_in_numpy() -> None:
+    alpha, temperature = 0.3, 2.5
+    ce = -np.log(softmax(STUDENT)[np.arange(6), LABELS])
+    expected = (alpha * kd_by_hand(STUDENT, TEACHER, temperature) + (1 - alpha) * ce).mean()
+    loss = distillation_loss(
+        torch.tensor(STUDENT),
+        torch.tensor(TEACHER),
+        torch.tensor(LABELS),
+        torch.ones(6, dtype=torch.bool),
+        kind="classification",
+        alpha=alpha,
+        temperature=temperature,
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_multilabel_equals_the_sigmoid_form_written_in_numpy() -> None:
+    alpha, temperature = 0.6, 2.0
+    p, q = sigmoid(TEACHER / temperature), sigmoid(STUDENT / temperature)
+    kd = temperature**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(-1)
+    s = sigmoid(STUDENT)
+    bce = -(MULTI * np.log(s) + (1 - MULTI) * np.log(1 - s)).mean(-1)
+    loss = distillation_loss(
+        torch.tensor(STUDENT),
+        torch.tensor(TEACHER),
+        torch.tensor(MULTI),
+        torch.ones(6, dtype=torch.bool),
+        kind="multilabel",
+        alpha=alpha,
+        temperature=temperature,
+    )
+    assert loss.item() == pytest.approx((alpha * kd + (1 - alpha) * bce).mean(), rel=1e-9)
+
+
+def test_regression_mixes_squared_errors_to_teacher_and_label() -> None:
+    student, teacher, labels = np.array([[1.0], [2.0]]), np.array([[3.0], [2.5]]), np.array([0.0, 4.0])
+    expected = np.mean([0.5 * 4.0 + 0.5 * 1.0, 0.5 * 0.25 + 0.5 * 4.0])
+    loss = distillation_loss(
+        torch.tensor(student),
+        torch.tensor(teacher),
+        torch.tensor(labels),
+        torch.ones(2, dtype=torch.bool),
+        kind="regression",
+        alpha=0.5,
+        temperature=7.0,
+    )
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_unlabelled_rows_take_the_teachers_term_alone() -> None:
+    labelled = torch.tensor([True, False, True, False, False, True])
+    kd = kd_by_hand(STUDENT, TEACHER, 2.0)
+    ce = -np.log(softmax(STUDENT)[np.arange(6), LABELS])
+    expected = np.where(labelled.numpy(), 0.5 * kd + 0.5 * ce, kd).mean()
+    loss = distillation_loss(
+        torch.tensor(STUDENT),
+        torch.tensor(TEACHER),
+        torch.tensor(LABELS),
+        labelled,
+        kind="classification",
+        alpha=0.5,
+        temperature=2.0,
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+def test_a_student_that_agrees_with_the_teacher_has_no_teacher_loss(kind: str) -> None:
+    logits = torch.tensor(TEACHER)
+    assert teacher_loss(logits, logits, kind, 3.0).abs().max().item() == pytest.approx(0.0, abs=1e-12)  # type: ignore[arg-type]
+
+
+def test_class_weights_multiply_the_rows_of_their_class() -> None:
+    weights = torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64)
+    plain = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification")
+    weighted = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification", weights)
+    assert torch.allclose(weighted / plain, weights[LABELS])
+
+
+def test_the_gradient_of_the_teachers_term_keeps_its_size_when_the_temperature_grows() -> None:
+    """Hinton et al. 2015, section 2.1: for T large the gradient tends to (s - t) / outputs, whatever T."""
+    for temperature in (50.0, 500.0):
+        student = torch.tensor(STUDENT - STUDENT.mean(-1, keepdims=True), requires_grad=True)
+        teacher = torch.tensor(TEACHER - TEACHER.mean(-1, keepdims=True))
+        teacher_loss(student, teacher, "classification", temperature).sum().backward()
+        assert student.grad is not None
+        assert torch.allclose(student.grad, (student.detach() - teacher) / 3, atol=0.15)

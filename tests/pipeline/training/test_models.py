@@ -1,0 +1,231 @@
+"""Models: what is cut, where adapters go, what is trained beside them, whose labels are whose."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_runs
+import torch
+from tiny_models import ARCHITECTURES, build
+from transformers import AutoModelForSequenceClassification
+
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.stages.merge import load_student
+from kdc.pipeline.stages.teacher import label_order, load_finetuned
+from kdc.pipeline.training import adapters, models
+
+TASK = custom_task("toy", "first", "second", "label", "classification", ("a", "b", "c"))
+IDS = torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+# What `from_pretrained` makes anew for each architecture when the checkpoint is an encoder alone.
+NEW = {
+    "bert": ("classifier",),
+    "distilbert": ("classifier", "pre_classifier"),
+    "roberta": ("classifier",),
+    "deberta-v2": ("classifier", "pooler"),
+    "electra": ("classifier",),
+    "mpnet": ("classifier",),
+}
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_new_modules_are_those_that_the_checkpoint_lacks(architecture: str, tmp_path: Path) -> None:
+    tiny_runs.base_model(architecture, tmp_path)
+    assert models.load_model(str(tmp_path), TASK).new_modules == NEW[architecture]
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_adapters_reload_in_full_heads_and_poolers_included(architecture: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    tiny_runs.base_model(architecture, tmp_path / "encoder")
+    loaded = models.load_model(str(tmp_path / "encoder"), TASK)
+    loaded.model.save_pretrained(tmp_path / "base")
+    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "rslora": False, "dora": False}
+    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, settings | {"init": "gaussian"})
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted.eval()
+    expected = adapted(input_ids=IDS, attention_mask=MASK).logits
+    adapted.save_pretrained(tmp_path / "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    before = base.eval()(input_ids=IDS, attention_mask=MASK).logits
+    again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    assert torch.equal(again(input_ids=IDS, attention_mask=MASK).logits, expected)
+    assert (before - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_query_value_means_two_layers_of_each_attention(architecture: str, tmp_path: Path) -> None:
+    model, _ = build(architecture, tmp_path)
+    assert len(adapters.lora_targets(model, "query-value")) == 2 * 2
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_all_linear_leaves_head_and_pooler_alone(architecture: str, tmp_path: Path) -> None:
+    model, _ = build(architecture, tmp_path)
+    targets = adapters.lora_targets(model, "all-linear")
+    assert len(targets) == 6 * 2  # query, key, value, output, and two of the feed-forward block, in two layers
+    assert not any("pooler" in name or "classifier" in name for name in targets)
+
+
+def test_a_target_that_no_layer_has_names_those_there_are(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path)
+    with pytest.raises(InputError, match=r"its linear layers: dense, key, query, value"):
+        adapters.lora_targets(model, ("q_proj",))
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_cut_model_survives_saving(architecture: str, tmp_path: Path) -> None:
+    model, _ = build(architecture, tmp_path / "whole")
+    small = models.cut(model, [1]).eval()
+    small.save_pretrained(tmp_path / "small")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
+    assert torch.equal(
+        again(input_ids=IDS, attention_mask=MASK).logits, small(input_ids=IDS, attention_mask=MASK).logits
+    )
+
+
+def test_cutting_keeps_the_layers_asked_for_and_leaves_the_teacher_whole(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path)
+    small: Any = models.cut(model, [1])
+    assert torch.equal(small.bert.encoder.layer[0].output.dense.weight, model.bert.encoder.layer[1].output.dense.weight)
+    assert model.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "total", "expected"),
+    [
+        ("layers:first-half", 6, [0, 1, 2]),
+        ("layers:every-second", 6, [1, 3, 5]),
+        ("layers:0,2", 4, [0, 2]),
+        ("layers:first-half", 1, [0]),
+        ("layers:every-second", 1, [0]),
+        ("layers:first-and-last", 6, [0, 1, 5]),
+        ("layers:first-and-last", 12, [0, 1, 2, 3, 4, 11]),
+        ("layers:first-and-last", 2, [1]),
+        ("layers:first-and-last", 1, [0]),
+    ],
+)
+def test_layers_are_named_as_numbers_or_by_rule(spec: str, total: int, expected: list[int]) -> None:
+    assert models.parse_layers(spec, total) == expected
+
+
+@pytest.mark.parametrize("spec", ["layers:6", "layers:", "layers:a", "layers:1,1", "layers:-1"])
+def test_layers_that_are_not_there_are_wrong_input(spec: str) -> None:
+    with pytest.raises(InputError, match="no such layers in a model with 6"):
+        models.parse_layers(spec, 6)
+
+
+def test_a_checkpoint_without_the_encoders_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny_runs.base_model("bert", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "layer.1." not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(KdcError, match="lacks weights of the encoder"):
+        models.load_model(str(tmp_path), TASK)
+
+
+def test_a_model_that_is_not_there_is_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="cannot load the model"):
+        models.load_model(str(tmp_path / "none"), TASK)
+
+
+def test_a_finetuned_teachers_outputs_are_put_into_the_tasks_order(tmp_path: Path) -> None:
+    model, _ = build("distilbert", tmp_path)
+    model.config.id2label = {0: "C", 1: "a", 2: "b"}
+    model.config.label2id = {"C": 0, "a": 1, "b": 2}
+    model.save_pretrained(tmp_path)
+    expected = model(input_ids=IDS, attention_mask=MASK).logits[:, [1, 2, 0]]
+    teacher = load_finetuned(str(tmp_path), TASK, None).eval()
+    assert torch.equal(teacher(input_ids=IDS, attention_mask=MASK).logits, expected)
+    assert teacher.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_a_finetuned_regression_teacher_answers_in_standard_deviations(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path, outputs=1)
+    model.save_pretrained(tmp_path)
+    expected = (model(input_ids=IDS, attention_mask=MASK).logits - 40.0) / 8.0
+    task = dataclasses.replace(custom_task("prices", "text", None, "label", "regression"), center=40.0, spread=8.0)
+    teacher = load_finetuned(str(tmp_path), task, None).eval()
+    torch.testing.assert_close(teacher(input_ids=IDS, attention_mask=MASK).logits, expected)
+
+
+def test_a_finetuned_teacher_with_other_labels_is_an_error(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path)
+    model.config.id2label = {0: "x", 1: "a", 2: "b"}
+    with pytest.raises(InputError, match="labels are not the task's"):
+        label_order(model.config, TASK, None)
+
+
+def test_a_finetuned_teacher_that_says_label_0_must_be_told_its_names(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path)
+    with pytest.raises(InputError, match="--teacher-labels a,b,c"):
+        label_order(model.config, TASK, None)
+    assert label_order(model.config, TASK, ("b", "c", "a")) == [2, 0, 1]
+
+
+def test_names_that_contradict_the_teachers_own_are_refused(tmp_path: Path) -> None:
+    config = SimpleNamespace(num_labels=3, id2label={0: "C", 1: "A", 2: "B"})
+    assert label_order(config, TASK, None) == [1, 2, 0]
+    assert label_order(config, TASK, ("c", "a", "b")) == [1, 2, 0]
+    with pytest.raises(InputError, match="leave out --teacher-labels"):
+        label_order(config, TASK, ("a", "b", "c"))
+
+
+def test_a_finetuned_teacher_with_another_number_of_outputs_is_an_error(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path, outputs=2)
+    with pytest.raises(InputError, match="another number of outputs"):
+        label_order(model.config, TASK, None)
+
+
+def test_a_teacher_without_a_trained_head_is_not_finetuned(tmp_path: Path) -> None:
+    tiny_runs.base_model("bert", tmp_path, num_labels=3)
+    with pytest.raises(InputError, match="not fine-tuned"):
+        load_finetuned(str(tmp_path), TASK, ("a", "b", "c"))
+
+
+def test_roberta_takes_two_tokens_less_than_it_has_positions(tmp_path: Path) -> None:
+    model, _ = build("roberta", tmp_path)
+    tokenizer = models.load_tokenizer(str(tmp_path))
+    tokenizer.model_max_length = 10**6
+    assert models.longest_input(model.config, tokenizer) == 62
+
+
+def model_logits(folder: Path) -> torch.Tensor:
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return model(input_ids=IDS, attention_mask=MASK).logits
+
+
+@pytest.mark.parametrize("init", ["default", "gaussian", "pissa_niter_4", "olora", "orthogonal"])
+def test_adapters_of_every_initialisation_fit_the_saved_student(init: str, tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path / "base")
+    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "query-value", "rslora": False, "dora": False}
+    adapted = adapters.with_adapters(model, ("pooler",), settings | {"init": init})
+    adapters.save_rewritten(adapted, tmp_path / "base", tmp_path / "below")
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            weight.data += 0.1 * torch.randn_like(weight)
+    expected = adapted.eval()(input_ids=IDS, attention_mask=MASK).logits
+    adapters.save_adapters(adapted, tmp_path / "adapter")
+    before = model_logits(tmp_path / "base")
+    again = load_student(tmp_path)
+    assert torch.allclose(again(input_ids=IDS, attention_mask=MASK).logits, expected, atol=1e-4)
+    assert (before - expected).abs().max() > 0.01
+
+
+def test_token_types_are_not_made_for_a_model_that_takes_none(tmp_path: Path) -> None:
+    from tiny_models import build_tokenizer
+
+    build("distilbert", tmp_path)
+    build_tokenizer(typed=True).save_pretrained(tmp_path)
+    assert "token_type_ids" not in models.load_tokenizer(str(tmp_path))("w1", "w2")

@@ -1,0 +1,346 @@
+"""serving/engine.py and session.py: against a hand-made graph whose answer numpy can give too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from bag_models import (
+    INFO,
+    PAD_ID,
+    PAIR,
+    SINGLE,
+    TYPED,
+    expected_logits,
+    make_graph,
+    write_artifact,
+)
+
+from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine import providers as session
+from kdc.serving.engine.engine import Engine, activate, pad
+from kdc.serving.engine.providers import open_session, run_bound, usable_cores
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_artifact(tmp_path_factory.mktemp("artifact"))
+    make_graph(folder / "typed.onnx", typed=True)
+    return folder
+
+
+def bare(files: Path, task: TaskInfo = SINGLE, info: TokenizerInfo = INFO, model: str = "model.onnx") -> Engine:
+    return Engine.from_files(files / model, files / "tokenizer.json", task=task, tokenizer_info=info, threads=1)
+
+
+TEXTS = ["w1", "w5 w6 w7 w8 w9", "", "w3 w3", "unknown w2 w4"]
+
+
+def test_logits_are_those_of_the_graph_computed_by_hand(files: Path) -> None:
+    expected = np.stack([expected_logits(text) for text in TEXTS])
+    np.testing.assert_allclose(bare(files).logits(TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_order_is_kept_whatever_the_batch_size(files: Path, batch_size: int) -> None:
+    expected = np.stack([expected_logits(text) for text in TEXTS * 3])
+    np.testing.assert_allclose(bare(files).logits(TEXTS * 3, batch_size=batch_size), expected, atol=1e-5)
+
+
+def test_pairs_carry_their_token_types(files: Path) -> None:
+    pairs = [("w1 w2", "w3"), ("w4", "w5 w6")]
+    expected = np.stack([expected_logits(*pair, typed=True) for pair in pairs])
+    np.testing.assert_allclose(bare(files, PAIR, TYPED, "typed.onnx").logits(pairs), expected, atol=1e-5)
+
+
+def test_an_artifact_predicts_with_its_variant_and_temperature(files: Path) -> None:
+    engine = Engine.load(files, device="cpu", threads=1)
+    logits = np.stack([expected_logits(text, scale=1.01) for text in TEXTS]) / 2.0
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(engine.predict(TEXTS), expected, atol=1e-6)
+    assert engine.predict(TEXTS).dtype == np.float32
+    assert (engine.variant, engine.provider, engine.labels) == ("int8", "CPUExecutionProvider", SINGLE.labels)
+    assert engine.manifest is not None
+    assert engine.manifest.task == SINGLE
+
+
+def test_lanes_give_the_same_answers_at_once(files: Path) -> None:
+    engine = Engine.load(files, device="cpu", threads=4, lanes=2)
+    assert engine.lanes == 2
+    encodings = engine.encode(TEXTS)
+    expected = np.stack([expected_logits(text, scale=1.01) for text in TEXTS])
+    with ThreadPoolExecutor(2) as pool:
+        for answer in pool.map(lambda _: engine.run_beside(encodings), range(40)):
+            np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "lanes", "made"), [(1, 4, 1), (2, 4, 2), (16, 4, 4), (16, 1, 1)])
+def test_there_are_no_more_lanes_than_threads(files: Path, threads: int, lanes: int, made: int) -> None:
+    assert Engine.load(files, device="cpu", threads=threads, lanes=lanes).lanes == made
+
+
+def test_a_variant_can_be_asked_for(files: Path) -> None:
+    engine = Engine.load(files, variant="fp32", device="cpu", threads=1)
+    np.testing.assert_allclose(engine.logits(["w1"])[0], expected_logits("w1"), atol=1e-5)
+    with pytest.raises(InputError, match="no such variant"):
+        Engine.load(files, variant="fp64")
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("classification", 3), ("multilabel", 3), ("regression", 0)])
+def test_no_texts_give_no_rows(files: Path, kind: Kind, labels: int) -> None:
+    task = TaskInfo(name="t", kind=kind, labels=("a", "b", "c")[:labels])
+    if kind == "regression":
+        assert activate(np.zeros((0, 1), np.float32), kind).shape == (0, 1)
+    else:
+        assert bare(files, task).predict([]).shape == (0, 3)
+
+
+def test_sigmoid_for_multilabel_and_identity_for_regression() -> None:
+    logits = np.array([[-800.0, 0.0, 3.0]], dtype=np.float32)
+    np.testing.assert_allclose(activate(logits, "multilabel", 1.5), [[0.0, 0.5, 1 / (1 + np.exp(-2.0))]], atol=1e-7)
+    np.testing.assert_array_equal(activate(logits, "regression", 1.5), logits)
+
+
+def test_softmax_survives_large_logits() -> None:
+    np.testing.assert_allclose(activate(np.array([[900.0, 900.0, -900.0]]), "classification"), [[0.5, 0.5, 0.0]])
+
+
+def test_long_texts_are_cut_to_the_manifests_length(files: Path) -> None:
+    (encoding,) = bare(files).encode([" ".join(["w1"] * 50)])
+    assert encoding.ids == [2] + [5] * 6 + [3]
+
+
+def test_the_longer_text_of_a_pair_is_cut_first(files: Path) -> None:
+    (encoding,) = bare(files, PAIR, TYPED, "typed.onnx").encode([("w1 w1 w1 w1 w1 w1", "w2")])
+    assert encoding.ids == [2, 5, 5, 5, 5, 3, 6, 3]
+
+
+def test_encodings_are_not_padded(files: Path) -> None:
+    assert [len(encoding) for encoding in bare(files).encode(["w1", "w1 w2 w3"])] == [3, 5]
+
+
+def test_padding_uses_the_manifests_id_on_its_side(files: Path) -> None:
+    encodings = bare(files).encode(["w1", "w1 w2"])
+    right = pad(encodings, INFO)
+    np.testing.assert_array_equal(right["input_ids"], [[2, 5, 3, PAD_ID], [2, 5, 6, 3]])
+    np.testing.assert_array_equal(right["attention_mask"], [[1, 1, 1, 0], [1, 1, 1, 1]])
+    left = pad(encodings, INFO.model_copy(update={"pad_side": "left"}))
+    np.testing.assert_array_equal(left["input_ids"], [[PAD_ID, 2, 5, 3], [2, 5, 6, 3]])
+    np.testing.assert_array_equal(left["attention_mask"], [[0, 1, 1, 1], [1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("rows", [[("w1", "w2")], [None], [3], [["w1", "w2"]], ["w1", b"w2"]])
+def test_a_single_text_task_refuses_other_rows(files: Path, rows: Any) -> None:
+    with pytest.raises(InputError, match="takes one text a row"):
+        bare(files).predict(rows)
+
+
+@pytest.mark.parametrize("rows", [["w1"], [("w1",)], [("w1", "w2", "w3")], [("w1", None)]])
+def test_a_pair_task_refuses_other_rows(files: Path, rows: Any) -> None:
+    with pytest.raises(InputError, match=r"takes two texts a row|not valid Unicode"):
+        bare(files, PAIR).predict(rows)
+
+
+def test_one_string_is_not_taken_for_a_list_of_letters(files: Path) -> None:
+    with pytest.raises(InputError, match="one string"):
+        bare(files).predict("w1 w2")
+
+
+def test_a_lone_surrogate_is_wrong_input(files: Path) -> None:
+    with pytest.raises(InputError, match="Unicode") as caught:
+        bare(files).predict(["fine", "\ud800"])
+    assert caught.value.given == "row 1"
+
+
+def test_nan_is_an_error(files: Path, tmp_path: Path) -> None:
+    make_graph(tmp_path / "nan.onnx", scale=float("nan"))
+    engine = Engine.from_files(
+        tmp_path / "nan.onnx", files / "tokenizer.json", task=SINGLE, tokenizer_info=INFO, threads=1
+    )
+    with pytest.raises(KdcError, match="NaN"):
+        engine.predict(["w1"])
+
+
+def test_a_graph_for_another_tokenizer_or_task_is_refused(files: Path) -> None:
+    with pytest.raises(KdcError, match="inputs are not"):
+        bare(files, SINGLE, TYPED)
+    with pytest.raises(KdcError, match="do not fit the task"):
+        bare(files, TaskInfo(name="two", kind="classification", labels=("a", "b")))
+
+
+@pytest.mark.parametrize("damaged", ["model.onnx", "tokenizer.json"])
+def test_a_damaged_file_is_an_error_with_its_name(files: Path, tmp_path: Path, damaged: str) -> None:
+    for name in ("model.onnx", "tokenizer.json"):
+        content = (files / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:40] if name == damaged else content)
+    with pytest.raises(KdcError) as caught:
+        bare(tmp_path)
+    assert damaged in str(caught.value.given)
+
+
+def test_a_missing_graph_is_an_error(files: Path) -> None:
+    with pytest.raises(KdcError, match="missing"):
+        bare(files, model="nothing.onnx")
+
+
+class FallenBack(onnxruntime.InferenceSession):
+    """What ONNX Runtime gives where CUDA is listed but cannot start: a CPU session, without an error."""
+
+    def __init__(self, path: str, options: Any, providers: list[str]) -> None:
+        super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        preload_dlls=lambda: None,
+        SessionOptions=onnxruntime.SessionOptions,
+        InferenceSession=FallenBack,
+    )
+    monkeypatch.setattr(session, "onnxruntime", fake)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
+
+
+@pytest.mark.usefixtures("broken_cuda")
+def test_cuda_by_name_does_not_fall_back(files: Path) -> None:
+    with pytest.raises(KdcError, match="CUDA did not take effect") as caught:
+        Engine.load(files, device="cuda")
+    assert "fell back to CPUExecutionProvider" in str(caught.value.given)
+
+
+@pytest.mark.usefixtures("broken_cuda")
+def test_auto_falls_back_to_the_cpus_variant_with_a_note(files: Path) -> None:
+    engine = Engine.load(files, device="auto", threads=1)
+    assert (engine.provider, engine.variant) == ("CPUExecutionProvider", "int8")
+    assert "fell back" in engine.notes[0]
+
+
+def test_auto_without_a_cuda_provider_says_so(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert "no CUDAExecutionProvider" in Engine.load(files, device="auto", threads=1).notes[0]
+    with pytest.raises(KdcError, match="CUDA did not take effect"):
+        Engine.load(files, device="cuda")
+
+
+def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Recorded(FallenBack):
+        def __init__(self, path: str, options: Any, providers: list[str]) -> None:
+            order.append(providers[0])
+            super().__init__(path, options, providers)
+
+    fake = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        preload_dlls=lambda: order.append("preload"),
+        SessionOptions=onnxruntime.SessionOptions,
+        InferenceSession=Recorded,
+    )
+    monkeypatch.setattr(session, "onnxruntime", fake)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
+    open_session(lambda _: files / "model.onnx", device="auto", threads=1)
+    assert order == ["preload", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_tensorrt_by_name_does_not_fall_back(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(KdcError, match="TensorRT did not take effect") as caught:
+        Engine.load(files, device="tensorrt")
+    assert "pip install tensorrt" in caught.value.remedy
+
+
+def test_io_binding_gives_the_same_logits(files: Path) -> None:
+    engine = bare(files)
+    feeds = pad(engine.encode(TEXTS), INFO)
+    opened = onnxruntime.InferenceSession(str(files / "model.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(run_bound(opened, feeds), engine.run(engine.encode(TEXTS)))
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_cpus_answer(files: Path) -> None:
+    try:
+        engine = Engine.load(files, device="cuda", variant="fp32")
+    except KdcError as error:
+        pytest.skip(f"no CUDA device: {error.given}")
+    assert engine.provider == "CUDAExecutionProvider"
+    np.testing.assert_allclose(engine.predict(TEXTS), Engine.load(files, device="cpu", variant="fp32").predict(TEXTS))
+
+
+def test_an_unknown_device_is_wrong_input(files: Path) -> None:
+    with pytest.raises(InputError, match="no such device"):
+        Engine.load(files, device="tpu")  # type: ignore[arg-type]
+
+
+def write_tree(root: Path, contents: dict[str, str]) -> Path:
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("contents", "cores"),
+    [
+        ({}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        # A group above is tighter than the process's own.
+        (
+            {
+                "proc/self/cgroup": "0::/pod/box\n",
+                "sys/fs/cgroup/pod/box/cpu.max": "max 100000\n",
+                "sys/fs/cgroup/pod/cpu.max": "300000 100000\n",
+            },
+            3,
+        ),
+        # Inside a container, version 1 names the host's path but mounts its own at the root.
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/docker/abc\n2:memory:/docker/abc\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "400000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            4,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            8,
+        ),
+    ],
+)
+def test_threads_follow_the_cgroups_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert usable_cores(write_tree(tmp_path, contents)) == cores
+
+
+def test_threads_follow_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4}, raising=False)
+    assert usable_cores(tmp_path) == 1
+    assert Engine.load(files, device="cpu").threads == 1
+
+
+def test_a_fresh_process_serves_without_torch_and_transformers(files: Path) -> None:
+    code = (
+        "import sys; from kdc.serving.engine.engine import Engine; "
+        f"engine = Engine.load({str(files)!r}, device='cpu', threads=1); engine.predict(['w1']); "
+        "print(sorted({'torch', 'transformers', 'bentoml', 'kdc.pipeline', 'onnx'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

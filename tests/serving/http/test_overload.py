@@ -1,0 +1,88 @@
+"""Five seconds of more load than the service can hold: the extra is refused at once, nothing is mixed up or lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+from bag_models import SINGLE, write_artifact
+from live import Process, served
+
+from kdc.serving.engine.engine import Engine
+
+SECONDS = 5
+CONNECTIONS = 64
+
+
+@dataclass
+class Seen:
+    right: int = 0
+    refused: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def make_texts() -> list[list[str]]:
+    """Requests of 12 texts of 4 to 6 words, 72 to 96 tokens: the queue below takes one at a time."""
+    random = np.random.default_rng(0)
+    return [
+        [" ".join(f"w{n}" for n in random.integers(0, 20, random.integers(4, 7))) for _ in range(12)]
+        for _ in range(200)
+    ]
+
+
+async def keep_asking(url: str, requests: list[list[str]], wanted: list[np.ndarray], first: int, seen: Seen) -> None:
+    place, deadline, number = urlsplit(url), time.monotonic() + SECONDS, first
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    while time.monotonic() < deadline:
+        number = (number + 7) % len(requests)
+        body = json.dumps({"texts": requests[number]}).encode()
+        writer.write(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.split("content-length: ")[1].split("\r\n")[0])
+        reply = json.loads(await reader.readexactly(length))
+        if " 429 " in head.split("\r\n")[0]:
+            seen.refused += 1
+            if "retry-after: " not in head:
+                seen.problems.append("429 without Retry-After")
+            continue
+        scores = [{entry["label"]: entry["score"] for entry in row} for row in reply]
+        got = np.array([[row[label] for label in SINGLE.labels] for row in scores])
+        if got.shape == wanted[number].shape and np.allclose(got, wanted[number], atol=1e-5):
+            seen.right += 1
+        else:
+            seen.problems.append(f"a reply that is not its request's: {head.splitlines()[0]}")
+    writer.close()
+
+
+def resident(process: Process) -> int:
+    return sum(child.memory_info().rss for child in psutil.Process(process.popen.pid).children())
+
+
+def test_overload(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "artifact")
+    engine = Engine.load(artifact, device="cpu", threads=1)
+    requests = make_texts()
+    wanted = [engine.predict(texts) for texts in requests]
+
+    async def load(url: str, seen: Seen) -> None:
+        await asyncio.gather(*(keep_asking(url, requests, wanted, 3 * n, seen) for n in range(CONNECTIONS)))
+
+    with served(tmp_path, str(artifact), "--max-queue-tokens", "100", "--drain-delay", "0") as process:
+        asyncio.run(load(process.url, Seen()))  # warm-up: the allocators take what they need
+        before, seen = resident(process), Seen()
+        asyncio.run(load(process.url, seen))
+        after = resident(process)
+        assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}).status_code == 200
+        printed = process.printed()
+    assert seen.problems == []
+    assert seen.right > 50
+    assert seen.refused > 50
+    assert after - before < 20e6
+    assert "Traceback" not in printed

@@ -1,0 +1,215 @@
+"""A changed artifact takes over without a pause; a bad one is refused and the old one stays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from bag_models import WORDS, expected_logits, write_artifact
+from live import running
+
+from kdc.common.errors import InputError
+from kdc.serving.engine.engine import Engine
+from kdc.serving.http.registry import parse_artifacts
+
+
+def link(target: Path, at: Path) -> Path:
+    """Point `at` to `target` in one step, as `kdc compress` does."""
+    temporary = at.with_suffix(".new")
+    temporary.symlink_to(target)
+    temporary.replace(at)
+    return at
+
+
+def raw_scores(url: str, text: str = "w1", path: str = "/predict") -> list[float]:
+    reply = httpx.post(url + path, json={"inputs": text, "raw_scores": True}, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return sorted(entry["score"] for entry in reply.json())
+
+
+def wanted(scale: float, text: str = "w1") -> Any:
+    return pytest.approx(sorted(expected_logits(text, scale=scale * 1.01).tolist()), abs=1e-5)
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_new_artifact_takes_over_and_no_request_fails(tmp_path: Path) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    with running(place, reload_s=0.05) as url:
+        assert raw_scores(url) == wanted(1.0)
+        seen, stop = [], threading.Event()
+
+        def keep_asking() -> None:
+            while not stop.is_set():
+                seen.append(raw_scores(url))
+
+        thread = threading.Thread(target=keep_asking)
+        thread.start()
+        link(write_artifact(tmp_path / "two", scale=3.0), place)
+        eventually(lambda: bool(seen) and seen[-1] == wanted(3.0))
+        stop.set()
+        thread.join()
+        kinds = [answer == wanted(3.0) for answer in seen]
+        assert kinds == sorted(kinds)  # the old one, then the new one, never back
+        assert all(answer in (wanted(1.0), wanted(3.0)) for answer in seen)
+
+
+def test_an_artifact_replaced_in_place_is_seen_too(tmp_path: Path) -> None:
+    place = write_artifact(tmp_path / "artifact")
+    other = write_artifact(tmp_path / "other", scale=2.0)
+    with running(place, reload_s=0.05) as url:
+        place.rename(tmp_path / "old")
+        other.rename(place)
+        eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, run, held = threading.Event(), Engine.run, threading.Event()
+
+    def slow(self: Engine, encodings: Any) -> Any:
+        if WORDS["w7"] in encodings[0].ids:
+            held.set()
+            assert gate.wait(20)
+        return run(self, encodings)
+
+    monkeypatch.setattr(Engine, "run", slow)  # a row by itself
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+
+    def sha(url: str) -> str:
+        return str(httpx.get(f"{url}/info").json()["model_sha"])
+
+    async def scenario(url: str) -> None:
+        old = sha(url)
+        before = asyncio.create_task(asyncio.to_thread(raw_scores, url, "w7"))
+        await asyncio.to_thread(held.wait, 10)
+        link(write_artifact(tmp_path / "two", scale=3.0), place)
+        await asyncio.to_thread(eventually, lambda: sha(url) != old)
+        assert await asyncio.to_thread(raw_scores, url) == wanted(3.0)  # the new one answers beside it
+        assert not before.done()
+        gate.set()
+        assert await before == wanted(1.0, "w7")
+
+    with running(place, reload_s=0.05) as url:
+        asyncio.run(scenario(url))
+
+
+@pytest.mark.parametrize("damage", ["manifest", "model", "missing"])
+def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    bad = write_artifact(tmp_path / "bad", scale=3.0)
+    if damage == "missing":
+        (bad / "tokenizer.json").unlink()
+    else:
+        file = bad / {"manifest": "manifest.json", "model": "model.int8.onnx"}[damage]
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
+        link(bad, place)
+        eventually(lambda: "the new artifact is refused" in caplog.text)
+        assert raw_scores(url) == wanted(1.0)
+        link(write_artifact(tmp_path / "good", scale=2.0), place)  # and a good one after it is taken
+        eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, new = write_artifact(tmp_path / "artifact"), write_artifact(tmp_path / "new", scale=2.0)
+    names = sorted(file.name for file in new.iterdir())
+    with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
+        for name in ["manifest.json", *(name for name in names if name != "manifest.json")]:  # the worst order
+            shutil.copy(new / name, place / name)
+            if name == "manifest.json":
+                eventually(lambda: "the new artifact is refused" in caplog.text)
+                assert raw_scores(url) == wanted(1.0)
+        eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "model.onnx"), RuntimeError("anything")])
+def test_whatever_goes_wrong_in_a_reload_the_next_artifact_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+
+    def refuse(path: Path) -> str:
+        raise error
+
+    with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
+        monkeypatch.setattr("kdc.artifact.manifest._sha256_of", refuse)
+        bad = tmp_path / "bad"
+        shutil.copytree(tmp_path / "one", bad)
+        link(bad, place)
+        eventually(lambda: "the new artifact is refused" in caplog.text)
+        assert raw_scores(url) == wanted(1.0)
+        monkeypatch.undo()
+        link(write_artifact(tmp_path / "good", scale=2.0), place)
+        eventually(lambda: raw_scores(url) == wanted(2.0))
+
+
+def test_the_other_side_is_cut_by_the_artifact_that_is_served_not_by_the_one_on_the_disk(tmp_path: Path) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    with running(place, reload_s=0) as url:
+        shutil.rmtree(tmp_path / "one")
+        reply = httpx.post(
+            f"{url}/predict", json={"inputs": "w1", "raw_scores": True, "truncation_direction": "left"}, timeout=30
+        )
+        assert sorted(entry["score"] for entry in reply.json()) == wanted(1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("runs/qnli/artifact", ["qnli"]),
+        ("a=x,b=y", ["a", "b"]),
+        ("runs/lr=3e-5/artifact", ["lr-3e-5"]),
+        ("runs/настроение 2/artifact", ["2"]),
+        ("/artifact", ["model"]),
+    ],
+)
+def test_names_are_fit_for_routes_and_headers(text: str, names: list[str]) -> None:
+    assert list(parse_artifacts(text)) == names
+
+
+@pytest.mark.parametrize("text", ["настроение=x", "a b=x", "a=x,a=y", "", " , "])
+def test_a_name_that_no_route_can_have_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_artifacts(text)
+
+
+def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:
+    place = write_artifact(tmp_path / "artifact")
+    with running(place, reload_s=0.05) as url:
+        shutil.rmtree(place)
+        time.sleep(0.3)
+        assert raw_scores(url) == wanted(1.0)
+
+
+def test_two_artifacts_are_served_by_name(tmp_path: Path) -> None:
+    one, two = write_artifact(tmp_path / "one"), write_artifact(tmp_path / "two", scale=2.0)
+    with running(f"a={one},b={two}") as url:
+        info = httpx.get(f"{url}/info").json()
+        assert (info["model_id"], info["models"]) == ("a", ["a", "b"])
+        replies = {
+            name: httpx.post(f"{url}/classify", json={"texts": ["w1 w5"], "model": name}).json()[0][0]["score"]
+            for name in ("a", "b")
+        }
+        for name, path in (("a", one), ("b", two)):
+            assert replies[name] == pytest.approx(Engine.load(path, device="cpu").predict(["w1 w5"]).max(), abs=1e-6)
+        for name in ("a", "b"):
+            assert httpx.get(f"{url}/v2/models/{name}").json()["name"] == name

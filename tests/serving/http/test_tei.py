@@ -1,0 +1,214 @@
+"""The dialect of text-embeddings-inference: each form of body, each option, each error, against numpy's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from bag_models import PAIR, SINGLE, TYPED, expected_logits, write_artifact
+from live import running
+
+from kdc.artifact.manifest import TaskInfo
+
+MANY = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(write_artifact(tmp_path_factory.mktemp("single")), max_texts=50, max_text_chars=2000) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(write_artifact(tmp_path_factory.mktemp("pair"), PAIR, TYPED)) as url:
+        yield url
+
+
+def post(url: str, body: Any, **headers: str) -> httpx.Response:
+    if isinstance(body, bytes):
+        return httpx.post(f"{url}/predict", content=body, headers=headers)
+    return httpx.post(f"{url}/predict", json=body, headers=headers)
+
+
+def softmax(logits: np.ndarray, temperature: float = 2.0) -> np.ndarray:
+    exponentials = np.exp(logits / temperature)
+    return exponentials / exponentials.sum()
+
+
+def expected(*texts: str, task: TaskInfo = SINGLE) -> list[tuple[str, float]]:
+    """Labels and scores, best first; the CPU serves the graph that is scaled by 1.01."""
+    scores = softmax(expected_logits(*texts, scale=1.01, typed=len(texts) == 2))
+    return sorted(zip(task.labels, scores.tolist(), strict=True), key=lambda entry: -entry[1])
+
+
+def pairs_of(reply: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    return [(entry["label"], entry["score"]) for entry in reply]
+
+
+def assert_same(reply: list[dict[str, Any]], wanted: list[tuple[str, float]]) -> None:
+    assert [label for label, _ in pairs_of(reply)] == [label for label, _ in wanted]
+    assert [score for _, score in pairs_of(reply)] == pytest.approx([score for _, score in wanted], abs=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["w1 w2", ["w1 w2"]])
+@pytest.mark.parametrize("path", ["/", "/predict"])
+def test_one_text_gives_all_classes_best_first(single: str, path: str, inputs: Any) -> None:
+    reply = httpx.post(single + path, json={"inputs": inputs})
+    assert reply.status_code == 200
+    assert_same(reply.json(), expected("w1 w2"))
+
+
+def test_a_batch_gives_a_list_for_each_text_in_order(single: str) -> None:
+    reply = post(single, {"inputs": [["w1"], ["w2 w3 w4"], ["w5"]]}).json()
+    for entry, text in zip(reply, ["w1", "w2 w3 w4", "w5"], strict=True):
+        assert_same(entry, expected(text))
+
+
+def test_a_batch_of_one_stays_a_batch(single: str) -> None:
+    assert_same(post(single, {"inputs": [["w1"]]}).json()[0], expected("w1"))
+
+
+def test_two_texts_are_a_pair(pair: str) -> None:
+    assert_same(post(pair, {"inputs": ["w1 w2", "w3"]}).json(), expected("w1 w2", "w3", task=PAIR))
+
+
+def test_a_batch_of_pairs(pair: str) -> None:
+    reply = post(pair, {"inputs": [["w1", "w2"], ["w3", "w4 w5"]]}).json()
+    assert_same(reply[1], expected("w3", "w4 w5", task=PAIR))
+
+
+def test_a_pair_task_says_what_it_takes(pair: str) -> None:
+    for inputs in ("w1", ["w1"], [["w1", "w2"], ["w3"]]):
+        reply = post(pair, {"inputs": inputs})
+        assert reply.status_code == 422
+        assert "premise, hypothesis" in reply.json()["error"]
+
+
+def test_a_single_text_task_says_what_it_takes(single: str) -> None:
+    for inputs in (["w1", "w2"], [["w1"], ["w2", "w3"]]):
+        reply = post(single, {"inputs": inputs})
+        assert reply.status_code == 422
+        assert "one text a row (sentence)" in reply.json()["error"]
+
+
+def test_raw_scores_are_logits_before_the_temperature(single: str) -> None:
+    reply = post(single, {"inputs": "w1 w2", "raw_scores": True}).json()
+    logits = expected_logits("w1 w2", scale=1.01)
+    assert {entry["label"]: entry["score"] for entry in reply} == pytest.approx(
+        dict(zip(SINGLE.labels, logits.tolist(), strict=True)), abs=1e-5
+    )
+
+
+def test_top_k_leaves_the_best(single: str) -> None:
+    reply = post(single, {"inputs": "w1", "parameters": {"top_k": 1}}).json()
+    assert_same(reply[0], expected("w1")[:1])
+
+
+def test_a_sigmoid_can_be_asked_for(single: str) -> None:
+    reply = post(single, {"inputs": "w1", "function_to_apply": "sigmoid"}).json()
+    wanted = 1 / (1 + np.exp(-expected_logits("w1", scale=1.01) / 2.0))
+    assert sorted(entry["score"] for entry in reply) == pytest.approx(sorted(wanted.tolist()), abs=1e-5)
+
+
+def test_multilabel_scores_are_sigmoids(tmp_path: Path) -> None:
+    with running(write_artifact(tmp_path, MANY)) as url:
+        reply = post(url, {"inputs": "w1"}).json()
+    wanted = 1 / (1 + np.exp(-expected_logits("w1", scale=1.01) / 2.0))
+    assert {entry["label"]: entry["score"] for entry in reply} == pytest.approx(
+        dict(zip(MANY.labels, wanted.tolist(), strict=True)), abs=1e-5
+    )
+
+
+LONG = " ".join(f"w{number}" for number in range(12))  # the model takes 8 tokens, two of them special
+
+
+def test_a_long_text_is_cut_at_the_end_and_says_so(single: str) -> None:
+    reply = post(single, {"inputs": LONG})
+    assert_same(reply.json(), expected("w0 w1 w2 w3 w4 w5"))
+    assert (reply.headers["x-truncated-texts"], reply.headers["x-compute-tokens"]) == ("1", "8")
+
+
+def test_the_side_of_the_cut_can_be_chosen(single: str) -> None:
+    reply = post(single, {"inputs": LONG, "truncate": True, "truncation_direction": "Left"})
+    assert_same(reply.json(), expected("w6 w7 w8 w9 w10 w11"))
+
+
+def test_a_long_text_that_must_not_be_cut_is_refused(single: str) -> None:
+    reply = post(single, {"inputs": [["w1"], [LONG]], "truncate": False})
+    assert reply.status_code == 422
+    assert "row 1" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b'{"inputs": "\xff"}', 400),
+        (b'{"inputs": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400),
+        (b'{"inputs": "\\ud800"}', 400),
+        ([], 422),
+        ({"inputs": None}, 422),
+        ({"inputs": 7}, 422),
+        ({"inputs": []}, 422),
+        ({"inputs": [[]]}, 422),
+        ({"inputs": [["w1", "w2", "w3"]]}, 422),
+        ({"inputs": ["w1", "w2", "w3"]}, 422),
+        ({"inputs": [["w1"], [3]]}, 422),
+        ({"inputs": "w1", "truncate": "yes"}, 422),
+        ({"inputs": "w1", "truncation_direction": "up"}, 422),
+        ({"inputs": "w1", "top_k": 0}, 422),
+        ({"inputs": "w1", "parameters": 3}, 422),
+        ({"inputs": "w1", "function_to_apply": "tanh"}, 422),
+        ({"input": "w1"}, 422),
+        ({"inputs": "w1", "return_all": True}, 422),
+        ({"inputs": [["w1"]] * 51}, 422),
+        ({"inputs": "w" * 2001}, 422),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_object_and_the_next_request_works(single: str, body: Any, status: int) -> None:
+    reply = post(single, body)
+    assert reply.status_code == status
+    assert set(reply.json()) == {"error", "error_type"}
+    assert post(single, {"inputs": "w1"}).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["\x00", "\x1b[31m", "🙂 w1", "ما هذا w1", " " * 1500, "\u202ew1", "\n\t"])
+def test_strange_texts_have_an_answer(single: str, text: str) -> None:
+    assert len(post(single, {"inputs": text}).json()) == 3
+
+
+def test_another_content_type_is_refused(single: str) -> None:
+    reply = post(single, b"inputs=w1", **{"content-type": "text/plain"})
+    assert (reply.status_code, reply.json()["error_type"]) == (415, "UnsupportedMediaType")
+
+
+def test_curl_needs_no_content_type(single: str) -> None:
+    reply = post(single, b'{"inputs": "w1"}', **{"content-type": "application/x-www-form-urlencoded"})
+    assert_same(reply.json(), expected("w1"))
+
+
+def test_info_describes_the_task(pair: str) -> None:
+    info = httpx.get(f"{pair}/info").json()
+    assert info["columns"] == ["premise", "hypothesis"]
+    assert info["labels"] == ["a", "b", "c"]
+    assert info["model_type"]["classifier"]["id2label"] == {"0": "a", "1": "b", "2": "c"}
+    assert (info["max_input_length"], info["variant"]) == (8, "int8")
+
+
+def test_classify_serves_bentomls_clients(single: str) -> None:
+    reply = httpx.post(f"{single}/classify", json={"texts": ["w1", ["w2 w3"]]}).json()
+    assert_same(reply[1], expected("w2 w3"))
+    assert httpx.post(f"{single}/classify", json={"texts": []}).status_code == 422
+    assert httpx.post(f"{single}/classify", json={"texts": ["w1"], "model": "none"}).status_code == 404
+
+
+def test_unknown_routes_and_methods_are_json_too(single: str) -> None:
+    assert httpx.get(f"{single}/nowhere").json()["error_type"] == "NotFound"
+    wrong = httpx.delete(f"{single}/predict")
+    assert (wrong.status_code, wrong.json()["error_type"]) == (405, "MethodNotAllowed")

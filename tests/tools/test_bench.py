@@ -1,0 +1,133 @@
+"""`kdc bench`: what is measured, of whom, and what is refused. No figure is judged: a test's machine is busy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+from bag_models import write_artifact
+
+from kdc.common.errors import InputError, KdcError
+from kdc.tools.bench import Case, Subject, parse_subject, run_bench, text
+from kdc.tools.bench.plot import check_format, draw
+
+CASES = [Case(1, 4), Case(3, 8), Case(1, 500)]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("bench") / "mood" / "artifact")
+
+
+@pytest.fixture(scope="module")
+def found(artifact: Path) -> dict[str, Any]:
+    subjects = [Subject("int8", artifact), Subject("fp32", artifact, "fp32")]
+    return run_bench(subjects, CASES, rounds=3, seconds=0.01, device="cpu", threads=1)
+
+
+def test_every_subject_has_its_turns_at_every_case_it_can_take(found: dict[str, Any]) -> None:
+    for one in found["subjects"]:
+        assert [(case["batch"], case["tokens"]) for case in one["cases"]] == [(1, 4), (3, 8)]  # 500 are too long
+        for case in one["cases"]:
+            assert case["calls"] >= 3 * 5
+            assert 0 < case["p50_ms"] <= case["p95_ms"] <= case["p99_ms"]
+            assert case["rows_per_second"] > 0
+        assert one["cold_start_s"] > 0
+        assert one["peak_memory_bytes"] > 10e6
+
+
+def test_the_first_is_the_measure_of_the_others(found: dict[str, Any]) -> None:
+    first, second = found["subjects"]
+    assert [case["against_first"] for case in first["cases"]] == [1.0, 1.0]
+    assert all(case["against_first"] > 0 for case in second["cases"])
+
+
+def test_what_ran_is_reported(found: dict[str, Any]) -> None:
+    assert [one["variant"] for one in found["subjects"]] == ["int8", "fp32"]
+    assert {one["on"] for one in found["subjects"]} == {"CPUExecutionProvider"}
+    assert {one["threads"] for one in found["subjects"]} == {1}
+    assert found["machine"]["cores"]["usable"] >= 1
+    assert found["settings"]["rounds"] == 3
+
+
+def test_a_hugging_face_model_stands_beside_an_artifact(artifact: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    model = tiny_runs.base_model("bert", tmp_path / "model")
+    AutoModelForSequenceClassification.from_pretrained(model).save_pretrained(model)
+    subjects = [Subject("student", artifact), Subject("teacher", model)]
+    found = run_bench(subjects, [Case(2, 6)], rounds=1, seconds=0.01, device="cpu")
+    assert [one["runtime"] for one in found["subjects"]] == ["onnxruntime", "torch"]
+    assert [case["tokens"] for one in found["subjects"] for case in one["cases"]] == [6, 6]
+
+
+def test_a_subject_killed_in_the_middle_of_a_reply_is_told_as_lost(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nread line\nprintf '{\"half'\nkill -9 $$\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("kdc.tools.bench.turns.sys.executable", str(python))
+    with pytest.raises(KdcError, match=r"a subject's process ended(?s:.*)exit -9"):
+        run_bench([Subject("int8", artifact)], CASES, rounds=1, seconds=0.01, device="cpu")
+
+
+def test_people_see_all_of_it(found: dict[str, Any], tmp_path: Path) -> None:
+    told = text.render(found)
+    for one in found["subjects"]:
+        for case in one["cases"]:
+            assert any(
+                line.split()[:3] == [str(case["tokens"]), str(case["batch"]), one["name"]]
+                and f"{case['p50_ms']:.2f}" in line
+                for line in told.splitlines()
+            )
+    for ending in ("svg", "png"):
+        draw(found, tmp_path / f"plot.{ending}")
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+def test_a_plot_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    for path in (tmp_path / "plot.docx", tmp_path / "nowhere" / "plot.svg"):
+        with pytest.raises(InputError):
+            check_format(path)
+
+
+def test_subjects_are_named_for_their_folders(artifact: Path, tmp_path: Path) -> None:
+    assert parse_subject(str(artifact)) == Subject("mood", artifact)
+    assert parse_subject(f"{artifact}@fp32") == Subject("mood@fp32", artifact, "fp32")
+    assert parse_subject(f"mine={artifact}@fp32") == Subject("mine", artifact, "fp32")
+    (tmp_path / "a@b").mkdir()
+    assert parse_subject(str(tmp_path / "a@b")) == Subject("a@b", tmp_path / "a@b")
+
+
+def test_what_is_no_model_is_wrong_input(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        parse_subject(str(tmp_path / "nowhere"))
+    for subjects, complaint in (
+        ([Subject("empty", tmp_path)], "neither an artifact nor"),
+        ([Subject("one", artifact, "fp8")], "no such variant"),
+        ([Subject("one", artifact), Subject("one", artifact)], "same name"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            run_bench(subjects, CASES, rounds=1, seconds=0.01)
+
+
+def test_a_damaged_artifact_is_an_error_with_its_name(tmp_path: Path) -> None:
+    damaged = write_artifact(tmp_path / "damaged")
+    (damaged / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(KdcError, match=r"broken: .*model\.onnx|broken: "):
+        run_bench([Subject("broken", damaged)], CASES, rounds=1, seconds=0.01)
+
+
+def test_the_command_prints_one_json_object(artifact: Path) -> None:
+    command = [sys.executable, "-m", "kdc", "bench", str(artifact), "--batch", "1", "--length", "4", "--rounds", "1"]
+    done = subprocess.run([*command, "--seconds", "0.01", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["subjects"][0]["name"] == "mood"
+    refused = subprocess.run([*command, "--length", "4,x"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")

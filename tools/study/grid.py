@@ -1,0 +1,142 @@
+"""Which trainings a study has, and the settings of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.presets import FAMILIES, RECIPES
+from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.tasks import TASKS
+
+# method: what it trains, and how.
+METHODS = {
+    "fft": "the teacher, all weights",
+    "lora": "the teacher, LoRA",
+    "kd-lora": "the student, LoRA, with the teacher's logits",
+    "student-lora": "the student, LoRA, labels alone",
+    "student-fft": "the student, all weights, labels alone",
+}
+RANKED = ("lora", "kd-lora", "student-lora")  # those whose adapters have a rank
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        task, family: names.
+        method: of `METHODS`.
+        rank: of its adapters; 0 where it has none.
+        seed: of the data's slices and of the training.
+    """
+
+    task: str
+    family: str
+    method: str
+    rank: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        rank = f" r{self.rank}" if self.rank else ""
+        return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
+
+    def base(self, out: Path) -> Path:
+        """The run directory that it shares with all cells of its task, family and seed: data, teacher, targets."""
+        return out / "runs" / self.task / self.family / f"seed-{self.seed}"
+
+    def file(self, out: Path) -> Path:
+        """Where its result is kept."""
+        return self.base(out) / "cells" / f"{self.method}{f'-r{self.rank}' if self.rank else ''}.json"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A study as asked for.
+
+    Attributes:
+        tasks, families, methods: names, in the order of tables.
+        ranks, seeds: numbers.
+        out: directory of the study.
+        given: settings of every cell, as `--set` has them.
+        flags: settings of every cell by dotted key.
+    """
+
+    tasks: tuple[str, ...]
+    families: tuple[str, ...]
+    methods: tuple[str, ...]
+    ranks: tuple[int, ...]
+    seeds: tuple[int, ...]
+    out: Path
+    given: tuple[str, ...] = ()
+    flags: tuple[tuple[str, Any], ...] = ()
+
+    def cells(self) -> list[Cell]:
+        """All of them; the fully fine-tuned teacher comes first, because the others share what it made."""
+        return [
+            Cell(task, family, method, rank, seed)
+            for task in self.tasks
+            for family in self.families
+            for seed in self.seeds
+            for method in sorted(self.methods, key=lambda name: name != "fft")
+            for rank in (self.ranks if method in RANKED else (0,))
+        ]
+
+    def config(self, cell: Cell) -> Config:
+        """A cell's settings.
+
+        Raises:
+            InputError: some are wrong.
+        """
+        sets = list(self.given)
+        if cell.rank:
+            sets += [f"student.lora.r={cell.rank}", f"student.lora.alpha={2 * cell.rank}"]
+        if cell.method == "student-fft":
+            sets.append("student.method=full")
+        flags = {
+            "data.task": cell.task,
+            "run.family": cell.family,
+            "run.seed": cell.seed,
+            "run.out": cell.base(self.out),
+            **dict(self.flags),
+        }
+        return resolve(flags=layer_of(flags), sets=parse_sets(sets), file={})
+
+
+def check(grid: Grid) -> None:
+    """Refuse what no cell could be made of, all mistakes at once.
+
+    Raises:
+        InputError: an unknown task, family, method or recipe, or a wrong setting.
+    """
+    recipe = dict(grid.flags).get("run.recipe")
+    problems = [
+        f"no such {kind}: {name} (known: {', '.join(known)})"
+        for kind, names, known in (
+            ("task", grid.tasks, TASKS),
+            ("family", grid.families, FAMILIES),
+            ("method", grid.methods, METHODS),
+            ("recipe", (recipe,) if recipe else (), RECIPES),
+        )
+        for name in names
+        if name not in known
+    ]
+    problems += [f"named twice: {names}" for names in _lists(grid) if len(set(names)) < len(names)]
+    if problems:
+        raise InputError("\n    ".join(["the study has mistakes:", *problems]), remedy="see `kdc study --help`")
+    for cell in grid.cells():
+        grid.config(cell)
+
+
+def _lists(grid: Grid) -> Sequence[Sequence[Any]]:
+    return grid.tasks, grid.families, grid.methods, grid.ranks, grid.seeds
