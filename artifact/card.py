@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.inspection import markdown, markdown_table
 from kdc.artifact.manifest import Manifest

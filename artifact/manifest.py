@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError, KdcError
 
 SCHEMA_VERSION = 1

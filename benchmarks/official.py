@@ -65,8 +65,8 @@ def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """One arm: measure its speed, train for the time, score on the evaluation rows."""
     import numpy as np
 
+    from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
     from kdc.pipeline.quality import metrics
-    from kdc.pipeline.quality.measure import own_peak_memory_bytes, reset_peak_memory
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.predict import predict
 

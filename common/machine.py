@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kdc.common.cores import usable_cores
+
 # Our name -> the name in /proc/cpuinfo. AVX2 alone saturates in int8 products where the VNNI instructions do not.
 _X86 = {name: name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")}
 _ARM = {"asimd": "asimd", "dotprod": "asimddp", "i8mm": "i8mm"}
@@ -63,15 +65,10 @@ def cores() -> dict[str, Any]:
     """Cores of the host, those that this process may be put on, and those that it may really use (the quota).
 
     Returns:
-        `host`, `affinity` (None where the system knows no such thing), `usable` (None without onnxruntime).
+        `host`, `affinity` (None where the system knows no such thing), `usable`.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    usable = None
-    with contextlib.suppress(ImportError):  # an install without onnxruntime is reported as such
-        from kdc.serving.engine.providers import usable_cores
-
-        usable = usable_cores()
-    return {"host": os.cpu_count(), "affinity": affinity, "usable": usable}
+    return {"host": os.cpu_count(), "affinity": affinity, "usable": usable_cores()}
 
 
 def memory(root: Path = Path("/")) -> dict[str, int | None]:

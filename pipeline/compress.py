@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdc.artifact.manifest import Device
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.request import check_request
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.request import check_request
 from kdc.pipeline.rundir import ranks
 from kdc.pipeline.rundir.commands import note_command
 from kdc.pipeline.training.minilm import HUB_ID, find_minilm

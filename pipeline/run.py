@@ -15,8 +15,8 @@ from typing import Any
 from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
-from kdc.pipeline.config.request import source_of, task_of
 from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
+from kdc.pipeline.data.request import source_of, task_of
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import claim, locked, root_of

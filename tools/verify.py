@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.parse import replace
-from kdc.artifact.contract.terms import Contract, Judgement, Quality
+from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest, load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.costs import rows_of, rows_to_time

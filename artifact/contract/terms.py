@@ -1,10 +1,10 @@
-"""What can be asked of an artifact, under which conditions, what was found, and the verdict. Part of the manifest."""
+"""What can be asked of an artifact, under which conditions, and what is measured of it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
@@ -12,11 +12,11 @@ LONGEST = 8192  # tokens of a row
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Limits(_Section):
+class Limits(Section):
     """What must hold; None asks for nothing.
 
     Attributes:
@@ -37,7 +37,7 @@ class Limits(_Section):
         return any(value is not None for value in self.model_dump().values())
 
 
-class Conditions(_Section):
+class Conditions(Section):
     """Under which latency and rows a second are measured.
 
     Attributes:
@@ -53,7 +53,7 @@ class Conditions(_Section):
     threads: int | None = Field(default=None, ge=1, le=1024)
 
 
-class Contract(_Section):
+class Contract(Section):
     """What is asked, and what counts as shown.
 
     Attributes:
@@ -68,7 +68,7 @@ class Contract(_Section):
     confidence: float = Field(default=0.95, gt=0.5, le=0.99)
 
 
-class Costs(_Section):
+class Costs(Section):
     """What was measured of one model under the conditions, in the units of `Limits`."""
 
     latency_ms: float = Field(gt=0)
@@ -76,7 +76,7 @@ class Costs(_Section):
     size_mb: float = Field(gt=0)
 
 
-class Quality(_Section):
+class Quality(Section):
     """The student beside its teacher on the same evaluation rows.
 
     Attributes:
@@ -97,42 +97,3 @@ class Quality(_Section):
     interval: tuple[float, float]
     rows: int
     rows_needed: int | None = None
-
-
-class Judgement(_Section):
-    """A contract and how an artifact kept it.
-
-    Attributes:
-        contract: what was asked.
-        variant, provider: what was judged.
-        cpu: on which machine; another one means another latency, and can mean other int8 arithmetic.
-        threads: of a forward pass when it was timed; None in artifacts of before this was kept.
-        lengths: tokens of the rows that were timed; with these, other rows can stand for them.
-        costs, quality: what was found; no quality where `max_drop` was not asked for.
-        compared: whether the quality was found when this was judged, and not taken from the judgement before.
-        missed: what does not hold, one sentence each.
-        verdict: "pass"; "fail"; "not shown": nothing is missed, but the rows are too few to show it.
-    """
-
-    contract: Contract
-    variant: str
-    provider: str
-    cpu: str
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = Field(min_length=1, max_length=100)
-    costs: Costs
-    quality: Quality | None = None
-    compared: bool = True
-    missed: tuple[str, ...] = ()
-    verdict: Verdict
-
-    @model_validator(mode="after")
-    def _follows(self) -> Judgement:
-        from kdc.artifact.contract.decision import decide
-
-        if (self.quality is None) is not (self.contract.limits.max_drop is None):
-            raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
-        verdict, _ = decide(self.contract, self.costs, self.quality)
-        if verdict != self.verdict:
-            raise ValueError(f"the verdict does not follow from what was found: {self.verdict}, not {verdict}")
-        return self

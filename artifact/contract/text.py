@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
 
 _TRY = {

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.data.served import digest, texts_of
 from kdc.pipeline.data.sources import SPLITS
-from kdc.pipeline.rundir.served import digest, texts_of
 
 if TYPE_CHECKING:
     import datasets

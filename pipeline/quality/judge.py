@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdc.artifact.contract.decision import decide
-from kdc.artifact.contract.terms import Contract, Judgement, Quality
+from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import Device
 from kdc.common import machine
 from kdc.pipeline.quality.costs import measure

@@ -6,7 +6,6 @@ one model, answers the texts, and prints its peak resident memory in bytes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ import numpy as np
 
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import KdcError
+from kdc.common.memory import own_peak_memory_bytes
 
 
 def time_in_turns(
@@ -94,7 +94,7 @@ def peak_memory_bytes(
     if torch_model is not None and tokenizer is not None:
         request |= {"torch_model": str(torch_model.resolve()), "tokenizer": tokenizer.model_dump()}
     else:
-        from kdc.pipeline.rundir.served import task_info
+        from kdc.pipeline.data.served import task_info
 
         request |= {"onnx_file": str(onnx_file), "export": str(export), "task": task_info(task).model_dump()}
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -119,28 +119,6 @@ def _main() -> None:
     else:
         _answer_with_engine(Path(request["onnx_file"]), Path(request["export"]), request["task"], texts)
     sys.stdout.write(f"{own_peak_memory_bytes()}\n")
-
-
-def own_peak_memory_bytes() -> int:
-    """Most resident memory of this process since `reset_peak_memory`, or since its start; 0 where nobody knows."""
-    # `getrusage` would also count the parent's memory at the moment of the fork.
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def reset_peak_memory() -> None:
-    """Start `own_peak_memory_bytes` anew, where the system lets us; elsewhere it stays the process's maximum."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _answer_with_torch(folder: Path, info: TokenizerInfo, texts: list[Any]) -> None:

@@ -15,8 +15,8 @@ from kdc.artifact.manifest import Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.prepared import read_labelled
+from kdc.pipeline.data.served import digest, tokenizer_info
 from kdc.pipeline.quality.comparison import compare
-from kdc.pipeline.rundir.served import digest, tokenizer_info
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 

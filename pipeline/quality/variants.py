@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kdc.artifact.contract.terms import Contract, Judgement
+from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import Contract
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest
+from kdc.pipeline.data.served import texts_of
 from kdc.pipeline.quality.comparison import compare
 from kdc.pipeline.quality.costs import rows_to_time
 from kdc.pipeline.quality.judge import judge, load
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import texts_of
 from kdc.pipeline.stages.evaluate import ALL_LOGITS
 from kdc.serving.engine.engine import Engine
 

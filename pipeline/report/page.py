@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
 from kdc.artifact.inspection import in_order, markdown_table

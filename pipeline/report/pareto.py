@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kdc.artifact.contract.decision import missed_costs
-from kdc.artifact.contract.terms import Costs, Judgement
+from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import Costs
 from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, svg
 
 _AREA = 12.0  # points squared a MB

@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import Any
 
-from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import render
 from kdc.artifact.inspection import table
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.request import task_of
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.request import task_of
 
 _CONFIG = "config.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
+from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.quality.measure import own_peak_memory_bytes, reset_peak_memory
 from kdc.pipeline.rundir.context import Run
 
 _LAYOUT = 2  # of the stage folders: raising it makes older ones stale

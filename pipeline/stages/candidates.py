@@ -22,13 +22,13 @@ from kdc.artifact.contract.terms import Contract, Costs
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.served import task_info, texts_of, tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.quality.costs import measure, rows_to_time
 from kdc.pipeline.quality.variants import judged_device
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import task_info, texts_of, tokenizer_info
 from kdc.pipeline.stages.quantize import calibration, smoothed_source
 from kdc.pipeline.training import models
 from kdc.serving.engine.engine import Engine

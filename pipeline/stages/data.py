@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.request import source_of, task_of
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data, prepare, tokenise
+from kdc.pipeline.data.request import source_of, task_of
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.quality.costs import check_length
 from kdc.pipeline.rundir.context import Run

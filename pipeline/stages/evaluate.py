@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Device
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.served import digest, texts_of, tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.measure import peak_memory_bytes, time_in_turns
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import digest, open_engine, texts_of, tokenizer_info
+from kdc.pipeline.rundir.served import open_engine
 from kdc.pipeline.stages.controls import CONTROLS
 from kdc.pipeline.stages.merge import load_student
 from kdc.pipeline.stages.targets import teacher_shares

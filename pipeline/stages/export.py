@@ -10,11 +10,12 @@ from typing import Any
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import Kind
+from kdc.pipeline.data.served import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import TOKENIZER_INFO, tokenizer_info
+from kdc.pipeline.rundir.served import TOKENIZER_INFO
 from kdc.pipeline.training import models
 from kdc.serving.engine.engine import activate
 

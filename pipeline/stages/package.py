@@ -34,9 +34,10 @@ from kdc.artifact.manifest import (
 from kdc.common import machine
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.data.served import task_info
 from kdc.pipeline.quality.variants import judge_variants
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import TOKENIZER_INFO, task_info
+from kdc.pipeline.rundir.served import TOKENIZER_INFO
 from kdc.pipeline.training.minilm import HUB_ID
 
 _PACKAGES = (

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.data.served import texts_of
 from kdc.pipeline.graphs.int8 import CANDIDATES, Candidate, quantise
 from kdc.pipeline.graphs.invariance import batch_invariance
 from kdc.pipeline.graphs.layers import activations
@@ -34,7 +35,7 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.quality.measure import time_in_turns
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import open_engine, texts_of
+from kdc.pipeline.rundir.served import open_engine
 from kdc.serving.engine.engine import Engine, activate
 
 _INVARIANCE_ROWS = 500

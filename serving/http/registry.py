@@ -13,14 +13,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdc.artifact.contract.terms import Judgement
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
 from kdc.artifact.manifest import MANIFEST_NAME, load_manifest
 from kdc.artifact.stores.addresses import name_of
 from kdc.common import machine
+from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.providers import usable_cores
 from kdc.serving.http import tracing
 from kdc.serving.http.model import Model, Observe, batch_tokens
 from kdc.serving.http.settings import ServeSettings

@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from kdc.artifact.contract.decision import Basis, decide, missed_costs, rows_needed
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.parse import parse_conditions, replace
-from kdc.artifact.contract.terms import Contract, Costs, Judgement, Limits, Quality
+from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality
 from kdc.artifact.contract.text import advice, render
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.comparison import basis_of, compare

@@ -21,9 +21,9 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Kind, custom_task
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.data.scores import _read, scores_of_rows
+from kdc.pipeline.data.served import digest
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.run import compress
-from kdc.pipeline.rundir.served import digest
 from kdc.pipeline.stages.teacher import are_the_labels
 
 ALMOST = 0.9  # how sure the black box is of what it says

@@ -16,7 +16,7 @@ from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.quality.measure import own_peak_memory_bytes
+from kdc.common.memory import own_peak_memory_bytes
 from kdc.serving.engine.synthetic import row_of
 from kdc.serving.engine.tokenizing import Text
 
@@ -111,7 +111,7 @@ def _torch(path: Path, device: str, threads: int | None) -> Answering:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from kdc.serving.engine.providers import usable_cores
+    from kdc.common.cores import usable_cores
 
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")

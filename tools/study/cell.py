@@ -56,8 +56,8 @@ def run_cell(method: str, config: Config, work: Path) -> dict[str, Any]:
         InputError: the run directory does not hold what cells share.
         KdcError: as the stages say.
     """
+    from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
     from kdc.common.progress import Reporter
-    from kdc.pipeline.quality.measure import own_peak_memory_bytes, reset_peak_memory
     from kdc.pipeline.run import open_run
 
     assert config.run.out is not None

@@ -8,8 +8,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-from kdc.pipeline.config.request import source_of
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.request import source_of
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.tools.study.grid import Cell, Grid, check
 from kdc.tools.study.jobs import Job, Outcome

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kdc.artifact.contract.terms import Contract, Costs, Judgement, Limits
+from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.pipeline.report.pareto import pareto
 
 

@@ -25,10 +25,11 @@ from bag_models import (
 )
 
 from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
+from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine import providers as session
 from kdc.serving.engine.engine import Engine, activate, pad
-from kdc.serving.engine.providers import open_session, run_bound, usable_cores
+from kdc.serving.engine.providers import open_session, run_bound
 
 
 @pytest.fixture(scope="module")
