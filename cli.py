@@ -1,13 +1,20 @@
-"""The command line `kdc`: parse, build a config, make one call. Nothing heavy is imported before it is needed."""
+"""The command line `kdc`: parse, build one request, make one call. Nothing heavy is imported before it is needed.
+
+Options that set a setting are rows of a table (`Setting`) beside their command; `takes` makes Typer's options of them.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -25,124 +32,218 @@ _MODELS = "Models"
 _CONTRACT = "Contract: what the artifact must keep (exit code 3: it does not, 4: not shown)"
 _FLOW = "Which stages run"
 _LIMITS = "Limits"
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
-Artifact = Annotated[Path, typer.Argument(help="Folder of an artifact, e.g. runs/qnli/artifact.", show_default=False)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
-def _option(panel: str | None, *names: str, text: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
+@dataclass(frozen=True)
+class Setting:
+    """An option of a command that sets a setting; where it is not given, it sets nothing.
+
+    Attributes:
+        name: of the option, e.g. "max-drop".
+        type: of its value; bool makes a flag.
+        help: what it does, its unit, its default.
+        section: of the setting, e.g. "contract"; "" for one that stands alone.
+        panel: heading under which `--help` lists it.
+        keys: the settings that it sets, where they are named otherwise than section and option.
+    """
+
+    name: str
+    type: Any
+    help: str
+    section: str = ""
+    panel: str | None = None
+    keys: tuple[str, ...] = ()
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Dotted names of the settings that it sets."""
+        return self.keys or (".".join(filter(None, (self.section, self.name.replace("-", "_")))),)
 
 
+def _settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
+    """Options of one section and panel, each (name, type, help) or (name, type, help, key of the setting)."""
+    return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
+
+
+def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options; its first argument receives the values that were given, by the settings' names."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        options = {setting.name.replace("-", "_"): setting for setting in settings}
+        hints = get_type_hints(command, include_extras=True)
+        _, *own = inspect.signature(command).parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = []
+        for name, setting in options.items():
+            option = _option(setting.help, f"--{setting.name}", panel=setting.panel)
+            hint = Annotated[setting.type | None, option]
+            parameters.append(inspect.Parameter(name, keyword, default=None, annotation=hint))
+        parameters += [each.replace(kind=keyword, annotation=hints[each.name]) for each in own]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            pairs = [(options[name], values.pop(name)) for name in options]
+            command({key: value for setting, value in pairs if value is not None for key in setting.sets}, **values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _option(help: str, *names: str, panel: str | None = None) -> Any:
+    """An option whose help says its default."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+# What several commands take.
+Artifact = Annotated[
+    Path, typer.Argument(help="Folder of an artifact, for example runs/qnli/artifact.", show_default=False)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
+]
+Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
+Variant = Annotated[str | None, _option("ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice).")]
+Sha256 = Annotated[str | None, _option("SHA-256 that the manifest must have; any other artifact is refused.")]
+AllowFailed = Annotated[bool, _option("Accept an artifact that failed its contract.", "--allow-failed")]
+NoExamples = Annotated[bool, _option("Quote no rows in the report.", "--no-examples")]
+Text = Annotated[str | None, _option("Name of the column with the text (default: as in training).")]
+TextPair = Annotated[
+    str | None, _option("Name of the column with the second text of a pair (default: as in training).")
+]
+Label = Annotated[str | None, _option("Name of the column with the label (default label).")]
+Separator = Annotated[str | None, _option("Character that separates the labels of a multi-label cell.")]
+Set = Annotated[
+    list[str] | None, _option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
+]
+
+EPOCHS = Setting(
+    "epochs",
+    float,
+    "Passes over the training rows, for teacher and student each (default: the recipe's).",
+    keys=("teacher.epochs", "student.epochs"),
+)
+MAX_TRAIN_ROWS = Setting("max-train-rows", int, "Largest number of rows to train on (default: all).", "data")
+TRAINING_DEVICE = Setting("device", str, "Where to train: auto (default; CUDA where there is one), cpu or cuda.", "run")
 # What a contract asks, to compress to it or to judge it again.
-MaxLatency = Annotated[float | None, _option(_CONTRACT, text="Of one call, see --at.")]
-MaxSize = Annotated[float | None, _option(_CONTRACT, text="Of the ONNX file and tokenizer.json.")]
-MaxDrop = Annotated[float | None, _option(_CONTRACT, text="Points that the student may be below its teacher.")]
-MinRows = Annotated[float | None, _option(_CONTRACT, text="In batches of 32 rows.")]
-At = Annotated[str | None, _option(_CONTRACT, text="length=64,batch=1,percentile=95,threads=2, any of them.")]
-Evidence = Annotated[str | None, _option(_CONTRACT, text="interval (default), or point: the difference alone.")]
-Confidence = Annotated[float | None, _option(_CONTRACT, text="Of the interval (default 0.95).")]
+LIMITS = _settings(
+    "",
+    _CONTRACT,
+    ("max-latency-ms", float, "Longest time of one call, in milliseconds, at the percentile of --at."),
+    ("max-size-mb", float, "Largest size of the ONNX file and tokenizer.json together, in MB (1,000,000 bytes)."),
+    ("max-drop", float, "How far the student's metric may be below the teacher's, in points (0 to 100)."),
+    ("min-rows-per-s", float, "Fewest rows a second, measured in batches of 32."),
+    (
+        "at",
+        str,
+        "How time is measured, any of length=64,batch=1,percentile=95,threads=2: tokens of a row, rows of a call, "
+        "percentile of the calls' times, threads of a forward pass.",
+    ),
+    (
+        "evidence",
+        str,
+        "What must keep to --max-drop: interval, the lower end of the difference's confidence interval (default), or "
+        "point, the difference itself.",
+    ),
+    ("confidence", float, "Confidence of that interval, above 0.5 and at most 0.99 (default 0.95)."),
+)
+COMPRESS = (
+    *_settings(
+        "data",
+        None,
+        ("task", str, "Name of a GLUE task, or pydocs, which needs no data: see `kdc tasks`."),
+        ("data", Path, "Folder with the data: GLUE's TSV files, `save_to_disk`, or files (default: the hub)."),
+    ),
+    *_settings(
+        "data",
+        _OWN,
+        ("train", Path, "Labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
+        ("eval", Path, "Labelled rows to evaluate on (default: a tenth of the training rows)."),
+        ("unlabeled", Path, "Further texts, which the student learns by the teacher's answers to them."),
+        ("text", str, "Name of the column with the text."),
+        ("text-pair", str, "Name of the column with the second text of a pair."),
+        ("label", str, "Name of the column with the label (default label)."),
+        ("kind", str, "What it holds: classification, multilabel or regression (default: as its values tell)."),
+        ("separator", str, "Character between the labels of a multi-label cell."),
+    ),
+    *_settings(
+        "run",
+        _MODELS,
+        ("family", str, "Model family: bert (default), roberta, deberta or minilm."),
+        ("recipe", str, "Distillation recipe: best (default), or paper, the published one."),
+        ("controls", bool, "Also train and evaluate the student without distillation, and the teacher with LoRA."),
+    ),
+    *_settings(
+        "teacher",
+        _MODELS,
+        ("teacher", list[str], "Hub id or path. Repeated: several are averaged, and a student is cut from the first."),
+        ("teacher-scores", Path, "A black box's answers to all rows; they take the teacher's place.", "teacher.scores"),
+        (
+            "teacher-is-finetuned",
+            bool,
+            "It is fine-tuned for the task: check it, do not train it.",
+            "teacher.finetuned",
+        ),
+        ("teacher-labels", str, "Names, in order, for the labels of a LABEL_0 teacher: neg,pos.", "teacher.labels"),
+    ),
+    Setting(
+        "student",
+        str,
+        "Hub id or path, or layers:0,1,5 for these layers of the teacher, counted from 0.",
+        panel=_MODELS,
+        keys=("student.model",),
+    ),
+    MAX_TRAIN_ROWS,
+    EPOCHS,
+    Setting("seed", int, "Seed of splits, initialisation, order of the rows and dropout (default 0).", "run"),
+    TRAINING_DEVICE,
+    Setting("max-int8-drop", float, "Points that int8 may lose and a CPU still loads it (default 1.0).", "quantize"),
+    Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
+    *LIMITS,
+    *_settings(
+        "contract",
+        _CONTRACT,
+        (
+            "search",
+            str,
+            "Short trainings that choose the student: of the three largest candidates that can keep latency and size "
+            "(quick, the default), of all (full), or none (off).",
+        ),
+        ("max-hours", float, "Longest time of these trainings, in hours; then the best so far is taken (no default)."),
+    ),
+)
 
 
 @app.command()
+@takes(*COMPRESS)
 def compress(
-    task: Annotated[str | None, _option(None, text="A GLUE task or pydocs: see `kdc tasks`.")] = None,
-    data: Annotated[Path | None, _option(None, text="Local data: GLUE's folder, save_to_disk, or files.")] = None,
-    family: Annotated[str | None, _option(_MODELS, text="bert, roberta, deberta or minilm.")] = None,
-    recipe: Annotated[str | None, _option(_MODELS, text="best (default) or paper.")] = None,
-    teacher: Annotated[
-        list[str] | None, _option(_MODELS, text="Hub id or path; several are averaged, cut from the first.")
+    given: dict[str, Any],
+    no_examples: NoExamples = False,
+    config: Annotated[
+        Path | None, _option("TOML file with settings; `kdc config` prints one with all of them.")
     ] = None,
-    teacher_scores: Annotated[
-        Path | None, _option(_MODELS, text="A black box's answers to all rows, in a teacher's place.")
-    ] = None,
-    teacher_is_finetuned: Annotated[
-        bool | None, _option(_MODELS, "--teacher-is-finetuned", text="Only check the teacher, train nothing on it.")
-    ] = None,
-    teacher_labels: Annotated[str | None, _option(_MODELS, text="Names for a LABEL_0 teacher: neg,pos.")] = None,
-    student: Annotated[str | None, _option(_MODELS, text="Hub id, path, or layers:0,1,5.")] = None,
-    controls: Annotated[
-        bool | None, _option(_MODELS, "--controls", text="Also the student without KD, and the teacher with LoRA.")
-    ] = None,
-    train: Annotated[Path | None, _option(_OWN, text="Training file: .csv .tsv .jsonl .parquet.")] = None,
-    eval_: Annotated[Path | None, _option(_OWN, "--eval", text="Evaluation file (default: a held-out tenth).")] = None,
-    unlabeled: Annotated[Path | None, _option(_OWN, text="Further texts that only the teacher labels.")] = None,
-    text: Annotated[str | None, _option(_OWN, text="Column with the text.")] = None,
-    text_pair: Annotated[str | None, _option(_OWN, text="Column with the second text of a pair.")] = None,
-    label: Annotated[str | None, _option(_OWN, text="Column with the label.")] = None,
-    kind: Annotated[str | None, _option(_OWN, text="classification, multilabel or regression.")] = None,
-    separator: Annotated[str | None, _option(_OWN, text="Separator of the labels in a multi-label cell.")] = None,
-    max_train_rows: Annotated[int | None, _option(None, text="At most that many rows to train on.")] = None,
-    epochs: Annotated[float | None, _option(None, text="Passes over the rows, teacher and student.")] = None,
-    seed: Annotated[int | None, _option(None, text="Seed (default 0).")] = None,
-    device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
-    max_int8_drop: Annotated[float | None, _option(None, text="Points that int8 may cost (default 1.0).")] = None,
-    max_latency_ms: MaxLatency = None,
-    max_size_mb: MaxSize = None,
-    max_drop: MaxDrop = None,
-    min_rows_per_s: MinRows = None,
-    at: At = None,
-    evidence: Evidence = None,
-    confidence: Confidence = None,
-    search: Annotated[
-        str | None, _option(_CONTRACT, text="quick (default), full or off: try several students.")
-    ] = None,
-    max_hours: Annotated[float | None, _option(_CONTRACT, text="Of the search.")] = None,
-    out: Annotated[Path | None, _option(None, text="Run directory (default runs/<task>).")] = None,
-    no_examples: Annotated[bool | None, _option(None, "--no-examples", text="A report that quotes no rows.")] = None,
-    config: Annotated[Path | None, _option(None, text="TOML file with settings: see `kdc config`.")] = None,
-    set_: Annotated[list[str] | None, _option(None, "--set", text="section.key=value, repeatable.")] = None,
-    from_: Annotated[str | None, _option(_FLOW, "--from", text="Redo from this stage on.")] = None,
-    until: Annotated[str | None, _option(_FLOW, text="Stop after this stage.")] = None,
-    force: Annotated[bool, _option(_FLOW, "--force", text="Redo all stages.")] = False,
+    set_: Set = None,
+    from_: Annotated[str | None, _option("Stage from which on all is done again.", "--from", panel=_FLOW)] = None,
+    until: Annotated[str | None, _option("Stage to stop after.", panel=_FLOW)] = None,
+    force: Annotated[bool, _option("Do all stages again.", "--force", panel=_FLOW)] = False,
     as_json: Json = False,
 ) -> None:
     """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
     from kdc.artifact.contract.parse import parse_conditions
     from kdc.pipeline.config import resolve as settings
 
-    flags = settings.layer_of(
-        {
-            "data.task": task,
-            "data.data": data,
-            "data.train": train,
-            "data.eval": eval_,
-            "data.unlabeled": unlabeled,
-            "data.text": text,
-            "data.text_pair": text_pair,
-            "data.label": label,
-            "data.kind": kind,
-            "data.separator": separator,
-            "data.max_train_rows": max_train_rows,
-            "run.family": family,
-            "run.recipe": recipe,
-            "run.out": out,
-            "run.seed": seed,
-            "run.device": device,
-            "run.controls": controls,
-            "teacher.model": teacher[0] if teacher else None,
-            "teacher.more": tuple(teacher[1:]) if teacher and len(teacher) > 1 else None,
-            "teacher.scores": teacher_scores,
-            "teacher.finetuned": teacher_is_finetuned,
-            "teacher.labels": teacher_labels,
-            "teacher.epochs": epochs,
-            "student.model": student,
-            "student.epochs": epochs,
-            "quantize.max_int8_drop": max_int8_drop,
-            "report.examples": None if no_examples is None else not no_examples,
-            "contract.max_latency_ms": max_latency_ms,
-            "contract.max_size_mb": max_size_mb,
-            "contract.max_drop": max_drop,
-            "contract.min_rows_per_s": min_rows_per_s,
-            "contract.evidence": evidence,
-            "contract.confidence": confidence,
-            "contract.search": search,
-            "contract.max_hours": max_hours,
-            **{f"contract.at.{name}": value for name, value in parse_conditions(at).items()},
-        }
-    )
+    limits = {f"contract.{name}": given.pop(name) for (name,) in (limit.sets for limit in LIMITS) if name in given}
+    conditions = parse_conditions(limits.pop("contract.at", None))
+    limits |= {f"contract.at.{name}": value for name, value in conditions.items()}
+    first, *more = given.pop("teacher.teacher", None) or [None]
+    teachers = {"teacher.model": first, "teacher.more": tuple(more) or None}
+    examples = {"report.examples": False} if no_examples else {}
     resolved = settings.resolve(
-        flags=flags, sets=settings.parse_sets(set_ or []), file=settings.read_file(config) if config else {}
+        flags=settings.layer_of(given | limits | teachers | examples),
+        sets=settings.parse_sets(set_ or []),
+        file=settings.read_file(config) if config else {},
     )
     from kdc.pipeline.compress import compress_for_people
 
@@ -160,8 +261,8 @@ def compress(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Directory of a finished `kdc compress`.", show_default=False)],
-    no_examples: Annotated[bool, typer.Option("--no-examples", help="Quote no rows.")] = False,
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished `kdc compress`.", show_default=False)],
+    no_examples: NoExamples = False,
     as_json: Json = False,
 ) -> None:
     """The proof as a page: report.html, report.json and report.md in the run's directory."""
@@ -176,34 +277,44 @@ def report(
 def bench(
     subjects: Annotated[
         list[str],
-        typer.Argument(help="[NAME=]PATH[@VARIANT]: artifacts, or folders of Hugging Face models.", show_default=False),
+        typer.Argument(
+            help="What to measure, as [NAME=]PATH[@VARIANT]: artifacts, or folders with Hugging Face models. "
+            "The first one is the measure of the others.",
+            show_default=False,
+        ),
     ],
-    batch: Annotated[str, typer.Option(help="Rows a call, separated by commas.")] = "1,8,32",
-    length: Annotated[str, typer.Option(help="Tokens a row, separated by commas.")] = "16,64,128",
-    rounds: Annotated[int, typer.Option(help="Turns of every subject at every case.", min=1)] = 5,
-    seconds: Annotated[float, typer.Option(help="Of a turn.", min=0.01)] = 0.5,
-    threads: Annotated[int | None, _option(None, text="Of a call (default: all cores that may be used).")] = None,
+    batch: Annotated[str, typer.Option(help="Numbers of rows in a call, separated by commas.")] = "1,8,32",
+    length: Annotated[str, typer.Option(help="Numbers of tokens in a row, separated by commas.")] = "16,64,128",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            help="How many turns each subject has at each combination of rows and tokens; the figures are medians.",
+            min=1,
+        ),
+    ] = 5,
+    seconds: Annotated[float, typer.Option(help="Length of a turn, in seconds.", min=0.01)] = 0.5,
+    threads: Annotated[
+        int | None, _option("Threads of a forward pass (default: all cores that the process may use).")
+    ] = None,
     device: Device = "auto",
-    plot: Annotated[Path | None, _option(None, text="Also a picture: FILE.svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, _option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
     """Latency, throughput, cold start and memory, side by side, the first one the measure of the others."""
     from kdc.common.progress import Reporter
-    from kdc.tools import bench as benchmark
-    from kdc.tools.bench import text
+    from kdc.tools.bench.run import Case, parse_subject, run_bench
+    from kdc.tools.bench.text import render
 
     if plot is not None:
         from kdc.tools.bench.plot import check_format
 
         check_format(plot)
-    cases = [
-        benchmark.Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)
-    ]
-    parsed = [benchmark.parse_subject(subject) for subject in subjects]
+    cases = [Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)]
+    parsed = [parse_subject(subject) for subject in subjects]
     reporter = Reporter()
     reporter.started("bench", "loads every subject three times")
     try:
-        found = benchmark.run_bench(
+        result = run_bench(
             parsed,
             cases,
             rounds=rounds,
@@ -217,8 +328,8 @@ def bench(
     if plot is not None:
         from kdc.tools.bench.plot import draw
 
-        draw(found, plot)
-    _print_json(found) if as_json else typer.echo(text.render(found))
+        draw(result, plot)
+    _print_json(result.model_dump(mode="json")) if as_json else typer.echo(render(result))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -232,38 +343,56 @@ def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+STUDY = (
+    Setting("recipe", str, "Distillation recipe: paper (default) or best.", "run"),
+    Setting("data", Path, "Folder with the data in GLUE's layout (default: the hub).", "data"),
+    MAX_TRAIN_ROWS,
+    EPOCHS,
+    TRAINING_DEVICE,
+)
+
+
 @app.command()
+@takes(*STUDY)
 def study(
-    tasks: Annotated[str, _option(None, text="GLUE tasks or pydocs, separated by commas.")],
-    out: Annotated[Path, _option(None, text="Directory of the study.")],
-    families: Annotated[str, typer.Option(help="Of bert, roberta, deberta, minilm.")] = "bert,roberta,deberta",
+    given: dict[str, Any],
+    tasks: Annotated[str, _option("Names of GLUE tasks, or pydocs, separated by commas.")],
+    out: Annotated[Path, _option("Directory of the study. The same one again goes on where it was cut off.")],
+    families: Annotated[
+        str, typer.Option(help="Model families, separated by commas: bert, roberta, deberta, minilm.")
+    ] = "bert,roberta,deberta",
     methods: Annotated[
-        str, typer.Option(help="Of fft, lora (the teacher), kd-lora, student-lora, student-fft.")
+        str,
+        typer.Option(
+            help="Methods, separated by commas: fft and lora train the teacher; kd-lora distils; student-lora "
+            "and student-fft train the student on labels alone."
+        ),
     ] = "fft,lora,kd-lora,student-lora,student-fft",
-    ranks: Annotated[str, typer.Option(help="Of the adapters.")] = "8",
-    seeds: Annotated[str, typer.Option(help="One run of everything for each.")] = "1,2,3",
-    recipe: Annotated[str, typer.Option(help="paper or best.")] = "paper",
-    data: Annotated[Path | None, _option(None, text="Local data in GLUE's layout; default: the hub.")] = None,
-    max_train_rows: Annotated[int | None, _option(None, text="At most that many rows to train on.")] = None,
-    epochs: Annotated[float | None, _option(None, text="Passes over the rows, teacher and student.")] = None,
-    device: Annotated[str | None, _option(None, text="auto, cpu or cuda.")] = None,
-    engine: Annotated[str, typer.Option(help="local: one cell after the other; ray: side by side.")] = "local",
-    address: Annotated[str | None, _option(None, text="Of a Ray cluster, or auto (default: this machine).")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of a cell; with ray also its cores (there 1).", min=1)] = None,
-    set_: Annotated[list[str] | None, _option(None, "--set", text="section.key=value of every cell.")] = None,
+    ranks: Annotated[str, typer.Option(help="LoRA ranks, separated by commas.")] = "8",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds, separated by commas; every training is done once for each.")
+    ] = "1,2,3",
+    engine: Annotated[
+        str, typer.Option(help="local trains one cell after the other; ray trains them side by side on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        _option("Address of the Ray cluster, or auto for the one that Ray finds (default: Ray on this machine alone)."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of a training; with ray also the cores that it reserves (default: as the "
+            "environment says; with ray 1).",
+            min=1,
+        ),
+    ] = None,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """The paper's tables: a grid of trainings, beside the published figures. Goes on where it was cut off."""
     from kdc.tools.study.study import study_for_people
 
-    flags = {
-        "run.recipe": recipe,
-        "data.data": data,
-        "data.max_train_rows": max_train_rows,
-        "teacher.epochs": epochs,
-        "student.epochs": epochs,
-        "run.device": device,
-    }
     result = study_for_people(
         tasks=_names(tasks),
         families=_names(families),
@@ -272,7 +401,7 @@ def study(
         seeds=_numbers("--seeds", seeds, least=0),
         out=out,
         given=tuple(set_ or ()),
-        flags={key: value for key, value in flags.items() if value is not None},
+        flags={"run.recipe": "paper"} | given,
         engine=engine,
         address=address,
         threads=threads,
@@ -287,9 +416,11 @@ def study(
 @app.command(name="try")
 def try_(
     artifact: Artifact,
-    text: Annotated[str, typer.Argument(help="The text.", show_default=False)],
-    pair: Annotated[str | None, typer.Argument(help="The second text of a pair task.", show_default=False)] = None,
-    variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    text: Annotated[str, typer.Argument(help="Text to classify.", show_default=False)],
+    pair: Annotated[
+        str | None, typer.Argument(help="Second text, where the task takes pairs.", show_default=False)
+    ] = None,
+    variant: Variant = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -311,32 +442,53 @@ def try_(
         typer.echo(f"{entry['label']!s:<{width}}  {entry['score']:.4f}{bar}")
 
 
+SERVE = (
+    Setting("workers", int, "Worker processes, which share the port (default 1)."),
+    Setting("device", str, "Where to run: auto (default; CUDA where it starts, else the CPU), cpu, cuda or tensorrt."),
+    Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice)."),
+    Setting("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
+    Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
+    Setting("allow-failed", bool, "Accept an artifact that failed its contract."),
+    Setting(
+        "drain-delay",
+        float,
+        "Seconds for which SIGTERM is followed by 503 answers before the service stops listening (default 2).",
+        keys=("drain_delay_s",),
+    ),
+    *_settings(
+        "",
+        _LIMITS,
+        ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
+        ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),
+        ("max-text-chars", int, "Longest text, in characters (default 200000)."),
+        ("max-texts", int, "Most texts in a request (default 1024)."),
+        ("max-queue-tokens", int, "Most tokens that may wait for a forward pass; beyond, 429 (default 65536)."),
+        ("max-queue", float, "Longest expected wait, in seconds; beyond, 429 (default 1).", "max_queue_s"),
+        (
+            "max-batch-tokens",
+            int,
+            "Most tokens of a forward pass, padding included (default: 256 on a CPU, 4096 on a GPU).",
+        ),
+        ("max-requests", int, "Most requests in work at one time (default 1024)."),
+        ("timeout", float, "Seconds until a request is given up (default 10).", "timeout_s"),
+    ),
+)
+
+
 @app.command()
+@takes(*SERVE)
 def serve(
+    given: dict[str, Any],
     artifacts: Annotated[
         list[str] | None,
-        typer.Argument(help="[NAME=]PATH, or an address as in pull; default: newest in runs/.", show_default=False),
+        typer.Argument(
+            help="Artifacts to serve, as [NAME=]PATH or [NAME=]ADDRESS (see `kdc pull`); default: the newest "
+            "one in runs/.",
+            show_default=False,
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Name or IP address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port.", min=1, max=65535)] = 3000,
-    workers: Annotated[int | None, _option(None, text="Processes that share the port (default 1).")] = None,
-    device: Annotated[str | None, _option(None, text="auto (default), cpu, cuda or tensorrt.")] = None,
-    variant: Annotated[str | None, _option(None, text="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
-    threads: Annotated[int | None, _option(None, text="Of all forward passes (default: the cores / workers).")] = None,
-    api_key_env: Annotated[str | None, _option(None, text="Variable that holds the bearer token.")] = None,
-    allow_failed: Annotated[
-        bool | None, _option(None, "--allow-failed", text="Also an artifact that failed its contract.")
-    ] = None,
-    drain_delay: Annotated[float | None, _option(None, text="Seconds of answering 503 on SIGTERM (default 2).")] = None,
-    max_body_bytes: Annotated[int | None, _option(_LIMITS, text="Of a request (default 2 MiB).")] = None,
-    max_bodies_bytes: Annotated[int | None, _option(_LIMITS, text="Of all in work (default 128 MiB).")] = None,
-    max_text_chars: Annotated[int | None, _option(_LIMITS, text="Characters of a text (default 200000).")] = None,
-    max_texts: Annotated[int | None, _option(_LIMITS, text="Texts of a request (default 1024).")] = None,
-    max_queue_tokens: Annotated[int | None, _option(_LIMITS, text="Tokens that may wait (default 65536).")] = None,
-    max_queue: Annotated[float | None, _option(_LIMITS, text="Seconds of waiting (default 1).")] = None,
-    max_batch_tokens: Annotated[int | None, _option(_LIMITS, text="Of a forward pass (default: 256 on a CPU).")] = None,
-    max_requests: Annotated[int | None, _option(_LIMITS, text="At the same time (default 1024).")] = None,
-    timeout: Annotated[float | None, _option(_LIMITS, text="Seconds of a request (default 10).")] = None,
+    host: Annotated[str, typer.Option(help="Host name or IP address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port to listen on.", min=1, max=65535)] = 3000,
 ) -> None:
     """Serve artifacts over HTTP. Every option is a KDC_* variable too, and all are in docs/serving.md."""
     # A container's first process misses signals that it has no handler for, and the imports take seconds. At once: an
@@ -349,26 +501,7 @@ def serve(
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
         artifacts = [str(launch.newest_artifact())]
-    given = {
-        "artifact": ",".join(artifacts or []) or None,
-        "workers": workers,
-        "device": device,
-        "variant": variant,
-        "threads": threads,
-        "api_key_env": api_key_env,
-        "drain_delay_s": drain_delay,
-        "max_body_bytes": max_body_bytes,
-        "max_bodies_bytes": max_bodies_bytes,
-        "max_text_chars": max_text_chars,
-        "max_texts": max_texts,
-        "max_queue_tokens": max_queue_tokens,
-        "max_queue_s": max_queue,
-        "max_batch_tokens": max_batch_tokens,
-        "max_requests": max_requests,
-        "timeout_s": timeout,
-        "allow_failed": allow_failed,
-    }
-    resolved = settings.resolve(given)
+    resolved = settings.resolve({"artifact": ",".join(artifacts or []) or None} | given)
     launch.serve(resolved.model_copy(update={"artifact": launch.absolute(resolved.artifact)}), host, port)
 
 
@@ -376,29 +509,55 @@ def serve(
 def predict(
     artifact: Artifact,
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="File, directory, pattern or URL; - is JSONL.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Table to read: a file, directory, pattern or URL; - is JSONL on standard input.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help=".parquet, .jsonl, .csv, .tsv; - is JSONL.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="File or URL to write: .parquet, .jsonl, .csv or .tsv; - is JSONL on standard output. With "
+            "ray, a directory.",
+            show_default=False,
+        ),
     ],
-    text: Annotated[str | None, _option(None, text="Column with the text, if it is named otherwise.")] = None,
-    text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
-    prefix: Annotated[str, typer.Option(help="Before the names of the new columns.")] = "",
-    all_scores: Annotated[bool, _option(None, "--all-scores", text="A column for each class.")] = False,
-    on_error: Annotated[str, typer.Option(help="What a row without a text does: stop, or skip.")] = "stop",
-    errors: Annotated[str | None, _option(None, text="File that names the skipped rows (JSONL).")] = None,
-    variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    prefix: Annotated[str, typer.Option(help="Prefix for the names of the new columns.")] = "",
+    all_scores: Annotated[
+        bool, _option("Add a column with the score of each class, not only of the best.", "--all-scores")
+    ] = False,
+    on_error: Annotated[str, typer.Option(help="What to do with a row that has no text: stop, or skip it.")] = "stop",
+    errors: Annotated[str | None, _option("File or URL for the list of skipped rows, in JSONL.")] = None,
+    variant: Variant = None,
     device: Device = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="Of all passes (default: all cores); with ray of an actor (1).", min=1)
+        int | None,
+        typer.Option(
+            help="Threads of all forward passes together (default: all usable cores); with ray, threads of "
+            "each actor (default 1).",
+            min=1,
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local: this process; ray: actors, OUTPUT is a directory.")] = "local",
-    address: Annotated[str | None, _option(None, text="Of a Ray cluster, or auto (default: this machine).")] = None,
-    actors: Annotated[int | None, typer.Option(help="Of Ray (default: all cores or GPUs).", min=1)] = None,
-    force: Annotated[bool, _option(None, "--force", text="Replace the output, drop an unfinished job.")] = False,
-    allow_failed: Annotated[
-        bool, _option(None, "--allow-failed", text="Also with an artifact that failed its contract.")
-    ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local works in this process; ray works in actors on a Ray cluster and writes a directory of shards."
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        _option("Address of the Ray cluster, or auto for the one that Ray finds (default: Ray on this machine alone)."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Number of Ray actors (default: as many as there are cores or GPUs).", min=1)
+    ] = None,
+    force: Annotated[bool, _option("Replace an existing output, and drop an unfinished job.", "--force")] = False,
+    allow_failed: AllowFailed = False,
     as_json: Json = False,
 ) -> None:
     """Label and score a table of any size: columns stay, label and score join them. Goes on where it was cut off."""
@@ -439,12 +598,14 @@ def _told(found: dict[str, Any]) -> str:
 @app.command()
 def evaluate(
     artifact: Artifact,
-    data: Annotated[Path, typer.Option(help="Labelled file: .csv .tsv .jsonl .parquet.", show_default=False)],
-    text: Annotated[str | None, _option(None, text="Column with the text, if it is named otherwise.")] = None,
-    text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
-    label: Annotated[str | None, _option(None, text="Column with the label, likewise.")] = None,
-    separator: Annotated[str | None, _option(None, text="Separator of the labels in a multi-label cell.")] = None,
-    variant: Annotated[str | None, typer.Option(help="fp32, int8 or fp16 (default: the manifest's choice).")] = None,
+    data: Annotated[
+        Path, typer.Option(help="File with labelled rows: .csv, .tsv, .jsonl or .parquet.", show_default=False)
+    ],
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: Label = None,
+    separator: Separator = None,
+    variant: Variant = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -467,23 +628,26 @@ def evaluate(
 
 
 @app.command()
+@takes(*LIMITS)
 def verify(
+    given: dict[str, Any],
     artifact: Artifact,
-    data: Annotated[Path | None, _option(None, text="Labelled file; without one, quality is not checked.")] = None,
-    teacher: Annotated[str | None, _option(None, text="For rows that were not in the artifact's evaluation.")] = None,
-    text: Annotated[str | None, _option(None, text="Column with the text, if it is named otherwise.")] = None,
-    text_pair: Annotated[str | None, _option(None, text="Column with the second text, likewise.")] = None,
-    label: Annotated[str | None, _option(None, text="Column with the label, likewise.")] = None,
-    separator: Annotated[str | None, _option(None, text="Separator of the labels in a multi-label cell.")] = None,
-    max_latency_ms: MaxLatency = None,
-    max_size_mb: MaxSize = None,
-    max_drop: MaxDrop = None,
-    min_rows_per_s: MinRows = None,
-    at: At = None,
-    evidence: Evidence = None,
-    confidence: Confidence = None,
-    expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
-    device: Annotated[str | None, _option(None, text="cpu, cuda or auto (default: where it was judged).")] = None,
+    data: Annotated[
+        Path | None,
+        _option("File with labelled rows to compare on (default: the quality is not measured again)."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        _option("Hub id or path of the teacher, needed for rows that the artifact was not evaluated on."),
+    ] = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    label: Label = None,
+    separator: Separator = None,
+    expect_sha256: Sha256 = None,
+    device: Annotated[
+        str | None, _option("Where to measure: cpu, cuda or auto (default: where the contract was judged).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric."""
@@ -493,15 +657,7 @@ def verify(
 
     judgement, before = verify_artifact(
         artifact,
-        given={
-            "max_latency_ms": max_latency_ms,
-            "max_size_mb": max_size_mb,
-            "max_drop": max_drop,
-            "min_rows_per_s": min_rows_per_s,
-            "at": at,
-            "evidence": evidence,
-            "confidence": confidence,
-        },
+        given=given,
         data=data,
         teacher=teacher,
         device=None if device is None else _device(device),
@@ -513,14 +669,14 @@ def verify(
     _leave(found)
 
 
-@app.command()
-def inspect(
+@app.command(name="inspect")
+def inspect_(
     artifact: Artifact,
-    expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
+    expect_sha256: Sha256 = None,
     as_json: Json = False,
 ) -> None:
     """Manifest, lineage and metrics of an artifact, after checking every file's hash."""
-    from kdc.artifact.manifest import load_manifest
+    from kdc.artifact.folder import load_manifest
 
     manifest = load_manifest(artifact, expect_sha256=expect_sha256)
     if as_json:
@@ -535,13 +691,18 @@ def inspect(
 def push(
     artifact: Artifact,
     target: Annotated[
-        str, typer.Argument(help="hf://owner/name, bento:NAME, s3://bucket/path or a path.", show_default=False)
+        str,
+        typer.Argument(
+            help="Where to send it: hf://owner/name, bento:NAME, s3://bucket/path or another URL, or a path.",
+            show_default=False,
+        ),
     ],
-    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there.")] = False,
-    allow_failed: Annotated[
-        bool, _option(None, "--allow-failed", text="Also an artifact that failed its contract.")
+    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there already.")] = False,
+    allow_failed: AllowFailed = False,
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="Make the hub repository public, where a new one is created (default: private)."),
     ] = False,
-    public: Annotated[bool, typer.Option("--public", help="A hub repository made for it is public.")] = False,
     as_json: Json = False,
 ) -> None:
     """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
@@ -560,12 +721,16 @@ def pull(
     source: Annotated[
         str,
         typer.Argument(
-            help="hf://owner/name[@revision], bento:NAME[:VERSION], s3://... or a path.", show_default=False
+            help="Where it is: hf://owner/name[@revision], bento:NAME[:VERSION], s3://bucket/path or another "
+            "URL, or a path.",
+            show_default=False,
         ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where it shall be.", show_default=False)],
-    expect_sha256: Annotated[str | None, _option(None, text="Refuse any other manifest than this one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there.")] = False,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder that will hold the artifact.", show_default=False)
+    ],
+    expect_sha256: Sha256 = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there already.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
@@ -585,9 +750,7 @@ def tasks(as_json: Json = False) -> None:
     from kdc.pipeline.config.tasks import TASKS
 
     if as_json:
-        import dataclasses
-
-        _print_json({name: dataclasses.asdict(task) for name, task in TASKS.items()})
+        _print_json({name: task.model_dump(mode="json") for name, task in TASKS.items()})
         return
     for task in TASKS.values():
         columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
@@ -605,7 +768,8 @@ def config() -> None:
 
 @app.command()
 def doctor(
-    hub: Annotated[bool, typer.Option(help="Ask whether the hub can be reached.")] = True, as_json: Json = False
+    hub: Annotated[bool, typer.Option(help="Also try to reach the Hugging Face hub (3 seconds at most).")] = True,
+    as_json: Json = False,
 ) -> None:
     """Versions, execution providers and whether each really starts, CPU, quota, hub; and what to do."""
     from kdc.tools.doctor import diagnose, render
