@@ -1,25 +1,18 @@
-"""The artifact: the folder that `kdc compress` makes and `kdc serve` loads, and the manifest that describes it.
+"""The manifest: what `manifest.json` in an artifact's folder says of the model, its files and what was measured.
 
-Reads and writes `manifest.json`; reads every file that it names to check size and SHA-256.
-Light on purpose (standard library and pydantic): the serving half starts with it.
+Only the models are here; `kdc.artifact.folder` reads and writes the file. Light on purpose (standard library and
+pydantic), because the serving half starts with it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 import re
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.common.errors import InputError, KdcError
+from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -33,26 +26,23 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 Scalar = float | int | str | None
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_REMAKE = "make the artifact again with `kdc compress`, or copy it again from where it came"
-# An artifact is one flat folder: a name can then never lead out of it.
+# An artifact is one flat folder, so that no file name can lead out of it.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TaskInfo(_Section):
-    """What the model answers.
+class TaskBase(Frozen):
+    """What a model reads and answers: the part of a task that training and serving share.
 
     Attributes:
-        name: the task's name, e.g. "sst2".
-        kind: "classification" (softmax), "multilabel" (sigmoid) or "regression" (the number itself).
-        text: column name of the (first) text.
-        text_pair: column name of the second text; None for single-text tasks.
-        labels: class names in the order of the outputs; empty for regression.
-        metric: name of the metric that decides.
-        center, spread: regression's answer is output * spread + center; 0 and 1 elsewhere.
+        name: the name in commands, in run directories and in the artifact, for example "sst2".
+        kind: "classification" (one of several classes, by softmax), "multilabel" (any number of them, by sigmoid) or
+            "regression" (a number).
+        text: name of the column with the (first) text.
+        text_pair: name of the column with the second text; None for tasks with one text a row.
+        labels: class names in the order of the model's outputs; empty for regression.
+        center, spread: mean and standard deviation of regression's training labels. The model learns and answers
+            (label - center) / spread, so that prices train as well as ratings, and the engine scales back. They are 0
+            and 1 for the other kinds.
     """
 
     name: str
@@ -60,7 +50,6 @@ class TaskInfo(_Section):
     text: str = "text"
     text_pair: str | None = None
     labels: tuple[str, ...] = ()
-    metric: str = ""
     center: float = 0.0
     spread: float = Field(default=1.0, gt=0)
 
@@ -74,6 +63,16 @@ class TaskInfo(_Section):
         """Whether a row holds two texts."""
         return self.text_pair is not None
 
+
+class TaskInfo(TaskBase):
+    """A task as the artifact has it: its labels are known.
+
+    Attributes:
+        metric: name of the metric that decides.
+    """
+
+    metric: str = ""
+
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskInfo:
         fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.kind]
@@ -84,7 +83,7 @@ class TaskInfo(_Section):
         return self
 
 
-class Lineage(_Section):
+class Lineage(Frozen):
     """Where the model comes from."""
 
     teacher: str
@@ -102,14 +101,14 @@ class Lineage(_Section):
     )
 
 
-class FileInfo(_Section):
+class FileInfo(Frozen):
     """Size in bytes and SHA-256 of one file of the artifact."""
 
     sha256: _SHA256
     size: int = Field(ge=0)
 
 
-class TokenizerInfo(_Section):
+class TokenizerInfo(Frozen):
     """What `tokenizer.json` alone does not settle: how rows are cut and padded.
 
     Attributes:
@@ -136,7 +135,7 @@ class TokenizerInfo(_Section):
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
 
 
-class Variant(_Section):
+class Variant(Frozen):
     """One ONNX file and what was measured of it through `kdc.serving.engine.engine`.
 
     Attributes:
@@ -164,7 +163,7 @@ class Variant(_Section):
     peak_memory_mb: float | None = None
 
 
-class Manifest(_Section):
+class Manifest(Frozen):
     """Everything that the loading side needs to know, and the proof that goes with it.
 
     Attributes:
@@ -221,175 +220,3 @@ class Manifest(_Section):
         if shares is not None and len(shares) != len(self.task.labels):
             raise ValueError(f"lineage has label shares of {len(shares)} labels, the task has {len(self.task.labels)}")
         return self
-
-
-def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
-    """Size and SHA-256 of files in `folder`, for `Manifest.files`."""
-    return {name: FileInfo(sha256=_sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json` atomically: it is there whole, or not at all.
-
-    Args:
-        folder: the artifact; its other files are already in it.
-        manifest: its `sha256` is filled in here.
-
-    Returns:
-        The manifest with its `sha256`.
-
-    Raises:
-        KdcError: a file that the manifest names is missing or differs, or the manifest is larger than 1 MiB.
-    """
-    document = manifest.model_dump(mode="json")
-    document["sha256"] = _canonical_sha256(document)
-    content = (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise KdcError(
-            "the manifest is too large",
-            given=f"{len(content)} bytes",
-            remedy=f"keep it under {MAX_MANIFEST_BYTES} bytes: shorter label names, fewer table rows",
-        )
-    _check_files(folder, manifest, hashes=True)
-    _replace_file(folder / MANIFEST_NAME, content)
-    return manifest.model_copy(update={"sha256": document["sha256"]})
-
-
-def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | None = None) -> Manifest:
-    """Read `manifest.json` and check that the artifact is whole.
-
-    Args:
-        folder: the artifact.
-        verify: also read every file and compare its SHA-256 (names, presence and sizes are always compared).
-        expect_sha256: the manifest's `sha256` as its maker told it; guards against a forged artifact.
-
-    Raises:
-        InputError: there is no artifact at `folder`, or it is not the one that `expect_sha256` names.
-        KdcError: the manifest or a file is damaged, missing, or of a schema that this version does not know.
-    """
-    path = folder / MANIFEST_NAME
-    manifest = parse_manifest(_read_bounded(path), path, expect_sha256=expect_sha256)
-    try:
-        _check_files(folder, manifest, hashes=verify)
-    except OSError as error:
-        raise KdcError(
-            "a file of the artifact cannot be read",
-            given=f"{error.filename}: {error.strerror}",
-            remedy="see that this user may read it: `chmod -R a+rX` of the artifact",
-        ) from error
-    return manifest
-
-
-def _read_bounded(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_MANIFEST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            "there is no artifact here",
-            given=path.parent,
-            remedy=f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`",
-        ) from error
-    except OSError as error:
-        raise KdcError("the manifest cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
-
-
-def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """The manifest in a file's bytes, by itself: the files that it names are not looked at.
-
-    Args:
-        content: of `manifest.json`.
-        path: where it comes from, for messages.
-        expect_sha256: as `load_manifest` takes it.
-
-    Raises:
-        InputError: it is not the one that `expect_sha256` names.
-        KdcError: it is too large, damaged, or of a schema that this version does not know.
-    """
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise KdcError("the manifest is too large", given=f"{path}: over {MAX_MANIFEST_BYTES} bytes", remedy=_REMAKE)
-    manifest = _parse(path, content)
-    if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
-        raise InputError(
-            "this is not the artifact that was expected",
-            given=f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}",
-            remedy="fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust",
-        )
-    return manifest
-
-
-def _parse(path: object, content: bytes) -> Manifest:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise KdcError("the manifest is not valid JSON", given=f"{path}: {error}", remedy=_REMAKE) from error
-    if not isinstance(document, dict):
-        raise KdcError("the manifest is not a JSON object", given=path, remedy=_REMAKE)
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise KdcError(
-            "the manifest has a schema version that this kdc does not know",
-            given=f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}",
-            remedy="install the kdc that made the artifact, or make the artifact again with this one",
-        )
-    if document.get("sha256") != _canonical_sha256(document):
-        raise KdcError("the manifest does not match its own SHA-256: it was changed", given=path, remedy=_REMAKE)
-    try:
-        return Manifest.model_validate(document)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise KdcError(
-            "the manifest does not follow its schema", given=f"{path}: {problems}", remedy=_REMAKE
-        ) from error
-
-
-def _canonical_sha256(document: dict[str, Any]) -> str:
-    """SHA-256 of the document without its own `sha256`: sorted keys, no spaces, UTF-8."""
-    rest = {key: value for key, value in document.items() if key != "sha256"}
-    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    root = folder.resolve()
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise KdcError("a file of the artifact is missing", given=path, remedy=_REMAKE)
-        if not path.resolve().is_relative_to(root):
-            raise KdcError(
-                "a file of the artifact is a link that leaves it", given=path, remedy="replace it by a copy of the file"
-            )
-        size = path.stat().st_size
-        if size != expected.size:
-            raise KdcError(
-                "a file of the artifact has the wrong size",
-                given=f"{path}: {size} bytes, the manifest says {expected.size}",
-                remedy=_REMAKE,
-            )
-        if hashes and (digest := _sha256_of(path)) != expected.sha256:
-            raise KdcError(
-                "a file of the artifact was changed",
-                given=f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}",
-                remedy=_REMAKE,
-            )
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to the disk, rename onto it."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from a server that runs as another user
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

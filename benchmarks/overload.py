@@ -29,7 +29,7 @@ from benchmarks.serving.mark import Mark, marks_table
 from benchmarks.serving.process import running
 from benchmarks.serving.servers import Subject, all_servers
 from benchmarks.serving.texts import SETS, read_rows
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.settings import from_environment

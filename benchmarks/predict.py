@@ -37,7 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.serving.texts import read_rows
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.serving.engine.tokenizing import Text
 
 ROOT = Path(__file__).resolve().parent.parent

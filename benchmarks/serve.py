@@ -42,7 +42,7 @@ from benchmarks.serving.load import LOADS, Figures, Load, check_wrk, drive, writ
 from benchmarks.serving.process import Running, running
 from benchmarks.serving.servers import NAMES, ROOT, Server, Subject, all_servers, base_variables
 from benchmarks.serving.texts import SETS, read_rows
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text

@@ -22,7 +22,7 @@ from benchmarks.serving.load import Figures, check_wrk, drive
 from benchmarks.serving.process import running
 from benchmarks.serving.servers import Dialect, Subject, all_servers
 from benchmarks.serving.texts import made_up_row
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 
 _STEPS, _CONNECTIONS, _REQUESTS, _ROWS = 20, 16, 3000, (1, 16)

@@ -40,7 +40,7 @@ from benchmarks.serving.load import check_wrk, drive, write_bodies
 from benchmarks.serving.process import Running, running
 from benchmarks.serving.servers import Server, Subject, all_servers
 from benchmarks.serving.texts import read_rows
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.http.api import codec, tei

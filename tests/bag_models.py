@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from kdc.artifact.manifest import Lineage, Manifest, TaskInfo, TokenizerInfo, Variant, describe_files, write_manifest
+from kdc.artifact.folder import describe_files, write_manifest
+from kdc.artifact.manifest import Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 
 PAD_ID = 1  # as RoBERTa's: a pad id of 0 would hide a forgotten one
 WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}

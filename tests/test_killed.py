@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.pipeline.training.checkpoints import SEAL
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import bag_models
 import numpy as np
 
-from kdc.artifact.manifest import Manifest, describe_files, load_manifest, write_manifest
+from kdc.artifact.folder import describe_files, load_manifest, write_manifest
+from kdc.artifact.manifest import Manifest
 
 BIG, BIG_BYTES = "evaluation.npz", 20_000_003  # more than two requests' worth
 
@@ -29,11 +30,11 @@ def make_artifact(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 def forge(folder: Path, **changes: Any) -> Manifest:
     """Rewrite a manifest with a right SHA-256 of its own, as a hostile store can."""
-    from kdc.artifact.manifest import _canonical_sha256
+    from kdc.artifact.folder import canonical_sha256
 
     path = folder / "manifest.json"
     document = json.loads(path.read_bytes()) | changes
-    document["sha256"] = _canonical_sha256(document)
+    document["sha256"] = canonical_sha256(document)
     path.write_text(json.dumps(document), encoding="utf-8")
     return document
 

@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.decision import decide
-from kdc.artifact.contract.terms import LONGEST, Contract, Costs, Quality, Section, Verdict
+from kdc.artifact.contract.terms import LONGEST, Contract, Costs, Quality, Verdict
+from kdc.common.frozen import Frozen
 
 
-class Judgement(Section):
+class Judgement(Frozen):
     """A contract and how an artifact kept it.
 
     Attributes:

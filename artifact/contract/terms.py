@@ -1,10 +1,16 @@
-"""What can be asked of an artifact, under which conditions, and what is measured of it."""
+"""The terms of a contract: what can be asked of an artifact, under which conditions, and what is measured of it.
+
+The settings of a run (`[contract]` in `kdc.pipeline.config.settings`) are built from the same models, so that a field's
+type, range, default and description are written once.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from kdc.common.frozen import Frozen
 
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
@@ -12,63 +18,67 @@ LONGEST = 8192  # tokens of a row
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class Limits(Frozen):
+    """What must hold. None sets no limit."""
 
-
-class Limits(Section):
-    """What must hold; None asks for nothing.
-
-    Attributes:
-        max_latency_ms: of one call, under the conditions.
-        min_rows_per_s: in batches of 32 rows.
-        max_size_mb: of the ONNX file and `tokenizer.json`.
-        max_drop: points of the task's metric that the student may be below its teacher.
-    """
-
-    max_latency_ms: float | None = Field(default=None, gt=0)
-    min_rows_per_s: float | None = Field(default=None, gt=0)
-    max_size_mb: float | None = Field(default=None, gt=0)
-    max_drop: float | None = Field(default=None, ge=0, le=200)
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="longest time that one call may take under `contract.at`, in milliseconds"
+    )
+    min_rows_per_s: float | None = Field(
+        None, gt=0, description="rows that must be answered in a second, in batches of 32 rows"
+    )
+    max_size_mb: float | None = Field(
+        None, gt=0, description="largest size of the ONNX file and tokenizer.json together, in MB"
+    )
+    max_drop: float | None = Field(
+        None, ge=0, le=200, description="points of the metric that the student may be below its teacher"
+    )
 
     @property
     def any(self) -> bool:
-        """Whether anything is asked."""
-        return any(value is not None for value in self.model_dump().values())
+        """Whether any limit is set."""
+        return any(getattr(self, name) is not None for name in Limits.model_fields)
 
 
-class Conditions(Section):
-    """Under which latency and rows a second are measured.
+class Conditions(Frozen):
+    """The conditions under which latency and rows a second are measured."""
+
+    length: int | None = Field(
+        None, ge=3, le=LONGEST, description="tokens of each row that is timed (default: the rows as they come)"
+    )
+    batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
+    percentile: float = Field(
+        95.0, gt=0, le=99.9, description="percentile of the calls' latencies that must keep to max_latency_ms"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="threads of a forward pass (default: all cores that the process may use)"
+    )
+
+
+class Proof(Frozen):
+    """What counts as having shown that `max_drop` is kept."""
+
+    evidence: Evidence = Field(
+        "interval",
+        description="what must keep to max_drop: interval (the lower end of the difference's confidence interval) or "
+        "point (the difference itself)",
+    )
+    confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence of that interval")
+
+
+class Contract(Proof):
+    """What is asked of an artifact, and what counts as shown.
 
     Attributes:
-        length: tokens of each row; None takes the evaluation rows as they are.
-        batch: rows of a call whose latency counts.
-        percentile: of the calls' latencies.
-        threads: of a forward pass; None takes all that the process may use.
-    """
-
-    length: int | None = Field(default=None, ge=3, le=LONGEST)
-    batch: int = Field(default=1, ge=1, le=4096)
-    percentile: float = Field(default=95, gt=0, le=99.9)
-    threads: int | None = Field(default=None, ge=1, le=1024)
-
-
-class Contract(Section):
-    """What is asked, and what counts as shown.
-
-    Attributes:
-        limits, at: what must hold, and under which conditions.
-        evidence: "interval": the interval's lower end must keep to `max_drop`; "point": the difference itself.
-        confidence: of the interval.
+        limits: what must hold.
+        at: the conditions under which it must hold.
     """
 
     limits: Limits = Limits()
     at: Conditions = Conditions()
-    evidence: Evidence = "interval"
-    confidence: float = Field(default=0.95, gt=0.5, le=0.99)
 
 
-class Costs(Section):
+class Costs(Frozen):
     """What was measured of one model under the conditions, in the units of `Limits`."""
 
     latency_ms: float = Field(gt=0)
@@ -76,18 +86,18 @@ class Costs(Section):
     size_mb: float = Field(gt=0)
 
 
-class Quality(Section):
+class Quality(Frozen):
     """The student beside its teacher on the same evaluation rows.
 
     Attributes:
         metric: the task's deciding one.
         teacher, student: in points.
-        difference: student minus teacher.
-        interval: of the difference, at the contract's confidence: by a paired bootstrap, and at least as wide as so
-            few rows can tell (`kdc.artifact.contract.decision.unseen`).
-        rows: compared.
-        rows_needed: about so many would show that the drop keeps to the limit, with a power of 80 %, if the true
-            difference is the one that was found; None where no number would, or none is needed.
+        difference: student minus teacher, in points.
+        interval: of the difference, at the contract's confidence, by a paired bootstrap; never narrower than so few
+            rows allow (`kdc.artifact.contract.decision.unseen`).
+        rows: number of rows that were compared.
+        rows_needed: about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the
+            measured difference is the true one; None where no number would, or none is needed.
     """
 
     metric: str

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, Manifest, load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import Tag
 from kdc.artifact.stores.sources import reaching
 from kdc.common.errors import InputError, KdcError

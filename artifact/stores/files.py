@@ -8,7 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest, describe_files
+from kdc.artifact.folder import describe_files
+from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
 from kdc.artifact.stores.addresses import shown
 from kdc.artifact.stores.progress import Meter
 from kdc.artifact.stores.sources import Opened, missing, no_artifact, reaching, read_manifest

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest, load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
 from kdc.artifact.stores.progress import Meter
 from kdc.artifact.stores.sources import Source, open_source, read_manifest
 from kdc.common.errors import InputError, KdcError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
-from kdc.artifact.manifest import MANIFEST_NAME, Manifest, load_manifest, parse_manifest
+from kdc.artifact.folder import load_manifest, parse_manifest
+from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import Files, Repository, Tag, parse_address
 from kdc.artifact.stores.progress import Meter
 from kdc.common.errors import KdcError

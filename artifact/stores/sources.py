@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from kdc.artifact.folder import parse_manifest
+from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from kdc.artifact.stores.addresses import Repository, Tag, parse_address, shown
 from kdc.common.errors import InputError, KdcError
 

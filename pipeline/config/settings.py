@@ -8,19 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from kdc.artifact.contract.terms import Conditions, Contract, Limits
+from kdc.artifact.contract.terms import Conditions, Contract, Limits, Proof
+from kdc.common.frozen import Frozen
 
 
-class Section(BaseModel):
+class Section(Frozen):
     """A frozen group of settings that knows no others."""
 
-    # Defaults are validated too: 32 for a float becomes 32.0, as it does where a person gives it. Else the two would
-    # have different fingerprints, and a stage would be done again for nothing.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, validate_default=True
-    )
+    # Defaults are validated too: 32 for a float becomes 32.0, as it does where a person gives it. Otherwise the two
+    # would have different fingerprints, and a stage would be done again for nothing.
+    model_config = ConfigDict(validate_default=True)
 
 
 class RunSettings(Section):
@@ -187,46 +186,30 @@ class EvaluateSettings(Section):
     memory: bool = Field(True, description="measure each model's peak memory, in a process of its own")
 
 
-class AtSettings(Section):
-    """Under which conditions the contract's latency and rows a second are measured."""
-
-    length: int | None = Field(None, ge=3, le=8192, description="tokens of each row (default: the rows as they come)")
-    batch: int = Field(1, ge=1, le=4096, description="rows of a call whose latency counts")
-    percentile: float = Field(95, gt=0, le=99.9, description="of the calls' latencies")
-    threads: int | None = Field(
-        None, ge=1, le=1024, description="of a forward pass (default: all cores that may be used)"
-    )
-
-
-class ContractSettings(Section):
+class ContractSettings(Section, Proof, Limits):
     """What the artifact must keep. Nothing is judged unless a limit is set."""
 
-    max_latency_ms: float | None = Field(None, gt=0, description="of one call, under `contract.at`")
-    min_rows_per_s: float | None = Field(None, gt=0, description="in batches of 32 rows")
-    max_size_mb: float | None = Field(None, gt=0, description="of the ONNX file and tokenizer.json")
-    max_drop: float | None = Field(
-        None, ge=0, le=200, description="points of the metric that the student may be below its teacher"
-    )
-    evidence: Literal["interval", "point"] = Field(
-        "interval", description="what must keep to max_drop: the interval of the difference, or the difference itself"
-    )
-    confidence: float = Field(0.95, gt=0.5, le=0.99, description="of that interval")
     search: Literal["quick", "full", "off"] = Field(
         "quick",
         description="for the student: short trainings of the three largest that can keep latency and size, of all, or "
         "none: the configured one (so too where --student names it)",
     )
-    max_hours: float | None = Field(None, gt=0, description="of short trainings; then the best so far is taken")
-    at: AtSettings = AtSettings()
+    max_hours: float | None = Field(
+        None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
+    )
+    at: Conditions = Conditions()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits alone, as the artifact's manifest has them."""
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
 
     @property
     def terms(self) -> Contract | None:
-        """As the artifact's manifest has them; None where nothing is asked."""
-        limits = Limits(**{name: getattr(self, name) for name in Limits.model_fields})
-        if not limits.any:
+        """The contract as the artifact's manifest has it; None where no limit is set."""
+        if not self.any:
             return None
-        at = Conditions(**self.at.model_dump())
-        return Contract(limits=limits, at=at, evidence=self.evidence, confidence=self.confidence)
+        return Contract(limits=self.limits, at=self.at, evidence=self.evidence, confidence=self.confidence)
 
 
 class ReportSettings(Section):
@@ -252,8 +235,7 @@ class Config(Section):
     @property
     def measures_first(self) -> bool:
         """Whether candidates are measured before anything is trained: the contract limits what that can show."""
-        limits = Limits(**{name: getattr(self.contract, name) for name in Limits.model_fields})
-        return limits.model_copy(update={"max_drop": None}).any
+        return self.contract.limits.model_copy(update={"max_drop": None}).any
 
     @property
     def searches(self) -> bool:

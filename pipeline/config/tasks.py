@@ -2,95 +2,72 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from kdc.artifact.manifest import Kind, TaskBase
 from kdc.common.errors import InputError
+from kdc.common.files import write_whole
 
-Kind = Literal["classification", "multilabel", "regression"]
 
+class Task(TaskBase):
+    """One text-classification task, as a run trains it.
 
-@dataclass(frozen=True)
-class Task:
-    """One text-classification task.
+    The labels are empty for people's own tasks until the training rows are read.
 
     Attributes:
-        name: the name in commands, run folders and the artifact.
-        text: name of the column with the (first) text.
-        text_pair: name of the column with the second text; None for single-text tasks.
         label: name of the label column.
-        kind: "classification" (one of two or more classes), "multilabel" (any number of them), "regression".
-        labels: class names in the order of the model's outputs. Empty until the training rows are read for
-            people's own tasks, and always for regression.
         metrics: names known to `kdc.pipeline.quality.metrics`; the first is the one that decides.
-        glue_folder: folder of the task in GLUE's own download, e.g. "SST-2"; "" outside GLUE.
+        glue_folder: folder of the task in GLUE's own download, for example "SST-2"; "" outside GLUE.
         hub_config: configuration of `nyu-mll/glue` on the hub; "" outside GLUE.
         eval_splits: evaluation splits as the hub names them; the first decides.
         max_length: tokens after which a text is cut (both texts together for pairs).
-        allow_majority: a student no better than the majority class only warns.
-        center, spread: mean and standard deviation of regression's training labels. Models learn and give
-            (label - center) / spread, so that prices train as well as ratings; the engine scales back.
     """
 
-    name: str
-    text: str
-    text_pair: str | None
     label: str
-    kind: Kind
-    labels: tuple[str, ...]
     metrics: tuple[str, ...]
     glue_folder: str = ""
     hub_config: str = ""
     eval_splits: tuple[str, ...] = ("validation",)
     max_length: int = 128
-    allow_majority: bool = False
-    center: float = 0.0
-    spread: float = 1.0
-
-    @property
-    def outputs(self) -> int:
-        """Width of the model's head: one value for regression, else one for each label."""
-        return 1 if self.kind == "regression" else len(self.labels)
-
-    @property
-    def is_pair(self) -> bool:
-        """Whether a row holds two texts."""
-        return self.text_pair is not None
 
     def with_labels(self, labels: tuple[str, ...]) -> Task:
         """The same task with its class names filled in."""
-        return dataclasses.replace(self, labels=labels)
+        return self.model_copy(update={"labels": labels})
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2), encoding="utf-8")
+        """Write the task as JSON."""
+        write_whole(path, self.model_dump_json(indent=2))
 
     @staticmethod
     def load(path: Path) -> Task:
-        """Read what `save` wrote."""
+        """Read what `save` wrote, also by a kdc that still had the field `allow_majority`."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("labels", "metrics", "eval_splits"):
-            values[name] = tuple(values[name])
-        return Task(**values)
+        values.pop("allow_majority", None)
+        return Task.model_validate(values)
 
 
 def _glue(
-    name: str, folder: str, columns: tuple[str, str | None], labels: tuple[str, ...], metrics: tuple[str, ...]
+    name: str,
+    folder: str,
+    columns: tuple[str, str | None],
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...],
+    kind: Kind = "classification",
+    eval_splits: tuple[str, ...] = ("validation",),
 ) -> Task:
     return Task(
         name=name,
         text=columns[0],
         text_pair=columns[1],
         label="label",
-        kind="classification",
+        kind=kind,
         labels=labels,
         metrics=metrics,
         glue_folder=folder,
         hub_config=name,
+        eval_splits=eval_splits,
     )
 
 
@@ -102,20 +79,19 @@ TASKS: dict[str, Task] = {
         _glue("cola", "CoLA", ("sentence", None), ("unacceptable", "acceptable"), ("matthews",)),
         _glue("sst2", "SST-2", ("sentence", None), ("negative", "positive"), ("accuracy",)),
         _glue("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        dataclasses.replace(
-            _glue("stsb", "STS-B", ("sentence1", "sentence2"), (), ("pearson", "spearman")), kind="regression"
-        ),
+        _glue("stsb", "STS-B", ("sentence1", "sentence2"), (), ("pearson", "spearman"), kind="regression"),
         _glue("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
-        dataclasses.replace(
-            _glue("mnli", "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",)),
+        _glue(
+            "mnli",
+            "MNLI",
+            ("premise", "hypothesis"),
+            ("entailment", "neutral", "contradiction"),
+            ("accuracy",),
             eval_splits=("validation_matched", "validation_mismatched"),
         ),
         _glue("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, ("accuracy",)),
         _glue("rte", "RTE", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
-        dataclasses.replace(
-            _glue("wnli", "WNLI", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
-            allow_majority=True,
-        ),
+        _glue("wnli", "WNLI", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
         Task(
             name="pydocs",
             text="question",

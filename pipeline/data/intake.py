@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdc.artifact.manifest import MAX_MANIFEST_BYTES
-from kdc.pipeline.config.tasks import Kind, Task, custom_task
+from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
+from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.readers import read_rows
 from kdc.pipeline.data.rows import Staged, stage
@@ -132,7 +131,7 @@ def _settle(task: Task, reader: LabelReader) -> Task:
     if kind == task.kind:
         return task.with_labels(labels)
     settled = custom_task(task.name, task.text, task.text_pair, task.label, kind, labels)
-    return dataclasses.replace(settled, max_length=task.max_length)
+    return settled.model_copy(update={"max_length": task.max_length})
 
 
 def _check_evaluation(labels: LabelReader, training: LabelReader, log: FileLog) -> None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from kdc.pipeline.config.tasks import Kind
+from kdc.artifact.manifest import Kind
 from kdc.pipeline.data.validate import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
 
 MAX_LABELS = 10_000  # more different labels than that are no classes

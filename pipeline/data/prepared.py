@@ -12,7 +12,6 @@ numbers are unique over all of them, in that order, from 0.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -128,7 +127,9 @@ def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | N
         _write(folder, settled, found, parts)
     if settled.kind == "regression":
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
-        settled = dataclasses.replace(settled, center=float(numbers.mean()), spread=float(numbers.std()) or 1.0)
+        settled = settled.model_copy(
+            update={"center": float(numbers.mean()), "spread": float(numbers.std()) or 1.0}
+        )
     settled.save(folder / "task.json")
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     return report

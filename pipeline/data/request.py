@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 from kdc.common.errors import InputError
@@ -30,7 +29,7 @@ def task_of(config: Config) -> Task:
     data = config.data
     columns = {name: value for name in ("text", "text_pair", "label") if (value := getattr(data, name)) is not None}
     if data.task is not None:
-        return dataclasses.replace(find_task(data.task), **columns)
+        return find_task(data.task).model_copy(update=columns)
     if data.train is None and data.data is None:
         raise InputError(
             "no task and no data were given",

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.pipeline.config.tasks import Kind, Task
+from kdc.artifact.manifest import Kind
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.columns import Columns, Row
 from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.splits import Ints, Mask

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.decision import Basis, rows_needed, unseen
 from kdc.artifact.contract.terms import Contract, Quality
-from kdc.pipeline.config.tasks import Kind
+from kdc.artifact.manifest import Kind
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import difference
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline.config.tasks import Kind
+from kdc.artifact.manifest import Kind
 from kdc.pipeline.quality import metrics
 from kdc.serving.engine.engine import activate
 

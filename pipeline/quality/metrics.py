@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.pipeline.config.tasks import Kind
+from kdc.artifact.manifest import Kind
 
 
 def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import in_order
-from kdc.artifact.manifest import CPU_PROVIDER, Manifest, load_manifest
+from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
@@ -22,7 +23,7 @@ from kdc.pipeline.quality.intervals import difference, reliability, score_interv
 from kdc.pipeline.report.disagreements import disagreements
 from kdc.pipeline.rundir.commands import read_commands
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.stages.evaluate import ALL_LOGITS
+from kdc.pipeline.rundir.served import ALL_LOGITS
 from kdc.pipeline.stages.package import MADE_FROM, SETTINGS
 from kdc.serving.engine.engine import activate
 

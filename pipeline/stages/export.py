@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.tasks import Kind
 from kdc.pipeline.data.served import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs

@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.tasks import Kind
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal

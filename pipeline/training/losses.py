@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdc.pipeline.config.tasks import Kind
+from kdc.artifact.manifest import Kind
 
 
 def label_loss(logits: Tensor, labels: Tensor, kind: Kind, class_weights: Tensor | None = None) -> Tensor:

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from kdc.artifact.contract.text import refuse_failed
-from kdc.artifact.manifest import Device, TaskInfo, load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
 from kdc.common.ray import connected

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Encoding
 
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
@@ -26,7 +27,6 @@ from kdc.artifact.manifest import (
     TaskInfo,
     TokenizerInfo,
     Variant,
-    load_manifest,
 )
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.providers import OpenSession, open_session, run_bound

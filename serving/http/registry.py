@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
-from kdc.artifact.manifest import MANIFEST_NAME, load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.artifact.stores.addresses import name_of
 from kdc.common import machine
 from kdc.common.cores import usable_cores

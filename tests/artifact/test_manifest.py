@@ -13,16 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kdc.artifact.manifest import (
-    FileInfo,
-    Lineage,
-    Manifest,
-    TaskInfo,
-    TokenizerInfo,
-    Variant,
-    load_manifest,
-    write_manifest,
-)
+from kdc.artifact.folder import load_manifest, write_manifest
+from kdc.artifact.manifest import FileInfo, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 from kdc.common.errors import InputError, KdcError
 
 FILES = {"model.onnx": b"weights" * 100, "tokenizer.json": b"{}"}

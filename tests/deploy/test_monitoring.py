@@ -19,7 +19,7 @@ from live import running
 from manifests import DEPLOY
 from prometheus_client.parser import text_string_to_metric_families
 
-from kdc.artifact.manifest import load_manifest, write_manifest
+from kdc.artifact.folder import load_manifest, write_manifest
 
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "kdc.json").read_text(encoding="utf-8"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,12 @@ import tiny_runs
 from scipy.special import softmax
 from tiny_runs import base_model, config_for, write_rows
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.tasks import Kind, custom_task
+from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.data.scores import _read, scores_of_rows
 from kdc.pipeline.data.served import digest
@@ -232,7 +232,7 @@ def test_answers_that_are_the_labels_are_known_for_every_kind(
     kind: Kind, logits: list, labels: list, other: list
 ) -> None:
     task = custom_task("ratings", "text", None, "rating", kind)
-    task = dataclasses.replace(task, center=3.0, spread=2.0)
+    task = task.model_copy(update={"center": 3.0, "spread": 2.0})
     found = np.array(logits, dtype=np.float32)
     assert are_the_labels(found, np.array(labels), task)
     assert not are_the_labels(found, np.array(other), task)

@@ -12,7 +12,7 @@ import pytest
 import transfers
 from transfers import BIG, contents
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.pull import pull_for_people
 from kdc.artifact.stores.push import push_for_people
 from kdc.common.errors import InputError, KdcError

@@ -17,7 +17,7 @@ import pytest
 import transfers
 from transfers import BIG, BIG_BYTES, Traffic, contents, hidden
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores import files
 from kdc.artifact.stores.pull import pull_for_people
 from kdc.artifact.stores.push import push_for_people

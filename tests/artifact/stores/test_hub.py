@@ -16,7 +16,7 @@ import transfers
 from hub_stub import TOKEN, Stub
 from transfers import BIG, BIG_BYTES, contents, hidden
 
-from kdc.artifact.manifest import describe_files, load_manifest, write_manifest
+from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.stores import hub
 from kdc.artifact.stores.pull import pull_for_people
 from kdc.artifact.stores.push import push_for_people

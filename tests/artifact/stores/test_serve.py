@@ -13,7 +13,7 @@ from live import served
 from tiny_runs import ROOT
 from transfers import BIG, BIG_BYTES, Traffic, contents
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.push import push_for_people
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.registry import split_artifacts

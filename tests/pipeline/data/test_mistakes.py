@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.tasks import Kind, Task, custom_task
+from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.prepared import Source, open_data, prepare
 
 GOOD = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(20)]

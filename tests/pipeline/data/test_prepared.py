@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
-from kdc.pipeline.config.tasks import Kind, Task, custom_task, find_task
+from kdc.pipeline.config.tasks import Task, custom_task, find_task
 from kdc.pipeline.data import readers
 from kdc.pipeline.data.prepared import PreparedData, Source, open_data, prepare, read_labelled
 

@@ -17,7 +17,7 @@ import tiny_runs
 from conftest import Finished
 from sklearn.metrics import confusion_matrix
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.compress import compress_for_people
 from kdc.pipeline.report.facts import verdict

@@ -11,7 +11,7 @@ import pytest
 import tiny_runs
 from tiny_runs import base_model, config_for, write_rows
 
-from kdc.artifact.manifest import load_manifest
+from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.stages import teacher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,7 +154,7 @@ def test_a_finetuned_regression_teacher_answers_in_standard_deviations(tmp_path:
     model, _ = build("bert", tmp_path, outputs=1)
     model.save_pretrained(tmp_path)
     expected = (model(input_ids=IDS, attention_mask=MASK).logits - 40.0) / 8.0
-    task = dataclasses.replace(custom_task("prices", "text", None, "label", "regression"), center=40.0, spread=8.0)
+    task = custom_task("prices", "text", None, "label", "regression").model_copy(update={"center": 40.0, "spread": 8.0})
     teacher = load_finetuned(str(tmp_path), task, None).eval()
     torch.testing.assert_close(teacher(input_ids=IDS, attention_mask=MASK).logits, expected)
 

@@ -1,0 +1,176 @@
+"""The artifact's folder: writing its manifest, and reading it back with a check of every file.
+
+Reads `manifest.json` and every file that it names (size and SHA-256). Writes `manifest.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, FileInfo, Manifest
+from kdc.common.errors import InputError, KdcError
+from kdc.common.files import write_whole
+
+_REMAKE = "make the artifact again with `kdc compress`, or copy it again from where it came"
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
+    """Size and SHA-256 of files in `folder`, for `Manifest.files`."""
+    return {name: FileInfo(sha256=_sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest.json` atomically: it is there whole, or not at all.
+
+    Args:
+        folder: the artifact; its other files are already in it.
+        manifest: its `sha256` is filled in here.
+
+    Returns:
+        The manifest with its `sha256`.
+
+    Raises:
+        KdcError: a file that the manifest names is missing or differs, or the manifest is larger than 1 MiB.
+    """
+    document = manifest.model_dump(mode="json")
+    document["sha256"] = canonical_sha256(document)
+    content = (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise KdcError(
+            "the manifest is too large",
+            given=f"{len(content)} bytes",
+            remedy=f"keep it under {MAX_MANIFEST_BYTES} bytes: shorter label names, fewer table rows",
+        )
+    _check_files(folder, manifest, hashes=True)
+    write_whole(folder / MANIFEST_NAME, content)
+    return manifest.model_copy(update={"sha256": document["sha256"]})
+
+
+def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | None = None) -> Manifest:
+    """Read `manifest.json` and check that the artifact is whole.
+
+    Args:
+        folder: the artifact.
+        verify: also read every file and compare its SHA-256 (names, presence and sizes are always compared).
+        expect_sha256: the manifest's `sha256` as its maker told it; guards against a forged artifact.
+
+    Raises:
+        InputError: there is no artifact at `folder`, or it is not the one that `expect_sha256` names.
+        KdcError: the manifest or a file is damaged, missing, or of a schema that this version does not know.
+    """
+    path = folder / MANIFEST_NAME
+    manifest = parse_manifest(_read_bounded(path), path, expect_sha256=expect_sha256)
+    try:
+        _check_files(folder, manifest, hashes=verify)
+    except OSError as error:
+        raise KdcError(
+            "a file of the artifact cannot be read",
+            given=f"{error.filename}: {error.strerror}",
+            remedy="see that this user may read it: `chmod -R a+rX` of the artifact",
+        ) from error
+    return manifest
+
+
+def _read_bounded(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_MANIFEST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            "there is no artifact here",
+            given=path.parent,
+            remedy=f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`",
+        ) from error
+    except OSError as error:
+        raise KdcError("the manifest cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
+
+
+def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
+    """The manifest in a file's bytes, by itself: the files that it names are not looked at.
+
+    Args:
+        content: of `manifest.json`.
+        path: where it comes from, for messages.
+        expect_sha256: as `load_manifest` takes it.
+
+    Raises:
+        InputError: it is not the one that `expect_sha256` names.
+        KdcError: it is too large, damaged, or of a schema that this version does not know.
+    """
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise KdcError("the manifest is too large", given=f"{path}: over {MAX_MANIFEST_BYTES} bytes", remedy=_REMAKE)
+    manifest = _parse(path, content)
+    if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
+        raise InputError(
+            "this is not the artifact that was expected",
+            given=f"manifest SHA-256 {manifest.sha256}, expected {expect_sha256}",
+            remedy="fetch the artifact again, or pass the SHA-256 that `kdc inspect` prints for a copy that you trust",
+        )
+    return manifest
+
+
+def _parse(path: object, content: bytes) -> Manifest:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise KdcError("the manifest is not valid JSON", given=f"{path}: {error}", remedy=_REMAKE) from error
+    if not isinstance(document, dict):
+        raise KdcError("the manifest is not a JSON object", given=path, remedy=_REMAKE)
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise KdcError(
+            "the manifest has a schema version that this kdc does not know",
+            given=f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}",
+            remedy="install the kdc that made the artifact, or make the artifact again with this one",
+        )
+    if document.get("sha256") != canonical_sha256(document):
+        raise KdcError("the manifest does not match its own SHA-256: it was changed", given=path, remedy=_REMAKE)
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise KdcError(
+            "the manifest does not follow its schema", given=f"{path}: {problems}", remedy=_REMAKE
+        ) from error
+
+
+def canonical_sha256(document: dict[str, Any]) -> str:
+    """SHA-256 of the document without its own `sha256`: sorted keys, no spaces, UTF-8."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
+    root = folder.resolve()
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise KdcError("a file of the artifact is missing", given=path, remedy=_REMAKE)
+        if not path.resolve().is_relative_to(root):
+            raise KdcError(
+                "a file of the artifact is a link that leaves it", given=path, remedy="replace it by a copy of the file"
+            )
+        size = path.stat().st_size
+        if size != expected.size:
+            raise KdcError(
+                "a file of the artifact has the wrong size",
+                given=f"{path}: {size} bytes, the manifest says {expected.size}",
+                remedy=_REMAKE,
+            )
+        if hashes and (digest := _sha256_of(path)) != expected.sha256:
+            raise KdcError(
+                "a file of the artifact was changed",
+                given=f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}",
+                remedy=_REMAKE,
+            )

@@ -1,0 +1,139 @@
+"""Two processes that train together, started by torchrun as people do it (gloo, on the CPU)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import tiny_runs
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.resolve import parse_sets, resolve
+from kdc.pipeline.rundir.ranks import ALONE, Ranks, join
+from kdc.pipeline.training.checkpoints import SEAL
+
+# No dropout, whose masks are the only thing that two processes draw differently; whole batches only.
+EXACT = (
+    "student.lora.dropout=0",
+    "teacher.epochs=2",
+    "student.epochs=2",
+    "student.min_steps=20",
+    "student.allow_majority=true",
+)
+_TRAIN_ROWS, _TUNE_ROWS = 320, 300
+
+
+def inputs(folder: Path) -> Path:
+    teacher = tiny_runs.base_model("bert", folder / "teacher", hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    tiny_runs.write_rows(folder / "train.csv", _TRAIN_ROWS + _TUNE_ROWS, seed=1)
+    tiny_runs.write_rows(folder / "eval.csv", 60, seed=2)
+    return teacher
+
+
+def start(folder: Path, teacher: Path, *more: str) -> subprocess.Popen[str]:
+    """`torchrun --nproc-per-node 2 -m kdc compress ...`."""
+    program, *arguments = tiny_runs.command(folder, teacher, *more)
+    launcher = [program, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        launcher + arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def sets(*items: str) -> list[str]:
+    return [part for item in items for part in ("--set", item)]
+
+
+def metrics(run: Path, stage: str) -> dict[str, Any]:
+    return json.loads((run / stage / "stage.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    teacher = inputs(tmp_path)
+    alone = tiny_runs.config_for(tmp_path, teacher, *EXACT, flags={"run.out": tmp_path / "alone"})
+    tiny_runs.compress(alone, until="student")
+    process = start(tmp_path, teacher, *sets(*EXACT), "--until", "merge", "--json")
+    printed, told = process.communicate(timeout=240)
+    assert process.returncode == 0, told
+    assert "merge" in json.loads(printed)["stages"]  # one of them goes on, and tells
+    for stage in ("teacher", "student"):
+        one, two = metrics(tmp_path / "alone", stage), metrics(tmp_path / "run", stage)
+        assert (two["steps"], two["train_rows"]) == (one["steps"], _TRAIN_ROWS)
+        # Batches, order and rates are the same; sums of floats are not.
+        np.testing.assert_allclose(two["history"]["loss"], one["history"]["loss"], rtol=1e-2)
+    one, two = (np.load(tmp_path / name / "targets" / "logits.npy") for name in ("alone", "run"))
+    np.testing.assert_allclose(two, one, atol=0.05 * np.abs(one).max())
+    assert {path.name for path in (tmp_path / "alone").iterdir()} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+
+
+def test_a_lost_process_stops_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    teacher, more = inputs(tmp_path), sets("teacher.evaluations=12", "teacher.epochs=30")
+    process = start(tmp_path, teacher, *more)
+    checkpoints = tmp_path / "run" / "teacher.partial" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not any(checkpoints.glob("checkpoint-*/" + SEAL)):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    helper = next(child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
+    helper.send_signal(signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "another process of this run was lost; finished stages and checkpoints are kept" in told
+    assert "run the same command again to go on: torchrun --nproc-per-node 2 -m kdc compress" in told
+    again = start(tmp_path, teacher, *more, "--until", "student")
+    _, told = again.communicate(timeout=240)
+    assert again.returncode == 0, told
+    assert metrics(tmp_path / "run", "teacher")["resumed_from"] > 0
+    assert metrics(tmp_path / "run", "teacher")["tune"]["accuracy"] > 90
+
+
+def test_wrong_input_is_told_once(tmp_path: Path) -> None:
+    teacher = inputs(tmp_path)
+    (tmp_path / "eval.csv").write_text("first,second,label\na,b,perhaps\n", encoding="utf-8")
+    process = start(tmp_path, teacher)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert told.count("remedy") == 1, told
+    assert "perhaps" in told
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    config = resolve(flags={}, sets=parse_sets(["student.batch_size=30"]), file={})
+    Ranks(size=2).check_batches(config)
+    with pytest.raises(InputError, match=r"student\.batch_size=32"):
+        Ranks(size=4).check_batches(config)
+
+
+def test_a_process_that_was_not_launched_with_others_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch systems set some of torchrun's variables for every process."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert join("cpu") is ALONE
+
+
+def test_gradient_checkpointing_trains_to_the_same(tmp_path: Path) -> None:
+    teacher = inputs(tmp_path)
+    histories = []
+    for name in ("false", "true"):
+        changes = [f"{section}.gradient_checkpointing={name}" for section in ("teacher", "student")]
+        config = tiny_runs.config_for(tmp_path, teacher, *EXACT, *changes, flags={"run.out": tmp_path / name})
+        tiny_runs.compress(config, until="student")
+        histories.append(metrics(tmp_path / name, "student")["history"]["loss"])
+    np.testing.assert_allclose(histories[1], histories[0], rtol=1e-3)
+    assert sys.modules["torch"].is_grad_enabled()
