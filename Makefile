@@ -22,7 +22,7 @@ PARALLEL := -n 2 --dist loadfile
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
-	@echo 'make check               lint, format, types and deploy/k8s: rendered, and valid for Kubernetes'
+	@echo 'make check               lint, format, types, who imports whom, and deploy/k8s: rendered, and valid for Kubernetes'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
@@ -45,6 +45,7 @@ check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff format --check .
 	@mkdir -p .typecheck && ln -sfn .. .typecheck/kdc
 	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest tests/deploy/test_manifests.py
 
 test-browser: $(VENV)/.installed-browser

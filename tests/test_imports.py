@@ -1,0 +1,95 @@
+"""Which file imports which: each contract of import-linter can fail, and what no contract says holds too."""
+
+from __future__ import annotations
+
+import graphlib
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import grimp
+import pytest
+from grimp import ImportGraph
+from live import ROOT
+from tracked import copy_tracked
+
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+# What breaks each contract: lines that a copy of the package gets at the end of a file, which may be new.
+BREAKS = {
+    "rooms": {"common/injected.py": "def lazy():\n    import kdc.artifact\n"},
+    "pipeline": {"pipeline/config/injected.py": "import kdc.pipeline.rundir\n"},
+    "stages": {"pipeline/stages/injected.py": "def lazy():\n    import kdc.pipeline.stages.data\n"},
+    "engine": {"serving/engine/injected.py": "import starlette.requests\n"},
+    "serving": {"artifact/injected.py": "def lazy():\n    import torch\n"},
+    "bento": {
+        "serving/service.py": "import kdc.serving.http.injected\n",
+        "serving/http/injected.py": "import kdc.serving.bulk.predict\n",
+    },
+    "tools": {"pipeline/injected.py": "def lazy():\n    import kdc.tools\n"},
+    "circles": {
+        "serving/http/injected.py": "import kdc.serving.http.injected_too\n",
+        "serving/http/injected_too.py": "def lazy():\n    import kdc.serving.http.injected\n",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> ImportGraph:
+    return grimp.build_graph("kdc", cache_dir=None)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the repository as a folder `kdc`, to be changed."""
+    return copy_tracked(tmp_path / "kdc")
+
+
+def lint(package: Path, contract: str) -> subprocess.CompletedProcess[str]:
+    """What import-linter says of a package by one contract of our pyproject.toml."""
+    program = str(Path(sys.executable).with_name("lint-imports"))
+    return subprocess.run(
+        [program, "--no-cache", "--contract", contract, str(ROOT / "pyproject.toml")],
+        cwd=package.parent,
+        env={**os.environ, "PYTHONPATH": str(package.parent), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("contract", [each["id"] for each in CONTRACTS])
+def test_each_contract_can_fail(contract: str, package: Path) -> None:
+    for name, lines in BREAKS[contract].items():
+        with (package / name).open("a", encoding="utf-8") as file:
+            file.write(lines)
+    done = lint(package, contract)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "injected" in done.stdout
+
+
+@pytest.mark.parametrize(("contract", "folder"), [("rooms", ""), ("pipeline", "pipeline/")])
+def test_a_new_folder_has_to_be_given_its_place(contract: str, folder: str, package: Path) -> None:
+    (package / folder / "attic").mkdir()
+    (package / folder / "attic" / "__init__.py").touch()
+    done = lint(package, contract)
+    assert done.returncode == 1
+    assert "attic" in done.stdout
+
+
+def test_no_circle_of_files_through_a_package_file(graph: ImportGraph) -> None:
+    """The contract on circles compares siblings; a package's `__init__.py` and a file below it are none."""
+    # Every import of a file below imports the root first, so that importing the root closes no circle.
+    imports = {module: graph.find_modules_directly_imported_by(module) - {"kdc"} for module in graph.modules}
+    graphlib.TopologicalSorter(imports).prepare()
+
+
+def test_from_the_root_only_the_version_is_imported(graph: ImportGraph) -> None:
+    """The root offers the tools to people: what imports it could climb over every room."""
+    lines = {
+        detail["line_contents"]
+        for importer in graph.find_modules_that_directly_import("kdc")
+        for detail in graph.get_import_details(importer=importer, imported="kdc")
+    }
+    assert lines <= {"from kdc import __version__"}
