@@ -6,15 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_runs
+import torch
 from bag_models import write_artifact
 
 from kdc.common.errors import InputError, KdcError
-from kdc.tools.bench import Case, Subject, parse_subject, run_bench, text
 from kdc.tools.bench.plot import check_format, draw
+from kdc.tools.bench.result import BenchResult
+from kdc.tools.bench.run import Case, Subject, parse_subject, run_bench
+from kdc.tools.bench.subject_process import load
+from kdc.tools.bench.text import render
 
 CASES = [Case(1, 4), Case(3, 8), Case(1, 500)]
 
@@ -25,45 +28,59 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(artifact: Path) -> dict[str, Any]:
+def result(artifact: Path) -> BenchResult:
     subjects = [Subject("int8", artifact), Subject("fp32", artifact, "fp32")]
     return run_bench(subjects, CASES, rounds=3, seconds=0.01, device="cpu", threads=1)
 
 
-def test_every_subject_has_its_turns_at_every_case_it_can_take(found: dict[str, Any]) -> None:
-    for one in found["subjects"]:
-        assert [(case["batch"], case["tokens"]) for case in one["cases"]] == [(1, 4), (3, 8)]  # 500 are too long
-        for case in one["cases"]:
-            assert case["calls"] >= 3 * 5
-            assert 0 < case["p50_ms"] <= case["p95_ms"] <= case["p99_ms"]
-            assert case["rows_per_second"] > 0
-        assert one["cold_start_s"] > 0
-        assert one["peak_memory_bytes"] > 10e6
+def test_every_subject_has_its_turns_at_every_case_it_can_take(result: BenchResult) -> None:
+    for subject in result.subjects:
+        assert [(case.batch, case.tokens) for case in subject.cases] == [(1, 4), (3, 8)]  # 500 are too long
+        for case in subject.cases:
+            assert case.calls >= 3 * 5
+            assert 0 < case.p50_ms <= case.p95_ms <= case.p99_ms
+            assert case.rows_per_second > 0
+        assert subject.cold_start_s > 0
+        assert subject.peak_memory_bytes > 10e6
 
 
-def test_the_first_is_the_measure_of_the_others(found: dict[str, Any]) -> None:
-    first, second = found["subjects"]
-    assert [case["against_first"] for case in first["cases"]] == [1.0, 1.0]
-    assert all(case["against_first"] > 0 for case in second["cases"])
+def test_the_first_subject_is_the_measure_of_the_others(result: BenchResult) -> None:
+    first, second = result.subjects
+    assert [case.against_first for case in first.cases] == [1.0, 1.0]
+    assert all(case.against_first is not None and case.against_first > 0 for case in second.cases)
 
 
-def test_what_ran_is_reported(found: dict[str, Any]) -> None:
-    assert [one["variant"] for one in found["subjects"]] == ["int8", "fp32"]
-    assert {one["on"] for one in found["subjects"]} == {"CPUExecutionProvider"}
-    assert {one["threads"] for one in found["subjects"]} == {1}
-    assert found["machine"]["cores"]["usable"] >= 1
-    assert found["settings"]["rounds"] == 3
+def test_the_result_says_what_ran_and_how(result: BenchResult) -> None:
+    assert [subject.variant for subject in result.subjects] == ["int8", "fp32"]
+    assert {subject.on for subject in result.subjects} == {"CPUExecutionProvider"}
+    assert {subject.threads for subject in result.subjects} == {1}
+    assert result.machine["cores"]["usable"] >= 1
+    assert result.settings.rounds == 3
 
 
-def test_a_hugging_face_model_stands_beside_an_artifact(artifact: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def hugging_face_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoModelForSequenceClassification
 
-    model = tiny_runs.base_model("bert", tmp_path / "model")
+    model = tiny_runs.base_model("bert", tmp_path_factory.mktemp("bench") / "model")
     AutoModelForSequenceClassification.from_pretrained(model).save_pretrained(model)
-    subjects = [Subject("student", artifact), Subject("teacher", model)]
-    found = run_bench(subjects, [Case(2, 6)], rounds=1, seconds=0.01, device="cpu")
-    assert [one["runtime"] for one in found["subjects"]] == ["onnxruntime", "torch"]
-    assert [case["tokens"] for one in found["subjects"] for case in one["cases"]] == [6, 6]
+    return model
+
+
+def test_a_hugging_face_model_is_timed_with_torch(hugging_face_model: Path) -> None:
+    model = load(hugging_face_model, variant=None, device="cpu", threads=torch.get_num_threads())
+    assert (model.about.runtime, model.about.on, model.about.longest) == ("torch", "cpu", 48)
+    turn = model.time(batch=2, length=6, seconds=0.01)
+    assert turn.tokens == 6
+    assert sum(turn.ms) >= 10
+
+
+@pytest.mark.slow
+def test_a_hugging_face_model_stands_beside_an_artifact(artifact: Path, hugging_face_model: Path) -> None:
+    subjects = [Subject("student", artifact), Subject("teacher", hugging_face_model)]
+    result = run_bench(subjects, [Case(2, 6)], rounds=1, seconds=0.01, device="cpu")
+    assert [subject.runtime for subject in result.subjects] == ["onnxruntime", "torch"]
+    assert [case.tokens for subject in result.subjects for case in subject.cases] == [6, 6]
 
 
 def test_a_subject_killed_in_the_middle_of_a_reply_is_told_as_lost(
@@ -72,22 +89,21 @@ def test_a_subject_killed_in_the_middle_of_a_reply_is_told_as_lost(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nread line\nprintf '{\"half'\nkill -9 $$\n", encoding="utf-8")
     python.chmod(0o755)
-    monkeypatch.setattr("kdc.tools.bench.turns.sys.executable", str(python))
+    monkeypatch.setattr("kdc.tools.bench.run.sys.executable", str(python))
     with pytest.raises(KdcError, match=r"a subject's process ended(?s:.*)exit -9"):
         run_bench([Subject("int8", artifact)], CASES, rounds=1, seconds=0.01, device="cpu")
 
 
-def test_people_see_all_of_it(found: dict[str, Any], tmp_path: Path) -> None:
-    told = text.render(found)
-    for one in found["subjects"]:
-        for case in one["cases"]:
+def test_the_text_and_the_pictures_show_every_case(result: BenchResult, tmp_path: Path) -> None:
+    lines = render(result).splitlines()
+    for subject in result.subjects:
+        for case in subject.cases:
             assert any(
-                line.split()[:3] == [str(case["tokens"]), str(case["batch"]), one["name"]]
-                and f"{case['p50_ms']:.2f}" in line
-                for line in told.splitlines()
+                line.split()[:3] == [str(case.tokens), str(case.batch), subject.name] and f"{case.p50_ms:.2f}" in line
+                for line in lines
             )
     for ending in ("svg", "png"):
-        draw(found, tmp_path / f"plot.{ending}")
+        draw(result, tmp_path / f"plot.{ending}")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (tmp_path / "plot.svg").read_text()
 

@@ -1,39 +1,52 @@
-"""A benchmark's result as a picture. Needs matplotlib, which comes with `[compress]`."""
+"""The result of a benchmark as a picture. Needs matplotlib, which comes with `[compress]`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kdc.common.errors import InputError
+from kdc.tools.bench.result import BenchResult, CaseResult
 
 _MARKS = "os^Dv*"
 FORMATS = (".svg", ".png", ".pdf")
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Latency of one row, and throughput of the largest batch, by length.
+def draw(result: BenchResult, path: Path) -> None:
+    """Draw the latency of the smallest batch and the throughput of the largest one, both by tokens a row.
 
     Args:
-        found: of `run_bench`.
-        path: its ending is the format.
+        result: what `run_bench` measured.
+        path: the picture's file; its ending is its format.
 
     Raises:
-        InputError: another ending, or no place to write to.
+        InputError: the ending is none of `FORMATS`, or the file cannot be written.
     """
     check_format(path)
-    batches = sorted({case["batch"] for one in found["subjects"] for case in one["cases"]})
+    batches = sorted({case.batch for subject in result.subjects for case in subject.cases})
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    _panel(left, found, batches[0], "p50_ms", f"Latency of {_rows(batches[0])}", "milliseconds (p50, bar to p95)")
-    _panel(right, found, batches[-1], "rows_per_second", f"Throughput, {_rows(batches[-1])} a call", "rows a second")
+    for number, subject in enumerate(result.subjects):
+        mark = _MARKS[number % len(_MARKS)]
+        latencies, speeds = (_by_tokens(subject.cases, batch) for batch in (batches[0], batches[-1]))
+        tokens = [case.tokens for case in latencies]
+        (line,) = left.plot(tokens, [case.p50_ms for case in latencies], marker=mark)
+        ends = [case.p50_ms for case in latencies], [case.p95_ms for case in latencies]
+        left.vlines(tokens, *ends, color=line.get_color(), alpha=0.5)
+        right.plot(
+            [case.tokens for case in speeds],
+            [case.rows_per_second for case in speeds],
+            marker=mark,
+            label=subject.name,
+        )
+    _label(left, f"Latency of {_rows(batches[0])}", "milliseconds (p50, bar to p95)")
+    _label(right, f"Throughput, {_rows(batches[-1])} a call", "rows a second")
     right.legend(frameon=False)
-    machine = found["machine"]
+    machine = result.machine
     figure.supxlabel(f"tokens a row. {machine['cpu']['model']}, {machine['cores']['usable']} cores", fontsize=9)
     try:
         figure.savefig(path, dpi=150)
@@ -44,28 +57,28 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def check_format(path: Path) -> None:
-    """See that the plot can be of this kind, before anything is measured.
+    """Check, before anything is measured, that a plot can be written to this file.
 
     Raises:
-        InputError: it cannot.
+        InputError: the ending is none of `FORMATS`, or the folder does not exist.
     """
     if path.suffix not in FORMATS or not path.parent.is_dir():
         raise InputError(
-            "no such kind of plot, or no such folder", given=path, remedy=f"name a file {' '.join(FORMATS)}"
+            "the plot has an unknown ending, or its folder does not exist",
+            given=path,
+            remedy=f"name a file that ends in one of {' '.join(FORMATS)}, in a folder that exists",
         )
+
+
+def _by_tokens(cases: tuple[CaseResult, ...], batch: int) -> list[CaseResult]:
+    return sorted((case for case in cases if case.batch == batch), key=lambda case: case.tokens)
 
 
 def _rows(count: int) -> str:
     return "one row" if count == 1 else f"{count} rows"
 
 
-def _panel(axes: Axes, found: dict[str, Any], batch: int, key: str, title: str, unit: str) -> None:
-    for place, one in enumerate(found["subjects"]):
-        cases = sorted((case for case in one["cases"] if case["batch"] == batch), key=lambda case: case["tokens"])
-        x, y = [case["tokens"] for case in cases], [case[key] for case in cases]
-        (line,) = axes.plot(x, y, marker=_MARKS[place % len(_MARKS)], label=one["name"])
-        if key == "p50_ms":
-            axes.vlines(x, y, [case["p95_ms"] for case in cases], color=line.get_color(), alpha=0.5)
+def _label(axes: Axes, title: str, unit: str) -> None:
     axes.set(title=title, ylabel=unit)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)

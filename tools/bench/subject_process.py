@@ -1,7 +1,8 @@
-"""One subject of `kdc bench`, in a process of its own: loads a model, answers made-up rows, times itself.
+"""The program that `kdc bench` starts for each subject: it loads one model, answers made-up rows, and times itself.
 
-JSON lines on stdin and stdout. First comes what to load, answered when the first row was; then one line a case,
-answered by milliseconds a call; an empty line ends it, answered by its peak memory.
+It speaks JSON lines. The first line on stdin says what to load and is answered on stdout, once the model has answered
+one row, by what was loaded. Each further line asks for one turn and is answered by the milliseconds of its calls. An
+empty line ends the process and is answered by its peak memory.
 """
 
 from __future__ import annotations
@@ -9,78 +10,74 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common.errors import InputError, KdcError
 from kdc.common.memory import own_peak_memory_bytes
+from kdc.common.timing import seconds_of
 from kdc.serving.engine.synthetic import row_of
 from kdc.serving.engine.tokenizing import Text
+from kdc.tools.bench.result import Loaded, Turn
 
 _LEAST_CALLS = 5
 _WARM_UPS = 3
 
 
-class Answering:
-    """A model that is ready.
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to answer.
 
     Attributes:
         answer: rows to probabilities, tokenising included.
-        tokens: of one row.
+        count_tokens: tokens of one row, special tokens included.
         is_pair: whether a row has two texts.
-        longest: tokens that a row may have.
-        about: what it is and runs on.
+        about: what it is and what it runs on.
     """
 
-    def __init__(
-        self,
-        answer: Callable[[list[Text]], Any],
-        tokens: Callable[[Text], int],
-        *,
-        is_pair: bool,
-        longest: int,
-        about: dict[str, Any],
-    ) -> None:
-        self.answer = answer
-        self.tokens = tokens
-        self.is_pair = is_pair
-        self.longest = longest
-        self.about = about
+    answer: Callable[[list[Text]], Any]
+    count_tokens: Callable[[Text], int]
+    is_pair: bool
+    about: Loaded
 
     def row(self, length: int) -> Text:
-        """A row of so many tokens, or as near as words get to it."""
-        return row_of(length, self.tokens, is_pair=self.is_pair)
+        """A made-up row of `length` tokens, or as near to that as words get."""
+        return row_of(length, self.count_tokens, is_pair=self.is_pair)
 
-    def time(self, batch: int, length: int, seconds: float) -> dict[str, Any]:
-        """Milliseconds of each call on `batch` rows, for so many seconds, after calls that do not count."""
+    def time(self, batch: int, length: int, seconds: float) -> Turn:
+        """Time calls on `batch` rows of `length` tokens for that many seconds, after calls that do not count."""
         row = self.row(length)
         rows = [row] * batch
         for _ in range(_WARM_UPS):
             self.answer(rows)
         times: list[float] = []
         while len(times) < _LEAST_CALLS or sum(times) < 1000 * seconds:
-            began = time.perf_counter()
-            self.answer(rows)
-            times.append(1000 * (time.perf_counter() - began))
-        return {"tokens": self.tokens(row), "ms": times}
+            times.append(1000 * seconds_of(lambda: self.answer(rows)))
+        return Turn(tokens=self.count_tokens(row), ms=tuple(times))
 
 
-def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Answering:
-    """An artifact through the engine that serves, or a Hugging Face model in torch.
+def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
+    """Load an artifact with the engine that serves, or a Hugging Face model with torch.
+
+    Args:
+        path: folder of either.
+        variant: of an artifact; None takes the manifest's choice.
+        device: "auto", "cpu" or "cuda".
+        threads: of a forward pass; None takes all cores that may be used.
 
     Raises:
-        InputError: it is neither.
-        KdcError: it cannot be loaded.
+        InputError: the folder holds neither, or a variant was named for a model in torch.
+        KdcError: the model cannot be loaded.
     """
     if (path / MANIFEST_NAME).exists():
-        return _artifact(path, variant, device, threads)
+        return _load_artifact(path, variant, device, threads)
     if (path / "config.json").exists():
         if variant is not None:
             raise InputError("a model in torch has no variants", given=variant, remedy=f"name it as {path}")
-        return _torch(path, device, threads)
+        return _load_torch(path, device, threads)
     raise InputError(
         "neither an artifact nor a Hugging Face model",
         given=path,
@@ -88,26 +85,26 @@ def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -
     )
 
 
-def _artifact(path: Path, variant: str | None, device: Any, threads: int | None) -> Answering:
+def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | None) -> Model:
     from kdc.serving.engine.engine import Engine
 
     engine = Engine.load(path, variant=variant, device=device, threads=threads)
-    return Answering(
-        lambda rows: engine.predict(rows, batch_size=len(rows)),
-        lambda row: len(engine.encode([row])[0]),
+    return Model(
+        answer=lambda rows: engine.predict(rows, batch_size=len(rows)),
+        count_tokens=lambda row: len(engine.encode([row])[0]),
         is_pair=engine.task.is_pair,
-        longest=engine.tokenizer_info.max_length,
-        about={
-            "runtime": "onnxruntime",
-            "variant": engine.variant,
-            "on": engine.provider,
-            "threads": engine.threads,
-            "notes": list(engine.notes),
-        },
+        about=Loaded(
+            runtime="onnxruntime",
+            variant=engine.variant,
+            on=engine.provider,
+            threads=engine.threads,
+            notes=tuple(engine.notes),
+            longest=engine.tokenizer_info.max_length,
+        ),
     )
 
 
-def _torch(path: Path, device: str, threads: int | None) -> Answering:
+def _load_torch(path: Path, device: str, threads: int | None) -> Model:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -131,25 +128,25 @@ def _torch(path: Path, device: str, threads: int | None) -> Answering:
         with torch.inference_mode():
             return model(**batch).logits.softmax(-1).cpu()
 
-    return Answering(
-        answer,
-        lambda row: len(tokenizer(row)["input_ids"]),
+    return Model(
+        answer=answer,
+        count_tokens=lambda row: len(tokenizer(row)["input_ids"]),
         is_pair=False,
-        longest=longest,
-        about={
-            "runtime": "torch",
-            "variant": str(model.dtype).removeprefix("torch."),
-            "on": place,
-            "threads": torch.get_num_threads(),
-            "notes": [],
-        },
+        about=Loaded(
+            runtime="torch",
+            variant=str(model.dtype).removeprefix("torch."),
+            on=place,
+            threads=torch.get_num_threads(),
+            notes=(),
+            longest=longest,
+        ),
     )
 
 
 def main() -> None:
-    """Load, answer, report."""
+    """Load the model, answer every line, and report errors of ours as a last reply."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no reply
+    os.dup2(2, 1)  # what libraries print on stdout is not a reply
 
     def reply(value: dict[str, Any]) -> None:
         replies.write(json.dumps(value) + "\n")
@@ -157,16 +154,14 @@ def main() -> None:
 
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     try:
-        wanted = json.loads(sys.stdin.readline())
-        subject = load(
-            Path(wanted["path"]), variant=wanted["variant"], device=wanted["device"], threads=wanted["threads"]
-        )
-        subject.answer([subject.row(8)])
-        reply({**subject.about, "longest": subject.longest})
+        asked = json.loads(sys.stdin.readline())
+        model = load(Path(asked["path"]), variant=asked["variant"], device=asked["device"], threads=asked["threads"])
+        model.answer([model.row(8)])
+        reply(model.about.model_dump())
         for line in iter(sys.stdin.readline, ""):
             if not line.strip():
                 break
-            reply(subject.time(**json.loads(line)))
+            reply(model.time(**json.loads(line)).model_dump())
         reply({"peak_memory_bytes": own_peak_memory_bytes()})
     except KdcError as error:
         reply({"error": [error.what, str(error.given), error.remedy], "exit_code": error.exit_code})
