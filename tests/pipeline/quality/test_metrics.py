@@ -77,3 +77,36 @@ def test_multilabel_macro_f1_is_over_the_labels_that_some_row_has(labels: list, 
     logits = np.array([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]])
     found = metrics.compute(logits, np.array(labels), "multilabel", ("macro_f1",))["macro_f1"]
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 77])
+def test_metrics_of_classes_equal_those_of_scikit_learn(classes: int) -> None:
+    """Would catch: a class that only one of truth and answers holds, or none; rows of one class alone."""
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    generator = np.random.default_rng(classes)
+    for rows in (1, 2, 5, 40, 300):
+        for _ in range(20):
+            truth = generator.integers(0, classes, rows)
+            answers = np.where(generator.random(rows) < 0.6, truth, generator.integers(0, classes, rows))
+            present = np.unique(truth)
+            expected = f1_score(truth, answers, labels=present, average="macro", zero_division=0.0)
+            assert metrics.METRICS["macro_f1"](truth, answers) == pytest.approx(expected, abs=1e-12)
+            assert metrics.METRICS["matthews"](truth, answers) == pytest.approx(
+                matthews_corrcoef(truth, answers), abs=1e-12
+            )
+            if classes == 2:
+                assert metrics.METRICS["f1"](truth, answers) == pytest.approx(
+                    f1_score(truth, answers, zero_division=0.0), abs=1e-12
+                )
+
+
+def test_macro_f1_of_several_labels_equals_that_of_scikit_learn() -> None:
+    from sklearn.metrics import f1_score
+
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        truth, answers = generator.random((2, 30, 5)) < generator.random(5)
+        present = np.flatnonzero(truth.any(axis=0))
+        expected = f1_score(truth, answers, labels=present, average="macro", zero_division=0.0) if len(present) else 0.0
+        assert metrics.METRICS["macro_f1"](truth.astype(int), answers.astype(int)) == pytest.approx(expected, abs=1e-12)
