@@ -77,6 +77,39 @@ def layer_of(flags: Mapping[str, Any]) -> Layer:
     return layer
 
 
+def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
+    """Keyword arguments of Python as a layer: `{"task": "qnli", "student": {"epochs": 2}, "max_drop": 1.0}`.
+
+    A keyword is the name of a setting that one section alone has, or the name of a section, whose value is then a
+    mapping of its settings.
+
+    Raises:
+        InputError: no setting has that name, or several sections have.
+    """
+    layer: Layer = {}
+    keys = [key for key, _, _ in settings_of()]
+    for name, value in keywords.items():
+        if name in Config.model_fields and isinstance(value, Mapping):
+            layer = _merge(layer, {name: dict(value)})
+            continue
+        homes = [key for key in keys if key.rpartition(".")[2] == name]
+        if len(homes) > 1:
+            section = homes[0].partition(".")[0]
+            raise InputError(
+                "several sections have a setting of this name",
+                given=f"{name}: {', '.join(homes)}",
+                remedy=f"name the section: {section}={{{name!r}: {value!r}}}",
+            )
+        if not homes:
+            nearest = difflib.get_close_matches(name, [key.rpartition(".")[2] for key in keys], n=1)
+            hint = f"did you mean {nearest[0]}? " if nearest else ""
+            raise InputError(
+                "there is no setting of this name", given=name, remedy=f"{hint}`kdc config` prints them all"
+            )
+        _put(layer, homes[0], value)
+    return layer
+
+
 def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
     """The run's config: flags over `--set` over the file over presets over defaults.
 
