@@ -14,10 +14,11 @@ from typing import Any
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.parse import replace
 from kdc.artifact.contract.terms import Contract, Quality
-from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest, load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest
 from kdc.common.errors import InputError
-from kdc.pipeline.quality.costs import rows_of, rows_to_time
-from kdc.pipeline.quality.judge import judge, load
+from kdc.pipeline.quality.latency import rows_of, rows_to_time
+from kdc.pipeline.quality.judging import judge, load
 
 _LENGTHS = (8, 16, 32, 64)  # of an artifact without a contract, whose rows nobody knows
 
@@ -63,7 +64,7 @@ def verify_artifact(
         return judge(
             engine, contract, rows_to_time(engine, rows, contract.at), quality, compared=quality is None
         ), before
-    from kdc.pipeline.quality.retest import compare_again
+    from kdc.tools.labelled import compare_again
 
     texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
     return judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before

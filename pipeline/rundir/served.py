@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from kdc.artifact.manifest import Device, TokenizerInfo
 from kdc.pipeline.data.served import task_info
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.serving.engine.engine import Engine
 
-TOKENIZER_INFO = "tokenizer_info.json"
+
+def read_tokenizer_info(run: Run) -> TokenizerInfo:
+    """How rows are cut and padded for the student, as stage `export` wrote it."""
+    return TokenizerInfo.model_validate_json((run.folder("export") / TOKENIZER_INFO).read_text(encoding="utf-8"))
 
 
 def open_engine(run: Run, onnx_file: Path, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
-    """The serving engine over one ONNX file of the run, so that what is measured is what will serve."""
-    export = run.folder("export")
-    info = TokenizerInfo.model_validate(json.loads((export / TOKENIZER_INFO).read_text(encoding="utf-8")))
+    """The serving engine over one ONNX file of the run.
+
+    Args:
+        run: the run, exported.
+        onnx_file: the graph.
+        temperature: by which logits are divided.
+        device: where to answer.
+    """
     return Engine.from_files(
         onnx_file,
-        export / "tokenizer.json",
+        run.folder("export") / TOKENIZER_JSON,
         task=task_info(run.data().task),
-        tokenizer_info=info,
+        tokenizer_info=read_tokenizer_info(run),
         temperature=temperature,
         device=device,
     )

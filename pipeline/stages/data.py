@@ -16,7 +16,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data, prepare, tokenise
 from kdc.pipeline.data.request import source_of, task_of
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
-from kdc.pipeline.quality.costs import check_length
+from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training import ensemble, models
 from kdc.pipeline.training.fit import check_class_weights

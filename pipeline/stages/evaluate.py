@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Device
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.served import digest, texts_of, tokenizer_info
+from kdc.pipeline.data.served import digest, task_info, texts_of, tokenizer_info
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.measure import peak_memory_bytes, time_in_turns
+from kdc.pipeline.quality.latency import compare_speeds
+from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import open_engine
+from kdc.pipeline.rundir.served import ALL_LOGITS, open_engine
 from kdc.pipeline.stages.controls import CONTROLS
 from kdc.pipeline.stages.merge import load_student
 from kdc.pipeline.stages.targets import teacher_shares
@@ -34,7 +34,6 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-ALL_LOGITS = "logits.npz"
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
 Answer = Callable[[list[Text]], NDArray[np.float32]]
 
@@ -47,14 +46,14 @@ class Entry:
         answer: texts to logits, tokenising included.
         logits: split to logits on the whole split.
         row: its line of the table.
-        memory: arguments of `peak_memory_bytes`, or None where it is not measured.
+        memory: what a process of its own loads to measure its memory, or None where it is not measured.
         timed: whether its latency says anything here (fp16 on a CPU does not).
     """
 
     answer: Answer
     logits: Callable[[str], NDArray[np.float32]]
     row: dict[str, Any]
-    memory: dict[str, Any] | None = None
+    memory: ModelFiles | None = None
     timed: bool = True
     results: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
@@ -159,7 +158,13 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
     size = weights + (folder / "tokenizer.json").stat().st_size
     row = {"runtime": f"torch {run.device}", "parameters": models.count_parameters(model), "size_bytes": size}
     whole = size_of is None and run.device == "cpu"
-    return Entry(answer, logits, row, memory={"torch_model": folder, "tokenizer": info} if whole else None)
+    files = ModelFiles(
+        model=folder.resolve(),
+        tokenizer_json=(folder / "tokenizer.json").resolve(),
+        tokenizer=info,
+        task=task_info(run.data().task),
+    )
+    return Entry(answer, logits, row, memory=files if whole else None)
 
 
 def _teacher_entry(run: Run) -> Entry:
@@ -222,7 +227,7 @@ def _onnx_entry(run: Run, file: Path, parameters: int, device: Device, *, timed:
         "parameters": parameters,
         "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
     }
-    memory = {"onnx_file": file, "export": run.folder("export"), "task": run.data().task}
+    memory = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
     return Entry(
         answer=engine.logits,
         logits=lambda split: engine.logits(texts_of(run.data().rows(split))),
@@ -237,11 +242,11 @@ def _measure(
 ) -> None:
     """Latency and throughput in turns over all models, then each model's memory in a process of its own."""
     timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
-    timings = time_in_turns(timed, texts, latency_rows=latency_rows, throughput_rows=throughput_rows, rounds=rounds)
+    timings = compare_speeds(timed, texts, latency_rows=latency_rows, throughput_rows=throughput_rows, rounds=rounds)
     for name, entry in entries.items():
-        entry.row |= timings.get(name, {})
+        entry.row |= timings[name].model_dump() if name in timings else {}
         if memory and entry.memory is not None:
-            entry.row["peak_memory_bytes"] = peak_memory_bytes(texts[:64], **entry.memory)
+            entry.row["peak_memory_bytes"] = peak_memory_bytes(entry.memory, texts[:64])
 
 
 def _save_logits(path: Path, rows: Any, entries: dict[str, Entry], split: str) -> None:
@@ -256,10 +261,3 @@ def _save_logits(path: Path, rows: Any, entries: dict[str, Entry], split: str) -
     if "int8" in entries:
         arrays["student_int8_logits"] = entries["int8"].results[split]
     np.savez_compressed(path, **arrays)
-
-
-def kept(table: dict[str, dict[str, Any]], task: Task, name: str) -> float:
-    """Percent of the teacher's deciding metric that a row of the table keeps."""
-    first = task.metrics[0]
-    teacher = table["teacher"][first]
-    return 100 * table[name][first] / teacher if teacher else 0.0

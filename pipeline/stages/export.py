@@ -6,7 +6,6 @@ Reads `data/`, `merge/`. Writes `model.onnx`, `model.fp16.onnx`, `tokenizer.json
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
@@ -14,22 +13,23 @@ from kdc.pipeline.data.served import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
+from kdc.pipeline.results import DataResult, ExportResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.served import TOKENIZER_INFO
 from kdc.pipeline.training import models
 from kdc.serving.engine.engine import activate
 
 _ROWS = 64
-_LONGEST = 512  # 32 rows of more would take gigabytes in eager attention
+_LONGEST = 512  # a batch of 32 longer rows would take gigabytes in eager attention
 _FP16_TOLERANCE = 1e-2  # in probability; fp16 holds three digits
 
 
-def run(run: Run, out: Path) -> dict[str, Any]:
+def run(run: Run, out: Path) -> ExportResult:
     """Make the graphs in `out`."""
     settings = run.config.export
     merged = run.folder("merge") / "model"
     tokenizer = models.load_tokenizer(str(merged))
-    max_length = run.metrics("data")["max_length"][run.student_role]
+    max_length = run.result(DataResult).max_length[run.student_role]
     tokens = run.data().tokens(run.student_role, "tune")
     typed = "token_type_ids" in tokens.column_names
     exporter = export_onnx(merged, out / "model.onnx", exporter=settings.exporter, token_type_ids=typed)
@@ -43,25 +43,31 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     longest = min(max_length, _LONGEST)
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=run.config.run.seed))
     fp32 = onnx_logits(out / "model.onnx")
-    summary: dict[str, Any] = {
-        "exporter": exporter,
-        "fp32_parity": check_parity(fp32, torch_logits(merged), batches),
-    }
-    if settings.fp16:
-        summary["fp16_parity"] = _make_fp16(out, fp32, batches, run.data().task.kind)
-    return {**summary, "headline": f"{exporter}, largest logit difference {summary['fp32_parity']:.1e}"}
+    fp32_parity = check_parity(fp32, torch_logits(merged), batches)
+    result = ExportResult(
+        exporter=exporter,
+        fp32_parity=fp32_parity,
+        headline=f"{exporter}, largest logit difference {fp32_parity:.1e}",
+    )
+    if not settings.fp16:
+        return result
+    return result.model_copy(update={"fp16_parity": _make_fp16(out, fp32, batches, run.data().task.kind)})
 
 
 def _make_fp16(out: Path, fp32: LogitsFunction, batches: list[Feeds], kind: Kind) -> float | str:
-    """Largest difference in probability to fp32; the reason, where this graph has no fp16 form."""
+    """Make the fp16 graph.
+
+    Returns:
+        Its largest difference in probability to fp32, or a sentence that says why this graph has no fp16 form.
+    """
     target = out / "model.fp16.onnx"
 
-    def answers(run: LogitsFunction) -> LogitsFunction:
-        return lambda feeds: activate(run(feeds), kind)
+    def probabilities(logits: LogitsFunction) -> LogitsFunction:
+        return lambda feeds: activate(logits(feeds), kind)
 
     try:
         to_fp16(out / "model.onnx", target)
-        return check_parity(answers(onnx_logits(target)), answers(fp32), batches, tolerance=_FP16_TOLERANCE)
+        return check_parity(probabilities(onnx_logits(target)), probabilities(fp32), batches, tolerance=_FP16_TOLERANCE)
     except KdcError as error:
         target.unlink(missing_ok=True)
         return f"not made: {error.what} ({error.given})"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kdc.artifact.card import model_card
+from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
@@ -27,17 +28,14 @@ from kdc.artifact.manifest import (
     TaskInfo,
     TokenizerInfo,
     Variant,
-    describe_files,
-    load_manifest,
-    write_manifest,
 )
 from kdc.common import machine
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.data.served import task_info
-from kdc.pipeline.quality.variants import judge_variants
+from kdc.pipeline.data.served import task_info, texts_of
+from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import TOKENIZER_INFO
+from kdc.pipeline.rundir.served import ALL_LOGITS, TOKENIZER_INFO
 from kdc.pipeline.training.minilm import HUB_ID
 
 _PACKAGES = (
@@ -69,7 +67,15 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     judgement, contract = None, run.config.contract.terms
     if contract is not None:
         write_manifest(working, manifest)  # the engine loads what has one
-        manifest, judgement = judge_variants(run, working, manifest, contract)
+        manifest, judgement = judge_variants(
+            working,
+            manifest,
+            contract,
+            _answers(run),
+            device=judged_device(run.device),
+            int8_allowed=quantized["chosen"] is not None,
+            seed=run.config.run.seed,
+        )
     example = _example(manifest.task)
     (working / "README.md").write_text(model_card(manifest, quantized, judgement, example), encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
@@ -94,6 +100,16 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         "example": example,
         "headline": f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     }
+
+
+def _answers(run: Run) -> EvaluationAnswers:
+    """What stage `evaluate` kept of all models on the evaluation split."""
+    data = run.data()
+    split = data.eval_splits[0]
+    rows = data.rows(split)
+    with np.load(run.folder("evaluate") / ALL_LOGITS) as arrays:
+        logits = {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
+    return EvaluationAnswers(texts_of(rows), np.asarray(rows["label"][:]), logits["teacher"], logits)
 
 
 def is_intact(root: Path) -> bool:

@@ -11,7 +11,6 @@ from kdc.pipeline.config.tasks import custom_task, find_task
 from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge
-from kdc.pipeline.stages.quantize import choose
 from kdc.pipeline.training.fit import check_learned, plan_for
 
 TASK = find_task("qnli")
@@ -74,74 +73,6 @@ def test_a_merge_that_lost_the_training_is_refused() -> None:
     logits = np.array([[1.0, -1.0]], dtype=np.float32)
     with pytest.raises(KdcError, match="as before training"):
         check_merge(logits, logits, logits)
-
-
-def candidate(
-    score: float,
-    milliseconds: float,
-    *,
-    invariant: bool = True,
-    static: bool = True,
-    difference: float = 0.0,
-    graph: str | None = None,
-) -> dict:
-    return {
-        "graph": graph or f"a graph of {milliseconds} ms",
-        "tune": {"accuracy": score},
-        "rows_per_second": 1000 / milliseconds,
-        "latency_against_fp32": milliseconds / 10,
-        "mean_difference": difference,
-        "batch_invariant": invariant,
-        "static": static,
-    }
-
-
-def test_the_fastest_candidate_that_passes_is_chosen() -> None:
-    found = choose(
-        {"slow": candidate(90, 5), "fast": candidate(89.2, 3), "lossy": candidate(80, 1)},
-        "accuracy",
-        90,
-        1,
-    )
-    assert found["chosen"] == "fast"
-
-
-def test_among_candidates_of_equal_speed_the_one_nearest_to_fp32_is_chosen() -> None:
-    candidates = {
-        "a": candidate(89.5, 3.00, difference=0.03),
-        "b": candidate(90.2, 3.10, difference=0.02),
-        "c": candidate(89.9, 3.40, difference=0.01),
-        "d": candidate(90.0, 3.50, difference=0.001),
-    }
-    assert choose(candidates, "accuracy", 90, 1)["chosen"] == "c"
-
-
-@pytest.mark.parametrize("noise", [(3.0, 3.9, 4.5, 4.6), (3.9, 3.0, 4.6, 4.5)])
-def test_latencies_that_only_noise_tells_apart_do_not_change_the_choice(noise: tuple[float, ...]) -> None:
-    candidates = {
-        "tensor-a": candidate(90, noise[0], difference=0.02, graph="tensor"),
-        "tensor-b": candidate(90, noise[1], difference=0.03, graph="tensor"),
-        "channel-a": candidate(90, noise[2], difference=0.01, graph="channel"),
-        "channel-b": candidate(90, noise[3], difference=0.01, graph="channel"),
-    }
-    assert choose(candidates, "accuracy", 90, 1)["chosen"] == "tensor-a"
-
-
-def test_a_candidate_that_depends_on_its_batch_is_never_chosen() -> None:
-    found = choose(
-        {"bad": candidate(90, 1, invariant=False), "dynamic": candidate(90, 1, static=False)},
-        "accuracy",
-        90,
-        1,
-    )
-    assert (found["chosen"], found["int8"]) == (None, False)
-    assert "a CPU loads fp32" in found["note"]
-
-
-def test_where_all_candidates_cost_too_much_fp32_is_loaded_and_it_says_so() -> None:
-    found = choose({"lossy": candidate(80, 1), "less": candidate(85, 2)}, "accuracy", 90, 1)
-    assert (found["chosen"], found["winner"]) == (None, "less")
-    assert "lost 5.00" in found["note"]
 
 
 def test_calibration_finds_the_temperature_that_logits_were_scaled_by() -> None:

@@ -12,16 +12,19 @@ import tiny_runs
 import torch
 from conftest import Finished
 
-from kdc.artifact.manifest import TokenizerInfo, load_manifest
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import TokenizerInfo
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.data.served import task_info
+from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
-from kdc.pipeline.quality.measure import peak_memory_bytes
+from kdc.pipeline.graphs.int8_choice import Standard
+from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
 from kdc.pipeline.run import open_run
-from kdc.pipeline.stages import package, quantize
-from kdc.pipeline.stages.quantize import Bench
+from kdc.pipeline.stages import package
 
 
 @pytest.fixture
@@ -45,8 +48,8 @@ def again(
 def test_where_int8_costs_something_more_is_tried_and_one_file_stays(
     finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Bench, "is_free", lambda self, name: False)
-    monkeypatch.setattr(quantize, "layers_by_worth", lambda *given: [frozenset({"/classifier/Gemm"})])
+    monkeypatch.setattr(Standard, "is_free", lambda self, candidate: False)
+    monkeypatch.setattr(int8_trials, "layers_by_worth", lambda *given: [frozenset({"/classifier/Gemm"})])
     again(finished, copied, "quantize.calibration_rows=33")
     tried = json.loads((copied / "quantize" / "candidates.json").read_text())
     more = {name: found for name, found in tried.items() if name not in {"fp32", *(each.name for each in CANDIDATES)}}
@@ -75,9 +78,13 @@ def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
 def test_serving_a_model_takes_less_memory_than_torch(finished: Finished) -> None:
     run, texts = finished.folder / "run", [("w1 w5", "w6"), ("w2", "w7 w8")]
     info = TokenizerInfo.model_validate_json((run / "export" / "tokenizer_info.json").read_text())
-    torch_bytes = peak_memory_bytes(texts, torch_model=run / "merge" / "model", tokenizer=info)
-    onnx_bytes = peak_memory_bytes(
-        texts, onnx_file=run / "export" / "model.onnx", export=run / "export", task=open_data(run / "data").task
+    task = task_info(open_data(run / "data").task)
+    torch_bytes, onnx_bytes = (
+        peak_memory_bytes(
+            ModelFiles(model=model, tokenizer_json=folder / "tokenizer.json", tokenizer=info, task=task), texts
+        )
+        for folder in (run / "merge" / "model", run / "export")
+        for model in (folder if folder.name == "model" else folder / "model.onnx",)
     )
     assert 10_000_000 < onnx_bytes < torch_bytes
 

@@ -1,0 +1,116 @@
+"""Which int8 candidate serves: decided from what was measured of each on the tuning slice. No model is run here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdc.pipeline.results import Int8Choice, Int8Measurement
+
+FP32 = "fp32"  # among the measurements: the timings of fp32, to which the candidates are compared
+_NOISE = 0.15  # speeds that differ by less than this are taken as equal: shared machines are no quieter
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What candidates are held to.
+
+    Attributes:
+        metric: the task's deciding one.
+        fp32_score: fp32 ONNX on the tuning slice, in points.
+        rows: of the tuning slice.
+        max_drop: points that a candidate may cost against fp32.
+        free_drop: points that count as nothing.
+    """
+
+    metric: str
+    fp32_score: float
+    rows: int
+    max_drop: float
+    free_drop: float
+
+    def drop(self, candidate: Int8Measurement) -> float:
+        """Points that a measured candidate costs against fp32."""
+        assert candidate.tune is not None
+        return self.fp32_score - candidate.tune[self.metric]
+
+    def is_free(self, candidate: Int8Measurement) -> bool:
+        """Whether a candidate may serve, at a cost that counts as nothing to within what the tuning slice can tell.
+
+        Each of the rows whose label changed may as well have changed for the better, so that the standard error of
+        the cost is the root of their number.
+        """
+        cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
+        return candidate.batch_invariant and cost <= self.max_drop and cost - noise <= self.free_drop
+
+
+def is_eligible(candidate: Int8Measurement) -> bool:
+    """Whether a candidate was made, and a text's answer from it does not depend on its neighbours in the batch."""
+    return candidate.failed is None and candidate.static and candidate.batch_invariant
+
+
+def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
+    """Whether a candidate is faster than fp32, with single rows or in batches."""
+    return candidate.latency_against_fp32 < 1 or candidate.rows_per_second > fp32.rows_per_second
+
+
+def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
+    """Choose the fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32.
+
+    Among those whose speed differs by no more than noise, the one whose answers differ least from fp32's is taken:
+    over all rows, that says more than the few labels by which their metrics differ.
+
+    Speed is rows a second in batches of 32: the latency of single rows says the same, but a busy machine makes twenty
+    percent of two. Candidates of one graph do the same work with other numbers, so the highest of their speeds counts
+    for each: what noise alone tells apart must not decide, or another seed would give another file.
+
+    Args:
+        measured: candidates by name; "fp32" holds only timings.
+        standard: what they are held to.
+    """
+    invariant = {name: each for name, each in measured.items() if is_eligible(each)}
+    drops = {name: standard.drop(each) for name, each in invariant.items()}
+    good = {name: each for name, each in invariant.items() if drops[name] <= standard.max_drop}
+    if good:
+        speed: dict[str, float] = {}
+        for each in invariant.values():
+            speed[each.graph] = max(each.rows_per_second, speed.get(each.graph, 0.0))
+        limit = max(speed[each.graph] for each in good.values()) / (1 + _NOISE)
+        fast = {name: each for name, each in good.items() if speed[each.graph] >= limit}
+        winner = min(fast, key=lambda name: fast[name].mean_difference)
+        against = good[winner].latency_against_fp32
+        headline = f"{winner}: {drops[winner]:+.2f} points lost, {against:.2f} x the latency of fp32"
+        return Int8Choice(chosen=winner, winner=winner, int8=True, note="", headline=headline)
+    if invariant:
+        winner = min(invariant, key=lambda name: drops[name])
+        note = (
+            f"no int8 candidate lost at most {standard.max_drop} points (the best lost {drops[winner]:.2f}): "
+            "a CPU loads fp32"
+        )
+        return Int8Choice(chosen=None, winner=winner, int8=True, note=note, headline=note)
+    reasons = {each.failed or "not batch-invariant" for name, each in measured.items() if name != FP32}
+    note = f"no int8 candidate is eligible ({'; '.join(sorted(reasons))[:300]}): a CPU loads fp32"
+    return Int8Choice(chosen=None, winner=None, int8=False, note=note, headline=note)
+
+
+def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
+    """Choose once more, after further candidates were measured.
+
+    A choice made before stays unless another candidate is more accurate. Among those that are, the ones whose cost
+    counts as nothing come first.
+
+    Args:
+        before: the choice among the first candidates.
+        measured: all candidates, as in `choose`.
+        standard: what they are held to.
+    """
+    eligible = {name: each for name, each in measured.items() if is_eligible(each)}
+    rivals: Mapping[str, Int8Measurement] = measured
+    if before.chosen is not None:
+        to_beat = standard.drop(measured[before.chosen])
+        eligible = {name: each for name, each in eligible.items() if standard.drop(each) < to_beat}
+        rivals = eligible
+    free = {name: each for name, each in eligible.items() if standard.is_free(each)}
+    choice = choose(free or rivals, standard)
+    return before if before.chosen is not None and choice.chosen is None else choice

@@ -1,0 +1,81 @@
+"""Which students can keep a contract, by the costs that were measured of them untrained. Plain values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kdc.artifact.contract.decision import missed_costs
+from kdc.artifact.contract.terms import Contract, Costs
+from kdc.common.errors import InputError
+from kdc.common.tables import aligned
+from kdc.pipeline.results import NotMeasured, StudentCosts
+
+Measured = Mapping[str, StudentCosts]  # by student: an id, a path, or "layers:0,1,2"
+
+
+def fitting_precisions(student: StudentCosts, contract: Contract) -> list[str]:
+    """Precisions ("fp32", "int8", "fp16") in which a student keeps latency, size and rows a second."""
+    return [
+        precision
+        for precision, costs in student.variants.items()
+        if isinstance(costs, Costs) and not missed_costs(contract, costs)
+    ]
+
+
+def fitting_students(measured: Measured, contract: Contract) -> list[str]:
+    """Students that can keep the contract in some precision, those with the most parameters first."""
+    fitting = [name for name, student in measured.items() if fitting_precisions(student, contract)]
+    return sorted(fitting, key=lambda name: -measured[name].parameters)
+
+
+def table(measured: Measured, contract: Contract) -> list[str]:
+    """A line for each student and precision: what was measured, and whether it is kept or why not."""
+    rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
+    for name, student in measured.items():
+        for precision, costs in student.variants.items():
+            parameters = f"{student.parameters / 1e6:.1f}"
+            if isinstance(costs, NotMeasured):
+                rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {costs.failed}"))
+                continue
+            missed = missed_costs(contract, costs)
+            numbers = (f"{costs.latency_ms:.2f}", f"{costs.rows_per_s:.0f}", f"{costs.size_mb:.1f}")
+            rows.append((name, precision, parameters, *numbers, "dropped: " + "; ".join(missed) if missed else "kept"))
+    return [f"  {line}" for line in aligned(rows, left=(6,)).splitlines()]
+
+
+def nothing_fits(measured: Measured, contract: Contract) -> InputError:
+    """The error where no student can keep the contract. It names the one that comes nearest: whose worst miss is the
+    smallest."""
+    made = [
+        (name, precision, costs)
+        for name, student in measured.items()
+        for precision, costs in student.variants.items()
+        if isinstance(costs, Costs)
+    ]
+    if not made:
+        return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
+    name, precision, costs = min(made, key=lambda each: _worst_miss(each[2], contract))
+    limits = contract.limits
+    possible = {
+        "--max-latency-ms": (limits.max_latency_ms, f"{1.1 * costs.latency_ms:.3g}"),
+        "--max-size-mb": (limits.max_size_mb, f"{costs.size_mb + 0.1:.1f}"),
+        "--min-rows-per-s": (limits.min_rows_per_s, f"{0.9 * costs.rows_per_s:.0f}"),
+    }
+    reachable = " ".join(f"{flag} {value}" for flag, (limit, value) in possible.items() if limit is not None)
+    return InputError(
+        "no student that could come out keeps the contract, so nothing was trained",
+        given=f"the nearest is {name} in {precision}: " + "; ".join(missed_costs(contract, costs)),
+        remedy=f"ask for what it keeps ({reachable}), for a smaller --student, or bring a smaller teacher (--teacher)",
+    )
+
+
+def _worst_miss(costs: Costs, contract: Contract) -> float:
+    """The largest ratio of a cost to its limit; above 1 where the limit is missed."""
+    limits, ratios = contract.limits, [0.0]
+    if limits.max_latency_ms is not None:
+        ratios.append(costs.latency_ms / limits.max_latency_ms)
+    if limits.max_size_mb is not None:
+        ratios.append(costs.size_mb / limits.max_size_mb)
+    if limits.min_rows_per_s is not None:
+        ratios.append(limits.min_rows_per_s / costs.rows_per_s)
+    return max(ratios)

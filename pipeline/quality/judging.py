@@ -1,0 +1,151 @@
+"""Judge an artifact against its contract: measure its costs on this machine, compare it with its teacher, and decide.
+
+Reads an artifact's folder; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.contract.decision import decide
+from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import Contract, Quality
+from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest
+from kdc.common import machine
+from kdc.pipeline.quality.comparison import compare
+from kdc.pipeline.quality.latency import measure_costs, rows_to_time
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import Text
+
+_RANK = {"pass": 0, "not shown": 1, "fail": 2}
+
+
+@dataclass(frozen=True)
+class EvaluationAnswers:
+    """The rows of the evaluation split and what each model answered.
+
+    Attributes:
+        texts: of the rows.
+        labels: (rows,), or (rows, outputs) for multi-label.
+        teacher: (rows, outputs) logits.
+        students: (rows, outputs) logits by variant ("fp32", "int8", ...); "fp32 (cuda)" and the like where the same
+            variant was also run on a GPU.
+    """
+
+    texts: Sequence[Text]
+    labels: NDArray[np.generic]
+    teacher: NDArray[np.floating]
+    students: Mapping[str, NDArray[np.floating]]
+
+    def student(self, variant: str, *, on_gpu: bool) -> NDArray[np.floating]:
+        """The logits of a variant, those of the GPU where it runs on one and was evaluated there."""
+        name = f"{variant} (cuda)"
+        return self.students[name if on_gpu and name in self.students else variant]
+
+
+def judged_device(training_device: str) -> Device:
+    """Where a contract is judged: on CUDA where the run trains there and ONNX Runtime has it, else on the CPU."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    return "cuda" if training_device == "cuda" and CUDA_PROVIDER in available else "cpu"
+
+
+def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
+    """Load an artifact as it is judged: with the contract's threads. Hashes are not checked.
+
+    Args:
+        artifact: its folder.
+        contract: what is asked.
+        device: "cpu", "cuda" or "auto".
+        variant: None takes the variant that the manifest names for the device.
+    """
+    return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
+
+
+def judge(
+    engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool = True
+) -> Judgement:
+    """Measure the costs of an engine, and decide whether it keeps its contract.
+
+    Args:
+        engine: see `load`.
+        contract: what is asked.
+        rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
+        quality: the student beside its teacher; None where the contract asks for no `max_drop`.
+        compared: whether the quality was measured now; otherwise it is that of an earlier judgement.
+    """
+    assert engine.manifest is not None
+    size_bytes = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
+    costs = measure_costs(engine, rows, contract.at, size_bytes=size_bytes)
+    verdict, missed = decide(contract, costs, quality)
+    return Judgement(
+        contract=contract,
+        variant=engine.variant,
+        provider=engine.provider,
+        cpu=str(machine.cpu()["model"]),
+        threads=engine.threads,
+        lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
+        costs=costs,
+        quality=quality,
+        compared=compared,
+        missed=missed,
+        verdict=verdict,
+    )
+
+
+def judge_evaluated(engine: Engine, contract: Contract, answers: EvaluationAnswers, *, seed: int) -> Judgement:
+    """Judge an engine by what stage `evaluate` kept of it.
+
+    Args:
+        engine: see `load`.
+        contract: what is asked.
+        answers: of the evaluation split.
+        seed: of the resampling behind the interval of the difference.
+    """
+    student = answers.student(str(engine.variant), on_gpu=engine.provider == CUDA_PROVIDER)
+    task = engine.task
+    quality = compare(student, answers.teacher, answers.labels, task.kind, task.metric, contract=contract, seed=seed)
+    return judge(engine, contract, rows_to_time(engine, answers.texts, contract.at), quality)
+
+
+def judge_variants(
+    artifact: Path,
+    manifest: Manifest,
+    contract: Contract,
+    answers: EvaluationAnswers,
+    *,
+    device: Device,
+    int8_allowed: bool,
+    seed: int,
+) -> tuple[Manifest, Judgement]:
+    """Judge the variant that the manifest names; where that one does not pass on a CPU, the other precision too.
+
+    Args:
+        artifact: the folder with its manifest.
+        manifest: of it.
+        contract: what is asked.
+        answers: of the evaluation split.
+        device: see `judged_device`.
+        int8_allowed: whether int8 may be loaded unasked. One that cost more than `quantize.max_int8_drop` is in the
+            artifact for people who ask for it.
+        seed: see `judge_evaluated`.
+
+    Returns:
+        The manifest, whose provider loads the variant that stands best, and the judgement of that variant.
+    """
+    best = judge_evaluated(load(artifact, contract, device), contract, answers, seed=seed)
+    allowed = ("int8", "fp32") if int8_allowed else ("fp32",)
+    others = [name for name in allowed if name in manifest.variants and name != best.variant]
+    for name in others if best.provider == CPU_PROVIDER else ():
+        if best.verdict == "pass":
+            break
+        other = judge_evaluated(load(artifact, contract, device, variant=name), contract, answers, seed=seed)
+        best = min(best, other, key=lambda judgement: _RANK[judgement.verdict])
+    providers = manifest.providers | {best.provider: best.variant}
+    return manifest.model_copy(update={"providers": providers}), best

@@ -1,0 +1,203 @@
+"""How long a model takes to answer, in milliseconds a call and rows a second.
+
+One mechanism, `time_in_turns`, times every model: torch models and ONNX variants side by side in stage `evaluate`
+(`compare_speeds`), and the one engine that a contract limits (`measure_costs`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from kdc.artifact.contract.terms import Conditions, Costs
+from kdc.common.errors import InputError
+from kdc.common.timing import seconds_of
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.synthetic import row_of
+from kdc.serving.engine.tokenizing import Text
+
+_BATCH = 32  # rows of a batch whose rows a second count
+_WARM_UP_CALLS = 5  # the first calls allocate memory
+_CALLS = 100  # calls a round that a contract's latency is a percentile of, at least
+_CALLS_ABOVE = 5  # calls of a round that are slower than that percentile, at least
+_BATCHES = 8  # batches a round that a contract's rows a second are taken from
+_ROUNDS = 5
+_TIMED_ROWS = 100
+
+
+class Speed(BaseModel):
+    """How fast one model answers.
+
+    Attributes:
+        latency_p50_ms, latency_p95_ms: percentiles of calls with one row, in milliseconds.
+        rows_per_second: in batches of 32 rows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What `time_in_turns` measured of one model, medians over the rounds.
+
+    Attributes:
+        percentiles_ms: of the calls' durations, in milliseconds, in the order asked for.
+        rows_per_second: of the batches.
+    """
+
+    percentiles_ms: tuple[float, ...]
+    rows_per_second: float
+
+
+def time_in_turns(
+    models: Mapping[str, Callable[[list[Any]], object]],
+    *,
+    calls: Sequence[list[Any]],
+    batches: Sequence[list[Any]],
+    percentiles: Sequence[float],
+    rounds: int,
+) -> dict[str, Timing]:
+    """Time models on the same rows, one after the other in each round, so that noise of the machine hits all alike.
+
+    Args:
+        models: functions that answer a list of rows, by name. Tokenising counts: a caller waits for it too.
+        calls: rows of each call whose latency counts.
+        batches: rows of each batch whose rows a second count.
+        percentiles: of the calls' latencies, within [0, 100].
+        rounds: how often everything is repeated; medians over the rounds are kept, so that one slow moment of the
+            machine does not decide.
+    """
+    rows = sum(len(batch) for batch in batches)
+    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
+    for answer in models.values():
+        for warm_up in (*calls[:_WARM_UP_CALLS], batches[0]):
+            answer(warm_up)
+    for _ in range(rounds):
+        for name, answer in models.items():
+            latencies = np.percentile([seconds_of(partial(answer, call)) for call in calls], percentiles)
+            seconds = sum(seconds_of(partial(answer, batch)) for batch in batches)
+            measured[name].append((*(1e3 * latencies), rows / seconds))
+    medians = {name: np.median(each_round, axis=0).tolist() for name, each_round in measured.items()}
+    return {name: Timing(tuple(latencies), speed) for name, (*latencies, speed) in medians.items()}
+
+
+def compare_speeds(
+    models: Mapping[str, Callable[[list[Any]], object]],
+    texts: Sequence[Text],
+    *,
+    latency_rows: int,
+    throughput_rows: int,
+    rounds: int,
+) -> dict[str, Speed]:
+    """Time several models beside each other.
+
+    Args:
+        models: functions that answer a list of texts, by name.
+        texts: at least one; repeated where there are too few.
+        latency_rows: texts that are answered one by one in each round.
+        throughput_rows: texts that are answered in batches of 32 in each round.
+        rounds: see `time_in_turns`.
+    """
+    timings = time_in_turns(
+        models,
+        calls=[_cyclic(texts, place, 1) for place in range(latency_rows)],
+        batches=[
+            _cyclic(texts, start, min(_BATCH, throughput_rows - start)) for start in range(0, throughput_rows, _BATCH)
+        ],
+        percentiles=(50, 95),
+        rounds=rounds,
+    )
+    return {
+        name: Speed(
+            latency_p50_ms=round(timing.percentiles_ms[0], 3),
+            latency_p95_ms=round(timing.percentiles_ms[1], 3),
+            rows_per_second=round(timing.rows_per_second, 3),
+        )
+        for name, timing in timings.items()
+    }
+
+
+def measure_costs(
+    engine: Engine, rows: Sequence[Text], conditions: Conditions, *, size_bytes: int, rounds: int = _ROUNDS
+) -> Costs:
+    """Time an engine under a contract's conditions.
+
+    Args:
+        engine: loaded with the conditions' threads.
+        rows: the rows to time, see `rows_to_time`.
+        conditions: of the contract.
+        size_bytes: of the ONNX file and `tokenizer.json`.
+        rounds: see `time_in_turns`.
+    """
+    # So many calls that some of each round lie above the percentile: else it would be the slowest call alone.
+    count = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - conditions.percentile / 100) - 1e-6))
+    timing = time_in_turns(
+        {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))},
+        calls=[_cyclic(rows, place * conditions.batch, conditions.batch) for place in range(count)],
+        batches=[_cyclic(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)],
+        percentiles=(conditions.percentile,),
+        rounds=rounds,
+    )["engine"]
+    return Costs(
+        latency_ms=round(timing.percentiles_ms[0], 3),
+        rows_per_s=round(timing.rows_per_second, 1),
+        size_mb=size_bytes / 1e6,
+    )
+
+
+def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
+    """Choose the rows that a contract's costs are measured on.
+
+    Args:
+        engine: makes up rows of the conditions' length where they name one.
+        texts: where they name none, a hundred of these are taken, spread evenly.
+        conditions: of the contract.
+
+    Raises:
+        InputError: the length is more than the model takes.
+    """
+    if conditions.length is None:
+        return [texts[place * len(texts) // _TIMED_ROWS] for place in range(_TIMED_ROWS)]
+    check_length(conditions, engine.tokenizer_info.max_length)
+    return rows_of([conditions.length], engine)
+
+
+def check_length(conditions: Conditions, longest: int) -> None:
+    """Refuse conditions whose rows are longer than the model takes.
+
+    Args:
+        conditions: of the contract.
+        longest: tokens that the model takes.
+
+    Raises:
+        InputError: the rows are longer.
+    """
+    if conditions.length is not None and conditions.length > longest:
+        raise InputError(
+            "the contract's length is more than the model takes",
+            given=f"{conditions.length} tokens, at most {longest}",
+            remedy=f"--at length={longest}, or --set data.max_length={conditions.length}",
+        )
+
+
+def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
+    """Make up one row of each length in tokens; a length that the model does not take is cut to the longest it does."""
+    is_pair, longest = engine.task.is_pair, engine.tokenizer_info.max_length
+    return [
+        row_of(min(length, longest), lambda row: len(engine.encode([row])[0]), is_pair=is_pair) for length in lengths
+    ]
+
+
+def _cyclic(rows: Sequence[Text], start: int, count: int) -> list[Text]:
+    """`count` rows from place `start` on, beginning again at the first one where they end."""
+    return [rows[(start + place) % len(rows)] for place in range(count)]

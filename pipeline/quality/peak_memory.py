@@ -1,0 +1,90 @@
+"""Peak memory of one model, measured in a process of its own.
+
+As a program (`python -m kdc.pipeline.quality.peak_memory`) it is that process: it reads a JSON request on stdin, loads
+one model, answers the texts, and prints its peak resident memory in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from kdc.artifact.manifest import TaskInfo, TokenizerInfo
+from kdc.common.errors import KdcError
+from kdc.common.memory import own_peak_memory_bytes
+from kdc.serving.engine.tokenizing import Text
+
+
+class ModelFiles(BaseModel):
+    """One model on the disk.
+
+    Attributes:
+        model: an ONNX file, or a folder that `save_pretrained` wrote.
+        tokenizer_json: the tokenizer's file.
+        tokenizer: how rows are cut and padded.
+        task: what is answered.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model: Path
+    tokenizer_json: Path
+    tokenizer: TokenizerInfo
+    task: TaskInfo
+
+
+def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
+    """Peak resident memory, in bytes, of a fresh process that loads a model and answers `texts` in one batch.
+
+    Raises:
+        KdcError: the process failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "kdc.pipeline.quality.peak_memory"],
+        input=json.dumps({"files": files.model_dump(mode="json"), "texts": texts}),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
+    if done.returncode != 0:
+        raise KdcError("cannot measure a model's memory", given=done.stderr.strip()[-500:], remedy="see `kdc doctor`")
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def _main() -> None:
+    request = json.load(sys.stdin)
+    files = ModelFiles.model_validate(request["files"])
+    texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
+    (_answer_with_torch if files.model.is_dir() else _answer_with_engine)(files, texts)
+    sys.stdout.write(f"{own_peak_memory_bytes()}\n")
+
+
+def _answer_with_torch(files: ModelFiles, texts: list[Any]) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from kdc.serving.engine.tokenizing import RowTokenizer, pad
+
+    model = AutoModelForSequenceClassification.from_pretrained(files.model).eval()
+    feeds = pad(RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts), files.tokenizer)
+    with torch.inference_mode():
+        model(**{name: torch.from_numpy(values) for name, values in feeds.items()})
+
+
+def _answer_with_engine(files: ModelFiles, texts: list[Any]) -> None:
+    from kdc.serving.engine.engine import Engine
+
+    engine = Engine.from_files(files.model, files.tokenizer_json, task=files.task, tokenizer_info=files.tokenizer)
+    engine.predict(texts, batch_size=len(texts))
+
+
+if __name__ == "__main__":
+    _main()
