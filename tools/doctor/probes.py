@@ -1,9 +1,8 @@
-"""What may hang, crash or print when tried: run as a script by `doctor`, one process a question.
+"""The script in which `kdc doctor` tries what may hang, crash or print: one process for each question.
 
-Reads: the network (`hub`), the GPU (`provider`, `torch`).
-Writes: one JSON object as the last line of standard output.
+Reads the network (`hub`) or the GPU (`provider`, `torch`). Writes one JSON object as the last line of stdout.
 
-Command: `python doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`
+Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use unless it is told not to
 
-# y = x @ x, for x of shape (2, 2); opset 13. A matrix product, since it is what loads the libraries of a provider.
+# An ONNX model, y = x @ x for x of shape (2, 2), opset 13: a matrix product makes a provider load its libraries.
 TINY_MODEL = (
     b'\x08\x08\x12\x00:@\n\x11\n\x01x\n\x01x\x12\x01y"\x06MatMul\x12\x01gZ\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08'
     b"\n\x02\x08\x02\n\x02\x08\x02b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x02\n\x02\x08\x02B\x04\n\x00\x10\r"
@@ -25,14 +24,14 @@ TINY_MODEL = (
 
 
 def probe_providers() -> dict[str, Any]:
-    """The execution providers that ONNX Runtime lists: built in, which does not mean that they work."""
+    """List the execution providers that ONNX Runtime was built with, which does not mean that they work."""
     import onnxruntime
 
     return {"providers": onnxruntime.get_available_providers()}
 
 
 def probe_provider(name: str) -> dict[str, Any]:
-    """Whether ONNX Runtime really runs a model on a provider; it falls back to the CPU without an error."""
+    """Check that ONNX Runtime really runs a model on a provider: it falls back to the CPU without an error."""
     import numpy as np
     import onnxruntime
 
@@ -49,7 +48,7 @@ def probe_provider(name: str) -> dict[str, Any]:
 
 
 def probe_torch() -> dict[str, Any]:
-    """Whether PyTorch sees a CUDA device, and which CUDA it was built for ("" for a CPU build)."""
+    """Check whether PyTorch sees a CUDA device, and which CUDA it was built for ("" for a build for CPUs)."""
     import torch
 
     available = torch.cuda.is_available()
@@ -61,20 +60,20 @@ def probe_torch() -> dict[str, Any]:
 
 
 def probe_hub(url: str, timeout_s: float) -> dict[str, Any]:
-    """Whether anything answers at the hub's address."""
+    """Check whether anything answers at the hub's address."""
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "kdc-doctor"})
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
             return {"reachable": True, "detail": f"HTTP {response.status}"}
     except urllib.error.HTTPError as error:
-        # It is there, if it is not a proxy that says no, or a gateway in front of nothing.
+        # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
         return {"reachable": error.code < 500 and error.code not in (403, 407), "detail": f"HTTP {error.code}"}
     except (OSError, ValueError) as error:
         return {"reachable": False, "detail": str(getattr(error, "reason", error))}
 
 
 def main(arguments: list[str]) -> None:
-    """Answer one question."""
+    """Answer the question that the command line asks."""
     question, *rest = arguments
     if question == "providers":
         answer = probe_providers()

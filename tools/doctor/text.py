@@ -1,36 +1,28 @@
-"""The report of `kdc doctor` as text.
-
-Reads: the report that `doctor.diagnose` gathered.
-Writes: nothing.
-"""
+"""The report of `kdc doctor` as text for a terminal."""
 
 from __future__ import annotations
 
-from typing import Any
+from kdc.tools.doctor.report import Report
 
 
-def render(report: dict[str, Any]) -> str:
-    """The report, one fact a line, and what to do at the end.
-
-    Args:
-        report: what `diagnose` gathered.
-    """
+def render(report: Report) -> str:
+    """The report, one fact a line, and what to do at the end."""
     lines = [
-        f"kdc {report['kdc'] or '(not installed)'}, Python {report['python']}, {report['system']}",
-        *_packages(report["packages"]),
+        f"kdc {report.kdc or '(not installed)'}, Python {report.python}, {report.system}",
+        *_packages(report.packages),
         *_devices(report),
         *_machine(report),
         "",
     ]
-    for line in report["advice"]:
-        lines += [f"{line['level']}: {line['what']}", f"  -> {line['remedy']}"]
-    if not any(line["level"] == "problem" for line in report["advice"]):
+    for advice in report.advice:
+        lines += [f"{advice.level}: {advice.what}", f"  -> {advice.remedy}"]
+    if not any(advice.level == "problem" for advice in report.advice):
         lines.append("no problems found")
     return "\n".join(lines)
 
 
 def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
-    """Installed versions, and what is missing."""
+    """Installed versions, and what is missing, a line for each extra."""
     lines = []
     for extra, versions in packages.items():
         have = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
@@ -40,43 +32,39 @@ def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
     return lines
 
 
-def _devices(report: dict[str, Any]) -> list[str]:
+def _devices(report: Report) -> list[str]:
     """ONNX Runtime's providers, PyTorch, and the GPU."""
     lines = []
-    for provider in report["providers"]:
-        state = "starts" if provider["starts"] else f"does not start: {provider['reason']}"
-        lines.append(f"{provider['name']}: {state}")
-    torch, nvidia = report["torch"], report["nvidia"]
+    for provider in report.providers:
+        state = "starts" if provider.starts else f"does not start: {provider.reason}"
+        lines.append(f"{provider.name}: {state}")
+    torch, nvidia = report.torch, report.nvidia
     if torch is None:
         lines.append("PyTorch: not installed")
-    elif torch.get("error"):
-        lines.append(f"PyTorch: broken: {torch['error']}")
+    elif torch.error:
+        lines.append(f"PyTorch: broken: {torch.error}")
     else:
-        build = f"for CUDA {torch['cuda_build']}" if torch["cuda_build"] else "for CPUs only"
-        lines.append(f"PyTorch: built {build}, {'sees a GPU' if torch['cuda'] else 'sees no GPU'}")
-    driver = nvidia["driver"]
-    lines.append(
-        f"NVIDIA: driver {driver}, {', '.join(nvidia['devices'])}" if driver else f"NVIDIA: {nvidia['detail']}"
-    )
+        build = f"for CUDA {torch.cuda_build}" if torch.cuda_build else "for CPUs only"
+        lines.append(f"PyTorch: built {build}, {'sees a GPU' if torch.cuda else 'sees no GPU'}")
+    devices = ", ".join(nvidia.devices)
+    lines.append(f"NVIDIA: driver {nvidia.driver}, {devices}" if nvidia.driver else f"NVIDIA: {nvidia.detail}")
     return lines
 
 
-def _machine(report: dict[str, Any]) -> list[str]:
+def _machine(report: Report) -> list[str]:
     """CPU, cores, memory, hub."""
-    cpu, cores, memory, hub = report["cpu"], report["cores"], report["memory"], report["hub"]
-    instructions = cpu["instructions"]
-    known = "unknown"
-    if instructions is not None:
-        known = " ".join(name for name, present in instructions.items() if present) or "none"
-    reach = {True: "reachable", False: "not reachable", None: "not known"}[hub["reachable"]]
+    cpu, cores, memory, hub = report.cpu, report.cores, report.memory, report.hub
+    instructions = "unknown"
+    if cpu.instructions is not None:
+        instructions = " ".join(name for name, present in cpu.instructions.items() if present) or "none"
+    reach = {True: "reachable", False: "not reachable", None: "not known"}[hub.reachable]
     return [
-        f"CPU: {cpu['model'] or 'unknown'} ({cpu['architecture']}); instructions for int8: {known}",
-        f"cores: {cores['host']} in the machine, {_or_unknown(cores['affinity'])} by affinity, "
-        f"{_or_unknown(cores['usable'])} usable under the quota",
-        f"memory: {_gib(memory['total_bytes'], 'unknown')}, "
-        f"the container's limit: {_gib(memory['limit_bytes'], 'none')}",
-        f"hub: {hub['endpoint']} {reach} ({hub['detail']})",
-        f"all-MiniLM-L6-v2: {report['minilm']['detail']}",
+        f"CPU: {cpu.model or 'unknown'} ({cpu.architecture}); instructions for int8: {instructions}",
+        f"cores: {cores.host} in the machine, {_or_unknown(cores.affinity)} by affinity, "
+        f"{_or_unknown(cores.usable)} usable under the quota",
+        f"memory: {_gib(memory.total_bytes, 'unknown')}, the container's limit: {_gib(memory.limit_bytes, 'none')}",
+        f"hub: {hub.endpoint} {reach} ({hub.detail})",
+        f"all-MiniLM-L6-v2: {report.minilm.detail}",
     ]
 
 

@@ -1,0 +1,156 @@
+"""Gathers the facts of `kdc doctor`: the metadata of the installed packages, the machine, and the hub's address.
+
+It imports neither torch nor ONNX Runtime itself: what may hang, crash or print is tried by `probes.py`, in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from kdc.common import machine
+from kdc.common.errors import KdcError
+from kdc.pipeline.training.minilm import HUB_ID, find_minilm
+from kdc.tools.doctor.advice import advise
+from kdc.tools.doctor.report import Cores, Cpu, Hub, Memory, Minilm, Nvidia, Provider, Report, Torch
+
+HUB_TIMEOUT_S = 3.0
+DEFAULT_ENDPOINT = "https://huggingface.co"
+_PROBE_TIMEOUT_S = 90.0
+_PROBES = Path(__file__).with_name("probes.py")
+# Where ONNX Runtime's log names the cause of a failure, the most telling pattern first.
+_CAUSES = (re.compile(r"with error: (.+)"), re.compile(r" FAIL : (.+)"), re.compile(r"(Failed to create .+)"))
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def diagnose(check_hub: bool = True) -> Report:
+    """Examine this machine and this install.
+
+    Args:
+        check_hub: ask whether the hub can be reached, for at most 3 seconds. HF_HUB_OFFLINE is honoured.
+    """
+    report = Report(
+        kdc=_version("kdc"),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        packages=installed_packages(),
+        providers=tuple(providers()),
+        torch=Torch(**_probe("torch")) if importlib.util.find_spec("torch") else None,
+        nvidia=Nvidia(**machine.nvidia()),
+        cpu=Cpu(**machine.cpu()),
+        cores=Cores(**machine.cores()),
+        memory=Memory(**machine.memory()),
+        hub=hub() if check_hub else Hub(endpoint=_endpoint(), reachable=None, detail="not checked"),
+        minilm=_minilm(),
+    )
+    return report.model_copy(update={"advice": tuple(advise(report))})
+
+
+def installed_packages() -> dict[str, dict[str, str | None]]:
+    """Find the versions of kdc's dependencies; None for those that are not installed.
+
+    Returns:
+        Versions by name, by extra: "" is the base install, "compress" the extra. Empty where kdc itself is not
+        installed, because its metadata is the only list of its dependencies.
+    """
+    try:
+        requirements = importlib.metadata.requires("kdc") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    packages: dict[str, dict[str, str | None]] = {"": {}, "compress": {}}
+    for requirement in requirements:
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+        extra = re.search(r"extra == ['\"]([^'\"]+)['\"]", requirement)
+        group = extra.group(1) if extra else ""
+        if group in packages:
+            packages[group][name] = _version(name)
+    # Which of the two packages is right depends on the platform: where one is installed, the other is not missing.
+    versions = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu")}
+    if any(versions.values()):
+        for name, version in versions.items():
+            packages[""].pop(name, None)
+            if version:
+                packages[""][name] = version
+    return packages
+
+
+def providers() -> list[Provider]:
+    """Try every execution provider that ONNX Runtime lists; none where ONNX Runtime is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return []
+    listed = _probe("providers")
+    names = listed.get("providers", [])
+    if not names:
+        return [Provider(name="CPUExecutionProvider", starts=False, reason=_reason(listed))]
+    answers = {name: _probe("provider", name) for name in names}
+    return [
+        Provider(name=name, starts=starts, reason="" if starts else _reason(answer))
+        for name, answer in answers.items()
+        for starts in [bool(answer.get("starts"))]
+    ]
+
+
+def hub() -> Hub:
+    """Ask whether the configured hub answers within three seconds, unless HF_HUB_OFFLINE forbids to ask."""
+    endpoint = _endpoint()
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Hub(endpoint=endpoint, reachable=None, detail="not checked: HF_HUB_OFFLINE is set")
+    answer = _probe("hub", endpoint, str(HUB_TIMEOUT_S), timeout_s=HUB_TIMEOUT_S + 2)
+    return Hub(
+        endpoint=endpoint,
+        reachable=bool(answer.get("reachable")),
+        detail=answer.get("detail") or _reason(answer),
+    )
+
+
+def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
+    """Have `probes.py` answer a question.
+
+    Returns:
+        The answer, with `words`, what was printed on stderr meanwhile. Where there is no answer, only `error`: why.
+    """
+    command = [sys.executable, "-P", "-W", "ignore", str(_PROBES), *question]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer after {timeout_s:g} s"}
+    words = _ANSI.sub("", done.stderr.decode("utf-8", "replace")).strip()
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    if done.returncode == 0 and lines:
+        return {**json.loads(lines[-1]), "words": words}
+    return {"error": f"ended with status {done.returncode}: {words.splitlines()[-1] if words else ''}".rstrip(": ")}
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    """Why a provider does not start: what the probe saw, and the cause that ONNX Runtime's log names."""
+    seen = answer.get("error") or answer.get("reason", "")
+    for pattern in _CAUSES:
+        if cause := pattern.search(answer.get("words", "")):
+            return f"{seen}; {cause.group(1).strip()}"
+    return seen
+
+
+def _minilm() -> Minilm:
+    try:
+        place = find_minilm()
+    except KdcError as error:
+        return Minilm(usable=False, from_package=True, detail=f"{error.what}; {error.remedy}")
+    from_package = place != HUB_ID
+    return Minilm(usable=True, from_package=from_package, detail="installed" if from_package else "from the hub")
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+
+
+def _version(package: str) -> str | None:
+    return machine.versions([package]).get(package)
