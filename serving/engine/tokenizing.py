@@ -1,9 +1,13 @@
-"""Texts to token ids and padded batches, as the artifact says. Needs the `tokenizers` library alone."""
+"""Texts to token ids and padded batches. Training and serving both cut texts here, so that both see the same tokens.
+
+Needs the `tokenizers` library alone.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,100 +18,165 @@ from kdc.common.errors import InputError, KdcError
 
 Text = str | tuple[str, str]
 
-_FEW_PIECES = 4  # so many may be cut off a text: cheaper than tokenising it twice to know where to cut
+# A text that fills at most this many pieces of the maximum length is left to the library's own truncation.
+_FEW_PIECES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CutEncoding:
+    """The tokens of a long row that truncation left; to be used like the library's `Encoding`.
+
+    Attributes:
+        ids: (tokens,) token ids, special tokens included.
+        type_ids: (tokens,) 0 for the first text, 1 for the second.
+        overflowing: always true; the library's holds the pieces that were cut off, and is empty where none were.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    overflowing: bool = True
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Encoded = Encoding | CutEncoding
 
 
 class RowTokenizer:
-    """Rows to encodings, cut to the maximum length and not padded (`pad` does that). Several threads may call it.
+    """Tokenises rows and cuts them to a maximum length; `pad` pads them later. Several threads may share one object.
+
+    Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
+    The result equals the library's own truncation (strategy "longest_first"), but its cost is linear: the library keeps
+    every piece that it cuts off, and for a pair every combination of pieces, which takes gigabytes for two texts of
+    10,000 words.
 
     Args:
-        tokenizer: it becomes this object's own.
-        info: how rows are cut.
+        tokenizer: this object changes its settings, so nobody else may use it.
+        max_length: tokens of a row after the cut, special tokens included.
+        truncation_side: "right" cuts the end of a text, "left" its beginning.
     """
 
-    def __init__(self, tokenizer: Tokenizer, info: TokenizerInfo) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_length: int, truncation_side: str = "right") -> None:
         self._cutting = tokenizer
-        # The file carries settings of its own: all-MiniLM's pads every row to 128.
+        # A tokenizer.json brings its own settings: the one of all-MiniLM pads every row to 128 tokens.
         tokenizer.no_padding()
-        self._cutting.enable_truncation(info.max_length, strategy="longest_first", direction=info.truncation_side)
-        self._most = info.max_length + 1  # one more than is kept, so that the cut is seen
-        self._from_left = info.truncation_side == "left"
+        tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
+        self._max_length = max_length
+        # A text has no more tokens than characters, so with so few characters it has few pieces.
+        self._few_characters = _FEW_PIECES * (max_length + 1)
+        self._from_left = truncation_side == "left"
 
     @classmethod
     def read(cls, path: Path, info: TokenizerInfo) -> RowTokenizer:
-        """From `tokenizer.json`.
+        """Read a `tokenizer.json`.
 
         Raises:
             KdcError: the file cannot be read.
         """
         try:
-            return cls(Tokenizer.from_file(str(path)), info)
+            return cls(Tokenizer.from_file(str(path)), info.max_length, info.truncation_side)
         except Exception as error:  # tokenizers raises nothing narrower
             raise KdcError(
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
             ) from error
 
-    def again(self, info: TokenizerInfo) -> RowTokenizer:
-        """The same tokens, cut in another way. Reads no file: there may be another one by now."""
-        return RowTokenizer(Tokenizer.from_str(self._cutting.to_str()), info)
+    def cutting(self, truncation_side: str) -> RowTokenizer:
+        """A copy that cuts the given side. It is made from memory: the file may have been replaced since."""
+        return RowTokenizer(self._copy(), self._max_length, truncation_side)
 
-    @functools.cached_property
-    def _whole(self) -> Tokenizer:
-        """The same without a cut. Only long texts need it, and it takes 15 MB and 50 ms."""
-        whole = Tokenizer.from_str(self._cutting.to_str())
-        whole.no_truncation()
-        return whole
+    def encode(self, rows: Sequence[Text]) -> list[Encoded]:
+        """Tokenise rows, special tokens included, and cut them.
 
-    def encode(self, rows: Sequence[Text]) -> list[Encoding]:
-        """One encoding a row, special tokens included.
+        Returns:
+            one encoding a row. Its `overflowing` is empty unless the row was cut.
 
         Raises:
-            InputError: a row has no token: it is empty, and the tokenizer adds none of its own.
+            InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
         """
-        encodings = self._cutting.encode_batch_fast([self._shortened(row) for row in rows])  # without offsets
+        long = [place for place, row in enumerate(rows) if self._is_long(row)]
+        if not long:
+            encodings: list[Encoded] = self._cutting.encode_batch_fast(rows)  # without offsets
+        else:
+            short = [row for row in rows if not self._is_long(row)]
+            encodings = self._cutting.encode_batch_fast(short)
+            for place in long:
+                row = rows[place]
+                whole = self._whole.encode(row) if isinstance(row, str) else self._whole.encode(*row)
+                encodings.insert(place, self._cut(whole))
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
             raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")
         return encodings
 
-    def _shortened(self, row: Text) -> Text:
-        """The row without what the cut would drop anyway.
+    def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
+        """The same tokens as `encode` gives, and how long each row was before the cut.
 
-        The library keeps every piece that it cuts off, and for pairs every combination of pieces: two texts of 10,000
-        words take gigabytes. Only the first `max_length` tokens of a text can be kept (the last, when cut from the
-        left), so the words after those change nothing, as long as the longer text of a pair stays the longer one.
+        Returns:
+            one encoding a row; and each row's number of tokens before the cut, special tokens included.
         """
-        if max(map(len, (row,) if isinstance(row, str) else row)) <= _FEW_PIECES * self._most:
-            return row  # no more tokens than characters, and so no more pieces than that
-        if isinstance(row, str):
-            return self._shorten(row, self._most)[0]
-        first, second = (len(self._whole.encode(text, add_special_tokens=False)) for text in row)
-        if first > second:
-            short, kept = self._shorten(row[1], self._most)
-            return self._shorten(row[0], max(self._most, kept + 1))[0], short
-        short, kept = self._shorten(row[0], self._most)
-        return short, self._shorten(row[1], max(self._most, kept + 1))[0]
+        whole = self._whole.encode_batch_fast(rows)
+        return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
-    def _shorten(self, text: str, most: int) -> tuple[str, int]:
-        """The text up to the end of the word that holds its token number `most`, and how many tokens that is."""
-        encoding = self._whole.encode(text, add_special_tokens=False)
-        count = len(encoding)
-        if count <= most:
-            return text, count
-        words, offsets = encoding.word_ids, encoding.offsets
-        if self._from_left:
-            first = count - most
-            while first > 0 and words[first - 1] == words[first]:
-                first -= 1
-            return text[offsets[first][0] :], count - first
-        last = most - 1
-        while last + 1 < count and words[last + 1] == words[last]:
-            last += 1
-        return text[: offsets[last][1]], last + 1
+    def _is_long(self, row: Text) -> bool:
+        return max(map(len, (row,) if isinstance(row, str) else row)) > self._few_characters
+
+    @functools.cached_property
+    def _whole(self) -> Tokenizer:
+        """The same tokenizer without truncation. It takes 15 MB and 50 ms, and only long texts need it."""
+        whole = self._copy()
+        whole.no_truncation()
+        return whole
+
+    def _copy(self) -> Tokenizer:
+        return Tokenizer.from_str(self._cutting.to_str())
+
+    def _cut(self, whole: Encoding) -> Encoded:
+        if len(whole) <= self._max_length:
+            return whole
+        places = kept_tokens(whole.sequence_ids, self._max_length, from_left=self._from_left)
+        ids, type_ids = whole.ids, whole.type_ids
+        return CutEncoding([ids[place] for place in places], [type_ids[place] for place in places])
 
 
-def pad(encodings: Sequence[Encoding], info: TokenizerInfo) -> dict[str, np.ndarray]:
-    """Encodings of any lengths to the graph's inputs: int64 (rows, longest), 0 in the mask where padded."""
+def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
+    """Which tokens stay when a row is cut to `max_length`, the longer text first.
+
+    Args:
+        owners: (tokens,) 0 or 1 for tokens of the first or second text, None for special tokens, which all stay.
+        max_length: tokens to keep in all.
+        from_left: whether the beginnings of the texts are cut instead of their ends.
+
+    Returns:
+        places of the tokens that stay, ascending.
+    """
+    texts = [[place for place, owner in enumerate(owners) if owner == text] for text in (0, 1)]
+    special = [place for place, owner in enumerate(owners) if owner is None]
+    room = max(max_length - len(special), 0)
+    shorter, longer = sorted(map(len, texts))
+    # As in the tokenizers library: the longer text gives way down to the length of the shorter one, then both alike.
+    longer = min(longer, max(shorter, room - shorter))
+    if shorter + longer > room:
+        shorter, longer = room // 2, room - room // 2
+    counts = (shorter, longer) if len(texts[0]) <= len(texts[1]) else (longer, shorter)
+    kept = [
+        place
+        for text, count in zip(texts, counts, strict=True)
+        for place in (text[len(text) - count :] if from_left else text[:count])
+    ]
+    return sorted([*special, *kept])
+
+
+def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:
+    """Pad encodings to the longest one.
+
+    Args:
+        encodings: of any lengths, at least one.
+        info: which inputs the graph takes, and what fills them.
+
+    Returns:
+        the graph's inputs by name: int64 (rows, longest). The attention mask is 0 where a row is padded.
+    """
     longest = max(len(encoding) for encoding in encodings)
     fillers = {"input_ids": info.pad_id, "attention_mask": 0, "token_type_ids": info.pad_type_id}
     feeds = {name: np.full((len(encodings), longest), fillers[name], dtype=np.int64) for name in info.input_names}

@@ -1,4 +1,4 @@
-"""serving/engine.py and session.py: against a hand-made graph whose answer numpy can give too."""
+"""The engine and its execution providers, against a hand-made graph whose answer numpy can give too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bag_models import (
 from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine import providers as session
+from kdc.serving.engine import providers
 from kdc.serving.engine.engine import Engine, activate, pad
 from kdc.serving.engine.providers import open_session, run_bound
 
@@ -208,7 +208,7 @@ def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=FallenBack,
     )
-    monkeypatch.setattr(session, "onnxruntime", fake)
+    monkeypatch.setattr(providers, "onnxruntime", fake)
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
 
 
@@ -247,7 +247,7 @@ def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monke
         SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=Recorded,
     )
-    monkeypatch.setattr(session, "onnxruntime", fake)
+    monkeypatch.setattr(providers, "onnxruntime", fake)
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     open_session(lambda _: files / "model.onnx", device="auto", threads=1)
     assert order == ["preload", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -337,11 +337,30 @@ def test_threads_follow_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Engine.load(files, device="cpu").threads == 1
 
 
-def test_a_fresh_process_serves_without_torch_and_transformers(files: Path) -> None:
+@pytest.fixture(scope="module")
+def imported(files: Path) -> set[str]:
+    """Modules of a fresh process that loaded an artifact and predicted."""
     code = (
         "import sys; from kdc.serving.engine.engine import Engine; "
         f"engine = Engine.load({str(files)!r}, device='cpu', threads=1); engine.predict(['w1']); "
-        "print(sorted({'torch', 'transformers', 'bentoml', 'kdc.pipeline', 'onnx'} & set(sys.modules)))"
+        "print(*sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_a_fresh_process_predicts_without_torch_and_transformers(imported: set[str]) -> None:
+    assert "onnxruntime" in imported
+    assert not {"torch", "transformers", "onnx", "kdc.pipeline"} & imported
+
+
+def test_the_engine_imports_nothing_of_the_web(imported: set[str]) -> None:
+    web = {"bentoml", "starlette", "uvicorn", "httpx", "requests", "aiohttp", "fsspec", "huggingface_hub"}
+    assert not web & imported
+    assert not [name for name in imported if name.startswith(("kdc.serving.http", "kdc.serving.service"))]
+
+
+def test_a_closed_engine_says_so(files: Path) -> None:
+    with Engine.load(files, device="cpu", threads=1) as engine:
+        assert engine.predict(["w1"]).shape == (1, 3)
+    with pytest.raises(KdcError, match="closed"):
+        engine.predict(["w1"])

@@ -1,4 +1,4 @@
-"""Rows to token ids: equal to the library's own cut, without its cost on long pairs."""
+"""Rows to token ids: equal to the library's own truncation, without its cost on long pairs."""
 
 from __future__ import annotations
 
@@ -11,70 +11,89 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError
-from kdc.serving.engine.tokenizing import RowTokenizer
+from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
+Side = Literal["left", "right"]
 WORDS = [f"wordling{number:03d}" for number in range(300)]
+SPECIAL = ["[UNK]", "[CLS]", "[SEP]"]
+TEMPLATE = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+)
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "bpe"])
+@pytest.fixture(scope="module", params=["wordpiece", "bpe", "roberta"])
 def tokenizer_json(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer that cuts words into pieces."""
+    """A tokenizer that cuts words into pieces; after a space, byte-level BPE has other pieces than at the beginning."""
     if request.param == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=["[UNK]", "[CLS]", "[SEP]"])
+        tokenizer.train_from_iterator(
+            [" ".join(WORDS)], trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL)
+        )
     else:
         tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["[UNK]", "[CLS]", "[SEP]"])
-    tokenizer.train_from_iterator([" ".join(WORDS)], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=request.param == "bpe")
+        tokenizer.train_from_iterator([" ".join(WORDS)], trainers.BpeTrainer(vocab_size=120, special_tokens=SPECIAL))
+    tokenizer.post_processor = (
+        processors.RobertaProcessing(("[SEP]", 2), ("[CLS]", 1)) if request.param == "roberta" else TEMPLATE
     )
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     tokenizer.save(str(path))
     return path
 
 
-def info(length: int, side: Literal["left", "right"]) -> TokenizerInfo:
-    return TokenizerInfo(
-        max_length=length,
-        pad_id=0,
-        pad_token="[UNK]",
-        token_type_ids=True,
-        truncation_side=side,
-    )
+def info(length: int, side: Side) -> TokenizerInfo:
+    return TokenizerInfo(max_length=length, pad_id=0, pad_token="[UNK]", token_type_ids=True, truncation_side=side)
+
+
+def rows_of_all_lengths(seed: int) -> list[Text]:
+    """Texts of 1 to 60 words, and all pairs of them."""
+    generator = random.Random(seed)
+    texts = [" ".join(generator.choices(WORDS, k=count)) for count in (1, 2, 3, 5, 8, 20, 60)]
+    return [*texts, *[(one, two) for one in texts for two in texts]]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("length", [5, 16, 33])
-def test_a_cut_row_is_what_the_library_makes_of_the_whole_row(
-    tokenizer_json: Path, length: int, side: Literal["left", "right"]
-) -> None:
+def test_a_cut_row_is_what_the_library_makes_of_the_whole_row(tokenizer_json: Path, length: int, side: Side) -> None:
     oracle = Tokenizer.from_file(str(tokenizer_json))
     oracle.enable_truncation(length, strategy="longest_first", direction=side)
-    generator = random.Random(length)
-    texts = [" ".join(generator.choices(WORDS, k=count)) for count in (1, 2, 3, 5, 8, 20, 60)]
-    rows: list[str | tuple[str, str]] = [*texts, *[(one, two) for one in texts for two in texts]]
-    found = RowTokenizer.read(tokenizer_json, info(length, side)).encode(rows)
-    for row, encoding in zip(rows, found, strict=True):
+    rows = rows_of_all_lengths(seed=length)
+    tokenizer = RowTokenizer.read(tokenizer_json, info(length, side))
+    measured, _ = tokenizer.encode_and_measure(rows)
+    for row, encoding, other in zip(rows, tokenizer.encode(rows), measured, strict=True):
         expected = oracle.encode(*([row] if isinstance(row, str) else row))
         assert (encoding.ids, encoding.type_ids) == (expected.ids, expected.type_ids)
+        assert (other.ids, other.type_ids) == (expected.ids, expected.type_ids)
+        assert bool(encoding.overflowing) == bool(expected.overflowing)
 
 
-def test_long_pairs_leave_no_heap_of_cut_off_pieces(tokenizer_json: Path) -> None:
-    long = " ".join(WORDS * 10)
+def test_lengths_are_measured_before_the_cut(tokenizer_json: Path) -> None:
+    oracle = Tokenizer.from_file(str(tokenizer_json))
+    rows = rows_of_all_lengths(seed=1)
+    _, lengths = RowTokenizer.read(tokenizer_json, info(16, "right")).encode_and_measure(rows)
+    assert lengths == [len(oracle.encode(*([row] if isinstance(row, str) else row))) for row in rows]
+
+
+def test_a_pair_of_very_long_texts_takes_linear_memory(tokenizer_json: Path) -> None:
+    long = " ".join(WORDS * 60)  # left to the library, the cut-off pieces would fill gigabytes
     (encoding,) = RowTokenizer.read(tokenizer_json, info(16, "right")).encode([(long, long)])
-    assert len(encoding.ids) == 16
-    assert len(encoding.overflowing) < 60
+    assert len(encoding) == 16
+
+
+def test_a_copy_cuts_the_other_side(tokenizer_json: Path) -> None:
+    text = " ".join(WORDS)
+    right = RowTokenizer.read(tokenizer_json, info(16, "right"))
+    left = RowTokenizer.read(tokenizer_json, info(16, "left"))
+    assert right.cutting("left").encode([text])[0].ids == left.encode([text])[0].ids != right.encode([text])[0].ids
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_cut_is_seen_where_no_special_tokens_are_added(side: Literal["left", "right"]) -> None:
+def test_a_cut_is_seen_where_no_special_tokens_are_added(side: Side) -> None:
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "w": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    rows = RowTokenizer(tokenizer, info(8, side)).encode(["w " * 50, "w " * 8, "w"])
+    rows = RowTokenizer(tokenizer, 8, side).encode(["w " * 50, "w " * 8, "w"])
     assert [(len(row), bool(row.overflowing)) for row in rows] == [(8, True), (8, False), (1, False)]
     with pytest.raises(InputError, match="no tokens"):
-        RowTokenizer(tokenizer, info(8, side)).encode(["w", ""])
+        RowTokenizer(tokenizer, 8, side).encode(["w", ""])
