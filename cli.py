@@ -611,20 +611,11 @@ def evaluate(
 ) -> None:
     """The metrics of an artifact on a labelled file, through the engine that serves."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from kdc.pipeline.compress import evaluate_artifact
-    from kdc.pipeline.report.printing import print_evaluation
+    from kdc.tools.evaluate import evaluate_artifact, render
 
-    result = evaluate_artifact(
-        artifact,
-        data,
-        text=text,
-        text_pair=text_pair,
-        label=label,
-        separator=separator,
-        variant=variant,
-        device=_device(device),
-    )
-    _print_json(result) if as_json else print_evaluation(result)
+    columns = {"text": text, "text_pair": text_pair, "label": label, "separator": separator}
+    evaluation = evaluate_artifact(artifact, data, columns=columns, variant=variant, device=_device(device))
+    _print_json(evaluation.model_dump(mode="json")) if as_json else typer.echo(render(evaluation))
 
 
 @app.command()
@@ -706,14 +697,14 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
-    from kdc.artifact.stores.push import push_for_people
+    from kdc.artifact.stores.push import push_artifact
 
-    found = push_for_people(artifact, target, force=force, allow_failed=allow_failed, public=public)
+    result = push_artifact(artifact, target, force=force, allow_failed=allow_failed, public=public)
     if as_json:
-        _print_json(found)
+        _print_json(result.model_dump(mode="json"))
         return
-    done = f"{found['sent_bytes']:,} of {found['bytes']:,} bytes sent" if found["changed"] else "is there already"
-    typer.echo(f"{found['target']}: {done}, {found['files']} files, SHA-256 {found['sha256']}")
+    done = f"{result.sent_bytes:,} of {result.bytes:,} bytes sent" if result.changed else "is there already"
+    typer.echo(f"{result.target}: {done}, {result.files} files, SHA-256 {result.sha256}")
 
 
 @app.command()
@@ -734,14 +725,14 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
-    from kdc.artifact.stores.pull import pull_for_people
+    from kdc.artifact.stores.pull import pull_artifact
 
-    found = pull_for_people(source, folder, expect_sha256=expect_sha256, force=force)
+    result = pull_artifact(source, folder, expect_sha256=expect_sha256, force=force)
     if as_json:
-        _print_json(found)
+        _print_json(result.model_dump(mode="json"))
         return
-    done = f"{found['received_bytes']:,} of {found['bytes']:,} bytes received, all hashes match"
-    typer.echo(f"{folder}: {done if found['changed'] else 'is there already'}, SHA-256 {found['sha256']}")
+    done = f"{result.received_bytes:,} of {result.bytes:,} bytes received, all hashes match"
+    typer.echo(f"{folder}: {done if result.changed else 'is there already'}, SHA-256 {result.sha256}")
 
 
 @app.command()
@@ -772,10 +763,11 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Versions, execution providers and whether each really starts, CPU, quota, hub; and what to do."""
-    from kdc.tools.doctor import diagnose, render
+    from kdc.tools.doctor.diagnose import diagnose
+    from kdc.tools.doctor.text import render
 
-    found = diagnose(check_hub=hub)
-    _print_json(found) if as_json else typer.echo(render(found))
+    report = diagnose(check_hub=hub)
+    _print_json(report.model_dump(mode="json", exclude_unset=True)) if as_json else typer.echo(render(report))
 
 
 def _leave(judgement: dict[str, Any] | None) -> None:

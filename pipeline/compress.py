@@ -1,4 +1,4 @@
-"""What the command line calls: one run for a person who watches, and one evaluation of an artifact."""
+"""What `kdc compress` calls: one run for a person who watches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc.artifact.manifest import Device
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.request import check_request
@@ -134,45 +133,3 @@ def _disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def evaluate_artifact(
-    artifact: Path,
-    data: Path,
-    *,
-    text: str | None,
-    text_pair: str | None,
-    label: str | None,
-    separator: str | None,
-    variant: str | None,
-    device: Device,
-) -> dict[str, Any]:
-    """The metrics of an artifact on a labelled file, through the engine that serves.
-
-    Returns:
-        rows, variant, provider, metrics (points), promised (the manifest's, on its own evaluation split).
-
-    Raises:
-        InputError: the file does not fit the artifact's task.
-    """
-    from kdc.pipeline.config.tasks import TASKS
-    from kdc.pipeline.quality import metrics
-    from kdc.pipeline.quality.retest import read_rows_for
-    from kdc.serving.engine.engine import Engine
-
-    engine = Engine.load(artifact, variant=variant, device=device)
-    info = engine.task
-    known = TASKS.get(info.name)
-    columns = {"text": text, "text_pair": text_pair, "label": label, "separator": separator}
-    task, texts, labels = read_rows_for(info, data, columns)
-    names = known.metrics if known is not None else task.metrics
-    logits = engine.logits(texts)
-    promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
-    return {
-        "artifact": str(artifact),
-        "rows": len(texts),
-        "variant": engine.variant,
-        "provider": engine.provider,
-        "metrics": metrics.compute(logits, labels, task.kind, names),
-        "promised": promised,
-    }

@@ -1,4 +1,7 @@
-"""Compare an artifact with its teacher once more, on rows at hand: those of its own evaluation need no teacher."""
+"""A file of labelled rows, read as an artifact takes them, and the artifact compared with its teacher on these rows.
+
+Needs the compress extra. The rows of the artifact's own evaluation need no teacher: the artifact keeps its answers.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.prepared import read_labelled
 from kdc.pipeline.data.served import digest, tokenizer_info
 from kdc.pipeline.quality.comparison import compare
+from kdc.pipeline.rundir.files import EVALUATION
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-_SEED = 0
+_SEED = 0  # of the resampling behind the interval of the difference
 _BATCH = 32
-_KEPT = "evaluation.npz"
-_MOST_BYTES = 1 << 30  # unpacked: tens of millions of rows
+_MOST_BYTES = 1 << 30  # of the unpacked evaluation: tens of millions of rows
 _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 
 
@@ -35,43 +38,53 @@ def compare_again(
     columns: Mapping[str, str | None],
     teacher: str | None,
 ) -> tuple[list[Text], Quality | None]:
-    """The rows of a labelled file, and how the engine stands beside the teacher on them.
+    """Read a labelled file and compare the artifact with its teacher on its rows.
 
     Args:
-        artifact: whose `evaluation.npz` keeps the teacher's logits by the rows' fingerprints.
+        artifact: its folder, whose `evaluation.npz` keeps the teacher's logits by the rows' fingerprints.
         engine: the artifact, loaded.
-        contract: no quality where it asks for no `max_drop`.
+        contract: what is asked.
         data: the labelled file.
-        columns: text, text_pair, label, separator, where they are named otherwise than in the task.
-        teacher: path or id, to answer all rows; None takes what the artifact keeps, and refuses rows that it does not.
+        columns: see `read_rows_for`.
+        teacher: path or hub id of a teacher that answers all rows; None takes the logits that the artifact keeps.
+
+    Returns:
+        The texts of the rows, and the comparison; None for that where the contract asks for no `max_drop`.
 
     Raises:
-        InputError: the file does not fit the task, or holds such rows and no teacher is given.
+        InputError: the file does not fit the task, or holds rows whose logits the artifact does not keep and no
+            teacher is given.
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
     if contract.limits.max_drop is None:
         return list(texts), None
     if teacher is None:
-        theirs = _kept_logits(artifact, engine.manifest, texts)
+        teacher_logits = _kept_logits(artifact, engine.manifest, texts)
     else:
-        theirs = _answer(texts, task, teacher, engine.tokenizer_info.max_length)
-    quality = compare(engine.logits(texts), theirs, labels, info.kind, info.metric, contract=contract, seed=_SEED)
+        teacher_logits = _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length)
+    logits = engine.logits(texts)
+    quality = compare(logits, teacher_logits, labels, info.kind, info.metric, contract=contract, seed=_SEED)
     return list(texts), quality
 
 
 def read_rows_for(
     info: TaskInfo, data: Path, columns: Mapping[str, str | None]
 ) -> tuple[Task, list[str] | list[tuple[str, str]], NDArray[np.generic]]:
-    """The rows of a labelled file as an artifact takes them: its task with the file's columns, texts, labels.
+    """Read a labelled file as an artifact takes its rows.
 
     Args:
         info: the artifact's task.
         data: the labelled file.
-        columns: text, text_pair, label, separator, where they are named otherwise than in the task.
+        columns: names of the columns `text`, `text_pair` and `label`, and the `separator` of labels in one cell; None,
+            or left out, for those that are named as in training.
+
+    Returns:
+        The artifact's task with the file's columns, the texts, and the labels: (rows,), or (rows, outputs) in {0, 1}
+        for multi-label.
 
     Raises:
-        InputError: the file does not fit.
+        InputError: the file does not fit the task.
     """
     task = custom_task(
         info.name,
@@ -86,9 +99,14 @@ def read_rows_for(
 
 
 def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text]) -> NDArray[np.float32]:
-    """The teacher's logits of rows that the artifact was evaluated on."""
-    path = artifact / _KEPT
-    if manifest is None or _KEPT not in manifest.files:  # else nobody has checked its hash
+    """The teacher's logits of rows that the artifact was evaluated on, (rows, outputs).
+
+    Raises:
+        InputError: the artifact was not evaluated on some of the rows.
+        KdcError: the artifact keeps no evaluation, or one that cannot be read.
+    """
+    path = artifact / EVALUATION
+    if manifest is None or EVALUATION not in manifest.files:  # then nobody has checked its hash
         raise KdcError("the artifact does not list its evaluation", given=path, remedy="add --teacher PATH")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,17 +130,20 @@ def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text
     return logits[places]
 
 
-def _answer(texts: Sequence[Text], task: Task, teacher: str, max_length: int) -> NDArray[np.float32]:
+def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, max_length: int) -> NDArray[np.float32]:
+    """Have a fine-tuned teacher answer the rows, cut to `max_length` tokens or to what it takes: (rows, outputs)."""
     import torch
 
-    from kdc.pipeline.stages.teacher import load_finetuned
     from kdc.pipeline.training import models
+    from kdc.pipeline.training.teachers import load_finetuned
 
     model = load_finetuned(teacher, task, None).eval()
     tokenizer = models.load_tokenizer(teacher)
     longest = min(max_length, models.longest_input(model.config, tokenizer))
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids="token_type_ids" in tokenizer.model_input_names)
-    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a teacher may be an id, or have no such file itself
+    with tempfile.TemporaryDirectory(
+        prefix="kdc-"
+    ) as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
     parts = []

@@ -1,15 +1,14 @@
-"""`kdc verify`: judge an artifact again, on the machine at hand. Another one means another latency, and can mean other
-int8 arithmetic.
+"""`kdc verify`: judge again, on this machine, whether an artifact keeps its contract.
 
-Reads the artifact, and a labelled file where one is given. Hashes, size and latency need no more than the serving
-install; the metric needs the compress extra.
+Another machine means another latency, and can mean other int8 arithmetic. Reads the artifact and, where one is given, a
+file of labelled rows. Hashes, size and latency need only the serving install; the metric needs the compress extra.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.parse import replace
@@ -17,62 +16,95 @@ from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest
 from kdc.common.errors import InputError
-from kdc.pipeline.quality.latency import rows_of, rows_to_time
 from kdc.pipeline.quality.judging import judge, load
+from kdc.pipeline.quality.latency import rows_of, rows_to_time
 
-_LENGTHS = (8, 16, 32, 64)  # of an artifact without a contract, whose rows nobody knows
+_LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, for an artifact that keeps no lengths because it has no contract
+
+
+class Verification(NamedTuple):
+    """Two judgements of one artifact.
+
+    Attributes:
+        judgement: of now, on this machine.
+        before: the one that the artifact carries; None where it was made without a contract.
+    """
+
+    judgement: Judgement
+    before: Judgement | None
 
 
 def verify_artifact(
     artifact: Path,
     *,
-    given: Mapping[str, Any],
+    contract: Contract | None = None,
+    given: Mapping[str, Any] | None = None,
     data: Path | None = None,
     columns: Mapping[str, str | None] | None = None,
     teacher: str | None = None,
     device: Device | None = None,
     expect_sha256: str | None = None,
-) -> tuple[Judgement, Judgement | None]:
-    """Check hashes, then judge by the artifact's own contract.
+) -> Verification:
+    """Check the hashes of an artifact, then judge it.
 
     Args:
         artifact: its folder.
-        given: what is put in place of the contract's, or makes one: see `kdc.artifact.contract.parse.replace`.
-        data: labelled rows; those that the artifact was evaluated on need no teacher.
-        columns: text, text_pair, label, separator of that file, where they are named otherwise.
-        teacher: path of the teacher, for other rows.
-        device: "cpu", "cuda" or "auto"; None: where it was judged before, else the CPU.
-        expect_sha256: refuse any other manifest.
-
-    Returns:
-        The judgement of now, and the one that the artifact carries.
+        contract: judged in place of the artifact's own; None takes the artifact's own.
+        given: single limits and conditions that replace those of that contract, or that are one by themselves; see
+            `kdc.artifact.contract.parse.replace`.
+        data: file of labelled rows; those that the artifact was evaluated on need no teacher.
+        columns: names of the file's columns `text`, `text_pair` and `label`, and the `separator` of labels in one
+            cell; None, or left out, for those that are named as in training.
+        teacher: hub id or path of the teacher, for other rows.
+        device: "cpu", "cuda" or "auto"; None measures where the contract was judged before, else on the CPU.
+        expect_sha256: the SHA-256 that the manifest must have.
 
     Raises:
-        InputError: no contract and no limit, a file that does not fit, or rows that need a teacher.
+        InputError: there is no contract and no limit, the file does not fit the task, or its rows need a teacher.
         KdcError: the artifact is damaged.
     """
-    artifact = artifact.resolve()  # one artifact throughout, though a link may be pointed at another meanwhile
+    artifact = artifact.resolve()  # the same artifact throughout, though a link may be pointed at another meanwhile
     manifest = load_manifest(artifact, expect_sha256=expect_sha256)
-    contract = _contract(manifest, given, artifact)
     before = manifest.contract
+    contract = _contract(manifest, contract, given or {}, artifact)
     if device is None:
         device = "cpu" if before is None or before.provider == CPU_PROVIDER else "cuda"
     engine = load(artifact, contract, device)
-    if data is None:
-        quality = _quality_of_old(contract, before, engine.variant)
-        rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
-        return judge(
-            engine, contract, rows_to_time(engine, rows, contract.at), quality, compared=quality is None
-        ), before
-    from kdc.tools.labelled import compare_again
+    if data is not None:
+        from kdc.tools.labelled import compare_again
 
-    texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
-    return judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before
+        texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
+        return Verification(judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before)
+    quality = _quality_of_before(contract, before, engine.variant)
+    rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
+    timed = rows_to_time(engine, rows, contract.at)
+    return Verification(judge(engine, contract, timed, quality, compared=quality is None), before)
 
 
-def _quality_of_old(contract: Contract, before: Judgement | None, variant: str) -> Quality | None:
-    """What was found of the same variant for the same limit when the artifact was made; without rows nobody can find
-    it anew."""
+def _contract(manifest: Manifest, contract: Contract | None, given: Mapping[str, Any], artifact: Path) -> Contract:
+    """The contract to judge by: the one that is asked for, else the artifact's, with what was given in its place."""
+    if contract is None:
+        contract = manifest.contract.contract if manifest.contract is not None else Contract()
+    contract = replace(contract, given)
+    if not contract.limits.any:
+        raise InputError(
+            "the artifact has no contract",
+            given=artifact,
+            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500",
+        )
+    return contract
+
+
+def _quality_of_before(contract: Contract, before: Judgement | None, variant: str) -> Quality | None:
+    """The quality that the artifact's own judgement tells of the same variant for the same limit: without rows it
+    cannot be measured again.
+
+    Returns:
+        None where the contract asks for no quality.
+
+    Raises:
+        InputError: the artifact's own judgement is of another limit or another variant.
+    """
     limit = contract.limits.max_drop
     if limit is None:
         return None
@@ -90,15 +122,3 @@ def _quality_of_old(contract: Contract, before: Judgement | None, variant: str) 
         given=f"--max-drop {limit:g}; {why}",
         remedy="add --data FILE, the labelled evaluation rows",
     )
-
-
-def _contract(manifest: Manifest, given: Mapping[str, Any], artifact: Path) -> Contract:
-    """The artifact's, with what was given in its place."""
-    contract = replace(manifest.contract.contract if manifest.contract is not None else Contract(), given)
-    if not contract.limits.any:
-        raise InputError(
-            "the artifact has no contract",
-            given=artifact,
-            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500",
-        )
-    return contract
