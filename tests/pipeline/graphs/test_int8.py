@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs import int8
-from kdc.pipeline.graphs.int8 import CANDIDATES, Candidate, count_operators, quantise
+from kdc.pipeline.graphs.int8 import CANDIDATES, count_operators, quantise
 from kdc.pipeline.graphs.int8_storage import store_matrices, store_tables
 from kdc.pipeline.graphs.invariance import BatchInvariance, batch_invariance
 from kdc.pipeline.graphs.layers import LINEAR_OPS, activations
@@ -50,26 +51,49 @@ def fp32(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def ranges(fp32: Path) -> Ranges:
-    return collect_ranges(fp32, activations(fp32), calibration_batches(token_rows(), graph_inputs(fp32)))
+    return ranges_of(fp32)
+
+
+def ranges_of(graph: Path) -> Ranges:
+    return collect_ranges(graph, activations(graph), calibration_batches(token_rows(), graph_inputs(graph)))
+
+
+@dataclass
+class Made:
+    """The candidates of one graph, each made when the first test asks for it."""
+
+    fp32: Path
+    ranges: Ranges
+    folder: Path
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def candidate(self, name: str) -> tuple[Path, dict[str, int]]:
+        """A candidate's file, and the counts of its layers."""
+        file, candidate = self.folder / f"{name}.onnx", BY_NAME[name]
+        if name not in self.counts:
+            source = self.smoothed() if candidate.smooth else self.fp32
+            ranges = ranges_of(source) if candidate.smooth else self.ranges
+            self.counts[name] = quantise(source, file, candidate, ranges if candidate.static else None)
+        return file, self.counts[name]
+
+    def smoothed(self) -> Path:
+        out = self.folder / "smoothed.onnx"
+        smooth(
+            self.fp32, out, largest_by_channel(self.fp32, calibration_batches(token_rows(), graph_inputs(self.fp32)))
+        )
+        return out
 
 
 @pytest.fixture(scope="module")
-def smoothed(fp32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("smoothed") / "model.onnx"
-    smooth(fp32, out, largest_by_channel(fp32, calibration_batches(token_rows(), graph_inputs(fp32))))
-    return out
+def made(fp32: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(fp32, ranges, tmp_path_factory.mktemp("int8"))
 
 
-@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
-def test_every_candidate_is_quantised_and_near_fp32(
-    fp32: Path, smoothed: Path, ranges: Ranges, tmp_path: Path, candidate: Candidate
-) -> None:
-    source = smoothed if candidate.smooth else fp32
-    if candidate.smooth:
-        ranges = collect_ranges(source, activations(source), calibration_batches(token_rows(), graph_inputs(source)))
-    counts = quantise(source, tmp_path / "int8.onnx", candidate, ranges if candidate.static else None)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_candidate_is_quantised_and_near_fp32(made: Made, name: str) -> None:
+    file, counts = made.candidate(name)
     assert counts["quantized"] == counts["wanted"] > 0
-    right, run = onnx_logits(fp32, threads=1), onnx_logits(tmp_path / "int8.onnx", threads=1)
+    right, run = onnx_logits(made.fp32, threads=1), onnx_logits(file, threads=1)
     batches = list(parity_batches(token_rows(), pad_id=0, max_length=24))
     difference = np.concatenate(
         [np.abs(activate(run(b), "classification") - activate(right(b), "classification")) for b in batches]
@@ -80,17 +104,15 @@ def test_every_candidate_is_quantised_and_near_fp32(
 
 
 @pytest.mark.parametrize("name", [each.name for each in CANDIDATES if each.static and not each.smooth])
-def test_a_static_answer_does_not_depend_on_the_batch(fp32: Path, ranges: Ranges, tmp_path: Path, name: str) -> None:
-    quantise(fp32, tmp_path / "int8.onnx", BY_NAME[name], ranges)
-    found = invariance(tmp_path / "int8.onnx")
-    assert found.passes()
-    assert found.rows == 60
+def test_a_static_answer_does_not_depend_on_the_batch(made: Made, name: str) -> None:
+    result = invariance(made.candidate(name)[0])
+    assert result.passes()
+    assert result.rows == 60
 
 
-def test_a_dynamic_answer_depends_on_the_batch(fp32: Path, tmp_path: Path) -> None:
+def test_a_dynamic_answer_depends_on_the_batch(made: Made) -> None:
     """The control of the test above, and why a dynamic candidate cannot win."""
-    quantise(fp32, tmp_path / "int8.onnx", BY_NAME["dynamic"], None)
-    assert not invariance(tmp_path / "int8.onnx").passes()
+    assert not invariance(made.candidate("dynamic")[0]).passes()
 
 
 def invariance(path: Path) -> BatchInvariance:
@@ -106,42 +128,41 @@ def invariance(path: Path) -> BatchInvariance:
     )
 
 
-def test_attention_products_and_constant_products_stay_fp32(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
+def test_attention_products_and_constant_products_stay_fp32(made: Made) -> None:
     """14 linear layers: 2 x (query, key, value, output, 2 feed-forward), pooler or pre-classifier, classifier."""
-    counts = quantise(fp32, tmp_path / "int8.onnx", BY_NAME["tensor-minmax"], ranges)
+    _, counts = made.candidate("tensor-minmax")
     assert counts["wanted"] == 14
     assert counts["float"] >= 4
 
 
-def test_excluding_keeps_the_noisiest_layers_in_fp32(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
-    plain = quantise(fp32, tmp_path / "plain.onnx", BY_NAME["channel-minmax"], ranges)
-    fewer = quantise(fp32, tmp_path / "fewer.onnx", BY_NAME["channel-minmax-exclude"], ranges)
+def test_excluding_keeps_the_noisiest_layers_in_fp32(made: Made, ranges: Ranges) -> None:
+    _, plain = made.candidate("channel-minmax")
+    file, fewer = made.candidate("channel-minmax-exclude")
     excluded = plain["quantized"] - fewer["quantized"]
     assert excluded in (2, 3, 4)  # a tenth of 14 rounded up; query, key and value go together
     assert fewer["stored"] - plain["stored"] == excluded
     noise = {name: histogram.noise("minmax") for name, histogram in ranges.items()}
-    nodes = [node for node in onnx.load(tmp_path / "fewer.onnx").graph.node if node.input]
+    nodes = [node for node in onnx.load(file).graph.node if node.input]
     kept = [noise[node.input[0]] for node in nodes if node.op_type in LINEAR_OPS and node.input[0] in noise]
     rounded = [noise[node.input[0]] for node in nodes if node.op_type == "QuantizeLinear"]
     assert len(kept) == excluded
     assert min(kept) >= max(rounded)
 
 
-def test_no_large_weight_stays_fp32(fp32: Path, ranges: Ranges, tmp_path: Path) -> None:
-    quantise(fp32, tmp_path / "int8.onnx", BY_NAME["channel-minmax-exclude"], ranges)
+def test_no_large_weight_stays_fp32(made: Made) -> None:
+    file, _ = made.candidate("channel-minmax-exclude")
     left = [
         tensor.name
-        for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer
+        for tensor in onnx.load(file).graph.initializer
         if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256 and "rel_embeddings" not in tensor.name
     ]
     assert not left
 
 
 @pytest.mark.parametrize("name", ["tensor-minmax", "channel-minmax"])
-def test_no_weight_is_kept_twice(fp32: Path, ranges: Ranges, tmp_path: Path, name: str) -> None:
+def test_no_weight_is_kept_twice(made: Made, name: str) -> None:
     """DeBERTa projects tokens and positions by the same weights: one product is quantised, the other stored."""
-    quantise(fp32, tmp_path / "int8.onnx", BY_NAME[name], ranges)
-    graph = onnx.load(tmp_path / "int8.onnx").graph
+    graph = onnx.load(made.candidate(name)[0]).graph
     stored = {tensor.name.rpartition("_int8_")[0] for tensor in graph.initializer if "_int8_" in tensor.name}
     quantised = {tensor.name.removesuffix("_quantized") for tensor in graph.initializer}
     assert not stored & quantised

@@ -44,7 +44,12 @@ TORCH_ARCHITECTURES = ("bert", "deberta-v2") if HAS_OPTIMUM else ARCHITECTURES
 needs_optimum = pytest.mark.skipif(not HAS_OPTIMUM, reason="optimum-onnx is not installed (it needs transformers 4)")
 needs_onnxscript = pytest.mark.skipif(not HAS_ONNXSCRIPT, reason="onnxscript is not installed")
 CASES = [pytest.param(("optimum", name), id=f"optimum-{name}", marks=needs_optimum) for name in ARCHITECTURES] + [
-    pytest.param(("torch", name), id=f"torch-{name}", marks=needs_onnxscript) for name in TORCH_ARCHITECTURES
+    pytest.param(
+        ("torch", name),
+        id=f"torch-{name}",
+        marks=[needs_onnxscript, pytest.mark.slow] if HAS_OPTIMUM and name != "bert" else [needs_onnxscript],
+    )
+    for name in TORCH_ARCHITECTURES
 ]
 
 
