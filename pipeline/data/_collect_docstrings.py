@@ -7,7 +7,7 @@ Reads: nothing.
 Writes: one JSON object on standard output: `objects`, a list of [module, name, docstring] in a fixed order, and
     `unimportable`, {module: reason}. Whatever the imported modules print goes to the null device.
 
-Command: `python -I -S -B -W ignore pipeline/reading/_collect_docstrings.py`
+Command: `python -I -S -B -W ignore pipeline/data/_collect_docstrings.py`
 """
 
 from __future__ import annotations

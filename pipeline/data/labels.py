@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kdc.artifact.manifest import Kind
-from kdc.pipeline.data.validate import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
+from kdc.pipeline.data.problems import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
 
 MAX_LABELS = 10_000  # more different labels than that are no classes
 _FEW_NUMBERS = 20  # more different numbers than that are measurements, not class names

@@ -1,9 +1,12 @@
-"""Stage `data`: reads and checks all rows, decides which are trained on, and tokenises them.
+"""The rows of a run on disk: `prepare` makes them, from the source's files to numbered splits; `open_data` reads them.
 
-Reads: what `Source` names. Writes into the stage's folder:
+Writes into the folder of the stage `data`:
 
     task.json, report.json        the task with its label names; counts and warnings
     rows/<split>/                 row, text, text_pair (pairs), label (labelled splits)
+
+and `tokens.py` adds
+
     tokens-<role>/<split>/        row, input_ids, token_type_ids (if the model has them), length, label
 
 The splits are train, tune (chosen from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row
@@ -17,22 +20,155 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.intake import Intake, read_all, read_split
-from kdc.pipeline.data.partition import Part, make_report, split_rows
-from kdc.pipeline.data.rows import write_split
-from kdc.pipeline.data.sources import SPLITS, Source, file_source, input_fingerprint
-from kdc.pipeline.data.tokens import tokenise
+from kdc.pipeline.data.rows import CheckedRows, read_all, read_split
+from kdc.pipeline.data.slices import Mask
+from kdc.pipeline.data.sources import SPLITS, Source, file_source
+from kdc.pipeline.data.splits import make_report, split_rows
+from kdc.pipeline.results import DataReport
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["PreparedData", "Source", "input_fingerprint", "open_data", "prepare", "read_labelled", "tokenise"]
+
+def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | None, seed: int) -> DataReport:
+    """Read, check, split and write all rows.
+
+    Args:
+        folder: of the stage; made if it is missing.
+        task: what the rows hold. Label names that are not given are learned from the training rows, and with
+            `source.infer_kind` the kind as well.
+        source: where the rows come from.
+        max_train_rows: rows to train on at most.
+        seed: of the slices, and of `pydocs`.
+
+    Returns:
+        what report.json holds.
+
+    Raises:
+        InputError: lists the mistakes in all files; or there are too few rows to split.
+        KdcError: the hub cannot be reached.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
+        task, rows = read_all(source, task, Path(staging), seed)
+        parts = split_rows(task, rows, max_train_rows, seed)
+        report = make_report(task, rows, parts)
+        first_row = 0
+        for name in (name for name in SPLITS if name in parts and len(parts[name])):
+            part = parts[name]
+            target, labeled = folder / "rows" / name, name != "unlabeled"
+            write_split(rows[part.origin], part.chosen, target, task, first_row=first_row, labeled=labeled)
+            first_row += len(part)
+    if task.kind == "regression":
+        numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
+        task = task.model_copy(update={"center": float(numbers.mean()), "spread": float(numbers.std()) or 1.0})
+    task.save(folder / "task.json")
+    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False), encoding="utf-8")
+    return report
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files of a run that was cut off."""
+    for pattern in ("staging-*", "rows", "tokens-*"):
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, *, first_row: int, labeled: bool) -> None:
+    """Write the chosen rows with their row numbers, and with the labels as the model takes them.
+
+    Args:
+        rows: the checked rows.
+        chosen: (rows,) which of them belong to the split.
+        folder: of the split.
+        task: kind and label names.
+        first_row: number of the first row; the others count on.
+        labeled: whether the rows have a label.
+    """
+    fields = [pa.field("row", pa.int64()), pa.field("text", pa.string())]
+    if task.is_pair:
+        fields.append(pa.field("text_pair", pa.string()))
+    if labeled:
+        fields.append(pa.field("label", _label_type(task.kind)))
+    schema = pa.schema(fields)
+    at = 0
+    with DatasetFolder(folder, schema) as out:
+        for batch in rows.batches():
+            picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
+            at += batch.num_rows
+            columns = {"row": pa.array(np.arange(first_row, first_row + picked.num_rows, dtype=np.int64))}
+            first_row += picked.num_rows
+            columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in schema.names}
+            if labeled:
+                columns["label"] = _stored_labels(picked.column("label"), task)
+            out.write(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
+
+
+def _label_type(kind: Kind) -> pa.DataType:
+    if kind == "classification":
+        return pa.int64()
+    return pa.float32() if kind == "regression" else pa.list_(pa.float32())
+
+
+def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
+    """Class numbers, multi-hot rows (rows, labels), or numbers, for the labels that were read as strings."""
+    if task.kind == "regression":
+        return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
+    names = pa.array(task.labels, pa.string())
+    if task.kind == "classification":
+        return pc.index_in(labels, value_set=names).cast(pa.int64())
+    hot = np.zeros((len(labels), len(task.labels)), dtype=np.float32)
+    lengths = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False)
+    places = pc.index_in(pc.list_flatten(labels), value_set=names).to_numpy(zero_copy_only=False)
+    hot[np.repeat(np.arange(len(labels)), lengths), places.astype(np.int64)] = 1.0
+    offsets = np.arange(len(labels) + 1, dtype=np.int32) * len(task.labels)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hot.reshape(-1)))
+
+
+class DatasetFolder:
+    """Streams Arrow batches into a folder that `datasets.load_from_disk` memory-maps; leaves no other file behind."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._stream = folder.with_name(f"{folder.name}.arrow")
+        self._sink = pa.OSFile(str(self._stream), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema)
+
+    def __enter__(self) -> DatasetFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._sink:
+            if kind is None:
+                self._writer.close()
+        if kind is None:
+            import datasets
+
+            datasets.disable_progress_bars()
+            datasets.Dataset.from_file(str(self._stream)).save_to_disk(str(self._folder))
+        self._stream.unlink()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows; empty batches are dropped."""
+        if batch.num_rows:
+            self._writer.write_batch(batch)
 
 
 @dataclass(frozen=True)
@@ -65,7 +201,7 @@ class PreparedData:
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
-        """Evaluation splits; the first decides."""
+        """The evaluation splits; the first one decides."""
         return tuple(split for split in ("eval", "eval_mismatched") if self.has(split))
 
     def has(self, split: str) -> bool:
@@ -77,7 +213,7 @@ def open_data(folder: Path) -> PreparedData:
     """Open what `prepare` and `tokenise` wrote.
 
     Raises:
-        KdcError: the folder is not there or damaged.
+        KdcError: the folder is missing or damaged.
     """
     try:
         task = Task.load(folder / "task.json")
@@ -99,56 +235,10 @@ def _load(folder: Path) -> datasets.Dataset:
         ) from error
 
 
-def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | None, seed: int) -> dict[str, Any]:
-    """Read, check and split all rows.
-
-    Args:
-        folder: of the stage; made if need be.
-        task: what the rows hold. Label names that are not given are learned from the training rows, and with
-            `source.infer_kind` the kind as well.
-        source: where the rows come from.
-        max_train_rows: rows to train on at most.
-        seed: of the slices, and of `pydocs`.
-
-    Returns:
-        what report.json holds: splits (rows and labels of each), held_out, unused_train_rows, duplicates, skipped,
-        warnings.
-
-    Raises:
-        InputError: lists the mistakes in all files; or there are too few rows to split.
-        KdcError: the hub cannot be reached.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
-        settled, found = read_all(source, task, Path(staging), seed)
-        parts = split_rows(settled, found, max_train_rows, seed)
-        report = make_report(settled, found, parts)
-        _write(folder, settled, found, parts)
-    if settled.kind == "regression":
-        numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
-        settled = settled.model_copy(
-            update={"center": float(numbers.mean()), "spread": float(numbers.std()) or 1.0}
-        )
-    settled.save(folder / "task.json")
-    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
-    return report
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a run that was cut off left here."""
-    for pattern in ("staging-*", "rows", "tokens-*"):
-        for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
 def read_labelled(
     path: Path, task: Task, *, separator: str | None = None
 ) -> tuple[list[str] | list[tuple[str, str]], list[Any]]:
-    """The rows of one labelled file, checked, in memory.
+    """Read and check the rows of one labelled file, all in memory.
 
     Args:
         path: .csv, .tsv, .jsonl, .parquet, or a `save_to_disk` folder of one split.
@@ -162,20 +252,9 @@ def read_labelled(
         InputError: lists the mistakes.
     """
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
-        read = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
-        everything = np.ones(len(read.staged), dtype=np.bool_)
-        write_split(read.staged, everything, Path(staging) / "rows", task, first_row=0, labeled=True)
+        rows = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
+        everything = np.ones(len(rows), dtype=np.bool_)
+        write_split(rows, everything, Path(staging) / "rows", task, first_row=0, labeled=True)
         columns = _load(Path(staging) / "rows").to_dict()
     texts = list(zip(columns["text"], columns["text_pair"], strict=True)) if task.is_pair else columns["text"]
     return texts, columns["label"]
-
-
-def _write(folder: Path, task: Task, found: dict[str, Intake], parts: dict[str, Part]) -> None:
-    first_row = 0
-    for name in SPLITS:
-        if name in parts and parts[name].chosen.any():
-            part = parts[name]
-            target = folder / "rows" / name
-            staged = found[part.origin].staged
-            write_split(staged, part.chosen, target, task, first_row=first_row, labeled=name != "unlabeled")
-            first_row += int(part.chosen.sum())

@@ -1,42 +1,129 @@
-"""Reads one split, row by row, from wherever it is: text files, Parquet, `save_to_disk` folders, the hub, `pydocs`."""
+"""Reads one split: from its file to records, and from records to the columns that the task uses.
+
+Text files are UTF-8 (with or without a byte order mark, LF or CRLF). CSV and TSV are quoted as Python's csv module
+expects it; GLUE's own TSV files are not quoted at all. A record that does not fit is reported with the line on which it
+begins, and left out; a file that cannot be read any further ends with `FileProblem`. Memory stays constant.
+"""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.data.columns import Columns, Row, find_columns, make_row
-from kdc.pipeline.data.sources import HUB_NAME, SplitSource
-from kdc.pipeline.data.textfiles import read_csv, read_glue, read_jsonl
-from kdc.pipeline.data.validate import FileLog, FileProblem, show
+from kdc.common.records import DELIMITERS, LONGEST_LINE, BrokenQuoting, parse_delimited, parse_jsonl
+from kdc.pipeline.data.problems import FileLog, FileProblem, RowProblem, nearest_name, show
+from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
 _BATCH_ROWS = 1024
+_COLA_HEADER = ["source", "label", "star", "sentence"]
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class Record(NamedTuple):
+    """All fields of one row as the file has them.
+
+    Attributes:
+        line: where it begins, from 1: a line in text files, a row elsewhere. 0 marks a table's header.
+        names: of the columns; the same list object for all records of a table with a header.
+        fields: the values, one a column; None in the record that tells the header alone.
+    """
+
+    line: int
+    names: Sequence[str]
+    fields: Sequence[object] | None
+
+
+class Row(NamedTuple):
+    """The columns of one record that a task uses, unchecked. `line` is where the record begins."""
+
+    line: int
+    text: object
+    text_pair: object
+    label: object
+    group: object
 
 
 def read_rows(source: SplitSource, columns: Columns, log: FileLog, *, seed: int) -> Iterator[Row]:
-    """The rows of a split in their order.
+    """Read the rows of a split in their order.
 
     Args:
         source: what to read.
-        columns: what to take from it.
-        log: where rows that do not fit are reported.
+        columns: what to take of each record.
+        log: where records that do not fit are reported.
         seed: of the built-in task `pydocs`.
 
     Raises:
         FileProblem: the file cannot be read (any further).
         KdcError: the hub cannot be reached.
     """
+    names: Sequence[str] = ()
+    places: list[int | None] = []
+    for record in read_records(source, log, seed=seed, columns=columns):
+        try:
+            if record.names is not names:
+                places, names = find_columns(record.names, columns), record.names
+        except FileProblem as problem:
+            if record.line == 0:
+                raise
+            # In JSONL each record has its own columns.
+            log.mistake(record.line, RowProblem(problem.what, problem.detail, problem.remedy))
+            continue
+        if record.fields is not None:
+            fields = record.fields
+            yield Row(record.line, *(None if place is None else fields[place] for place in places))
+
+
+def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
+    """Find where the text, the second text, the label and the group stand; None for a column that is not read.
+
+    Raises:
+        FileProblem: one is missing or there twice; names all of them, with the nearest name.
+    """
+    places: list[int | None] = []
+    faults: list[str] = []
+    for names in (columns.text, columns.text_pair, columns.label, columns.group):
+        name = next((name for name in names if name in header), None)
+        places.append(None if name is None else header.index(name))
+        if names and name is None:
+            faults.append(f"no column {names[-1]!r}{nearest_name(names[-1], header)}")
+        elif name is not None and header.count(name) > 1:
+            faults.append(f"column {name!r} is there {header.count(name)} times")
+    if faults:
+        shown = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
+        remedy = "name the columns: --text, --text-pair, --label"
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t,|"):
+            remedy = "fields are separated by commas in .csv and by tabs in .tsv: rename or convert the file"
+        raise FileProblem("wrong columns", f"{'; '.join(faults)}; the file has: {shown}", remedy)
+    return places
+
+
+def read_records(
+    source: SplitSource, log: FileLog, *, seed: int = 0, columns: Columns | None = None
+) -> Iterator[Record]:
+    """Read all records of a split; a table with a header gives that first.
+
+    Args:
+        source: what to read.
+        log: where records that do not fit are reported.
+        seed: of the built-in task `pydocs`.
+        columns: those that are needed. Formats that keep columns apart read no others; None reads all.
+
+    Raises:
+        FileProblem, KdcError: as `read_rows`.
+    """
     path = source.path or Path()
     try:
         if source.format == "pydocs":
-            yield from _read_pydocs(source.split, columns, seed)
+            yield from _read_pydocs(source.split, seed)
         elif source.format == "hub":
             yield from _read_dataset(_from_hub(source), columns)
         elif source.format == "saved":
@@ -44,67 +131,165 @@ def read_rows(source: SplitSource, columns: Columns, log: FileLog, *, seed: int)
         elif source.format == "parquet":
             yield from _read_parquet(path, columns)
         elif source.format == "jsonl":
-            yield from read_jsonl(path, columns, log)
+            yield from _read_jsonl(path, log)
         elif source.format == "glue_tsv":
-            yield from read_glue(path, columns, log, headless=source.headless, skip_broken=source.skip_broken)
+            known = columns.text if columns is not None and source.headless else ()
+            yield from _read_glue(path, log, known_names=known, skip_broken=source.skip_broken)
         else:
-            yield from read_csv(path, columns, log, delimiter="," if source.format == "csv" else "\t")
+            yield from _read_delimited(path, log, DELIMITERS[source.format])
     except OSError as error:
         if error.filename is None or str(error.filename) != str(source.path):
             raise
         raise FileProblem(f"cannot read the file ({error.strerror})", remedy="check its permissions") from None
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator[Row]:
+def _read_delimited(path: Path, log: FileLog, delimiter: str) -> Iterator[Record]:
+    header: list[str] = []
+    try:
+        for line, fields in parse_delimited(_lines(path), delimiter):
+            if line == 1:
+                header = fields
+                yield Record(0, header, None)
+            elif len(fields) == len(header):
+                yield Record(line, header, fields)
+            elif fields:
+                log.mistake(line, _wrong_width(len(fields), len(header)))
+    except BrokenQuoting as error:
+        if "new-line character" in error.reason:
+            remedy = f"end lines with line feeds: tr '\\r' '\\n' < {path} > {path.stem}.lf{path.suffix}"
+            raise FileProblem("a carriage return inside a row", remedy=remedy, line=error.line) from None
+        remedy = 'a quote inside a quoted field is written twice (""), and every quote that opens a field is closed'
+        raise FileProblem("broken quoting", error.reason, remedy, line=error.line) from None
+
+
+def _read_glue(path: Path, log: FileLog, *, known_names: tuple[str, ...], skip_broken: bool) -> Iterator[Record]:
+    """Read tab-separated records without quoting.
+
+    Args:
+        path: the file.
+        log: where records that do not fit are reported.
+        known_names: names of which a header line has one. If the first line has none of them, it is a row of CoLA,
+            whose file has no header. () for the tasks whose files have one.
+        skip_broken: leave out and count rows with too few columns, of which QQP's file has some.
+    """
+    lines = (line.removesuffix("\n").removesuffix("\r") for line in _lines(path))
+    numbered: Iterable[tuple[int, str]] = enumerate(lines, start=1)
+    first = next(iter(numbered))
+    header = first[1].split("\t")
+    if known_names and not any(name in header for name in known_names):
+        header, numbered = _COLA_HEADER, chain([first], numbered)
+    yield Record(0, header, None)
+    for number, line in numbered:
+        fields = line.split("\t")
+        if len(fields) == len(header):
+            yield Record(number, header, fields)
+        elif line and len(fields) < len(header) and skip_broken:
+            log.skipped += 1
+        elif line:
+            log.mistake(number, _wrong_width(len(fields), len(header)))
+
+
+def _wrong_width(width: int, expected: int) -> RowProblem:
+    what = "row has too few columns" if width < expected else "row has too many columns"
+    remedy = "complete or remove these rows" if width < expected else "quote fields that hold the separator"
+    return RowProblem(what, f"{width} instead of {expected}", remedy)
+
+
+def _read_jsonl(path: Path, log: FileLog) -> Iterator[Record]:
+    for number, line, value in parse_jsonl(_lines(path)):
+        if isinstance(value, dict):
+            yield Record(number, list(value), list(value.values()))
+            continue
+        is_array = isinstance(value, list) or (isinstance(value, Exception) and line.lstrip().startswith("["))
+        if number == 1 and is_array:
+            remedy = f"convert it: jq -c '.[]' {path} > {path.stem}.jsonl"
+            raise FileProblem("one JSON array instead of one object a line", remedy=remedy)
+        remedy = "write one JSON object a line"
+        if isinstance(value, Exception):
+            log.mistake(number, RowProblem("not JSON", show(str(value)), remedy))
+        else:
+            log.mistake(number, RowProblem("not a JSON object", type(value).__name__, remedy))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The decoded lines with their ends. They end at line feeds only, because a text may hold any other separator.
+
+    Raises:
+        FileProblem: the file is empty or not UTF-8, or a line never ends.
+    """
+    number = 0
+    with open(path, "rb") as stream:
+        while raw := stream.readline(LONGEST_LINE):
+            number += 1
+            if number == 1:
+                if raw.startswith(_UTF16_MARKS):
+                    raise _not_utf8(path, 1, "it begins with the mark of UTF-16", "UTF-16")
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if len(raw) == LONGEST_LINE:
+                raise FileProblem(f"a line longer than {LONGEST_LINE >> 20} MiB", line=number)
+            if b"\0" in raw:
+                at = raw.index(b"\0") + 1
+                raise _not_utf8(path, number, f"a zero byte, byte {at} of the line", "UTF-16LE")
+            try:
+                yield raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                where = f"byte 0x{raw[error.start]:02x}, byte {error.start + 1} of the line"
+                raise _not_utf8(path, number, where, "WINDOWS-1252") from None
+    if number == 0:
+        raise FileProblem("the file is empty", remedy="check the path")
+
+
+def _not_utf8(path: Path, line: int, detail: str, guess: str) -> FileProblem:
+    remedy = f"convert it: iconv -f {guess} -t UTF-8 {path} > {path.stem}.utf8{path.suffix} (or name its true encoding)"
+    return FileProblem("not UTF-8", detail, remedy, line=line)
+
+
+def _read_parquet(path: Path, columns: Columns | None) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Features
 
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            wanted = _wanted(names, columns)
-            written_by_datasets = b"huggingface" in (file.schema_arrow.metadata or {})
-            features = Features.from_arrow_schema(file.schema_arrow) if written_by_datasets else {}
-            yield from _read_batches(file.iter_batches(_BATCH_ROWS, columns=wanted), columns, features)
+            schema = file.schema_arrow
+            names = _needed(schema.names, columns)
+            features = Features.from_arrow_schema(schema) if b"huggingface" in (schema.metadata or {}) else {}
+            yield from _read_batches(file.iter_batches(_BATCH_ROWS, columns=names), names, features)
     except pa.ArrowException as error:
         raise FileProblem("not a readable Parquet file", show(str(error)), "write it again") from None
 
 
-def _read_dataset(dataset: datasets.Dataset, columns: Columns) -> Iterator[Row]:
-    wanted = _wanted(dataset.column_names, columns)
-    batches = dataset.select_columns(wanted).with_format("arrow").iter(batch_size=_BATCH_ROWS)
-    yield from _read_batches(batches, columns, dataset.features)
+def _read_dataset(dataset: datasets.Dataset, columns: Columns | None) -> Iterator[Record]:
+    names = _needed(dataset.column_names, columns)
+    batches = dataset.select_columns(names).with_format("arrow").iter(batch_size=_BATCH_ROWS)
+    yield from _read_batches(batches, names, dataset.features)
 
 
-def _wanted(names: Sequence[str], columns: Columns) -> list[str]:
+def _needed(names: Sequence[str], columns: Columns | None) -> list[str]:
+    if columns is None:
+        return list(names)
     return list(dict.fromkeys(names[place] for place in find_columns(names, columns) if place is not None))
 
 
-def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], columns: Columns, features: Any) -> Iterator[Row]:
-    """Rows of Arrow batches; integers that stand for class names become the names."""
+def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str], features: Any) -> Iterator[Record]:
+    """Records of Arrow batches; integers that stand for class names become those names."""
+    yield Record(0, names, None)
     number = 0
     for batch in batches:
-        names = list(batch.column_names) if hasattr(batch, "column_names") else batch.schema.names
-        at = find_columns(names, columns)
-        values = [batch.column(place).to_pylist() for place in range(len(names))]
-        if at[2] is not None:
-            class_names = _class_names(features.get(names[at[2]]))
-            if class_names:
-                values[at[2]] = [_named(value, class_names) for value in values[at[2]]]
+        values = [_with_class_names(batch.column(name).to_pylist(), features.get(name)) for name in names]
         for fields in zip(*values, strict=True):
             number += 1
-            yield make_row(number, fields, at)
+            yield Record(number, names, fields)
 
 
-def _class_names(feature: Any) -> list[str]:
-    names = getattr(getattr(feature, "feature", feature), "names", None)
-    return list(names) if names else []
+def _with_class_names(values: list[Any], feature: Any) -> list[Any]:
+    class_names = getattr(getattr(feature, "feature", feature), "names", None)
+    return [_class_name(value, class_names) for value in values] if class_names else values
 
 
-def _named(value: object, names: list[str]) -> object:
+def _class_name(value: object, names: list[str]) -> object:
     if isinstance(value, list):
-        return [_named(item, names) for item in value]
+        return [_class_name(item, names) for item in value]
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
@@ -133,17 +318,17 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
         ) from error
 
 
-def _read_pydocs(split: str, columns: Columns, seed: int) -> Iterator[Row]:
+def _read_pydocs(split: str, seed: int) -> Iterator[Record]:
     train, evaluation = _pydocs(seed)
     names = list(train[0])
-    at = find_columns(names, columns)
+    yield Record(0, names, None)
     for number, row in enumerate(train if split == "train" else evaluation, start=1):
-        yield make_row(number, list(row.values()), at)
+        yield Record(number, names, list(row.values()))
 
 
 @lru_cache(maxsize=1)
 def _pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Made once for both splits: it imports the standard library in a subprocess."""
+    """The rows of both splits, made once, because that imports the standard library in a subprocess."""
     from kdc.pipeline.data.pydocs import make_pydocs
 
     return make_pydocs(seed)

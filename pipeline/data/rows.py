@@ -1,16 +1,16 @@
-"""Streams rows through files: checked rows into a staging file, staged rows into the folder of their split.
+"""Checks the rows of every split, learns the task's labels from them, and keeps the good rows in a file.
 
-Nothing here holds more than one batch of texts. Of every row, three integers stay in memory: a hash of its text, its
-class, and its group.
+No more than one batch of texts is in memory. Of every row, two integers stay there: a hash of its text and one of its
+group.
 
-Writes: `<name>.arrow` (staging, Arrow stream: text, text_pair, label as strings), and `datasets` folders.
+Writes: `<split>.arrow` in a folder of the caller (an Arrow stream with text, text_pair and label as strings).
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,30 +20,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.artifact.manifest import Kind
-from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.columns import Columns, Row
+from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
+from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.labels import LabelReader
-from kdc.pipeline.data.splits import Ints, Mask
-from kdc.pipeline.data.validate import FileLog, FileProblem, RowProblem, check_text
+from kdc.pipeline.data.problems import FileLog, FileProblem, Problems, RowProblem, is_nan
+from kdc.pipeline.data.readers import Row, read_rows
+from kdc.pipeline.data.slices import Ints
+from kdc.pipeline.data.sources import Columns, Source, SplitSource, columns_of, is_glue, locate
 
+_MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
 
 
 @dataclass(frozen=True)
-class Staged:
-    """The checked rows of one source.
+class CheckedRows:
+    """The good rows of one split of the source.
 
     Attributes:
-        path: the staging file.
+        path: the file that holds them.
         texts: (rows,) hash of each row's text or pair.
         groups: (rows,) hash of each row's group; None without a group column.
+        labels: what the label column holds; None for unlabelled rows.
+        skipped: rows left out because the published file is known to be broken there.
     """
 
     path: Path
     texts: Ints
     groups: Ints | None
+    labels: LabelReader | None
+    skipped: int
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -53,68 +59,158 @@ class Staged:
         with pa.memory_map(str(self.path)) as stream, pa.ipc.open_stream(stream) as reader:
             yield from reader
 
-    def classes(self, kind: Kind, names: tuple[str, ...], frequency: Mapping[str, int]) -> Ints:
-        """(rows,) what to stratify by: the class; 0 for regression; of a multi-label row the rarest label, and one
-        number more for rows without any."""
-        if kind == "regression":
+    def classes(self, task: Task) -> Ints:
+        """What to stratify by.
+
+        Returns:
+            (rows,) the place of each row's label among the task's labels; 0 for regression. For a multi-label row it is
+            the place of its rarest label, and the number of labels if it has none.
+        """
+        if task.kind == "regression":
             return np.zeros(len(self), dtype=np.int64)
+        frequency = self.labels.counts if self.labels is not None else {}
         parts = []
         for batch in self.batches():
             labels = batch.column("label")
-            if kind == "multilabel":
+            if task.kind == "multilabel":
                 rows = labels.to_pylist()
                 rarest = [min(row, key=lambda name: (frequency[name], name), default=None) for row in rows]
                 labels = pa.array(rarest, pa.string())
-            codes = pc.fill_null(pc.index_in(labels, value_set=pa.array(names, pa.string())), len(names))
-            parts.append(codes.to_numpy(zero_copy_only=False).astype(np.int64))
+            places = pc.index_in(labels, value_set=pa.array(task.labels, pa.string()))
+            parts.append(pc.fill_null(places, len(task.labels)).to_numpy(zero_copy_only=False).astype(np.int64))
         return np.concatenate(parts)
 
 
-def stage(rows: Iterable[Row], columns: Columns, labels: LabelReader | None, path: Path, log: FileLog) -> Staged:
-    """Check every row and keep the good ones.
+def read_all(source: Source, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
+    """Read and check every split of a source.
 
     Args:
-        rows: as they were read.
-        columns: their names, for messages.
-        labels: reads the label column; None for unlabelled rows.
-        path: the staging file to write.
-        log: where mistakes are reported.
+        source: where the rows are.
+        task: its columns, kind and (if they are known) label names.
+        folder: for the files with the checked rows.
+        seed: of the built-in task `pydocs`.
+
+    Returns:
+        the task with kind and label names settled by the training rows, and the splits by name.
+
+    Raises:
+        InputError: lists the mistakes in all files.
+        KdcError: the hub cannot be reached.
     """
-    hashes, groups = array("q"), array("q")
-    with _StagingFile(path, is_pair=bool(columns.text_pair), labels=labels) as out:
+    problems = Problems()
+    train_source, *others = locate(source)
+    group = "group" if train_source.format == "pydocs" else source.group
+    labels = _label_reader(task, None if source.infer_kind else task.kind, source.separator)
+    train, log = _check_split(train_source, task, labels, folder, problems, group=group, seed=seed)
+    settled = _settle(task, labels, train, log)
+    splits = {"train": train}
+    for other in others:
+        own = None
+        if other.split != "unlabeled":
+            own = _label_reader(settled, settled.kind, source.separator, learned=settled.labels != task.labels)
+        splits[other.split], log = _check_split(other, settled, own, folder, problems, seed=seed)
+        if own is not None:
+            _check_evaluation(own, labels, log)
+    problems.raise_if_any()
+    return settled, splits
+
+
+def read_split(split: SplitSource, task: Task, folder: Path, *, separator: str | None) -> CheckedRows:
+    """Read and check one labelled split of a task whose labels are known.
+
+    Raises:
+        InputError: lists the mistakes.
+    """
+    problems = Problems()
+    rows, _ = _check_split(split, task, _label_reader(task, task.kind, separator), folder, problems, seed=0)
+    problems.raise_if_any()
+    return rows
+
+
+def _label_reader(task: Task, kind: Kind | None, separator: str | None, *, learned: bool = False) -> LabelReader:
+    glue = is_glue(task.name)
+    return LabelReader(
+        kind, task.labels, by_index=glue, separator=separator, minus_one_is_unlabeled=glue, learned=learned
+    )
+
+
+def _check_split(
+    split: SplitSource,
+    task: Task,
+    labels: LabelReader | None,
+    folder: Path,
+    problems: Problems,
+    *,
+    seed: int,
+    group: str | None = None,
+) -> tuple[CheckedRows, FileLog]:
+    log = FileLog(split.name, split.unit, problems)
+    before = len(problems)
+    columns = columns_of(task, labeled=labels is not None, group=group)
+    path = folder / f"{split.split}.arrow"
+    texts, groups = _keep_good(read_rows(split, columns, log, seed=seed), columns, labels, path, log)
+    if log.skipped > max(_MOST_BROKEN * len(texts), 1):
+        problem = RowProblem(
+            "row has too few columns", remedy="the file is more broken than the published one: get it again"
+        )
+        log.mistake(None, problem, count=log.skipped)
+    if not len(texts) and len(problems) == before:
+        log.mistake(None, FileProblem("no rows", remedy="the file has a header at most: check the path"))
+    return CheckedRows(path, texts, groups, labels, log.skipped), log
+
+
+def _keep_good(
+    rows: Iterable[Row], columns: Columns, labels: LabelReader | None, path: Path, log: FileLog
+) -> tuple[Ints, Ints | None]:
+    """Write the good rows to `path`. Returns the hashes of their texts, and of their groups if there are any."""
+    texts, groups = array("q"), array("q")
+    with _RowsFile(path, is_pair=bool(columns.text_pair), labels=labels) as out:
         try:
             for row in rows:
                 try:
-                    # The label first: the labels of the training rows are known though some texts are wrong.
+                    # The label is read first, so that a row with a wrong text still tells that its label exists.
                     label = labels.read(row.label, row.line) if labels is not None else None
-                    text = check_text(row.text, columns.text[0])
-                    pair = check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
+                    text = _check_text(row.text, columns.text[0])
+                    pair = _check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
                     key = _hash(text, pair)
                 except FileProblem:
                     raise
                 except RowProblem as problem:
                     log.mistake(row.line, problem)
                     continue
-                hashes.append(key)
+                texts.append(key)
                 if columns.group:
                     groups.append(_hash(str(row.group), None))
                 out.add(text, pair, label)
         except FileProblem as problem:
             log.mistake(problem.line, problem)
-    return Staged(path, _integers(hashes), _integers(groups) if columns.group else None)
+    return np.array(texts, dtype=np.int64), np.array(groups, dtype=np.int64) if columns.group else None
 
 
-def _integers(values: array[int]) -> Ints:
-    return np.frombuffer(values, dtype=np.int64) if values else np.zeros(0, dtype=np.int64)
+def _check_text(value: object, column: str) -> str:
+    """A text that a model can read.
+
+    Raises:
+        RowProblem: it is not a string, NaN, or nothing but white space.
+    """
+    if not isinstance(value, str):
+        if value is None or is_nan(value):
+            raise RowProblem("text is missing", f"column {column!r}", "fill in or remove these rows")
+        raise RowProblem("text is not a string", f"column {column!r} holds {type(value).__name__}", "check --text")
+    if not value or value.isspace():
+        raise RowProblem("text is empty", f"column {column!r}", "fill in or remove these rows")
+    if len(value) == 3 and value.lower() == "nan":
+        raise RowProblem("text is NaN", f"column {column!r}", "fill in or remove these rows")
+    return value
 
 
 def _hash(text: str, pair: str | None) -> int:
-    """64 bits of a text or pair; white space around it does not count, as no model sees it.
+    """64 bits of a text or pair. White space around a text does not count, because no model sees it.
 
-    Two of a million different texts share a number with a chance of one in 10^7.
+    Among a million different texts, two share a number with a chance of one in 10^7.
 
     Raises:
-        RowProblem: no UTF-8 can be made of it.
+        RowProblem: the text cannot be written as UTF-8.
     """
     try:
         content = text.strip().encode()
@@ -125,8 +221,8 @@ def _hash(text: str, pair: str | None) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
-class _StagingFile:
-    """Collects rows into batches of an Arrow stream; whether labels are lists shows only at the first row."""
+class _RowsFile:
+    """Collects rows into batches of an Arrow stream. Whether labels are lists is only known after the first row."""
 
     def __init__(self, path: Path, *, is_pair: bool, labels: LabelReader | None) -> None:
         self._is_pair, self._labels = is_pair, labels
@@ -135,7 +231,7 @@ class _StagingFile:
         self._sink = pa.OSFile(str(path), "wb")
         self._writer: Any = None
 
-    def __enter__(self) -> _StagingFile:
+    def __enter__(self) -> _RowsFile:
         return self
 
     def __exit__(
@@ -169,85 +265,33 @@ class _StagingFile:
         self._characters = 0
 
 
-class DatasetFolder:
-    """Streams Arrow batches into a folder that `datasets.load_from_disk` memory-maps; nothing is left elsewhere."""
-
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._stream = folder.with_name(f"{folder.name}.arrow")
-        self._sink = pa.OSFile(str(self._stream), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, schema)
-
-    def __enter__(self) -> DatasetFolder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._sink:
-            if kind is None:
-                self._writer.close()
-        if kind is None:
-            import datasets
-
-            datasets.disable_progress_bars()
-            datasets.Dataset.from_file(str(self._stream)).save_to_disk(str(self._folder))
-        self._stream.unlink()
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows; empty batches are dropped."""
-        if batch.num_rows:
-            self._writer.write_batch(batch)
+def _settle(task: Task, labels: LabelReader, train: CheckedRows, log: FileLog) -> Task:
+    """The task with the kind and the label names that its training rows show; what hinders training goes to `log`."""
+    kind = labels.settle(log)
+    if len(train) and not len(log.problems) and labels.is_constant:
+        what = "all rows have the same label" if kind != "multilabel" else "fewer than two different labels"
+        shown = ", ".join(labels.counts)
+        log.mistake(None, FileProblem(what, shown, "training needs rows of at least two classes: check --label"))
+    length = sum(len(name.encode()) for name in labels.counts)
+    # Refused before training, because the artifact's manifest could not name them.
+    if kind != "regression" and length > MAX_MANIFEST_BYTES // 2:
+        log.mistake(None, FileProblem("the label names are too long", f"{length:,} bytes in all", "shorten them"))
+    names = () if kind == "regression" else task.labels or labels.sorted_names()
+    if kind == task.kind:
+        return task.with_labels(names)
+    settled = custom_task(task.name, task.text, task.text_pair, task.label, kind, names)
+    return settled.model_copy(update={"max_length": task.max_length})
 
 
-def write_split(staged: Staged, chosen: Mask, folder: Path, task: Task, *, first_row: int, labeled: bool) -> None:
-    """Write the chosen rows with their row numbers and the labels as the model takes them.
+def _check_evaluation(labels: LabelReader, training: LabelReader, log: FileLog) -> None:
+    """Refuse labels without training rows: a class that is never trained on cannot be predicted.
 
-    Args:
-        staged: the checked rows.
-        chosen: (rows,) which of them belong to the split.
-        folder: of the split.
-        task: kind and label names.
-        first_row: number of the first row; the others count on.
-        labeled: whether the rows have a label.
+    The label reader refuses names that were not learned; only names that the task itself declares get this far.
     """
-    fields = [pa.field("row", pa.int64()), pa.field("text", pa.string())]
-    if task.is_pair:
-        fields.append(pa.field("text_pair", pa.string()))
-    if labeled:
-        fields.append(pa.field("label", label_type(task.kind)))
-    schema = pa.schema(fields)
-    at = 0
-    with DatasetFolder(folder, schema) as out:
-        for batch in staged.batches():
-            kept = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
-            at += batch.num_rows
-            columns = {"row": pa.array(np.arange(first_row, first_row + kept.num_rows, dtype=np.int64))}
-            first_row += kept.num_rows
-            columns |= {name: kept.column(name) for name in ("text", "text_pair") if name in schema.names}
-            if labeled:
-                columns["label"] = _stored_labels(kept.column("label"), task)
-            out.write(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
-
-
-def label_type(kind: Kind) -> pa.DataType:
-    """How labels of a kind are stored."""
-    if kind == "classification":
-        return pa.int64()
-    return pa.float32() if kind == "regression" else pa.list_(pa.float32())
-
-
-def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
-    """Class numbers, multi-hot rows (rows, labels), or numbers, for the strings that were read."""
-    if task.kind == "regression":
-        return pa.array([float(label) for label in labels.to_pylist()], pa.float32())
-    names = pa.array(task.labels, pa.string())
-    if task.kind == "classification":
-        return pc.index_in(labels, value_set=names).cast(pa.int64())
-    hot = np.zeros((len(labels), len(task.labels)), dtype=np.float32)
-    lengths = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False)
-    places = pc.index_in(pc.list_flatten(labels), value_set=names).to_numpy(zero_copy_only=False)
-    hot[np.repeat(np.arange(len(labels)), lengths), places.astype(np.int64)] = 1.0
-    offsets = np.arange(len(labels) + 1, dtype=np.int32) * len(task.labels)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hot.reshape(-1)))
+    if labels.kind == "regression" or not training.counts:
+        return
+    for name in sorted(labels.counts.keys() - training.counts.keys()):
+        problem = RowProblem(
+            "label is not in the training rows", repr(name), "add training rows of it, or remove these"
+        )
+        log.mistake(None, problem, count=labels.counts[name])

@@ -1,8 +1,13 @@
-"""Where the rows of a run come from: finds the file of every split, and names its columns.
+"""Where the rows of a run come from: finds the file of every split, and knows the names of its columns.
 
-Sources: the hub (`nyu-mll/glue`); a folder with GLUE's own TSV files, a `save_to_disk` folder, or train / dev files in
-other formats (`--data`, GLUE's root folder or the task's own); single files (`--train`, `--eval`, `--unlabeled`); the
-built-in task `pydocs`. `readers.py` reads what is found here.
+Rows come from one of these sources:
+
+- a folder (`--data`): GLUE's root folder or the task's own folder with GLUE's TSV files, a `save_to_disk` folder, or a
+  folder with train and dev files in other formats;
+- single files (`--train`, `--eval`, `--unlabeled`);
+- the task's own source, if neither is given: the hub (`nyu-mll/glue`) or the built-in task `pydocs`.
+
+`readers.py` reads the splits that are found here.
 """
 
 from __future__ import annotations
@@ -15,21 +20,14 @@ from pathlib import Path
 from typing import Literal
 
 from kdc.common.errors import InputError
+from kdc.common.records import FORMATS as ENDINGS
 from kdc.pipeline.config.tasks import TASKS, Task
-from kdc.pipeline.data.columns import Columns
 
 Format = Literal["glue_tsv", "csv", "tsv", "jsonl", "parquet", "saved", "hub", "pydocs"]
 SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in the order of their row numbers
 HUB_NAME = "nyu-mll/glue"
 
-_FORMATS: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-}
+FORMATS: dict[str, str] = {**ENDINGS, ".json": "jsonl"}
 # File names of the hub's splits, as people and GLUE's own download write them.
 _STEMS = {
     "train": ("train",),
@@ -37,31 +35,31 @@ _STEMS = {
     "validation_matched": ("dev_matched", "validation_matched"),
     "validation_mismatched": ("dev_mismatched", "validation_mismatched"),
 }
-# What GLUE's own files call the columns where they differ from the hub's names.
+# The columns of GLUE's own files that have another name than on the hub.
 _GLUE_NAMES: dict[str, dict[str, str]] = {
     "mnli": {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
     "mrpc": {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
     "qqp": {"label": "is_duplicate"},
     "stsb": {"label": "score"},
 }
-# Published files with broken lines (QQP has questions with line breaks in them), which everybody leaves out.
+# Tasks whose published files have broken lines, which everybody leaves out: some questions of QQP hold line breaks.
 _KNOWN_BROKEN = ("qqp",)
 _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a run come from: `data`, or `train`, or neither (the task's own source: hub or built in).
+    """Where the rows of a run come from: `data`, or `train`, or else the task's own source (the hub, or built in).
 
     Attributes:
         task: name of a known task ("qnli", "pydocs"); "" for a person's own data.
         data: folder with local data: GLUE's root or the task's folder, a `save_to_disk` folder, or train / dev files.
         train: training file (.csv .tsv .jsonl .parquet) or `save_to_disk` folder of one split.
-        eval: evaluation file; without one a slice of the training rows is held out.
+        eval: evaluation file; if it is None, a slice of the training rows is held out.
         unlabeled: file with further texts.
         separator: between the labels of a multi-label cell.
         infer_kind: find out from the training rows whether the task is classification, multi-label or regression.
-        group: column whose equal values must not be on both sides of a split.
+        group: column whose equal values must not stand on both sides of a split.
     """
 
     task: str = ""
@@ -76,7 +74,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One split's rows.
+    """Where the rows of one split are.
 
     Attributes:
         split: "train", "eval", "eval_mismatched" or "unlabeled".
@@ -85,7 +83,7 @@ class SplitSource:
         part: name of the split inside a `save_to_disk` folder or on the hub; "" where there is only one.
         hub_config: configuration on the hub.
         skip_broken: leave out rows with too few columns instead of refusing them.
-        headless: GLUE's CoLA: no header line.
+        headless: the file may lack a header line, as GLUE's CoLA does.
     """
 
     split: str
@@ -98,19 +96,29 @@ class SplitSource:
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """The name that a person knows it by."""
         if self.path is not None:
             return f"{self.path}[{self.part}]" if self.part else str(self.path)
         return f"{HUB_NAME} {self.hub_config} {self.part}" if self.format == "hub" else f"pydocs {self.split}"
 
     @property
     def unit(self) -> str:
-        """How a place in it is named: by line in text files, by row elsewhere."""
+        """What stands before a place in it in messages: ":" before a line of a text file, " row " elsewhere."""
         return ":" if self.format in ("glue_tsv", "csv", "tsv", "jsonl") else " row "
 
 
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read: for each of them the names that it may have, best first; () if it is not read."""
+
+    text: tuple[str, ...]
+    text_pair: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
+
+
 def columns_of(task: Task, *, labeled: bool, group: str | None = None) -> Columns:
-    """The columns of a task's files, under GLUE's own names as well."""
+    """The columns of a task's files, also under the names that GLUE's own files use."""
     own = _GLUE_NAMES.get(task.name, {})
 
     def names(column: str) -> tuple[str, ...]:
@@ -125,10 +133,10 @@ def columns_of(task: Task, *, labeled: bool, group: str | None = None) -> Column
 
 
 def locate(source: Source) -> tuple[SplitSource, ...]:
-    """The rows of every split that the source has: train first, then eval splits, then unlabeled.
+    """Find the rows of every split that the source has: train first, then the evaluation splits, then unlabeled.
 
     Raises:
-        InputError: a folder or file is missing, of unknown format, or two sources contradict each other.
+        InputError: a folder or file is missing or of unknown format, or two sources contradict each other.
     """
     task = TASKS.get(source.task)
     if source.data is not None and (source.train is not None or source.eval is not None):
@@ -136,25 +144,24 @@ def locate(source: Source) -> tuple[SplitSource, ...]:
     if source.eval is not None and source.train is None:
         raise InputError("an evaluation file without a training file", given=source.eval, remedy="add --train FILE")
     if source.train is not None:
-        found = [file_source("train", source.train, source.task)]
-        found += [file_source("eval", source.eval, source.task)] if source.eval is not None else []
+        splits = [file_source("train", source.train, source.task)]
+        splits += [file_source("eval", source.eval, source.task)] if source.eval is not None else []
     elif source.data is not None:
-        found = _in_folder(source.data, task)
+        splits = _in_folder(source.data, task)
     elif task is not None and task.hub_config:
-        found = [
-            SplitSource(split, "hub", part=part, hub_config=task.hub_config) for split, part in _wanted(task).items()
-        ]
+        parts = _hub_splits(task).items()
+        splits = [SplitSource(split, "hub", part=part, hub_config=task.hub_config) for split, part in parts]
     elif task is not None:
-        found = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
+        splits = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
     else:
         raise InputError("no data was given", remedy="`kdc compress --train train.csv --text TEXT_COLUMN`")
     if source.unlabeled is not None:
-        found.append(file_source("unlabeled", source.unlabeled, source.task))
-    return tuple(found)
+        splits.append(file_source("unlabeled", source.unlabeled, source.task))
+    return tuple(splits)
 
 
 def is_glue(name: str) -> bool:
-    """Whether a task is one of GLUE's: its .tsv files are unquoted, its labels may be numbers."""
+    """Whether a task is one of GLUE's: its .tsv files are unquoted, and its labels may be numbers."""
     return name in TASKS and bool(TASKS[name].glue_folder)
 
 
@@ -162,20 +169,20 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     """One file, or one `save_to_disk` folder, as a split.
 
     Raises:
-        InputError: missing or of unknown format.
+        InputError: it is missing or of unknown format.
     """
     if (path / "state.json").is_file():
         return SplitSource(split, "saved", path)
     if not path.is_file():
         what = "this folder is not one saved with `Dataset.save_to_disk`" if path.is_dir() else "no such file"
         raise InputError(what, given=path, remedy="name a .csv, .tsv, .jsonl or .parquet file")
-    kind = _FORMATS.get(path.suffix.lower())
+    kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise InputError("unknown file format", given=path, remedy=f"known endings: {', '.join(_FORMATS)}")
+        raise InputError("unknown file format", given=path, remedy=f"known endings: {', '.join(FORMATS)}")
     if kind == "tsv" and is_glue(task_name):
         broken, headless = task_name in _KNOWN_BROKEN, task_name == "cola"
         return SplitSource(split, "glue_tsv", path, skip_broken=broken, headless=headless)
-    return SplitSource(split, kind, path)
+    return SplitSource(split, kind, path)  # type: ignore[arg-type]
 
 
 def input_fingerprint(source: Source) -> str:
@@ -206,8 +213,8 @@ def _add_contents(digest: hashlib._Hash, path: Path) -> None:
         raise InputError(what, given=path, remedy="check its permissions") from None
 
 
-def _wanted(task: Task | None) -> dict[str, str]:
-    """Our split names to the hub's."""
+def _hub_splits(task: Task | None) -> dict[str, str]:
+    """The hub's name of each of our splits."""
     evals = task.eval_splits if task is not None else ("validation",)
     return {"train": "train", **dict(zip(("eval", "eval_mismatched"), evals, strict=False))}
 
@@ -222,9 +229,9 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
         names = {task.glue_folder.lower(), task.name}
         places = sorted(child for child in folder.iterdir() if child.is_dir() and child.name.lower() in names) + places
     for place in places:
-        found = _saved(place, task) or _files(place, task)
-        if found:
-            return found
+        splits = _saved(place, task) or _files(place, task)
+        if splits:
+            return splits
     raise InputError(
         "no training rows in this folder",
         given=folder,
@@ -233,7 +240,7 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
 
 
 def _saved(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The splits of a `save_to_disk` folder, none if it is something else.
+    """The splits of a `save_to_disk` folder; none if the folder is something else.
 
     Raises:
         InputError: a split is missing or the folder is damaged.
@@ -247,40 +254,40 @@ def _saved(folder: Path, task: Task | None) -> list[SplitSource]:
         parts = set(json.loads(listing.read_text(encoding="utf-8"))["splits"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("the save_to_disk folder is damaged", given=listing, remedy="save it again") from error
-    found = {}
-    for split, part in _wanted(task).items():
+    splits = {}
+    for split, part in _hub_splits(task).items():
         name = next((stem for stem in (part, *_STEMS[part]) if stem in parts), None)
         if name is not None:
-            found[split] = SplitSource(split, "saved", folder, part=name)
-    return _complete(found, folder, task)
+            splits[split] = SplitSource(split, "saved", folder, part=name)
+    return _complete(splits, folder, task)
 
 
 def _files(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The splits' files in a folder, none if there is no training file.
+    """The files of the splits in a folder; none if there is no training file.
 
     Raises:
         InputError: a split is missing, or in two files.
     """
-    found = {}
-    for split, part in _wanted(task).items():
-        names = [f"{stem}{ending}" for stem in _STEMS[part] for ending in _FORMATS]
+    splits = {}
+    for split, part in _hub_splits(task).items():
+        names = [f"{stem}{ending}" for stem in _STEMS[part] for ending in FORMATS]
         files = [folder / name for name in names if (folder / name).is_file()]
         if len(files) > 1:
             given = ", ".join(str(file) for file in files)
             raise InputError(f"more than one file for the {split} split", given=given, remedy="keep one of them")
         if files:
-            found[split] = file_source(split, files[0], task.name if task is not None else "")
-    return _complete(found, folder, task) if "train" in found else []
+            splits[split] = file_source(split, files[0], task.name if task is not None else "")
+    return _complete(splits, folder, task) if "train" in splits else []
 
 
-def _complete(found: dict[str, SplitSource], folder: Path, task: Task | None) -> list[SplitSource]:
-    """All splits of a known task must be there; for own data a slice can be held out."""
-    missing = [part for split, part in _wanted(task).items() if split not in found]
-    if missing and (task is not None or "train" not in found):
+def _complete(splits: dict[str, SplitSource], folder: Path, task: Task | None) -> list[SplitSource]:
+    """Refuse a known task's folder that lacks a split; for own data the evaluation rows can be held out."""
+    missing = [part for split, part in _hub_splits(task).items() if split not in splits]
+    if missing and (task is not None or "train" not in splits):
         names = [f"{_STEMS[part][0]}.tsv" if is_glue(task.name if task else "") else part for part in missing]
         raise InputError(
             f"{' and '.join(names)} missing",
             given=folder,
             remedy="add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)",
         )
-    return list(found.values())
+    return list(splits.values())

@@ -1,132 +1,154 @@
-"""Which rows go where: slices that keep the share of every class and never part equal rows. Pure, on arrays."""
+"""Decides which of the checked rows every split gets, and reports the counts with warnings."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.rows import CheckedRows
+from kdc.pipeline.data.slices import HELD_OUT_SHARE, Ints, Mask, connect, pick_slice, sample, tune_size
+from kdc.pipeline.data.sources import SPLITS
+from kdc.pipeline.results import DataReport, SplitCounts
 
-TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
-HELD_OUT_SHARE = 0.1
-
-
-def tune_size(rows: int) -> int:
-    """Rows of the tuning slice: a tenth, at least 300 and at most 2,000, and never more than half of them."""
-    return min(max(round(rows * TUNE_SHARE), TUNE_LEAST), TUNE_MOST, rows // 2)
+_SMALL_TUNE = 100  # rows below which what the tuning slice decides is mostly chance
 
 
-def connect(texts: Ints, groups: Ints | None) -> Ints:
-    """Number the units that a slice must not part: rows with the same text, and rows of the same group.
+@dataclass(frozen=True)
+class Part:
+    """One split of the run.
+
+    Attributes:
+        origin: the split of the source that its rows come from.
+        chosen: (rows of that split,) which of them it has.
+    """
+
+    origin: str
+    chosen: Mask
+
+    def __len__(self) -> int:
+        return int(self.chosen.sum())
+
+
+def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | None, seed: int) -> dict[str, Part]:
+    """Decide the rows of every split.
 
     Args:
-        texts: (rows,) equal for rows with the same text.
-        groups: (rows,) equal for rows of the same group; None where there are none.
+        task: with its kind and label names.
+        rows: the checked rows of every split of the source.
+        max_train_rows: rows to train on at most.
+        seed: of the slices.
 
-    Returns:
-        (rows,) unit of each row, numbered in the order of their first rows.
+    Raises:
+        InputError: there are too few rows.
     """
-    text_ids = np.unique(texts, return_inverse=True)[1].reshape(-1)
-    if groups is None:
-        return _by_first_row(text_ids)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    group_ids = np.unique(groups, return_inverse=True)[1].reshape(-1) + text_ids.max() + 1
-    nodes = int(group_ids.max()) + 1
-    edges = coo_array((np.ones(len(texts), dtype=np.int8), (text_ids, group_ids)), shape=(nodes, nodes))
-    return _by_first_row(connected_components(edges, directed=False)[1][text_ids].astype(np.int64))
-
-
-def _by_first_row(ids: Ints) -> Ints:
-    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse.reshape(-1)]
-
-
-def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Ints:
-    """Split `size` rows over the classes in proportion to their counts (largest remainders).
-
-    Args:
-        counts: (classes,) rows of each class.
-        size: rows to take in all.
-        at_least: rows to take of every class that has as many, unless that is more than `size` in all.
-        leave: rows to leave of every class.
-
-    Returns:
-        (classes,) rows to take; their sum is `size` where the limits allow it.
-    """
-    most = np.maximum(counts - leave, 0)
-    least = np.minimum(at_least, most)
-    if int(least.sum()) > size:
-        least = np.zeros_like(most)
-    exact = counts * (min(size, int(counts.sum())) / max(int(counts.sum()), 1))
-    taken = np.clip(np.floor(exact).astype(np.int64), least, most)
-    while (missing := size - int(taken.sum())) != 0:
-        step = 1 if missing > 0 else -1
-        movable = taken < most if step > 0 else taken > least
-        if not movable.any():
-            break
-        gap = np.where(movable, step * (exact - taken), -np.inf)
-        best = np.argsort(-gap, kind="stable")[: min(abs(missing), int(movable.sum()))]
-        taken[best] += step
-    return taken
+    train = rows["train"]
+    classes, units = train.classes(task), connect(train.texts, train.groups)
+    free = np.ones(len(train), dtype=np.bool_)
+    parts = {}
+    if "eval" not in rows:
+        held_out = _slice_of(free, units, classes, max(round(len(train) * HELD_OUT_SHARE), 1), 3 * seed)
+        parts["eval"] = Part("train", held_out)
+        free = free & ~held_out
+    size = tune_size(min(int(free.sum()), max_train_rows or len(train)))
+    tune = _slice_of(free, units, classes, size, 3 * seed + 1)
+    free = free & ~tune
+    parts["tune"] = Part("train", tune)
+    parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
+    for name in rows.keys() - {"train"}:
+        texts = rows[name].texts
+        # An unlabelled text of the tuning slice would be trained on, with the teacher's answer.
+        is_tuned_on = np.isin(texts, train.texts[tune]) if name == "unlabeled" else np.zeros(len(texts), dtype=np.bool_)
+        parts[name] = Part(name, ~is_tuned_on)
+    _check_parts(parts, classes, len(train))
+    return {name: parts[name] for name in SPLITS if name in parts}
 
 
-def pick_slice(units: Ints, classes: Ints, size: int, seed: int) -> Mask:
-    """Choose whole units, about `size` rows, with the classes in proportion, leaving a row of every class.
-
-    Args:
-        units: (rows,) unit of each row, dense from 0.
-        classes: (rows,) class of each row, dense from 0; all 0 where there is nothing to stratify by.
-        size: rows to choose; fewer come where large units or rare classes do not allow it.
-        seed: of the choice.
-
-    Returns:
-        (rows,) True for the chosen rows.
-    """
-    counts = np.bincount(classes)
-    order = np.argsort(units, kind="stable")
-    ends = np.cumsum(np.bincount(units))
-    starts = np.concatenate([[0], ends[:-1]])
-    chosen = np.zeros(len(units), dtype=np.bool_)
-    taken = np.zeros_like(counts)
-    wanted = shares(counts, size, leave=1)
-    # Units with rare classes come first, as only they can fill those shares.
-    by_count = np.argsort(counts, kind="stable")
-    rarest = np.minimum.reduceat(np.argsort(by_count, kind="stable")[classes[order]], starts)
-    shuffled = np.random.default_rng(seed).permutation(len(ends))
-    shuffled = shuffled[np.argsort(rarest[shuffled], kind="stable")]
-    blocks = np.split(shuffled, np.cumsum(np.bincount(rarest, minlength=len(counts)))[:-1])
-    # First what fits every class's share; what large units left open is then filled with up to half of any class.
-    for limit in (wanted, np.maximum(wanted, counts // 2)):
-        for label, block in zip(by_count, blocks, strict=True):
-            for unit in block:
-                if taken[label] >= limit[label] or taken.sum() >= wanted.sum():
-                    break
-                rows = order[starts[unit] : ends[unit]]
-                after = taken + np.bincount(classes[rows], minlength=len(counts))
-                if not chosen[rows[0]] and (after <= limit).all() and after.sum() <= size:
-                    taken = after
-                    chosen[rows] = True
-    return chosen
+def _slice_of(free: Mask, units: Ints, classes: Ints, size: int, seed: int) -> Mask:
+    """A stratified slice of the free rows, as a mask over all rows."""
+    rows = np.flatnonzero(free)
+    dense = np.unique(units[rows], return_inverse=True)[1].reshape(-1)
+    mask = np.zeros(len(free), dtype=np.bool_)
+    mask[rows[pick_slice(dense, classes[rows], size, seed)]] = True
+    return mask
 
 
-def sample(classes: Ints, eligible: Mask, size: int, seed: int) -> Mask:
-    """Choose `size` of the eligible rows at random, the classes in proportion, at least one row of each.
+def _check_parts(parts: dict[str, Part], classes: Ints, rows: int) -> None:
+    """Every split must have rows, and every class some to train on."""
+    for name, what in (("eval", "an evaluation slice"), ("tune", "the tuning slice")):
+        if name in parts and not len(parts[name]):
+            raise InputError(
+                f"too few rows to hold out {what}",
+                given=f"{rows} training rows with {len(np.unique(classes))} classes",
+                remedy="give more rows with different texts, at least two of some class (is --label the right column?)",
+            )
+    lost = len(np.unique(classes)) - len(np.unique(classes[parts["train"].chosen]))
+    if lost:
+        raise InputError(
+            f"{lost} classes have no row to train on",
+            given=f"{len(parts['train'])} rows to train on",
+            remedy="allow more of them: --max-train-rows",
+        )
 
-    Returns:
-        (rows,) True for the chosen rows.
-    """
-    if size >= int(eligible.sum()):
-        return eligible
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(np.flatnonzero(eligible))
-    rows = rows[np.argsort(classes[rows], kind="stable")]
-    counts = np.bincount(classes[rows])
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each row within its class
-    chosen = np.zeros(len(classes), dtype=np.bool_)
-    chosen[rows[rank < np.repeat(shares(counts, size, at_least=1), counts)]] = True
-    return chosen
+
+def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]) -> DataReport:
+    """Count the rows, labels and duplicates of every split, and warn of what may mislead."""
+    used = sum(len(part) for part in parts.values() if part.origin == "train")
+    report = DataReport(
+        kind=task.kind,
+        splits={name: _count(task, rows[part.origin], part) for name, part in parts.items()},
+        held_out=len(parts["eval"]) if parts["eval"].origin == "train" else 0,
+        unused_train_rows=len(rows["train"]) - used,
+        duplicates=_duplicates(task, rows, parts),
+        skipped={name: split.skipped for name, split in rows.items() if split.skipped},
+    )
+    return report.model_copy(update={"warnings": tuple(_warnings(task, report))})
+
+
+def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
+    if task.kind != "classification" or rows.labels is None:
+        return SplitCounts(rows=len(part))
+    counts = np.bincount(rows.classes(task)[part.chosen], minlength=len(task.labels))
+    return SplitCounts(rows=len(part), labels=dict(zip(task.labels, counts.tolist(), strict=True)))
+
+
+def _duplicates(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, int]:
+    """Count the rows whose text (or pair) stands elsewhere too."""
+    texts = rows["train"].texts
+    counts = {"within_train": len(texts) - len(np.unique(texts))}
+    if task.kind == "classification":
+        labelled = np.unique(np.stack([texts, rows["train"].classes(task)], axis=1), axis=0)
+        counts["texts_with_different_labels"] = int((np.unique(labelled[:, 0], return_counts=True)[1] > 1).sum())
+    for name in rows.keys() - {"train", "unlabeled"}:
+        counts[f"{name}_rows_in_train"] = int(np.isin(rows[name].texts, texts).sum())
+    if "unlabeled" in rows:
+        counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum())
+        evaluated = [rows[part.origin].texts[part.chosen] for name, part in parts.items() if name.startswith("eval")]
+        counts["unlabeled_rows_in_eval"] = int(np.isin(rows["unlabeled"].texts, np.concatenate(evaluated)).sum())
+    return counts
+
+
+def _warnings(task: Task, report: DataReport) -> list[str]:
+    warnings = []
+    if report.held_out:
+        warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out for it")
+    for name, count in report.duplicates.items():
+        if count and name.endswith("_rows_in_train"):
+            what = name.removesuffix("_rows_in_train")
+            warnings.append(f"{count:,} {what} rows have the same text as a training row: the metric flatters")
+    if count := report.duplicates.get("unlabeled_rows_in_eval"):
+        warnings.append(f"{count:,} unlabelled rows have the same text as an eval row")
+    if count := report.duplicates.get("texts_with_different_labels"):
+        warnings.append(f"{count:,} training texts occur more than once, with different labels")
+    for name, count in report.skipped.items():
+        warnings.append(f"{count:,} broken rows of the published {name} file were left out")
+    tune = report.splits["tune"].rows
+    if tune < _SMALL_TUNE:
+        warnings.append(f"the tuning slice has only {tune} rows: what it decides is mostly chance")
+    if task.kind == "classification":
+        absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]
+        if absent:
+            warnings.append(f"no training row has the label {', '.join(absent)}")
+    return warnings

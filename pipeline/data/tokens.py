@@ -1,6 +1,6 @@
-"""Tokenises all splits once: unpadded, truncated, special tokens included. Constant memory.
+"""Tokenises all splits once: unpadded, cut, special tokens included. Memory stays constant.
 
-Reads: `rows/<split>/`. Writes: `tokens-<role>/<split>/`.
+Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.data.rows import DatasetFolder
+from kdc.pipeline.data.prepared import DatasetFolder
 from kdc.pipeline.data.sources import SPLITS
+from kdc.pipeline.results import Lengths, TokenCounts
+from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 if TYPE_CHECKING:
     import datasets
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1 << 20
-_BINS_TO_THE_CUT = 16  # of the histogram of lengths; it goes to twice the cut
+_BINS_TO_THE_CUT = 16  # of the histogram of lengths, which goes to twice the cut
 
 
 def tokenise(
@@ -35,24 +37,26 @@ def tokenise(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     on_rows: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, TokenCounts]:
     """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
+
+    The rows are cut by the code that cuts texts in serving, so that what is served sees the tokens of the training.
 
     Args:
         folder: of the data stage.
-        role: "teacher" or "student".
+        role: whose tokenizer it is: "teacher", "teacher-2", ..., "student".
         tokenizer: a fast one.
         max_length: tokens after which a text, or both texts of a pair together, are cut.
         on_rows: called with (rows done, rows in all) after each batch.
 
     Returns:
-        for each split: rows, tokens (after truncation), truncated (rows that were longer), lengths (rows by length
-        before the cut: in `counts[i]` those of `i * width` tokens and more, in the last all that are longer still).
+        for each split how many rows and tokens there are, and how long the rows were.
 
     Raises:
         KdcError: the tokenizer is not a fast one.
     """
     import datasets
+    from tokenizers import Tokenizer
 
     if not tokenizer.is_fast:
         raise KdcError(
@@ -60,6 +64,9 @@ def tokenise(
             given=type(tokenizer).__name__,
             remedy="use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken",
         )
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"))
+    with_types = "token_type_ids" in tokenizer.model_input_names
     splits = {
         name: datasets.load_from_disk(str(folder / "rows" / name))
         for name in SPLITS
@@ -73,25 +80,23 @@ def tokenise(
         tokens = truncated = 0
         width = max(1, -(-max_length // _BINS_TO_THE_CUT))
         histogram = np.zeros(2 * _BINS_TO_THE_CUT + 1, dtype=np.int64)
-        schema = _schema(rows, with_types="token_type_ids" in tokenizer.model_input_names)
+        schema = _schema(rows, with_types=with_types)
         with DatasetFolder(partial / name, schema) as writer:
             for batch in _batches(rows):
-                columns, lengths = _encode(batch, tokenizer, max_length)
-                cut = sum(length > max_length for length in lengths)
-                np.add.at(histogram, np.minimum(np.asarray(lengths) // width, len(histogram) - 1), 1)
-                encoded = pa.RecordBatch.from_arrays(
-                    [pa.array(columns[field.name], field.type) for field in schema], schema=schema
+                columns, lengths = _encode(batch, cutter)
+                writer.write(
+                    pa.RecordBatch.from_arrays(
+                        [pa.array(columns[field.name], field.type) for field in schema], schema=schema
+                    )
                 )
-                writer.write(encoded)
-                tokens, truncated, done = tokens + sum(columns["length"]), truncated + cut, done + batch.num_rows
+                np.add.at(histogram, np.minimum(np.asarray(lengths) // width, len(histogram) - 1), 1)
+                truncated += sum(length > max_length for length in lengths)
+                tokens += sum(columns["length"])
+                done += batch.num_rows
                 if on_rows is not None:
                     on_rows(done, total)
-        counts[name] = {
-            "rows": len(rows),
-            "tokens": tokens,
-            "truncated": truncated,
-            "lengths": {"width": width, "counts": histogram.tolist()},
-        }
+        lengths_of_split = Lengths(width=width, counts=tuple(histogram.tolist()))
+        counts[name] = TokenCounts(rows=len(rows), tokens=tokens, truncated=truncated, lengths=lengths_of_split)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -107,7 +112,7 @@ def _schema(rows: datasets.Dataset, *, with_types: bool) -> pa.Schema:
 
 
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
-    """At most 1,024 rows and about a million characters: a batch of long documents is a batch of few."""
+    """At most 1,024 rows and about a million characters: a batch of long documents holds few of them."""
     for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
         sizes = pc.utf8_length(table["text"]).to_numpy()
         if "text_pair" in table.column_names:
@@ -118,61 +123,18 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def _encode(batch: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[dict[str, Any], list[int]]:
-    """The token columns of a batch, and how long its rows were before the cut.
-
-    The tokenizer itself is not asked to cut: it keeps every combination of the pieces that are cut off from the two
-    texts of a pair, which is quadratic (6.5 GB and 18 s for one pair of 10,000 words cut to 64 tokens).
-    """
-    pairs = batch["text_pair"].to_pylist() if "text_pair" in batch.column_names else None
-    encoded = tokenizer(
-        batch["text"].to_pylist(), pairs, truncation=False, padding=False, return_attention_mask=False, verbose=False
-    )
-    names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
-    columns = {name: encoded[name] for name in names}
-    lengths = [len(ids) for ids in columns["input_ids"]]
-    for place, length in enumerate(lengths):
-        if length > max_length:
-            kept = kept_tokens(encoded.encodings[place].sequence_ids, max_length, from_left=_cuts_left(tokenizer))
-            for name in names:
-                values = columns[name][place]
-                columns[name][place] = [values[at] for at in kept]
-    others = {name: batch[name] for name in ("row", "label") if name in batch.column_names}
-    columns["length"] = [len(ids) for ids in columns["input_ids"]]
-    return {**columns, **{name: column.combine_chunks() for name, column in others.items()}}, lengths
-
-
-def _cuts_left(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return getattr(tokenizer, "truncation_side", "right") == "left"
-
-
-def kept_tokens(sequence_ids: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
-    """Which tokens stay when a row is cut to `max_length`, "longest first": the longer text gives way first.
-
-    Args:
-        sequence_ids: (tokens,) 0 or 1 for tokens of the first or second text, None for special ones, which all stay.
-        max_length: tokens to keep in all.
-        from_left: cut at the beginning of the texts instead of at their end.
-
-    Returns:
-        places of the tokens that stay, ascending.
-    """
-    counts = [sum(owner == text for owner in sequence_ids) for text in (0, 1)]
-    room = max(max_length - sum(owner is None for owner in sequence_ids), 0)
-    shorter, longer = sorted(counts)
-    if shorter + longer > room:
-        # As in the tokenizers library: the longer text is cut down to the shorter at most, then both to halves.
-        longer = max(shorter, room - shorter)
-        if shorter + longer > room:
-            shorter, longer = room // 2, room - room // 2
-    keep = [shorter, longer] if counts[0] <= counts[1] else [longer, shorter]
-    kept, seen = [], [0, 0]
-    for place, owner in enumerate(sequence_ids):
-        if owner is None:
-            kept.append(place)
-            continue
-        first = counts[owner] - keep[owner] if from_left else 0
-        if first <= seen[owner] < first + keep[owner]:
-            kept.append(place)
-        seen[owner] += 1
-    return kept
+def _encode(batch: pa.Table, cutter: RowTokenizer) -> tuple[dict[str, Any], list[int]]:
+    """The columns of a batch of tokens, and how long its rows were before the cut."""
+    texts: list[Text] = batch["text"].to_pylist()
+    if "text_pair" in batch.column_names:
+        texts = list(zip(batch["text"].to_pylist(), batch["text_pair"].to_pylist(), strict=True))
+    encodings, lengths = cutter.encode_and_measure(texts)
+    columns: dict[str, Any] = {
+        "input_ids": [encoding.ids for encoding in encodings],
+        "token_type_ids": [encoding.type_ids for encoding in encodings],
+        "length": [len(encoding) for encoding in encodings],
+    }
+    for name in ("row", "label"):
+        if name in batch.column_names:
+            columns[name] = batch[name].combine_chunks()
+    return columns, lengths

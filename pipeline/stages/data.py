@@ -13,8 +13,9 @@ from typing import Any
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.prepared import open_data, prepare, tokenise
+from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.request import source_of, task_of
+from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.rundir.context import Run
@@ -28,14 +29,12 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     report = prepare(
         out, task_of(config), source_of(config), max_train_rows=config.data.max_train_rows, seed=config.run.seed
     )
-    for warning in report.get("warnings", ()):
+    for warning in report.warnings:
         run.say(f"warning: {warning}")
-    if report.get("held_out"):
-        run.say(f"no evaluation rows were given: {report['held_out']} training rows are held out for it")
     task = open_data(out).task
     wanted = config.data.max_length or task.max_length
     _check_plan(config, task)
-    summary: dict[str, Any] = {"max_length": {}, "tokens": {}, "report": report}
+    summary: dict[str, Any] = {"max_length": {}, "tokens": {}, "report": report.to_json()}
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not config.student.model.startswith("layers:"):
         sources["student"] = config.student.model
@@ -43,7 +42,8 @@ def run(run: Run, out: Path) -> dict[str, Any]:
         tokenizer = models.load_tokenizer(source)
         max_length = min(wanted, models.longest_input(models.load_config(source), tokenizer))
         summary["max_length"][role] = max_length
-        summary["tokens"][role] = tokenise(out, role, tokenizer, max_length, on_rows=run.progress)
+        counts = tokenise(out, role, tokenizer, max_length, on_rows=run.progress)
+        summary["tokens"][role] = {name: split.to_json() for name, split in counts.items()}
     if "student" not in sources:  # cut from the teacher: the same tokens
         os.symlink("tokens-teacher", out / "tokens-student")
         for part in ("max_length", "tokens"):

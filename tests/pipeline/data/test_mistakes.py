@@ -11,7 +11,8 @@ import pytest
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task, custom_task
-from kdc.pipeline.data.prepared import Source, open_data, prepare
+from kdc.pipeline.data.prepared import open_data, prepare
+from kdc.pipeline.data.sources import Source
 
 GOOD = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(20)]
 

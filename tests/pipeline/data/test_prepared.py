@@ -17,7 +17,9 @@ from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task, custom_task, find_task
 from kdc.pipeline.data import readers
-from kdc.pipeline.data.prepared import PreparedData, Source, open_data, prepare, read_labelled
+from kdc.pipeline.data.prepared import PreparedData, open_data, prepare, read_labelled
+from kdc.pipeline.data.sources import Source
+from kdc.pipeline.results import DataReport
 
 
 def _task(kind: Kind = "classification", labels: tuple[str, ...] = ()) -> Task:
@@ -41,7 +43,7 @@ def _prepare(
     infer_kind: bool = False,
     separator: str | None = None,
     group: str | None = None,
-) -> tuple[PreparedData, dict[str, Any]]:
+) -> tuple[PreparedData, DataReport]:
     source = Source(
         train=_write(tmp_path / "train.jsonl", train),
         eval=None if evaluation is None else _write(tmp_path / "eval.jsonl", evaluation),
@@ -102,14 +104,14 @@ def test_whole_numbers_are_sorted_by_value(tmp_path: Path) -> None:
 def test_sizes_of_tuning_slice_and_cap(tmp_path: Path, rows: int, cap: int | None, tune: int, train: int) -> None:
     data, report = _prepare(tmp_path, _rows(rows), _rows(4, prefix="eval"), max_train_rows=cap)
     assert (len(data.rows("tune")), len(data.rows("train"))) == (tune, train)
-    assert report["unused_train_rows"] == rows - tune - train
+    assert report.unused_train_rows == rows - tune - train
 
 
 def test_all_slices_keep_the_share_of_each_class(tmp_path: Path) -> None:
     data, report = _prepare(tmp_path, _rows(4000, "aaab"), max_train_rows=1000)
     for split, size in (("eval", 400), ("tune", 300), ("train", 1000)):
         assert Counter(data.rows(split)["label"][:]) == {0: size * 3 // 4, 1: size // 4}
-    assert report["held_out"] == 400
+    assert report.held_out == 400
 
 
 def test_a_class_with_one_row_stays_in_training(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_equal_texts_are_never_parted(tmp_path: Path) -> None:
     texts = {split: {text.strip() for text in data.rows(split)["text"][:]} for split in ("train", "tune", "eval")}
     assert not texts["train"] & texts["tune"]
     assert not texts["eval"] & (texts["train"] | texts["tune"])
-    assert (report["duplicates"]["within_train"], report["duplicates"]["texts_with_different_labels"]) == (600, 300)
+    assert (report.duplicates["within_train"], report.duplicates["texts_with_different_labels"]) == (600, 300)
     assert len(data.rows("tune")) == pytest.approx(300, abs=6)
 
 
@@ -159,19 +161,19 @@ def test_pairs_are_kept_together(tmp_path: Path) -> None:
     train = [{"q": f"q{n % 5}", "s": f"s{n}", "label": "ab"[n % 2]} for n in range(60)]
     data, report = _prepare(tmp_path, train, [{"q": "q0", "s": "s0", "label": "a"}], task=task)
     assert {(row["text"], row["text_pair"]) for row in data.rows("train")} <= {(row["q"], row["s"]) for row in train}
-    assert report["duplicates"] == {"within_train": 0, "texts_with_different_labels": 0, "eval_rows_in_train": 1}
+    assert report.duplicates == {"within_train": 0, "texts_with_different_labels": 0, "eval_rows_in_train": 1}
 
 
 def test_texts_in_train_and_eval_are_counted_and_warned(tmp_path: Path) -> None:
     _, report = _prepare(tmp_path, _rows(60), [*_rows(7), {"text": "new", "label": "a"}])
-    assert report["duplicates"]["eval_rows_in_train"] == 7
-    assert any("7 eval rows have the same text as a training row" in line for line in report["warnings"])
+    assert report.duplicates["eval_rows_in_train"] == 7
+    assert any("7 eval rows have the same text as a training row" in line for line in report.warnings)
 
 
 def test_unlabelled_rows_of_the_tuning_slice_are_left_out(tmp_path: Path) -> None:
     data, report = _prepare(tmp_path, _rows(60), _rows(3, prefix="eval"), [{"text": row["text"]} for row in _rows(60)])
     assert set(data.rows("unlabeled")["text"][:]) == set(data.rows("train")["text"][:])
-    assert report["duplicates"]["unlabeled_rows_in_tune_left_out"] == len(data.rows("tune"))
+    assert report.duplicates["unlabeled_rows_in_tune_left_out"] == len(data.rows("tune"))
 
 
 def test_glue_labels_may_be_names_or_numbers(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_regressions_scale_is_that_of_the_training_rows(tmp_path: Path) -> None:
 def test_kind_is_inferred(tmp_path: Path, labels: list[str], kind: str) -> None:
     rows = [{"text": f"t{n}", "label": labels[n % len(labels)]} for n in range(len(labels) * 6)]
     data, report = _prepare(tmp_path, rows, infer_kind=True)
-    assert (data.task.kind, report["kind"]) == (kind, kind)
+    assert (data.task.kind, report.kind) == (kind, kind)
     assert data.task.metrics == (("pearson", "spearman") if kind == "regression" else ("macro_f1", "accuracy"))
 
 

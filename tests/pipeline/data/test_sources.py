@@ -13,10 +13,17 @@ import pytest
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import TASKS, find_task
-from kdc.pipeline.data.columns import Columns, Row
-from kdc.pipeline.data.readers import read_rows
-from kdc.pipeline.data.sources import Source, SplitSource, columns_of, file_source, input_fingerprint, locate
-from kdc.pipeline.data.validate import FileLog, Problems
+from kdc.pipeline.data.problems import FileLog, FileProblem, Problems
+from kdc.pipeline.data.readers import Row, read_rows
+from kdc.pipeline.data.sources import (
+    Columns,
+    Source,
+    SplitSource,
+    columns_of,
+    file_source,
+    input_fingerprint,
+    locate,
+)
 
 COLUMNS = Columns(text=("text",), label=("label",))
 PAIR = Columns(text=("a",), text_pair=("b",), label=("label",))
@@ -189,8 +196,6 @@ def test_mistake_names_its_place(tmp_path: Path, name: str) -> None:
 
 def _read_reporting(source: SplitSource) -> None:
     """As `stage` does it: what ends a file is one more mistake."""
-    from kdc.pipeline.data.validate import FileProblem
-
     problems = Problems()
     log = FileLog(source.name, source.unit, problems)
     try:

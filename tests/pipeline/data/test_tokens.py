@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task
-from kdc.pipeline.data.prepared import PreparedData, Source, open_data, prepare, tokenise
+from kdc.pipeline.data.prepared import PreparedData, open_data, prepare
+from kdc.pipeline.data.sources import Source
+from kdc.pipeline.data.tokens import tokenise
 
 PROCESSORS = {
     "bert": processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1)),
@@ -76,7 +78,7 @@ def test_ids_are_those_of_the_tokenizers_own_truncation(tmp_path: Path, processo
                 max_length
             ]  # sixteen bars to the cut, sixteen beyond, and the rest
             bars = [sum(min(len(ids) // width, 32) == place for ids in whole) for place in range(33)]
-            assert counts[split] == {
+            assert counts[split].to_json() == {
                 "rows": len(whole),
                 "tokens": sum(tokens["length"]),
                 "truncated": sum(len(ids) > max_length for ids in whole),
@@ -101,7 +103,7 @@ def test_a_pair_of_very_long_texts_takes_linear_time(tmp_path: Path) -> None:
     began = time.monotonic()
     counts = tokenise(data.folder, "teacher", _tokenizer(), 64)
     assert time.monotonic() - began < 10
-    assert sum(split["truncated"] for name, split in counts.items() if name != "unlabeled") == 1
+    assert sum(split.truncated for name, split in counts.items() if name != "unlabeled") == 1
 
 
 def test_progress_reaches_the_total(tmp_path: Path) -> None:

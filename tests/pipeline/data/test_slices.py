@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdc.pipeline.data.splits import connect, pick_slice, sample, shares, tune_size
+from kdc.pipeline.data.slices import connect, pick_slice, sample, shares, tune_size
 
 
 @pytest.mark.parametrize(

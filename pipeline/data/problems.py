@@ -1,9 +1,8 @@
-"""Checks on the rows that people bring, and the list of mistakes found in them.
+"""Mistakes in the rows that people bring: how one is reported, and the list of all of them.
 
-A reader or a check raises `RowProblem` (one row cannot be used) or `FileProblem` (the rest of the file cannot).
-`Problems` collects both over all files of a run, so that a person sees the first few of each file, with the line, and
-the count.
-Messages quote labels, numbers and column names; they never quote a text.
+A reader or a check raises `RowProblem` (this row cannot be used) or `FileProblem` (the rest of the file cannot be
+read). `Problems` collects both over all files of a run, so that a person sees the first few of each file with their
+lines, and how many there are in all. Messages quote labels, numbers and column names; they never quote a text.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class RowProblem(Exception):
     """One row cannot be used.
 
     Args:
-        what: the kind of mistake, the same words for every row that has it.
-        detail: what was met in this row.
-        remedy: what to do.
+        what: the kind of mistake, in the same words for every row that has it, because mistakes are counted by it.
+        detail: what stands in this row.
+        remedy: what the person can do.
     """
 
     def __init__(self, what: str, detail: str = "", remedy: str = "") -> None:
@@ -35,7 +34,7 @@ class RowProblem(Exception):
 
 
 class FileProblem(RowProblem):
-    """The rest of the file cannot be read. `line` is where it began, None for the file as a whole."""
+    """The rest of a file cannot be read. `line` is where that part begins; None means the file as a whole."""
 
     def __init__(self, what: str, detail: str = "", remedy: str = "", line: int | None = None) -> None:
         super().__init__(what, detail, remedy)
@@ -43,7 +42,7 @@ class FileProblem(RowProblem):
 
 
 class Problems:
-    """The mistakes found so far, over all files of a run."""
+    """The mistakes so far, over all files of a run."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -55,7 +54,7 @@ class Problems:
         return self._counts.total()
 
     def add(self, file: str, place: str, problem: RowProblem, count: int = 1) -> None:
-        """Note one mistake, or the first of `count` equal ones; `place` (":12", " row 12") follows the file's name."""
+        """Add one mistake, or the first of `count` equal ones; `place` (":12", " row 12") follows the file's name."""
         shown = self._of_file[file] < MAX_SHOWN
         self._counts[problem.what] += count
         self._of_file[file] += count
@@ -66,7 +65,7 @@ class Problems:
                 self._remedies[problem.remedy] = None
 
     def raise_if_any(self) -> None:
-        """Report what was found.
+        """Report the mistakes, if there are any.
 
         Raises:
             InputError: there is at least one mistake.
@@ -88,12 +87,12 @@ class Problems:
 
 @dataclass
 class FileLog:
-    """Where a reader reports what is wrong with one file, and what it left out.
+    """What is wrong with one file, and what was left out of it.
 
     Attributes:
         file: the file's name, as the person wrote it.
-        unit: how a place is named: ":" for lines, " row " for rows.
-        problems: the run's list.
+        unit: what stands before a place in the file: ":" for lines, " row " for rows.
+        problems: the list of the whole run.
         skipped: rows left out because the published file is known to be broken there.
     """
 
@@ -103,44 +102,23 @@ class FileLog:
     skipped: int = 0
 
     def mistake(self, line: int | None, problem: RowProblem, count: int = 1) -> None:
-        """Note a mistake at a line (1-based), or of the whole file; or the first of `count` equal ones."""
+        """Add a mistake at a line (from 1), or of the whole file (None); or the first of `count` equal ones."""
         self.problems.add(self.file, "" if line is None else f"{self.unit}{line}", problem, count)
-
-    def skip(self) -> None:
-        """Note a row left out."""
-        self.skipped += 1
-
-
-def check_text(value: object, column: str) -> str:
-    """A text that a model can read.
-
-    Raises:
-        RowProblem: not a string, NaN, or nothing but white space.
-    """
-    if not isinstance(value, str):
-        if value is None or is_nan(value):
-            raise RowProblem("text is missing", f"column {column!r}", "fill in or remove these rows")
-        raise RowProblem("text is not a string", f"column {column!r} holds {type(value).__name__}", "check --text")
-    if not value or value.isspace():
-        raise RowProblem("text is empty", f"column {column!r}", "fill in or remove these rows")
-    if len(value) == 3 and value.lower() == "nan":
-        raise RowProblem("text is NaN", f"column {column!r}", "fill in or remove these rows")
-    return value
 
 
 def nearest_name(name: str, known: Collection[str]) -> str:
-    """ "; did you mean 'x'?" for the most similar known name, "" where none is similar."""
+    """ "; did you mean 'x'?" for the most similar known name, "" if none is similar."""
     by_lower = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def show(value: object) -> str:
-    """A value for a message, at most 60 characters."""
+    """A value for a message, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_nan(value: object) -> bool:
-    """Whether a value is the float NaN, as Parquet and JSON files say "missing"."""
+    """Whether a value is the float NaN, which stands for a missing value in Parquet and JSON files."""
     return isinstance(value, float) and math.isnan(value)

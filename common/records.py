@@ -1,0 +1,70 @@
+"""Parses tables of text record by record, in constant memory: CSV and TSV with quoting, and JSONL.
+
+The caller decodes the lines and decides what a broken record means for it. Each record comes with the line, counted
+from 1, on which it begins.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+# The formats of tables by the ending of their files.
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+# A longer line is no row of a table. Without a limit, a quote that is never closed would swallow the whole file.
+LONGEST_LINE = 64 << 20
+
+
+class BrokenQuoting(Exception):
+    """The rest of a CSV or TSV file cannot be parsed.
+
+    Args:
+        reason: what Python's csv module says.
+        line: where the record begins.
+    """
+
+    def __init__(self, reason: str, line: int) -> None:
+        super().__init__(reason, line)
+        self.reason, self.line = reason, line
+
+
+def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Parse lines by csv's quoting rules: a quoted field may hold delimiters and line breaks.
+
+    Args:
+        lines: with their line ends.
+        delimiter: one character.
+
+    Yields:
+        the line on which a record begins, and its fields. The header comes first; a blank line has no fields.
+
+    Raises:
+        BrokenQuoting: a quote is not closed or not doubled, or a carriage return stands inside a record.
+    """
+    csv.field_size_limit(LONGEST_LINE)  # Python's own limit of 128 KiB is short for a document
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    begins = 1
+    try:
+        for fields in reader:
+            line, begins = begins, reader.line_num + 1
+            yield line, fields
+    except csv.Error as error:
+        raise BrokenQuoting(str(error), begins) from None
+
+
+def parse_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
+    """Parse one JSON value a line; blank lines are left out.
+
+    Yields:
+        the line's number, its text, and its value. The value of a line that is no JSON is the error.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                value = error
+            yield number, line, value
