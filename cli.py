@@ -253,9 +253,10 @@ def compress(
     if as_json:
         _print_json(result)
     else:
-        from kdc.pipeline.report.printing import print_result
+        from kdc.pipeline.report.summary import render
+        from kdc.pipeline.results import CompressResult
 
-        print_result(result)
+        typer.echo(render(CompressResult.model_validate(result)))
     _leave(result.get("result", {}).get("contract"))
 
 
