@@ -7,16 +7,14 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from tiny_runs import base_model, command, kdc, write_rows
 
-from kdc.artifact.manifest import load_manifest, write_manifest
+from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.common.errors import InputError
-from kdc.pipeline.quality import variants as judging
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.training import models
 from kdc.serving.http.registry import Registry, verify
@@ -241,36 +239,6 @@ def test_fewer_threads_than_were_judged_are_said_to_be_so(
         Registry(ServeSettings(artifact=str(wide)))._open(wide)
     assert f"judged with {here + 7} threads, and {here} serve" in caplog.text
     assert f"with {here + 7} threads in place of {here}" in kdc("verify", str(wide)).stdout
-
-
-@pytest.mark.parametrize(
-    ("chosen", "passes", "loads"),
-    [
-        ("channel-smooth", "int8", "int8"),
-        ("channel-smooth", "fp32", "fp32"),
-        (None, "fp32", "fp32"),
-        (None, "int8", "fp32"),
-    ],
-)
-def test_a_contract_loads_no_int8_that_cost_too_much(
-    contracted: Contracted, monkeypatch: pytest.MonkeyPatch, chosen: str | None, passes: str, loads: str
-) -> None:
-    manifest = load_manifest(contracted.passed)
-    first = "int8" if chosen else "fp32"
-    manifest = manifest.model_copy(update={"providers": {"CPUExecutionProvider": first}})
-
-    def loaded(artifact: Path, contract: Any, device: str, variant: str | None = None) -> str:
-        return variant or first
-
-    def judged(run: Any, engine: str, contract: Any) -> Any:
-        verdict = "pass" if engine == passes else "fail"
-        return SimpleNamespace(variant=engine, provider="CPUExecutionProvider", verdict=verdict)
-
-    monkeypatch.setattr(judging, "load", loaded)
-    monkeypatch.setattr(judging, "_judge", judged)
-    run = SimpleNamespace(device="cpu", metrics=lambda stage: {"chosen": chosen})
-    changed, judgement = judging.judge_variants(run, contracted.passed, manifest, None)  # type: ignore[arg-type]
-    assert changed.providers["CPUExecutionProvider"] == judgement.variant == loads
 
 
 def test_a_changed_artifact_is_a_failure_of_verify(contracted: Contracted, tmp_path: Path) -> None:

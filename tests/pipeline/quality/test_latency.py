@@ -1,0 +1,66 @@
+"""The timing of models: in turns, medians over the rounds. Durations come from a clock that the models set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from kdc.pipeline.quality import latency
+from kdc.pipeline.quality.latency import compare_speeds, time_in_turns
+
+
+class Clock:
+    """A clock that stands still but where a model takes its time; it notes who was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        self.called: list[tuple[str, int]] = []
+        monkeypatch.setattr(latency, "seconds_of", self.seconds_of)
+
+    def seconds_of(self, call: Callable[[], object]) -> float:
+        began = self.seconds
+        call()
+        return self.seconds - began
+
+    def model(self, name: str, seconds: Callable[[list[str]], float]) -> Callable[[list[str]], None]:
+        def answer(rows: list[str]) -> None:
+            self.called.append((name, len(rows)))
+            self.seconds += seconds(rows)
+
+        return answer
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_models_are_timed_in_turns_after_a_warm_up(clock: Clock) -> None:
+    models = {name: clock.model(name, lambda rows: 1.0) for name in ("a", "b")}
+    time_in_turns(models, calls=[["x"]], batches=[["x", "y"]], percentiles=(50,), rounds=2)
+    one_turn = [[(name, 1), (name, 2)] for name in ("a", "b")]
+    assert clock.called == [call for turn in one_turn * 3 for call in turn]  # a warm-up and two rounds
+
+
+def test_percentiles_and_speed_are_medians_over_the_rounds(clock: Clock) -> None:
+    factors = iter([1.0] * 6 + [1.0] * 6 + [9.0] * 6 + [2.0] * 6)  # a warm-up and three rounds, one of them disturbed
+    durations = {"fast": 0.001, "slow": 0.003}
+    model = clock.model("m", lambda rows: next(factors) * sum(durations[row] for row in rows))
+    timing = time_in_turns(
+        {"m": model},
+        calls=[["fast"]] * 4 + [["slow"]],
+        batches=[["slow", "slow"]],
+        percentiles=(50, 100),
+        rounds=3,
+    )["m"]
+    assert timing.percentiles_ms == pytest.approx((2.0, 6.0))  # of 1, 9 and 2 ms; of 3, 27 and 6 ms
+    assert timing.rows_per_second == pytest.approx(2 / 0.012)
+
+
+def test_speeds_are_of_single_rows_and_of_batches_of_32(clock: Clock) -> None:
+    model = clock.model("m", lambda rows: 0.002 if len(rows) == 1 else 0.008)
+    speed = compare_speeds({"m": model}, ["a", "b", "c"], latency_rows=10, throughput_rows=80, rounds=1)["m"]
+    assert (speed.latency_p50_ms, speed.latency_p95_ms) == (2.0, 2.0)
+    assert speed.rows_per_second == round(80 / (3 * 0.008), 3)  # 32, 32 and 16 rows
+    assert {size for _, size in clock.called} == {1, 32, 16}
