@@ -13,7 +13,9 @@ from kdc.artifact.contract.terms import Contract, Limits
 from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.pareto import _short
+from kdc.pipeline.results import CandidatesResult, StudentCosts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.stages import candidates, search
 
@@ -64,8 +66,8 @@ def test_students_that_are_too_large_are_dropped(
 ) -> None:
     limit = min(sizes[DEEP[0]].values()) - 1e-4  # just less than the deepest in its smallest form
     compress(rows.config(tmp_path / "run", max_size_mb=limit), until="candidates")
-    config = rows.config(tmp_path / "run", max_size_mb=limit)
-    kept = candidates.kept(Run(tmp_path / "run", config))
+    measured = Run(tmp_path / "run", rows.config(tmp_path / "run")).result(CandidatesResult).candidates
+    kept = fitting_students(measured, Contract(limits=Limits(max_size_mb=limit)))
     assert kept == [student for student in DEEP if min(sizes[student].values()) <= limit]
     assert DEEP[0] not in kept
 
@@ -85,7 +87,7 @@ def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_ti
     compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
     measured, count = candidates._measure, []
 
-    def counted(run: Run, student: str, *given: Any) -> dict[str, Any]:
+    def counted(run: Run, student: str, *given: Any) -> StudentCosts:
         count.append(student)
         return measured(run, student, *given)
 
@@ -184,11 +186,6 @@ def test_another_machine_measures_again(rows: Rows, tmp_path: Path, monkeypatch:
     assert compress(config, until="candidates")["stages"]["candidates"]["skipped"]
     monkeypatch.setattr(machine, "cpu", lambda: {"model": "Another CPU 9000"})
     assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
-
-
-def test_a_precision_that_cannot_be_had_keeps_no_contract() -> None:
-    found = {"variants": {"int8": {"failed": "no"}, "fp32": {"latency_ms": 1.0, "rows_per_s": 1.0, "size_mb": 9.0}}}
-    assert candidates.fits(found, Contract(limits=Limits(max_size_mb=10))) == ["fp32"]
 
 
 @pytest.fixture

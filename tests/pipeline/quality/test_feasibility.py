@@ -1,0 +1,47 @@
+"""Which untrained students can keep a contract, and what is said where none can."""
+
+from __future__ import annotations
+
+from kdc.artifact.contract.terms import Contract, Costs, Limits
+from kdc.pipeline.quality.feasibility import fitting_precisions, fitting_students, nothing_fits, table
+from kdc.pipeline.results import NotMeasured, StudentCosts
+
+SMALL = StudentCosts(
+    parameters=10_000_000,
+    variants={"int8": NotMeasured(failed="no"), "fp32": Costs(latency_ms=1.0, rows_per_s=900.0, size_mb=9.0)},
+)
+LARGE = StudentCosts(parameters=20_000_000, variants={"fp32": Costs(latency_ms=2.0, rows_per_s=500.0, size_mb=18.0)})
+MEASURED = {"small": SMALL, "large": LARGE}
+
+
+def within(**limits: float) -> Contract:
+    return Contract(limits=Limits(**limits))
+
+
+def test_a_precision_that_cannot_be_had_keeps_no_contract() -> None:
+    assert fitting_precisions(SMALL, within(max_size_mb=10)) == ["fp32"]
+
+
+def test_students_that_fit_stand_by_their_parameters() -> None:
+    assert fitting_students(MEASURED, within(max_size_mb=20)) == ["large", "small"]
+    assert fitting_students(MEASURED, within(max_latency_ms=1.5)) == ["small"]
+    assert fitting_students(MEASURED, within(min_rows_per_s=1000)) == []
+
+
+def test_the_table_says_what_is_kept_and_why_the_rest_is_dropped() -> None:
+    head, failed, kept, dropped = table(MEASURED, within(max_latency_ms=1.5))
+    assert head.split() == ["student", "variant", "M", "params", "ms", "rows/s", "MB"]
+    assert failed.split()[-2:] == ["dropped:", "no"]
+    assert kept.split() == ["small", "fp32", "10.0", "1.00", "900", "9.0", "kept"]
+    assert "dropped: p95 latency is 2 ms, the limit 1.5: 33 % above" in dropped
+
+
+def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> None:
+    error = nothing_fits(MEASURED, within(max_latency_ms=0.5, max_size_mb=9))
+    assert "the nearest is small in fp32" in str(error.given)
+    assert "--max-latency-ms 1.1 --max-size-mb 9.1" in error.remedy
+
+
+def test_where_nothing_could_be_exported_it_says_so() -> None:
+    students = {"a": StudentCosts(parameters=1, variants={"fp32": NotMeasured(failed="no")})}
+    assert "no candidate could be exported" in str(nothing_fits(students, within(max_size_mb=9)))
