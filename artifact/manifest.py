@@ -153,7 +153,7 @@ class Variant(Frozen):
 
     file: str
     size_bytes: int = Field(ge=0)
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     parity: float | None = None
     batch_invariance: float | None = None
     candidate: str | None = None
@@ -189,7 +189,7 @@ class Manifest(Frozen):
     variants: dict[Literal["fp32", "int8", "fp16"], Variant]
     providers: dict[str, str]
     temperature: float = Field(default=1.0, gt=0)
-    metrics: dict[str, dict[str, Scalar]] = {}
+    metrics: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
     contract: Judgement | None = None
     created: str
     sha256: str = ""
@@ -198,6 +198,11 @@ class Manifest(Frozen):
     def max_length(self) -> int:
         """Tokens after which a row is cut."""
         return self.tokenizer.max_length
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files together, without `manifest.json` itself."""
+        return sum(file.size for file in self.files.values())
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Manifest:

@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all: a crash at any moment leaves the old content or the new one."""
+"""Atomic writing: after a crash at any moment a file has its old content or its new one, never a part."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +22,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     """A binary stream whose content takes the name `path` when the block ends without an error.
 
     The content is on the disk before it takes the name, so that a power cut does not leave an empty file. After an
     error the file named `path` is as it was before.
+
+    Args:
+        path: the file; its folder exists.
+        shared: several processes may write the same file at once. Each then has a temporary file of its own; one whose
+            writer was killed stays, while otherwise the next writer overwrites it.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp" if shared else f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        temporary.unlink(missing_ok=True)  # of a writer that was killed; a link in its place is not followed
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

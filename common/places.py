@@ -1,64 +1,31 @@
-"""Where input and output lie: local paths, and every address that fsspec has a package for (s3://, gs://, ...)."""
+"""Places of input and output: local paths, and every address that fsspec has a package for (s3://, gs://, ...)."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from kdc.common import files
 from kdc.common.errors import InputError, KdcError
+from kdc.common.records import FORMATS
 
-_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 STANDARD = "-"
 
-
-@dataclass(frozen=True)
-class File:
-    """One file of the input.
-
-    Attributes:
-        address: as people are told it.
-        system: fsspec's file system.
-        path: of the file there.
-        size: in bytes.
-        changed: what tells this version from another: the time of its last change, or an entity tag.
-    """
-
-    address: str
-    system: Any
-    path: str
-    size: int
-    changed: str
-
-    @property
-    def format(self) -> str:
-        """csv, tsv, jsonl or parquet."""
-        return format_of(self.address)
-
-    def open(self) -> IO[bytes]:
-        """To read, unpacked.
-
-        Raises:
-            InputError: the package that unpacks it is not installed.
-        """
-        from fsspec.compression import available_compressions
-
-        packed = _COMPRESSED.get(Path(self.address).suffix)
-        if packed is not None and packed not in available_compressions():
-            raise InputError(
-                f"nothing that unpacks {packed} is installed", given=self.address, remedy="unpack it first"
-            )
-        return self.system.open(self.path, "rb", compression=packed)
+_REMEDY = "check the name, the credentials and the endpoint, which the package of this scheme reads"
+_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(://[^\s?'\"<>]*\?)[^\s'\"<>]+")
+_LONGEST_DETAIL = 600  # characters of a package's error message, some of which hold a whole page
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """The file system of an address, and its path there.
+    """The fsspec file system of an address, and the path on it.
 
     Raises:
         InputError: fsspec knows no such scheme, or the package for it is not installed.
@@ -74,92 +41,170 @@ def file_system(address: str) -> tuple[Any, str]:
 
 
 def is_local(system: Any) -> bool:
-    """Whether paths are those of this machine."""
+    """Whether a file system's paths are those of this machine."""
     return "file" in system.protocol
 
 
+def without_secrets(text: str) -> str:
+    """A text whose addresses people and logs may see: users, passwords and signed queries are replaced by dots."""
+    return _QUERY.sub(r"\1...", _USER.sub("...@", text))
+
+
 @contextmanager
-def reaching(system: Any, address: str) -> Iterator[None]:
-    """What a store answers with, and what its package raises, as an error of ours. Local errors stay as they are.
+def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn whatever a store's package raises within the block into a `KdcError`.
+
+    Args:
+        address: of the store, as people may see it.
+        remedy: what the person can do.
+        passing: errors that the caller handles itself.
 
     Raises:
         KdcError: the store refused, or did not answer.
     """
     try:
         yield
-    except KdcError:
-        raise
-    except Exception as error:  # each package has its own, and they share no base
-        if is_local(system):
+    except Exception as error:  # each package has errors of its own, and they share no base
+        if isinstance(error, (KdcError, *passing)):
             raise
+        detail = without_secrets(str(error))[:_LONGEST_DETAIL]
         raise KdcError(
-            "the store refused, or did not answer",
-            given=f"{address}: {type(error).__name__}: {error}",
-            remedy="see the bucket's name, the credentials and the endpoint, which the package of this scheme reads",
+            "the store refused, or did not answer", given=f"{address}: {type(error).__name__}: {detail}", remedy=remedy
         ) from error
 
 
-def exists(address: str) -> bool:
-    """Whether there is anything at an address.
+@contextmanager
+def reaching_remote(system: Any, address: str) -> Iterator[None]:
+    """As `reaching`, but errors of this machine's own file system are raised as they are.
 
     Raises:
-        KdcError: the store cannot be asked.
+        KdcError: the store refused, or did not answer.
     """
-    system, path = file_system(address)
-    with reaching(system, address):
-        return bool(system.exists(path))
+    with reaching(without_secrets(address), passing=(Exception,) if is_local(system) else ()):
+        yield
 
 
-def find(address: str) -> list[File]:
-    """The files of an input: one file, those of a directory, or what a pattern matches, by name.
+@dataclass(frozen=True)
+class File:
+    """One input file.
 
-    Raises:
-        InputError: there is nothing, or nothing of a known format.
-        KdcError: the store cannot be asked.
+    Attributes:
+        address: its address as people are shown it.
+        system: the fsspec file system.
+        path: its path on that file system.
+        size: in bytes.
+        changed: tells this version from another: the time of its last change, or an entity tag.
     """
-    system, path = file_system(address)
-    with reaching(system, address):
-        return [_describe(system, each, address) for each in _names(system, path, address)]
 
+    address: str
+    system: Any
+    path: str
+    size: int
+    changed: str
 
-def _names(system: Any, path: str, address: str) -> list[str]:
-    if system.isdir(path):
-        found = [each for each in system.find(path) if _known(each) and not _is_hidden(each, path)]
-    elif system.exists(path):  # before patterns: data[1].csv is a name too
-        found = [path]
-    else:
-        found = [each for each in system.glob(path) if not system.isdir(each)] if set(path) & set("*?[") else []
-    if not found:
-        raise InputError(
-            "there is no input", given=address, remedy=f"a file, a directory or a pattern of {', '.join(_FORMATS)}"
-        )
-    return sorted(found)
+    @property
+    def format(self) -> str:
+        """The format, by the ending: csv, tsv, jsonl or parquet."""
+        return format_of(self.address)
+
+    def open(self) -> IO[bytes]:
+        """Open the file for reading; a compressed one is decompressed on the way.
+
+        Raises:
+            InputError: the package that decompresses it is not installed.
+        """
+        from fsspec.compression import available_compressions
+
+        compression = _COMPRESSED.get(Path(self.address).suffix)
+        if compression is not None and compression not in available_compressions():
+            raise InputError(
+                f"nothing that unpacks {compression} is installed", given=self.address, remedy="unpack it first"
+            )
+        return self.system.open(self.path, "rb", compression=compression)
 
 
 def format_of(address: str) -> str:
-    """csv, tsv, jsonl or parquet, by the ending.
+    """The format of a file by its ending: csv, tsv, jsonl or parquet.
 
     Raises:
         InputError: another ending.
     """
     name = address.removesuffix(Path(address).suffix) if is_packed(address) else address
     try:
-        return _FORMATS[Path(name).suffix.lower()]
+        return FORMATS[Path(name).suffix.lower()]
     except KeyError:
-        raise InputError("unknown format", given=address, remedy=f"one of {', '.join(_FORMATS)}") from None
+        raise InputError("unknown format", given=address, remedy=f"one of {', '.join(FORMATS)}") from None
 
 
 def is_packed(address: str) -> bool:
-    """Whether the name says that it is compressed."""
+    """Whether the ending says that the file is compressed."""
     return Path(address).suffix in _COMPRESSED
 
 
+def exists(address: str) -> bool:
+    """Whether there is anything at an address.
+
+    Raises:
+        KdcError: the store refused, or did not answer.
+    """
+    system, path = file_system(address)
+    with reaching_remote(system, address):
+        return bool(system.exists(path))
+
+
+def find(address: str) -> list[File]:
+    """The files of an input, sorted by name: one file, those of a directory, or those that match a pattern.
+
+    Raises:
+        InputError: there is no such file, or none of a known format.
+        KdcError: the store refused, or did not answer.
+    """
+    system, path = file_system(address)
+    with reaching_remote(system, address):
+        return [_describe(system, match, address) for match in _matches(system, path, address)]
+
+
+def _matches(system: Any, path: str, address: str) -> list[str]:
+    if system.isdir(path):
+        matches = [name for name in system.find(path) if _has_known_format(name) and not _is_hidden(name, path)]
+    elif system.exists(path):  # asked before patterns, because data[1].csv can be a file's name
+        matches = [path]
+    else:
+        matches = [name for name in system.glob(path) if not system.isdir(name)] if set(path) & set("*?[") else []
+    if not matches:
+        raise InputError(
+            "there is no input", given=address, remedy=f"a file, a directory or a pattern of {', '.join(FORMATS)}"
+        )
+    return sorted(matches)
+
+
+def _describe(system: Any, path: str, address: str) -> File:
+    info = system.info(path)
+    changed = next((str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified", "updated") if key in info), "")
+    shown = path if is_local(system) else f"{address.partition('://')[0]}://{path}"
+    return File(shown, system, path, int(info.get("size") or 0), changed)
+
+
+def _has_known_format(path: str) -> bool:
+    try:
+        return bool(format_of(path))
+    except InputError:
+        return False
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    """Whether a part of the path below `root` is a tool's own: .ipynb_checkpoints, _temporary, _delta_log."""
+    below = PurePosixPath(path).relative_to(PurePosixPath(root)).parts
+    return any(part.startswith((".", "_")) for part in below)
+
+
 class Folder:
-    """A folder of small files, each of which is whole or not there.
+    """A folder of small files, each of which is there whole or not at all.
 
     Args:
         address: local, or of any file system of fsspec.
-        first: the file that is removed before all others, so that what a cut-off removal leaves is known for it.
+        first: the file that `remove` deletes before all others. A folder without it is what a removal that was cut
+            off has left.
     """
 
     def __init__(self, address: str, first: str) -> None:
@@ -168,15 +213,15 @@ class Folder:
         self._first = first
 
     def __contains__(self, name: str) -> bool:
-        with reaching(self._system, self._address):
+        with reaching_remote(self._system, self._address):
             return bool(self._system.exists(self._at(name)))
 
     def exists(self) -> bool:
-        """Whether there is anything at its place."""
+        """Whether there is anything at the folder's address."""
         return exists(self._address)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes.
+        """The bytes of a file.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -184,38 +229,35 @@ class Folder:
         return self._system.cat_file(self._at(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole; a crash leaves it as it was. An object store does so by itself."""
-        if not is_local(self._system):
-            with reaching(self._system, self._address):
+        """Write a file whole: after a crash it is as it was before."""
+        if not is_local(self._system):  # an object store writes whole by itself
+            with reaching_remote(self._system, self._address):
                 self._system.pipe_file(self._at(name), data)
             return
         os.makedirs(self._path, exist_ok=True)
-        temporary = self._at(f"{name}.{uuid.uuid4().hex}.tmp")  # a retry may write beside what it repeats
-        with open(temporary, "wb") as stream:
+        # Ray may start a task again while its first attempt still writes the same file.
+        with files.whole_file(Path(self._at(name)), shared=True) as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self._at(name))
 
     def sizes(self) -> dict[str, int]:
-        """Its files, with their bytes."""
-        with reaching(self._system, self._address):
-            self._system.invalidate_cache()  # others write here too
-            found = self._system.find(self._path, detail=True)
-        return {Path(path).name: int(info["size"]) for path, info in found.items()}
+        """The names of the files, with their sizes in bytes."""
+        with reaching_remote(self._system, self._address):
+            self._system.invalidate_cache()  # other processes write here too
+            listing = self._system.find(self._path, detail=True)
+        return {Path(path).name: int(info["size"]) for path, info in listing.items()}
 
     def move(self, address: str) -> None:
-        """Move a local folder, in one step where nothing is at its new place; what is there is removed before."""
+        """Rename a local folder, in one step. Whatever is at the new address is removed before."""
         _, path = file_system(address)
-        for left in Path(self._path).glob("*.tmp"):  # of writers that were killed
-            left.unlink()
+        for temporary in Path(self._path).glob("*.tmp"):  # of writers that were killed
+            temporary.unlink()
         if os.path.isdir(path):
             shutil.rmtree(path)
         Path(path).unlink(missing_ok=True)
         os.replace(self._path, path)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it; nothing where it is not there."""
+        """Remove the folder with all that is in it, if it is there."""
         if self._first in self:
             self._system.rm_file(self._at(self._first))
         if self.exists():
@@ -226,40 +268,13 @@ class Folder:
 
 
 @contextmanager
-def whole_file(address: str) -> Iterator[IO[bytes]]:
-    """A file to write that appears under its name only when all of it was written."""
+def whole_file_at(address: str) -> Iterator[IO[bytes]]:
+    """A binary stream whose content takes its name only when all of it is written; a local folder is made."""
     system, path = file_system(address)
-    if not is_local(system):
-        with system.transaction, system.open(path, "wb") as stream:  # an upload is committed at the end, or dropped
+    if is_local(system):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with files.whole_file(Path(path)) as stream:
             yield stream
         return
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _describe(system: Any, path: str, address: str) -> File:
-    info = system.info(path)
-    changed = next((str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified", "updated") if key in info), "")
-    told = path if is_local(system) else f"{address.partition('://')[0]}://{path}"
-    return File(told, system, path, int(info.get("size") or 0), changed)
-
-
-def _known(path: str) -> bool:
-    try:
-        return bool(format_of(path))
-    except InputError:
-        return False
-
-
-def _is_hidden(path: str, root: str) -> bool:
-    """Whether a name on the way is one that tools use for their own: .ipynb_checkpoints, _temporary, _delta_log."""
-    below = PurePosixPath(path).relative_to(PurePosixPath(root)).parts
-    return any(part.startswith((".", "_")) for part in below)
+    with system.transaction, system.open(path, "wb") as stream:  # an upload is committed at the end, or dropped
+        yield stream

@@ -1,75 +1,152 @@
-"""Tells the person who watches how far the run is: a bar on a terminal, one line a stage elsewhere. All on stderr."""
+"""Progress for the person who watches: a bar on a terminal, at most plain lines elsewhere. Everything goes to stderr.
+
+`Reporter` shows the stages of a run, `Meter` the bytes of a transfer, `RowCounter` the rows of a prediction.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:  # rich is imported when something is shown, so that this module costs nothing
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 
-class Reporter:
-    """Stages, rows and time left.
+class _Bar:
+    """One bar on stderr, drawn only on a terminal. As a context it takes the bar away at the end.
 
     Args:
-        quiet: say nothing but warnings.
+        quiet: print nothing at all.
+
+    Attributes:
+        is_shown: whether somebody watches, that is, whether stderr is a terminal.
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("  [bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=quiet or not self.console.is_terminal,
-        )
+        from rich.console import Console
+
+        self.console: Console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.is_shown = self.console.is_terminal and not quiet
+        self._progress: Progress | None = None
         self._task: Any = None
+
+    def say(self, line: str) -> None:
+        """Print one line, on a terminal or not."""
+        self.console.print(line, markup=False)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _draw(self, title: str, total: float | None, **fields: Any) -> None:
+        """Begin a new bar of the subclass's columns."""
+        self.stop()
+        if not self.is_shown:
+            return
+        from rich.progress import Progress
+
+        self._progress = Progress(*self._columns(), console=self.console, transient=True)
+        self._task = self._progress.add_task(title, total=total, **fields)
+        self._progress.start()
+
+    def _update(self, **values: Any) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, **values)
+
+    def _columns(self) -> list[ProgressColumn]:
+        raise NotImplementedError
+
+
+class Reporter(_Bar):
+    """The stages of a run: a line when one begins and ends, and a bar within it. Also shows kdc's log messages.
+
+    Args:
+        quiet: print nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.logging import RichHandler
+
+        super().__init__(quiet)
         handler = RichHandler(console=self.console, show_time=False, show_path=False, show_level=False)
         logging.getLogger("kdc").handlers = [handler]
         logging.getLogger("kdc").setLevel(logging.INFO)
 
-    def say(self, line: str) -> None:
-        """Print one line."""
-        self.console.print(line, markup=False)
+    def _columns(self) -> list[ProgressColumn]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        title, left = TextColumn("  [bold]{task.description}"), TextColumn("left")
+        return [title, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn()]
 
     def started(self, stage: str, why: str) -> None:
-        """A stage begins."""
+        """Say that a stage begins, and why it has to be done."""
         self.say(f"{stage}: starts ({why})")
-        self._bar.start()
-        self._task = self._bar.add_task(stage, total=None)
+        self._draw(stage, None)
 
     def progress(self, done: int, total: int) -> None:
-        """Work of the current stage."""
-        if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total)
+        """Move the bar of the current stage to `done` of `total` steps."""
+        self._update(completed=done, total=total)
 
-    def finished(self, stage: str, seconds: float, metrics: dict[str, Any]) -> None:
-        """A stage is done."""
+    def finished(self, stage: str, seconds: float, headline: str) -> None:
+        """Say that a stage is done, and in one line what came of it, if `headline` says anything."""
         self.stop()
-        self.say(f"{stage}: done in {seconds:.1f} s{_headline(metrics)}")
+        self.say(f"{stage}: done in {seconds:.1f} s" + (f": {headline}" if headline else ""))
 
     def skipped(self, stage: str) -> None:
-        """A stage was done before."""
+        """Say that a stage was done before."""
         self.say(f"{stage}: already done, nothing changed")
 
-    def stop(self) -> None:
-        """Take the bar away."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
-        self._bar.stop()
+
+class Meter(_Bar):
+    """The bytes of one transfer."""
+
+    def _columns(self) -> list[ProgressColumn]:
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+        title = TextColumn("{task.description}", markup=False)
+        return [title, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+
+    def start(self, title: str, total: int) -> None:
+        """Begin a bar of `total` bytes."""
+        self._draw(title, total)
+
+    def advance(self, count: int) -> None:
+        """Move the bar by so many bytes; back where `count` is negative, since some have to be sent again."""
+        if self._progress is not None:
+            self._progress.advance(self._task, count)
 
 
-def _headline(metrics: dict[str, Any]) -> str:
-    line = metrics.get("headline")
-    if line:
-        return f": {line}"
-    scores = metrics.get("tune")
-    return ": tuning slice " + ", ".join(f"{name} {value:.1f}" for name, value in scores.items()) if scores else ""
+class RowCounter(_Bar):
+    """The rows of a prediction, and how far its input has been read.
+
+    Args:
+        quiet: draw no bar, since the answers are printed on the same terminal; lines are still printed.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__()
+        self.is_shown = self.is_shown and not quiet
+
+    def _columns(self) -> list[ProgressColumn]:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+        rows, speed = TextColumn("  {task.fields[rows]:,} rows"), TextColumn("{task.fields[speed]:,.0f} rows/s")
+        return [rows, speed, BarColumn(), TextColumn("left"), TimeRemainingColumn()]
+
+    def start(self, total: int | None) -> None:
+        """Begin a bar of `total` bytes of input; None where that is not known."""
+        self._draw("rows", total, rows=0, speed=0.0)
+
+    def update(self, done: int, rows: int, rows_per_second: float) -> None:
+        """Move the bar to `done` bytes of input, and show the rows that were read and the speed."""
+        self._update(completed=done, rows=rows, speed=rows_per_second)

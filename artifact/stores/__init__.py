@@ -1,6 +1,8 @@
-"""Artifacts on the way: to and from the Hugging Face hub, BentoML's model store, and every store that fsspec knows.
+"""Transfers of artifacts: to and from the Hugging Face hub, BentoML's model store, and every store that fsspec knows.
 
-`addresses.py` reads an address; `sources.py` is what is asked of a store to pull from it, and opens the right one:
-`files.py` (fsspec), `hub.py` (its pushes are `hub_push.py`), `bento.py`. `pull.py` and `push.py` are the commands,
-`cache.py` is what `kdc serve` does with an address. Nothing of a store is imported before an address asks for it.
+From the bottom up: `addresses.py` reads an address; `sources.py` defines what a store must answer so that an artifact
+can be pulled from it; `files.py` (fsspec), `hub.py` with `hub_push.py`, and `bento.py` are the stores. `receiving.py`
+brings the bytes of one artifact into a hidden folder and `placing.py` gives that folder its final name. `pull.py` and
+`push.py` are the commands and pick the store; `cache.py` is what `kdc serve` does with an address. The package of a
+store is imported only when an address asks for it.
 """

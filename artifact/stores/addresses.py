@@ -1,4 +1,4 @@
-"""What an address names: `hf://owner/name[@revision]`, `bento:NAME[:VERSION]`, a URL of fsspec, or a path."""
+"""Addresses of artifacts: `hf://owner/name[@revision]`, `bento:NAME[:VERSION]`, a URL of fsspec, or a path."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from kdc.common.errors import InputError
+from kdc.common.places import without_secrets
 
 HUB, BENTO = "hf://", "bento:"
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*?)/?(?:@([^@\s]+))?")
 _TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?::([A-Za-z0-9][A-Za-z0-9._-]*))?")
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"(://[^\s?'\"<>]*\?)[^\s'\"<>]+")
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository of the hub.
+    """A model repository of the Hugging Face hub.
 
     Attributes:
         name: owner/name.
@@ -27,14 +26,17 @@ class Repository:
     name: str
     revision: str | None
 
+    def __str__(self) -> str:
+        return f"{HUB}{self.name}" + (f"@{self.revision}" if self.revision else "")
+
 
 @dataclass(frozen=True)
 class Tag:
     """A model of BentoML's store.
 
     Attributes:
-        name: of the model.
-        version: None: the newest, or for a push a new one.
+        name: the model's name.
+        version: None stands for the newest version, and in a push for a new one.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Files:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is more than a path of this machine."""
+    """Whether a text is more than a path of this machine."""
     return "://" in text or text.startswith(BENTO)
 
 
@@ -60,40 +62,37 @@ def parse_address(text: str) -> Repository | Tag | Files:
     """What an address names.
 
     Raises:
-        InputError: a hub address or a tag that cannot be.
+        InputError: it is empty, or no possible hub address or tag.
     """
     if text.startswith(HUB):
-        found = _REPOSITORY.fullmatch(text.removeprefix(HUB))
-        if found is None:
+        match = _REPOSITORY.fullmatch(text.removeprefix(HUB))
+        if match is None:
             raise InputError(
                 "this is no repository of the hub",
-                given=shown(text),
+                given=without_secrets(text),
                 remedy="hf://owner/name or hf://owner/name@branch",
             )
-        return Repository(found[1], found[2])
+        return Repository(match[1], match[2])
     if text.startswith(BENTO):
-        found = _TAG.fullmatch(text.removeprefix(BENTO))
-        if found is None:
+        match = _TAG.fullmatch(text.removeprefix(BENTO))
+        if match is None:
             raise InputError("this is no tag of BentoML's store", given=text, remedy="bento:NAME or bento:NAME:VERSION")
-        return Tag(found[1], found[2])
+        return Tag(match[1], match[2])
     if not text.strip():
         raise InputError("the address is empty", remedy="a path, s3://bucket/path, hf://owner/name or bento:NAME")
     return Files(text.rstrip("/") or "/")
 
 
 def name_of(text: str) -> str:
-    """The last name of an address or a path; that of the folder around it where it is `artifact`, as in a run.
+    """The name that a service gives the artifact of an address or a path: the last part of it.
+
+    Where that is `artifact`, as in a run directory, it is the name of the folder around it.
 
     Raises:
-        InputError: a hub address or a tag that cannot be.
+        InputError: no possible hub address or tag.
     """
     place: Repository | Tag | Files = parse_address(text) if is_address(text) else Files(text)
     if not isinstance(place, Files):
         return place.name.rpartition("/")[2]
-    path = PurePath(_QUERY.sub("", place.url).partition("://")[2] if is_address(text) else text)
+    path = PurePath(place.url.partition("?")[0].partition("://")[2] if is_address(text) else text)
     return path.parent.name if path.name == "artifact" else path.name
-
-
-def shown(text: str) -> str:
-    """Text with its addresses as people and logs may see them: no user, no password, no signed query."""
-    return _QUERY.sub(r"\1...", _USER.sub("...@", text))

@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
-from kdc.artifact.stores.addresses import shown
-from kdc.artifact.stores.progress import Meter
-from kdc.artifact.stores.sources import Opened, missing, no_artifact, reaching, read_manifest
+from kdc.artifact.stores.sources import Opened, missing, no_artifact, read_manifest
 from kdc.common.errors import InputError, KdcError
-from kdc.common.places import file_system, is_local, whole_file
+from kdc.common.places import file_system, is_local, reaching, whole_file_at, without_secrets
+from kdc.common.progress import Meter
 
-# In the target while a push is under way, and after one that was cut off: which files are there whole.
+# In the target during a push, and after one that was cut off: which files are there whole.
 JOURNAL_NAME = ".kdc-push.json"
 _JOURNAL_BYTES = 1024 * 1024
-_REQUEST_BYTES = 8 * 1024 * 1024  # of a range: fewer cost requests, more cost memory and what a cut-off loses
+# Bytes of one range request: smaller ones cost more requests, larger ones more memory and more loss after a cut-off.
+_REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
+_REMEDY = (
+    "check the name, the credentials and the endpoint, which the package of this scheme reads; the same command goes "
+    "on where this one stopped"
+)
 
 
 class FileSource:
@@ -28,71 +33,79 @@ class FileSource:
 
     Args:
         url: of the folder.
-        told: how people are told of it, where not by its URL.
+        shown: the address that people see, where it is not the URL.
     """
 
-    def __init__(self, url: str, told: str | None = None) -> None:
-        self._told = told or shown(url)
+    def __init__(self, url: str, shown: str | None = None) -> None:
+        self._shown = shown or without_secrets(url)
         try:
-            with reaching(self._told):  # some packages connect here
+            with reaching(self._shown, _REMEDY):  # some packages connect here
                 self._system, path = file_system(url)
-        except InputError as error:  # its words hold the address as it was given
-            raise InputError(shown(error.what), given=self._told, remedy=error.remedy) from None
+        except InputError as error:  # its message holds the address as it was given
+            raise InputError(without_secrets(error.what), given=self._shown, remedy=error.remedy) from None
         self._path = path.rstrip("/")
-        self._system.invalidate_cache()  # a long process must not see yesterday's listing
+        self._system.invalidate_cache()  # a long-running process must not see an old listing
 
     @property
     def shown(self) -> str:
-        """Its address, for people."""
-        return self._told
+        """Its address, as people may see it."""
+        return self._shown
 
     def read_manifest(self, limit: int) -> bytes:
         """At most `limit` bytes of `manifest.json`; see `Source`."""
         try:
             return self._read(MANIFEST_NAME, limit)
         except FileNotFoundError:
-            with reaching(self._told):
-                half = self._system.exists(self._at(JOURNAL_NAME))
-            raise no_artifact(self._told, "a push to it was not finished" if half else "") from None
+            with self._reaching():
+                is_unfinished = self._system.exists(self._at(JOURNAL_NAME))
+            raise no_artifact(self._shown, "a push to it was not finished" if is_unfinished else "") from None
 
     def open(self, name: str, offset: int) -> Opened:
         """A file from a byte on; see `Source`."""
-        told = f"{self._told}/{name}"
         try:
-            with reaching(told, passing=(FileNotFoundError,)):
-                stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=self._block_size(name))
+            with self._reaching(name, passing=(FileNotFoundError,)):
+                stream = self._open(name)
                 start = _seek(stream, offset) if offset else 0
         except FileNotFoundError as error:
-            raise missing(told) from error
-        return Opened(start, getattr(stream, "size", None), self._chunks(stream, told))
+            raise missing(f"{self._shown}/{name}") from error
+        return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
 
-    def _chunks(self, stream: Any, told: str) -> Generator[bytes, None, None]:
-        with reaching(told), stream:
+    def _chunks(self, stream: Any, name: str) -> Generator[bytes, None, None]:
+        with self._reaching(name), stream:
             while chunk := stream.read(_REQUEST_BYTES):
                 yield chunk
 
     def _read(self, name: str, limit: int) -> bytes:
+        """At most `limit` bytes of a file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            KdcError: the store refused, or did not answer.
+        """
         try:
             with (
-                reaching(f"{self._told}/{name}", passing=(FileNotFoundError, NotADirectoryError)),
-                self._system.open(self._at(name), "rb", cache_type="none", block_size=self._block_size(name)) as stream,
+                self._reaching(name, passing=(FileNotFoundError, NotADirectoryError)),
+                self._open(name) as stream,
             ):
                 return bytes(stream.read(limit))
         except NotADirectoryError as error:
             raise FileNotFoundError(name) from error
 
-    def _block_size(self, name: str) -> int:
-        """Of requests; 0, which is fsspec's for one stream, where a web server has no ranges."""
-        if "https" not in self._system.protocol or self._system.info(self._at(name)).get("partial"):
-            return _REQUEST_BYTES
-        return 0
+    def _open(self, name: str) -> Any:
+        block_size = _REQUEST_BYTES
+        if "https" in self._system.protocol and not self._system.info(self._at(name)).get("partial"):
+            block_size = 0  # the web server answers no ranges; fsspec then reads one stream
+        return self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
 
+    def _reaching(self, name: str = "", passing: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
+        return reaching(f"{self._shown}/{name}" if name else self._shown, _REMEDY, passing)
+
 
 def _seek(stream: Any, offset: int) -> int:
-    """Go to a byte, where the store can; where the stream now is."""
+    """Move a stream to a byte where the store can do that; return the byte at which the stream now is."""
     try:
         stream.seek(offset)
     except (ValueError, NotImplementedError, OSError):  # it can only be read from its start
@@ -101,93 +114,101 @@ def _seek(stream: Any, offset: int) -> int:
 
 
 class FileTarget(FileSource):
-    """A folder to push into. What it was sent whole is written down in it, so that the next push need not send it."""
+    """A folder to push into.
+
+    During a push a journal in the folder lists the files that were sent whole, so that the next push after a cut-off
+    need not send them again.
+    """
 
     def send(self, artifact: Path, manifest: Manifest, content: bytes, *, force: bool, meter: Meter) -> int | None:
-        """Send what is not there, and the manifest last.
+        """Send the files that are not there, and the manifest last.
 
         Args:
-            artifact: the folder.
-            manifest: of it.
+            artifact: the artifact's folder.
+            manifest: its manifest.
             content: the manifest's bytes.
-            force: also in the place of another artifact, or into a folder of other things.
-            meter: told of bytes.
+            force: replace another artifact, or write into a folder of other things.
+            meter: shows the progress.
 
         Returns:
-            The bytes that were sent; None where all was there already.
+            The number of bytes that were sent; None where all was there already.
 
         Raises:
             InputError: something else is there, and `force` was not given.
-            KdcError: the store refused, or a file changed on the way.
+            KdcError: the store refused or did not answer, or a file changed while it was sent.
         """
-        before = self._before(manifest, force)
-        there = before.files if before is not None else self._journal()
-        kept = {
-            name: info for name, info in manifest.files.items() if there.get(name) == info and self._has(name, info)
+        old = self._artifact_to_replace(manifest, force)
+        stored = old.files if old is not None else self._read_journal()
+        present = {
+            name: info for name, info in manifest.files.items() if stored.get(name) == info and self._has(name, info)
         }
-        meter.start(f"push {self.shown}", sum(info.size for info in manifest.files.values()))
-        meter.advance(sum(info.size for info in kept.values()))
-        if before is not None and before.sha256 == manifest.sha256 and len(kept) == len(manifest.files):
+        meter.start(f"push {self._shown}", manifest.size_bytes)
+        meter.advance(sum(info.size for info in present.values()))
+        if old is not None and old.sha256 == manifest.sha256 and len(present) == len(manifest.files):
             return None
-        with reaching(self._told):
-            self._write(JOURNAL_NAME, _dumped(kept))
-            if self._system.exists(self._at(MANIFEST_NAME)):
-                self._system.rm_file(self._at(MANIFEST_NAME))
+        self._write(JOURNAL_NAME, _to_json(present))
+        self._remove([MANIFEST_NAME])
         sent = len(content)
-        for name in sorted(manifest.files.keys() - kept.keys(), key=lambda name: manifest.files[name].size):
+        for name in sorted(manifest.files.keys() - present.keys(), key=lambda name: manifest.files[name].size):
             self._send_file(artifact / name, name, manifest.files[name], meter)
             sent += manifest.files[name].size
-            kept[name] = manifest.files[name]
-            with reaching(self._told):
-                self._write(JOURNAL_NAME, _dumped(kept))
-        # Names of a manifest are plain; those of a journal are whatever its store says, and are never removed.
-        old = set() if before is None else before.files.keys() - manifest.files.keys()
-        with reaching(self._told):
-            self._write(MANIFEST_NAME, content)
-            for name in [*sorted(old), JOURNAL_NAME]:
-                if self._system.exists(self._at(name)):
-                    self._system.rm_file(self._at(name))
+            present[name] = manifest.files[name]
+            self._write(JOURNAL_NAME, _to_json(present))
+        self._write(MANIFEST_NAME, content)
+        # The names in a manifest are plain file names. Those in a journal were not checked and are never removed.
+        outdated = set() if old is None else old.files.keys() - manifest.files.keys()
+        self._remove([*sorted(outdated), JOURNAL_NAME])
         return sent
 
-    def _before(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """The artifact that is there, if it may be written over; None where there is none."""
+    def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
+        """The artifact that is there, if it may be replaced; None where there is none.
+
+        Raises:
+            InputError: something else is there, and `force` was not given.
+        """
         try:
-            before, _ = read_manifest(self)
+            old, _ = read_manifest(self)
         except KdcError as error:
-            if not self._is_taken(error) or force:
+            if not self._is_occupied(error) or force:
                 return None
             raise InputError(
-                "something else is there", given=self._told, remedy="another place, or --force to write into it"
+                "something else is there", given=self._shown, remedy="another place, or --force to write into it"
             ) from error
-        if before.sha256 != manifest.sha256 and not force:
+        if old.sha256 != manifest.sha256 and not force:
             raise InputError(
                 "another artifact is there",
-                given=f"{self._told}: {before.task.name}, SHA-256 {before.sha256}",
+                given=f"{self._shown}: {old.task.name}, SHA-256 {old.sha256}",
                 remedy="another place, or --force to replace it",
             )
-        return before
+        return old
 
-    def _is_taken(self, error: KdcError) -> bool:
-        """Whether there is something that no push of ours left: a manifest that cannot be read, or other files."""
-        with reaching(self._told):
+    def _is_occupied(self, error: KdcError) -> bool:
+        """Whether the folder holds something that no push of ours left: an unreadable manifest, or other files.
+
+        Args:
+            error: what reading the manifest raised.
+        """
+        with self._reaching():
             if not self._system.exists(self._path):
                 return False
             if not self._system.isdir(self._path):
                 return True
-            names = {each.rstrip("/").rpartition("/")[2] for each in self._system.ls(self._path, detail=False)}
+            names = {path.rstrip("/").rpartition("/")[2] for path in self._system.ls(self._path, detail=False)}
         if MANIFEST_NAME in names and not isinstance(error, InputError):
             return True
+        # Object stores may list the folder itself too.
         return JOURNAL_NAME not in names and bool(names - {self._path.rpartition("/")[2], ""})
 
-    def _journal(self) -> dict[str, FileInfo]:
-        """What a push that was cut off had sent whole. A damaged one counts as none."""
+    def _read_journal(self) -> dict[str, FileInfo]:
+        """The files that a push sent whole before it was cut off; none where the journal is missing or damaged."""
         try:
-            found = json.loads(self._read(JOURNAL_NAME, _JOURNAL_BYTES))
-            return {name: FileInfo.model_validate(info) for name, info in found.items()}
+            files = json.loads(self._read(JOURNAL_NAME, _JOURNAL_BYTES))
+            return {name: FileInfo.model_validate(info) for name, info in files.items()}
         except (FileNotFoundError, ValueError, AttributeError, RecursionError):
             return {}
 
     def _has(self, name: str, info: FileInfo) -> bool:
+        """Whether the store has a file: by its hash on this machine, by its size elsewhere."""
         try:
             if is_local(self._system):
                 return describe_files(Path(self._path), [name])[name] == info
@@ -197,8 +218,8 @@ class FileTarget(FileSource):
 
     def _send_file(self, path: Path, name: str, info: FileInfo, meter: Meter) -> None:
         digest = hashlib.sha256()
-        # An error drops what was sent of it: an object or a file is there whole, or as it was.
-        with reaching(f"{self._told}/{name}"), path.open("rb") as file, self._whole(name) as stream:
+        # After an error nothing of the file is kept: an object or a file is there whole, or as it was before.
+        with self._reaching(name), path.open("rb") as file, self._writing(name) as stream:
             while chunk := file.read(_COPY_BYTES):
                 digest.update(chunk)
                 stream.write(chunk)
@@ -207,12 +228,18 @@ class FileTarget(FileSource):
                 raise KdcError("a file of the artifact changed while it was sent", given=path, remedy="push it again")
 
     def _write(self, name: str, content: bytes) -> None:
-        with self._whole(name) as stream:
+        with self._reaching(), self._writing(name) as stream:
             stream.write(content)
 
-    def _whole(self, name: str) -> Any:
-        return whole_file(self._system.unstrip_protocol(self._at(name)))
+    def _writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        return whole_file_at(self._system.unstrip_protocol(self._at(name)))
+
+    def _remove(self, names: list[str]) -> None:
+        with self._reaching():
+            for name in names:
+                if self._system.exists(self._at(name)):
+                    self._system.rm_file(self._at(name))
 
 
-def _dumped(files: dict[str, FileInfo]) -> bytes:
+def _to_json(files: dict[str, FileInfo]) -> bytes:
     return json.dumps({name: info.model_dump() for name, info in files.items()}, indent=1).encode()

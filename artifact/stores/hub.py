@@ -1,7 +1,7 @@
-"""Artifacts in model repositories of the Hugging Face hub, to read; `hub_push.py` writes.
+"""Artifacts in model repositories of the Hugging Face hub: reading them. `hub_push.py` writes.
 
-Tokens, endpoint and questions are those of `huggingface_hub`; bytes are read here, so that a store that sends too much
-is stopped and a download goes on by range.
+Token, endpoint and API calls are those of `huggingface_hub`. The files are downloaded here, so that a server that sends
+too many bytes is stopped, and an interrupted download goes on by a range request.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from urllib.parse import urlsplit
 import httpx
 
 from kdc.artifact.manifest import MANIFEST_NAME
-from kdc.artifact.stores.addresses import HUB, Repository
-from kdc.artifact.stores.sources import Opened, missing, no_artifact, reaching
+from kdc.artifact.stores.addresses import Repository
+from kdc.artifact.stores.sources import Opened, missing, no_artifact
 from kdc.common.errors import InputError, KdcError
+from kdc.common.places import reaching
 
 TIMEOUT_S = 30.0
-_TRIES = 4  # in a row without a byte
-_PAUSE_S = 0.5  # before the second try; twice that before the next
+_TRIES = 4  # attempts in a row that bring no byte
+_PAUSE_S = 0.5  # before the second attempt; twice as long before each further one
 _CHUNK_BYTES = 1024 * 1024
 _REMEDY = (
-    "see the name and the network; private repositories and pushes need HF_TOKEN (or `hf auth login`); "
+    "check the name and the network; private repositories and pushes need HF_TOKEN (or `hf auth login`); "
     "the same command goes on where this one stopped"
 )
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HubSource:
-    """An artifact in a repository, at one commit: a push meanwhile does not mix in.
+    """An artifact in a repository, at one commit, so that a push during the download changes nothing.
 
     Args:
         place: repository and revision.
 
     Raises:
         InputError: there is no such repository or revision.
-        KdcError: the hub cannot be asked.
+        KdcError: the hub refused, or did not answer.
     """
 
     def __init__(self, place: Repository) -> None:
         self._name = place.name
-        self._told = f"{HUB}{place.name}" + (f"@{place.revision}" if place.revision else "")
-        with asking(self._told):
+        self._shown = str(place)
+        with asking_hub(self._shown):
             api = hub_api()
-            found = api.repo_info(place.name, revision=place.revision, timeout=TIMEOUT_S)
+            self._commit = api.repo_info(place.name, revision=place.revision, timeout=TIMEOUT_S).sha
         self._endpoint = api.endpoint
-        self._commit = found.sha
         self._client = httpx.Client(
             follow_redirects=True,
             max_redirects=5,
@@ -59,14 +59,14 @@ class HubSource:
     @property
     def shown(self) -> str:
         """Its address, for people."""
-        return self._told
+        return self._shown
 
     def read_manifest(self, limit: int) -> bytes:
         """At most `limit` bytes of `manifest.json`; see `Source`."""
         content = bytearray()
         opened = self._open(MANIFEST_NAME, 0)
         if opened is None:
-            raise no_artifact(self._told)
+            raise no_artifact(self._shown)
         for chunk in opened.chunks:
             content += chunk
             if len(content) >= limit:
@@ -78,7 +78,7 @@ class HubSource:
         """A file from a byte on; see `Source`."""
         opened = self._open(name, offset)
         if opened is None:
-            raise missing(f"{self._told}/{name}")
+            raise missing(f"{self._shown}/{name}")
         return opened
 
     def _open(self, name: str, offset: int) -> Opened | None:
@@ -91,35 +91,35 @@ class HubSource:
     def _chunks(
         self, name: str, response: httpx.Response, position: int, size: int | None
     ) -> Generator[bytes, None, None]:
-        """What a response holds, and where the connection breaks what the next ones hold."""
-        broken = 0
-        with reaching(f"{self._told}/{name}", _REMEDY):
+        """The bytes of a response; where the connection breaks, a new request goes on at the same position."""
+        failures = 0
+        with reaching(f"{self._shown}/{name}", _REMEDY):
             try:
                 while True:
                     try:
-                        # Raw: what is unpacked on the way could be larger than what was bounded.
+                        # Raw, because decompressed bytes could be more than the size that was checked.
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
-                            broken = 0
+                            failures = 0
                             yield chunk
                         return
                     except httpx.TransportError:
-                        broken += 1
-                        if broken == _TRIES:
+                        failures += 1
+                        if failures == _TRIES:
                             raise
                     response.close()
-                    time.sleep(_PAUSE_S * 2 ** (broken - 1))
+                    time.sleep(_PAUSE_S * 2 ** (failures - 1))
                     again = self._ask(name, position)
                     if again is None or _extent(again) != (position, size):
                         raise KdcError(
-                            "the hub changed a file while it was read", given=f"{self._told}/{name}", remedy=_REMEDY
+                            "the hub changed a file while it was read", given=f"{self._shown}/{name}", remedy=_REMEDY
                         )
                     response = again
             finally:
                 response.close()
 
     def _ask(self, name: str, offset: int) -> httpx.Response | None:
-        """The answer whose body has a file from a byte on; None where there is no such file."""
+        """The response whose body holds a file from a byte on; None where there is no such file."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -128,9 +128,9 @@ class HubSource:
         if offset:
             headers["range"] = f"bytes={offset}-"
         request = self._client.build_request("GET", url, headers=headers)
-        with reaching(f"{self._told}/{name}", _REMEDY):
-            for number in range(_TRIES):
-                is_last = number == _TRIES - 1
+        with reaching(f"{self._shown}/{name}", _REMEDY):
+            for attempt in range(_TRIES):
+                is_last = attempt == _TRIES - 1
                 try:
                     response = self._client.send(request, stream=True)
                 except httpx.TransportError:
@@ -144,13 +144,13 @@ class HubSource:
                     if status == 404:
                         return None
                     if is_last or (status != 429 and status < 500):
-                        raise KdcError("the hub refused", given=f"{self._told}/{name}: HTTP {status}", remedy=_REMEDY)
-                time.sleep(_PAUSE_S * 2**number)
-        raise AssertionError("the last try returns or raises")
+                        raise KdcError("the hub refused", given=f"{self._shown}/{name}: HTTP {status}", remedy=_REMEDY)
+                time.sleep(_PAUSE_S * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _extent(response: httpx.Response) -> tuple[int, int | None]:
-    """The byte that a body begins with, and the size of the whole file, as the headers say."""
+    """The byte at which a response's body begins, and the size of the whole file (None: unknown), by its headers."""
     if response.status_code == 206:
         span, _, whole = response.headers.get("content-range", "").removeprefix("bytes ").partition("/")
         start = span.partition("-")[0]
@@ -162,10 +162,10 @@ def _extent(response: httpx.Response) -> tuple[int, int | None]:
 
 
 def hub_api() -> Any:
-    """The library's client.
+    """The client of `huggingface_hub`, at the endpoint that the person's environment sets.
 
     Raises:
-        InputError: its endpoint is not safe.
+        InputError: the endpoint is not reached by https.
     """
     from huggingface_hub import HfApi, constants
 
@@ -174,10 +174,10 @@ def hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """Tokens and bytes go over https; a hub on this machine itself may be without.
+    """See that tokens and files go over https. Only a hub on this very machine may do without.
 
     Raises:
-        InputError: another address.
+        InputError: the address is another.
     """
     if urlsplit(url).scheme == "https":
         return
@@ -188,24 +188,27 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 
 @contextmanager
-def asking(told: str) -> Iterator[None]:
-    """The library's errors as ours.
+def asking_hub(shown: str) -> Iterator[None]:
+    """Turn what `huggingface_hub` raises within the block into errors of kdc.
+
+    Args:
+        shown: the repository, as people may see it.
 
     Raises:
-        InputError: no such repository or revision, or offline mode.
+        InputError: no such repository or revision, or the library is in offline mode.
         KdcError: the hub refused, or did not answer.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     known = (OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)
     try:
-        with reaching(told, _REMEDY, passing=known):
+        with reaching(shown, _REMEDY, passing=known):
             yield
     except RevisionNotFoundError as error:
         raise InputError(
-            "the repository has no such revision", given=told, remedy="name a branch or tag it has"
+            "the repository has no such revision", given=shown, remedy="name a branch or tag it has"
         ) from error
     except RepositoryNotFoundError as error:
-        raise InputError("the hub has no such repository, or does not show it", given=told, remedy=_REMEDY) from error
+        raise InputError("the hub has no such repository, or does not show it", given=shown, remedy=_REMEDY) from error
     except OfflineModeIsEnabled as error:
         raise InputError("the hub is switched off", given="HF_HUB_OFFLINE", remedy="unset it") from error

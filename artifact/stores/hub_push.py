@@ -1,6 +1,6 @@
-"""Artifacts into model repositories of the Hugging Face hub. A push is one commit: the hub has all of it, or nothing.
+"""Artifacts in model repositories of the Hugging Face hub: writing them. A push is one commit, which is there or not.
 
-`huggingface_hub` does the work; large files that were uploaded before a push was cut off are not sent again.
+`huggingface_hub` does the work. It does not send large files again that it uploaded before a push was cut off.
 """
 
 from __future__ import annotations
@@ -14,44 +14,42 @@ from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
 from kdc.artifact.stores.addresses import HUB, Repository
-from kdc.artifact.stores.hub import TIMEOUT_S, HubSource, asking, hub_api
-from kdc.artifact.stores.progress import Meter
+from kdc.artifact.stores.hub import TIMEOUT_S, HubSource, asking_hub, hub_api
 from kdc.artifact.stores.sources import read_manifest
 from kdc.common.errors import KdcError
+from kdc.common.progress import Meter
 
 
 def push_to_hub(
     place: Repository, artifact: Path, manifest: Manifest, content: bytes, *, public: bool, meter: Meter
 ) -> tuple[int | None, str]:
-    """Commit what differs, files of the artifact before removed. A repository that is not there yet is made.
+    """Commit the files that differ, and remove those of the artifact before. A missing repository is made.
 
     Args:
-        place: repository, and the branch in the place of the default one.
-        artifact: the folder.
-        manifest: of it.
+        place: repository, and the branch if it shall not be the default one.
+        artifact: the artifact's folder.
+        manifest: its manifest.
         content: the manifest's bytes.
         public: make a new repository public.
-        meter: says whether somebody watches; the library draws bars of its own.
+        meter: says whether somebody watches; the library then draws bars of its own.
 
     Returns:
-        The bytes of the files that differ (None: all was there), and the address of the commit.
+        The size of the files that differ in bytes (None: all was there), and the address of the commit.
 
     Raises:
         InputError: this token may not see the repository.
-        KdcError: the hub refused.
+        KdcError: the hub refused, or did not answer.
     """
-    told = f"{HUB}{place.name}" + (f"@{place.revision}" if place.revision else "")
-    with asking(told):
+    with asking_hub(str(place)):
         api = hub_api()
         before = _repository(api, place, public)
-        there = {each.rfilename: each for each in before.siblings or ()}
-        files = {name: artifact / name for name in manifest.files if not _is_same(there.get(name), artifact / name)}
-        same_manifest = _is_same(there.get(MANIFEST_NAME), artifact / MANIFEST_NAME)
-        if not files and same_manifest:
+        stored = {file.rfilename: file for file in before.siblings or ()}
+        files = {name: artifact / name for name in manifest.files if not _is_same(stored.get(name), artifact / name)}
+        if not files and _is_same(stored.get(MANIFEST_NAME), artifact / MANIFEST_NAME):
             return None, f"{HUB}{place.name}@{before.sha}"
-        operations = _additions(files, manifest.files, content) + _removals(place, before, manifest, there)
+        operations = _additions(files, manifest.files, content) + _removals(place, before.sha, manifest, set(stored))
         with _bars(meter.is_shown), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a model card without metadata is one
+            warnings.simplefilter("ignore", UserWarning)  # the library warns of a model card without metadata
             commit = api.create_commit(
                 place.name,
                 operations,
@@ -64,7 +62,7 @@ def push_to_hub(
 
 
 def _repository(api: Any, place: Repository, public: bool) -> Any:
-    """The branch as it is, with its files; repository and branch are made where they are not there."""
+    """The branch as it is, with its files. A repository or branch that is missing is made."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     def ask(revision: str | None) -> Any:
@@ -83,58 +81,68 @@ def _repository(api: Any, place: Repository, public: bool) -> Any:
     return ask(place.revision)
 
 
-def _is_same(there: Any, path: Path) -> bool:
-    """Whether the hub's file has the same bytes: by SHA-256 where it is large, by git's hash elsewhere."""
-    if there is None or there.size != path.stat().st_size:
+def _is_same(stored: Any, path: Path) -> bool:
+    """Whether the hub's file has the same bytes: by SHA-256 where it is large, by git's hash elsewhere.
+
+    Args:
+        stored: the hub's description of the file; None where it has none.
+        path: the file here.
+    """
+    if stored is None or stored.size != path.stat().st_size:
         return False
-    if there.lfs is not None:
+    if stored.lfs is not None:
         with path.open("rb") as file:
-            return bool(there.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest())
+            return bool(stored.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest())
     content = path.read_bytes()
-    return bool(there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest())
+    return bool(
+        stored.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    )
 
 
 def _additions(files: dict[str, Path], infos: dict[str, FileInfo], content: bytes) -> list[Any]:
     from huggingface_hub import CommitOperationAdd
 
     additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    for each in additions:
-        if each.upload_info.sha256.hex() != infos[each.path_in_repo].sha256:
-            raise KdcError(
-                "a file of the artifact changed while it was read", given=files[each.path_in_repo], remedy="push again"
-            )
+    for addition in additions:
+        name = addition.path_in_repo
+        if addition.upload_info.sha256.hex() != infos[name].sha256:
+            raise KdcError("a file of the artifact changed while it was read", given=files[name], remedy="push again")
     return [*additions, CommitOperationAdd(MANIFEST_NAME, content)]
 
 
-def _removals(place: Repository, before: Any, manifest: Manifest, there: dict[str, Any]) -> list[Any]:
-    """Of files that the artifact before had, and this one has not. Whatever else is in the repository stays."""
+def _removals(place: Repository, commit: str, manifest: Manifest, stored: set[str]) -> list[Any]:
+    """Remove the files that only the artifact before had. Whatever else is in the repository stays."""
     from huggingface_hub import CommitOperationDelete
 
-    if MANIFEST_NAME not in there:
+    if MANIFEST_NAME not in stored:
         return []
     try:
-        old, _ = read_manifest(HubSource(Repository(place.name, before.sha)))
-    except KdcError:  # damaged: what it named is not known
+        old, _ = read_manifest(HubSource(Repository(place.name, commit)))
+    except KdcError:  # the old manifest is damaged, so that nobody knows its files
         return []
-    return [CommitOperationDelete(name) for name in sorted(old.files.keys() - manifest.files.keys()) if name in there]
+    return [CommitOperationDelete(name) for name in sorted(old.files.keys() - manifest.files.keys()) if name in stored]
 
 
 def _check_arrived(api: Any, place: Repository, commit: str, artifact: Path, manifest: Manifest) -> None:
-    """A .gitignore in the repository, for one, makes the hub leave files out without a word."""
-    found = api.repo_info(place.name, revision=commit, files_metadata=True, timeout=TIMEOUT_S)
-    there = {each.rfilename: each for each in found.siblings or ()}
-    lost = [name for name in [*manifest.files, MANIFEST_NAME] if not _is_same(there.get(name), artifact / name)]
+    """See that the commit holds all files: because of a .gitignore, say, the hub leaves files out without an error.
+
+    Raises:
+        KdcError: a file is missing in the commit.
+    """
+    info = api.repo_info(place.name, revision=commit, files_metadata=True, timeout=TIMEOUT_S)
+    stored = {file.rfilename: file for file in info.siblings or ()}
+    lost = [name for name in [*manifest.files, MANIFEST_NAME] if not _is_same(stored.get(name), artifact / name)]
     if lost:
         raise KdcError(
             "the hub took the commit without some files",
             given=f"{HUB}{place.name}: {', '.join(lost)}",
-            remedy="see the .gitignore of the repository, then push again",
+            remedy="check the .gitignore of the repository, then push again",
         )
 
 
 @contextmanager
 def _bars(shown: bool) -> Iterator[None]:
-    """The library's own bars, only where somebody watches."""
+    """Let the library draw its own progress bars only where somebody watches."""
     import huggingface_hub.utils
 
     utils: Any = huggingface_hub.utils

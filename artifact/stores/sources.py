@@ -1,32 +1,24 @@
-"""A place to pull from: what is asked of it, the errors of its packages as ours, and which one an address means."""
+"""What every store must answer so that an artifact can be pulled from it, and the errors that all stores share."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
 from kdc.artifact.folder import parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
-from kdc.artifact.stores.addresses import Repository, Tag, parse_address, shown
 from kdc.common.errors import InputError, KdcError
-
-_REMEDY = (
-    "see the name, the credentials and the endpoint, which the package of this scheme reads; the same command goes on "
-    "where this one stopped"
-)
-_MOST_TOLD = 600  # characters of a package's error; some hold a whole page
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file that is being read.
+    """A file of a store that is being read.
 
     Attributes:
-        start: the byte at which `chunks` begins: the one asked for, or 0 where the store cannot begin elsewhere.
-        size: of the whole file; None where the store does not say.
-        chunks: its bytes from `start` on. Close it to end early.
+        start: the byte at which `chunks` begins: the one that was asked for, or 0 where the store can only begin there.
+        size: of the whole file in bytes; None where the store does not say.
+        chunks: the file's bytes from `start` on. Close the generator to end early.
     """
 
     start: int
@@ -39,58 +31,37 @@ class Source(Protocol):
 
     @property
     def shown(self) -> str:
-        """Its address, for people."""
+        """Its address, as people may see it."""
 
     def read_manifest(self, limit: int) -> bytes:
         """At most `limit` bytes of `manifest.json`.
 
         Raises:
             InputError: there is none.
-            KdcError: the store cannot be asked.
+            KdcError: the store refused, or did not answer.
         """
 
     def open(self, name: str, offset: int) -> Opened:
-        """A file from a byte on. Reading may raise KdcError too.
+        """A file from a byte on. Reading its chunks may raise KdcError too.
 
         Raises:
-            KdcError: it is not there, or the store cannot be asked.
+            KdcError: the file is missing, or the store refused or did not answer.
         """
 
 
-def open_source(address: str) -> Source:
-    """The store of an address.
-
-    Raises:
-        InputError: the address cannot be, or the package that reaches it is not installed.
-        KdcError: the store cannot be asked.
-    """
-    place = parse_address(address)
-    if isinstance(place, Repository):
-        from kdc.artifact.stores.hub import HubSource
-
-        return HubSource(place)
-    from kdc.artifact.stores.files import FileSource
-
-    if isinstance(place, Tag):
-        from kdc.artifact.stores.bento import folder_of
-
-        return FileSource(str(folder_of(place)), told=f"bento:{place}")
-    return FileSource(place.url)
-
-
 def read_manifest(source: Source, expect_sha256: str | None = None) -> tuple[Manifest, bytes]:
-    """The manifest of what is there, and its bytes.
+    """The manifest of the artifact in a store, and its bytes.
 
     Raises:
         InputError: there is no artifact, or another one than `expect_sha256` names.
-        KdcError: it is damaged, or the store cannot be asked.
+        KdcError: it is damaged, or the store refused or did not answer.
     """
     content = source.read_manifest(MAX_MANIFEST_BYTES + 1)
     return parse_manifest(content, f"{source.shown}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
 
 
 def no_artifact(address: str, why: str = "") -> InputError:
-    """There is no manifest at an address."""
+    """The error for an address without a manifest."""
     return InputError(
         "there is no artifact here" + (f": {why}" if why else ""),
         given=address,
@@ -99,32 +70,9 @@ def no_artifact(address: str, why: str = "") -> InputError:
 
 
 def missing(address: str) -> KdcError:
-    """A file that the manifest names is not there."""
+    """The error for a file that the manifest names and the store does not have."""
     return KdcError(
         "a file of the artifact is missing",
         given=address,
-        remedy="push the artifact again: `kdc push` sends what is not there",
+        remedy="push the artifact again: `kdc push` sends what is missing",
     )
-
-
-@contextmanager
-def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """What a store's package raises, as an error of ours.
-
-    Args:
-        address: as people may see it.
-        remedy: what to do.
-        passing: errors that the caller knows what to make of.
-
-    Raises:
-        KdcError: the store refused, or did not answer.
-    """
-    try:
-        yield
-    except Exception as error:  # each package has its own, and they share no base
-        if isinstance(error, (KdcError, *passing)):
-            raise
-        told = shown(str(error))[:_MOST_TOLD]
-        raise KdcError(
-            "the store refused, or did not answer", given=f"{address}: {type(error).__name__}: {told}", remedy=remedy
-        ) from error

@@ -1,12 +1,11 @@
 """Reads a table in windows of rows, in order and in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin.
 
-All columns are kept. CSV and TSV hold text; what JSONL and Parquet hold keeps its type. A row that is no row (too few
-columns, not JSON, not UTF-8) is reported with its file and line, and what to do with it is the caller's choice.
+All columns are kept. CSV and TSV hold text; values of JSONL and Parquet keep their types. A row that cannot be read (too
+few columns, not JSON, not UTF-8) is reported with its file and line, and the caller decides what to do with it.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import lzma
@@ -17,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from kdc.common.errors import InputError
-from kdc.common.places import STANDARD, File, reaching
+from kdc.common.places import STANDARD, File, reaching_remote
+from kdc.common.records import DELIMITERS, LONGEST_LINE, BrokenQuoting, parse_delimited, parse_jsonl
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 WINDOW_ROWS = 8192
 _WINDOW_BYTES = 32 << 20  # long texts make smaller windows
-_LINE_LIMIT = 64 << 20  # characters: what is longer is no row, and an unclosed quote would swallow the file
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,13 @@ class Window:
     """Rows that follow each other in one file.
 
     Attributes:
-        file: as people are told it.
+        file: the file's name, for messages.
         names: of the columns.
-        rows: values by column; what JSONL leaves out is left out. Empty where there is a batch.
-        batch: the rows of a Parquet file, as Arrow has them.
-        lines: where each row begins: a line of a text file, the row's number (from 1) of Parquet.
-        bad: rows that are none.
-        done: bytes of the file that were read so far, about.
+        rows: the values of each row by column; a row of JSONL holds only the columns that it names. Empty for Parquet.
+        batch: the rows of a Parquet file, as Arrow has them; None for the other formats.
+        lines: where each row begins: its line in a text file, its number (from 1) in Parquet.
+        bad: rows that cannot be read or answered.
+        done: bytes of the file that have been read so far, roughly.
     """
 
     file: str
@@ -59,20 +58,20 @@ class Window:
     done: int = 0
 
     def __len__(self) -> int:
-        """Rows, the bad ones among them."""
+        """The number of rows, bad ones included."""
         return len(self.lines) + len(self.bad)
 
     def column(self, name: str) -> list[Any]:
-        """A column's values; None where a row has none."""
+        """A column's values; None for rows that do not have it."""
         if self.batch is None:
             return [row.get(name) for row in self.rows]
         return self.batch.column(name).to_pylist()
 
     def dicts(self) -> list[dict[str, Any]]:
-        """The rows, values by column.
+        """The rows, as values by column.
 
         Raises:
-            InputError: Parquet holds a value that Python has not.
+            InputError: Parquet holds a value that Python cannot represent.
         """
         if self.batch is None:
             return self.rows
@@ -84,28 +83,28 @@ class Window:
             ) from error
 
     def without(self, bad: list[BadRow]) -> Window:
-        """The window without rows that turned out to be bad."""
+        """The window with further rows moved to the bad ones."""
         lines = {each.line for each in bad}
-        kept = [place for place, line in enumerate(self.lines) if line not in lines]
+        good = [place for place, line in enumerate(self.lines) if line not in lines]
         return Window(
             self.file,
             self.names,
-            [self.rows[place] for place in kept] if self.batch is None else [],
-            self.batch.take(kept) if self.batch is not None else None,
-            [self.lines[place] for place in kept],
+            [self.rows[place] for place in good] if self.batch is None else [],
+            self.batch.take(good) if self.batch is not None else None,
+            [self.lines[place] for place in good],
             sorted([*self.bad, *bad], key=lambda each: each.line),
             self.done,
         )
 
 
 def read_windows(file: File) -> Iterator[Window]:
-    """Windows of a file, the same ones each time; one without rows where the file has none.
+    """Read a file in windows, which are the same each time. A file without rows gives one window without rows.
 
     Raises:
         InputError: the file cannot be read (any further).
-        KdcError: nor can the store.
+        KdcError: the store refused, or did not answer.
     """
-    with reaching(file.system, file.address):
+    with reaching_remote(file.system, file.address):
         try:
             with file.open() as raw:
                 yield from (
@@ -118,29 +117,29 @@ def read_windows(file: File) -> Iterator[Window]:
 
 
 def read_standard_input() -> Iterator[Window]:
-    """Windows of JSONL on standard input."""
+    """Read JSONL on standard input in windows."""
     yield from _read_text(sys.stdin.buffer, STANDARD, "jsonl")
 
 
 def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
-    # What is not UTF-8 becomes surrogates, which no row may hold: it is reported, and the file goes on.
+    # Bytes that are not UTF-8 become surrogates. No row may hold those, so its row is reported, and reading goes on.
     stream = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         if kind == "jsonl":
             yield from _windows_of_objects(stream, name, raw)
         else:
-            yield from _windows_of_fields(stream, name, "," if kind == "csv" else "\t", raw)
+            yield from _windows_of_fields(stream, name, DELIMITERS[kind], raw)
     finally:
         stream.detach()
 
 
 class _Gathering:
-    """Rows on their way into windows.
+    """Collects rows into windows.
 
     Args:
         name: of the file.
-        header: column names; None where each row has its own.
-        raw: the file, to tell how far it was read.
+        header: column names; None if each row has its own.
+        raw: the file, whose position tells how far it has been read.
     """
 
     def __init__(self, name: str, header: list[str] | None, raw: IO[bytes]) -> None:
@@ -152,27 +151,27 @@ class _Gathering:
         self._window, self._characters = Window(self._name, self._header or []), 0
 
     def row(self, row: dict[str, Any], line: int, characters: int) -> None:
-        """One more row."""
+        """Add a row."""
         self._window.rows.append(row)
         self._window.lines.append(line)
         self._characters += characters
 
     def bad(self, line: int, problem: str) -> None:
-        """One that is none."""
+        """Add a row that cannot be read."""
         self._window.bad.append(BadRow(self._name, line, problem))
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time for the next window."""
+        """Whether the window is large enough to be taken."""
         return len(self._window) >= WINDOW_ROWS or self._characters >= _WINDOW_BYTES
 
     @property
     def is_needed(self) -> bool:
-        """At the end: whether there is something left, or nothing was there at all."""
+        """At the end of the file: whether rows are left, or the file had none and its one empty window is due."""
         return len(self._window) > 0 or not self._any
 
     def take(self) -> Window:
-        """The window, and begin the next."""
+        """Return the window, and begin the next one."""
         window = self._window
         if self._header is None:
             window.names = list(dict.fromkeys(name for row in window.rows for name in row))
@@ -185,18 +184,15 @@ class _Gathering:
         return window
 
 
-def _windows_of_fields(stream: IO[str], name: str, separator: str, raw: IO[bytes]) -> Iterator[Window]:
-    csv.field_size_limit(_LINE_LIMIT)
-    reader = csv.reader(_lines(stream, name), delimiter=separator, strict=True)
-    begins = 1
+def _windows_of_fields(stream: IO[str], name: str, delimiter: str, raw: IO[bytes]) -> Iterator[Window]:
+    records = parse_delimited(_lines(stream, name), delimiter)
     try:
-        header = next(reader, None)
+        _, header = next(records, (1, []))
         if not header:
             raise InputError("the file is empty", given=name, remedy="a header line with the columns' names, then rows")
         _check_names(header, name)
-        gathering, begins = _Gathering(name, header, raw), reader.line_num + 1
-        for fields in reader:
-            line, begins = begins, reader.line_num + 1
+        gathering = _Gathering(name, header, raw)
+        for line, fields in records:
             if not fields:  # a blank line
                 continue
             if len(fields) != len(header):
@@ -207,10 +203,10 @@ def _windows_of_fields(stream: IO[str], name: str, separator: str, raw: IO[bytes
                 gathering.row(dict(zip(header, fields, strict=True)), line, len(whole))
             if gathering.is_full:
                 yield gathering.take()
-    except csv.Error as error:
+    except BrokenQuoting as error:
         raise InputError(
-            f"broken quoting: {error}",
-            given=f"{name}, line {begins}",
+            f"broken quoting: {error.reason}",
+            given=f"{name}, line {error.line}",
             remedy='write a quote inside a quoted field twice (""), and close every quote',
         ) from None
     if gathering.is_needed:
@@ -219,13 +215,7 @@ def _windows_of_fields(stream: IO[str], name: str, separator: str, raw: IO[bytes
 
 def _windows_of_objects(stream: IO[str], name: str, raw: IO[bytes]) -> Iterator[Window]:
     gathering = _Gathering(name, None, raw)
-    for line, text in enumerate(_lines(stream, name), 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            row = None
+    for line, text, row in parse_jsonl(_lines(stream, name)):
         if not isinstance(row, dict):
             gathering.bad(line, "the line is no JSON object")
         elif not _is_utf8(text) or ("\\ud" in text.lower() and not _is_utf8(json.dumps(row, ensure_ascii=False))):
@@ -239,17 +229,17 @@ def _windows_of_objects(stream: IO[str], name: str, raw: IO[bytes]) -> Iterator[
 
 
 def _lines(stream: IO[str], name: str) -> Iterator[str]:
-    """Lines of bounded length.
+    """The lines of a text file.
 
     Raises:
-        InputError: a line is longer.
+        InputError: a line is too long to be a row.
     """
     number = 0
-    while line := stream.readline(_LINE_LIMIT):
+    while line := stream.readline(LONGEST_LINE):
         number += 1
-        if len(line) == _LINE_LIMIT and not line.endswith("\n"):
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
             raise InputError(
-                f"a line is longer than {_LINE_LIMIT >> 20} million characters",
+                f"a line is longer than {LONGEST_LINE >> 20} million characters",
                 given=f"{name}, line {number}",
                 remedy="one row a line: is this another format?",
             )

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdc.common.errors import InputError, KdcError
-from kdc.common.places import File, Folder, exists, file_system, is_local, whole_file
+from kdc.common.places import File, Folder, exists, file_system, is_local, whole_file_at
 from kdc.serving.bulk.inputs import WINDOW_ROWS, BadRow, Window
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.windows import Columns, Scorer, answers, split_bad
@@ -137,7 +137,7 @@ class Kept:
             KdcError: what names them is gone.
         """
         self._folder.write(_NAMED, _place(address))
-        with whole_file(address) as stream:
+        with whole_file_at(address) as stream:
             for key in keys:
                 stream.write(self._errors(key))
 

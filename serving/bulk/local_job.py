@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from kdc.common.errors import InputError
-from kdc.common.places import STANDARD, Folder, file_system, is_local, whole_file
+from kdc.common.places import STANDARD, Folder, file_system, is_local, whole_file_at
 from kdc.serving.bulk.inputs import Window, read_standard_input, read_windows
 from kdc.serving.bulk.job import JOB, Counts, Job, Kept, Progress, answered, begin, error_lines, lock
 from kdc.serving.bulk.outputs import Writer
@@ -88,14 +88,14 @@ def _finish(job: Job, writer: Writer, kept: Kept, records: list[dict[str, int]])
     """Name the bad rows, and join the pieces. The output comes last: where it is, the job is done."""
     if job.errors is not None:
         kept.name_errors(job.errors, (_key(number) for number, record in enumerate(records) if record["skipped"]))
-    with whole_file(job.output) as stream:
+    with whole_file_at(job.output) as stream:
         writer.join((kept.rows(_key(number), record["bytes"]) for number, record in enumerate(records)), stream)
 
 
 def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:
     """Everything to standard output as it comes; nothing is kept to go on from."""
     counts, scorer = Counts(), Scorer(engine)
-    with whole_file(job.errors) if job.errors is not None else nullcontext() as errors:
+    with whole_file_at(job.errors) if job.errors is not None else nullcontext() as errors:
         for window, done in _windows(job):
             writer.check(window)
             good, piece = answered(job, engine, scorer, writer, window, known=counts.written > 0)

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
+from kdc.common.progress import RowCounter
 from kdc.common.ray import connected
 from kdc.serving.bulk import local_job
 from kdc.serving.bulk.job import Counts, Job, Progress
@@ -186,27 +183,12 @@ def _check_pyarrow() -> None:
 
 def _shown(job: Job, task: TaskInfo, where: str, work: Callable[[Progress], Counts]) -> dict[str, Any]:
     """Do the work with a bar. Returns what came of it."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     total = sum(file.size for file in job.files) or None
-    console.print(f"{task.name}: {where} -> {job.output}", markup=False)
-    bar = Bar(
-        TextColumn("  {task.fields[rows]:,} rows"),
-        TextColumn("{task.fields[speed]:,.0f} rows/s"),
-        BarColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal or (job.output == STANDARD and sys.stdout.isatty()),
-    )
     began, speed = time.perf_counter(), Speed()
-    with bar:
-        row = bar.add_task("rows", total=total, rows=0, speed=0.0)
-
-        def progress(counts: Counts, done: int) -> None:
-            bar.update(row, completed=done, rows=counts.read, speed=speed(counts))
-
-        counts = work(progress)
+    with RowCounter(quiet=job.output == STANDARD and sys.stdout.isatty()) as counter:
+        counter.say(f"{task.name}: {where} -> {job.output}")
+        counter.start(total)
+        counts = work(lambda counts, done: counter.update(done, counts.read, speed(counts)))
     seconds = time.perf_counter() - began
     return {
         **vars(counts),

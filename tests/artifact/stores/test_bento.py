@@ -13,8 +13,8 @@ import transfers
 from transfers import BIG, contents
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.stores.pull import pull_for_people
-from kdc.artifact.stores.push import push_for_people
+from kdc.artifact.stores.pull import pull_artifact
+from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.launch import local
 
@@ -35,51 +35,51 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, store: Path) -> None:
-    pushed = push_for_people(artifact, "bento:mood:v1")
-    assert pushed["target"] == "bento:mood:v1"
-    assert pushed["sent_bytes"] == pushed["bytes"]
+    pushed = push_artifact(artifact, "bento:mood:v1")
+    assert pushed.target == "bento:mood:v1"
+    assert pushed.sent_bytes == pushed.bytes
     assert contents(store / "mood" / "v1") == contents(artifact)
-    pull_for_people("bento:mood:v1", tmp_path / "copy")
+    pull_artifact("bento:mood:v1", tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
     assert not (tmp_path / "copy" / "model.yaml").exists()
 
 
 def test_a_new_version_is_made_only_of_something_new(artifact: Path, other: Path, tmp_path: Path, store: Path) -> None:
-    first = push_for_people(artifact, "bento:mood")
-    again = push_for_people(artifact, "bento:mood")
-    assert (again["target"], again["changed"]) == (first["target"], False)
-    second = push_for_people(other, "bento:mood")
-    assert second["target"] != first["target"]
-    pull_for_people("bento:mood", tmp_path / "newest")
-    pull_for_people(first["target"], tmp_path / "oldest")
+    first = push_artifact(artifact, "bento:mood")
+    again = push_artifact(artifact, "bento:mood")
+    assert (again.target, again.changed) == (first.target, False)
+    second = push_artifact(other, "bento:mood")
+    assert second.target != first.target
+    pull_artifact("bento:mood", tmp_path / "newest")
+    pull_artifact(first.target, tmp_path / "oldest")
     assert contents(tmp_path / "newest") == contents(other)
     assert contents(tmp_path / "oldest") == contents(artifact)
 
 
 def test_a_version_is_replaced_by_force_alone(artifact: Path, other: Path, store: Path) -> None:
-    push_for_people(artifact, "bento:mood:v1")
+    push_artifact(artifact, "bento:mood:v1")
     with pytest.raises(InputError, match="another model is there"):
-        push_for_people(other, "bento:mood:v1")
+        push_artifact(other, "bento:mood:v1")
     assert contents(store / "mood" / "v1") == contents(artifact)
-    push_for_people(other, "bento:mood:v1", force=True)
+    push_artifact(other, "bento:mood:v1", force=True)
     assert contents(store / "mood" / "v1") == contents(other)
 
 
 def test_a_changed_byte_in_the_store_is_refused(artifact: Path, tmp_path: Path, store: Path) -> None:
-    push_for_people(artifact, "bento:mood:v1")
+    push_artifact(artifact, "bento:mood:v1")
     with (store / "mood" / "v1" / BIG).open("r+b") as file:
         file.seek(1000)
         file.write(b"changed")
     with pytest.raises(KdcError, match=r"changed on the way(?s:.*)bento:mood:v1/evaluation.npz"):
-        pull_for_people("bento:mood:v1", tmp_path / "copy")
+        pull_artifact("bento:mood:v1", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such model(?s:.*)bentoml models list"):
-        pull_for_people("bento:nothing", tmp_path / "copy")
+        pull_artifact("bento:nothing", tmp_path / "copy")
     with pytest.raises(InputError, match="no tag"):
-        pull_for_people("bento:UP/down", tmp_path / "copy")
+        pull_artifact("bento:UP/down", tmp_path / "copy")
 
 
 @pytest.mark.parametrize("name", ["custom_objects.pkl", "model.yaml"])
@@ -92,12 +92,12 @@ def test_a_file_that_bentoml_would_take_for_its_own_is_refused(
     files[name] = files.pop(BIG)
     transfers.forge(hostile, files=files)
     with pytest.raises(InputError, match="one of BentoML's"):
-        push_for_people(hostile, "bento:mood")
+        push_artifact(hostile, "bento:mood")
     assert list(store.iterdir()) == []
 
 
 def test_serve_takes_a_tag(artifact: Path, tmp_path: Path) -> None:
-    push_for_people(artifact, "bento:mood")
+    push_artifact(artifact, "bento:mood")
     sha256 = load_manifest(artifact).sha256
     assert local("bento:mood") == f"mood={tmp_path / 'cache' / 'artifacts' / sha256}"
 

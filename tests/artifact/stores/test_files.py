@@ -19,8 +19,8 @@ from transfers import BIG, BIG_BYTES, Traffic, contents, hidden
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores import files
-from kdc.artifact.stores.pull import pull_for_people
-from kdc.artifact.stores.push import push_for_people
+from kdc.artifact.stores.pull import pull_artifact
+from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
 
 ADDRESS = "s3://models/team/mood"
@@ -45,39 +45,40 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, target: str) -> None:
-    pushed = push_for_people(artifact, target)
-    pulled = pull_for_people(target, tmp_path / "copy")
+    pushed = push_artifact(artifact, target)
+    pulled = pull_artifact(target, tmp_path / "copy")
     total = sum(len(data) for data in contents(artifact).values())
-    assert pushed["changed"]
-    assert pulled["changed"]
-    assert (pushed["sent_bytes"], pulled["received_bytes"], pulled["bytes"]) == (total, total, total)
+    assert pushed.changed
+    assert pulled.changed
+    assert (pushed.sent_bytes, pulled.received_bytes, pulled.bytes) == (total, total, total)
     assert contents(tmp_path / "copy") == contents(artifact)
-    assert pulled["sha256"] == pushed["sha256"] == load_manifest(artifact).sha256
+    assert pulled.sha256 == pushed.sha256 == load_manifest(artifact).sha256
     assert hidden(tmp_path) == []
 
 
 def test_the_same_again_moves_nothing(artifact: Path, tmp_path: Path, target: str) -> None:
-    push_for_people(artifact, target)
-    pull_for_people(target, tmp_path / "copy")
+    push_artifact(artifact, target)
+    pull_artifact(target, tmp_path / "copy")
     before = (tmp_path / "copy").stat().st_ino
-    assert push_for_people(artifact, target) | {"seconds": 0} == push_for_people(artifact, target) | {"seconds": 0}
-    pushed, pulled = push_for_people(artifact, target), pull_for_people(target, tmp_path / "copy")
-    assert (pushed["changed"], pushed["sent_bytes"], pulled["changed"]) == (False, 0, False)
-    assert pulled["received_bytes"] == len((artifact / "manifest.json").read_bytes())
+    once, twice = push_artifact(artifact, target), push_artifact(artifact, target)
+    assert once.model_copy(update={"seconds": 0}) == twice.model_copy(update={"seconds": 0})
+    pushed, pulled = push_artifact(artifact, target), pull_artifact(target, tmp_path / "copy")
+    assert (pushed.changed, pushed.sent_bytes, pulled.changed) == (False, 0, False)
+    assert pulled.received_bytes == len((artifact / "manifest.json").read_bytes())
     assert (tmp_path / "copy").stat().st_ino == before
 
 
 def test_another_artifact_is_replaced_by_force_alone(artifact: Path, other: Path, tmp_path: Path, target: str) -> None:
-    push_for_people(artifact, target)
-    pull_for_people(target, tmp_path / "copy")
+    push_artifact(artifact, target)
+    pull_artifact(target, tmp_path / "copy")
     with pytest.raises(InputError, match="another artifact is there"):
-        push_for_people(other, target)
-    pushed = push_for_people(other, target, force=True)
-    assert pushed["sent_bytes"] == BIG_BYTES + len((other / "manifest.json").read_bytes())
+        push_artifact(other, target)
+    pushed = push_artifact(other, target, force=True)
+    assert pushed.sent_bytes == BIG_BYTES + len((other / "manifest.json").read_bytes())
     with pytest.raises(InputError, match="another artifact is there"):
-        pull_for_people(target, tmp_path / "copy")
+        pull_artifact(target, tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
-    pull_for_people(target, tmp_path / "copy", force=True)
+    pull_artifact(target, tmp_path / "copy", force=True)
     assert contents(tmp_path / "copy") == contents(other)
     assert hidden(tmp_path) == []
 
@@ -86,7 +87,7 @@ def test_another_artifact_is_replaced_by_force_alone(artifact: Path, other: Path
 KILLED_PULL = """
 import os, shutil, sys
 from pathlib import Path
-from kdc.artifact.stores.pull import pull_for_people
+from kdc.artifact.stores.pull import pull_artifact
 moment, source, copy = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 rename, remove = os.rename, shutil.rmtree
 def killed_rename(source, target):
@@ -102,7 +103,7 @@ if moment == "renamed":
     os.rename = killed_rename
 else:
     shutil.rmtree = killed_remove
-pull_for_people(source, copy, force=True)
+pull_artifact(source, copy, force=True)
 """
 
 
@@ -115,13 +116,13 @@ def test_a_pull_killed_before_the_new_one_has_the_name_loses_neither(
     artifact: Path, other: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
-    pull_for_people(str(artifact), copy)
+    pull_artifact(str(artifact), copy)
     assert killed_pull("renamed", other, copy) == 9
     assert not copy.exists()
     with pytest.raises(InputError, match="another artifact is there"):
-        pull_for_people(str(other), copy)
+        pull_artifact(str(other), copy)
     assert contents(copy) == contents(artifact)
-    pull_for_people(str(other), copy, force=True)
+    pull_artifact(str(other), copy, force=True)
     assert contents(copy) == contents(other)
     assert hidden(tmp_path) == []
 
@@ -130,11 +131,11 @@ def test_a_pull_killed_while_it_removes_the_old_one_is_in_nobodys_way(
     artifact: Path, other: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
-    pull_for_people(str(artifact), copy)
+    pull_artifact(str(artifact), copy)
     assert killed_pull("removed", other, copy) == 9
     assert contents(copy) == contents(other)
     shutil.rmtree(copy)
-    pull_for_people(str(artifact), copy)
+    pull_artifact(str(artifact), copy)
     assert contents(copy) == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -144,19 +145,19 @@ def test_a_folder_of_other_things_is_never_removed(artifact: Path, tmp_path: Pat
     (tmp_path / "home" / "letter.txt").write_text("dear")
     for force in (False, True):
         with pytest.raises(InputError, match="something else is there"):
-            pull_for_people(str(artifact), tmp_path / "home", force=force)
+            pull_artifact(str(artifact), tmp_path / "home", force=force)
     with pytest.raises(InputError, match="something else is there"):
-        push_for_people(artifact, str(tmp_path / "home"))
+        push_artifact(artifact, str(tmp_path / "home"))
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["deep", "letter.txt"]
 
 
 def test_an_empty_folder_may_wait_for_it_and_a_link_may_not(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
-    assert pull_for_people(str(artifact), tmp_path / "copy")["changed"]
+    assert pull_artifact(str(artifact), tmp_path / "copy").changed
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     with pytest.raises(InputError, match="a link"):
-        pull_for_people(str(artifact), tmp_path / "link", force=True)
+        pull_artifact(str(artifact), tmp_path / "link", force=True)
 
 
 @pytest.mark.parametrize("place", [0, BIG_BYTES // 2, BIG_BYTES - 1])
@@ -167,10 +168,10 @@ def test_one_changed_byte_is_refused_and_nothing_published(
     data[place] ^= 1
     put(bucket, artifact, evaluation_npz=bytes(data))
     with pytest.raises(KdcError, match=r"changed on the way(?s:.*)evaluation.npz"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     put(bucket, artifact)
-    pull_for_people(ADDRESS, tmp_path / "copy")
+    pull_artifact(ADDRESS, tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
 
 
@@ -181,7 +182,7 @@ def test_another_size_is_refused_before_its_bytes(
     data = (artifact / BIG).read_bytes()
     put(bucket, artifact, evaluation_npz=data[:more] if more < 0 else data + b"x")
     with pytest.raises(KdcError, match=r"the store has (more|fewer) bytes"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
     assert not [name for name, _ in traffic.of("GetObject") if name == BIG]
     assert not (tmp_path / "copy").exists()
 
@@ -195,7 +196,7 @@ def test_a_store_that_sends_without_end_is_stopped(
 
     monkeypatch.setattr(files.FileSource, "_chunks", endless)
     with pytest.raises(KdcError, match="the store has more bytes"):
-        pull_for_people(str(artifact), tmp_path / "copy")
+        pull_artifact(str(artifact), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
@@ -214,17 +215,17 @@ def test_a_pull_that_was_cut_off_fetches_only_what_is_missing(
     with monkeypatch.context() as patch:
         patch.setattr(files.FileSource, "_chunks", cut)
         with pytest.raises(KeyboardInterrupt):
-            pull_for_people(ADDRESS, tmp_path / "copy")
+            pull_artifact(ADDRESS, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     (partial,) = (path for path in tmp_path.iterdir() if "partial" in path.name)
     arrived = (partial / BIG).stat().st_size
     assert 0 < arrived < BIG_BYTES
     traffic.asked.clear()
-    found = pull_for_people(ADDRESS, tmp_path / "copy")
+    found = pull_artifact(ADDRESS, tmp_path / "copy")
     fetched = traffic.of("GetObject")
     assert {name for name, _ in fetched} == {"manifest.json", BIG}
     assert min(first for name, first in fetched if name == BIG) == arrived
-    assert found["received_bytes"] == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
+    assert found.received_bytes == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -237,7 +238,7 @@ def test_what_was_left_damaged_is_fetched_again(artifact: Path, tmp_path: Path) 
     (partial / "model.onnx").write_bytes(b"x" * manifest.files["model.onnx"].size)
     (partial / "tokenizer.json").write_bytes(b"x" * 1_000_000)
     (tmp_path / ".copy.partial-0000000000000000").mkdir()  # of another artifact
-    pull_for_people(str(artifact), tmp_path / "copy")
+    pull_artifact(str(artifact), tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -249,13 +250,13 @@ def test_a_link_in_the_way_is_not_followed(artifact: Path, tmp_path: Path) -> No
     partial.mkdir()
     (partial / BIG).symlink_to(tmp_path / "precious")
     with pytest.raises(KdcError, match="cannot write"):
-        pull_for_people(str(artifact), tmp_path / "copy")
+        pull_artifact(str(artifact), tmp_path / "copy")
     assert (tmp_path / "precious").read_bytes() == b""
     shutil.rmtree(partial)
     (tmp_path / "elsewhere").mkdir()
     partial.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="in the way"):
-        pull_for_people(str(artifact), tmp_path / "copy")
+        pull_artifact(str(artifact), tmp_path / "copy")
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "manifest.json"])
@@ -264,7 +265,7 @@ def test_a_name_that_leads_out_is_refused(artifact: Path, tmp_path: Path, name: 
     files_there = json.loads((hostile / "manifest.json").read_bytes())["files"]
     transfers.forge(hostile, files={**files_there, name: files_there[BIG]})
     with pytest.raises(KdcError, match="plain name"):
-        pull_for_people(str(hostile), tmp_path / "copy")
+        pull_artifact(str(hostile), tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile"]
 
 
@@ -273,19 +274,19 @@ def test_a_manifest_without_end_and_one_of_a_petabyte(artifact: Path, tmp_path: 
     files_there = json.loads((hostile / "manifest.json").read_bytes())["files"]
     transfers.forge(hostile, files={**files_there, "more.bin": {"sha256": "0" * 64, "size": 10**15}})
     with pytest.raises(KdcError, match="no room"):
-        pull_for_people(str(hostile), tmp_path / "copy")
+        pull_artifact(str(hostile), tmp_path / "copy")
     (hostile / "manifest.json").write_bytes(b"{" + b" " * 3_000_000)
     with pytest.raises(KdcError, match="too large"):
-        pull_for_people(str(hostile), tmp_path / "copy")
+        pull_artifact(str(hostile), tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
 def test_another_hash_than_expected_is_refused(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not the artifact that was expected"):
-        pull_for_people(str(artifact), tmp_path / "copy", expect_sha256="0" * 64)
+        pull_artifact(str(artifact), tmp_path / "copy", expect_sha256="0" * 64)
     assert list(tmp_path.iterdir()) == []
     sha256 = load_manifest(artifact).sha256
-    assert pull_for_people(str(artifact), tmp_path / "copy", expect_sha256=sha256.upper())["changed"]
+    assert pull_artifact(str(artifact), tmp_path / "copy", expect_sha256=sha256.upper()).changed
 
 
 def test_a_push_that_was_cut_off_is_no_artifact_and_goes_on(
@@ -301,19 +302,19 @@ def test_a_push_that_was_cut_off_is_no_artifact_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(files.FileTarget, "_send_file", cut)
         with pytest.raises(KeyboardInterrupt):
-            push_for_people(artifact, target)
+            push_artifact(artifact, target)
     with pytest.raises(InputError, match="a push to it was not finished"):
-        pull_for_people(target, tmp_path / "copy")
-    found = push_for_people(artifact, target)
-    assert found["sent_bytes"] == BIG_BYTES + len((artifact / "manifest.json").read_bytes())
-    pull_for_people(target, tmp_path / "copy")
+        pull_artifact(target, tmp_path / "copy")
+    found = push_artifact(artifact, target)
+    assert found.sent_bytes == BIG_BYTES + len((artifact / "manifest.json").read_bytes())
+    pull_artifact(target, tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
 
 
 def test_a_push_cut_off_over_another_artifact_is_no_artifact(
     artifact: Path, other: Path, tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
 
     def cut(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -321,25 +322,25 @@ def test_a_push_cut_off_over_another_artifact_is_no_artifact(
     with monkeypatch.context() as patch:
         patch.setattr(files.FileTarget, "_send_file", cut)
         with pytest.raises(KeyboardInterrupt):
-            push_for_people(other, ADDRESS, force=True)
+            push_artifact(other, ADDRESS, force=True)
     assert "manifest.json" not in stored(bucket)
-    push_for_people(other, ADDRESS)
+    push_artifact(other, ADDRESS)
     assert stored(bucket) == contents(other)
 
 
 def test_the_manifest_is_sent_last(artifact: Path, bucket: Any, traffic: Traffic) -> None:
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     sent = [name for method, name, _ in traffic.asked if method in ("PutObject", "CompleteMultipartUpload")]
     assert sent[-1] == "manifest.json"
     assert set(stored(bucket)) == set(contents(artifact))
 
 
 def test_what_was_lost_in_the_store_is_sent_again(artifact: Path, bucket: Any) -> None:
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     bucket.rm_file("models/team/mood/tokenizer.json")
-    found = push_for_people(artifact, ADDRESS)
-    assert found["changed"]
-    assert found["sent_bytes"] < 1_000_000
+    found = push_artifact(artifact, ADDRESS)
+    assert found.changed
+    assert found.sent_bytes < 1_000_000
     assert stored(bucket) == contents(artifact)
 
 
@@ -349,12 +350,12 @@ def test_what_is_damaged_or_failed_is_not_pushed(
     damaged = shutil.copytree(artifact, tmp_path / "damaged")
     (damaged / "tokenizer.json").write_bytes(b"{}")
     with pytest.raises(KdcError, match="wrong size"):
-        push_for_people(damaged, str(tmp_path / "there"))
+        push_artifact(damaged, str(tmp_path / "there"))
     monkeypatch.setattr("kdc.artifact.stores.push.refuse_failed", _refuses)
     with pytest.raises(InputError, match="failed its contract"):
-        push_for_people(artifact, str(tmp_path / "there"))
+        push_artifact(artifact, str(tmp_path / "there"))
     assert not (tmp_path / "there").exists()
-    assert push_for_people(artifact, str(tmp_path / "there"), allow_failed=True)["changed"]
+    assert push_artifact(artifact, str(tmp_path / "there"), allow_failed=True).changed
 
 
 def _refuses(_: Any, *, allow: bool) -> None:
@@ -369,9 +370,9 @@ def test_a_store_without_ranges_is_read_from_the_start(artifact: Path, tmp_path:
         partial = tmp_path / f".copy.partial-{load_manifest(artifact).sha256[:16]}"
         partial.mkdir()
         (partial / BIG).write_bytes((artifact / BIG).read_bytes()[:1000])
-        found = pull_for_people(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "copy")
+        found = pull_artifact(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "copy")
         server.shutdown()
-    assert found["received_bytes"] == found["bytes"]
+    assert found.received_bytes == found.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
 
 
@@ -405,9 +406,9 @@ def test_the_commands_tell_what_they_did(artifact: Path, tmp_path: Path) -> None
 def test_a_place_that_cannot_be_written_is_named(artifact: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(KdcError, match="cannot write"):
-        pull_for_people(str(artifact), tmp_path / "copy")
+        pull_artifact(str(artifact), tmp_path / "copy")
 
 
 def test_nobody_waits_for_a_lock_that_was_left(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / ".copy.lock").touch()
-    assert pull_for_people(str(artifact), tmp_path / "copy")["changed"]
+    assert pull_artifact(str(artifact), tmp_path / "copy").changed

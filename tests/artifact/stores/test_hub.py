@@ -18,8 +18,8 @@ from transfers import BIG, BIG_BYTES, contents, hidden
 
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.stores import hub
-from kdc.artifact.stores.pull import pull_for_people
-from kdc.artifact.stores.push import push_for_people
+from kdc.artifact.stores.pull import pull_artifact
+from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.launch import local
 
@@ -54,21 +54,21 @@ def put(stub: Stub, artifact: Path, **instead: bytes) -> str:
 
 
 def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, stub: Stub) -> None:
-    pushed = push_for_people(artifact, ADDRESS)
-    assert pushed["sent_bytes"] == pushed["bytes"]
+    pushed = push_artifact(artifact, ADDRESS)
+    assert pushed.sent_bytes == pushed.bytes
     assert stub.private == {NAME: True}
     assert stub.count("POST", "/commit/") == 1
     assert stub.files(NAME) == {".gitattributes": b"*.onnx filter=lfs\n"} | contents(artifact)
-    pulled = pull_for_people(ADDRESS, tmp_path / "copy")
-    assert pulled["received_bytes"] == pushed["bytes"]
+    pulled = pull_artifact(ADDRESS, tmp_path / "copy")
+    assert pulled.received_bytes == pushed.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
-    assert pull_for_people(pushed["target"], tmp_path / "copy")["changed"] is False
+    assert pull_artifact(pushed.target, tmp_path / "copy").changed is False
 
 
 def test_the_same_again_commits_nothing(artifact: Path, stub: Stub) -> None:
-    first = push_for_people(artifact, ADDRESS)
-    again = push_for_people(artifact, ADDRESS)
-    assert (again["target"], again["changed"]) == (first["target"], False)
+    first = push_artifact(artifact, ADDRESS)
+    again = push_artifact(artifact, ADDRESS)
+    assert (again.target, again.changed) == (first.target, False)
     assert stub.count("POST", "/commit/") == 1
 
 
@@ -81,55 +81,55 @@ def test_a_new_artifact_is_a_commit_and_the_old_one_stays_in_the_history(
     write_manifest(
         old, manifest.model_copy(update={"files": manifest.files | describe_files(old, ["model.fp16.onnx"])})
     )
-    first = push_for_people(old, ADDRESS)
-    second = push_for_people(other, ADDRESS)
-    assert second["sent_bytes"] == BIG_BYTES + len((other / "manifest.json").read_bytes())
+    first = push_artifact(old, ADDRESS)
+    second = push_artifact(other, ADDRESS)
+    assert second.sent_bytes == BIG_BYTES + len((other / "manifest.json").read_bytes())
     assert "model.fp16.onnx" not in stub.files(NAME)
-    pull_for_people(ADDRESS, tmp_path / "newest")
-    pull_for_people(first["target"], tmp_path / "oldest")
+    pull_artifact(ADDRESS, tmp_path / "newest")
+    pull_artifact(first.target, tmp_path / "oldest")
     assert contents(tmp_path / "newest") == contents(other)
     assert contents(tmp_path / "oldest") == contents(old)
 
 
 def test_a_branch_is_made_and_public_is_asked_for(artifact: Path, tmp_path: Path, stub: Stub) -> None:
-    push_for_people(artifact, f"{ADDRESS}@next/one", public=True)
+    push_artifact(artifact, f"{ADDRESS}@next/one", public=True)
     assert stub.private == {NAME: False}
     assert "manifest.json" not in stub.files(NAME)
-    pull_for_people(f"{ADDRESS}@next/one", tmp_path / "copy")
+    pull_artifact(f"{ADDRESS}@next/one", tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
     with pytest.raises(InputError, match="no artifact here"):
-        pull_for_people(ADDRESS, tmp_path / "other")
+        pull_artifact(ADDRESS, tmp_path / "other")
 
 
 def test_a_push_that_was_cut_off_is_no_artifact_and_sends_the_rest(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     sha256 = load_manifest(artifact).files[BIG].sha256
     stub.refuse = f"/upload/{sha256}"
     with pytest.raises(KdcError, match="the store refused"):
-        push_for_people(artifact, ADDRESS)
+        push_artifact(artifact, ADDRESS)
     with pytest.raises(InputError, match="no artifact here"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
     stub.refuse = None
     stub.asked.clear()
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     assert {path for method, path in stub.asked if method == "PUT"} <= {
         f"/upload/{each.sha256}"
         for name, each in load_manifest(artifact).files.items()
         if name.endswith(hub_stub.LARGE)
     }
     assert stub.count("PUT", sha256) == 1
-    pull_for_people(ADDRESS, tmp_path / "copy")
+    pull_artifact(ADDRESS, tmp_path / "copy")
 
 
 def test_what_the_repository_ignores_is_told(artifact: Path, stub: Stub) -> None:
     stub.ignored = ("tokenizer.json",)
     with pytest.raises(KdcError, match=r"without some files(?s:.*)tokenizer.json(?s:.*)gitignore"):
-        push_for_people(artifact, ADDRESS)
+        push_artifact(artifact, ADDRESS)
 
 
 def test_a_token_goes_to_the_hub_and_not_where_the_hub_sends(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     put(stub, artifact)
     stub.private[NAME] = True
-    pull_for_people(ADDRESS, tmp_path / "copy")
+    pull_artifact(ADDRESS, tmp_path / "copy")
     assert stub.told_to
     assert set(stub.told_to) == {("localhost", None)}
 
@@ -137,8 +137,8 @@ def test_a_token_goes_to_the_hub_and_not_where_the_hub_sends(artifact: Path, tmp
 def test_a_broken_connection_goes_on_by_range(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     put(stub, artifact)
     stub.cut_after = [3_000_000, 5_000_000, 100]
-    found = pull_for_people(ADDRESS, tmp_path / "copy")
-    assert found["received_bytes"] == found["bytes"]
+    found = pull_artifact(ADDRESS, tmp_path / "copy")
+    assert found.received_bytes == found.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
     large = sum(len(data) for name, data in contents(artifact).items() if name.endswith(hub_stub.LARGE))
     assert stub.sent <= large + 3 * 1024 * 1024  # what was on the way when it broke
@@ -152,15 +152,15 @@ def test_a_pull_that_was_given_up_goes_on_by_range(
         patch.setattr(hub, "_TRIES", 1)
         stub.cut_after = [8_000_000]
         with pytest.raises(KdcError, match="did not answer"):
-            pull_for_people(ADDRESS, tmp_path / "copy")
+            pull_artifact(ADDRESS, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     (partial,) = (path for path in tmp_path.iterdir() if "partial" in path.name)
     arrived = (partial / BIG).stat().st_size
     assert arrived > 5_000_000
     stub.sent = 0
-    found = pull_for_people(ADDRESS, tmp_path / "copy")
+    found = pull_artifact(ADDRESS, tmp_path / "copy")
     assert stub.sent == BIG_BYTES - arrived
-    assert found["received_bytes"] == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
+    assert found.received_bytes == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -181,8 +181,8 @@ def test_a_pull_that_was_killed_goes_on_by_range(artifact: Path, tmp_path: Path,
     stub.released.set()
     assert not (tmp_path / "copy").exists()
     arrived, stub.hold_after, stub.sent = part.stat().st_size, None, 0
-    found = pull_for_people(ADDRESS, tmp_path / "copy")
-    assert stub.sent == BIG_BYTES - arrived < found["bytes"]
+    found = pull_artifact(ADDRESS, tmp_path / "copy")
+    assert stub.sent == BIG_BYTES - arrived < found.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -192,16 +192,16 @@ def test_a_changed_byte_and_bytes_too_many_are_refused(artifact: Path, tmp_path:
     data[1_000_000] ^= 1
     put(stub, artifact, evaluation_npz=bytes(data))
     with pytest.raises(KdcError, match="changed on the way"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
     put(stub, artifact)
     stub.extra = b"x"
     with pytest.raises(KdcError, match="more bytes"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
     stub.extra = b""
     put(stub, artifact, manifest_json=b"{" + b" " * 3_000_000)
     with pytest.raises(KdcError, match="too large"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
 
 
 def test_what_is_not_there_or_not_allowed_is_named(
@@ -209,16 +209,16 @@ def test_what_is_not_there_or_not_allowed_is_named(
 ) -> None:
     put(stub, artifact)
     with pytest.raises(InputError, match="no such repository"):
-        pull_for_people("hf://team/nothing", tmp_path / "copy")
+        pull_artifact("hf://team/nothing", tmp_path / "copy")
     with pytest.raises(InputError, match="no such revision"):
-        pull_for_people(f"{ADDRESS}@nothing", tmp_path / "copy")
+        pull_artifact(f"{ADDRESS}@nothing", tmp_path / "copy")
     stub.refuse = "/cdn/"
     with pytest.raises(KdcError, match=r"the hub refused(?s:.*)HTTP 403"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
     stub.private[NAME] = True
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(InputError, match=r"no such repository(?s:.*)HF_TOKEN"):
-        pull_for_people(ADDRESS, tmp_path / "copy")
+        pull_artifact(ADDRESS, tmp_path / "copy")
 
 
 def test_only_https_or_this_machine(
@@ -227,7 +227,7 @@ def test_only_https_or_this_machine(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
-    for call in (lambda: pull_for_people(ADDRESS, tmp_path / "copy"), lambda: push_for_people(artifact, ADDRESS)):
+    for call in (lambda: pull_artifact(ADDRESS, tmp_path / "copy"), lambda: push_artifact(artifact, ADDRESS)):
         with pytest.raises(InputError, match="by https"):
             call()
     with pytest.raises(InputError, match="by https"):

@@ -14,7 +14,7 @@ from tiny_runs import ROOT
 from transfers import BIG, BIG_BYTES, Traffic, contents
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.stores.push import push_for_people
+from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.registry import split_artifacts
 from kdc.serving.launch import absolute, local
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_address_is_fetched_once_and_then_only_its_manifest(
     artifact: Path, bucket: Any, traffic: Traffic, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     folder = cache / load_manifest(artifact).sha256
     assert local(f"mood={ADDRESS}") == f"mood={folder}"
     assert contents(folder) == contents(artifact)
@@ -45,7 +45,7 @@ def test_an_address_is_fetched_once_and_then_only_its_manifest(
 
 
 def test_a_damaged_copy_in_the_cache_is_fetched_again(artifact: Path, bucket: Any, cache: Path) -> None:
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     local(ADDRESS)
     damaged = cache / load_manifest(artifact).sha256 / BIG
     damaged.write_bytes(b"x" * BIG_BYTES)
@@ -55,7 +55,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(artifact: Path, bucket: An
 
 def test_a_newer_artifact_at_the_address_is_another_copy(artifact: Path, other: Path, bucket: Any, cache: Path) -> None:
     for each in (artifact, other):
-        push_for_people(each, ADDRESS, force=True)
+        push_artifact(each, ADDRESS, force=True)
         assert contents(Path(local(ADDRESS).partition("=")[2])) == contents(each)
     assert len(list(cache.iterdir())) == 2
 
@@ -63,7 +63,7 @@ def test_a_newer_artifact_at_the_address_is_another_copy(artifact: Path, other: 
 def test_what_is_no_artifact_is_told_before_anything_starts(artifact: Path, bucket: Any, cache: Path) -> None:
     with pytest.raises(InputError, match="no artifact here"):
         local("s3://models/nothing")
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     bucket.pipe_file(f"models/team/mood/{BIG}", b"x" * BIG_BYTES)
     with pytest.raises(KdcError, match="changed on the way"):
         local(ADDRESS)
@@ -106,7 +106,7 @@ def test_a_path_imports_nothing_of_stores() -> None:
 
 
 def test_kdc_serve_answers_from_an_object_store(artifact: Path, bucket: Any, tmp_path: Path, cache: Path) -> None:
-    push_for_people(artifact, ADDRESS)
+    push_artifact(artifact, ADDRESS)
     with served(tmp_path, "--workers", "2", f"mood={ADDRESS}") as process:
         answer = httpx.post(f"{process.url}/predict", json={"inputs": "w1 w2"}, timeout=10).json()
         assert {entry["label"] for entry in answer} == {"bad", "so so", "good"}
@@ -121,7 +121,7 @@ def test_bentoml_serve_takes_an_address_from_the_environment(
 ) -> None:
     """What BentoML calls before it starts workers, which inherit the environment."""
     code = (
-        "import os\nfrom serving import service\nservice.Classifier.inner.before_workers()\n"
+        "import os\nfrom kdc.serving import service\nservice.Classifier.inner.before_workers()\n"
         "print(os.environ['KDC_ARTIFACT'])"
     )
     monkeypatch.setenv("KDC_ARTIFACT", f"mood={artifact.as_uri()}")
