@@ -1,7 +1,4 @@
-"""The fp16 variant of an ONNX classifier, for CUDA.
-
-Reads the fp32 graph; writes one ONNX file.
-"""
+"""The fp16 variant of an ONNX classifier, for CUDA. Reads the fp32 graph; writes one ONNX file."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.nodes import nested_graphs
 from kdc.pipeline.graphs.onnx_graph import check_axes, quiet, save_graph
 
-# Large enough to mask, small enough that adding a score stays within fp16's 65,504.
+# Large enough to mask a token, small enough that adding a score stays within fp16's 65,504.
 LARGEST = 1e4
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 
@@ -24,9 +21,13 @@ _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     """Convert weights and arithmetic to fp16. Inputs stay int64, `logits` float32.
 
-    Constants beyond 1e4 are clipped to it, above all the mask's -3.4e38: as fp16 they would be minus infinity, and a
-    row with padding NaN. What ends as an integer stays fp32: DeBERTa and MPNet take the logarithm of a distance to
-    find its bucket, and fp16 would find a neighbouring one.
+    Constants are clipped to +-1e4, above all the -3.4e38 of the attention mask: as fp16 it would be minus infinity,
+    and a row with padding would come out as NaN. Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet take
+    the logarithm of a distance to find its bucket, and in fp16 they would take a neighbouring bucket.
+
+    Args:
+        onnx_in: the fp32 graph.
+        onnx_out: the file to write.
 
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
@@ -64,24 +65,25 @@ def _clip_constants(model: onnx.ModelProto) -> None:
 
 
 def _integer_arithmetic(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes between an integer and an integer: upstream of a Cast to integers, as far as the next one."""
+    """Names of the nodes that compute an integer in floating point: all nodes upstream of a Cast to integers, as far
+    up as the Cast that turned integers into floats."""
     producers = {name: node for graph in nested_graphs(model.graph) for node in graph.node for name in node.output}
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = [node for node in producers.values() if _casts_to(node) in _INTEGERS]
     while waiting:
         node = waiting.pop()
-        if node.name in found:
+        if node.name in names:
             continue
-        found.add(node.name)
-        # Before a Cast to float the numbers are integers, and what a tensor's shape is asked of does not matter.
+        names.add(node.name)
+        # Above a Cast to float the numbers are integers, and a shape does not depend on the numbers in its tensor.
         if _casts_to(node) != TensorProto.FLOAT and node.op_type not in ("Shape", "Size"):
             waiting += [producers[name] for name in node.input if name in producers]
-    # The converter loses track of a kept node inside a branch: keep the branching node with all that is in it.
+    # The converter loses track of an excluded node inside a branch, so exclude the branching node with all in it.
     for node in model.graph.node:
         branches = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-        if any(inner.name in found for branch in branches for part in nested_graphs(branch) for inner in part.node):
-            found.add(node.name)
-    return found
+        if any(inner.name in names for branch in branches for part in nested_graphs(branch) for inner in part.node):
+            names.add(node.name)
+    return names
 
 
 def _casts_to(node: NodeProto) -> int | None:

@@ -48,13 +48,15 @@ class Candidate:
 
     Attributes:
         name: in tables and in the manifest.
-        static: activation scales fixed by calibration; else computed from each batch, as a comparison: it cannot win.
-        per_channel: one weight scale an output channel instead of one a matrix.
+        static: whether the scales of activations are fixed by calibration. Otherwise they are computed from each
+            batch, so that a row's answer depends on its neighbours: such a candidate is only a comparison, and cannot
+            be chosen.
+        per_channel: one weight scale for each output channel instead of one for each matrix.
         ranges: which activation ranges a static candidate takes; None for a dynamic one.
-        exclude: least share of the linear layers left in fp32: those whose input loses most by 8-bit rounding.
+        exclude: smallest share of the linear layers to leave in fp32: those whose input loses most by 8-bit rounding.
         seven_bit: weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI).
-        smooth: made from the smoothed graph (`smoothing.py`), with that one's ranges.
-        keep: names of nodes to leave in fp32.
+        smooth: whether it is made from the smoothed graph (`smoothing.py`), with the ranges of that graph.
+        keep: names of further nodes to leave in fp32.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Candidate:
 
     @property
     def graph(self) -> str:
-        """What is computed, whatever the numbers in it: candidates of one graph take the same time."""
+        """Which operations are computed, whatever their numbers: candidates of one graph take the same time."""
         if not self.static:
             return "dynamic"
         parts = ["per-channel" if self.per_channel else "per-tensor", f"{self.exclude:.0%} in fp32"]
@@ -96,12 +98,13 @@ def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges
     Args:
         onnx_in: the fp32 graph, as exported or smoothed.
         onnx_out: the file to write.
-        candidate: how.
+        candidate: how to quantise.
         ranges: of `activations(onnx_in)`; None for a dynamic candidate.
 
     Returns:
-        Counts: "wanted" linear layers to quantise; "quantized" and "float" matrix products that ONNX Runtime then
-        really runs; "tables" looked up as int8; "stored" layers whose weights are int8 but computed in fp32.
+        Counts: "wanted" is how many linear layers should be quantised; "quantized" and "float" are the matrix products
+        that ONNX Runtime then really runs; "tables" are embeddings looked up as int8; "stored" are layers whose
+        weights are stored as int8 but computed in fp32.
 
     Raises:
         KdcError: the quantiser failed on this graph, or no linear layer came out quantised.
@@ -109,23 +112,23 @@ def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges
     model = onnx.load(onnx_in)
     linear = linear_layers(model.graph)
     excluded = _noisiest(linear, candidate, ranges) | candidate.keep
-    # The dynamic quantiser knows no Gemm.
+    # The dynamic quantiser does not know Gemm.
     possible = [node for node in linear if candidate.static or node.op_type == "MatMul"]
-    wanted = [node.name for node in possible if node.name not in excluded]
+    to_quantise = [node.name for node in possible if node.name not in excluded]
     _declare_float(model.graph, {name for node in linear for name in (node.input[0], node.output[0])})
-    stored = {"tables": store_tables(model.graph), "stored": store_matrices(model.graph, except_for=wanted)}
+    stored = {"tables": store_tables(model.graph), "stored": store_matrices(model.graph, except_for=to_quantise)}
     try:
         with quiet():
-            quantised = _quantise_linear(model, wanted, candidate, ranges)
+            quantised = _quantise_linear(model, to_quantise, candidate, ranges)
         share_with_quantised(quantised.graph)
-    except Exception as error:  # the quantiser raises whatever it meets in a graph that it does not know
+    except Exception as error:  # the quantiser raises exceptions of many kinds on graphs that it does not know
         raise KdcError(
             f"ONNX Runtime's quantiser failed on candidate {candidate.name}",
             given=f"{type(error).__name__}: {error}",
             remedy="the fp32 variant serves instead",
         ) from error
     save_graph(quantised, onnx_out)
-    counts = {"wanted": len(wanted)} | stored | count_operators(onnx_out)
+    counts = {"wanted": len(to_quantise)} | stored | count_operators(onnx_out)
     if not counts["quantized"]:
         raise KdcError(
             "the graph that should be quantised has no quantised linear layer",
@@ -145,31 +148,31 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
             onnxruntime.InferenceSession(str(onnx_path), options, providers=[CPU_PROVIDER])
         except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
             raise KdcError("ONNX Runtime refuses the quantised graph", given=str(error)[:300]) from error
-        found = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+        operators = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     return {
-        "quantized": sum(found[operator] for operator in QUANTIZED_OPS),
-        "float": sum(found[operator] for operator in _FLOAT_OPS),
+        "quantized": sum(operators[name] for name in QUANTIZED_OPS),
+        "float": sum(operators[name] for name in _FLOAT_OPS),
     }
 
 
 def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges | None) -> set[str]:
-    """Names of the layers that a candidate leaves in fp32.
+    """Names of the layers that `candidate.exclude` leaves in fp32.
 
-    The noise of a layer's input under its 8-bit range ranks layers as the error that each alone causes in the logits
-    does (measured on MiniLM), and costs no extra run. Layers that read one tensor go together (query, key and value),
-    since a tensor is rounded for all of its readers.
+    Layers are ranked by the noise of their input under its 8-bit range. That gives the same order as the error that
+    each layer alone causes in the logits (measured on MiniLM), and needs no extra run. Layers that read the same tensor
+    (query, key and value) go together, since a tensor is rounded for all layers that read it.
     """
     method = candidate.ranges
     if method is None or ranges is None:
         return set()
     groups = readers(linear)
-    share = math.ceil(candidate.exclude * len(linear))
-    found: set[str] = set()
+    count = math.ceil(candidate.exclude * len(linear))
+    names: set[str] = set()
     for tensor in sorted(groups, key=lambda name: ranges[name].noise(method), reverse=True):
-        if len(found) >= share:
+        if len(names) >= count:
             break
-        found.update(node.name for node in groups[tensor])
-    return found
+        names.update(node.name for node in groups[tensor])
+    return names
 
 
 def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, ranges: Ranges | None) -> ModelProto:
@@ -212,8 +215,8 @@ def _quantise_dynamic(model: ModelProto, names: list[str], candidate: Candidate)
 
 
 def _declare_float(graph: GraphProto, tensors: set[str]) -> None:
-    """State the type of inner tensors. The quantiser skips what it knows no type of, and shape inference, its usual
-    source, stops at graphs like DeBERTa's."""
+    """State the type of tensors inside the graph. The quantiser skips tensors of unknown type, and shape inference,
+    which usually tells it the types, stops at graphs like DeBERTa's."""
     known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
     graph.value_info.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(tensors - known)

@@ -1,7 +1,8 @@
-"""Weights stored as int8 but computed in fp32: embedding tables, and linear layers that are not to be quantised.
+"""Weights stored as int8 but computed in fp32: embedding tables, and linear layers that are not quantised.
 
-Changes a graph in place. A table row (or a matrix's output channel) is int8 numbers times one scale, so little is lost.
-A table is restored after the lookup, row by row; a matrix is restored once, when ONNX Runtime folds constants at load.
+Changes a graph in place. Each row of a table, and each output channel of a matrix, is stored as int8 numbers with one
+scale, so that little is lost. A table's rows are restored after they are looked up; a matrix is restored once, when
+ONNX Runtime folds constants while it loads the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
 def store_tables(graph: GraphProto) -> int:
-    """Store the tables of embedding lookups (Gather of rows of a float matrix). Returns how many lookups."""
+    """Store the tables of embedding lookups (Gather of rows of a float matrix) as int8. Returns how many lookups."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
@@ -33,7 +34,8 @@ def store_tables(graph: GraphProto) -> int:
 
 
 def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
-    """Store the weights of linear layers (MatMul, Gemm) but those named in `except_for`. Returns how many layers."""
+    """Store the weights of all linear layers (MatMul, Gemm) but those named in `except_for` as int8. Returns how many
+    layers."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     layers = 0
@@ -47,10 +49,10 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
 
 
 def share_with_quantised(graph: GraphProto) -> int:
-    """Have stored matrices read the quantised weight of the same matrix, where the quantiser kept one too.
+    """Let stored matrices read the quantised weight of the same matrix, where the quantiser made one.
 
-    DeBERTa projects tokens and positions by the same weights: the first product is quantised, the second stored, and
-    each would keep a copy of its own. Returns how many copies are gone.
+    DeBERTa projects tokens and positions by the same weights: the first product is quantised, the second is stored, and
+    each would have its own copy of the weights. Returns how many copies were removed.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shared: dict[str, str] = {}
@@ -73,7 +75,7 @@ def share_with_quantised(graph: GraphProto) -> int:
 def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
     numbers, scales = _add_int8(graph, table, axis=1)
     rows, output = node.input[1], node.output[0]
-    # Not `{output}_scale`: that is what the quantiser calls its own, where a linear layer reads the lookup itself.
+    # The quantiser gives its own scale the name `{output}_scale` where a linear layer reads the lookup directly.
     scale = f"{output}_row_scale"
     return [
         helper.make_node("Gather", [numbers, rows], [f"{output}_int8"], name=f"{node.name}_int8"),
@@ -99,7 +101,16 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add the int8 form of a matrix, unless it is there; `axis` shares a scale. Returns names of numbers and scales."""
+    """Add the int8 form of a matrix to the graph, unless it is there already.
+
+    Args:
+        graph: changed in place.
+        tensor: the matrix.
+        axis: the numbers along this axis share a scale.
+
+    Returns:
+        Names of the numbers and of the scales.
+    """
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names
@@ -107,7 +118,7 @@ def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, s
     largest = np.abs(values).max(axis=axis, keepdims=True)
     scales = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
     if scales.min() >= _SMALLEST_NORMAL_FP16 and scales.max() < np.finfo(np.float16).max:
-        scales = scales.astype(np.float16)  # a vocabulary has many rows; the numbers are rounded to this very scale
+        scales = scales.astype(np.float16)  # a vocabulary has many rows; the numbers below are rounded with this scale
     numbers = np.clip(np.rint(values / scales.astype(np.float32)), -_LARGEST, _LARGEST).astype(np.int8)
     graph.initializer.extend([numpy_helper.from_array(numbers, names[0]), numpy_helper.from_array(scales, names[1])])
     return names

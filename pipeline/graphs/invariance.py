@@ -1,4 +1,4 @@
-"""Whether a row's answer depends on what it is batched with: what a variant must not do."""
+"""Whether a row's answer depends on the other rows of its batch, which it must not where a variant serves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from kdc.artifact.manifest import Kind
 
 @dataclass(frozen=True)
 class BatchInvariance:
-    """How far a row's answer depends on what it is batched with.
+    """How far a row's answer depends on the other rows of its batch.
 
     Attributes:
-        max_difference: largest difference of a probability (or of regression's number) alone and in a batch.
-        label_flips: rows whose label changes.
-        rows: rows compared.
+        max_difference: largest difference of a probability (or of regression's number) between the row alone and the
+            row in a batch.
+        label_flips: rows whose label differs between the two.
+        rows: rows that were compared.
     """
 
     max_difference: float
@@ -26,7 +27,7 @@ class BatchInvariance:
     rows: int
 
     def passes(self, tolerance: float = 1e-3) -> bool:
-        """Whether a variant may serve: no label changes, and no number by more than the tolerance."""
+        """Whether a variant may serve: no label changes, and no number changes by more than the tolerance."""
         return self.label_flips == 0 and self.max_difference <= tolerance
 
 
@@ -38,13 +39,13 @@ def batch_invariance(
     seed: int = 0,
     batch: int = 16,
 ) -> BatchInvariance:
-    """Compare every row alone with the same row among random others.
+    """Compare the answer to every row alone with the answer to it among random others.
 
     Args:
-        run: one batch of rows to probabilities (rows, outputs), or to regression's numbers.
-        encodings: the rows, at least one.
-        kind: the task's kind; says what a label is.
-        seed: chooses the neighbours.
+        run: answers one batch of rows: probabilities (rows, outputs), or regression's numbers.
+        encodings: the tokenised rows, at least one.
+        kind: the task's kind, which says what a label is.
+        seed: chooses the rows of each batch.
         batch: rows in a batch.
     """
     alone = np.concatenate([run([encoding]) for encoding in encodings])

@@ -1,4 +1,4 @@
-"""The linear layers of a classifier's graph: what int8 variants quantise."""
+"""The linear layers of a classifier's graph, which int8 variants quantise. Reads graphs; changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINEAR_OPS = ("MatMul", "Gemm")
 
 
 def activations(onnx_path: Path) -> tuple[str, ...]:
-    """Names of the tensors whose ranges static quantisation needs: inputs of the linear layers."""
+    """Names of the tensors whose ranges static quantisation needs: the inputs of the linear layers."""
     return tuple(sorted(readers(linear_layers(onnx.load(onnx_path).graph))))
 
 
@@ -30,21 +30,24 @@ def linear_layers(graph: GraphProto) -> list[NodeProto]:
 
 
 def readers(linear: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
-    """Linear layers by the tensor that they read: query, key and value stand together. A tensor is rounded for all of
-    its readers, so they are quantised together."""
-    found: dict[str, list[NodeProto]] = {}
+    """Linear layers by the tensor that they read: query, key and value read the same one. A tensor is rounded for all
+    layers that read it, so these are quantised together."""
+    groups: dict[str, list[NodeProto]] = {}
     for node in linear:
-        found.setdefault(node.input[0], []).append(node)
-    return found
+        groups.setdefault(node.input[0], []).append(node)
+    return groups
 
 
 def _varying(graph: GraphProto) -> set[str]:
-    """Tensors that depend on the graph's inputs. The rest is folded into constants when the graph is loaded, such as
-    DeBERTa's projections of its relative positions: quantised, they would be computed anew for each batch."""
-    found = {value.name for value in graph.input}
+    """Names of the tensors that depend on the graph's inputs.
+
+    ONNX Runtime folds all others into constants when it loads the graph, for example DeBERTa's projections of its
+    relative positions. If those were quantised, they would be computed again for each batch.
+    """
+    varying = {value.name for value in graph.input}
     for node in graph.node:
-        # What a branch reads from outside does not stand among its node's inputs: take it as varying.
+        # The inputs of a node do not list what its branches read from outside, so such a node is taken as varying.
         has_branch = any(attribute.HasField("g") for attribute in node.attribute)
-        if has_branch or any(name in found for name in node.input):
-            found.update(node.output)
-    return found
+        if has_branch or any(name in varying for name in node.input):
+            varying.update(node.output)
+    return varying

@@ -1,4 +1,4 @@
-"""Small pieces of work on ONNX graphs that several rooms need."""
+"""Small pieces of work on ONNX graphs that several files here need. `replace_nodes` changes its graph in place."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def replace_nodes(graph: GraphProto, nodes: Sequence[NodeProto]) -> None:
-    """Take these nodes, and drop the constants that none of them reads any more."""
-    # Copies, since clearing the graph would empty the nodes that it owns.
+    """Give the graph these nodes, and drop the constants that none of them reads."""
+    # Copies, because clearing the graph empties the nodes that it owns.
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

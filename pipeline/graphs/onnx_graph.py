@@ -1,6 +1,6 @@
-"""A saved classifier to an fp32 ONNX graph, by Optimum or by torch, and the checks of its form.
+"""A saved classifier as an fp32 ONNX graph, exported by Optimum or by torch, and the checks of the graph's form.
 
-Reads a `save_pretrained` folder of the merged student; writes one self-contained ONNX file.
+Reads a folder that `save_pretrained` wrote; writes one self-contained ONNX file.
 Every graph takes int64 `input_ids`, `attention_mask` and, where they matter, `token_type_ids`, all (batch, sequence),
 and gives float32 `logits` (batch, outputs).
 """
@@ -37,10 +37,10 @@ def export_onnx(
     """Export the classifier in `model_dir`, in fp32, with dynamic batch and sequence.
 
     Args:
-        model_dir: a `save_pretrained` folder.
+        model_dir: a folder that `save_pretrained` wrote.
         out_file: the ONNX file to write, weights included.
         exporter: "auto" takes Optimum where optimum-onnx is installed, else torch.
-        token_type_ids: whether the tokenizer makes them. They become an input only if the model tells types apart.
+        token_type_ids: whether the tokenizer makes them. They become an input only if the model tells the types apart.
 
     Returns:
         The exporter that was used.
@@ -57,7 +57,7 @@ def export_onnx(
             with quiet():
                 export = _export_with_optimum if used == "optimum" else _export_with_torch
                 graph = export(model, Path(scratch), typed)
-        except Exception as error:  # exporters raise whatever their many layers do
+        except Exception as error:  # exporters raise exceptions of many kinds
             other = "torch" if used == "optimum" else "optimum"
             raise KdcError(
                 f"the {used} exporter failed on {model.config.model_type}",
@@ -71,9 +71,9 @@ def export_onnx(
 
 
 def graph_inputs(path: Path) -> tuple[str, ...]:
-    """Names of the graph's inputs, in the order of the contract."""
-    found = {value.name for value in onnx.load(path, load_external_data=False).graph.input}
-    return tuple(name for name in INPUT_NAMES if name in found)
+    """Names of the graph's inputs, in the order of `INPUT_NAMES`."""
+    present = {value.name for value in onnx.load(path, load_external_data=False).graph.input}
+    return tuple(name for name in INPUT_NAMES if name in present)
 
 
 def check_axes(path: Path) -> None:
@@ -108,6 +108,7 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
 
 
 def load_classifier(model_dir: Path) -> PreTrainedModel:
+    """The classifier in fp32 and evaluation mode, as it is exported."""
     # Eager attention exists for every architecture and exports to plain MatMul and Softmax, which quantise.
     model = AutoModelForSequenceClassification.from_pretrained(
         model_dir, attn_implementation="eager", local_files_only=True
@@ -116,6 +117,11 @@ def load_classifier(model_dir: Path) -> PreTrainedModel:
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
+    """The exporter to use.
+
+    Raises:
+        InputError: it is not installed.
+    """
     if exporter != "torch" and _is_installed("optimum.exporters.onnx"):
         return "optimum"
     if exporter == "optimum" or not _is_installed("onnxscript"):
@@ -157,7 +163,8 @@ class _LogitsOnly(torch.nn.Module):
 
 
 def _export_with_torch(model: PreTrainedModel, scratch: Path, typed: bool) -> onnx.ModelProto:
-    # Sizes of 0 and 1 would be taken for constants. Padded, so that no branch on an all-ones mask is traced.
+    # torch.export takes sizes of 0 and 1 for constants. One row is padded, so that no branch for a mask of ones alone
+    # is traced.
     ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -179,7 +186,7 @@ def _export_with_torch(model: PreTrainedModel, scratch: Path, typed: bool) -> on
 
 
 def _normalise(model: onnx.ModelProto, typed: bool) -> None:
-    """Same axis names from both exporters, no input that carries nothing, no trace of the exporting machine."""
+    """Give the graphs of both exporters the same axis names and no unused input, and remove what names this machine."""
     graph = model.graph
     if not typed:
         _fill_token_types_with_zeros(graph)
@@ -193,7 +200,7 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
     for value in graph.output:
         if value.type.tensor_type.shape.dim[0].dim_param:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # Inferred shapes name the old axes; torch writes stack traces with file paths into metadata.
+    # Inferred shapes use the old axis names; torch writes stack traces with file paths into the metadata.
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
@@ -201,17 +208,19 @@ def _normalise(model: onnx.ModelProto, typed: bool) -> None:
 
 
 def _fill_token_types_with_zeros(graph: onnx.GraphProto) -> None:
-    """Optimum always adds the input for BERT; where training never gave it, zeros are what the model saw."""
-    kept = [value for value in graph.input if value.name != "token_type_ids"]
-    if len(kept) == len(graph.input):
+    """Replace the input `token_type_ids`, which Optimum always adds for BERT, by zeros: where training gave no types,
+    zeros are what the model saw."""
+    others = [value for value in graph.input if value.name != "token_type_ids"]
+    if len(others) == len(graph.input):
         return
     del graph.input[:]
-    graph.input.extend(kept)
+    graph.input.extend(others)
     graph.node.insert(0, helper.make_node("Sub", ["input_ids", "input_ids"], ["token_type_ids"], name="no_token_types"))
 
 
 def _inline_aliases(graph: onnx.GraphProto) -> None:
-    """Optimum stores equal weights once and reads them through Identity, behind which a quantiser finds no weight."""
+    """Let nodes read weights directly. Optimum stores equal weights once and reads them through Identity nodes, behind
+    which a quantiser does not find the weight."""
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     aliases: dict[str, str] = {}
@@ -246,7 +255,8 @@ def _is_installed(module: str) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters warn of what our own checks test; errors still come through."""
+    """Silence the warnings of exporters and quantisers, which are about what our own checks test; errors still come
+    through."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,6 +1,6 @@
-"""Parity of an exported graph with the model it was made from: same rows in, same numbers out.
+"""Parity of an exported graph with the model that it was made from: the same rows give the same numbers.
 
-Reads a `save_pretrained` folder and ONNX files; writes nothing.
+Reads a folder that `save_pretrained` wrote, and ONNX files; writes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHORTEST_ROW = 3  # [CLS] word [SEP]
 
 
 def torch_logits(model_dir: Path) -> LogitsFunction:
-    """The saved classifier itself, as a function from feeds to logits: the reference for parity."""
+    """The saved torch classifier as a function from feeds to logits: the reference for parity."""
     model = load_classifier(model_dir)
     accepted = inspect.signature(model.forward).parameters
 
@@ -37,7 +37,7 @@ def torch_logits(model_dir: Path) -> LogitsFunction:
 
 
 def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
-    """An ONNX file on the CPU as a function from feeds to logits; inputs that the graph lacks are left out."""
+    """An ONNX file on the CPU as a function from feeds to logits. Feeds that are no input of the graph are left out."""
     session = open_session(lambda _: path, device="cpu", threads=threads).session
     names = {value.name for value in session.get_inputs()}
 
@@ -53,14 +53,15 @@ def parity_batches(
     """Padded batches that a graph must get right: 1, 2, 7 and 32 rows, from 3 tokens to `max_length`.
 
     Args:
-        rows: tokenised rows ("input_ids" and, if the tokenizer makes them, "token_type_ids"), unpadded.
-        pad_id: id of padding.
-        max_length: tokens in the longest batch; a row is repeated to fill it.
+        rows: tokenised rows without padding: "input_ids" and, if the tokenizer makes them, "token_type_ids".
+        pad_id: id of the padding token.
+        max_length: tokens of the longest row; a row is repeated to fill it.
         seed: chooses the rows.
 
     Yields:
-        int64 arrays (batch, sequence): each size once with rows as they are, mixed with one cut to 3 tokens, and once
-        with one row stretched to `max_length`. A batch of one is then free of padding, every other has some.
+        int64 arrays (batch, sequence) by input name. Each batch size comes twice: once with its first row cut to 3
+        tokens, and once with its first row stretched to `max_length`. So a batch of one row has no padding, and every
+        other batch has some.
     """
     generator = np.random.default_rng(seed)
     for size in BATCH_SIZES:
@@ -79,23 +80,27 @@ def check_parity(
     """Compare two functions from feeds to logits (or to probabilities) on every batch.
 
     Args:
-        run: what is checked.
-        reference: what it must equal.
+        run: the function that is checked.
+        reference: the function that it must equal.
         batches: feeds, see `parity_batches`.
-        tolerance: largest absolute difference, times the largest absolute reference value where that exceeds 1.
+        tolerance: largest absolute difference that is allowed, times the largest absolute reference value where that
+            exceeds 1.
 
     Returns:
         The largest absolute difference.
 
     Raises:
-        KdcError: a difference above the tolerance, a NaN, another shape, or no batch at all.
+        KdcError: a difference above the tolerance, a NaN, outputs of another shape, or no batch at all.
     """
     worst, shapes = 0.0, []
     for feeds in batches:
         expected, actual = reference(feeds), run(feeds)
         shapes.append(feeds["input_ids"].shape)
         if actual.shape != expected.shape:
-            raise KdcError("outputs of another shape", given=f"{actual.shape}, expected {expected.shape}")
+            raise KdcError(
+                "the graph gives outputs of another shape than the model",
+                given=f"{actual.shape}, expected {expected.shape}",
+            )
         difference = float(np.abs(actual - expected).max())
         allowed = tolerance * max(1.0, float(np.abs(expected).max()))
         if not difference <= allowed:  # also catches NaN

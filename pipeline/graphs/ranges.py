@@ -1,7 +1,8 @@
 """Ranges of activations, collected in one pass with bounded memory: what static quantisation is calibrated with.
 
 ONNX Runtime's own calibrators keep every intermediate tensor of every batch and need batches of one shape. Here each
-batch updates a histogram a tensor and is forgotten, so any number of rows of any lengths will do.
+batch updates one histogram for each tensor and is then forgotten, so that any number of rows of any lengths will do.
+Reads the fp32 graph; writes nothing that stays.
 """
 
 from __future__ import annotations
@@ -72,12 +73,13 @@ class Histogram:
         return min(max(low, self.minimum), 0.0), max(min(high, self.maximum), 0.0)
 
     def _entropy_range(self) -> tuple[float, float]:
-        """Of all cuts at the same distance from zero, the one with the least Kullback-Leibler divergence between the
-        distribution, its outliers moved to the ends, and the same in 8 bits (Migacz 2017, 8-bit inference with
-        TensorRT). ONNX Runtime has this for symmetric ranges, in loops over each bin.
+        """The range, cut at the same distance from zero on both sides, in which 8 bits keep the distribution most like
+        itself: with the smallest Kullback-Leibler divergence between the distribution with its outliers moved to the
+        ends, and the same in 8 bits (Migacz 2017, 8-bit inference with TensorRT). ONNX Runtime has this for symmetric
+        ranges alone, in Python loops over all bins.
         """
         largest = max(-self.minimum, self.maximum)
-        best, found = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
+        smallest, best = np.inf, (min(self.minimum, 0.0), max(self.maximum, 0.0))
         for threshold in largest * np.arange(1, _THRESHOLDS + 1) / _THRESHOLDS:
             first = max(0, round(-threshold / self._width) - self._first)
             last = min(len(self._counts), round(threshold / self._width) - self._first)
@@ -87,13 +89,13 @@ class Histogram:
             clipped = inside.copy()
             clipped[0] += self._counts[:first].sum()
             clipped[-1] += self._counts[last:].sum()
-            if (divergence := _divergence(clipped, _in_steps(inside, clipped > 0))) < best:
-                best = divergence
-                found = max(-threshold, min(self.minimum, 0.0)), min(threshold, max(self.maximum, 0.0))
-        return found
+            if (divergence := _divergence(clipped, _in_steps(inside, clipped > 0))) < smallest:
+                smallest = divergence
+                best = max(-threshold, min(self.minimum, 0.0)), min(threshold, max(self.maximum, 0.0))
+        return best
 
     def noise(self, method: RangeMethod) -> float:
-        """Power of the 8-bit rounding and clipping error relative to the signal's, 0 for a constant zero."""
+        """Power of the error by 8-bit rounding and clipping, relative to the power of the values; 0 if all are zero."""
         if self.minimum == self.maximum == 0.0:
             return 0.0
         low, high = self.range(method)
@@ -104,7 +106,7 @@ class Histogram:
         return float((self._counts * (values - restored) ** 2).sum() / (self._counts * values**2).sum())
 
     def _widen(self) -> None:
-        """Join neighbouring bins in pairs; pairs start at even bins, so that zero stays an edge."""
+        """Join neighbouring bins in pairs. Pairs start at even bins, so that zero stays the edge of a bin."""
         if self._first % 2:
             self._cover(self._first - 1, self._first)
         if len(self._counts) % 2:
@@ -114,6 +116,7 @@ class Histogram:
         self._width *= 2
 
     def _cover(self, first: int, end: int) -> None:
+        """Add empty bins, so that the counts reach from bin `first` to before bin `end`."""
         if len(self._counts) == 0:
             self._first = first
         before = max(0, self._first - first)
@@ -123,7 +126,7 @@ class Histogram:
 
 
 def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
-    """The counts as 8-bit numbers know them: those of a step are spread evenly over its bins that hold anything."""
+    """The counts as 8-bit numbers keep them: those of each step are spread evenly over its bins that are filled."""
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
@@ -153,8 +156,8 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
         KdcError: there is no batch, or a tensor takes a value that is not finite.
     """
     histograms = {name: Histogram() for name in tensors}
-    for _, found in watch(onnx_path, tensors, batches):
-        for name, values in found.items():
+    for _, activations in watch(onnx_path, tensors, batches):
+        for name, values in activations.items():
             histograms[name].add(values)
     return histograms
 
@@ -162,7 +165,7 @@ def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Fe
 def watch(
     onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]
 ) -> Iterator[tuple[Feeds, dict[str, np.ndarray]]]:
-    """Run a graph on batches, and give what some of its tensors hold: feeds, and values by name.
+    """Run a graph on batches, and yield each batch with the values of some tensors inside the graph, by name.
 
     Raises:
         KdcError: there is no batch, or a tensor takes a value that is not finite.
@@ -176,11 +179,11 @@ def watch(
         session = open_session(lambda _: watched, device="cpu").session
         for feeds in batches:
             empty = False
-            found = dict(zip(tensors, session.run(list(tensors), feeds), strict=True))
-            for name, values in found.items():
+            activations = dict(zip(tensors, session.run(list(tensors), feeds), strict=True))
+            for name, values in activations.items():
                 if not np.isfinite(values).all():
                     raise KdcError("an activation is not finite during calibration", given=name)
-            yield feeds, found
+            yield feeds, activations
     if empty:
         raise KdcError("there are no calibration rows", remedy="give rows of the training split")
 
@@ -205,7 +208,7 @@ def calibration_batches(
         same = by_length[length]
         for start in range(0, len(same), batch_size):
             batch = same[start : start + batch_size]
-            given = {name: [row[name] for row in batch] for name in input_names if name in batch[0]}
-            feeds = {name: np.array(values, dtype=np.int64) for name, values in given.items()}
+            columns = [name for name in input_names if name in batch[0]]
+            feeds = {name: np.array([row[name] for row in batch], dtype=np.int64) for name in columns}
             feeds["attention_mask"] = np.ones((len(batch), length), dtype=np.int64)
             yield feeds

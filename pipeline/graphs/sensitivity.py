@@ -1,5 +1,5 @@
-"""Which linear layers lose most by 8 bits, found by measuring: each group of layers that reads one tensor is taken back
-to fp32, and what the answers gain is set against what the time of that group.
+"""Which linear layers lose most by 8 bits, found by measuring: each group of layers that reads the same tensor is taken
+back to fp32, and the accuracy that this gains is divided by the time that it costs.
 
 Reads the fp32 graph and rows; writes nothing that stays.
 """
@@ -26,10 +26,11 @@ from kdc.pipeline.graphs.ranges import Ranges
 def layers_by_worth(
     onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
 ) -> list[frozenset[str]]:
-    """Groups of linear layers that gain by fp32, the one first that takes most error away for the time that it costs.
+    """Groups of linear layers that gain by fp32, the group first that removes most error for the time that it costs.
 
-    The error is the mean square of what quantising changes in the logits; a group's gain is the error of the candidate
-    less that of the same with this group in fp32. Its cost is its multiplications a token: the size of its weights.
+    The error is the mean square of the change of the logits by quantising. A group's gain is the error of the candidate
+    minus the error of the same candidate with this group in fp32. Its cost is the number of its multiplications for
+    each token: the size of its weights.
 
     Args:
         onnx_path: the fp32 graph that the candidate is made from.
@@ -43,14 +44,14 @@ def layers_by_worth(
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
     fp32 = onnx_logits(onnx_path)
-    right = [fp32(feeds) for feeds in batches]
+    expected = [fp32(feeds) for feeds in batches]
 
     def error(keep: frozenset[str]) -> float:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "int8.onnx"
             quantise(onnx_path, file, replace(candidate, keep=candidate.keep | keep), ranges)
             answer = onnx_logits(file)
-            squares = [(answer(feeds) - wanted) ** 2 for feeds, wanted in zip(batches, right, strict=True)]
+            squares = [(answer(feeds) - logits) ** 2 for feeds, logits in zip(batches, expected, strict=True)]
         return float(np.concatenate(squares).mean())
 
     before = error(frozenset())

@@ -1,9 +1,9 @@
-"""Outliers of activations moved into the weights that they meet, so that 8 bits lose less: SmoothQuant (Xiao et al.
-2023, arXiv 2211.10438).
+"""Outliers of activations moved into the weights that they are multiplied with, so that 8 bits lose less: SmoothQuant
+(Xiao et al. 2023, arXiv 2211.10438).
 
-Reads an fp32 graph; writes an equal one: what a group of linear layers reads is divided by a factor a channel, the
-weights' rows are multiplied by it. The division stays a node of its own in fp32: after BERT's LayerNorm the residual
-connection reads the same tensor, so that the factors cannot go into the LayerNorm.
+Reads an fp32 graph; writes a graph that gives the same answers. The input of each group of linear layers is divided by
+one factor for each channel, and the rows of the weights are multiplied by it. The division stays a node of its own in
+fp32: after BERT's LayerNorm the residual connection reads the same tensor, so the factors cannot go into the LayerNorm.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LEAST = 1e-5
 
 
 def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, np.ndarray]:
-    """The largest absolute value of each channel of what the linear layers over all tokens read.
+    """The largest absolute value of each channel in the inputs of the linear layers over all tokens.
 
     Args:
         onnx_path: the fp32 graph.
@@ -38,56 +38,63 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
     Returns:
         By tensor, float32 (channels).
     """
-    found: dict[str, np.ndarray] = {}
+    largest: dict[str, np.ndarray] = {}
     for _, values in watch(onnx_path, list(_groups(onnx.load(onnx_path).graph)), batches):
         for name, value in values.items():
-            largest = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
-            found[name] = np.maximum(found[name], largest) if name in found else largest
-    return found
+            in_batch = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
+            largest[name] = np.maximum(largest[name], in_batch) if name in largest else in_batch
+    return largest
 
 
 def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> int:
-    """Write the smoothed graph: the same answers, but for rounding.
+    """Write the smoothed graph, which gives the same answers but for rounding.
 
     Args:
         onnx_in: the fp32 graph.
         onnx_out: the file to write.
-        largest: of `largest_by_channel(onnx_in)`.
+        largest: what `largest_by_channel(onnx_in)` returned.
 
     Returns:
         How many tensors were smoothed.
     """
     model = onnx.load(onnx_in)
     matrices = {name: numpy_helper.to_array(tensor) for name, tensor in float_matrices(model.graph).items()}
-    before: dict[str, list[NodeProto]] = {}  # new nodes by the name of the node that they go before
+    divisions: dict[str, NodeProto] = {}  # by the name of the node that each goes before
     groups = _groups(model.graph)
     for tensor, nodes in groups.items():
         weights = [matrices[node.input[1]] for node in nodes]
         factors = _factors(largest[tensor], weights)
-        before[nodes[0].name] = [_divide(model.graph, tensor, factors)]
+        divisions[nodes[0].name] = _divide(model.graph, tensor, factors)
         for node, weight in zip(nodes, weights, strict=True):
             name = f"{node.name}_smoothed_weight"
             model.graph.initializer.append(numpy_helper.from_array(weight * factors[:, None], name))
             node.input[0], node.input[1] = f"{tensor}_smoothed", name
-    replace_nodes(model.graph, [new for node in model.graph.node for new in (*before.get(node.name, ()), node)])
+    nodes_in_order: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes_in_order += [divisions[node.name], node] if node.name in divisions else [node]
+    replace_nodes(model.graph, nodes_in_order)
     save_graph(model, onnx_out)
     return len(groups)
 
 
 def _groups(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Linear layers over all tokens, by what they read. A Gemm, of the head, reads one vector a row and costs next to
-    nothing; a node before it would keep ONNX Runtime from computing it in 8 bits."""
+    """The linear layers over all tokens, by the tensor that they read.
+
+    A Gemm belongs to the head: it reads one vector for each row and costs next to nothing, and a node before it would
+    keep ONNX Runtime from computing it in 8 bits.
+    """
     return readers(node for node in linear_layers(graph) if node.op_type == "MatMul")
 
 
 def _factors(activation: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Equation 4 of the paper: max |X| ^ alpha / max |W| ^ (1 - alpha), a channel."""
+    """Equation 4 of the paper, for each channel: max |X| ^ alpha / max |W| ^ (1 - alpha)."""
     weight = np.max([np.abs(each).max(axis=1) for each in weights], axis=0)
     factors = np.maximum(activation, _LEAST) ** _STRENGTH / np.maximum(weight, _LEAST) ** (1 - _STRENGTH)
     return np.maximum(factors, _LEAST).astype(np.float32)
 
 
 def _divide(graph: GraphProto, tensor: str, factors: np.ndarray) -> NodeProto:
+    """The node that divides a tensor by the factors; their inverses become a constant of the graph."""
     name = f"{tensor}_smoothed"
     graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), f"{name}_by"))
     return helper.make_node("Mul", [tensor, f"{name}_by"], [name], name=name)

@@ -1,4 +1,4 @@
-"""The student beside its teacher on the same evaluation rows, as a contract judges it."""
+"""A student compared with its teacher on the same evaluation rows, as a contract judges it: plain arrays in."""
 
 from __future__ import annotations
 
@@ -22,32 +22,35 @@ def compare(
     contract: Contract,
     seed: int,
 ) -> Quality | None:
-    """Scores, their difference with its interval, and how many rows would show that it keeps to the contract.
+    """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract.
 
     Args:
-        student, teacher: logits, (rows, outputs).
+        student, teacher: (rows, outputs) logits.
         labels: (rows,), or (rows, outputs) for multi-label.
-        kind: of the task.
+        kind: the task's kind.
         metric: the deciding one.
-        contract: None is returned where it asks for no `max_drop`.
+        contract: its `max_drop` is the limit of the difference.
         seed: of the resampling.
+
+    Returns:
+        None where the contract asks for no `max_drop`.
     """
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
-    mine, theirs = (metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, teacher))
+    score, teacher_score = (metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, teacher))
     resampled = difference(student, teacher, labels, kind, metric, seed=seed, confidence=contract.confidence)
     basis = basis_of(labels, metric)
-    found, hidden = round(mine - theirs, 4), unseen(basis, contract.confidence)
-    low, high = min(resampled.interval[0], found - hidden), max(resampled.interval[1], found + hidden)
+    gap, hidden = round(score - teacher_score, 4), unseen(basis, contract.confidence)
+    low, high = min(resampled.interval[0], gap - hidden), max(resampled.interval[1], gap + hidden)
     needed = None
     if low < -max_drop:
-        needed = rows_needed(found, resampled.standard_error, basis, max_drop=max_drop, confidence=contract.confidence)
+        needed = rows_needed(gap, resampled.standard_error, basis, max_drop=max_drop, confidence=contract.confidence)
     return Quality(
         metric=metric,
-        teacher=theirs,
-        student=mine,
-        difference=found,
+        teacher=teacher_score,
+        student=score,
+        difference=gap,
         interval=(round(low, 4), round(high, 4)),
         rows=len(labels),
         rows_needed=needed,
@@ -55,7 +58,8 @@ def compare(
 
 
 def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
-    """What a metric rests on: F1 on the rows of its class, the others of classes on those of their rarest class.
+    """The rows that a metric rests on: F1 on the rows of class 1, macro-F1 and Matthews on those of the rarest class,
+    every other metric on all rows.
 
     Args:
         labels: (rows,), or (rows, outputs) for multi-label.

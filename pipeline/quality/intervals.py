@@ -1,4 +1,5 @@
-"""How sure a score is, and how honest a confidence is. Plain arrays in, plain numbers out."""
+"""How sure a score is (confidence intervals), and how well probabilities are calibrated. Plain arrays in, plain numbers
+out."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from kdc.pipeline.quality import metrics
 from kdc.serving.engine.engine import activate
 
 _RESAMPLES = 1000
-_IN_A_TAIL = 20  # resamples at least beyond each end of an interval, which would be the most extreme one else
+_IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
 _BINS = 15
 
 Statistic = Callable[[NDArray[np.int64]], float]
@@ -23,7 +24,7 @@ Statistic = Callable[[NDArray[np.int64]], float]
 
 @dataclass(frozen=True)
 class Resampled:
-    """The bootstrap's answer: an interval and the spread behind it.
+    """What the bootstrap gives: an interval and the spread behind it.
 
     Attributes:
         interval: lower and upper end.
@@ -38,9 +39,9 @@ def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float =
     """The percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
 
     Args:
-        statistic: of the rows with these places, some of them more than once. What it compares is compared on the same
-            rows, so that a difference of two models is a paired one.
-        rows: how many there are.
+        statistic: computes the number of interest from the rows at these places, some of them given more than once.
+            A difference of two models is then a paired one: both are scored on the same rows.
+        rows: how many rows there are.
         seed: of the resampling.
         confidence: of the interval, within (0, 1).
     """
@@ -78,11 +79,14 @@ def difference(
     seed: int,
     confidence: float = 0.95,
 ) -> Resampled:
-    """How sure one model's score minus another's on the same rows is, in points. See `score_interval`."""
-    mine, theirs = metrics.predictions(logits, kind), metrics.predictions(others, kind)
+    """How sure the difference of two models' scores is: of `logits` minus of `others`, in points, on the same rows.
+
+    The arguments are as in `score_interval`.
+    """
+    answers, other_answers = metrics.predictions(logits, kind), metrics.predictions(others, kind)
     score = metrics.METRICS[metric]
     return bootstrap(
-        lambda rows: 100 * (score(labels[rows], mine[rows]) - score(labels[rows], theirs[rows])),
+        lambda rows: 100 * (score(labels[rows], answers[rows]) - score(labels[rows], other_answers[rows])),
         len(labels),
         seed=seed,
         confidence=confidence,
@@ -106,18 +110,18 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far confidence is from accuracy.
+    """How far confidence is from accuracy, over all rows.
 
     Attributes:
         ece: expected calibration error, within [0, 1].
-        bins: those that hold rows, by growing confidence.
+        bins: the bins that hold rows, in the order of their confidence.
     """
 
     ece: float
     bins: tuple[Bin, ...]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As plain JSON values."""
         return asdict(self)
 
 
@@ -128,7 +132,7 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
         probabilities: (rows, outputs).
         labels: (rows,) class ids; (rows, outputs) in {0, 1} for multi-label, where every output of every row counts as
             an answer of its own, with the confidence of its more probable side.
-        kind: not regression, which has no probabilities.
+        kind: classification or multi-label; regression has no probabilities.
     """
     if kind == "multilabel":
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
@@ -146,7 +150,7 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
 
 
 def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
-    """The temperature under which the labels are likeliest (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+    """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
     Args:
         logits: (rows, outputs).

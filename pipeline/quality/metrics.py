@@ -38,7 +38,7 @@ def compute(
         logits: (rows, outputs).
         labels: (rows,) class ids or numbers, or (rows, outputs) in {0, 1}.
         kind: the task's kind.
-        names: some of `METRICS`.
+        names: of metrics, keys of `METRICS`.
     """
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
     truth = np.asarray(labels)
