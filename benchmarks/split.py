@@ -45,7 +45,7 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.http.api import codec, tei
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.registry import MOST_LANES
+from kdc.serving.http.registry import MAX_LANES
 from kdc.serving.http.settings import ServeSettings
 
 _CONNECTIONS = 32
@@ -63,7 +63,7 @@ def main() -> None:
         check_wrk()
         with tempfile.TemporaryDirectory() as scratch:
             sys.stdout.write(_table(_measure(options, Path(scratch))))
-        sys.stdout.write(_growth(Engine.load(options.run / "artifact", device="cpu", lanes=MOST_LANES)))
+        sys.stdout.write(_growth(Engine.load(options.run / "artifact", device="cpu", lanes=MAX_LANES)))
     except KdcError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -77,7 +77,7 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, tuple[floa
     servers, _ = all_servers(Subject(artifact, manifest, None, None, scratch))
     kdc = _under_load(servers["kdc"], rows, options.seconds, scratch)
     uvicorn = _under_load(servers["uvicorn"], rows, options.seconds, scratch)
-    engine = Engine.load(artifact, device="cpu", lanes=MOST_LANES)
+    engine = Engine.load(artifact, device="cpu", lanes=MAX_LANES)
     engine.warm_up()
     alike = {
         "parse": _parse(servers["kdc"], rows),

@@ -1,7 +1,7 @@
-"""`kdc serve`: bring and check what is to be served, start BentoML's workers, stop them cleanly.
+"""`kdc serve`: fetches and checks the artifacts, starts BentoML's workers, stops them cleanly.
 
-Reads the artifacts; sets `KDC_*` for the workers. BentoML's supervisor runs in a thread of its own, so that signals and
-a worker that cannot start are handled here.
+Reads the artifacts; sets `KDC_*` for the workers. BentoML's supervisor runs in a thread of its own, so that this module
+handles signals and workers that cannot start.
 """
 
 from __future__ import annotations
@@ -19,68 +19,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME
-from kdc.artifact.stores.addresses import BENTO, is_address
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http import drain
-from kdc.serving.http.registry import parse_artifacts, split_artifacts, verify
+from kdc.serving.http.artifacts import absolute, local, paths_by_name
+from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 
-_LOOK_S = 0.2
-_KILLED_S = 5.0
-
-
-def newest_artifact(runs: Path = Path("runs")) -> Path:
-    """The artifact under `runs/` that was finished last.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = [path.parent for path in runs.glob(f"*/artifact/{MANIFEST_NAME}")]
-    if not found:
-        raise InputError(
-            "there is no artifact to serve",
-            given=f"{runs}/*/artifact",
-            remedy="make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`",
-        )
-    return max(found, key=lambda path: (path / MANIFEST_NAME).stat().st_mtime)
-
-
-def absolute(artifacts: str) -> str:
-    """The same artifacts by absolute paths: workers may run elsewhere. Links stay links, addresses addresses."""
-    return ",".join(
-        f"{name}={place if is_address(place) else os.path.abspath(place)}"
-        for name, place in split_artifacts(artifacts).items()
-    )
-
-
-def local(artifacts: str, *, allow_failed: bool = False) -> str:
-    """The same artifacts by paths: those of addresses are brought into the cache, once for all workers.
-
-    Raises:
-        KdcError: there is none at an address, it cannot be reached, or what arrived is damaged.
-    """
-    if not is_address(artifacts) and BENTO not in artifacts:
-        return artifacts  # nothing that reaches stores is imported
-    from kdc.artifact.stores.cache import cached
-
-    return ",".join(
-        f"{name}={cached(name, place, allow_failed=allow_failed) if is_address(place) else place}"
-        for name, place in split_artifacts(artifacts).items()
-    )
+_LOOK_S = 0.2  # between two looks at the supervisor
+_KILLED_S = 5.0  # that the supervisor gets to end once its workers were killed
 
 
 def address_of(host: str, port: int) -> str:
-    """The host as an IP address on which the port is free.
+    """The host's IP address; checks that the port is free there. BentoML takes no host names.
 
     Raises:
-        InputError: no such host, or the port is taken.
+        InputError: there is no such host, or the port is taken.
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, OverflowError) as error:
         raise InputError(
-            "there is no such host", given=f"{host}:{port}", remedy="--host 0.0.0.0, or 127.0.0.1"
+            "there is no such host", given=f"{host}:{port}", remedy="use --host 0.0.0.0, or 127.0.0.1"
         ) from error
     try:
         with socket.socket(family) as probe:
@@ -97,15 +56,15 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        settings: with absolute artifact paths (see `absolute`), or addresses.
+        settings: the artifacts among them.
         host: name or IP address to listen on.
-        port: TCP port.
+        port: TCP port to listen on.
 
     Raises:
         KdcError: an artifact is damaged, a worker could not start, or BentoML's supervisor ended by itself.
     """
     address = address_of(host, port)
-    paths = local(settings.artifact, allow_failed=settings.allow_failed)
+    paths = local(absolute(settings.artifact), allow_failed=settings.allow_failed)
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
@@ -114,7 +73,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         _announce(settings, host, port)
         from kdc.serving import service
 
-        # The drain, the requests that were admitted, and what a worker needs to close.
+        # The drain, then the requests that were admitted, then two seconds for a worker to close.
         bound_s = settings.drain_delay_s + 2 * settings.timeout_s + 2
         _run(service.Classifier, address, port, runtime, bound_s)
         if (runtime / drain.FAILED).exists():
@@ -126,9 +85,10 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
     from bentoml._internal.configuration.containers import BentoMLContainer
 
     circus.controller.SysHandler = _NoSignals
-    # Its own folder for each instance: BentoML wipes it at the start.
+    # One folder for each instance, since BentoML empties it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(runtime / "metrics"))
-    service.working_dir = str(runtime)  # BentoML puts it on sys.path: nothing there hides a module
+    # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
+    service.working_dir = str(runtime)
     stop: list[int] = []
     with _signals(stop):
         supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
@@ -139,7 +99,7 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
                     raise KdcError(
                         "the service stopped: what starts its workers has ended",
                         given=f"{address}:{port}",
-                        remedy="why stands above; if the port was taken meanwhile, take another one with --port",
+                        remedy="the reason is printed above; if the port was taken meanwhile, choose one with --port",
                     )
                 if (runtime / drain.STARTED).exists():
                     supervisor.loop.add_callback(_bring_back, supervisor)
@@ -149,7 +109,7 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
 
 
 class _NoSignals:
-    """In place of circus's own handlers: it would take SIGTERM from us, until we take it back."""
+    """Replaces circus's signal handlers, which would take SIGTERM away from this module."""
 
     def __init__(self, controller: Any) -> None:
         pass
@@ -159,11 +119,11 @@ class _NoSignals:
 
 
 def _stop(supervisor: Any, bound_s: float) -> None:
-    """Stop the workers, by force where they take too long: a forward pass may hang."""
+    """Stop the workers, by force if they take longer than `bound_s`: a forward pass may hang."""
     import psutil
 
     until, died = time.monotonic() + bound_s, not supervisor._thread.is_alive()
-    # Asked again and again: it hears nothing while it starts, or is busy with its workers.
+    # Asked repeatedly, since the supervisor ignores it while it starts or is busy with its workers.
     while supervisor._thread.is_alive() and time.monotonic() < until:
         if supervisor.loop is not None:
             supervisor.loop.add_callback(_end, supervisor)
@@ -176,16 +136,16 @@ def _stop(supervisor: Any, bound_s: float) -> None:
 
 
 def _end(supervisor: Any) -> None:
-    """In the supervisor's thread: what its `stop` does there."""
+    """Do what the supervisor's own `stop` does. Runs in the supervisor's thread."""
     from bentoml._internal.utils.circus import Arbiter
     from circus.exc import ConflictError
 
-    with suppress(ConflictError):  # it is busy with its workers, or stops already
+    with suppress(ConflictError):  # it is busy with its workers, or is stopping already
         Arbiter.stop(supervisor)
 
 
 def _bring_back(supervisor: Any) -> None:
-    """In the supervisor's thread: start workers in place of dead ones. By itself it looks every ten seconds."""
+    """Restart dead workers, for which the supervisor itself looks every ten seconds. Runs in its thread."""
     from circus.exc import ConflictError
 
     with suppress(ConflictError):  # it is busy with its workers already
@@ -194,11 +154,15 @@ def _bring_back(supervisor: Any) -> None:
 
 @contextmanager
 def _signals(stop: list[int]) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT are only noted in `stop`."""
+
     def handler(number: int, _: FrameType | None) -> None:
-        stop.append(number)  # nothing with a lock: this thread may hold it
+        stop.append(number)  # nothing that takes a lock, which the interrupted code may hold
 
     before = {each: signal.signal(each, handler) for each in (signal.SIGTERM, signal.SIGINT)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # artifacts reload by themselves
+    before[signal.SIGHUP] = signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # BentoML would restart its workers; artifacts reload by themselves
     try:
         yield
     finally:
@@ -207,7 +171,7 @@ def _signals(stop: list[int]) -> Iterator[None]:
 
 
 def _announce(settings: ServeSettings, host: str, port: int) -> None:
-    lines = [f"serving {name}: {path}" for name, path in parse_artifacts(settings.artifact).items()]
+    lines = [f"serving {name}: {path}" for name, path in paths_by_name(settings.artifact).items()]
     shown = f"[{host}]" if ":" in host else host
     lines.append(f"at http://{shown}:{port}, playground at /playground, API at /docs, metrics at /metrics")
     lines.append(

@@ -6,6 +6,12 @@ handling, which would cost more than a small model's forward pass (docs/serving.
 
 from __future__ import annotations
 
+if not __name__.startswith("kdc."):  # before any other import of ours: those could fail with less clear errors
+    raise ImportError(
+        f"the service has another name now\n  given: {__name__}:Classifier\n"
+        "  remedy: bentoml serve kdc.serving.service:Classifier"
+    )
+
 import asyncio
 import contextlib
 import gc
@@ -21,30 +27,31 @@ from kdc.common.errors import KdcError
 from kdc.serving.http import drain
 from kdc.serving.http.settings import from_environment
 
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # a start calls nobody unless the person asks for it
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
 
 import bentoml
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdc.serving.http.api.app import make_app
+from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
-from kdc.serving.launch import local
 
-if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which tells the same in fewer words
+if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which prints the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)
 
 _SETTINGS = from_environment()
 _APP = make_app(_SETTINGS)
-# Whose child a worker is. Asked now, which is late where `kdc serve` has not told it: it may be gone already.
+# The process that started this worker. Without `kdc serve` the variable is missing, and the parent is asked here, which
+# is late: it may be gone already.
 _SUPERVISOR = int(os.environ.get(drain.SUPERVISOR) or os.getppid())
-# What BentoML answers itself. All else is ours.
+# Paths that BentoML answers itself; our app answers all others.
 _BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
 
 class FrontDoor:
-    """Sends requests to our app, before BentoML's middleware: that takes longer than all that we do but the model."""
+    """Sends requests to our app, past BentoML's middleware, which takes longer than all of our own work on one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
@@ -57,12 +64,12 @@ class FrontDoor:
 @bentoml.service(
     name="kdc",
     workers=_SETTINGS.workers,
-    # Its metrics have the raw path as a label, and its access log costs a third of a request.
+    # BentoML's metrics have the raw path as a label, and its access log takes a third of a request's time.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Ours is the limit that answers; BentoML never cancels the timer of its own, so it must not be long.
+    # Our own time limit answers first. BentoML never cancels its timer, so its limit must not be long.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
-    # Spans are ours (serving/spans.py); BentoML's would be second ones of the same requests, without what is inside.
+    # We make spans ourselves (kdc.serving.http.spans). BentoML's would repeat each request's, without its parts.
     tracing={"excluded_urls": ".*"},
 )
 class Classifier:
@@ -74,9 +81,9 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Called by BentoML once, before any worker starts: artifacts are fetched, and wrong ones told, once."""
+        """Fetch and check the artifacts. BentoML calls this once, before any worker starts."""
         artifacts = local(_SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed)
-        os.environ["KDC_ARTIFACT"] = artifacts  # which workers inherit
+        os.environ["KDC_ARTIFACT"] = artifacts  # workers inherit it
         verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
@@ -88,7 +95,7 @@ class Classifier:
         except KdcError as error:
             _report_failure(error)
             raise
-        # All that was imported stays: without it, a full collection walks it and halts every request for 40 ms.
+        # Exempt what was imported from garbage collection: a full one would walk it and halt all requests for 40 ms.
         gc.collect()
         gc.freeze()
         _report_started(_APP.state.registry)
@@ -96,18 +103,18 @@ class Classifier:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Answer what is in work."""
+        """Answer the requests in work, and close the models."""
         self._orphaned.cancel()
         await self._stack.aclose()
 
-    async def __is_ready__(self) -> bool:
+    async def __is_ready__(self) -> bool:  # BentoML asks this for /readyz
         return bool(_APP.state.gate.is_ready())
 
     @bentoml.api(route="/classify")
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
         """Labels and scores of each text or pair of texts, best first.
 
-        Over HTTP, `kdc.serving.http.api.classify` answers this route; this is for other services in the same process.
+        Over HTTP, `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
         """
         from kdc.serving.http.api.tei import labelled, read_batch
 
@@ -117,14 +124,16 @@ class Classifier:
         return [labelled(chosen.engine, row) for row in chosen.engine.activated(answer.logits)]
 
 
-uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"  # BentoML passes none on
+# BentoML has no setting for uvicorn's protocol, so its default is replaced.
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"
 BoundedProtocol.front = FrontDoor
 service: Any = Classifier  # the decorator makes it a bentoml.Service
-service.add_asgi_middleware(FrontDoor)  # for a server with another protocol: the door must never stand open
+# Under a server with another protocol the protocol puts no front door around the app; this one does then.
+service.add_asgi_middleware(FrontDoor)
 
 
 async def _end_with_the_supervisor() -> None:
-    """A killed supervisor would leave its workers behind, with the port in their hands."""
+    """Stop this worker once its supervisor is gone: a killed supervisor would leave workers that hold the port."""
     while os.getppid() == _SUPERVISOR:
         await asyncio.sleep(1)
     logging.getLogger("kdc.serve").error("the supervisor is gone: stopping")
@@ -152,7 +161,11 @@ def _report_started(registry: Registry) -> None:
 
 
 def _report_failure(error: KdcError) -> None:
-    """Tell `kdc serve`, so that it stops and says why: BentoML would start the worker again, and again."""
+    """Tell `kdc serve` why this worker cannot start, so that it stops and says so.
+
+    By itself BentoML would restart the worker over and over. After a first successful start, and without `kdc serve`,
+    the error is only logged.
+    """
     folder = os.environ.get(drain.RUNTIME_DIR)
     if folder is None or (Path(folder) / drain.STARTED).exists():
         logging.getLogger("kdc.serve").error("cannot start: %s", error)

@@ -1,10 +1,10 @@
 """Continuous batching: rows of concurrent requests share forward passes, like lengths together, nobody starves.
 
-A row that is alone gets a forward pass with all threads. Where more wait, several lanes run passes side by side, each
-with its share of the threads: threads that work on one pass wait for each other, and all of them for the one whose core
-reads and answers requests meanwhile. While the lanes run, new rows gather; a lane that is free takes what is there at
-once. Each batch is built around the row that has waited longest and grows by the rows nearest to it in length, so the
-wait is bounded and little is computed on padding.
+A row that waits alone gets a forward pass with all threads. Where more rows wait, several lanes run passes side by
+side, each with its share of the threads. That is faster than one pass with all threads: threads of one pass wait for
+each other, and so for the slowest, whose core reads and answers requests meanwhile. While the lanes run, new rows
+gather, and a lane that becomes free takes them at once. Each batch is built around the row that has waited longest and
+grows by the rows nearest to it in length, so the wait is bounded and little is computed on padding.
 """
 
 from __future__ import annotations
@@ -15,64 +15,42 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Encoding
 
 from kdc.common.errors import KdcError
-from kdc.serving.http.queue import Queue, Request, Row
+from kdc.serving.engine.tokenizing import Encoded
+from kdc.serving.http.queue import Queue
 from kdc.serving.http.refusals import Closed, Overloaded, TooLarge
+from kdc.serving.http.rows import BatchReport, Request, Row
 
 if TYPE_CHECKING:
     from kdc.serving.http.spans import Trace
 
 log = logging.getLogger("kdc.serve")
 
-_MOST_FAILURES = 32  # of one batch; then the fault is not in a row, and the rest is not tried row by row
+# After so many failed passes for one batch the fault is not in single rows, and the rest is not tried row by row.
+_MOST_FAILURES = 32
 
-Forward = Callable[[Sequence[Encoding]], np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """One forward pass, for metrics and traces.
-
-    Attributes:
-        rows: in the batch.
-        tokens: computed, padding included.
-        queued_tokens: that still waited when it began.
-        queued_seconds: how long its longest-waiting row waited.
-        seconds: of the forward pass.
-        began: when it began, in seconds of `time.perf_counter`.
-    """
-
-    rows: int
-    tokens: int
-    queued_tokens: int
-    queued_seconds: float
-    seconds: float
-    began: float
-
-
+Forward = Callable[[Sequence[Encoded]], np.ndarray]
 OnRows = Callable[[Sequence[Row], Sequence[np.ndarray | Exception], BatchReport], None]
 
 
 class Batcher:
-    """Answers rows by batches of its own making. Made and used in one event loop.
+    """Groups rows of concurrent requests into batches and answers them. Created and used in one event loop.
 
     Args:
-        forward: one batch to (rows, outputs), with all threads; called while nothing else runs.
-        beside: the same with a share of the threads; called by several lanes at once. None where there is one lane.
-        lanes: passes that may run at once. A row that has more company than half of them is not alone.
-        max_batch_tokens: padded tokens (rows x longest) of a batch; one row may exceed it.
-        max_queue_tokens: tokens that may wait; beyond, `submit` raises `Overloaded`.
-        max_queue_seconds: seconds that the queue may take at the speed of the last batches; beyond, the same. A queue
-            that is longer than people wait computes answers for those who have left.
+        forward: turns one batch into (rows, outputs) with all threads; called while no other pass runs.
+        beside: the same with a share of the threads; several lanes call it at once. None where there is one lane.
+        lanes: how many passes may run at once. Up to half as many rows that wait still count as "alone".
+        max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
+        max_queue_tokens: most tokens that may wait; beyond that `submit` raises `Overloaded`.
+        max_queue_seconds: most seconds that the queue may take at the speed of the last batches; beyond that `submit`
+            raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
         max_padding: most padding of a batch, as a share of its real tokens.
-        on_batch: told of every batch, in the event loop.
-        on_rows: told of every batch's rows and their results too; for traces.
+        on_batch: called with the report of every batch, in the event loop.
+        on_rows: called with every batch's rows, their results and the report; for traces.
     """
 
     def __init__(
@@ -99,13 +77,13 @@ class Batcher:
         self._on_rows = on_rows
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._idle: list[threading.Condition] = []  # of each lane that waits; the last is the one that ran last
+        self._idle: list[threading.Condition] = []  # one for each waiting lane; the last is the lane that ran last
         self._queue = Queue()
         self._arrivals = 0
         self._running = 0
-        self._alone = False  # a pass with all threads is running
+        self._alone = False  # whether a pass with all threads is running
         self._closing = False
-        self._tokens_per_second: float | None = None  # not known before the first large batch
+        self._tokens_per_second: float | None = None  # unknown before the first large batch
         self._threads = [
             threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(lanes)
         ]
@@ -118,26 +96,26 @@ class Batcher:
         return self._queue.tokens
 
     def check_room(self, rows: int) -> None:
-        """See that so many rows may fit, before anything is spent on tokenising them.
+        """Refuse rows that cannot fit into the queue before anything is spent on tokenising them.
 
         Raises:
-            Overloaded: they do not.
+            Overloaded: they do not fit, even if each had one token only.
         """
-        self._refuse_beyond(self._queue.tokens, rows)  # a row has one token at least
+        self._refuse_beyond(self._queue.tokens, rows)
 
-    async def submit(self, encodings: Sequence[Encoding], trace: Trace | None = None) -> np.ndarray:
-        """The model's outputs for rows, whatever else they were batched with.
+    async def submit(self, encodings: Sequence[Encoded], trace: Trace | None = None) -> np.ndarray:
+        """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
 
         Args:
             encodings: at least one row, tokenised and not padded.
-            trace: of their request, for `on_rows`.
+            trace: the spans of their request, which `on_rows` will find at each row's request.
 
         Returns:
             float32 (rows, outputs), in order.
 
         Raises:
             Overloaded: they do not fit into the queue. An empty queue takes whatever is not `TooLarge`.
-            TooLarge: they would not fit into an empty one.
+            TooLarge: they would not fit into an empty queue.
             Closed: `close` was called.
             KdcError: the forward pass failed.
         """
@@ -158,11 +136,11 @@ class Batcher:
                 row = Row(len(encoding), self._arrivals, encoding, request, place, now)
                 self._queue.add(row)
                 rows.append(row)
-            if not self._alone:  # else the lane that ends wakes as many as are needed
+            if not self._alone:  # otherwise the lane that runs alone wakes the others when it ends
                 self._wake(len(rows))
         try:
             return await request.future
-        except BaseException:  # nobody waits any longer, or one of the rows failed
+        except BaseException:  # the client has left, or one of the rows failed
             self._withdraw(rows)
             raise
 
@@ -175,24 +153,24 @@ class Batcher:
             raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
 
     def _withdraw(self, rows: list[Row]) -> None:
-        """Take the rows that still wait out of the queue."""
+        """Remove those of the rows that still wait from the queue."""
         with self._lock:
             for row in rows:
                 self._queue.remove(row)
 
     async def close(self) -> None:
-        """Answer what is queued, accept no more, end the threads."""
+        """Accept no more rows, answer those that are queued, and end the threads."""
         with self._lock:
             self._closing = True
             self._wake(self._lanes)
-        # Not joined: a forward pass that hangs must not hold up who cancels this.
+        # Polled, not joined: whoever cancels this must not wait for a forward pass that hangs.
         while any(thread.is_alive() for thread in self._threads):
             await asyncio.sleep(0.005)
 
     def _work(self) -> None:
-        """A lane: take a batch, run it, until the queue is empty for good."""
+        """A lane's thread: take a batch and run it, over and over, until `close` was called and the queue is empty."""
         work = threading.Condition(self._lock)
-        free_since: float | None = None  # how long this lane could have run what waits; None where nothing waited
+        free_since: float | None = None  # when this lane ended its last pass; None if it then found nothing to run
         while True:
             with self._lock:
                 while self._alone or not len(self._queue):
@@ -212,17 +190,17 @@ class Batcher:
                 free_since = time.perf_counter()
                 with self._lock:
                     self._running -= 1
-                    if alone:  # the other lanes waited for its end
+                    if alone:  # the other lanes have waited for its end
                         self._alone = False
                         self._wake(self._lanes if self._closing else len(self._queue) - 1)
 
     def _wake(self, lanes: int) -> None:
-        """Have idle lanes look at the queue, the one that ran last first: its core's cache is still warm."""
+        """Have idle lanes look at the queue; the one that ran last comes first, as its core's cache is still warm."""
         for _ in range(min(lanes, len(self._idle))):
             self._idle.pop().notify()
 
     def _next_batch(self, alone: bool) -> list[Row]:
-        """What a lane runs now: all that waits, or its share where other lanes are free."""
+        """The batch that a lane runs now: of all rows that wait, or of its share of them if other lanes are free."""
         free = 1 if alone else self._lanes - self._running
         return self._queue.take(
             max_rows=-(-len(self._queue) // free), max_tokens=self._max_batch_tokens, max_padding=self._max_padding
@@ -233,16 +211,16 @@ class Batcher:
         results = self._answers(batch, self._forward if alone else self._beside)
         ended = time.perf_counter()
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
-        # What waits also waits for the lane to get its core and the interpreter's lock back between two passes.
+        # Between two passes a lane waits for its core and the interpreter's lock; that time counts for the queue too.
         busy = ended - (began if free_since is None else free_since)
         self._learn_speed(tokens, busy / (1 if alone else self._lanes))
         waited = began - min(row.arrived for row in batch)
         report = BatchReport(len(batch), tokens, queued, waited, ended - began, began)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung, and outlived its server
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung and has outlived its server
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
     def _deliver(self, batch: list[Row], results: list[np.ndarray | Exception], report: BatchReport) -> None:
-        """In the event loop, whose interpreter's lock a lane would wait for: answer, then count."""
+        """Answer the batch's requests, then report it. Runs in the event loop, while the lane takes its next batch."""
         _answer(batch, results)
         try:
             if self._on_batch is not None:
@@ -250,10 +228,11 @@ class Batcher:
             if self._on_rows is not None:
                 self._on_rows(batch, results, report)
         except Exception:
-            log.exception("a batch could not be counted")  # metrics on a full disk must not end the service
+            # Metrics that cannot be written, as on a full disk, must not end the service.
+            log.exception("the metrics or traces of a batch could not be written")
 
     def _learn_speed(self, tokens: int, seconds: float) -> None:
-        """A small batch says how fast at least; only a large one says how fast at most."""
+        """Update the estimate of tokens per second. A small batch may only raise it: it is slow for its few tokens."""
         speed, known = tokens / max(seconds, 1e-9), self._tokens_per_second
         if tokens >= self._max_batch_tokens // 4 or (known is not None and speed > known):
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
@@ -261,14 +240,17 @@ class Batcher:
     def _answers(
         self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None
     ) -> list[np.ndarray | Exception]:
-        """Each row's outputs. One row may spoil a batch for the others, so what failed is tried again in halves."""
+        """Run a batch and return each row's outputs, or the error that it met.
+
+        One bad row may fail the whole batch, so a batch that failed is tried again in halves.
+        """
         failures = [] if failures is None else failures
         try:
             results = list(forward([row.encoding for row in batch]))
             if len(results) != len(batch):
                 raise KdcError("the model gave another number of rows", given=f"{len(results)} of {len(batch)}")
             return results
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the row
+        except Exception as error:  # noqa: BLE001 - the request that waits for the row raises it
             failures.append(error)
             if len(batch) == 1 or len(failures) > _MOST_FAILURES:
                 return [error] * len(batch)
@@ -277,7 +259,7 @@ class Batcher:
 
 
 def _answer(batch: list[Row], results: list[np.ndarray | Exception]) -> None:
-    """Hand each answer to its request, and wake those that are complete."""
+    """Hand each row's result to its request, and wake the requests that are complete."""
     for row, result in zip(batch, results, strict=True):
         request = row.request
         if request.future.done():
@@ -286,6 +268,6 @@ def _answer(batch: list[Row], results: list[np.ndarray | Exception]) -> None:
             request.future.set_exception(result)
             continue
         request.answers[row.place] = result
-        request.left -= 1
-        if not request.left:
+        request.missing -= 1
+        if not request.missing:
             request.future.set_result(np.stack(request.answers))  # type: ignore[arg-type]

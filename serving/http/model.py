@@ -15,11 +15,13 @@ from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.tokenizing import RowTokenizer
-from kdc.serving.http.batcher import Batcher, BatchReport
+from kdc.serving.http.batcher import Batcher
+from kdc.serving.http.rows import BatchReport
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from kdc.serving.http.spans import Trace, Tracing
+    from kdc.serving.http.spans import Trace
+    from kdc.serving.http.tracing import Tracing
 
 # In lanes on a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py); more make others wait, fewer
 # cost more calls.

@@ -1,63 +1,22 @@
-"""The rows that wait for a forward pass, by length and by arrival. Knows no threads: whoever owns it holds the lock."""
+"""The rows that wait for a forward pass, by length and by arrival. Its owner, the batcher, holds a lock around it."""
 
 from __future__ import annotations
 
-import asyncio
 import bisect
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import attrgetter
 
-import numpy as np
-from tokenizers import Encoding
+from kdc.serving.http.rows import Row
 
-if TYPE_CHECKING:
-    from kdc.serving.http.spans import Trace
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """Rows that one caller waits for."""
-
-    future: asyncio.Future[np.ndarray]
-    left: int
-    answers: list[np.ndarray | None]
-    trace: Trace | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One row of a request.
-
-    Attributes:
-        length: tokens.
-        number: of arrival, growing.
-        encoding: for the model.
-        request: whose it is.
-        place: within the request.
-        arrived: seconds, of `time.perf_counter`.
-        taken: whether it has left the queue.
-    """
-
-    length: int
-    number: int
-    encoding: Encoding
-    request: Request
-    place: int
-    arrived: float
-    taken: bool = False
-    key: tuple[int, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.key = (self.length, self.number)
-
-
-def _key(row: Row) -> tuple[int, int]:
-    return row.key
+_key = attrgetter("key")
 
 
 class Queue:
-    """Rows that wait; `take` makes batches of them."""
+    """Rows that wait, from which `take` makes batches.
+
+    Attributes:
+        tokens: how many tokens wait.
+    """
 
     def __init__(self) -> None:
         self._by_length: list[Row] = []
@@ -68,25 +27,25 @@ class Queue:
         return len(self._by_length)
 
     def add(self, row: Row) -> None:
-        """The newest row."""
+        """Add the newest row."""
         bisect.insort(self._by_length, row, key=_key)
         self._by_arrival.append(row)
         self.tokens += row.length
 
     def remove(self, row: Row) -> None:
-        """A row that nobody waits for any longer; nothing where it was taken."""
+        """Remove a row that nobody waits for any longer. Does nothing if a batch has taken it already."""
         if not row.taken:
             row.taken = True
             self.tokens -= row.length
             del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_key)]
 
     def take(self, *, max_rows: int, max_tokens: int, max_padding: float) -> list[Row]:
-        """Take the oldest row and its neighbours in length out of the queue, which has one at least.
+        """Take a batch out of the queue, which must not be empty: the oldest row and the rows nearest to it in length.
 
         Args:
-            max_rows: of the batch.
-            max_tokens: of the batch, padding included; one row may exceed it.
-            max_padding: of the batch, as a share of its real tokens.
+            max_rows: most rows of the batch.
+            max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
+            max_padding: most padding of the batch, as a share of its real tokens.
 
         Returns:
             rows by growing length.
@@ -99,6 +58,7 @@ class Queue:
         longest = real = rows[first].length
         while last - first < max_rows:
             count = last - first + 1
+            # The padding that the next shorter row, or the next longer one, would add.
             shorter = longest - rows[first - 1].length if first > 0 else None
             longer = (rows[last].length - longest) * (count - 1) if last < len(rows) else None
             if shorter is None and longer is None:

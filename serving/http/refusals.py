@@ -1,4 +1,4 @@
-"""Why rows are not taken."""
+"""Errors of rows that the batcher does not take: the queue is full, the request too large, the service closing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from kdc.common.errors import KdcError
 class Overloaded(KdcError):
     """The queue is full.
 
-    Attributes:
-        retry_after: seconds until it will probably have room, at least 1.
+    Args:
+        queued: tokens that wait.
+        most: tokens that may wait now.
+        retry_after: seconds until the queue will probably have room, at least 1.
     """
 
     def __init__(self, queued: int, most: int, retry_after: int) -> None:
@@ -22,7 +24,7 @@ class Overloaded(KdcError):
 
 
 class TooLarge(KdcError):
-    """A request has more tokens than the queue ever takes."""
+    """A request has more tokens than even an empty queue takes."""
 
     def __init__(self, tokens: int, most: int) -> None:
         super().__init__(

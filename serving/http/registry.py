@@ -1,7 +1,8 @@
-"""The artifacts that a worker serves, by name: loading, warming, and replacing them without a pause.
+"""The models that a worker serves, by name: loads and warms them, and replaces them without a pause.
 
-Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one; then new requests go
-to it, and the old one ends when its last request is answered. One that cannot be loaded is logged and refused.
+Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one. Then new requests go
+to it, and the old one is dropped once its last request is answered. If the new one cannot be loaded, that is logged and
+the old one goes on.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,63 +17,114 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME
-from kdc.artifact.stores.addresses import name_of
 from kdc.common import machine
 from kdc.common.cores import usable_cores
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http import tracing
+from kdc.serving.http import trace_settings
+from kdc.serving.http.artifacts import paths_by_name
 from kdc.serving.http.model import Model, Observe, batch_tokens
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from kdc.serving.http.spans import Tracing
+    from kdc.serving.http.tracing import Tracing
 
 log = logging.getLogger("kdc.serve")
 
-_OTHER = re.compile(r"[^A-Za-z0-9._-]+")  # than what a name may have
-MOST_LANES = 4  # threads of more lanes would wait for the interpreter's lock
+MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
 
 
-def split_artifacts(text: str) -> dict[str, str]:
-    """`PLACE` or `NAME=PLACE`, separated by commas, as places by name; a place is a path or an address.
-
-    One alone is named for its task's run folder, its repository or its tag. Names stand in routes, headers and
-    metrics, so they are of letters, digits, `.`, `_` and `-`; others become `-`.
+def verify(settings: ServeSettings) -> None:
+    """Check all that can be checked before a worker starts: settings, artifacts, their contracts.
 
     Raises:
-        InputError: none, a name with other characters, or one name twice.
+        KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.
     """
-    found: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, sign, place = part.partition("=")
-        if not sign or "/" in name:  # a path or an address that holds an equals sign
-            name, place = "", part
-        if not name:
-            name = _OTHER.sub("-", name_of(place)).strip("-") or "model"
-        if _OTHER.search(name):
-            raise InputError(
-                "a name has characters that a route cannot have", given=name, remedy="use letters, digits, . _ and -"
-            )
-        if name in found:
-            raise InputError("two artifacts have the same name", given=name, remedy="name them: NAME=PATH")
-        found[name] = place
-    if not found:
-        raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
-    return found
+    _ = settings.api_key
+    trace_settings.exporters()
+    for path in paths_by_name(settings.artifact).values():
+        refuse_failed(load_manifest(path).contract, allow=settings.allow_failed)
 
 
-def parse_artifacts(text: str) -> dict[str, Path]:
-    """The same of paths alone.
+class Registry:
+    """All models of a worker.
 
-    Raises:
-        InputError: as `split_artifacts`.
+    Args:
+        settings: the service's.
+        observe: called with a model's name and the report of every batch that it ran.
+        traces: records the forward passes of traced requests; None where traces are off.
+
+    Attributes:
+        models: the models by name. A reload replaces one.
     """
-    return {name: Path(place) for name, place in split_artifacts(text).items()}
+
+    def __init__(self, settings: ServeSettings, observe: Observe | None = None, traces: Tracing | None = None) -> None:
+        self._settings = settings
+        self._observe = observe
+        self._traces = traces
+        self._paths = paths_by_name(settings.artifact)
+        self._seen: dict[str, object] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.models: dict[str, Model] = {}
+
+    @property
+    def first(self) -> Model:
+        """The model of routes that name none."""
+        return next(iter(self.models.values()))
+
+    def load(self) -> None:
+        """Load and warm all artifacts.
+
+        Raises:
+            KdcError: an artifact cannot be loaded.
+        """
+        for name, path in self._paths.items():
+            self._seen[name] = _signature(path)
+            self.models[name] = Model(name, self._open(path), self._settings, self._observe, self._traces)
+
+    async def watch(self) -> None:
+        """Look for changed artifacts and replace their models, until cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.reload_s)
+            for name, path in self._paths.items():
+                signature = _signature(path)
+                if signature is not None and signature != self._seen[name]:
+                    self._seen[name] = signature
+                    await self._replace(name, path)
+
+    async def close(self) -> None:
+        """Answer what is queued at all models, and end their threads."""
+        await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
+
+    async def _replace(self, name: str, path: Path) -> None:
+        try:
+            engine = await asyncio.to_thread(self._open, path)
+        except KdcError as error:
+            log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
+            return
+        except Exception:  # whatever went wrong, the next change must still be looked at
+            log.exception("%s: the new artifact is refused, the old one stays", name)
+            return
+        new = Model(name, engine, self._settings, self._observe, self._traces)
+        old, self.models[name] = self.models[name], new
+        log.info("%s: now serves %s", name, path.resolve())
+        task = asyncio.create_task(old.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _open(self, path: Path) -> Engine:
+        settings = self._settings
+        threads = settings.threads or max(1, usable_cores() // settings.workers)
+        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MAX_LANES)
+        assert engine.manifest is not None
+        refuse_failed(engine.manifest.contract, allow=settings.allow_failed)
+        _warn_of_contract(engine, engine.manifest.contract)
+        engine.warm_up(batch_tokens(engine, settings))
+        return engine
 
 
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
-    """Say where an artifact's contract holds less here than it may seem."""
+    """Warn if an artifact's contract was judged under other conditions than those of this worker."""
     name = engine.task.name
     if judged is None:
         return
@@ -100,96 +151,14 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
         )
 
 
-def verify(settings: ServeSettings) -> None:
-    """Look at everything that can be seen to be wrong before a worker starts.
-
-    Raises:
-        KdcError: no artifact, a damaged one, or a setting that cannot be.
-    """
-    _ = settings.api_key
-    tracing.wanted()
-    for path in parse_artifacts(settings.artifact).values():
-        refuse_failed(load_manifest(path).contract, allow=settings.allow_failed)
-
-
-class Registry:
-    """All models of a worker.
-
-    Args:
-        settings: of the service.
-        observe: told of every batch, with the model's name.
-        traces: makes the spans of requests; None where there are none.
-    """
-
-    def __init__(self, settings: ServeSettings, observe: Observe | None = None, traces: Tracing | None = None) -> None:
-        self._settings = settings
-        self._observe = observe
-        self._traces = traces
-        self._paths = parse_artifacts(settings.artifact)
-        self._seen: dict[str, object] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self.models: dict[str, Model] = {}
-
-    @property
-    def first(self) -> Model:
-        """The model of routes that name none."""
-        return next(iter(self.models.values()))
-
-    def load(self) -> None:
-        """Load and warm all artifacts.
-
-        Raises:
-            KdcError: one of them cannot be loaded.
-        """
-        for name, path in self._paths.items():
-            self._seen[name] = _signature(path)
-            self.models[name] = Model(name, self._open(path), self._settings, self._observe, self._traces)
-
-    async def watch(self) -> None:
-        """Replace artifacts whose folder changed, until cancelled."""
-        while True:
-            await asyncio.sleep(self._settings.reload_s)
-            for name, path in self._paths.items():
-                signature = _signature(path)
-                if signature is not None and signature != self._seen[name]:
-                    self._seen[name] = signature
-                    await self._replace(name, path)
-
-    async def close(self) -> None:
-        """Answer what is queued everywhere, and end."""
-        await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
-
-    async def _replace(self, name: str, path: Path) -> None:
-        try:
-            engine = await asyncio.to_thread(self._open, path)
-        except KdcError as error:
-            log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
-            return
-        except Exception:  # whatever it was, the next artifact must be looked at
-            log.exception("%s: the new artifact is refused, the old one stays", name)
-            return
-        new = Model(name, engine, self._settings, self._observe, self._traces)
-        old, self.models[name] = self.models[name], new
-        log.info("%s: now serves %s", name, path.resolve())
-        task = asyncio.create_task(old.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    def _open(self, path: Path) -> Engine:
-        settings = self._settings
-        threads = settings.threads or max(1, usable_cores() // settings.workers)
-        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MOST_LANES)
-        assert engine.manifest is not None
-        refuse_failed(engine.manifest.contract, allow=settings.allow_failed)
-        _warn_of_contract(engine, engine.manifest.contract)
-        engine.warm_up(batch_tokens(engine, settings))
-        return engine
-
-
 def _signature(path: Path) -> object:
-    """What changes when the artifact does: where the link leads, and the identity of its files. None while it is away.
+    """A value that changes when the artifact does: where its link leads, and the identity of its files.
 
-    All files, not the manifest alone: one that is copied into place may be seen half there, and is looked at again.
+    It covers all files, not the manifest alone. An artifact that is being copied into place may be seen, and refused,
+    while files are missing; when they arrive the value changes, and it is looked at again.
+
+    Returns:
+        None while there is no artifact.
     """
     try:
         with os.scandir(path) as entries:

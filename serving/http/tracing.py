@@ -1,100 +1,116 @@
-"""Whether OpenTelemetry traces are wanted, and whether what they need is there. Imports nothing of it by itself.
+"""Makes the spans of requests and sends them. Imports OpenTelemetry, so it is imported only where traces are wanted.
 
-Reads the standard variables OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_PROTOCOL and _ENDPOINT (or
-OTEL_EXPORTER_OTLP_TRACES_...). OpenTelemetry reads the others, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
+`kdc.serving.http.trace_settings` decides that; `kdc.serving.http.spans` describes the spans.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
+import asyncio
+import itertools
+import threading
+import uuid
+from collections.abc import Sequence
 
-from kdc.common.errors import InputError
+import numpy as np
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import Scope
 
-if TYPE_CHECKING:
-    from kdc.serving.http.spans import Tracing
+from kdc import __version__
+from kdc.serving.http.rows import BatchReport, Request, Row
+from kdc.serving.http.spans import Share, Trace, epoch_ns, offset_ns
 
-# Each exporter and its module. The console's comes with BentoML.
-_MODULES = {
-    "otlp": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "console": "opentelemetry.sdk.trace.export",
-}
-_PROTOCOL = "http/protobuf"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})  # clients may send any word
+_W3C = TraceContextTextMapPropagator()
 
 
-def wanted(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Names of the exporters that are asked for; none where there are to be no traces, as without any variable.
+class Tracing:
+    """Makes the spans of requests and sends them from a thread of its own. What a collector is too slow for is dropped.
+
+    It does not touch the process's global tracer provider, which is BentoML's.
 
     Args:
-        environment: variables.
-
-    Raises:
-        InputError: an exporter, protocol or address that cannot be, or a package is missing.
+        exporters: names of exporters, "otlp" and "console".
     """
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return ()
-    asked = (name.strip().lower() for name in environment.get("OTEL_TRACES_EXPORTER", "").split(","))
-    names = tuple(dict.fromkeys(name for name in asked if name not in ("", "none")))
-    for name in names:
-        if name not in _MODULES:
-            raise InputError(
-                "there is no such exporter of traces",
-                given=f"OTEL_TRACES_EXPORTER={name}",
-                remedy="set it to otlp, console or none",
-            )
-        if not _is_there(_MODULES[name]):
-            raise InputError(
-                "traces are asked for, and their exporter is not installed",
-                given=f"OTEL_TRACES_EXPORTER={name}",
-                remedy="`pip install 'kdc[otel]'` (in a checkout: `pip install '.[otel]'`), or unset the variable",
-            )
-    if "otlp" in names:
-        _check_otlp(environment)
-    return names
 
+    def __init__(self, exporters: Sequence[str]) -> None:
+        instance = uuid.uuid4().hex
+        named = {"service.name": "kdc", "service.version": __version__, "service.instance.id": instance}
+        # Merged once more, since `create` would put our names before those in the environment.
+        resource = Resource.create(named).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        for name in exporters:
+            self._provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
+        self._tracer = self._provider.get_tracer("kdc", __version__)
+        self._instance = instance[:8]
+        self._numbers = itertools.count(1)
 
-def start(environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """What makes a worker's spans, or None where there are to be none.
+    def begin(self, scope: Scope) -> Trace | None:
+        """Begin the span of a request.
 
-    Raises:
-        InputError: as `wanted`.
-    """
-    names = wanted(environment)
-    if not names:
-        return None
-    from kdc.serving.http.spans import Tracing
+        Args:
+            scope: the request's ASGI scope, of HTTP.
 
-    return Tracing(names)
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
-        return False
-
-
-def _check_otlp(environment: Mapping[str, str]) -> None:
-    """The exporter itself would only log such a mistake, with every batch of spans that it loses."""
-    variable, protocol = _first(environment, "PROTOCOL")
-    if protocol not in ("", _PROTOCOL):
-        raise InputError(
-            "traces are not sent by this protocol",
-            given=f"{variable}={protocol}",
-            remedy=f"set it to {_PROTOCOL}; collectors take that on port 4318",
+        Returns:
+            None if the request is not sampled.
+        """
+        parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
+        context = Context() if parent is None else _W3C.extract({"traceparent": parent.decode("latin-1")}, Context())
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        span = self._tracer.start_span(
+            method, context, kind=SpanKind.SERVER, attributes={"http.request.method": method}
         )
-    variable, endpoint = _first(environment, "ENDPOINT")
-    if endpoint and not endpoint.startswith(("http://", "https://")):
-        raise InputError(
-            "the collector's address is not a URL",
-            given=f"{variable}={endpoint}",
-            remedy=f"write {variable}=http://HOST:4318" + ("/v1/traces" if "TRACES" in variable else ""),
-        )
+        return Trace(self._tracer, span, method) if span.is_recording() else None
+
+    def passed(
+        self, model: str, rows: Sequence[Row], results: Sequence[np.ndarray | Exception], report: BatchReport
+    ) -> None:
+        """Record one forward pass at each traced request that had rows in it.
+
+        Args:
+            model: the model's name.
+            rows: the batch's rows.
+            results: each row's outputs or error.
+            report: times and sizes of the pass.
+        """
+        offset = offset_ns()
+        shares: dict[Request, Share] = {}
+        for row, result in zip(rows, results, strict=True):
+            if row.request.trace is None:
+                continue
+            share = shares.setdefault(row.request, Share(epoch_ns(row.arrived, offset)))
+            share.rows += 1
+            share.tokens += row.length
+            if isinstance(result, Exception):
+                share.failure = result
+        if not shares:
+            return
+        batch: dict[str, str | int] = {
+            "kdc.model": model,
+            "kdc.batch.id": f"{self._instance}-{next(self._numbers)}",
+            "kdc.batch.rows": report.rows,
+            "kdc.batch.tokens": report.tokens,
+        }
+        began, ended = epoch_ns(report.began, offset), epoch_ns(report.began + report.seconds, offset)
+        for request, share in shares.items():
+            if request.trace is not None:
+                request.trace.passed(share, batch, began, ended)
+
+    async def close(self) -> None:
+        """Send the spans that are left. A caller without time may cancel this: the thread ends with the process."""
+        thread = threading.Thread(target=self._provider.shutdown, name="kdc-traces", daemon=True)
+        thread.start()
+        while thread.is_alive():  # polled, not joined: a collector that hangs must not hold up the loop
+            await asyncio.sleep(0.005)
 
 
-def _first(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that counts and its value: the one for traces goes before the one for all signals."""
-    variables = (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}")
-    return next(((each, environment[each].strip()) for each in variables if environment.get(each)), (variables[1], ""))
+def _exporter(name: str) -> SpanExporter:
+    if name == "console":
+        return ConsoleSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter()

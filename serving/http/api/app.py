@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kdc.common.errors import KdcError
-from kdc.serving.http import tracing
+from kdc.serving.http import trace_settings
 from kdc.serving.http.api import docs, errors, tei, v2
 from kdc.serving.http.api.classify import classify
 from kdc.serving.http.api.gate import Gate
@@ -36,7 +36,7 @@ def make_app(settings: ServeSettings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        traces = tracing.start()
+        traces = trace_settings.start()
         registry = Registry(settings, metrics.observe_batch, traces)
         registry.load()
         app.state.registry = registry

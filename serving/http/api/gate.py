@@ -18,7 +18,7 @@ from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from kdc.serving.http.spans import Tracing
+    from kdc.serving.http.tracing import Tracing
 
 ALWAYS_OPEN = frozenset(
     {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}

@@ -16,7 +16,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.pull import pull_artifact
 from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.launch import local
+from kdc.serving.http.artifacts import local
 
 
 @pytest.fixture(autouse=True)

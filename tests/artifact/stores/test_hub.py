@@ -21,7 +21,7 @@ from kdc.artifact.stores import hub
 from kdc.artifact.stores.pull import pull_artifact
 from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.launch import local
+from kdc.serving.http.artifacts import local
 
 ADDRESS, NAME = "hf://team/mood", "team/mood"
 

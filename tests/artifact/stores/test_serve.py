@@ -16,8 +16,7 @@ from transfers import BIG, BIG_BYTES, Traffic, contents
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.http.registry import split_artifacts
-from kdc.serving.launch import absolute, local
+from kdc.serving.http.artifacts import absolute, local, places_by_name
 
 ADDRESS = "s3://models/team/mood"
 
@@ -84,19 +83,19 @@ def test_what_failed_its_contract_is_not_even_fetched(artifact: Path, cache: Pat
 
 def test_places_get_the_names_that_people_expect() -> None:
     text = "runs/qnli/artifact, s3://b/team/mood, s3://b/team/x/artifact, hf://o/n.b@v1, bento:tag:3, n=hf://o/r, b=rel"
-    found = split_artifacts(text)
+    found = places_by_name(text)
     assert list(found) == ["qnli", "mood", "x", "n.b", "tag", "n", "b"]
     assert found["n.b"] == "hf://o/n.b@v1"
     assert absolute("hf://o/n,b=rel") == f"n=hf://o/n,b={Path.cwd() / 'rel'}"
-    assert list(split_artifacts("s3://b/k=1/mood")) == ["mood"]
+    assert list(places_by_name("s3://b/k=1/mood")) == ["mood"]
     for wrong in ("hf://only-a-name", "bento:a:b:c"):
         with pytest.raises(InputError, match="this is no"):
-            split_artifacts(wrong)
+            places_by_name(wrong)
 
 
 def test_a_path_imports_nothing_of_stores() -> None:
     code = (
-        "import sys\nfrom kdc.serving.launch import absolute, local\nlocal(absolute('mood=/some/path'))\n"
+        "import sys\nfrom kdc.serving.http.artifacts import absolute, local\nlocal(absolute('mood=/some/path'))\n"
         "print([m for m in ('kdc.artifact.stores.cache', 'kdc.artifact.stores.pull', 'huggingface_hub', "
         "'filelock', 's3fs') "
         "if m in sys.modules])"

@@ -18,7 +18,7 @@ from live import running
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.registry import parse_artifacts
+from kdc.serving.http.artifacts import paths_by_name
 
 
 def link(target: Path, at: Path) -> Path:
@@ -183,13 +183,13 @@ def test_the_other_side_is_cut_by_the_artifact_that_is_served_not_by_the_one_on_
     ],
 )
 def test_names_are_fit_for_routes_and_headers(text: str, names: list[str]) -> None:
-    assert list(parse_artifacts(text)) == names
+    assert list(paths_by_name(text)) == names
 
 
 @pytest.mark.parametrize("text", ["настроение=x", "a b=x", "a=x,a=y", "", " , "])
 def test_a_name_that_no_route_can_have_is_refused(text: str) -> None:
     with pytest.raises(InputError):
-        parse_artifacts(text)
+        paths_by_name(text)
 
 
 def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from live import ROOT
 
 from kdc.common.errors import InputError
 from kdc.serving.http.settings import ServeSettings, resolve
 
-MANUAL = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
+MANUAL = ROOT / "docs" / "serving.md"
 
 
 def test_the_manual_lists_every_setting_with_its_default() -> None:

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http import tracing
+from kdc.serving.http import trace_settings
 from kdc.serving.http.queue import Queue
 
 CALLER, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -400,14 +400,14 @@ def test_the_console_prints_them(artifact: Path, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused_before_the_start(environment: dict[str, str], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        tracing.wanted(environment)
+        trace_settings.exporters(environment)
 
 
 def test_a_missing_exporter_names_its_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tracing._MODULES, "otlp", "opentelemetry.exporter.elsewhere.trace_exporter")
+    monkeypatch.setitem(trace_settings._MODULES, "otlp", "opentelemetry.exporter.elsewhere.trace_exporter")
     with pytest.raises(InputError, match=r"pip install 'kdc\[otel\]'"):
-        tracing.wanted({"OTEL_TRACES_EXPORTER": "otlp"})
+        trace_settings.exporters({"OTEL_TRACES_EXPORTER": "otlp"})
 
 
 def test_both_exporters_may_be_asked_for() -> None:
-    assert tracing.wanted({"OTEL_TRACES_EXPORTER": " OTLP, console,otlp,none"}) == ("otlp", "console")
+    assert trace_settings.exporters({"OTEL_TRACES_EXPORTER": " OTLP, console,otlp,none"}) == ("otlp", "console")

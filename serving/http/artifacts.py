@@ -1,0 +1,99 @@
+"""Which artifacts are served: reads `KDC_ARTIFACT`'s list of names and places, and makes local paths of it.
+
+A list is text such as `runs/qnli/artifact` or `stable=hf://me/one,canary=s3://bucket/two`. Workers get it in their
+environment, so the functions here take and return text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from kdc.artifact.manifest import MANIFEST_NAME
+from kdc.artifact.stores.addresses import BENTO, is_address, name_of
+from kdc.common.errors import InputError
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def places_by_name(artifacts: str) -> dict[str, str]:
+    """Split a list of `PLACE` or `NAME=PLACE`, separated by commas; a place is a path or an address.
+
+    A place without a name is called by its task's run folder, its repository or its tag. Names appear in routes,
+    headers and metrics, so they consist of letters, digits, `.`, `_` and `-`; in derived names other characters become
+    `-`.
+
+    Raises:
+        InputError: the list is empty, a given name has other characters, or two artifacts have the same name.
+    """
+    places: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in artifacts.split(","))):
+        name, sign, place = part.partition("=")
+        if not sign or "/" in name:  # a path or an address that holds an equals sign
+            name, place = "", part
+        if not name:
+            name = _NOT_IN_NAMES.sub("-", name_of(place)).strip("-") or "model"
+        if _NOT_IN_NAMES.search(name):
+            raise InputError(
+                "a name has characters that a route cannot have", given=name, remedy="use letters, digits, . _ and -"
+            )
+        if name in places:
+            raise InputError("two artifacts have the same name", given=name, remedy="name them: NAME=PATH")
+        places[name] = place
+    if not places:
+        raise InputError("no artifact to serve", remedy="`kdc serve runs/TASK/artifact`, or set KDC_ARTIFACT")
+    return places
+
+
+def paths_by_name(artifacts: str) -> dict[str, Path]:
+    """`places_by_name` of a list that holds no addresses.
+
+    Raises:
+        InputError: as `places_by_name`.
+    """
+    return {name: Path(place) for name, place in places_by_name(artifacts).items()}
+
+
+def absolute(artifacts: str) -> str:
+    """The list with absolute paths, since workers may run in another folder. Links are not resolved."""
+    return ",".join(
+        f"{name}={place if is_address(place) else os.path.abspath(place)}"
+        for name, place in places_by_name(artifacts).items()
+    )
+
+
+def local(artifacts: str, *, allow_failed: bool = False) -> str:
+    """The list with paths in place of addresses: artifacts at addresses are downloaded into the cache.
+
+    Args:
+        artifacts: the list.
+        allow_failed: also download an artifact that failed its contract.
+
+    Raises:
+        KdcError: there is no artifact at an address, it cannot be reached, or what arrived is damaged.
+    """
+    if not is_address(artifacts) and BENTO not in artifacts:
+        return artifacts  # and the stores' modules, which take long to import, are not needed
+    from kdc.artifact.stores.cache import cached
+
+    return ",".join(
+        f"{name}={cached(name, place, allow_failed=allow_failed) if is_address(place) else place}"
+        for name, place in places_by_name(artifacts).items()
+    )
+
+
+def newest(runs: Path = Path("runs")) -> Path:
+    """The artifact under `runs/` that was finished last.
+
+    Raises:
+        InputError: there is none.
+    """
+    manifests = list(runs.glob(f"*/artifact/{MANIFEST_NAME}"))
+    if not manifests:
+        raise InputError(
+            "there is no artifact to serve",
+            given=f"{runs}/*/artifact",
+            remedy="make one with `kdc compress --task pydocs --family minilm`, or name one: `kdc serve ARTIFACT`",
+        )
+    return max(manifests, key=lambda path: path.stat().st_mtime).parent
