@@ -1,26 +1,71 @@
-"""The model card: the artifact's README.md."""
+"""The model card: the artifact's README.md, in Markdown."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
-from kdc.artifact.inspection import markdown, markdown_table
+from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
+from kdc.common.tables import markdown
 
 
-def model_card(manifest: Manifest, quantized: dict[str, Any], judgement: Judgement | None, example: str) -> str:
-    """Markdown: what it answers, what was measured, how to use it, where it comes from, its limits."""
+@dataclass(frozen=True)
+class Int8Candidate:
+    """One way to quantise the model, as measured on the tuning slice.
+
+    Attributes:
+        name: of the candidate.
+        score: the task's metric, in points.
+        batch_invariant: whether a row's answer is the same alone and in a batch.
+        max_probability_difference: largest difference of a row's probability between the two.
+        latency_against_fp32: its median latency divided by fp32's.
+    """
+
+    name: str
+    score: float
+    batch_invariant: bool
+    max_probability_difference: float
+    latency_against_fp32: float
+
+
+@dataclass(frozen=True)
+class Int8Summary:
+    """How the int8 variant came about.
+
+    Attributes:
+        chosen: name of the candidate that a CPU loads; None: a CPU loads fp32.
+        winner: name of the candidate whose file is in the artifact; None: there is no int8 file.
+        note: what a reader should know of the choice; "" where all is well.
+        candidates: those that could be made and measured.
+    """
+
+    chosen: str | None
+    winner: str | None
+    note: str = ""
+    candidates: Sequence[Int8Candidate] = ()
+
+
+def model_card(manifest: Manifest, int8: Int8Summary, judgement: Judgement | None, example: str) -> str:
+    """The card: what the model answers, what was measured, how to use it, and its limits.
+
+    Args:
+        manifest: of the artifact.
+        int8: how its int8 variant came about.
+        judgement: how it kept its contract; None where nothing was asked of it.
+        example: arguments for `kdc try`, quoted for a shell.
+    """
     task, lineage = manifest.task, manifest.lineage
     columns = f"`{task.text}`" if task.text_pair is None else f"the pair `{task.text}`, `{task.text_pair}`"
     answers = ", ".join(f"`{name}`" for name in task.labels) or "a number"
-    call = '"a text"' if task.text_pair is None else '("first text", "second text")'
+    row = '"a text"' if task.text_pair is None else '("first text", "second text")'
     loads = "; ".join(f"{variant} on {provider}" for provider, variant in manifest.providers.items())
     untouched = "On the evaluation split, which nothing was chosen by."
-    if judgement is not None and quantized["chosen"] and judgement.variant == "fp32":
+    if judgement is not None and int8.chosen and judgement.variant == "fp32":
         untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
-    int8 = quantized["note"] or f"int8 is the candidate `{quantized['winner']}`."
+    note = int8.note or f"int8 is the candidate `{int8.winner}`."
     return f"""# {task.name}: a compressed text classifier
 
 Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lineage.student} with KD-LoRA
@@ -28,12 +73,12 @@ Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lin
 
 ## Measured
 
-{markdown(manifest.metrics, task.metric)}
+{markdown(cells(manifest.metrics, task.metric))}
 
-{_contract(judgement)}{_candidates(quantized, task.metric)}
+{_contract(judgement)}{_candidates(int8, task.metric)}
 {untouched} ONNX rows ran through the engine that serves. Latency is of one
 row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
-{int8} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
+{note} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
 
 ## Use
 
@@ -42,10 +87,10 @@ kdc try . {example}
 ```
 
 ```python
-from kdc.serving.engine.engine import Engine
+import kdc
 
-engine = Engine.load(".")
-probabilities = engine.predict([{call}])  # (rows, {task.outputs}), columns {list(task.labels) or "the number"}
+engine = kdc.load(".")
+probabilities = engine.predict([{row}])  # (rows, {task.outputs}), columns {list(task.labels) or "the number"}
 ```
 
 ## Limits
@@ -57,23 +102,22 @@ confidence. Longer texts are cut. Its labels mean what they meant in the trainin
 
 
 def _contract(judgement: Judgement | None) -> str:
-    """What was asked and found; empty where nothing was asked."""
+    """What was asked and what was measured; empty where nothing was asked."""
     if judgement is None:
         return ""
-    return f"{markdown_table(table(judgement))}\n\n{sentence(judgement)}\n\n"
+    return f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
 
 
-def _candidates(quantized: dict[str, Any], metric: str) -> str:
-    """The int8 candidates as judged on the tuning slice; empty where int8 was not asked for."""
-    made = {name: found for name, found in quantized["candidates"].items() if "tune" in found}
-    if not made:
+def _candidates(int8: Int8Summary, metric: str) -> str:
+    """The table of int8 candidates; empty where int8 was not asked for."""
+    if not int8.candidates:
         return ""
     lines = [
         f"int8 candidates, on the tuning slice | {metric} | batch-invariant | latency against fp32",
         "---|---:|---|---:",
     ]
-    for name, found in made.items():
-        mark = " (chosen)" if name == quantized["chosen"] else ""
-        invariant = "yes" if found["batch_invariant"] else f"no, {found['max_probability_difference']:.2g}"
-        lines.append(f"{name}{mark} | {found['tune'][metric]:.2f} | {invariant} | {found['latency_against_fp32']:.2f}")
+    for each in int8.candidates:
+        mark = " (chosen)" if each.name == int8.chosen else ""
+        invariant = "yes" if each.batch_invariant else f"no, {each.max_probability_difference:.2g}"
+        lines.append(f"{each.name}{mark} | {each.score:.2f} | {invariant} | {each.latency_against_fp32:.2f}")
     return "\n".join(lines) + "\n"

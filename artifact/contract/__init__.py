@@ -1,5 +1,6 @@
-"""The contract: what an artifact must keep, checked before it is served and wherever it will run.
+"""The contract: what an artifact must keep, as plain data and rules.
 
-`terms.py` says what can be asked and what was found, `costs.py` measures through the engine that serves, `verdict.py`
-decides, `verify.py` checks an artifact again. Light: no torch; what needs the rows' metrics imports the pipeline then.
+`terms.py` says what can be asked and what is measured; `parse.py` reads terms that people give; `decision.py` derives
+the verdict from the measurements; `judgement.py` is the record of it in the manifest; `text.py` shows it to people.
+Measuring needs an engine and rows and is in `kdc.pipeline.quality`. Light: standard library and pydantic.
 """

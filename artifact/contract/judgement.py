@@ -1,4 +1,4 @@
-"""A contract and how an artifact kept it. Part of the manifest."""
+"""The judgement: a contract, what was measured, and the verdict, as the manifest keeps it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from kdc.common.frozen import Frozen
 
 
 class Judgement(Frozen):
-    """A contract and how an artifact kept it.
+    """A contract and whether an artifact kept it.
 
     Attributes:
         contract: what was asked.
-        variant, provider: what was judged.
-        cpu: on which machine; another one means another latency, and can mean other int8 arithmetic.
-        threads: of a forward pass when it was timed; None in artifacts of before this was kept.
-        lengths: tokens of the rows that were timed; with these, other rows can stand for them.
-        costs, quality: what was found; no quality where `max_drop` was not asked for.
-        compared: whether the quality was found when this was judged, and not taken from the judgement before.
-        missed: what does not hold, one sentence each.
-        verdict: "pass"; "fail"; "not shown": nothing is missed, but the rows are too few to show it.
+        variant: the variant that was judged: "fp32", "int8" or "fp16".
+        provider: ONNX Runtime's execution provider that ran it.
+        cpu: model name of the CPU. Another one has another latency, and can have other int8 arithmetic.
+        threads: threads of a forward pass when it was timed; None in artifacts of versions that did not record it.
+        lengths: tokens of the rows that were timed, so that other rows of these lengths can stand for them.
+        costs: what was measured under the contract's conditions.
+        quality: the student beside its teacher; None where `max_drop` was not asked for.
+        compared: whether the quality was measured for this judgement; False where it is that of an earlier one.
+        missed: one sentence for each limit that does not hold.
+        verdict: "pass"; "fail"; or "not shown": no limit is missed, but the rows are too few to show it.
     """
 
     contract: Contract
@@ -39,10 +41,10 @@ class Judgement(Frozen):
     verdict: Verdict
 
     @model_validator(mode="after")
-    def _follows(self) -> Judgement:
+    def _verdict_follows(self) -> Judgement:
         if (self.quality is None) is not (self.contract.limits.max_drop is None):
             raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
         verdict, _ = decide(self.contract, self.costs, self.quality)
         if verdict != self.verdict:
-            raise ValueError(f"the verdict does not follow from what was found: {self.verdict}, not {verdict}")
+            raise ValueError(f"the verdict {self.verdict} does not follow from the measurements, which give {verdict}")
         return self

@@ -12,12 +12,14 @@ from kdc.common.errors import InputError
 
 
 def parse_conditions(text: str | None) -> dict[str, str]:
-    """`length=64,batch=1` by name.
+    """The conditions in a text such as `length=64,batch=1`, by name; none for None.
+
+    Names and ranges are checked later, together with everything else.
 
     Raises:
-        InputError: a part that is no `name=number`. Names and ranges are checked with all the rest.
+        InputError: a part that is not `name=number`.
     """
-    found: dict[str, str] = {}
+    conditions: dict[str, str] = {}
     for part in text.split(",") if text is not None else ():
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not (name and sign and value):
@@ -26,28 +28,27 @@ def parse_conditions(text: str | None) -> dict[str, str]:
                 given=part,
                 remedy="for example --at length=64,batch=1,percentile=95,threads=2",
             )
-        found[name] = value
-    return found
+        conditions[name] = value
+    return conditions
 
 
-def replace(contract: Contract, given: Mapping[str, Any]) -> Contract:
-    """A contract with what was given in place of its own.
+def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
+    """A contract with some of its terms replaced.
 
     Args:
         contract: an artifact's, or an empty one.
-        given: limits by name, `at` as `parse_conditions` takes it, `evidence`, `confidence`; None where nothing was
-            said.
+        changes: limits by name, `at` as `parse_conditions` takes it, `evidence`, `confidence`. None changes nothing.
 
     Raises:
-        InputError: a value or a condition that cannot be.
+        InputError: an unknown condition, or a value that is not allowed.
     """
-    said = {name: value for name, value in given.items() if value is not None}
-    changed = contract.model_dump()
-    changed["at"] |= parse_conditions(said.pop("at", None))
-    changed |= {name: said.pop(name) for name in ("evidence", "confidence") if name in said}
-    changed["limits"] |= said
+    new = {name: value for name, value in changes.items() if value is not None}
+    terms = contract.model_dump()
+    terms["at"] |= parse_conditions(new.pop("at", None))
+    terms |= {name: new.pop(name) for name in ("evidence", "confidence") if name in new}
+    terms["limits"] |= new
     try:
-        return Contract.model_validate(changed)
+        return Contract.model_validate(terms)
     except ValidationError as error:
         problems = [f"{item['loc'][-1]}: {item['msg']} (given: {item['input']!r})" for item in error.errors()]
         raise InputError("wrong contract: " + "; ".join(problems), remedy="`kdc verify --help`") from None

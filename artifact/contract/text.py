@@ -1,24 +1,24 @@
-"""A judgement for people: a table of what was asked and found, the verdict, and what to try."""
+"""A judgement for people: a table of limits and measurements, the verdict in a sentence, and what to try."""
 
 from __future__ import annotations
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.common.errors import InputError
+from kdc.common.tables import aligned
 
-_TRY = {
-    "latency": "fewer layers (of six: --student layers:0,5), a smaller --set data.max_length, more threads",
-    "throughput": "fewer layers (of six: --student layers:0,5), a smaller --set data.max_length, more threads",
-    "size": "fewer layers (of six: --student layers:0,5), or a teacher with smaller embeddings",
-    "quality": "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer "
-    "training (--set student.min_steps=3000)",
-}
+_FASTER = "fewer layers (of six: --student layers:0,5), a smaller --set data.max_length, more threads"
+_SMALLER = "fewer layers (of six: --student layers:0,5), or a teacher with smaller embeddings"
+_BETTER = (
+    "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer training "
+    "(--set student.min_steps=3000)"
+)
 
 
 def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
-    """See that an artifact did not fail its contract.
+    """Refuse an artifact that failed its contract, unless that is allowed.
 
     Raises:
-        InputError: it did, and that was not allowed.
+        InputError: it failed.
     """
     if judgement is not None and judgement.verdict == "fail" and not allow:
         raise InputError(
@@ -29,12 +29,9 @@ def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
 
 
 def render(judgement: Judgement, before: Judgement | None = None) -> str:
-    """The whole judgement in lines for a terminal, with one on the judgement before it."""
-    rows = table(judgement)
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", sentence(judgement)]
-    lines += [f"try: {what}" for what in advice(judgement)]
+    """The whole judgement in lines for a terminal, and one line on an earlier judgement."""
+    lines = [aligned(table(judgement), left=range(4)), "", sentence(judgement)]
+    lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
         where = "this CPU" if before.cpu == judgement.cpu else f"another CPU, {before.cpu}"
         if before.threads not in (None, judgement.threads):
@@ -44,8 +41,8 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
 
 
 def table(judgement: Judgement) -> list[list[str]]:
-    """Header, then a line for each limit: what, limit, found, whether it holds."""
-    limits, at, costs, quality = (judgement.contract.limits, judgement.contract.at, judgement.costs, judgement.quality)
+    """A header, then a line for each limit: what is limited, the limit, the measurement, whether it holds."""
+    limits, at, costs, quality = judgement.contract.limits, judgement.contract.at, judgement.costs, judgement.quality
     rows = [["contract", "limit", "found", "holds"]]
     if limits.max_latency_ms is not None:
         length = "rows as they come" if at.length is None else f"{at.length} tokens"
@@ -58,15 +55,13 @@ def table(judgement: Judgement) -> list[list[str]]:
     if limits.max_size_mb is not None:
         holds = costs.size_mb <= limits.max_size_mb
         rows.append(["size", f"<= {limits.max_size_mb:g} MB", f"{costs.size_mb:.2f} MB", _yes(holds)])
-    if limits.max_drop is not None:
-        what, limit = (
-            f"{quality.metric if quality else 'metric'} against the teacher",
-            f">= -{limits.max_drop:g} points",
-        )
-        assert quality is not None
+    if limits.max_drop is not None and quality is not None:  # a judgement has both or neither
         low, high = quality.interval
-        found = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})" + (not judgement.compared) * ", as made"
-        rows.append([what, limit, found, _holds(judgement)])
+        difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})"
+        if not judgement.compared:
+            difference += ", as made"
+        what = f"{quality.metric} against the teacher"
+        rows.append([what, f">= -{limits.max_drop:g} points", difference, _drop_holds(judgement)])
     return rows
 
 
@@ -92,20 +87,24 @@ def sentence(judgement: Judgement) -> str:
 
 
 def advice(judgement: Judgement) -> list[str]:
-    """What to try, one line for each kind of miss; nothing where the contract is kept."""
+    """What to try, one line for each kind of miss; none where the contract is kept."""
     if judgement.verdict == "not shown":
         return ["more evaluation rows (--eval FILE), or --evidence point to judge by the difference alone"]
-    missed = [
-        part
-        for part in ("latency", "throughput", "size")
-        if any(part in missed_one.split(" is ")[0] for missed_one in judgement.missed)
-    ]
-    if judgement.quality is not None and _holds(judgement) == "no":
-        missed.append("quality")
-    return list(dict.fromkeys(_TRY[part] for part in missed))
+    limits, costs = judgement.contract.limits, judgement.costs
+    suggestions = []
+    if (limits.max_latency_ms is not None and costs.latency_ms > limits.max_latency_ms) or (
+        limits.min_rows_per_s is not None and costs.rows_per_s < limits.min_rows_per_s
+    ):
+        suggestions.append(_FASTER)
+    if limits.max_size_mb is not None and costs.size_mb > limits.max_size_mb:
+        suggestions.append(_SMALLER)
+    if judgement.quality is not None and _drop_holds(judgement) == "no":
+        suggestions.append(_BETTER)
+    return suggestions
 
 
-def _holds(judgement: Judgement) -> str:
+def _drop_holds(judgement: Judgement) -> str:
+    """Whether `max_drop` holds: yes, no, or not shown."""
     quality, limit = judgement.quality, judgement.contract.limits.max_drop
     assert quality is not None and limit is not None  # noqa: PT018 - asked by the callers
     if quality.difference < -limit:

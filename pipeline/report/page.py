@@ -11,7 +11,8 @@ from typing import Any
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
-from kdc.artifact.inspection import in_order, markdown_table
+from kdc.artifact.inspection import in_order
+from kdc.common.tables import markdown as markdown_table
 from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import gather
 from kdc.pipeline.report.markup import document, html_table, write_text
