@@ -17,11 +17,13 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test check test-browser test-ray test-kserve test-transformers5 sbom clean
+.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-transformers5 sbom clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
+	@echo 'make test-slow           the tests that take minutes: whole runs, killed processes, the steps of the Dockerfile'
+	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
 	@echo 'make check               lint, format, types, who imports whom, and deploy/k8s: rendered, and valid for Kubernetes'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
@@ -39,6 +41,12 @@ demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
 
 test: $(VENV)/.installed-test
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest $(PARALLEL)
+
+test-slow: $(VENV)/.installed-test
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest $(PARALLEL) -m slow
+
+test-install: $(VENV)/.installed-test
+	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m install
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .
