@@ -128,14 +128,16 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
         shutil.copytree(shared / "teacher", out / "teacher.copy", dirs_exist_ok=True)
         (out / "teacher.copy").rename(out / "teacher")  # the same rows and settings: it is found finished
     sys.stderr.write(f"{task} {name} seed {seed}\n")
-    request = {
-        "cell": {"method": "fft" if name == "teacher" else "kd-lora"},
-        "config": _config(task, name, seed, out, options),
-        "file": str(file),
-    }
+    from kdc.pipeline.config.settings import Config
+    from kdc.tools.study.cell import CellRequest
+    from kdc.tools.study.grid import Cell
+
+    method = "fft" if name == "teacher" else "kd-lora"
+    config = Config.model_validate(_config(task, name, seed, out, options))
+    request = CellRequest(cell=Cell(task, "minilm", method, 0, seed), config=config, rows="", file=file)
     subprocess.run(
-        [sys.executable, "-m", "kdc.tools.study.cell"],
-        input=json.dumps(request),
+        [sys.executable, "-m", "kdc.tools.study.cell_process"],
+        input=request.model_dump_json(),
         text=True,
         check=True,
         cwd=ROOT,

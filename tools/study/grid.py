@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import TASKS
 
-# method: what it trains, and how.
+# Each method, and what it trains.
 METHODS = {
     "fft": "the teacher, all weights",
     "lora": "the teacher, LoRA",
@@ -21,7 +21,7 @@ METHODS = {
     "student-lora": "the student, LoRA, labels alone",
     "student-fft": "the student, all weights, labels alone",
 }
-RANKED = ("lora", "kd-lora", "student-lora")  # those whose adapters have a rank
+RANKED = ("lora", "kd-lora", "student-lora")  # methods that train adapters, which have a rank
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Cell:
 
     Attributes:
         task, family: names.
-        method: of `METHODS`.
-        rank: of its adapters; 0 where it has none.
-        seed: of the data's slices and of the training.
+        method: one of `METHODS`.
+        rank: of its adapters; 0 where it trains none.
+        seed: of the slices of the data and of the training.
     """
 
     task: str
@@ -43,33 +43,30 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """How progress and failures call it."""
         rank = f" r{self.rank}" if self.rank else ""
         return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
 
     def base(self, out: Path) -> Path:
-        """The run directory that it shares with all cells of its task, family and seed: data, teacher, targets."""
+        """The run directory of its data, teacher and targets, which all cells of its task, family and seed share."""
         return out / "runs" / self.task / self.family / f"seed-{self.seed}"
 
     def file(self, out: Path) -> Path:
-        """Where its result is kept."""
+        """The file that keeps its result."""
         return self.base(out) / "cells" / f"{self.method}{f'-r{self.rank}' if self.rank else ''}.json"
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A study as asked for.
+    """What a study is asked to train: every combination of these.
 
     Attributes:
-        tasks, families, methods: names, in the order of tables.
-        ranks, seeds: numbers.
+        tasks, families, methods: names, in the order of the tables.
+        ranks: of the adapters, for the methods that train any.
+        seeds: numbers.
         out: directory of the study.
-        given: settings of every cell, as `--set` has them.
-        flags: settings of every cell by dotted key.
+        sets: settings of every cell, written as for `--set`: "section.key=value".
+        flags: settings of every cell: dotted key and value.
     """
 
     tasks: tuple[str, ...]
@@ -78,11 +75,11 @@ class Grid:
     ranks: tuple[int, ...]
     seeds: tuple[int, ...]
     out: Path
-    given: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
     flags: tuple[tuple[str, Any], ...] = ()
 
     def cells(self) -> list[Cell]:
-        """All of them; the fully fine-tuned teacher comes first, because the others share what it made."""
+        """All trainings. The fully fine-tuned teacher comes first, because the others share what it made."""
         return [
             Cell(task, family, method, rank, seed)
             for task in self.tasks
@@ -93,12 +90,12 @@ class Grid:
         ]
 
     def config(self, cell: Cell) -> Config:
-        """A cell's settings.
+        """Resolve the settings of one cell.
 
         Raises:
-            InputError: some are wrong.
+            InputError: a setting is wrong.
         """
-        sets = list(self.given)
+        sets = list(self.sets)
         if cell.rank:
             sets += [f"student.lora.r={cell.rank}", f"student.lora.alpha={2 * cell.rank}"]
         if cell.method == "student-fft":
@@ -114,10 +111,10 @@ class Grid:
 
 
 def check(grid: Grid) -> None:
-    """Refuse what no cell could be made of, all mistakes at once.
+    """Check the whole study before anything is trained, and report all wrong names together.
 
     Raises:
-        InputError: an unknown task, family, method or recipe, or a wrong setting.
+        InputError: an unknown task, family, method or recipe, one that is named twice, or a wrong setting.
     """
     recipe = dict(grid.flags).get("run.recipe")
     problems = [
@@ -131,12 +128,9 @@ def check(grid: Grid) -> None:
         for name in names
         if name not in known
     ]
-    problems += [f"named twice: {names}" for names in _lists(grid) if len(set(names)) < len(names)]
+    lists: tuple[Sequence[Any], ...] = (grid.tasks, grid.families, grid.methods, grid.ranks, grid.seeds)
+    problems += [f"named twice: {names}" for names in lists if len(set(names)) < len(names)]
     if problems:
         raise InputError("\n    ".join(["the study has mistakes:", *problems]), remedy="see `kdc study --help`")
     for cell in grid.cells():
         grid.config(cell)
-
-
-def _lists(grid: Grid) -> Sequence[Sequence[Any]]:
-    return grid.tasks, grid.families, grid.methods, grid.ranks, grid.seeds

@@ -8,24 +8,27 @@ from matplotlib.figure import Figure
 
 from kdc.pipeline.report.drawing import INK, SERIES, SOFT, svg
 from kdc.tools.study.grid import Grid
-from kdc.tools.study.tables import Line, columns
+from kdc.tools.study.summary import MethodSummary, columns
 
 _MARKS = "os^D"
 
 
-def kept_plot(grid: Grid, found: Sequence[Line]) -> str:
+def kept_plot(grid: Grid, summaries: Sequence[MethodSummary]) -> str:
     """Dots of each method's score in percent of its family's fully fine-tuned teacher; missing scores leave gaps."""
     places = columns(grid.tasks)
-    whole = {line.family: line for line in found if line.method == "fft"}
-    others = [line for line in found if line.method != "fft"]
-    shares = {line.label: [_share(line, whole[line.family], place) for place in places] for line in others}
+    teachers = {summary.family: summary for summary in summaries if summary.method == "fft"}
+    shares = {
+        summary.label: [_share(summary, teachers[summary.family], place) for place in places]
+        for summary in summaries
+        if summary.method != "fft"
+    }
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         width = 0.8 / max(1, len(shares))
         for number, (label, values) in enumerate(shares.items()):
-            at = [place + (number - (len(shares) - 1) / 2) * width for place in range(len(places))]
-            points = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]
+            shift = (number - (len(shares) - 1) / 2) * width
+            points = [(place + shift, value) for place, value in enumerate(values) if value is not None]
             mark, colour = _MARKS[number // len(SERIES) % len(_MARKS)], SERIES[number % len(SERIES)]
             axes.plot(
                 [x for x, _ in points], [value for _, value in points], mark, color=colour, markersize=9, label=label
@@ -42,16 +45,18 @@ def kept_plot(grid: Grid, found: Sequence[Line]) -> str:
         axes.set_ylabel("percent")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
-    told = "; ".join(
+    words = "; ".join(
         f"{label}: " + ", ".join(f"{place} {_words(value)}" for place, value in zip(places, values, strict=True))
         for label, values in shares.items()
     )
-    return svg("kept", f"Percent of the fully fine-tuned teacher's score that each method keeps. {told}.", (9, 4), draw)
+    return svg(
+        "kept", f"Percent of the fully fine-tuned teacher's score that each method keeps. {words}.", (9, 4), draw
+    )
 
 
-def _share(line: Line, whole: Line, place: str) -> float | None:
-    mine, theirs = line.scores[place].mean, whole.scores[place].mean
-    return 100 * mine / theirs if mine is not None and theirs else None
+def _share(summary: MethodSummary, teacher: MethodSummary, place: str) -> float | None:
+    score, base = summary.scores[place].mean, teacher.scores[place].mean
+    return 100 * score / base if score is not None and base else None
 
 
 def _words(value: float | None) -> str:

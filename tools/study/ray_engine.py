@@ -1,8 +1,8 @@
-"""Does a study's cells side by side, as tasks of Ray: on a cluster, or on this machine alone.
+"""Does the cells of a study side by side, as tasks of Ray: on a cluster, or on this machine alone.
 
-What the cells of a run directory share (data, teacher, targets) is one task; theirs follow when it is done, and take it
-as it is. A task only starts and watches the process that does the work, so that a cell's peak memory is its own here
-too. A task whose worker or process is killed is begun anew; one that fails is not.
+One task makes what the cells of a run directory share (data, teacher, targets). When it is done, each of these cells is
+a task of its own and takes that as it is. A task only starts and watches the process that does the work, so that a
+cell's peak memory is its own here too. A task is begun anew if its worker or its process is killed, not if it fails.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def side_by_side(
     """The engine `ray`.
 
     Args:
-        jobs: cells to be done; each takes a GPU where it may use one, and its threads in cores, or one core.
-        say: told what starts, where, and what starts again.
-        address: of a cluster; None: of the environment's `RAY_ADDRESS`, or Ray on this machine alone.
+        jobs: cells to be done. Each takes a GPU where it may use one, and as many cores as it has threads, or one.
+        say: called with a line whenever a job starts, with its machine, or starts again.
+        address: of a cluster; None takes the environment's `RAY_ADDRESS`, or runs Ray on this machine alone.
 
     Yields:
-        outcomes, in the order in which they come.
+        The outcome of each cell, in the order in which they come.
 
     Raises:
-        InputError: there is no such cluster, or this machine has no room for a cell.
+        InputError: there is no such cluster, or this machine has too few cores or GPUs for a cell.
         KdcError: Ray is not installed.
     """
     if not jobs:
@@ -51,9 +51,10 @@ def side_by_side(
     for job in jobs:
         groups.setdefault(job.directory, []).append(replace(job, threads=job.threads or 1))
     with connected(address) as ray:
-        share = _share(ray, groups[jobs[0].directory][0])
-        _check_room(ray, share, say, may_grow=address is not None)
-        tasks = _Tasks(ray, share, say)
+        gpus = ray.cluster_resources().get("GPU", 0)
+        resources = resources_of_a_job(jobs[0].config.run.device, jobs[0].threads or 1, gpus)
+        _check_room(ray, resources, say, may_grow=address is not None)
+        tasks = _Tasks(ray, resources, say)
         try:
             for group in groups.values():
                 tasks.add(replace(group[0], shared="only"))
@@ -70,37 +71,42 @@ def side_by_side(
             tasks.cancel()
 
 
-def _share(ray: Any, job: Job) -> dict[str, int]:
-    """What a job takes of a machine, as Ray has it; all jobs of a study are alike."""
-    device = job.config.run.device
-    on_gpu = device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    return {"num_cpus": job.threads or 1, "num_gpus": int(on_gpu)}
+def resources_of_a_job(device: str, threads: int, cluster_gpus: float) -> dict[str, int]:
+    """The cores and GPUs that one job takes of a machine, as Ray names them; all jobs of a study are alike.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        threads: of the job's process.
+        cluster_gpus: GPUs of the cluster; with "auto" a job takes one where there are any.
+    """
+    on_gpu = device == "cuda" or (device == "auto" and cluster_gpus > 0)
+    return {"num_cpus": threads, "num_gpus": int(on_gpu)}
 
 
-def _check_room(ray: Any, share: dict[str, int], say: Callable[[str], None], *, may_grow: bool) -> None:
-    """Ray itself would wait for a fitting machine without a word, for ever.
+def _check_room(ray: Any, resources: dict[str, int], say: Callable[[str], None], *, may_grow: bool) -> None:
+    """Check that some machine is large enough for a job: Ray itself would wait for one silently and for ever.
 
     Raises:
-        InputError: none has room for a job, and none can join.
+        InputError: no machine is, and none can join.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = {"CPU": share["num_cpus"], "GPU": share["num_gpus"]}
-    if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+    cores, gpus = resources["num_cpus"], resources["num_gpus"]
+    if any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
         return
-    given = f"a cell takes {wanted['CPU']} cores and {wanted['GPU']} GPUs"
+    given = f"a cell takes {cores} cores and {gpus} GPUs"
     if not may_grow:
         raise InputError("this machine has no room for a cell", given=given, remedy="fewer --threads, or --device cpu")
     say(f"no node has room for a cell ({given}): cells wait until one joins")
 
 
 class _Tasks:
-    """Jobs that Ray was given, until they are done."""
+    """The jobs that Ray was given and that are not done yet."""
 
-    def __init__(self, ray: Any, share: dict[str, int], say: Callable[[str], None]) -> None:
+    def __init__(self, ray: Any, resources: dict[str, int], say: Callable[[str], None]) -> None:
         self._ray = ray
         self._say = say
-        # Ray would begin a task anew by itself, but silently, and without an end where memory ran out.
-        self._submit = ray.remote(num_returns="streaming", max_retries=0, **share)(_work).remote
+        # Ray would begin a task anew by itself, but silently, and endlessly where memory runs out.
+        self._submit = ray.remote(num_returns="streaming", max_retries=0, **resources)(_work).remote
         self._folder = os.getcwd()
         self._running: dict[Any, tuple[Job, int]] = {}
 
@@ -108,7 +114,7 @@ class _Tasks:
         self._running[self._submit(job, self._folder)] = job, tries
 
     def outcomes(self) -> Iterator[tuple[Job, Outcome]]:
-        """Of all jobs, also of those that are added meanwhile, as they come."""
+        """The outcomes of all jobs as they come, also of jobs that are added meanwhile."""
         while self._running:
             (stream,), _ = self._ray.wait(list(self._running), num_returns=1)
             job, tries = self._running[stream]
@@ -124,28 +130,31 @@ class _Tasks:
                 yield job, replace(event, failure=f"{event.failure}, {tries} times") if event.died else event
 
     def _next(self, job: Job, stream: Any) -> str | Outcome:
-        """Where the job started, or its outcome."""
+        """Wait for the next event of a job: the name of the machine where it starts, or its outcome."""
         from ray.exceptions import RayError, RayTaskError
 
         try:
             return self._ray.get(next(stream))
-        except RayTaskError as error:  # of ours, or kdc is not installed there
+        except RayTaskError as error:  # raised by our own code, or because kdc is not installed on that machine
             return Outcome(job.cell, None, str(error).strip().splitlines()[-1])
         except RayError as error:
             return Outcome(job.cell, None, f"its worker was lost: {type(error).__name__}", died=True)
 
     def cancel(self) -> None:
-        """End what still runs; its processes end with their workers."""
+        """End the jobs that still run; their processes end with their workers."""
         for stream in self._running:
             self._ray.cancel(stream, force=True)
 
 
 def _work(job: Job, folder: str) -> Iterator[str | Outcome]:
-    """In a worker: where it starts, then the outcome.
+    """Do a job in a worker of Ray.
 
     Args:
         job: what to do.
-        folder: that relative paths of the study start from.
+        folder: the one that relative paths of the study start from.
+
+    Yields:
+        The name of the machine, when it starts, then the outcome.
     """
     node = platform.node()
     yield node

@@ -1,61 +1,58 @@
-"""What the command line calls: a study for a person who watches."""
+"""`kdc study`: a whole study for a person who watches, from the command line's words to the files with its tables."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
-from kdc.pipeline.rundir import ranks as ranks_of_a_run
 from kdc.pipeline.rundir.commands import note_command
 from kdc.pipeline.rundir.directory import locked
+from kdc.pipeline.training import ranks
 from kdc.tools.study.grid import Grid, check
 from kdc.tools.study.jobs import Outcome
-from kdc.tools.study.run import Engine, one_by_one, run_study
+from kdc.tools.study.schedule import Engine, one_by_one, run_study
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to.
+
+    Attributes:
+        files: paths of what was written.
+        failed: names of the cells that failed.
+    """
+
+    files: tuple[str, ...]
+    failed: tuple[str, ...]
 
 
 def study_for_people(
-    *,
-    tasks: tuple[str, ...],
-    families: tuple[str, ...],
-    methods: tuple[str, ...],
-    ranks: tuple[int, ...],
-    seeds: tuple[int, ...],
-    out: Path,
-    given: tuple[str, ...],
-    flags: dict[str, Any],
-    engine: str,
-    address: str | None,
-    threads: int | None,
-) -> dict[str, Any]:
+    grid: Grid, *, engine: str = "local", address: str | None = None, threads: int | None = None
+) -> StudyResult:
     """Do the cells, with progress on stderr, and write the tables.
 
     Args:
-        tasks, families, methods, ranks, seeds, out, given: as `Grid` has them.
-        flags: settings of every cell by dotted key.
+        grid: what is asked for.
         engine: "local", one cell after the other; "ray", side by side.
-        address: of a Ray cluster; None: Ray on this machine alone.
+        address: of a Ray cluster; None runs Ray on this machine alone.
         threads: of a cell; None: one with Ray, else as many as the environment says.
 
-    Returns:
-        files (paths), failed (names of cells).
-
     Raises:
-        InputError: the study has mistakes, there is no such engine or cluster, or another one works in `out`.
+        InputError: the study has mistakes, there is no such engine or cluster, or another process works in its
+            directory.
         KdcError: Ctrl-C, or Ray is not installed.
     """
-    if ranks_of_a_run.is_launched():
+    if ranks.is_launched():
         raise InputError(
             "a study starts its trainings itself, each in one process",
-            given=ranks_of_a_run.launcher(),
+            given=ranks.launcher(),
             remedy="`kdc study` alone; --engine ray has its cells done side by side",
         )
     does_cells = _engine(engine, address)
-    grid = Grid(tasks, families, methods, ranks, seeds, out, given, tuple(flags.items()))
     check(grid)
     from kdc.common import machine
     from kdc.tools.study.write import write_study
@@ -65,18 +62,19 @@ def study_for_people(
     origin = {"command": command, "machine": ", ".join(parts)}
     if engine == "ray":
         origin["engine"] = f"Ray at {address or 'this machine'}, cells side by side"
-    with locked(out):
-        note_command(out, command)
+    with locked(grid.out):
+        note_command(grid.out, command)
         outcomes = _watched(grid, does_cells, threads, command)
         files = write_study(grid, outcomes, origin)
-    return {"files": [str(file) for file in files], "failed": [one.cell.name for one in outcomes if one.failure]}
+    failed = [outcome.cell.name for outcome in outcomes if outcome.failure]
+    return StudyResult(files=tuple(map(str, files)), failed=tuple(failed))
 
 
 def _watched(grid: Grid, engine: Engine, threads: int | None, command: str) -> list[Outcome]:
     """`run_study` with its progress on stderr.
 
     Raises:
-        KdcError: Ctrl-C; and as it says.
+        KdcError: Ctrl-C; and as `run_study` says.
     """
     reporter = Reporter()
     reporter.started("study", f"{len(grid.cells())} cells")
@@ -91,7 +89,7 @@ def _watched(grid: Grid, engine: Engine, threads: int | None, command: str) -> l
 
 
 def _engine(name: str, address: str | None) -> Engine:
-    """What does the cells.
+    """The engine of that name.
 
     Raises:
         InputError: there is no such engine, or it has no address.

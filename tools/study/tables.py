@@ -1,149 +1,121 @@
-"""A study's outcomes as tables: means over seeds, kept percents, the paper's figures beside them. Pure."""
+"""The tables of a study as rows of text, which all its files share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
-from typing import Any
 
-from kdc.pipeline.config.tasks import TASKS
 from kdc.tools.study import paper
 from kdc.tools.study.grid import RANKED, Grid
-from kdc.tools.study.jobs import Outcome
+from kdc.tools.study.summary import MethodSummary, Score, columns, kept_percent
 
-_HARD = "wnli"  # nobody beats its majority
-
-
-@dataclass(frozen=True)
-class Score:
-    """One task's score of one row of the table.
-
-    Attributes:
-        values: of the seeds that count.
-        collapsed: seeds whose model gave one answer to all rows; they are not in `values`.
-        failed: seeds whose training failed, or was not done.
-        published: the paper's figure, where it has one.
-    """
-
-    values: tuple[float, ...]
-    collapsed: int
-    failed: int
-    published: float | None
-
-    @property
-    def mean(self) -> float | None:
-        """Over the seeds that count."""
-        return mean(self.values) if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Standard deviation (n - 1); None for one seed."""
-        return stdev(self.values) if len(self.values) > 1 else None
+COLLAPSED, FAILED = "†", "‡"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method of one family at one rank.
+class Table:
+    """A table as text.
 
     Attributes:
-        family, method, rank: which.
-        scores: by column of `columns`.
-        costs: means over its cells: peak_memory_mb, inference_s_per_1000_rows, seconds, trainable_parameters,
-            parameters.
-        published_average, published_memory_mb, published_inference_s: the paper's, where it has them.
+        title: one line.
+        head: titles of the columns.
+        body: rows.
+        note: what marks and figures mean.
     """
 
-    family: str
-    method: str
-    rank: int
-    scores: dict[str, Score]
-    costs: dict[str, float]
-    published_average: float | None
-    published_memory_mb: float | None
-    published_inference_s: float | None
-
-    @property
-    def label(self) -> str:
-        """As tables have it."""
-        return f"{self.family} {self.method}" + (f", r {self.rank}" if self.rank else "")
-
-    def average(self, *, without_wnli: bool = False) -> float | None:
-        """Mean over the tasks (MNLI's two columns count half each); None where a task has no score."""
-        by_task: dict[str, list[float]] = {}
-        for column, score in self.scores.items():
-            task = column.removesuffix("_mismatched")
-            if without_wnli and task == _HARD:
-                continue
-            if score.mean is None:
-                return None
-            by_task.setdefault(task, []).append(score.mean)
-        return mean(map(mean, by_task.values())) if by_task else None
+    title: str
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    note: str
 
 
-def columns(tasks: Iterable[str]) -> list[str]:
-    """Of the table: the tasks, MNLI's mismatched set by itself."""
-    found = []
-    for task in tasks:
-        found += [task, f"{task}_mismatched"] if task == "mnli" else [task]
-    return found
-
-
-def lines(grid: Grid, outcomes: Sequence[Outcome]) -> list[Line]:
-    """The rows of the table, families together, methods in the order asked for."""
-    return [
-        _line(grid, outcomes, family, method, rank)
-        for family in grid.families
-        for method in grid.methods
-        for rank in (grid.ranks if method in RANKED else (0,))
-    ]
-
-
-def _line(grid: Grid, outcomes: Sequence[Outcome], family: str, method: str, rank: int) -> Line:
-    mine = [
-        outcome
-        for outcome in outcomes
-        if (outcome.cell.family, outcome.cell.method, outcome.cell.rank) == (family, method, rank)
-    ]
-    published = paper.SCORES.get(family, {}).get(method, {}) if rank in (0, 8) else {}
-    scores = {}
-    for column in columns(grid.tasks):
-        task = column.removesuffix("_mismatched")
-        name = TASKS[task].metrics[0] + column.removeprefix(task)
-        cells = [outcome.result for outcome in mine if outcome.cell.task == task]
-        done = [cell for cell in cells if cell is not None]
-        scores[column] = Score(
-            values=tuple(cell["scores"][name] for cell in done if not cell["collapsed"]),
-            collapsed=sum(cell["collapsed"] for cell in done),
-            failed=len(cells) - len(done),
-            published=published.get(column),
-        )
-    complete = bool(published) and set(columns(grid.tasks)) == set(published)
-    return Line(
-        family,
-        method,
-        rank,
-        scores,
-        _costs([outcome.result for outcome in mine if outcome.result is not None]),
-        published_average=paper.AVERAGES[family][method] if complete else None,
-        published_memory_mb=paper.MEMORY_MB.get(family, {}).get(method) if published else None,
-        published_inference_s=paper.INFERENCE_S.get(family, {}).get(method) if published else None,
+def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
+    """The paper's table 1: scores, averages and what is kept; below each row the published figures and differences."""
+    places = columns(grid.tasks)
+    body = []
+    for summary in summaries:
+        scores = [summary.scores[place] for place in places]
+        averages = (summary.average(), summary.average(without_wnli=True))
+        shares = (kept_percent(summary, summaries, "lora"), kept_percent(summary, summaries, "fft"))
+        body.append((summary.label, *map(_score, scores), *map(_number, (*averages, *shares))))
+        if any(score.published is not None for score in scores):
+            published = [score.published for score in scores]
+            body.append(("  paper", *map(_number, (*published, summary.published_average)), "", "", ""))
+            gaps = [_gap(score.mean, score.published) for score in scores]
+            body.append(("  difference", *gaps, _gap(averages[0], summary.published_average), "", "", ""))
+    return Table(
+        "Scores",
+        ("model", *places, "average", "without WNLI", "kept % of LoRA", "kept % of FFT"),
+        tuple(body),
+        "Points on the evaluation split: the task's first metric (see `kdc tasks`), mean and standard deviation over "
+        f"{len(grid.seeds)} seeds. {COLLAPSED}n: n seeds gave one answer to all rows and are not in the mean. "
+        f"{FAILED}n: n seeds failed. An average needs a score of every task. Published: {paper.SOURCE}.",
     )
 
 
-def _costs(cells: Sequence[dict[str, Any]]) -> dict[str, float]:
-    if not cells:
-        return {}
-    names = ("inference_s_per_1000_rows", "seconds", "trainable_parameters", "parameters")
-    found = {name: mean(cell[name] for cell in cells) for name in names}
-    return {"peak_memory_mb": max(cell["peak_memory_bytes"] for cell in cells) / 1e6, **found}
+def costs_table(summaries: Sequence[MethodSummary]) -> Table:
+    """The paper's table of memory and inference time."""
+    body = []
+    for summary in summaries:
+        costs, published = summary.costs, summary.published
+        body.append(
+            (
+                summary.label,
+                _number(costs.peak_memory_mb, 0),
+                _number(published and published.memory_mb),
+                _number(costs.inference_s_per_1000_rows, 2),
+                _number(published and published.inference_s, 2),
+                _number(costs.seconds, 0),
+                _millions(costs.trainable_parameters, 2),
+                _millions(costs.parameters, 1),
+            )
+        )
+    head = (
+        "model",
+        "peak memory while training, MB",
+        "paper",
+        "inference, s per 1000 rows",
+        "paper, s",
+        "training, s",
+        "trainable, M",
+        "parameters, M",
+    )
+    note = (
+        "Peak memory is the true one, the most at any moment: of the GPU (torch.cuda.max_memory_allocated) where there "
+        "is one, else resident memory of the training's own process. Inference: batches of like length, adapters "
+        "merged, mean over tasks and seeds. The paper's seconds are of its own rows and GPU: only ratios compare."
+    )
+    return Table("Memory and time", head, tuple(body), note)
 
 
-def kept(line: Line, others: Sequence[Line], method: str) -> float | None:
-    """Percent of the average of the same family's other method (at the same rank where both have one); None without."""
-    for other in others:
-        same_rank = not (line.rank and other.rank) or line.rank == other.rank
-        if (other.family, other.method) == (line.family, method) and same_rank:
-            mine, theirs = line.average(), other.average()
-            return 100 * mine / theirs if mine is not None and theirs else None
-    return None
+def ranks_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
+    """The paper's rank table: the average score by rank."""
+    body = []
+    for family in grid.families:
+        for method in grid.methods:
+            if method in RANKED:
+                by_rank = [summary for summary in summaries if (summary.family, summary.method) == (family, method)]
+                averages = [_number(summary.average()) for summary in by_rank]
+                sizes = [_millions(summary.costs.trainable_parameters, 2) for summary in by_rank]
+                body.append((f"{family} {method}", *averages, *sizes))
+    head = ("model", *(f"r {rank}" for rank in grid.ranks), *(f"trainable at r {rank}, M" for rank in grid.ranks))
+    return Table("Ranks", head, tuple(body), "Average over the tasks, in points; alpha is twice the rank.")
+
+
+def _score(score: Score) -> str:
+    text = _number(score.mean)
+    text += "" if score.deviation is None else f" ± {score.deviation:.1f}"
+    text += f" {COLLAPSED}{score.collapsed}" if score.collapsed else ""
+    return text + (f" {FAILED}{score.failed}" if score.failed else "")
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _millions(count: float | None, digits: int) -> str:
+    return _number(None if count is None else count / 1e6, digits)
+
+
+def _gap(value: float | None, published: float | None) -> str:
+    return "-" if value is None or published is None else f"{value - published:+.1f}"

@@ -1,4 +1,4 @@
-"""Writes a study: `study.html`, `study.md`, `study.csv`, `study.tex`, and `study.json` with every cell."""
+"""Writes the files of a study: `study.html`, `.md`, `.csv` and `.tex` with its tables, `study.json` with every cell."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.report.markup import document, html_table, write_text
+from kdc.common.files import write_whole
+from kdc.common.tables import markdown
+from kdc.pipeline.report.markup import document, html_table
+from kdc.tools.study.cell import CellInputs
 from kdc.tools.study.grid import METHODS, Grid
 from kdc.tools.study.jobs import Outcome
 from kdc.tools.study.plot import kept_plot
-from kdc.tools.study.tables import Line, lines
-from kdc.tools.study.texts import COLLAPSED, FAILED, Table, costs_table, ranks_table, scores_table
+from kdc.tools.study.summary import MethodSummary, summarise
+from kdc.tools.study.tables import COLLAPSED, FAILED, Table, costs_table, ranks_table, scores_table
+
+_TEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%_#$"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", COLLAPSED: r"$\dagger$", FAILED: r"$\ddagger$"}
+)
 
 
 def write_study(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str]) -> list[Path]:
@@ -27,44 +37,40 @@ def write_study(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str])
         origin: command, machine and the like, by title.
 
     Returns:
-        the files.
+        The files.
     """
-    found = lines(grid, outcomes)
-    tables = [scores_table(grid, found), costs_table(found)]
+    summaries = summarise(grid, outcomes)
+    tables = [scores_table(grid, summaries), costs_table(summaries)]
     if len(grid.ranks) > 1:
-        tables.append(ranks_table(grid, found))
+        tables.append(ranks_table(grid, summaries))
+    failures = [f"{outcome.cell.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
     files = {
-        "study.json": json.dumps(_plain(grid, outcomes, origin), indent=2),
-        "study.md": _markdown(tables, outcomes, origin),
+        "study.json": json.dumps(_all_cells(grid, outcomes, origin), indent=2),
+        "study.md": _markdown(tables, failures, origin),
         "study.csv": _csv(tables),
-        "study.tex": _latex(tables),
-        "study.html": _page(grid, found, tables, outcomes, origin),
+        "study.tex": "\n".join(map(_latex_table, tables)),
+        "study.html": _page(grid, summaries, tables, failures, origin),
     }
     for name, text in files.items():
-        write_text(grid.out / name, text)
+        write_whole(grid.out / name, text)
     return [grid.out / name for name in files]
 
 
-def _failures(outcomes: Sequence[Outcome]) -> list[str]:
-    return [f"{outcome.cell.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
-
-
-def _plain(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str]) -> dict[str, Any]:
-    cells = [
-        {**outcome.cell.plain(), "failure": outcome.failure or None}
-        | {key: value for key, value in (outcome.result or {}).items() if key not in ("cell", "config", "rows", "file")}
-        for outcome in outcomes
-    ]
+def _all_cells(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str]) -> dict[str, Any]:
+    cells = []
+    for outcome in outcomes:
+        inputs = set(CellInputs.model_fields)
+        figures = outcome.result.model_dump(mode="json", exclude=inputs) if outcome.result is not None else {}
+        cells.append({**asdict(outcome.cell), "failure": outcome.failure or None, **figures})
     return {"origin": origin, "methods": {name: METHODS[name] for name in grid.methods}, "cells": cells}
 
 
-def _markdown(tables: Sequence[Table], outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
+def _markdown(tables: Sequence[Table], failures: Sequence[str], origin: dict[str, str]) -> str:
     parts = ["# Study", *(f"{title}: {text}" for title, text in origin.items())]
     for table in tables:
-        rows = [table.head, ("---", *("---:" for _ in table.head[1:])), *table.body]
-        drawn = "\n".join("| " + " | ".join(cell.strip() for cell in row) + " |" for row in rows)
-        parts += [f"## {table.title}", drawn, table.note]
-    if failures := _failures(outcomes):
+        rows = [[cell.strip() for cell in row] for row in (table.head, *table.body)]
+        parts += [f"## {table.title}", markdown(rows), table.note]
+    if failures:
         parts += ["## Failed", "\n".join(f"- {failure}" for failure in failures)]
     return "\n\n".join(parts) + "\n"
 
@@ -77,24 +83,20 @@ def _csv(tables: Sequence[Table]) -> str:
     return stream.getvalue()
 
 
-def _latex(tables: Sequence[Table]) -> str:
-    return "\n".join(_latex_table(table) for table in tables)
-
-
 def _latex_table(table: Table) -> str:
-    def row(cells: Sequence[str]) -> str:
-        return " & ".join(_tex(cell.strip()) for cell in cells) + r" \\"
-
+    head, *body = (
+        " & ".join(cell.strip().translate(_TEX) for cell in row) + r" \\" for row in (table.head, *table.body)
+    )
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(table.title)}. {_tex(table.note)}}}",
+            rf"\caption{{{table.title.translate(_TEX)}. {table.note.translate(_TEX)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
             r"\hline",
-            row(table.head),
+            head,
             r"\hline",
-            *map(row, table.body),
+            *body,
             r"\hline",
             r"\end{tabular}",
             r"\end{table}",
@@ -103,34 +105,21 @@ def _latex_table(table: Table) -> str:
     )
 
 
-def _tex(text: str) -> str:
-    for plain, escaped in (
-        ("\\", r"\textbackslash{}"),
-        ("&", r"\&"),
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("#", r"\#"),
-        ("$", r"\$"),
-        ("±", r"$\pm$"),
-        (COLLAPSED, r"$\dagger$"),
-        (FAILED, r"$\ddagger$"),
-        ("~", r"\textasciitilde{}"),
-        ("^", r"\textasciicircum{}"),
-    ):
-        text = text.replace(plain, escaped)
-    return text
-
-
 def _page(
-    grid: Grid, found: Sequence[Line], tables: Sequence[Table], outcomes: Sequence[Outcome], origin: dict[str, str]
+    grid: Grid,
+    summaries: Sequence[MethodSummary],
+    tables: Sequence[Table],
+    failures: Sequence[str],
+    origin: dict[str, str],
 ) -> str:
     parts = ["<h1>Study</h1>"]
     for table in tables:
         marks = ["quiet" if row[0].startswith("  ") else "" for row in table.body]
-        drawn = html_table(table.head, table.body, marks=marks)
-        parts += [_heading(table.title), f'<div class="wide">{drawn}</div>', _paragraph(table.note)]
-    parts.append(f"<figure>{kept_plot(grid, found)}</figure>" if "fft" in grid.methods else "")
-    if failures := _failures(outcomes):
+        wide = f'<div class="wide">{html_table(table.head, table.body, marks=marks)}</div>'
+        parts += [_heading(table.title), wide, _paragraph(table.note)]
+    if "fft" in grid.methods:
+        parts.append(f"<figure>{kept_plot(grid, summaries)}</figure>")
+    if failures:
         parts += [_heading("Failed"), *map(_paragraph, failures)]
     parts += [_heading("Where and how"), *(_paragraph(f"{title}: {text}") for title, text in origin.items())]
     return document("Study", parts)

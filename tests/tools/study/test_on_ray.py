@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -16,9 +15,9 @@ from kdc.common.errors import InputError
 from kdc.tools.study.grid import Grid
 from kdc.tools.study.jobs import Outcome
 from kdc.tools.study.ray_engine import side_by_side
-from kdc.tools.study.run import run_study
-from kdc.tools.study.tables import lines
-from kdc.tools.study.texts import scores_table
+from kdc.tools.study.schedule import run_study
+from kdc.tools.study.summary import summarise
+from kdc.tools.study.tables import scores_table
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'kdc[ray]'")
 pytestmark = pytest.mark.ray
@@ -49,7 +48,7 @@ def processes() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "kdc.tools.study.cell" in process.cmdline():
+            if "kdc.tools.study.cell_process" in process.cmdline():
                 found.append(process)
         except psutil.Error:
             pass
@@ -62,17 +61,13 @@ def test_figures_are_those_of_one_cell_after_the_other(
     alone = replace(small, out=tmp_path)
     expected = run_study(alone, threads=1)
     assert [outcome.failure for outcome in outcomes] == ["", ""]
-    assert scores_table(small, lines(small, outcomes)) == scores_table(alone, lines(alone, expected))
-    measured = ("peak_memory_bytes", "seconds", "inference_s_per_1000_rows", "file", "config")
-    for mine, theirs in zip(outcomes, expected, strict=True):
-        assert unmeasured(mine, *measured) == unmeasured(theirs, *measured)
-        assert mine.result is not None
-        assert mine.result["peak_memory_bytes"] > 1e8
-
-
-def unmeasured(outcome: Outcome, *names: str) -> dict[str, Any]:
-    assert outcome.result is not None, outcome.failure
-    return {key: value for key, value in outcome.result.items() if key not in names}
+    assert scores_table(small, summarise(small, outcomes)) == scores_table(alone, summarise(alone, expected))
+    measured = {"peak_memory_bytes", "seconds", "inference_s_per_1000_rows", "file", "config"}
+    for by_ray, by_itself in zip(outcomes, expected, strict=True):
+        assert by_ray.result is not None, by_ray.failure
+        assert by_itself.result is not None, by_itself.failure
+        assert by_ray.result.model_dump(exclude=measured) == by_itself.result.model_dump(exclude=measured)
+        assert by_ray.result.peak_memory_bytes > 1e8
 
 
 def test_finished_cells_are_not_done_again_by_either_engine(small: Grid, outcomes: list[Outcome]) -> None:
@@ -108,9 +103,7 @@ def test_a_killed_worker_and_a_killed_cell_begin_anew(small: Grid, outcomes: lis
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(small: Grid, outcomes: list[Outcome]) -> None:
-    wrong = replace(
-        small, methods=("student-fft", "student-lora"), given=(*small.given, "student.lora.targets=nothing")
-    )
+    wrong = replace(small, methods=("student-fft", "student-lora"), sets=(*small.sets, "student.lora.targets=nothing"))
     said: list[str] = []
     whole, adapters = run_study(wrong, engine=side_by_side, say=said.append)
     assert whole.result is not None, whole.failure
@@ -120,7 +113,7 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(small: Grid, outcome
 
 
 def test_without_their_teacher_all_cells_fail_with_its_reason(small: Grid, outcomes: list[Outcome]) -> None:
-    wrong = replace(small, given=(*small.given, "teacher.model=/nowhere"))
+    wrong = replace(small, sets=(*small.sets, "teacher.model=/nowhere"))
     found = run_study(wrong, engine=side_by_side)
     assert all("/nowhere" in outcome.failure for outcome in found)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
+from kdc.tools.study.cell import CellResult
 from kdc.tools.study.grid import Grid
 from kdc.tools.study.jobs import Outcome
-from kdc.tools.study.run import run_study
+from kdc.tools.study.schedule import run_study
 
 METHODS = ("fft", "lora", "kd-lora", "student-lora", "student-fft")
 
@@ -19,7 +19,7 @@ def outcomes(study: Grid) -> list[Outcome]:
     return run_study(study)
 
 
-def result(outcomes: list[Outcome], method: str) -> dict[str, Any]:
+def result(outcomes: list[Outcome], method: str) -> CellResult:
     (found,) = [outcome.result for outcome in outcomes if outcome.cell.method == method]
     assert found is not None, [outcome.failure for outcome in outcomes]
     return found
@@ -27,13 +27,13 @@ def result(outcomes: list[Outcome], method: str) -> dict[str, Any]:
 
 def test_every_method_learns(outcomes: list[Outcome]) -> None:
     for method in METHODS:
-        assert result(outcomes, method)["scores"]["accuracy"] > 75, method
-        assert not result(outcomes, method)["collapsed"]
+        assert result(outcomes, method).scores["accuracy"] > 75, method
+        assert not result(outcomes, method).collapsed
 
 
 def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
-    trained = {method: result(outcomes, method)["trainable_parameters"] for method in METHODS}
-    whole = {method: result(outcomes, method)["parameters"] for method in METHODS}
+    trained = {method: result(outcomes, method).trainable_parameters for method in METHODS}
+    whole = {method: result(outcomes, method).parameters for method in METHODS}
     assert trained["fft"] == whole["fft"] == whole["lora"]
     assert trained["student-fft"] == whole["student-fft"] == whole["kd-lora"] == whole["student-lora"]
     assert trained["kd-lora"] == trained["student-lora"] < whole["kd-lora"] < whole["fft"]
@@ -43,9 +43,9 @@ def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
 def test_every_cell_tells_its_costs(outcomes: list[Outcome]) -> None:
     for method in METHODS:
         found = result(outcomes, method)
-        assert found["peak_memory_bytes"] > 1e8
-        assert found["seconds"] > 0
-        assert found["inference_s_per_1000_rows"] > 0
+        assert found.peak_memory_bytes > 1e8
+        assert found.seconds > 0
+        assert found.inference_s_per_1000_rows > 0
 
 
 def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcome]) -> None:
@@ -65,8 +65,8 @@ def test_finished_cells_are_not_done_again_and_new_ones_are(study: Grid, outcome
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(study: Grid, outcomes: list[Outcome]) -> None:
-    given = (*study.given, "student.lora.targets=nothing")
-    wrong = Grid(**{**vars(study), "methods": ("lora", "student-lora"), "given": given})
+    sets = (*study.sets, "student.lora.targets=nothing")
+    wrong = Grid(**{**vars(study), "methods": ("lora", "student-lora"), "sets": sets})
     for outcome in run_study(wrong):
         assert outcome.result is None
         assert "nothing" in outcome.failure

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from kdc.common.errors import InputError
+from kdc.tools.study.cell import CellResult
 from kdc.tools.study.grid import Cell, Grid, check
 from kdc.tools.study.jobs import Outcome
-from kdc.tools.study.tables import columns, kept, lines
-from kdc.tools.study.texts import costs_table, ranks_table, scores_table
+from kdc.tools.study.summary import columns, kept_percent, summarise
+from kdc.tools.study.tables import costs_table, ranks_table, scores_table
 from kdc.tools.study.write import write_study
 
 
@@ -31,16 +32,21 @@ def grid(out: Path = Path("study"), **changes: Any) -> Grid:
 
 def outcome(task: str, method: str, seed: int, score: float, **changes: Any) -> Outcome:
     rank = changes.pop("rank", 0 if method == "fft" else 8)
-    result = {
+    cell = Cell(task, "bert", method, rank, seed)
+    figures: dict[str, Any] = {
         "scores": {"accuracy": score},
+        "tune": {"accuracy": score},
         "collapsed": False,
-        "peak_memory_bytes": 5e8,
+        "peak_memory_bytes": 500_000_000,
         "seconds": 10.0,
+        "steps": 100,
         "inference_s_per_1000_rows": 2.0,
         "trainable_parameters": 300_000,
         "parameters": 66_000_000,
+        "device": "cpu",
     }
-    return Outcome(Cell(task, "bert", method, rank, seed), result | changes)
+    config = grid().config(cell)
+    return Outcome(cell, CellResult(cell=cell, config=config, rows="", file=Path("cell.json"), **(figures | changes)))
 
 
 def outcomes() -> list[Outcome]:
@@ -54,28 +60,28 @@ def outcomes() -> list[Outcome]:
 
 
 def test_means_and_deviations_are_over_seeds() -> None:
-    fft, *_ = lines(grid(), outcomes())
+    fft, *_ = summarise(grid(), outcomes())
     assert fft.scores["sst2"].mean == 93.0
     assert fft.scores["sst2"].deviation == pytest.approx(2**0.5)
 
 
 def test_the_second_average_leaves_wnli_out() -> None:
-    fft, *_ = lines(grid(), outcomes())
+    fft, *_ = summarise(grid(), outcomes())
     assert fft.average() == (93 + 55) / 2
     assert fft.average(without_wnli=True) == 93.0
 
 
 def test_what_is_kept_is_a_share_of_the_average() -> None:
-    found = lines(grid(), outcomes())
-    assert kept(found[2], found, "lora") == pytest.approx(100 * (90 + 40) / (91 + 56))
-    assert kept(found[2], found, "fft") == pytest.approx(100 * (90 + 40) / (93 + 55))
-    assert kept(found[2], found, "student-fft") is None
+    found = summarise(grid(), outcomes())
+    assert kept_percent(found[2], found, "lora") == pytest.approx(100 * (90 + 40) / (91 + 56))
+    assert kept_percent(found[2], found, "fft") == pytest.approx(100 * (90 + 40) / (93 + 55))
+    assert kept_percent(found[2], found, "student-fft") is None
 
 
 def test_a_collapsed_cell_is_marked_and_not_in_the_mean() -> None:
     made = [outcome("sst2", "fft", 1, 90.0), outcome("sst2", "fft", 2, 50.0, collapsed=True)]
     study = grid(tasks=("sst2",), methods=("fft",))
-    (line,) = lines(study, made)
+    (line,) = summarise(study, made)
     assert line.scores["sst2"].values == (90.0,)
     assert "90.0 †1" in scores_table(study, [line]).body[0]
 
@@ -83,7 +89,7 @@ def test_a_collapsed_cell_is_marked_and_not_in_the_mean() -> None:
 def test_a_task_without_a_score_has_no_average() -> None:
     made = [outcome("sst2", "fft", 1, 90.0), Outcome(Cell("wnli", "bert", "fft", 0, 1), None, "out of memory")]
     study = grid(methods=("fft",), seeds=(1,))
-    (line,) = lines(study, made)
+    (line,) = summarise(study, made)
     assert line.average() is None
     assert line.average(without_wnli=True) == 90.0
     assert scores_table(study, [line]).body[0][1:4] == ("90.0", "- ‡1", "-")
@@ -91,7 +97,7 @@ def test_a_task_without_a_score_has_no_average() -> None:
 
 def test_the_papers_figures_stand_below_with_the_difference() -> None:
     study = grid()
-    body = scores_table(study, lines(study, outcomes())).body
+    body = scores_table(study, summarise(study, outcomes())).body
     assert body[0][:3] == ("bert fft", "93.0 ± 1.4", "55.0 ± 7.1")
     assert body[1][:4] == ("  paper", "92.8", "56.3", "-")  # its average is of all nine tasks
     assert body[2][:3] == ("  difference", "+0.2", "-1.3")
@@ -103,21 +109,24 @@ def test_mnli_counts_once_in_the_average_though_it_has_two_columns() -> None:
         outcome("mnli", "fft", 1, 0, scores={"accuracy": 80.0, "accuracy_mismatched": 90.0}),
         outcome("rte", "fft", 1, 65.0),
     ]
-    (line,) = lines(grid(tasks=("mnli", "rte"), methods=("fft",), seeds=(1,)), made)
+    (line,) = summarise(grid(tasks=("mnli", "rte"), methods=("fft",), seeds=(1,)), made)
     assert line.average() == (85 + 65) / 2
 
 
 def test_costs_are_the_most_memory_and_mean_seconds() -> None:
-    made = [outcome("sst2", "kd-lora", 1, 90.0), outcome("sst2", "kd-lora", 2, 90.0, peak_memory_bytes=7e8, seconds=20)]
+    made = [
+        outcome("sst2", "kd-lora", 1, 90.0),
+        outcome("sst2", "kd-lora", 2, 90.0, peak_memory_bytes=700_000_000, seconds=20),
+    ]
     study = grid(tasks=("sst2",), methods=("kd-lora",))
-    (row,) = costs_table(lines(study, made)).body
+    (row,) = costs_table(summarise(study, made)).body
     assert row == ("bert kd-lora, r 8", "700", "296.8", "2.00", "5.36", "15", "0.30", "66.0")
 
 
 def test_ranks_stand_beside_each_other() -> None:
     made = [outcome("sst2", "kd-lora", 1, score, rank=rank) for rank, score in ((8, 90.0), (16, 91.0))]
     study = grid(tasks=("sst2",), methods=("kd-lora",), ranks=(8, 16), seeds=(1,))
-    assert ranks_table(study, lines(study, made)).body == (("bert kd-lora", "90.0", "91.0", "0.30", "0.30"),)
+    assert ranks_table(study, summarise(study, made)).body == (("bert kd-lora", "90.0", "91.0", "0.30", "0.30"),)
 
 
 def test_all_formats_say_the_same(tmp_path: Path) -> None:
@@ -127,7 +136,7 @@ def test_all_formats_say_the_same(tmp_path: Path) -> None:
     texts = {
         name: (tmp_path / f"study.{name}").read_text(encoding="utf-8") for name in ("html", "md", "csv", "tex", "json")
     }
-    table = scores_table(study, lines(study, made))
+    table = scores_table(study, summarise(study, made))
     rows = list(csv.reader(texts["csv"].splitlines()))
     assert rows[2][:3] == list(table.body[0][:3])
     assert f"| {' | '.join(cell.strip() for cell in table.body[0])} |" in texts["md"]

@@ -1,0 +1,225 @@
+"""The program that a study starts for each cell, so that its peak memory is its own and its failure harms no other.
+
+`python -m kdc.tools.study.cell_process` reads a `CellRequest` as one line of JSON on stdin, trains, measures on the
+evaluation split, and writes the `CellResult` last. Where stdin stays open after that line, the process ends with the
+one that holds its other end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from kdc.common.errors import InputError, KdcError
+from kdc.common.files import write_whole
+from kdc.pipeline.config.settings import Config
+from kdc.tools.study.cell import CellInputs, CellRequest, CellResult
+
+if TYPE_CHECKING:
+    from kdc.pipeline.results import ModelResult
+    from kdc.pipeline.rundir.context import Run
+
+_LAST_SHARED = "targets"  # the stage up to which cells have everything in common
+_TIMED_ROWS, _TIMED_ROUNDS = 512, 3
+
+
+def make_shared(config: Config) -> None:
+    """Make what all cells of a run directory share, as far as it is missing: data, teacher and targets.
+
+    Args:
+        config: of any of these cells; `run.out` is the run directory.
+
+    Raises:
+        InputError, KdcError: as the stages say; also while another process works in the run directory.
+    """
+    from kdc.common.progress import Reporter
+    from kdc.pipeline.run import compress
+
+    compress(config, reporter=Reporter(quiet=True), until=_LAST_SHARED)
+
+
+def run_cell(inputs: CellInputs, work: Path) -> CellResult:
+    """Train one cell and measure the model.
+
+    Args:
+        inputs: which; its run directory holds what cells share, see `make_shared`.
+        work: an empty folder for what the training writes.
+
+    Raises:
+        InputError: the run directory does not hold what cells share, or its teacher was not trained there and the cell
+            is that teacher.
+        KdcError: as the training says.
+    """
+    from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
+    from kdc.common.progress import Reporter
+    from kdc.pipeline.rundir.context import open_run
+
+    config = inputs.config
+    assert config.run.out is not None
+    run = open_run(config.run.out, config, Reporter(quiet=True))
+    if not (run.folder(_LAST_SHARED) / "stage.json").exists():
+        raise InputError(
+            "this machine does not see the teacher that the cell learns from",
+            given=run.root.absolute(),
+            remedy="a study's --out on a disk that all nodes share, under the same path",
+        )
+    reset_peak_memory()
+    trained, model, role = _train(inputs.cell.method, run, work)
+    training = trained.training
+    if training is None:
+        raise InputError(
+            "the method fft trains the teacher, and this one was brought along fine-tuned",
+            given=config.teacher.model,
+            remedy="leave out fft from --methods, or teacher.finetuned from --set",
+        )
+    host_memory = _memory_of_stage(run, "teacher") if inputs.cell.method == "fft" else own_peak_memory_bytes()
+    scores, collapsed = _score(run, model, role)
+    return CellResult(
+        **dict(inputs),
+        scores=scores,
+        collapsed=collapsed,
+        inference_s_per_1000_rows=_inference_seconds(run, model, role),
+        tune=trained.tune,
+        seconds=training.seconds,
+        steps=training.steps,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        trainable_parameters=training.trainable_parameters,
+        peak_memory_bytes=training.peak_memory_bytes or host_memory,
+        device=run.device,
+    )
+
+
+def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
+    """Do one method's training.
+
+    Returns:
+        What the training reported, the model with its adapters merged, and whose tokens it reads: "teacher" or
+        "student".
+    """
+    from kdc.pipeline.results import TeacherResult
+    from kdc.pipeline.rundir.files import TEACHER_LOGITS
+    from kdc.pipeline.stages.controls import teacher_lora
+    from kdc.pipeline.training import models
+    from kdc.pipeline.training.students import TeacherLogits, distil, merged_student
+
+    task = run.data().task
+    if method == "fft":  # the teacher that cells share
+        folder = run.folder("teacher")
+        return run.result(TeacherResult), models.load_model(str(folder / "model"), task).model, "teacher"
+    if method == "lora":
+        return teacher_lora(run, work), models.load_model(str(work / "model"), task).model, "teacher"
+    settings = run.config.student
+    logits = TeacherLogits(run.folder("targets") / TEACHER_LOGITS, settings.alpha, settings.temperature)
+    trained = distil(
+        settings,
+        run.data(),
+        logits if method == "kd-lora" else None,
+        work,
+        cut_from=run.cut_from(settings),
+        role="student",
+        seed=run.config.run.seed,
+        device=run.device,
+        bf16=run.bf16,
+        progress=run.progress,
+    )
+    return trained, merged_student(work), "student"
+
+
+def _memory_of_stage(run: Run, stage: str) -> int:
+    """Peak memory of the process that did a stage, in bytes."""
+    record = json.loads((run.folder(stage) / "stage.json").read_text(encoding="utf-8"))
+    return record["peak_memory_bytes"]
+
+
+def _score(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool]:
+    """Metrics on the evaluation splits, and whether the model gives all rows of one of them the same answer."""
+    import numpy as np
+
+    from kdc.pipeline.quality import metrics
+    from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.predict import predict
+
+    data = run.data()
+    model.to(run.device).eval()
+    scores: dict[str, float] = {}
+    collapsed = False
+    for split in data.eval_splits:
+        tokens = data.tokens(role, split)
+        logits = predict(model, Rows([tokens]), pad_id=_pad_id(run.config, role))
+        suffix = split.removeprefix("eval")
+        values = metrics.compute(logits, np.asarray(tokens["label"][:]), data.task.kind, data.task.metrics)
+        scores |= {name + suffix: value for name, value in values.items()}
+        collapsed = collapsed or metrics.is_constant(logits, data.task.kind)
+    return scores, collapsed
+
+
+def _inference_seconds(run: Run, model: Any, role: str) -> float:
+    """Seconds for 1000 rows: the median of a few rounds over the first rows of the evaluation split."""
+    from kdc.common.timing import seconds_of
+    from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.predict import predict
+
+    tokens = run.data().tokens(role, run.data().eval_splits[0])
+    rows = Rows([tokens.select(range(min(_TIMED_ROWS, len(tokens))))])
+    pad_id = _pad_id(run.config, role)
+    times = [seconds_of(lambda: predict(model, rows, pad_id=pad_id)) for _ in range(_TIMED_ROUNDS)]
+    return 1000 * median(times) / len(rows)
+
+
+def _pad_id(config: Config, role: str) -> int:
+    """The padding token of the tokenizer whose tokens are read; a student that is cut has the teacher's."""
+    from kdc.pipeline.training import models
+
+    own = role == "student" and not config.student.model.startswith("layers:")
+    return models.load_tokenizer(config.student.model if own else config.teacher.model).pad_token_id
+
+
+def _read_request() -> CellRequest:
+    """Read what to do; from a caller that keeps stdin open, on the condition that it lives."""
+    line = sys.stdin.readline()
+    if line.endswith("\n"):
+        threading.Thread(target=_end_with_caller, daemon=True).start()
+    return CellRequest.model_validate_json(line)
+
+
+def _end_with_caller() -> None:
+    """End this process when its caller is killed: otherwise it would train on beside the one that is begun in its
+    place."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Read, train, write; an error of ours is printed on stderr and gives the exit code."""
+    request = _read_request()
+    request.file.parent.mkdir(parents=True, exist_ok=True)
+    work = request.file.with_suffix(".work")
+    try:
+        from kdc.pipeline.compress import prepare_libraries
+
+        prepare_libraries(request.config)
+        if request.shared != "there":
+            make_shared(request.config)
+        if request.shared == "only":
+            return
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        inputs = CellInputs(**{name: getattr(request, name) for name in CellInputs.model_fields})
+        result = run_cell(inputs, work)
+    except KdcError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    write_whole(request.file, result.model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    main()

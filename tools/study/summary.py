@@ -1,0 +1,176 @@
+"""Summarises the cells of a study: means over seeds, what each method keeps, the paper's figures beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from kdc.pipeline.config.tasks import TASKS
+from kdc.tools.study.cell import CellResult
+from kdc.tools.study.grid import RANKED, Grid
+from kdc.tools.study.jobs import Outcome
+from kdc.tools.study.paper import PUBLISHED, RANK, Published
+
+_UNBEATABLE = "wnli"  # no model answers it better than its most frequent label, so that it blurs an average
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method's score on one column.
+
+    Attributes:
+        values: points of the seeds that count.
+        collapsed: seeds whose model gave one answer to all rows; they are not in `values`.
+        failed: seeds whose training failed, or was not done.
+        published: the paper's figure; None where it has none.
+    """
+
+    values: tuple[float, ...]
+    collapsed: int
+    failed: int
+    published: float | None
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds that count."""
+        return mean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation (n - 1) over the seeds that count; None for fewer than two."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class TrainingCosts:
+    """What one method costs: the most memory of its cells, and means over them; None where no cell was done.
+
+    Attributes:
+        peak_memory_mb: while training.
+        inference_s_per_1000_rows: seconds.
+        seconds: of training.
+        trainable_parameters, parameters: counts.
+    """
+
+    peak_memory_mb: float | None = None
+    inference_s_per_1000_rows: float | None = None
+    seconds: float | None = None
+    trainable_parameters: float | None = None
+    parameters: float | None = None
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method of one family at one rank: a row of the tables.
+
+    Attributes:
+        family, method, rank: which; the rank is 0 where the method has none.
+        scores: by column, see `columns`.
+        costs: of its cells.
+        published: the paper's figures; None where it has none.
+        published_average: the paper's average; None unless the columns are the paper's.
+    """
+
+    family: str
+    method: str
+    rank: int
+    scores: dict[str, Score]
+    costs: TrainingCosts
+    published: Published | None
+    published_average: float | None
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return f"{self.family} {self.method}" + (f", r {self.rank}" if self.rank else "")
+
+    def average(self, *, without_wnli: bool = False) -> float | None:
+        """Mean over the tasks (MNLI's two columns count half each); None where a task has no score."""
+        by_task: dict[str, list[float]] = {}
+        for column, score in self.scores.items():
+            task = column.removesuffix("_mismatched")
+            if without_wnli and task == _UNBEATABLE:
+                continue
+            if score.mean is None:
+                return None
+            by_task.setdefault(task, []).append(score.mean)
+        return mean(map(mean, by_task.values())) if by_task else None
+
+
+def columns(tasks: Iterable[str]) -> list[str]:
+    """The columns of the table: the tasks, with MNLI's mismatched evaluation set as a column of its own."""
+    return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
+
+
+def summarise(grid: Grid, outcomes: Sequence[Outcome]) -> list[MethodSummary]:
+    """Summarise the outcomes of all cells: families together, methods in the order asked for."""
+    return [
+        _summary(grid, outcomes, family, method, rank)
+        for family in grid.families
+        for method in grid.methods
+        for rank in (grid.ranks if method in RANKED else (0,))
+    ]
+
+
+def _summary(grid: Grid, outcomes: Sequence[Outcome], family: str, method: str, rank: int) -> MethodSummary:
+    own = [
+        outcome
+        for outcome in outcomes
+        if (outcome.cell.family, outcome.cell.method, outcome.cell.rank) == (family, method, rank)
+    ]
+    published = PUBLISHED.get((family, method)) if rank in (0, RANK) else None
+    published_scores = published.scores if published is not None else {}
+    scores = {}
+    for column in columns(grid.tasks):
+        task = column.removesuffix("_mismatched")
+        metric = TASKS[task].metrics[0] + column.removeprefix(task)
+        results = [outcome.result for outcome in own if outcome.cell.task == task]
+        done = [result for result in results if result is not None]
+        scores[column] = Score(
+            values=tuple(result.scores[metric] for result in done if not result.collapsed),
+            collapsed=sum(result.collapsed for result in done),
+            failed=len(results) - len(done),
+            published=published_scores.get(column),
+        )
+    comparable = published is not None and scores.keys() == published_scores.keys()
+    return MethodSummary(
+        family,
+        method,
+        rank,
+        scores,
+        _costs([outcome.result for outcome in own if outcome.result is not None]),
+        published,
+        published_average=published.average if published is not None and comparable else None,
+    )
+
+
+def _costs(results: Sequence[CellResult]) -> TrainingCosts:
+    if not results:
+        return TrainingCosts()
+    return TrainingCosts(
+        peak_memory_mb=max(result.peak_memory_bytes for result in results) / 1e6,
+        inference_s_per_1000_rows=mean(result.inference_s_per_1000_rows for result in results),
+        seconds=mean(result.seconds for result in results),
+        trainable_parameters=mean(result.trainable_parameters for result in results),
+        parameters=mean(result.parameters for result in results),
+    )
+
+
+def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
+    """The average of a method in percent of that of another method of the same family.
+
+    Args:
+        summary: of the method.
+        others: where the other one is looked for, at the same rank where both have one.
+        method: the other one.
+
+    Returns:
+        None where the other one, or either average, is missing.
+    """
+    for other in others:
+        same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
+        if (other.family, other.method) == (summary.family, method) and same_rank:
+            average, base = summary.average(), other.average()
+            return 100 * average / base if average is not None and base else None
+    return None
