@@ -14,6 +14,7 @@ from tiny_runs import base_model, config_for, write_rows
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages import teacher
 from kdc.pipeline.training import ensemble, models
 from kdc.pipeline.training.batches import Rows
@@ -41,7 +42,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     write_rows(folder / "train.csv", 320, seed=1)
     write_rows(folder / "eval.csv", 100, seed=2)
     first, second = base_model("bert", folder / "first"), base_model("distilbert", folder / "second")
-    return folder, config_for(folder, first, f"teacher.more={second}", "export.fp16=false")
+    return folder, config_for(folder, first, f"teacher.more={second}", "export.fp16=false", "quantize.enabled=false")
 
 
 def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
@@ -49,16 +50,16 @@ def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
 ) -> None:
     folder, config = two
     trained: list[int] = []
-    make = teacher._make
+    make = teacher._make_teacher
 
-    def cut_off(run: Any, place: int, *rest: Any) -> dict[str, Any]:
+    def cut_off(run: Any, place: int, *rest: Any) -> ModelResult:
         if place == 1 and len(trained) == 1:
             trained.append(-1)
             raise KeyboardInterrupt
         trained.append(place)
         return make(run, place, *rest)
 
-    monkeypatch.setattr(teacher, "_make", cut_off)
+    monkeypatch.setattr(teacher, "_make_teacher", cut_off)
     with pytest.raises(KeyboardInterrupt):
         tiny_runs.compress(config, until="teacher")
     tiny_runs.compress(config, until="teacher")
@@ -68,7 +69,8 @@ def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
 
 def test_the_student_learns_from_the_weighted_mean_and_is_compared_with_it(two: tuple[Path, Config]) -> None:
     folder, config = two
-    result = tiny_runs.compress(config)["result"]
+    result = tiny_runs.compress(config).result
+    assert result is not None
     run = folder / "run"
     data = open_data(run / "data")
     scores = json.loads((run / "teacher" / "stage.json").read_text())["metrics"]
@@ -77,13 +79,12 @@ def test_the_student_learns_from_the_weighted_mean_and_is_compared_with_it(two: 
     for name, role in (("model", "teacher"), ("model-2", "teacher-2")):
         place = str(run / "teacher" / name)
         model, pad_id = models.load_model(place, data.task).model, models.load_tokenizer(place).pad_token_id
-        for split, found in answers.items():
-            found.append(predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id))
+        for split, logits in answers.items():
+            logits.append(predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id))
     mean = {split: (first * one + second * two) / (first + second) for split, (one, two) in answers.items()}
     learned_from = np.load(run / "targets" / "logits.npy")[np.asarray(data.rows("train")["row"][:])]
     np.testing.assert_allclose(learned_from, mean["train"], atol=1e-5)
     with np.load(run / "artifact" / "evaluation.npz") as kept:
         np.testing.assert_allclose(kept["teacher_logits"], mean["eval"], atol=1e-5)
-    table = result["table"]["teacher"]
-    assert table["parameters"] > result["table"]["student"]["parameters"]
+    assert result.table["teacher"]["parameters"] > result.table["student"]["parameters"]  # type: ignore[operator]
     assert load_manifest(run / "artifact").lineage.teacher == "first + second"

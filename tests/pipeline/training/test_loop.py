@@ -126,7 +126,7 @@ def test_training_learns_and_keeps_the_best_step(tmp_path: Path) -> None:
         plan=plan(steps=60, evaluate_every=10, learning_rate=1e-2),
         folder=tmp_path,
     )
-    assert summary["best_score"] > 90
+    assert summary.best_score > 90
 
 
 def test_a_student_keeps_the_step_whose_loss_on_the_tuning_slice_is_least(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_a_student_keeps_the_step_whose_loss_on_the_tuning_slice_is_least(tmp_pa
         folder=tmp_path,
         by_loss=True,
     )
-    looks = dict(summary["history"]["tune_loss"])
-    assert summary["best_step"] == min(looks, key=lambda step: looks[step])
+    looks = dict(summary.history.tune_loss)
+    assert summary.best_step == min(looks, key=lambda step: looks[step])
     answers = predict(model, Rows([tune_rows]), pad_id=0).astype(np.float64)
     hard = log_softmax(answers, axis=1)[np.arange(40), np.asarray(tune_rows["label"][:])]
     teacher, own = log_softmax(logits[64:] / temperature, axis=1), log_softmax(answers / temperature, axis=1)
@@ -213,7 +213,7 @@ def test_bf16_trains_too_and_leaves_a_model_that_answers_in_fp32(tmp_path: Path)
         plan=plan(steps=60, evaluate_every=10, learning_rate=1e-2, bf16=True),
         folder=tmp_path,
     )
-    assert summary["best_score"] > 90
+    assert summary.best_score > 90
     fresh = tiny(dropout=0.0)
     fresh.load_state_dict(model.state_dict())
     assert np.array_equal(predict(model, tune_rows, pad_id=0), predict(fresh, tune_rows, pad_id=0))

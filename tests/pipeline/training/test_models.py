@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import custom_task
-from kdc.pipeline.stages.merge import load_student
-from kdc.pipeline.stages.teacher import label_order, load_finetuned
 from kdc.pipeline.training import adapters, models
+from kdc.pipeline.training.students import load_student
+from kdc.pipeline.training.teachers import label_order, load_finetuned
 
 TASK = custom_task("toy", "first", "second", "label", "classification", ("a", "b", "c"))
 IDS = torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]])
