@@ -175,22 +175,6 @@ def holds_on_cuda(variant: str, table: Table) -> bool:
     return f"{variant} (cuda)" in table or not any(name.endswith(" (cuda)") for name in table)
 
 
-def _int8_summary(quantized: dict[str, Any], metric: str) -> Int8Summary:
-    """What the model card says of the int8 variant."""
-    candidates = [
-        Int8Candidate(
-            name,
-            measured["tune"][metric],
-            measured["batch_invariant"],
-            measured["max_probability_difference"],
-            measured["latency_against_fp32"],
-        )
-        for name, measured in quantized["candidates"].items()
-        if "tune" in measured
-    ]
-    return Int8Summary(quantized["chosen"], quantized["winner"], quantized["note"], candidates)
-
-
 def _int8_summary(quantized: QuantizeResult, metric: str) -> Int8Summary:
     """What the model card says of the int8 candidates."""
     candidates = [
