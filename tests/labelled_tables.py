@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
-from kdc.serving.bulk.predict import predict_for_people
+from kdc.serving.bulk import predict as bulk
+from kdc.serving.bulk.request import PredictRequest, PredictResult
 
 LABELS = bag_models.SINGLE.labels
 
@@ -25,22 +26,10 @@ def make_artifact(folder: Path, **how: Any) -> Path:
     return bag_models.write_artifact(folder, scale=1 / 1.01, temperature=1.0, **how)
 
 
-def predict(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
-    """`kdc predict` on two cores, with its other options as they are when nobody gives them."""
-    given: dict[str, Any] = {
-        "text": None,
-        "text_pair": None,
-        "prefix": "",
-        "all_scores": False,
-        "on_error": "stop",
-        "errors": None,
-        "variant": None,
-        "device": "cpu",
-        "threads": 2,
-        "force": False,
-        "allow_failed": False,
-    }
-    return predict_for_people(artifact, str(source), str(output), **(given | changes))
+def predict(artifact: Path, source: Path | str, output: Path | str, **options: Any) -> PredictResult:
+    """`kdc predict` on two cores, with its other options at their defaults."""
+    settings = {"device": "cpu", "threads": 2} | options
+    return bulk.predict(PredictRequest(artifact=artifact, source=str(source), output=str(output), **settings))
 
 
 def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -138,9 +138,9 @@ def _warnings(task: Task, report: DataReport) -> list[str]:
         if count and name.endswith("_rows_in_train"):
             what = name.removesuffix("_rows_in_train")
             warnings.append(f"{count:,} {what} rows have the same text as a training row: the metric flatters")
-    if count := report.duplicates.get("unlabeled_rows_in_eval"):
+    if count := report.duplicates.get("unlabeled_rows_in_eval", 0):
         warnings.append(f"{count:,} unlabelled rows have the same text as an eval row")
-    if count := report.duplicates.get("texts_with_different_labels"):
+    if count := report.duplicates.get("texts_with_different_labels", 0):
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
         warnings.append(f"{count:,} broken rows of the published {name} file were left out")

@@ -1,7 +1,7 @@
-"""Bulk scoring: a table of texts of any size in, the same table with labels and scores out (`kdc predict`).
+"""Answers a table of texts of any size: the same table comes out, with labels and scores (`kdc predict`).
 
-`session.py` is the command, `job.py` what is asked and kept, `local_job.py` the loop; `inputs.py` reads windows of
-rows, `windows.py` answers one, `outputs.py` writes it, `places.py` knows local paths from addresses. `ray_job.py` does
-the same on Ray, shared out by `ray_cluster.py`, with what `ray_workers.py` does on its nodes. Needs no torch; Parquet
-needs pyarrow.
+`request.py` says what can be asked and checks it, and `predict.py` is the command. `job.py` holds a job and its
+finished windows, `inputs.py` reads windows of rows, `windows.py` answers one, and `outputs.py` writes it.
+`local_job.py` does so in this process; `ray_job.py` does so on a Ray cluster, with what `ray_workers.py` runs on its
+nodes. Nothing here needs torch; Parquet needs pyarrow.
 """

@@ -1,7 +1,7 @@
 """Reads a table in windows of rows, in order and in constant memory: CSV, TSV, JSONL, Parquet, or JSONL on stdin.
 
-All columns are kept. CSV and TSV hold text; values of JSONL and Parquet keep their types. A row that cannot be read (too
-few columns, not JSON, not UTF-8) is reported with its file and line, and the caller decides what to do with it.
+All columns are kept. CSV and TSV hold text; values of JSONL and Parquet keep their types. A row that cannot be read
+(too few columns, not JSON, not UTF-8) is reported with its file and line, and the caller decides what to do with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A job of bulk scoring, whichever engine does it: what is asked, how it begins, and the windows that are done.
+"""A job of answering a table, whichever engine does it: what is asked, how it begins, and its finished windows.
 
-While a job runs, `OUTPUT.partial/` holds `job.json` (what is asked), for each finished window its bad rows and, last, a
-small record, and at the end `errors` (where the bad rows are named). A killed job goes on with the windows without one.
+While a job runs, the folder `OUTPUT.partial/` holds `job.json` (what is asked), for each finished window its bad rows
+and a small record that is written last, and at the end `errors` (where the bad rows are named). A job that was killed
+goes on with the windows that have no record.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.frozen import Frozen
 from kdc.common.places import File, Folder, exists, file_system, is_local, whole_file_at
 from kdc.serving.bulk.inputs import WINDOW_ROWS, BadRow, Window
 from kdc.serving.bulk.outputs import Writer
@@ -23,24 +25,24 @@ from kdc.serving.bulk.windows import Columns, Scorer, answers, split_bad
 from kdc.serving.engine.engine import Engine, Text
 
 JOB = "job.json"
-_NAMED = "errors"  # where the file of bad rows is that this job writes
-SUCCESS = "_SUCCESS"  # of a directory of shards: it is there when all of them are
+_ERRORS_PLACE = "errors"  # holds where the file of bad rows is that this job writes
+SUCCESS = "_SUCCESS"  # in a directory of shards: it is there when all of them are
 _START_OVER = "does another process work there? then start over: --force"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to answer, and where to.
+    """What to answer, and where to write it.
 
     Attributes:
-        files: the input in its order; none is JSONL on standard input.
+        files: the input in its order; an empty list stands for JSONL on standard input.
         output: address of the file or directory to write, or "-".
-        kind: its format.
-        columns: where the texts are, and what is added.
-        skip_bad: whether rows without a text are left out; else the first one stops the job.
-        errors: address of the file that names them, or None.
-        identity: what else decides the answers (artifact, variant, provider), to tell this job from another.
-        force: drop what is there already.
+        kind: the format of the output.
+        columns: where the texts are, and which columns are added.
+        skip_bad: whether bad rows are left out; otherwise the first one stops the job.
+        errors: address of the file that names the bad rows, or None.
+        identity: whatever else decides the answers (artifact, variant, provider), to tell this job from another.
+        force: whether an existing output and an unfinished job are dropped.
     """
 
     files: list[File]
@@ -63,132 +65,159 @@ class Job:
         }
 
 
+class WindowRecord(Frozen):
+    """What is kept of a finished window, as `<key>.json`.
+
+    Attributes:
+        read: rows of the window.
+        written: rows that were answered.
+        skipped: rows that are bad.
+        bytes: size of the answered rows, as they were written.
+    """
+
+    read: int
+    written: int
+    skipped: int
+    bytes: int
+
+
 @dataclass
 class Counts:
-    """Rows: `read` of the input, `written`, `skipped` as bad, `resumed` that were done before."""
+    """The rows of a job so far.
+
+    Attributes:
+        read: rows of the input.
+        written: rows that were answered.
+        skipped: rows that are bad.
+        resumed: rows that an earlier run of the job had read.
+    """
 
     read: int = 0
     written: int = 0
     skipped: int = 0
     resumed: int = 0
 
-    def add(self, record: dict[str, Any], *, resumed: bool = False) -> None:
-        """One window's record."""
-        self.read += record["read"]
-        self.written += record["written"]
-        self.skipped += record["skipped"]
-        self.resumed += record["read"] if resumed else 0
+    def add(self, record: WindowRecord, *, resumed: bool = False) -> None:
+        """Add a window."""
+        self.read += record.read
+        self.written += record.written
+        self.skipped += record.skipped
+        self.resumed += record.read if resumed else 0
 
 
-Progress = Callable[[Counts, int], None]
+Progress = Callable[[Counts, int], None]  # called with the counts, and the bytes of the input that have been read
 
 
-class Kept:
-    """The windows that are done: rows as they will be written, lines that name the bad ones, and a record of both.
+class FinishedWindows:
+    """The finished windows of a job: their answered rows, the lines that name their bad rows, and their records.
 
     Args:
-        folder: of the records.
-        rows: where the rows go.
-        ending: of the rows' files.
+        folder: of the records and the lines.
+        rows: folder of the answered rows.
+        ending: of the files with the answered rows.
     """
 
     def __init__(self, folder: Folder, rows: Folder, ending: str) -> None:
         self._folder, self._rows, self._ending = folder, rows, ending
 
-    def find(self, key: str, window: Window, job: Job) -> dict[str, Any] | None:
-        """The record of a window that was done before. One with bad rows is done again where those stop the job.
+    def find(self, key: str, window: Window, job: Job) -> WindowRecord | None:
+        """The record of a window that an earlier run has finished; None if the window has to be answered.
+
+        A window with bad rows is answered again if bad rows stop the job.
 
         Raises:
-            KdcError: the window had other rows.
+            KdcError: the window had another number of rows.
         """
         if f"{key}.json" not in self._folder:
             return None
-        record = json.loads(self._folder.read(f"{key}.json"))
-        if record["read"] != len(window):
+        record = WindowRecord.model_validate_json(self._folder.read(f"{key}.json"))
+        if record.read != len(window):
             raise KdcError(
                 "the input changed while the job was stopped", given=window.file, remedy="start over: --force"
             )
-        return None if record["skipped"] and not job.skip_bad else record
+        return None if record.skipped and not job.skip_bad else record
 
-    def add(self, key: str, good: Window, rows: bytes) -> dict[str, Any]:
+    def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
         """Keep a window.
 
         Args:
             key: its name.
             good: the window with its bad rows apart.
-            rows: as they will be written.
-
-        Returns:
-            Its record: read, written, skipped (rows), bytes.
+            rows: the answered rows, as they will be written.
         """
         self._rows.write(key + self._ending, rows)
         if good.bad:
             self._folder.write(f"{key}.errors", error_lines(good))
-        record = {"read": len(good), "written": len(good.lines), "skipped": len(good.bad), "bytes": len(rows)}
-        self._folder.write(f"{key}.json", json.dumps(record).encode())
+        record = record_of(good, rows)
+        self._folder.write(f"{key}.json", record.model_dump_json().encode())
         return record
 
     def name_errors(self, address: str, keys: Iterable[str]) -> None:
-        """Write the file that names the bad rows of windows that have some.
+        """Write the file that names the bad rows.
 
-        It is noted first: killed after this, the job finds the file there, and it is its own.
+        Its place is kept first. A job that is killed after this finds the file there, and knows that it is its own.
+
+        Args:
+            address: of the file.
+            keys: of the windows that have bad rows, in their order.
 
         Raises:
-            KdcError: what names them is gone.
+            KdcError: the lines of a window are gone.
         """
-        self._folder.write(_NAMED, _place(address))
+        self._folder.write(_ERRORS_PLACE, _place(address))
         with whole_file_at(address) as stream:
             for key in keys:
-                stream.write(self._errors(key))
+                try:
+                    stream.write(self._folder.read(f"{key}.errors"))
+                except FileNotFoundError as error:
+                    raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
 
     def rows(self, key: str, size: int) -> bytes:
-        """A window's rows.
+        """A window's answered rows.
 
         Raises:
-            KdcError: they are gone, or not what was written.
+            KdcError: they are gone, or have another size than when they were written.
         """
-        name = key + self._ending
         try:
-            found = self._rows.read(name)
+            rows = self._rows.read(key + self._ending)
         except FileNotFoundError as error:
             raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
-        self.check_size(key, size, len(found))
-        return found
+        self.check_size(key, size, len(rows))
+        return rows
 
-    def check_size(self, key: str, size: int, found: int | None) -> None:
-        """See that a window's rows are as they were written, as far as their number of bytes tells.
+    def check_size(self, key: str, size: int, present: int | None) -> None:
+        """Check that a window's answered rows still have their size.
+
+        Args:
+            key: of the window.
+            size: in bytes, when they were written.
+            present: in bytes, now; None if they are gone.
 
         Raises:
-            KdcError: they are gone (None), or not what was written.
+            KdcError: they are gone or have another size.
         """
         name = key + self._ending
-        if found is None:
+        if present is None:
             raise KdcError("finished rows are gone", given=name, remedy=_START_OVER)
-        if found != size:
+        if present != size:
             raise KdcError(
-                "finished rows were changed", given=f"{name}: {found} bytes, {size} were written", remedy=_START_OVER
+                "finished rows were changed", given=f"{name}: {present} bytes, {size} were written", remedy=_START_OVER
             )
 
-    def _errors(self, key: str) -> bytes:
-        try:
-            return self._folder.read(f"{key}.errors")
-        except FileNotFoundError as error:
-            raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
 
-
-def usable(job: Job, window: Window, *, known: bool) -> tuple[Window, list[Text]]:
-    """The window without its bad rows, and the texts of the rest.
+def drop_bad_rows(job: Job, window: Window, *, columns_seen: bool) -> tuple[Window, list[Text]]:
+    """The window with its bad rows apart, and the texts of the others.
 
     Args:
         job: what is asked.
         window: as it was read.
-        known: a row with the wanted columns was met before.
+        columns_seen: whether an earlier row had the columns with the texts.
 
     Raises:
-        InputError: the columns are not there, or a row is bad and bad rows stop the job.
+        InputError: the columns are missing, or a row is bad and bad rows stop the job.
     """
     is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
-    good, texts = split_bad(window, job.columns, known=known and is_jsonl)
+    good, texts = split_bad(window, job.columns, columns_seen=columns_seen and is_jsonl)
     if good.bad and not job.skip_bad:
         first = good.bad[0]
         raise InputError(
@@ -199,12 +228,21 @@ def usable(job: Job, window: Window, *, known: bool) -> tuple[Window, list[Text]
     return good, texts
 
 
-def answered(
-    job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, known: bool
+def answer_window(
+    job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool
 ) -> tuple[Window, bytes]:
-    """The window without its bad rows, and the rest as it will be written. See `usable`."""
-    good, texts = usable(job, window, known=known)
+    """The window with its bad rows apart, and the others with their answers, as they will be written.
+
+    Raises:
+        InputError: as `drop_bad_rows`, or a value does not fit the output's format.
+    """
+    good, texts = drop_bad_rows(job, window, columns_seen=columns_seen)
     return good, writer.piece(good, answers(scorer(texts), engine, job.columns))
+
+
+def record_of(good: Window, rows: bytes) -> WindowRecord:
+    """The record of a window whose bad rows are apart, and whose other rows were written as `rows`."""
+    return WindowRecord(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 
 def error_lines(good: Window) -> bytes:
@@ -217,31 +255,36 @@ def _line(bad: BadRow) -> bytes:
 
 
 def _place(address: str) -> bytes:
-    """Where an address leads, from wherever it was typed."""
+    """The absolute place of an address, so that it is the same from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()
 
 
-def begin(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
-    """Go on with the same job, or start anew. Nothing is touched that was not asked for.
+def resume_or_start(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
+    """Go on with an unfinished job if it is the same one, or start anew.
 
     Args:
         job: what is asked.
         folder: of the records.
-        shards: the output itself, where it grows under its name while the job runs.
+        shards: the output itself, if it grows under its name while the job runs.
 
     Returns:
-        Whether the job goes on.
+        Whether an unfinished job goes on.
 
     Raises:
-        InputError: the output is there, or what is left of another job.
+        InputError: the output exists, or another job with this output is unfinished, and `job.force` is not set.
     """
-    wanted = json.dumps(job.fingerprint(), sort_keys=True).encode()
-    # Standard input cannot be read again.
-    goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == wanted
-    own = goes_on and shards is not None and SUCCESS not in shards
-    named = goes_on and job.errors is not None and _NAMED in folder and folder.read(_NAMED) == _place(job.errors)
-    for address in (None if own else job.output, None if named else job.errors):
+    fingerprint = json.dumps(job.fingerprint(), sort_keys=True).encode()
+    # A job that reads standard input cannot go on, because that cannot be read again.
+    goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == fingerprint
+    is_own_output = goes_on and shards is not None and SUCCESS not in shards
+    has_own_errors = (
+        goes_on
+        and job.errors is not None
+        and _ERRORS_PLACE in folder
+        and folder.read(_ERRORS_PLACE) == _place(job.errors)
+    )
+    for address in (None if is_own_output else job.output, None if has_own_errors else job.errors):
         if address is not None and not job.force and exists(address):
             raise InputError("the output is there already", given=address, remedy="another name, or --force")
     if goes_on:
@@ -255,16 +298,16 @@ def begin(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
     folder.remove()
     if shards is not None:
         shards.remove()
-    folder.write(JOB, wanted)
+    folder.write(JOB, fingerprint)
     return False
 
 
 @contextmanager
 def lock(job: Job) -> Iterator[None]:
-    """One job an output. Only locally: object stores know no locks.
+    """Keep other processes from writing the same output. Only local outputs are locked: object stores have no locks.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process writes it.
     """
     system, path = file_system(job.output)
     if not is_local(system):

@@ -1,4 +1,4 @@
-"""Writes answered windows: each a piece of bytes, and the pieces joined to one file."""
+"""Writes answered windows: each becomes a piece of bytes, and the pieces are joined to one file."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from kdc.serving.bulk.inputs import Window
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BETWEEN = "|"  # labels of a multi-label task in one cell
+_SEPARATOR = "|"  # between the labels of a multi-label task in one cell
 
 
 class Writer:
-    """One format of output.
+    """Writes one format.
 
     Args:
         kind: csv, tsv, jsonl or parquet.
-        added: new columns with what they hold, see `Columns.added`.
+        added: the new columns with the types of their values, see `Columns.added`.
     """
 
     def __init__(self, kind: str, added: Mapping[str, str]) -> None:
         self.kind = kind
         self._added = dict(added)
-        self._names: list[str] | None = None  # of the first window: what every row of a table has
+        self._names: list[str] | None = None  # of the first window, which every row of a table has
         self._schema: pa.Schema | None = None
 
     def check(self, window: Window) -> None:
-        """See that the window's columns fit those before, and that the new ones are new.
+        """Check that the window's columns fit those of the windows before, and that none has the name of a new one.
 
         Raises:
-            InputError: they do not.
+            InputError: they do not fit.
         """
         taken = sorted(set(window.names) & set(self._added))
         if taken:
@@ -60,21 +60,21 @@ class Writer:
 
     @property
     def needs_types(self) -> bool:
-        """Whether the columns' types are still to be known."""
+        """Whether the types of the columns are not known yet."""
         return self.kind == "parquet" and self._schema is None
 
     def learn(self, piece: bytes) -> None:
-        """Take a finished piece's column types over, of a job that goes on; a piece without rows has none."""
+        """Take over the column types of a piece that an earlier run finished; a piece without rows has none."""
         if piece:
             import pyarrow.parquet as pq
 
             self._schema = pq.read_schema(io.BytesIO(piece))
 
     def begin_with(self, window: Window) -> None:
-        """Take column types from a window that is not answered yet, so that several writers begin with the same.
+        """Take the column types from a window that is not answered yet, so that several writers have the same ones.
 
         Raises:
-            InputError: values that no column can hold.
+            InputError: one column cannot hold its values.
         """
         if self.needs_types and (window.lines or window.batch is not None):
             with _refusing(window):
@@ -84,7 +84,7 @@ class Writer:
         """A window's rows with their answers, without a header.
 
         Raises:
-            InputError: a value that the format cannot hold, or not of the type that its column began with.
+            InputError: the format cannot hold a value, or a value is not of the type that its column began with.
         """
         if self.kind == "jsonl":
             return b"".join(_json_lines(window, answers))
@@ -95,7 +95,7 @@ class Writer:
         for place, row in enumerate(window.dicts()):
             added = (_cell(values[place]) for values in answers.values())
             cells = [*(_cell(row.get(name)) for name in self._names or []), *added]
-            # Python's csv leaves a lone carriage return unquoted, and readers take it for the row's end.
+            # Python's csv module leaves a lone carriage return unquoted, and readers take it for the end of the row.
             (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return stream.getvalue().encode()
 
@@ -119,7 +119,7 @@ class Writer:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not window.lines and window.batch is None:  # nothing to know the types by
+        if not window.lines and window.batch is None:  # nothing tells the types
             return b""
         stream = io.BytesIO()
         with _refusing(window):
@@ -133,15 +133,15 @@ class Writer:
         return stream.getvalue()
 
     def file(self, piece: bytes) -> bytes:
-        """A piece as a whole file of its own."""
-        if self.kind == "parquet" and piece:  # is one already
+        """A piece as a file of its own."""
+        if self.kind == "parquet" and piece:  # a piece of Parquet is a file already
             return piece
         stream = io.BytesIO()
         self.join([piece], stream)
         return stream.getvalue()
 
     def _own_columns(self, window: Window) -> pa.Table:
-        """The input's columns; the first ones settle the output's types."""
+        """The input's columns; those of the first window settle the types of the output."""
         import pyarrow as pa
 
         own = self._typed(window)
@@ -150,7 +150,7 @@ class Writer:
         return own
 
     def _typed(self, window: Window) -> pa.Table:
-        """The input's columns with its own types: of CSV text, of JSONL what the first window holds."""
+        """The input's columns with their own types: text for CSV, and for JSONL what the first window holds."""
         import pyarrow as pa
 
         if window.batch is not None:
@@ -160,7 +160,7 @@ class Writer:
         if self._schema is not None:
             known = [self._schema.field(name).type for name in table.column_names]
             for name, new, old in zip(table.column_names, types, known, strict=True):
-                # Casting would drop members of an object that the first window did not have.
+                # A cast would drop the members of an object that the first window did not have.
                 if pa.types.is_nested(new) and new != old:
                     raise pa.ArrowInvalid(f"column {name} holds {new}, and began with {old}")
             types = [
@@ -179,17 +179,17 @@ class Writer:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Without any row the columns are known, their types are not.
+        # An output without rows has columns of unknown types, which are written as text.
         text = [pa.field(name, pa.string()) for name in self._names or []]
         with pq.ParquetWriter(stream, self._schema or pa.schema([*text, *self._added_fields()])) as writer:
             for piece in filter(None, pieces):
-                # Not read_table, whose dataset machinery takes as much memory as the rest of the job grows to.
+                # read_table would load the machinery of datasets, which takes as much memory as the rest of the job.
                 writer.write_table(pq.ParquetFile(io.BytesIO(piece)).read())
 
 
 @contextmanager
 def _refusing(window: Window) -> Iterator[None]:
-    """What Arrow refuses, as an error that names the rows."""
+    """Turn what Arrow refuses into an error that names the rows."""
     import pyarrow as pa
 
     try:
@@ -211,7 +211,7 @@ def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterabl
 
 
 def _cell(value: Any) -> str:
-    """A value as CSV has it."""
+    """A value as text for CSV and TSV."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -219,5 +219,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return _BETWEEN.join(value)
+        return _SEPARATOR.join(value)
     return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)

@@ -1,8 +1,9 @@
-"""Bulk scoring on Ray (`--engine ray`): files are read, and their windows answered, side by side on all nodes.
+"""Answers a table on Ray (`--engine ray`): files are read, and their windows answered, side by side on all nodes.
 
-A Dataset of the input's files; each becomes its windows; actors answer them (`ray_workers.py`) and write a shard
-for each. What comes back here is records alone. The output is a directory of shards whose sorted names are in the order
-of the input. On a disk it appears whole; in an object store it grows, and `_SUCCESS` is written last.
+A Ray Dataset holds the input's files. Each file becomes its windows, and actors answer the windows and write a shard
+for each of them (`ray_workers.py`). Only the records come back to this process. The output is a directory of shards,
+whose sorted names are in the order of the input. On a local disk the directory appears whole; in an object store it
+grows, and `_SUCCESS` is written last.
 """
 
 from __future__ import annotations
@@ -17,93 +18,134 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, Manifest
-from kdc.common.errors import KdcError
+from kdc.artifact.manifest import MANIFEST_NAME, Device, Manifest, TaskInfo
+from kdc.common.errors import InputError, KdcError
 from kdc.common.places import Folder, file_system, is_local
 from kdc.serving.bulk.inputs import read_windows
-from kdc.serving.bulk.job import JOB, SUCCESS, Counts, Job, Kept, Progress, begin, lock, usable
+from kdc.serving.bulk.job import (
+    JOB,
+    SUCCESS,
+    Counts,
+    FinishedWindows,
+    Job,
+    Progress,
+    WindowRecord,
+    drop_bad_rows,
+    lock,
+    resume_or_start,
+)
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.bulk.ray_cluster import Actors
-from kdc.serving.bulk.ray_workers import Answerer, Model, Row, Work, key_of, windows_of
+from kdc.serving.bulk.ray_workers import Actors, Answerer, Model, Row, Work, key_of, windows_of
 
-# Reading and parsing is many times faster than answering, and readers take no core of their own.
+# One reader feeds so many actors: reading and parsing is many times faster than answering. Readers reserve no core.
 _ACTORS_A_READER = 4
+
+Records = dict[tuple[int, int], WindowRecord]  # by file and window
+
+
+def share_out(ray: Any, device: Device, count: int | None, threads: int | None) -> Actors:
+    """Plan the actors for the whole cluster: one for each GPU, or one for each `threads` cores of a node.
+
+    Args:
+        ray: the module, connected.
+        device: "auto" is CUDA if the cluster has GPUs.
+        count: number of actors. Those for which there is no room yet wait for nodes that join.
+        threads: of each actor; None gives 1 on a CPU, and on a GPU its share of the node's cores.
+
+    Raises:
+        InputError: no node has room for an actor.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device == "cpu":
+        threads = threads or 1
+        room = sum(int(node.get("CPU", 0)) // threads for node in nodes)
+    else:
+        shares = [int(node.get("CPU", 0)) // int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
+        threads = threads or max(1, min(shares, default=1))
+        room = sum(min(int(node.get("GPU", 0)), int(node.get("CPU", 0)) // threads) for node in nodes)
+    if count is None and not room:
+        raise InputError(
+            "no node has room for an actor",
+            given=f"{threads} threads on {device}; {len(nodes)} nodes, {gpus} GPUs",
+            remedy="fewer --threads, --device cpu, or --actors N to wait for nodes that join",
+        )
+    return Actors(count or room, threads, device)
+
+
+def read_model(artifact: Path, manifest: Manifest, variant: str | None) -> Model:
+    """Read an artifact's files. They travel through Ray, so that the nodes need not reach the folder."""
+    files = {name: (artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
+    return Model(files, manifest.sha256, variant)
 
 
 def run(
-    ray: Any,
-    job: Job,
-    artifact: Path,
-    manifest: Manifest,
-    *,
-    variant: str | None,
-    actors: Actors,
-    progress: Progress | None = None,
+    ray: Any, job: Job, model: Model, task: TaskInfo, actors: Actors, *, progress: Progress | None = None
 ) -> Counts:
     """Answer everything.
 
     Args:
-        ray: connected, see `on_ray.connected`.
-        job: what.
-        artifact: folder of the artifact. It travels through Ray: the nodes need not reach it.
-        manifest: of the artifact.
-        variant: of the model; None takes the manifest's choice.
-        actors: how many, and what each has.
-        progress: called with the rows' counts and the bytes of the input that are done, after each window.
+        ray: the module, connected (`kdc.common.ray.connected`).
+        job: what to answer.
+        model: the artifact, see `read_model`.
+        task: of the artifact.
+        actors: how many there are, and what each has.
+        progress: called after each window.
 
     Raises:
-        InputError: the input cannot be used, a bad row where those stop the job, or an output that is there.
-        KdcError: a worker failed, or what was finished is gone.
+        InputError: the input cannot be used, a row is bad and bad rows stop the job, or the output exists.
+        KdcError: a worker failed, or finished rows are gone.
     """
     records = Folder(f"{job.output}.partial", first=JOB)
     grows = not is_local(file_system(job.output)[0])
     shards = Folder(job.output if grows else f"{job.output}.partial/rows", first=SUCCESS)
-    importlib.import_module("ray.data")  # which `import ray` leaves out
+    importlib.import_module("ray.data")  # `import ray` leaves it out
     with lock(job):
-        goes_on = begin(job, records, shards if grows else None)
-        writer = Writer(job.kind, job.columns.added(manifest.task))
-        known_from = _first_rows(job, writer)
-        kept = Kept(records, shards, f".{job.kind}")
-        work = Work(job, writer, kept, records, goes_on, known_from, run=str(time.time_ns()))
-        model = Model(_content(artifact, manifest), manifest.sha256, variant)
-        with _quiet(ray), _told(), closing(_rows(ray, work, model, actors)) as rows:
+        goes_on = resume_or_start(job, records, shards if grows else None)
+        writer = Writer(job.kind, job.columns.added(task))
+        columns_seen_at = _first_rows(job, writer)
+        finished = FinishedWindows(records, shards, f".{job.kind}")
+        work = Work(job, writer, finished, records, goes_on, columns_seen_at, run=str(time.time_ns()))
+        with _quiet(ray), _plain_errors(), closing(_rows(ray, work, model, actors)) as rows:
             counts, done = _gather(job, rows, progress)
-        _check(job, kept, shards, done)
-        _finish(job, kept, shards, done, grows=grows)
+        _check(job, finished, shards, done)
+        if job.errors is not None:
+            finished.name_errors(job.errors, (key_of(*place) for place in sorted(done) if done[place].skipped))
+        shards.write(SUCCESS, b"")
+        if not grows:
+            shards.move(job.output)
         records.remove()
     return counts
 
 
 def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
-    """Read up to the first usable row, which settles the output's columns and types. Returns its file and window.
+    """Read up to the first good row, which settles the output's columns and types. Returns its file and window.
 
     Raises:
-        InputError: as in a job that reads window after window.
+        InputError: the input cannot be used, as in a job that reads window after window.
     """
     place = (0, 0)
     for number, file in enumerate(job.files):
         for window_number, window in enumerate(read_windows(file)):
             place = (number, window_number)
             writer.check(window)
-            good, _ = usable(job, window, known=False)
+            good, _ = drop_bad_rows(job, window, columns_seen=False)
             writer.begin_with(good)
             if good.lines:
                 return place
     return place
 
 
-def _content(artifact: Path, manifest: Manifest) -> dict[str, bytes]:
-    return {name: (artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
-
-
 def _rows(ray: Any, work: Work, model: Model, actors: Actors) -> Generator[Row]:
-    """Each window's record, as they come."""
+    """The record of each window, as the actors finish them."""
     files = [{"file": number} for number in range(len(work.job.files))]
     readers = max(1, min(len(files), actors.count // _ACTORS_A_READER))
     windows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(
         windows_of, fn_kwargs={"work": work}, num_cpus=0, concurrency=readers
     )
-    task = ray.put((work, model, actors))  # once; each node then fetches it once
+    task = ray.put((work, model, actors))  # stored once; each node then fetches it once
     answered = windows.map(
         Answerer,
         fn_constructor_args=[[task]],
@@ -116,18 +158,18 @@ def _rows(ray: Any, work: Work, model: Model, actors: Actors) -> Generator[Row]:
 
 @contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
-    """Ray Data without a word, and with a block for each window: one that is answered does not wait for others."""
+    """Silence Ray Data, and give each window a block of its own, so that none waits for others to be answered."""
     context = ray.data.DataContext.get_current()
-    wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
-    before = {name: getattr(context, name) for name in wanted}
+    settings = {"enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": 1}
+    before = {name: getattr(context, name) for name in settings}
     logger = logging.getLogger("ray.data")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        for name, value in wanted.items():
+        for name, value in settings.items():
             setattr(context, name, value)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"ray\.")  # that a small job leaves actors idle
+            warnings.filterwarnings("ignore", module=r"ray\.")  # Ray warns that a small job leaves actors idle
             yield
     finally:
         logger.setLevel(level)
@@ -136,8 +178,8 @@ def _quiet(ray: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What Ray raises, without its tracebacks."""
+def _plain_errors() -> Iterator[None]:
+    """Turn what Ray raises into an error without its tracebacks."""
     from ray.exceptions import RayError
 
     try:
@@ -152,15 +194,14 @@ def _told() -> Iterator[None]:
         ) from error
 
 
-def _gather(
-    job: Job, rows: Iterator[Row], progress: Progress | None
-) -> tuple[Counts, dict[tuple[int, int], dict[str, Any]]]:
-    """Rows' counts, and each window's record by file and window.
+def _gather(job: Job, rows: Iterator[Row], progress: Progress | None) -> tuple[Counts, Records]:
+    """Count the rows, and collect the record of each window.
 
     Raises:
-        KdcError: what a worker told, or windows that did not come back.
+        KdcError: a worker reported an error, or windows did not come back.
     """
-    counts, done, windows = Counts(), {}, {}
+    counts, windows = Counts(), {}
+    done: Records = {}
     read = [0] * len(job.files)
     for row in rows:
         record, file, window = pickle.loads(row["data"]), int(row["file"]), int(row["window"])
@@ -174,8 +215,8 @@ def _gather(
         read[file] = max(read[file], int(row["done"]))
         if progress is not None:
             progress(counts, sum(read))
-    wanted = {(file, window) for file, many in windows.items() for window in range(many)}
-    if len(windows) < len(job.files) or wanted != set(done):
+    expected = {(file, window) for file, many in windows.items() for window in range(many)}
+    if len(windows) < len(job.files) or expected != set(done):
         raise KdcError(
             "not every window came back",
             given=f"{len(done)} windows of {len(windows)} files, of {len(job.files)}",
@@ -184,24 +225,15 @@ def _gather(
     return counts, done
 
 
-def _check(job: Job, kept: Kept, shards: Folder, done: dict[tuple[int, int], dict[str, Any]]) -> None:
-    """Rows in are rows out, and all shards lie where this process sees them, as they were written.
+def _check(job: Job, finished: FinishedWindows, shards: Folder, done: Records) -> None:
+    """Check that no row was lost, and that this process sees all shards as they were written.
 
     Raises:
-        KdcError: they do not.
+        KdcError: rows or shards are missing.
     """
     sizes = shards.sizes()
     for place, record in done.items():
         key = key_of(*place)
-        kept.check_size(key, record["bytes"], sizes.get(f"{key}.{job.kind}"))
-        if record["read"] != record["written"] + record["skipped"]:
+        finished.check_size(key, record.bytes, sizes.get(f"{key}.{job.kind}"))
+        if record.read != record.written + record.skipped:
             raise KdcError("rows were lost", given=f"{key}: {record}", remedy="this is a bug of kdc, please report it")
-
-
-def _finish(job: Job, kept: Kept, shards: Folder, done: dict[tuple[int, int], dict[str, Any]], *, grows: bool) -> None:
-    """Name the bad rows, and let the output appear."""
-    if job.errors is not None:
-        kept.name_errors(job.errors, (key_of(*place) for place in sorted(done) if done[place]["skipped"]))
-    shards.write(SUCCESS, b"")
-    if not grows:
-        shards.move(job.output)

@@ -1,6 +1,6 @@
-"""What runs on Ray's nodes: a file becomes windows, and an actor with a model of its own answers them, one at a time.
+"""Runs on Ray's nodes: turns a file into windows, and answers them one at a time in an actor with its own model.
 
-Errors travel as values: raised, they would come out as Ray's, with their parts lost in a traceback.
+Errors travel as values. If they were raised, they would arrive as Ray's errors, with their parts lost in a traceback.
 """
 
 from __future__ import annotations
@@ -14,50 +14,70 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdc.artifact.manifest import Device
 from kdc.common.errors import KdcError
 from kdc.common.places import Folder
 from kdc.serving.bulk.inputs import Window, read_windows
-from kdc.serving.bulk.job import Job, Kept, answered
+from kdc.serving.bulk.job import FinishedWindows, Job, WindowRecord, answer_window
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.bulk.ray_cluster import Actors
 from kdc.serving.bulk.windows import LANES, Scorer
 from kdc.serving.engine.engine import Engine
 
-Row = dict[str, Any]  # of a Dataset
-_TRIES = 4  # of a window at which actors die
+Row = dict[str, Any]  # of a Ray Dataset
+_TRIES = 4  # after so many actors have died at a window, the job ends
+
+
+@dataclass(frozen=True)
+class Actors:
+    """How a job is shared out.
+
+    Attributes:
+        count: number of actors, each with its own model.
+        threads: of each actor; Ray reserves as many cores for it.
+        device: what each actor runs on. It is never "auto", because all actors must give the same answers.
+    """
+
+    count: int
+    threads: int
+    device: Device
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each actor."""
+        return 0 if self.device == "cpu" else 1
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that a node has to know.
+    """What every node has to know.
 
     Attributes:
         job: what is asked.
-        writer: knows the columns and their types already, so that all shards have the same.
-        kept: where finished windows go.
+        writer: already knows the columns and their types, so that all shards have the same.
+        finished: keeps the finished windows.
         folder: of their records.
-        goes_on: whether some may be there already.
-        known_from: file and window of the first usable row: from the next window on, the columns are known.
-        run: tells this run's marks from those of one before.
+        goes_on: whether an earlier run of the job may have finished some windows.
+        columns_seen_at: file and window of the first good row. All later windows come after a row with the columns.
+        run: tells the marks of this run from those of an earlier one.
     """
 
     job: Job
     writer: Writer
-    kept: Kept
+    finished: FinishedWindows
     folder: Folder
     goes_on: bool
-    known_from: tuple[int, int]
+    columns_seen_at: tuple[int, int]
     run: str
 
 
 @dataclass(frozen=True)
 class Model:
-    """The artifact's files, by name, and how to load them. It travels once to each node.
+    """An artifact on its way to the nodes; it travels once to each of them.
 
     Attributes:
-        files: content by name, the manifest among them.
+        files: content by name, the manifest included.
         sha256: of the manifest.
-        variant: as for the command.
+        variant: "fp32", "int8" or "fp16"; None takes the manifest's choice.
     """
 
     files: dict[str, bytes]
@@ -66,14 +86,16 @@ class Model:
 
 
 def key_of(file: int, window: int) -> str:
-    """A window's name. Sorted names are in the order of the input."""
+    """The name of a window. Sorted names are in the order of the input."""
     return f"part-{file:06d}-{window:06d}"
 
 
 def windows_of(row: Row, work: Work) -> Iterator[Row]:
-    """A file's windows, each as one row of the Dataset: pickled, with its place and whether it is the file's last.
+    """Read the windows of a file.
 
-    A window that was done before is its record alone.
+    Yields:
+        a row for each window: its place, whether it is the last of the file, and pickled the window, or its record if
+        an earlier run has finished it. If the file cannot be read any further, the last row holds the error instead.
     """
     file = row["file"]
     number, waiting = 0, None
@@ -86,21 +108,21 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
         assert waiting is not None
         yield _row(file, number, waiting, work, last=True)
     except (KdcError, OSError) as error:
-        yield {"file": file, "window": number, "last": False, "done": 0, "data": pickle.dumps(_told(error))}
+        yield {"file": file, "window": number, "last": False, "done": 0, "data": pickle.dumps(_portable(error))}
 
 
 def _row(file: int, number: int, window: Window, work: Work, *, last: bool) -> Row:
-    record = work.kept.find(key_of(file, number), window, work.job) if work.goes_on else None
+    record = work.finished.find(key_of(file, number), window, work.job) if work.goes_on else None
     data = pickle.dumps(window if record is None else record)
     return {"file": file, "window": number, "last": last, "done": window.done, "data": data}
 
 
 class Answerer:
-    """An actor: loads the model once, answers window after window, and writes each one's shard.
+    """An actor: loads the model once, answers window after window, and writes the shard of each.
 
     Args:
-        task: reference to (`Work`, `Model`, `Actors`) in Ray's object store, in a list: each actor fetches it from its
-            own node.
+        task: a list with one reference to (`Work`, `Model`, `Actors`) in Ray's object store. It is in a list so that
+            Ray hands the reference itself on, and each actor fetches the content from its own node.
     """
 
     _work: Work
@@ -113,42 +135,47 @@ class Answerer:
         self._work, model, actors = ray.get(task[0])
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._problem: KdcError | None = None
-        # The tokenizer has a thread for each core of the machine else, in every actor.
+        # Otherwise the tokenizer of every actor starts a thread for each core of the machine.
         os.environ.setdefault("RAYON_NUM_THREADS", str(actors.threads))
         try:
             self._engine = _load(model, actors)
             self._scorer = Scorer(self._engine)
         except (KdcError, OSError) as error:
-            self._problem = _told(error)
+            self._problem = _portable(error)
 
     def __call__(self, row: Row) -> Row:
-        """The row with the window's record, or what went wrong, in the window's place."""
-        found = pickle.loads(row["data"])
-        resumed = isinstance(found, dict)
-        if isinstance(found, Window):
+        """The row with the window's record in place of the window, or with the error."""
+        content = pickle.loads(row["data"])
+        resumed = isinstance(content, WindowRecord)
+        if isinstance(content, Window):
             try:
-                found = self._problem or self._answer(int(row["file"]), int(row["window"]), found)
+                content = self._problem or self._answer(int(row["file"]), int(row["window"]), content)
             except (KdcError, OSError) as error:
-                found = _told(error)
-        return {**row, "resumed": resumed, "data": pickle.dumps(found)}
+                content = _portable(error)
+        return {**row, "resumed": resumed, "data": pickle.dumps(content)}
 
-    def _answer(self, file: int, number: int, window: Window) -> dict[str, Any]:
+    def _answer(self, file: int, number: int, window: Window) -> WindowRecord:
         work, key = self._work, key_of(file, number)
         if self._restarted:
             count_try(work.folder, f"{key}.{work.run}.tries", window)
         work.writer.check(window)
-        known = (file, number) > work.known_from
-        good, piece = answered(work.job, self._engine, self._scorer, work.writer, window, known=known)
-        return work.kept.add(key, good, work.writer.file(piece))
+        seen = (file, number) > work.columns_seen_at
+        good, rows = answer_window(work.job, self._engine, self._scorer, work.writer, window, columns_seen=seen)
+        return work.finished.add(key, good, work.writer.file(rows))
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count that an actor which died before tries a window: Ray would let actors die at it for ever.
+    """Count the tries of a restarted actor at a window. Ray itself would let actors die at the window for ever.
+
+    Args:
+        folder: that keeps the count.
+        mark: name of the file with the count.
+        window: that is about to be answered.
 
     Raises:
-        KdcError: it was tried often enough.
+        KdcError: actors died at it too often.
     """
-    tries = int(folder.read(mark)) if mark in folder else 1  # the first one left no mark
+    tries = int(folder.read(mark)) if mark in folder else 1  # the first actor that died left no mark
     if tries >= _TRIES:
         where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
         raise KdcError(
@@ -160,7 +187,7 @@ def count_try(folder: Folder, mark: str, window: Window) -> None:
 
 
 def _load(model: Model, actors: Actors) -> Engine:
-    """The engine, from files that are removed as soon as it has them."""
+    """Load the engine, from files that are removed as soon as it is loaded."""
     with tempfile.TemporaryDirectory(prefix="kdc-artifact-") as place:
         for name, content in model.files.items():
             (Path(place) / name).write_bytes(content)
@@ -174,8 +201,8 @@ def _load(model: Model, actors: Actors) -> Engine:
         )
 
 
-def _told(error: KdcError | OSError) -> KdcError:
-    """An error that can travel."""
+def _portable(error: KdcError | OSError) -> KdcError:
+    """An error that can be pickled and has all its parts."""
     if isinstance(error, KdcError):
         given = None if error.given is None else str(error.given)
         return type(error)(error.what, given=given, remedy=error.remedy)

@@ -16,20 +16,21 @@ from kdc.common.errors import InputError
 from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.engine.engine import Engine, Text
 
-# Padded tokens of a forward pass: measured for the service, see docs/serving.md.
+# Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
-LANES = 64  # asked for; the engine takes no more than it has threads
-_THRESHOLD = 0.5  # of a label of a multi-label task
+LANES = 64  # forward passes side by side; the engine takes no more than it has threads
+_THRESHOLD = 0.5  # probability from which a multi-label task gives a label
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold the texts, and what the new ones are called.
+    """Which columns hold the texts, and which columns are added.
 
     Attributes:
-        text, text_pair: of the input; the second is None for single-text tasks.
-        prefix: before the new names.
-        all_scores: whether each class has its column.
+        text: column of the (first) text.
+        text_pair: column of the second text; None for tasks with one text a row.
+        prefix: what the names of the new columns begin with.
+        all_scores: whether each class has a column with its score.
     """
 
     text: str
@@ -38,18 +39,18 @@ class Columns:
     all_scores: bool
 
     def added(self, task: TaskInfo) -> dict[str, str]:
-        """New columns by name, with what they hold: "text", "texts" or "number"."""
+        """The new columns by name, with the type of their values: "text", "texts" or "number"."""
         kind, labels = task.kind, task.labels if self.all_scores else ()
-        found = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
-        found |= {"score": "number"} | {f"score_{label}": "number" for label in labels}
-        return {self.prefix + name: what for name, what in found.items()}
+        types = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
+        types |= {"score": "number"} | {f"score_{label}": "number" for label in labels}
+        return {self.prefix + name: type_name for name, type_name in types.items()}
 
 
 class Scorer:
-    """Texts to probabilities, with all cores.
+    """Turns texts into probabilities, with several forward passes side by side.
 
     Args:
-        engine: loaded with lanes.
+        engine: loaded with `lanes=LANES`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -58,7 +59,7 @@ class Scorer:
         self._lanes = ThreadPoolExecutor(engine.lanes) if engine.lanes > 1 else None
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """(rows, outputs), in order; see `Engine.predict`."""
+        """Probabilities (rows, outputs) in the order of the texts; numbers for regression. See `Engine.predict`."""
         encodings = self._engine.encode(texts)
         logits = np.zeros((len(encodings), self._engine.task.outputs), dtype=np.float32)
         batches = list(_batches(encodings, self._most))
@@ -76,7 +77,7 @@ class Scorer:
 
 
 def _batches(encodings: Sequence[Encoding], most: int) -> Iterator[list[int]]:
-    """Rows by falling length, as many together as fit: the long ones first, so that no lane ends with one alone."""
+    """Batches of rows, the longest first, so that no lane works alone at the end on a long one."""
     order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]))
     batch: list[int] = []
     for row in order:
@@ -88,31 +89,35 @@ def _batches(encodings: Sequence[Encoding], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def split_bad(window: Window, columns: Columns, *, known: bool) -> tuple[Window, list[Text]]:
-    """The window without the rows that have no text, which join `bad`, and the texts of the rest.
+def split_bad(window: Window, columns: Columns, *, columns_seen: bool) -> tuple[Window, list[Text]]:
+    """Move the rows that have no text to the window's bad ones.
 
     Args:
         window: as it was read.
         columns: which hold the texts.
-        known: the columns were met before: JSONL rows that lack them are bad rows, not another table.
+        columns_seen: whether earlier JSONL rows had the columns. Rows that lack them are then bad rows, and not
+            another table.
+
+    Returns:
+        the window, and the texts of its good rows.
 
     Raises:
-        InputError: the columns are not there.
+        InputError: the columns are missing.
     """
-    wanted = [columns.text] + ([columns.text_pair] if columns.text_pair is not None else [])
-    absent = [name for name in wanted if name not in window.names]
-    if absent and not known and (window.names or not window.bad):
+    names = [columns.text] + ([columns.text_pair] if columns.text_pair is not None else [])
+    absent = [name for name in names if name not in window.names]
+    if absent and not columns_seen and (window.names or not window.bad):
         raise InputError(
             f"no column {', '.join(absent)}",
             given=f"{window.file} has {', '.join(window.names[:20]) or 'none'}",
             remedy="name the columns: --text COLUMN [--text-pair COLUMN]",
         )
     nothing = [None] * len(window.lines)
-    parts = zip(*(window.column(name) if name in window.names else nothing for name in wanted), strict=True)
+    parts = zip(*(window.column(name) if name in window.names else nothing for name in names), strict=True)
     bad: list[BadRow] = []
     texts: list[Text] = []
     for line, row in zip(window.lines, parts, strict=True):
-        problem = next(filter(None, map(_problem, wanted, row)), None)
+        problem = next(filter(None, map(_problem, names, row)), None)
         if problem is not None:
             bad.append(BadRow(window.file, line, problem))
         else:
@@ -133,18 +138,23 @@ def _problem(name: str, value: Any) -> str | None:
 
 
 def answers(scores: NDArray[np.float32], engine: Engine, columns: Columns) -> dict[str, list[Any]]:
-    """New columns: label and score of each row, and each class's score where it was asked for.
+    """The new columns: label and score of each row, and the score of each class if `columns.all_scores`.
 
     Args:
-        scores: (rows, outputs).
+        scores: (rows, outputs), as `Scorer` gives them.
+        engine: knows the task.
+        columns: which columns are added.
+
+    Returns:
+        the values of each new column by its name.
     """
     kind, labels, prefix = engine.task.kind, engine.labels, columns.prefix
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     if kind == "classification":
-        found["label"] = [labels[place] for place in scores.argmax(axis=1)]
+        values["label"] = [labels[place] for place in scores.argmax(axis=1)]
     elif kind == "multilabel":
-        found["label"] = [[labels[place] for place in np.flatnonzero(row >= _THRESHOLD)] for row in scores]
-    found["score"] = scores.max(axis=1).tolist() if len(scores) else []
+        values["label"] = [[labels[place] for place in np.flatnonzero(row >= _THRESHOLD)] for row in scores]
+    values["score"] = scores.max(axis=1).tolist() if len(scores) else []
     if columns.all_scores:
-        found |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
-    return {prefix + name: values for name, values in found.items()}
+        values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
+    return {prefix + name: column for name, column in values.items()}

@@ -47,7 +47,7 @@ def test_every_row_comes_out_in_order_with_its_own_answer(
 ) -> None:
     rows = make_rows(100)
     counts = predict(artifact, write(tmp_path / f"in{ending}", rows), tmp_path / f"out{out}")
-    assert (counts["read"], counts["written"], counts["skipped"]) == (100, 100, 0)
+    assert (counts.read, counts.written, counts.skipped) == (100, 100, 0)
     check(read(tmp_path / f"out{out}"), rows)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{ending}", f"out{out}"])
 
@@ -139,9 +139,9 @@ def test_bad_rows_are_skipped_and_named_where_that_is_asked(artifact: Path, tmp_
     )
     named = read(tmp_path / "bad.jsonl")
     assert {row["line"]: next(part for part in bad.values() if part in row["problem"]) for row in named} == bad
-    assert counts["skipped"] == len(bad)
-    assert counts["read"] == counts["written"] + counts["skipped"]
-    assert len(read(tmp_path / "out.jsonl")) == counts["written"] == (3 if ending == ".csv" else 1)
+    assert counts.skipped == len(bad)
+    assert counts.read == counts.written + counts.skipped
+    assert len(read(tmp_path / "out.jsonl")) == counts.written == (3 if ending == ".csv" else 1)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_job_that_was_cut_off_goes_on_and_another_one_does_not_take_its_place(
     with pytest.raises(InputError, match="unfinished"):
         predict(artifact, tmp_path / "in.jsonl", output, all_scores=True)
     counts = predict(artifact, tmp_path / "in.jsonl", output)
-    assert (counts["resumed"], sum(seen[4:])) == (48, 52)
+    assert (counts.resumed, sum(seen[4:])) == (48, 52)
     check(read(output), rows)
     assert not list(tmp_path.glob("*.partial*"))
 
@@ -278,7 +278,7 @@ def test_a_job_killed_between_its_two_files_goes_on_and_takes_no_others(
         again(Path("bad.jsonl"))
     monkeypatch.chdir(tmp_path)
     counts = again(Path("bad.jsonl"))
-    assert (counts["resumed"], counts["written"], counts["skipped"]) == (21, 20, 1)
+    assert (counts.resumed, counts.written, counts.skipped) == (21, 20, 1)
     assert len(read(named)) == 1
     check(read(tmp_path / "out.jsonl"), rows)
 
@@ -289,7 +289,7 @@ def test_a_row_that_stopped_the_job_can_be_skipped_without_starting_over(artifac
     with pytest.raises(InputError, match="line 41"):
         predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     counts = predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", on_error="skip")
-    assert (counts["resumed"], counts["written"], counts["skipped"]) == (32, 40, 1)
+    assert (counts.resumed, counts.written, counts.skipped) == (32, 40, 1)
     check(read(tmp_path / "out.jsonl"), rows)
 
 
@@ -304,7 +304,7 @@ def test_force_goes_on_too_and_no_force_drops_nothing(
     with pytest.raises(InputError, match="there already"):
         predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "old"
-    assert predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", force=True)["resumed"] == 16
+    assert predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", force=True).resumed == 16
     check(read(tmp_path / "out.jsonl"), make_rows(40))
 
 
@@ -365,7 +365,7 @@ def test_jsonl_of_varying_columns_stays_as_it_is(artifact: Path, tmp_path: Path)
 def test_a_late_window_without_any_text_is_skipped_row_by_row(artifact: Path, tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [*make_rows(16), {"id": 16}, {"id": 17}])
     counts = predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", on_error="skip")
-    assert (counts["written"], counts["skipped"]) == (16, 2)
+    assert (counts.written, counts.skipped) == (16, 2)
 
 
 @pytest.mark.parametrize("out", [".csv", ".parquet"])
@@ -377,7 +377,7 @@ def test_a_table_without_rows_keeps_its_columns(artifact: Path, tmp_path: Path, 
         pq.write_table(
             pa.table({"id": pa.array([], pa.int8()), "sentence": pa.array([], pa.string())}), tmp_path / "in.parquet"
         )
-    assert predict(artifact, tmp_path / f"in{ending}", tmp_path / f"out{out}")["written"] == 0
+    assert predict(artifact, tmp_path / f"in{ending}", tmp_path / f"out{out}").written == 0
     if out == ".csv":
         assert (tmp_path / "out.csv").read_text() == "id,sentence,label,score\n"
     else:
@@ -406,8 +406,8 @@ def test_what_tools_keep_for_themselves_is_no_input(artifact: Path, tmp_path: Pa
     for name in ("a.csv", "_temporary/0/b.csv", ".ipynb_checkpoints/a.csv", "sub/c.csv", "data[1].csv"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / "in" / name, make_rows(5))
-    assert predict(artifact, tmp_path / "in", tmp_path / "out.csv")["read"] == 15
-    assert predict(artifact, tmp_path / "in" / "data[1].csv", tmp_path / "one.csv")["read"] == 5
+    assert predict(artifact, tmp_path / "in", tmp_path / "out.csv").read == 15
+    assert predict(artifact, tmp_path / "in" / "data[1].csv", tmp_path / "one.csv").read == 5
 
 
 def test_a_remote_output_appears_whole_or_not_at_all(
@@ -427,7 +427,7 @@ def test_a_remote_output_appears_whole_or_not_at_all(
         with pytest.raises(KeyboardInterrupt):
             predict(artifact, "memory://bucket/in.csv", "memory://bucket/out.csv")
     assert not memory.exists("/bucket/out.csv")
-    assert predict(artifact, "memory://bucket/in.csv", "memory://bucket/out.csv")["resumed"] == 40
+    assert predict(artifact, "memory://bucket/in.csv", "memory://bucket/out.csv").resumed == 40
     (tmp_path / "out.csv").write_bytes(memory.cat_file("/bucket/out.csv"))
     check(read(tmp_path / "out.csv"), rows)
     assert not memory.exists("/bucket/out.csv.partial")

@@ -21,10 +21,11 @@ from labelled_tables import check, make_artifact, make_rows, predict, read, writ
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import Folder
 from kdc.common.ray import connected
-from kdc.serving.bulk import ray_cluster, ray_job
+from kdc.serving.bulk import ray_job
 from kdc.serving.bulk.inputs import Window
 from kdc.serving.bulk.job import Counts
-from kdc.serving.bulk.ray_workers import count_try
+from kdc.serving.bulk.ray_workers import Actors, count_try
+from kdc.serving.bulk.request import PredictResult
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray", reason="needs Ray: pip install 'kdc[ray]'")
@@ -42,7 +43,7 @@ def ray(store: Any) -> Iterator[Any]:  # its workers take the store's address fr
         yield ray
 
 
-def predict_on_ray(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
+def predict_on_ray(artifact: Path, source: Path | str, output: Path | str, **changes: Any) -> PredictResult:
     return predict(artifact, source, output, **({"engine": "ray", "actors": 1, "threads": 1} | changes))
 
 
@@ -91,7 +92,7 @@ def test_rows_order_and_numbers_are_those_of_the_local_engine(
     rows = make_rows(17_000)  # two windows a file
     source = write_files(tmp_path / "in", rows, ending, files=2)
     counts = predict_on_ray(artifact, source, tmp_path / f"out{out}", all_scores=True, actors=2)
-    assert (counts["read"], counts["written"], counts["resumed"], counts["actors"]) == (17_000, 17_000, 0, 2)
+    assert (counts.read, counts.written, counts.resumed, counts.actors) == (17_000, 17_000, 0, 2)
     assert [path.name for path in shards(tmp_path / f"out{out}")] == [
         f"part-00000{file}-00000{window}{out}" for file in range(2) for window in range(2)
     ]
@@ -143,8 +144,8 @@ def test_what_was_done_is_not_done_again(
     with pytest.raises(InputError, match="unfinished"):
         predict(artifact, source, output)
     counts = predict_on_ray(artifact, source, output)
-    assert counts["resumed"] >= 10 * len(done) >= 40
-    assert (counts["read"], counts["written"]) == (300, 300)
+    assert counts.resumed >= 10 * len(done) >= 40
+    assert (counts.read, counts.written) == (300, 300)
     assert {key: os.stat(output / f"{key}.csv").st_ino for key in done} == done
     check(read_all(output), rows)
     assert not partial.exists()
@@ -166,7 +167,7 @@ def test_a_bad_row_stops_with_its_file_and_line_or_is_skipped_and_named(
     counts = predict_on_ray(
         artifact, source, tmp_path / "out.jsonl", on_error="skip", errors=str(tmp_path / "bad.jsonl")
     )
-    assert (counts["read"], counts["written"], counts["skipped"]) == (42, 40, 2)
+    assert (counts.read, counts.written, counts.skipped) == (42, 40, 2)
     assert [(Path(row["file"]).name, row["line"]) for row in read(tmp_path / "bad.jsonl")] == [(name, 21), (name, 22)]
     check(read_all(tmp_path / "out.jsonl"), rows)
 
@@ -200,7 +201,7 @@ def test_a_dead_actor_is_replaced(ray: Any, artifact: Path, tmp_path: Path, monk
     on_progress(monkeypatch, kill)
     counts = predict_on_ray(artifact, source, tmp_path / "out.csv")
     assert len(killed) == 1
-    assert (counts["read"], counts["written"]) == (200, 200)
+    assert (counts.read, counts.written) == (200, 200)
     check(read_all(tmp_path / "out.csv"), rows)
 
 
@@ -264,7 +265,7 @@ def test_shards_go_to_an_object_store_and_its_last_object_says_that_all_are_ther
         with pytest.raises(KeyboardInterrupt):
             predict_on_ray(artifact, "s3://rows/in", "s3://rows/out.jsonl")
     assert not bucket.exists("rows/out.jsonl/_SUCCESS")
-    assert predict_on_ray(artifact, "s3://rows/in", "s3://rows/out.jsonl")["resumed"] >= 30
+    assert predict_on_ray(artifact, "s3://rows/in", "s3://rows/out.jsonl").resumed >= 30
     shutil.rmtree(tmp_path / "in")
     names = [f"part-{file:06d}-000000.jsonl" for file in range(8)]
     assert [name.removeprefix("rows/") for name in bucket.find("rows")] == [
@@ -312,7 +313,7 @@ def test_the_command_joins_a_cluster_by_its_address_and_prints_nothing_of_ray(
         text=True,
         cwd=tmp_path,
     )
-    assert json.loads(done.stdout)["written"] == 20
+    assert json.loads(done.stdout).written == 20
     assert done.stderr == "mood: Ray, 1 actors on cpu, 1 threads each -> out.jsonl\n"
     check(read_all(tmp_path / "out.jsonl"), rows)
     assert ray.nodes()[0]["Alive"]  # it was joined, not ended
@@ -324,23 +325,23 @@ CPU_NODE, GPU_NODE, HEAD = {"CPU": 7.0}, {"CPU": 16.0, "GPU": 2.0}, {"memory": 1
 @pytest.mark.parametrize(
     ("nodes", "asked", "shared"),
     [
-        ([CPU_NODE, CPU_NODE, HEAD], ("auto", None, None), ray_cluster.Actors(14, 1, "cpu")),
-        ([CPU_NODE, CPU_NODE], ("cpu", None, 4), ray_cluster.Actors(2, 4, "cpu")),  # none is split over nodes
-        ([CPU_NODE, GPU_NODE], ("auto", None, None), ray_cluster.Actors(2, 8, "cuda")),
-        ([GPU_NODE], ("cuda", None, 16), ray_cluster.Actors(1, 16, "cuda")),
-        ([HEAD], ("cuda", 3, None), ray_cluster.Actors(3, 1, "cuda")),  # they wait for nodes
+        ([CPU_NODE, CPU_NODE, HEAD], ("auto", None, None), Actors(14, 1, "cpu")),
+        ([CPU_NODE, CPU_NODE], ("cpu", None, 4), Actors(2, 4, "cpu")),  # none is split over nodes
+        ([CPU_NODE, GPU_NODE], ("auto", None, None), Actors(2, 8, "cuda")),
+        ([GPU_NODE], ("cuda", None, 16), Actors(1, 16, "cuda")),
+        ([HEAD], ("cuda", 3, None), Actors(3, 1, "cuda")),  # they wait for nodes
     ],
 )
-def test_a_cluster_is_shared_out(nodes: list[Any], asked: tuple[Any, ...], shared: ray_cluster.Actors) -> None:
+def test_a_cluster_is_shared_out(nodes: list[Any], asked: tuple[Any, ...], shared: Actors) -> None:
     fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    assert ray_cluster.share_out(fake, *asked) == shared
+    assert ray_job.share_out(fake, *asked) == shared
 
 
 @pytest.mark.parametrize("asked", [("cuda", None, None), ("cpu", None, 8)])
 def test_a_cluster_without_room_is_refused(asked: tuple[Any, ...]) -> None:
     fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": CPU_NODE}])
     with pytest.raises(InputError, match="no node has room"):
-        ray_cluster.share_out(fake, *asked)
+        ray_job.share_out(fake, *asked)
 
 
 @pytest.mark.parametrize(

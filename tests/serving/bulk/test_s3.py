@@ -42,7 +42,7 @@ def test_a_file_goes_from_the_store_to_the_store(artifact: Path, tmp_path: Path,
     rows = make_rows(50)
     bucket.pipe_file(f"rows/in{ending}", write(tmp_path / f"in{ending}", rows).read_bytes())
     counts = predict(artifact, f"s3://rows/in{ending}", f"s3://rows/out/labelled{ending}")
-    assert (counts["read"], counts["written"]) == (50, 50)
+    assert (counts.read, counts.written) == (50, 50)
     check(fetch(bucket, f"s3://rows/out/labelled{ending}", tmp_path), rows)
     assert keys(bucket) == sorted([f"rows/in{ending}", f"rows/out/labelled{ending}"])
 
@@ -65,7 +65,7 @@ def test_bad_rows_are_named_in_the_store(artifact: Path, tmp_path: Path, bucket:
         predict(artifact, "s3://rows/in.jsonl", "s3://rows/out.csv")
     assert not bucket.exists("rows/out.csv")
     counts = predict(artifact, "s3://rows/in.jsonl", "s3://rows/out.csv", on_error="skip", errors="s3://rows/bad.jsonl")
-    assert (counts["resumed"], counts["skipped"]) == (32, 1)
+    assert (counts.resumed, counts.skipped) == (32, 1)
     assert [row["line"] for row in fetch(bucket, "s3://rows/bad.jsonl", tmp_path)] == [41]
     check(fetch(bucket, "s3://rows/out.csv", tmp_path), rows)
 
@@ -96,7 +96,7 @@ def test_what_was_cut_off_leaves_no_object_and_goes_on(
     with pytest.raises(InputError, match="unfinished"):
         predict(artifact, "s3://rows/in.csv", "s3://rows/out.parquet", all_scores=True)
     counts = predict(artifact, "s3://rows/in.csv", "s3://rows/out.parquet")
-    assert counts["resumed"] == (48 if where == "windows" else 100)
+    assert counts.resumed == (48 if where == "windows" else 100)
     check(fetch(bucket, "s3://rows/out.parquet", tmp_path), rows)
     assert keys(bucket) == ["rows/in.csv", "rows/out.parquet"]
 

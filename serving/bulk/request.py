@@ -1,0 +1,176 @@
+"""What `kdc predict` is asked to do, and what it answers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from kdc.artifact.manifest import Device, TaskInfo
+from kdc.common.errors import InputError
+from kdc.common.frozen import Frozen
+from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
+from kdc.serving.bulk.job import Job
+from kdc.serving.bulk.windows import Columns
+
+
+class PredictRequest(Frozen):
+    """One table to answer."""
+
+    artifact: Path = Field(description="folder of the artifact")
+    source: str = Field(description='table to read: a file, directory, pattern or URL; "-" is JSONL on standard input')
+    output: str = Field(
+        description='file or URL to write; "-" is JSONL on standard output. With Ray, a directory of shards'
+    )
+    text: str | None = Field(None, description="column with the (first) text (default: the name of the task's column)")
+    text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
+    prefix: str = Field("", description="prefix for the names of the new columns")
+    all_scores: bool = Field(False, description="add a column with the score of each class")
+    on_error: str = Field("stop", description="what to do with a row that has no text: stop, or skip it")
+    errors: str | None = Field(None, description="file or URL for the list of skipped rows, in JSONL (default: none)")
+    variant: str | None = Field(None, description="fp32, int8 or fp16 (default: the manifest's choice)")
+    device: Device = Field("auto", description="where to compute")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="threads of all forward passes together (default: all usable cores); with Ray, of each actor "
+        "(default: 1 on a CPU, its share of the cores on a GPU)",
+    )
+    force: bool = Field(False, description="replace an existing output, and drop an unfinished job")
+    allow_failed: bool = Field(False, description="also use an artifact that failed its contract")
+    engine: str = Field("local", description='"local": in this process; "ray": in actors on a Ray cluster')
+    address: str | None = Field(
+        None, description="address of the Ray cluster (default: RAY_ADDRESS if set, or else Ray on this machine alone)"
+    )
+    actors: int | None = Field(None, ge=1, description="number of Ray actors (default: as many as there is room for)")
+
+    @property
+    def format(self) -> str:
+        """The format of the output: csv, tsv, jsonl or parquet."""
+        return "jsonl" if self.output == STANDARD else format_of(self.output)
+
+    def check(self) -> list[File]:
+        """Refuse options that contradict each other or the files, before a model is loaded.
+
+        Returns:
+            the files of the input; none stands for standard input.
+
+        Raises:
+            InputError: an option or a file cannot be used.
+        """
+        self._check_options()
+        files = [] if self.source == STANDARD else find(self.source)
+        uses_parquet = "parquet" in (self.format, *(file.format for file in files))
+        if is_packed(self.output):
+            raise InputError(
+                "the output is not compressed by kdc", given=self.output, remedy="pack it afterwards, or .parquet"
+            )
+        self._check_apart(files)
+        if uses_parquet:
+            _check_pyarrow()
+        return files
+
+    def _check_options(self) -> None:
+        if self.on_error not in ("stop", "skip"):
+            raise InputError("no such way to treat a bad row", given=self.on_error, remedy="stop or skip")
+        if self.errors is not None and self.on_error != "skip":
+            raise InputError("--errors names rows that are skipped", given="--on-error stop", remedy="--on-error skip")
+        if self.engine not in ("local", "ray"):
+            raise InputError("no such engine", given=self.engine, remedy="local or ray")
+        if self.engine == "local":
+            for name, value in (("--address", self.address), ("--actors", self.actors)):
+                if value is not None:
+                    raise InputError(f"{name} is for Ray", given=f"{name} {value}", remedy="add --engine ray")
+            return
+        if STANDARD in (self.source, self.output):
+            raise InputError("Ray reads and writes files", given=STANDARD, remedy="name files, or --engine local")
+        (source_system, source), (output_system, output) = file_system(self.source), file_system(self.output)
+        if source_system.protocol == output_system.protocol and output.startswith(f"{source.rstrip('/')}/"):
+            raise InputError(
+                "the output would lie inside the input",
+                given=f"{self.output} in {self.source}",
+                remedy="a place beside the input",
+            )
+
+    def _check_apart(self, files: list[File]) -> None:
+        """Refuse an output that is one of the input's files, or the file of errors."""
+        places = [(file.system, file.path) for file in files]
+        outputs = [address for address in (self.output, self.errors) if address is not None and address != STANDARD]
+        places += [file_system(address) for address in outputs]
+        resolved = [(tuple(system.protocol), str(Path(path).resolve())) for system, path in places]
+        if len(set(resolved)) < len(resolved):
+            raise InputError(
+                "input, output and errors are not all different files", given=self.output, remedy="another name"
+            )
+
+    def job(self, files: list[File], task: TaskInfo, identity: dict[str, str]) -> Job:
+        """The job of answering these files.
+
+        Args:
+            files: as `check` returns them.
+            task: of the artifact.
+            identity: whatever else decides the answers, to tell this job from another one.
+
+        Raises:
+            InputError: an option does not fit the task.
+        """
+        if self.text_pair is not None and not task.is_pair:
+            raise InputError(f"the task {task.name} takes one text a row", given=f"--text-pair {self.text_pair}")
+        if self.all_scores and task.kind == "regression":
+            raise InputError("regression has no classes", given="--all-scores", remedy="leave it out")
+        text_pair = (self.text_pair or task.text_pair) if task.is_pair else None
+        columns = Columns(self.text or task.text, text_pair, self.prefix, self.all_scores)
+        skip_bad = self.on_error == "skip"
+        return Job(files, self.output, self.format, columns, skip_bad, self.errors, identity, self.force)
+
+    @property
+    def ray_address(self) -> str | None:
+        """The address of the Ray cluster; None for Ray on this machine alone."""
+        return self.address or os.environ.get("RAY_ADDRESS")
+
+
+class PredictResult(Frozen):
+    """What came of it.
+
+    Attributes:
+        read: rows of the input.
+        written: rows of the output.
+        skipped: rows left out, because they have no text or cannot be read.
+        resumed: rows that an earlier, unfinished run of the same job had answered.
+        seconds: that it took.
+        rows_per_second: of the rows that were not resumed.
+        output: where the answers are.
+        actors: of Ray; None for the local engine.
+    """
+
+    read: int
+    written: int
+    skipped: int
+    resumed: int
+    seconds: float
+    rows_per_second: float
+    output: str
+    actors: int | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line for the person who watches."""
+        resumed = f", {self.resumed:,} of them before" if self.resumed else ""
+        skipped = f", {self.skipped:,} skipped" if self.skipped else ""
+        speed = f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s"
+        return f"{self.read:,} rows read{resumed}, {self.written:,} written{skipped}: {speed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`: `actors` only with Ray."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def _check_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "Parquet needs pyarrow", given="it is not installed", remedy="pip install 'kdc[predict]', or use .jsonl"
+        ) from None
