@@ -1,4 +1,4 @@
-"""int8 candidates beside each other: what each costs on the tuning slice, mean over finished runs.
+"""Compare int8 candidates: what each costs on the tuning slice, the mean over finished runs.
 
 Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`. Prints a Markdown table: how far the
 probabilities are from fp32's, the points lost, and the latency of one text against fp32.
@@ -6,6 +6,7 @@ probabilities are from fp32's, the points lost, and the latency of one text agai
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -13,21 +14,19 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from kdc.pipeline.graphs.int8 import CANDIDATES
 
 
 def main() -> None:
     """Print the table."""
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    runs = [_read(Path(name)) for name in sys.argv[1:]]
-    names = {each.name: None for each in CANDIDATES} | {name: None for found, _ in runs for name in found}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of a finished kdc compress")
+    runs = [_read(run) for run in parser.parse_args().runs]
+    names = {each.name: None for each in CANDIDATES} | {name: None for candidates, _ in runs for name in candidates}
     sys.stdout.write("| candidate | runs | mean difference to fp32 | points lost | latency against fp32 |\n")
     sys.stdout.write("|---|---:|---:|---:|---:|\n")
     for name in names:
-        rows = [(found[name], fp32) for found, fp32 in runs if "tune" in found.get(name, {})]
+        rows = [(candidates[name], fp32) for candidates, fp32 in runs if "tune" in candidates.get(name, {})]
         if not rows:
             continue
         lost = [fp32 - next(iter(row["tune"].values())) for row, fp32 in rows]
@@ -40,9 +39,10 @@ def main() -> None:
 
 def _read(run: Path) -> tuple[dict[str, Any], float]:
     """Candidates by name, and the fp32 student's metric on the same slice."""
-    found = json.loads((run / "quantize" / "candidates.json").read_text(encoding="utf-8"))
+    candidates = json.loads((run / "quantize" / "candidates.json").read_text(encoding="utf-8"))
     student = json.loads((run / "student" / "stage.json").read_text(encoding="utf-8"))["metrics"]["tune"]
-    return {re.sub(r"-keep-\d+$", "-keep", name): each for name, each in found.items()}, next(iter(student.values()))
+    by_name = {re.sub(r"-keep-\d+$", "-keep", name): each for name, each in candidates.items()}
+    return by_name, next(iter(student.values()))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,6 @@ from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 ARMS = {"official": ("paper", 512), "kdc-paper": ("paper", None), "kdc-best": ("best", None)}
 _TRIAL_STEPS = {"official": 2, "kdc-paper": 20, "kdc-best": 20}
 
@@ -51,14 +48,14 @@ def main() -> None:
     if options.arm:
         sys.stdout.write(json.dumps(_train(options.arm, options)) + "\n")
         return
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
     for _ in range(options.rounds):
         for name in ARMS:
             done = subprocess.run(
                 [sys.executable, __file__, *sys.argv[1:], "--arm", name], stdout=subprocess.PIPE, text=True, check=True
             )
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-    sys.stdout.write(_table(found, options.seconds))
+            turns[name].append(json.loads(done.stdout.splitlines()[-1]))
+    sys.stdout.write(_table(turns, options.seconds))
 
 
 def _train(arm: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +90,8 @@ def _run(recipe: str, options: argparse.Namespace) -> Any:
     from kdc.common.progress import Reporter
     from kdc.pipeline.compress import prepare_libraries
     from kdc.pipeline.config.resolve import layer_of, resolve
-    from kdc.pipeline.run import compress, open_run
+    from kdc.pipeline.run import compress
+    from kdc.pipeline.rundir.context import open_run
 
     flags = {
         "data.task": "qnli",
@@ -112,21 +110,22 @@ def _run(recipe: str, options: argparse.Namespace) -> Any:
 
 
 def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
-    """A new student, trained for so many steps; and its padding id."""
+    """Train a new student for that many steps. Returns it, and its padding id."""
     from transformers import set_seed
 
-    from kdc.pipeline.stages.student import distillation, new_student
+    from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.training import adapters, models
     from kdc.pipeline.training.batches import Rows
-    from kdc.pipeline.training.fit import plan_for
     from kdc.pipeline.training.loop import Objective, train
+    from kdc.pipeline.training.plan import plan_for
+    from kdc.pipeline.training.students import TeacherLogits, new_student
 
-    settings, pad_to = run.config.student, ARMS[arm][1]
+    settings, task, pad_to = run.config.student, run.data().task, ARMS[arm][1]
     set_seed(run.config.run.seed)
-    loaded, source = new_student(run, settings)
+    loaded, source = new_student(settings.model, task, cut_from=run.cut_from(settings))
     pad_id = models.load_tokenizer(source).pad_token_id
     model = adapters.with_adapters(loaded.model, loaded.new_modules, settings.lora.model_dump())
-    learns_from, task = distillation(run, settings), run.data().task
+    teacher = TeacherLogits(run.folder("targets") / TEACHER_LOGITS, settings.alpha, settings.temperature)
     plan = plan_for(settings, 1, seed=0, device="cpu", bf16=False)
     plan = replace(
         plan,
@@ -140,31 +139,29 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     with tempfile.TemporaryDirectory() as folder:
         train(
             model,
-            Rows([run.data().tokens("student", "train")], learns_from.logits),
+            Rows([run.data().tokens("student", "train")], teacher.read()),
             Rows([run.data().tokens("student", "tune")]),
             pad_id=pad_id,
-            objective=Objective(task.kind, task.metrics, alpha=learns_from.alpha, temperature=learns_from.temperature),
+            objective=Objective(task.kind, task.metrics, alpha=teacher.alpha, temperature=teacher.temperature),
             plan=plan,
             folder=Path(folder),
         )
     return model, pad_id
 
 
-def _table(found: dict[str, list[dict[str, Any]]], seconds: float) -> str:
+def _table(turns: dict[str, list[dict[str, Any]]], seconds: float) -> str:
     def middle(name: str, key: str) -> float:
-        return median(turn[key] for turn in found[name])
+        return median(turn[key] for turn in turns[name])
 
     lines = [
         f"| arm | rows/s | x official | peak MB | x official | accuracy after {seconds:.0f} s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for name in found:
-        ratios = [
-            mine["rows_per_second"] / his["rows_per_second"]
-            for mine, his in zip(found[name], found["official"], strict=True)
-        ]
-        memory = [mine["memory"] / his["memory"] for mine, his in zip(found[name], found["official"], strict=True)]
-        scores = ", ".join(f"{turn['score']:.1f}" for turn in found[name])
+    for name in turns:
+        pairs = list(zip(turns[name], turns["official"], strict=True))
+        ratios = [turn["rows_per_second"] / official["rows_per_second"] for turn, official in pairs]
+        memory = [turn["memory"] / official["memory"] for turn, official in pairs]
+        scores = ", ".join(f"{turn['score']:.1f}" for turn in turns[name])
         speed, peak = middle(name, "rows_per_second"), middle(name, "memory") / 1e6
         lines.append(f"| {name} | {speed:.1f} | {median(ratios):.1f} | {peak:.0f} | {median(memory):.2f} | {scores} |")
     return "\n".join(lines) + "\n"

@@ -36,13 +36,13 @@ def main() -> None:
         f"1 process, {cores} threads": ([], cores),
         f"{_RANKS} processes, {max(1, cores // _RANKS)} threads each": (torchrun, max(1, cores // _RANKS)),
     }
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(options.rounds):
             for name, (launcher, threads) in ways.items():
-                found[name].append(_run(options, Path(scratch) / "run", launcher, threads))
-                sys.stderr.write(f"round {number + 1}, {name}: {found[name][-1]}\n")
-    sys.stdout.write(_table(found))
+                turns[name].append(_run(options, Path(scratch) / "run", launcher, threads))
+                sys.stderr.write(f"round {number + 1}, {name}: {turns[name][-1]}\n")
+    sys.stdout.write(_table(turns))
 
 
 def _run(options: argparse.Namespace, out: Path, launcher: list[str], threads: int) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def _run(options: argparse.Namespace, out: Path, launcher: list[str], threads: i
     }
 
 
-def _table(found: dict[str, list[dict[str, Any]]]) -> str:
+def _table(turns: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| | teacher, rows/s | targets, rows/s | student, rows/s | teacher's tuning accuracy |"]
     lines.append("|---|---:|---:|---:|---:|")
-    for name, runs in found.items():
+    for name, runs in turns.items():
         middle = {key: median(run[key] for run in runs) for key in runs[0]}
         lines.append(
             f"| {name} | {middle['teacher']:.0f} | {middle['targets']:.0f} | {middle['student']:.0f} "

@@ -25,7 +25,6 @@ from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 TASKS = {
     "sst2": {"data.task": "sst2", "data.max_train_rows": 12000, "teacher.epochs": 2.0, "student.epochs": 2.0},
@@ -85,13 +84,13 @@ def main() -> None:
     names = list(dict.fromkeys(names))
     if "sst2" in options.tasks:
         _write_screen(options.data / "SST-2", options.runs / "screen" / "SST-2")
-    found = {
+    runs = {
         (task, name): [_train(task, name, seed, options) for seed in options.seeds]
         for task in options.tasks
         for name in names
     }
     for task in options.tasks:
-        sys.stdout.write(_table(task, {name: found[task, name] for name in names}))
+        sys.stdout.write(_table(task, {name: runs[task, name] for name in names}))
 
 
 def _write_screen(source: Path, out: Path) -> None:
@@ -141,7 +140,7 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -166,16 +165,16 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
     return resolve(flags=layer_of(flags | changes), sets={}, file={}).model_dump(mode="json")
 
 
-def _table(task: str, found: dict[str, list[dict[str, Any]]]) -> str:
+def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:
     metric = "accuracy"
-    best = found["best"]
+    best = variants["best"]
     rows = "held out" if task == "sst2" else "dev"
     lines = [
         f"\n{task}, {len(best)} seed{'s' * (len(best) > 1)}\n",
         f"| variant | {rows} | to best, each seed | tuning slice | to best | training s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for name, runs in found.items():
+    for name, runs in variants.items():
         dev, tune = [run["scores"][metric] for run in runs], [run["tune"][metric] for run in runs]
         gains = [run["scores"][metric] - base["scores"][metric] for run, base in zip(runs, best, strict=True)]
         chosen = mean(run["tune"][metric] - base["tune"][metric] for run, base in zip(runs, best, strict=True))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -19,8 +18,6 @@ from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from transformers import TrainerCallback
 
 PADDED_STEPS, GROUPED_STEPS, BATCH = 3, 40, 32  # timed; one more goes before

@@ -6,11 +6,8 @@ Reads `KDC_*`; takes the port as its argument.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import uvicorn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from kdc.serving.http.api.app import make_app
 from kdc.serving.http.settings import from_environment

@@ -6,12 +6,8 @@ Reads the artifact's path from `PEER_ARTIFACT`. Access log off, as in `kdc serve
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import bentoml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from kdc.serving.engine.engine import Engine, Text
 
