@@ -1,1 +1,1 @@
-"""What every room may use: errors, facts of the machine, places, progress. Imports nothing of ours."""
+"""What every room may use: errors, files, places, facts of the machine, progress, tables. Imports no other room."""

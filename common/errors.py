@@ -1,7 +1,7 @@
 """Errors that a person reads: what was wrong, the value that was given, the remedy.
 
-The command line prints them without a traceback and leaves with their exit code:
-0 done, 1 failure, 2 wrong input; 3 and 4 are a contract's verdicts (`kdc.artifact.contract.terms`).
+The command line prints them without a traceback and ends with their exit code. The codes are 0 (done), 1 (failure),
+2 (wrong input), and 3 and 4 for the verdicts of a contract (`kdc.artifact.contract.terms`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ class KdcError(Exception):
     """Something failed. Exit code 1.
 
     Args:
-        what: what was wrong, one sentence without a full stop.
-        given: the value that was met, shown as it is.
+        what: what was wrong, in one sentence without a full stop.
+        given: the value that was met, which is shown as it is.
         remedy: what to do now: a command, a setting, a valid example.
     """
 

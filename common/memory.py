@@ -1,4 +1,4 @@
-"""The most memory that this process held."""
+"""The peak memory of this process."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def own_peak_memory_bytes() -> int:
-    """Most resident memory of this process since `reset_peak_memory`, or since its start; 0 where nobody knows."""
-    # `getrusage` would also count the parent's memory at the moment of the fork.
+    """The most resident memory of this process since `reset_peak_memory` or its start; 0 where that is unknown."""
+    # `getrusage` alone would also count the parent's memory at the moment of the fork.
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     for line in lines:
@@ -24,6 +24,6 @@ def own_peak_memory_bytes() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Start `own_peak_memory_bytes` anew, where the system lets us; elsewhere it stays the process's maximum."""
+    """Begin a new peak, on systems that allow it; on others the peak remains that of the whole process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

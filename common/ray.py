@@ -18,18 +18,22 @@ _ANSWER_TIMEOUT_S = 10
 
 @contextmanager
 def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
-    """The module `ray`, connected; disconnected afterwards, unless it was connected before.
+    """Connect to Ray for the length of a block, unless the process is connected already.
 
     Args:
-        address: of a cluster, "auto" for the one that this machine is a node of; None: Ray on this machine alone.
-        cores: that Ray on this machine alone takes at least to be there: so many were asked for.
+        address: of a cluster, or "auto" for the one that this machine is a node of; None: Ray on this machine alone.
+        cores: number of cores that Ray on this machine alone offers at the least, even where the machine has fewer:
+            so many were asked for.
+
+    Yields:
+        The module `ray`.
 
     Raises:
-        InputError: no cluster answers there.
+        InputError: no cluster answers at the address.
         KdcError: Ray is not installed, or does not start on this machine.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is called
-    # Ray's C++ side tells stderr of every actor that may restart, as if that were an error.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data is sent
+    # Ray's C++ code writes a line to stderr for every actor that may restart, as if that were an error.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -40,11 +44,11 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # "local": Ray by itself would join any cluster that happens to run on this machine.
-    alone: dict[str, Any] = {"num_cpus": max(cores, machine.cores()["usable"]), "include_dashboard": False}
+    # Without "local", Ray would join any cluster that happens to run on this machine.
+    alone: dict[str, Any] = {"num_cpus": max(cores, machine.cores().usable), "include_dashboard": False}
     try:
         _check_answers(address)
-        with _without_stderr():  # what fails is raised
+        with _without_stderr():  # failures are raised
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -55,7 +59,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         if not address:
             raise KdcError(
-                "Ray does not start here", given=why, remedy="or --engine local, which needs none"
+                "Ray does not start on this machine", given=why, remedy="use --engine local, which needs no Ray"
             ) from error
         raise InputError(
             f"no Ray cluster answers ({why})",
@@ -63,7 +67,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
             remedy="`ray start --head` starts one; without --address, Ray runs on this machine alone",
         ) from None
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints of a lost node there; stdout is the result's alone
+        with redirect_stdout(sys.stderr):  # Ray prints lost nodes to stdout, which is for results
             yield ray
     finally:
         ray.shutdown()
@@ -71,25 +75,24 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Also without what is written past Python: that the log level above was set."""
+    """Discard stderr, also what C++ code writes to it past Python, such as a line on the log level set above."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _check_answers(address: str | None) -> None:
-    """See that somebody listens: Ray itself would try for a quarter of an hour.
+    """See that something listens at an address, because Ray itself would try for a quarter of an hour.
 
     Raises:
-        OSError: nobody does.
-        ValueError: that is no address.
+        OSError: nothing does.
+        ValueError: it is not an address.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "auto")

@@ -88,7 +88,7 @@ def judge(
         contract=contract,
         variant=engine.variant,
         provider=engine.provider,
-        cpu=str(machine.cpu()["model"]),
+        cpu=machine.cpu().model,
         threads=engine.threads,
         lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
         costs=costs,

@@ -141,7 +141,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
         log.warning("%s: %s", name, sentence(judged))
     if judged.threads is not None and engine.threads < judged.threads:
         log.warning("%s: its contract was judged with %d threads, and %d serve", name, judged.threads, engine.threads)
-    here = str(machine.cpu()["model"])
+    here = machine.cpu().model
     if judged.cpu != here:
         log.warning(
             "%s: its contract was judged on another CPU (%s, this is %s): `kdc verify` judges it here",

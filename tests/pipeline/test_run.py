@@ -23,7 +23,7 @@ from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
-from kdc.pipeline.run import open_run
+from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.stages import package
 
 
@@ -42,7 +42,7 @@ def again(
         finished.folder, finished.teacher, *sets, flags={"run.out": out, "run.controls": True} | (flags or {})
     )
     result = tiny_runs.compress(config, **(how or {}))
-    return {name: stage["skipped"] for name, stage in result["stages"].items()}
+    return {name: stage.skipped for name, stage in result.stages.items()}
 
 
 def test_where_int8_costs_something_more_is_tried_and_one_file_stays(
@@ -60,14 +60,14 @@ def test_where_int8_costs_something_more_is_tried_and_one_file_stays(
 
 
 def test_teacher_and_student_learned_the_task(finished: Finished) -> None:
-    table = finished.result["result"]["table"]
+    table = finished.table
     assert table["teacher"]["accuracy"] > 90
     assert table["merged"]["accuracy"] > 90
     assert table["int8"]["accuracy"] > 85
 
 
 def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
-    table = finished.result["result"]["table"]
+    table = finished.table
     assert set(table) == {"teacher", "student", "merged", "student_without_kd", "teacher_lora", "fp32", "int8", "fp16"}
     for name in ("teacher", "merged", "fp32", "int8"):
         assert {"accuracy", "parameters", "size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second"} <= set(
@@ -148,7 +148,7 @@ def test_another_machine_quantises_and_measures_again(
     finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = machine.cpu()
-    monkeypatch.setattr(machine, "cpu", lambda: real | {"model": "Another CPU 9000"})
+    monkeypatch.setattr(machine, "cpu", lambda: real.model_copy(update={"model": "Another CPU 9000"}))
     skipped = again(finished, copied)
     assert [name for name, was in skipped.items() if not was] == ["quantize", "evaluate", "package"]
     assert load_manifest(copied / "artifact").lineage.cpu == "Another CPU 9000"
@@ -233,7 +233,7 @@ def test_a_damaged_stage_record_says_what_to_remove(finished: Finished, copied: 
 def test_the_resolved_config_and_each_stages_settings_are_in_the_run(finished: Finished) -> None:
     run = finished.folder / "run"
     assert json.loads((run / "config.json").read_text())["student"]["lora"]["r"] == 8
-    for stage in finished.result["stages"]:
+    for stage in finished.result.stages:
         record = json.loads((run / stage / "stage.json").read_text())
         assert {"fingerprint", "settings", "metrics", "seconds", "peak_memory_bytes"} <= set(record)
 
@@ -266,7 +266,7 @@ def test_the_artifact_is_a_symlink_to_a_verified_folder(finished: Finished) -> N
 
 def test_the_stored_logits_give_the_promised_metrics(finished: Finished) -> None:
     stored = np.load(finished.artifact / "evaluation.npz")
-    table = finished.result["result"]["table"]
+    table = finished.table
     for key, name in (("teacher_logits", "teacher"), ("student_logits", "fp32"), ("student_int8_logits", "int8")):
         right = (stored[key].argmax(1) == stored["label"]).mean()
         assert 100 * right == pytest.approx(table[name]["accuracy"], abs=1e-3)

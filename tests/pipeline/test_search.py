@@ -12,10 +12,10 @@ from tiny_runs import base_model, compress, config_for, kdc, write_rows
 from kdc.artifact.contract.terms import Contract, Limits
 from kdc.common import machine
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.pareto import _short
-from kdc.pipeline.results import CandidatesResult, StudentCosts
+from kdc.pipeline.results import CandidatesResult, ModelResult, StudentCosts, Trial
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.stages import candidates, search
 
@@ -105,9 +105,9 @@ def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_ti
 def test_another_limit_measures_nothing_again(rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path) -> None:
     compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
     again = compress(rows.config(tmp_path / "run", max_size_mb=99.0), until="candidates")
-    assert again["stages"]["candidates"]["skipped"]
+    assert again.stages["candidates"].skipped
     named = rows.config(tmp_path / "run", "student.model=layers:0", max_size_mb=99.0)
-    assert not compress(named, until="candidates")["stages"]["candidates"]["skipped"]
+    assert not compress(named, until="candidates").stages["candidates"].skipped
 
 
 def test_without_int8_only_fp32_can_keep_a_contract(rows: Rows, tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Ro
 
 def test_another_machine_measures_again(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = rows.config(tmp_path / "run", max_size_mb=100.0)
-    assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
-    assert compress(config, until="candidates")["stages"]["candidates"]["skipped"]
-    monkeypatch.setattr(machine, "cpu", lambda: {"model": "Another CPU 9000"})
-    assert not compress(config, until="candidates")["stages"]["candidates"]["skipped"]
+    assert not compress(config, until="candidates").stages["candidates"].skipped
+    assert compress(config, until="candidates").stages["candidates"].skipped
+    monkeypatch.setattr(machine, "cpu", lambda: machine.Cpu(model="Another CPU 9000", architecture="x86_64"))
+    assert not compress(config, until="candidates").stages["candidates"].skipped
 
 
 @pytest.fixture
@@ -195,9 +195,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     trained: list[tuple[str, int]] = []
     distil = getattr(search, "distil")  # noqa: B009
 
-    def noted(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+    def noted(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         trained.append((settings.model, settings.min_steps))
-        return distil(run, settings, learns_from, out)
+        return distil(settings, *rest, **named)
 
     monkeypatch.setattr(search, "distil", noted)
     return trained
@@ -217,9 +217,9 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
     }
     distil = getattr(search, "distil")  # noqa: B009
 
-    def scored(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
-        found = distil(run, settings, learns_from, out)
-        return found | {"tune": {"macro_f1": scores[settings.model, settings.min_steps]}}
+    def scored(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
+        tune = {"macro_f1": scores[settings.model, settings.min_steps]}
+        return distil(settings, *rest, **named).model_copy(update={"tune": tune})
 
     monkeypatch.setattr(search, "distil", scored)
     compress(rows.config(tmp_path / "run", "contract.search=full", max_size_mb=100.0), until="student")
@@ -253,7 +253,7 @@ def test_other_limits_and_more_time_repeat_no_trial(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as stopped:
-        stopped.setattr(search, "_out_of_time", lambda trials, max_hours: len(trials) == 2)
+        stopped.setattr(search, "_is_out_of_time", lambda trials, max_hours: len(trials) == 2)
         compress(rows.config(out, max_size_mb=100.0, max_hours=1.0), until="search")
     compress(rows.config(out, max_size_mb=99.0, max_hours=2.0), until="search")
     assert [student for student, _ in short] == list(DEEP[:3])
@@ -269,10 +269,10 @@ def test_a_search_that_is_cut_off_goes_on_where_it_was(
     config = rows.config(tmp_path / "run", max_size_mb=100.0)
     noted = getattr(search, "distil")  # noqa: B009
 
-    def killed_at_the_third(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
+    def killed_at_the_third(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         if len(short) == 2:
             raise KeyboardInterrupt
-        return noted(run, settings, learns_from, out)
+        return noted(settings, *rest, **named)
 
     monkeypatch.setattr(search, "distil", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -288,11 +288,11 @@ def test_a_search_out_of_time_takes_the_best_so_far(
     scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
     distil = getattr(search, "distil")  # noqa: B009
 
-    def scored(run: Any, settings: Any, learns_from: Any, out: Path) -> dict[str, Any]:
-        return distil(run, settings, learns_from, out) | {"tune": {"macro_f1": scores[settings.model]}}
+    def scored(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
+        return distil(settings, *rest, **named).model_copy(update={"tune": {"macro_f1": scores[settings.model]}})
 
     monkeypatch.setattr(search, "distil", scored)
-    monkeypatch.setattr(search, "_out_of_time", lambda trials, max_hours: len(trials) == 2)
+    monkeypatch.setattr(search, "_is_out_of_time", lambda trials, max_hours: len(trials) == 2)
     compress(rows.config(tmp_path / "run", max_size_mb=100.0, max_hours=1.0), until="search")
     found = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]
     assert [student for student, _ in short] == list(DEEP[:2])
@@ -301,7 +301,7 @@ def test_a_search_out_of_time_takes_the_best_so_far(
 
 
 def test_time_is_up_when_the_trials_took_so_long() -> None:
-    trials = [{"seconds": 1000.0}, {"seconds": 900.0}]
-    assert not search._out_of_time(trials, None)
-    assert not search._out_of_time(trials, 0.53)
-    assert search._out_of_time(trials, 0.52)
+    trials = [Trial(student="layers:0", steps=8, parameters=1, score=0.0, seconds=each) for each in (1000.0, 900.0)]
+    assert not search._is_out_of_time(trials, None)
+    assert not search._is_out_of_time(trials, 0.53)
+    assert search._is_out_of_time(trials, 0.52)

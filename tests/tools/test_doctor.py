@@ -211,12 +211,13 @@ def test_instructions_are_read_from_cpuinfo(tmp_path: Path, monkeypatch: pytest.
     info = tmp_path / "proc" / "cpuinfo"
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     info.write_text("processor\t: 0\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: sse avx2 avx_vnni\n")
-    found = machine.cpu(tmp_path)
-    assert found["model"] == "AMD EPYC"
-    assert [name for name, present in found["instructions"].items() if present] == ["avx2", "avx_vnni"]
+    cpu = machine.cpu(tmp_path)
+    assert cpu.model == "AMD EPYC"
+    assert cpu.instructions is not None
+    assert [name for name, present in cpu.instructions.items() if present] == ["avx2", "avx_vnni"]
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     info.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
-    assert machine.cpu(tmp_path)["instructions"] == {"asimd": True, "dotprod": True, "i8mm": False}
+    assert machine.cpu(tmp_path).instructions == {"asimd": True, "dotprod": True, "i8mm": False}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_the_memory_limit_of_the_container(
         file = tmp_path / "sys/fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    assert machine.memory(tmp_path)["limit_bytes"] == limit
+    assert machine.memory(tmp_path).limit_bytes == limit
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for nvidia-smi is a shell script")
@@ -255,9 +256,9 @@ def test_the_nvidia_driver(
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = machine.nvidia()
-    assert (found["driver"], found["devices"]) == (driver, devices)
-    assert bool(found["detail"]) is (driver is None)
+    nvidia = machine.nvidia()
+    assert (nvidia.driver, list(nvidia.devices)) == (driver, devices)
+    assert bool(nvidia.detail) is (driver is None)
 
 
 def test_dependencies_come_from_kdcs_own_metadata(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,9 +113,9 @@ def run_bench(
             process.stop()
     return BenchResult(
         machine={
-            "cpu": machine.cpu(),
-            "cores": machine.cores(),
-            "nvidia": machine.nvidia(),
+            "cpu": machine.cpu().model_dump(mode="json"),
+            "cores": machine.cores().model_dump(mode="json"),
+            "nvidia": machine.nvidia().model_dump(mode="json"),
             "packages": machine.versions(_PACKAGES),
         },
         settings=BenchSettings(rounds=rounds, seconds=seconds, device=device, starts=STARTS),

@@ -21,7 +21,7 @@ from kdc.common import machine
 from kdc.common.errors import KdcError
 from kdc.pipeline.training.minilm import HUB_ID, find_minilm
 from kdc.tools.doctor.advice import advise
-from kdc.tools.doctor.report import Cores, Cpu, Hub, Memory, Minilm, Nvidia, Provider, Report, Torch
+from kdc.tools.doctor.report import Hub, Minilm, Provider, Report, Torch
 
 HUB_TIMEOUT_S = 3.0
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -45,10 +45,10 @@ def diagnose(check_hub: bool = True) -> Report:
         packages=installed_packages(),
         providers=tuple(providers()),
         torch=Torch(**_probe("torch")) if importlib.util.find_spec("torch") else None,
-        nvidia=Nvidia(**machine.nvidia()),
-        cpu=Cpu(**machine.cpu()),
-        cores=Cores(**machine.cores()),
-        memory=Memory(**machine.memory()),
+        nvidia=machine.nvidia(),
+        cpu=machine.cpu(),
+        cores=machine.cores(),
+        memory=machine.memory(),
         hub=hub() if check_hub else Hub(endpoint=_endpoint(), reachable=None, detail="not checked"),
         minilm=_minilm(),
     )

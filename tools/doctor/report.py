@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kdc.common.machine import Cores, Cpu, Memory, Nvidia
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -32,37 +34,6 @@ class Torch(_Frozen):
     devices: tuple[str, ...] = ()
     words: str = ""
     error: str = ""
-
-
-class Nvidia(_Frozen):
-    """The NVIDIA driver's version (None without one), its devices, and why there is no driver."""
-
-    driver: str | None
-    devices: tuple[str, ...]
-    detail: str
-
-
-class Cpu(_Frozen):
-    """The CPU, and which of the instructions that matter for int8 it has; None where that is unknown."""
-
-    model: str
-    architecture: str
-    instructions: dict[str, bool] | None
-
-
-class Cores(_Frozen):
-    """Cores of the machine, those that this process may be put on, and those that it may really use (the quota)."""
-
-    host: int | None
-    affinity: int | None
-    usable: int | None
-
-
-class Memory(_Frozen):
-    """Bytes of the machine's memory, and of the container's limit; None where unknown or unlimited."""
-
-    total_bytes: int | None
-    limit_bytes: int | None
 
 
 class Hub(_Frozen):

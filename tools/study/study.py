@@ -58,7 +58,7 @@ def study_for_people(
     from kdc.tools.study.write import write_study
 
     command = shlex.join(["kdc", *sys.argv[1:]])
-    parts = [machine.cpu()["model"], f"{machine.cores()['usable']} cores", *machine.nvidia()["devices"]]
+    parts = [machine.cpu().model, f"{machine.cores().usable} cores", *machine.nvidia().devices]
     origin = {"command": command, "machine": ", ".join(parts)}
     if engine == "ray":
         origin["engine"] = f"Ray at {address or 'this machine'}, cells side by side"
