@@ -43,6 +43,8 @@ from benchmarks.serving.texts import read_rows
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
+from kdc.serving.engine.tokenizing import CutEncoding
+from kdc.serving.engine.tokenizing import Tokens
 from kdc.serving.http.api import codec, tei
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.registry import MAX_LANES
@@ -239,8 +241,8 @@ def _growth(engine: Engine) -> str:
 
     One pass with all threads, and as many passes as there are lanes, side by side.
     """
-    (row,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
-    row.pad(_ROW_TOKENS, pad_id=row.ids[1])
+    (short,) = engine.encode([("a", "a") if engine.task.is_pair else "a"])
+    row = Tokens([short.ids[1]] * _ROW_TOKENS, [0] * _ROW_TOKENS)
     sizes = [2**power for power in range(9)]
     alone: dict[int, list[float]] = {size: [] for size in sizes}
     beside: dict[int, list[float]] = {size: [] for size in sizes}

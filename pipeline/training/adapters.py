@@ -1,4 +1,7 @@
-"""LoRA adapters: which layers they go on, what is trained whole beside them, and how they are saved."""
+"""LoRA adapters: which layers get one, which modules are trained whole beside them, and how they are saved.
+
+Writes `adapter_model.safetensors` and `adapter_config.json`, as PEFT does.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ _REWRITING_INITS = ("pissa", "olora")
 
 
 def head_modules(model: PreTrainedModel, new_modules: tuple[str, ...]) -> list[str]:
-    """Modules to train whole and save beside the adapters: everything outside the base model, and what is new."""
+    """Names of the modules to train whole and save beside the adapters: everything outside the base model, and what the
+    checkpoint did not hold."""
     heads = [
         name
         for name, module in model.named_children()
@@ -27,41 +31,45 @@ def head_modules(model: PreTrainedModel, new_modules: tuple[str, ...]) -> list[s
 
 
 def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the encoder's linear layers that adapters go on.
+    """Full names of the linear layers of the encoder that get an adapter.
 
     Args:
         model: a sequence classifier.
         targets: "all-linear", "query-value", or last names such as ("query", "dense").
 
     Raises:
-        InputError: a name that no linear layer of the encoder has.
+        InputError: no linear layer of the encoder has that name.
     """
     prefix, stack = encoder_layers(model)
     linear = [f"{prefix}.{name}" for name, module in stack.named_modules() if isinstance(module, nn.Linear)]
     if targets == "all-linear":
         return linear
     last = {name.rsplit(".", 1)[-1] for name in linear}
-    wanted = set(_QUERY_VALUE) & last if targets == "query-value" else set(targets)
-    unknown = wanted - last
-    if unknown or not wanted:
+    names = set(_QUERY_VALUE) & last if targets == "query-value" else set(targets)
+    unknown = names - last
+    if unknown or not names:
         raise InputError(
-            "adapters cannot go on layers that the encoder does not have",
+            "the encoder does not have the layers that adapters should go on",
             given=", ".join(sorted(unknown)) or targets,
             remedy=f"its linear layers: {', '.join(sorted(last))}; set --set student.lora.targets=NAME,NAME",
         )
-    return [name for name in linear if name.rsplit(".", 1)[-1] in wanted]
+    return [name for name in linear if name.rsplit(".", 1)[-1] in names]
 
 
 def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: dict[str, Any]) -> Any:
-    """The model with LoRA adapters on, head and new modules trainable, the rest frozen.
+    """Put LoRA adapters on a model. They, the head and new modules are trainable, everything else is frozen.
 
     Args:
         model: a sequence classifier; changed in place.
         new_modules: as in `Loaded`.
         settings: `LoraSettings` as a dict.
 
+    Returns:
+        The PEFT model over it.
+
     Raises:
-        KdcError: adapters did not land where they were asked for.
+        InputError: PEFT refuses the settings, or the layers are not there.
+        KdcError: a layer got no adapter, or a head is not trainable.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -83,31 +91,31 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
         adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise InputError(f"PEFT refuses the adapters: {error}", given=settings, remedy="see `kdc config`") from error
-    landed = {name.split(".lora_A.")[0] for name, _ in adapted.named_parameters() if ".lora_A." in name}
+    adapted_layers = {name.split(".lora_A.")[0] for name, _ in adapted.named_parameters() if ".lora_A." in name}
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
     idle = [head for head in heads if not any(f"{head}.modules_to_save." in name for name in trained)]
-    if len(landed) != len(targets) or idle:
+    if len(adapted_layers) != len(targets) or idle:
         raise KdcError(
             "adapters did not take effect",
-            given=f"{len(landed)} of {len(targets)} layers, idle heads: {idle}",
+            given=f"{len(adapted_layers)} of {len(targets)} layers, idle heads: {idle}",
             remedy="name the layers with --set student.lora.targets=NAME,NAME",
         )
     return adapted
 
 
 def save_adapters(adapted: Any, folder: Path) -> None:
-    """Save trained adapters; PEFT reads them with the weights below them."""
-    adapted.peft_config["default"].init_lora_weights = True  # a reading must not initialise them anew
+    """Save trained adapters. PEFT loads them over the weights that they were trained on."""
+    adapted.peft_config["default"].init_lora_weights = True  # otherwise loading them would initialise them again
     adapted.save_pretrained(folder)
 
 
 def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
-    """Save the weights below the adapters, where their initialisation changed them (PiSSA, OLoRA); else nothing.
+    """Save the weights below the adapters if the adapters' initialisation changed them (PiSSA, OLoRA).
 
     Args:
         adapted: a PEFT model before its training.
-        base: the model before `with_adapters`.
-        folder: where to.
+        base: folder of the model before `with_adapters`.
+        folder: where the weights are saved; not made if they did not change.
     """
     if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
         return

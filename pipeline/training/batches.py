@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch.utils.data import Dataset, Sampler
 
 
 class Rows(Dataset):
-    """Tokenised rows by position, each joined with its own teacher logits by row id.
+    """Tokenised rows by position, each joined by row id with the teacher's logits for it.
 
     Args:
-        parts: `datasets.Dataset`s with `row`, `input_ids`, `length`[, `token_type_ids`][, `label`]; those without
-            `label` are unlabelled.
+        parts: `datasets.Dataset`s with the columns `row` (the row id), `input_ids`, `length`, and maybe
+            `token_type_ids` and `label`. The rows of a part without `label` are unlabelled.
         teacher_logits: (row ids, outputs), indexed by row id; may be memory-mapped.
     """
 
@@ -28,6 +29,17 @@ class Rows(Dataset):
         labels = next((part["label"][0] for part in parts if "label" in part.column_names), 0)
         self.no_label = [0.0] * len(labels) if isinstance(labels, list) else type(labels)(0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs; of memory-mapped logits only the file's name."""
+        logits = self.teacher_logits
+        return {**vars(self), "teacher_logits": logits.filename if isinstance(logits, np.memmap) else logits}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        logits = state["teacher_logits"]
+        if isinstance(logits, str | Path):
+            self.teacher_logits = np.load(logits, mmap_mode="r")
+
     def __len__(self) -> int:
         return int(self.starts[-1])
 
@@ -35,11 +47,11 @@ class Rows(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """One read a part, not one a row."""
-        found: dict[int, dict[str, Any]] = {}
-        wanted = np.asarray(indices)
+        """The rows at several positions, read from each part in one go."""
+        rows: dict[int, dict[str, Any]] = {}
+        positions = np.asarray(indices)
         for start, end, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
-            inside = wanted[(wanted >= start) & (wanted < end)]
+            inside = positions[(positions >= start) & (positions < end)]
             if not len(inside):
                 continue
             columns = part[(inside - start).tolist()]
@@ -49,16 +61,17 @@ class Rows(Dataset):
                 row.setdefault("label", self.no_label)
                 if self.teacher_logits is not None:
                     row["teacher_logits"] = self.teacher_logits[row["row"]]
-                found[index] = row
-        return [found[index] for index in indices]
+                rows[index] = row
+        return [rows[index] for index in indices]
 
 
 class Collator:
-    """Rows as padded tensors: input_ids, attention_mask[, token_type_ids], labels, labelled[, teacher_logits].
+    """Turns rows into padded tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and
+    teacher_logits where the rows have them.
 
     Args:
         pad_id: the tokenizer's padding id.
-        pad_to: fixed length, or None for the longest row.
+        pad_to: length of every batch in tokens; None pads to the longest row of the batch.
     """
 
     def __init__(self, pad_id: int, pad_to: int | None = None) -> None:
@@ -83,14 +96,16 @@ class Collator:
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """A new shuffle each epoch in which neighbours have like length: 50 batches are drawn at random, sorted by length,
-    cut into batches, and all batches are shuffled. The order is a function of seed and epoch alone.
+    """Shuffles the rows anew in each epoch, so that the rows of a batch have similar lengths.
+
+    The rows of 50 batches at a time are drawn at random, sorted by length and cut into batches; then all batches are
+    shuffled. The order depends on the seed and the epoch alone.
 
     Args:
         lengths: (rows,) tokens of each row.
-        batch_size: rows a batch.
+        batch_size: rows in a batch.
         seed: of the shuffle.
-        group: False gives a plain shuffle.
+        group: whether to group by length; False gives a plain shuffle.
     """
 
     def __init__(self, lengths: NDArray[np.integer], batch_size: int, seed: int, group: bool = True) -> None:
@@ -121,4 +136,4 @@ class LengthGroupedSampler(Sampler[int]):
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [batch for batch in batches if len(batch) == self.batch_size]
         random.shuffle(full)
-        return iter(np.concatenate(full + short).tolist())  # a short batch ends the epoch, so that no batch straddles
+        return iter(np.concatenate(full + short).tolist())  # the short batch comes last, so that all others stay whole

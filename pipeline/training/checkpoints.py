@@ -1,7 +1,7 @@
-"""Checkpoints that count: sealed when they are written whole, checked before training goes on from them.
+"""Checkpoints that count: sealed once they are complete, and checked before training goes on from them.
 
-The Trainer writes a checkpoint file by file, and takes a torn one for a good one. Here the seal is written last; it
-holds the SHA-256 of every file, so that a torn or damaged checkpoint is dropped and the one before it is taken.
+The Trainer writes a checkpoint file by file, and would go on from an incomplete one. Here a seal is written last. It
+holds the SHA-256 of every file, so that an incomplete or damaged checkpoint is dropped and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import shutil
 from pathlib import Path
 
+from kdc.common.files import write_whole
+
 log = logging.getLogger("kdc")
 
 SEAL = "complete.json"
@@ -23,13 +25,11 @@ def seal(checkpoint: Path) -> None:
     for file in _files(checkpoint):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    temporary = checkpoint / f"{SEAL}.tmp"
-    temporary.write_text(json.dumps(_hashes(checkpoint)), encoding="utf-8")
-    os.replace(temporary, checkpoint / SEAL)
+    write_whole(checkpoint / SEAL, json.dumps(_hashes(checkpoint)))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` whose seal holds; torn and damaged ones are removed."""
+    """The newest checkpoint in `folder` whose seal fits its files; incomplete and damaged ones are removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
         problem = _problem(checkpoint)
         if not problem:
@@ -40,11 +40,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _problem(checkpoint: Path) -> str:
-    """Why a checkpoint does not count; "" where it does."""
+    """Why a checkpoint does not count; "" if it does."""
     try:
         expected = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return "it was not written to its end"
+        return "it is incomplete"
     except ValueError:
         return "its seal is damaged"
     return "" if expected == _hashes(checkpoint) else "its files were changed"

@@ -1,4 +1,4 @@
-"""Several teachers as one: their logits averaged, each weighted by its score on the tuning slice, or equally."""
+"""Several teachers as one: the mean of their logits, weighted by their scores on the tuning slice or equally."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Weights = Literal["score", "equal"]
 
 
 def role(place: int) -> str:
-    """Whose tokens the teacher at that place takes."""
+    """The role whose tokens the teacher at that place takes; 0 is the first teacher."""
     return "teacher" if place == 0 else f"teacher-{place + 1}"
 
 
 def folder(place: int) -> str:
-    """Where stage `teacher` keeps it."""
+    """The folder in which stage `teacher` keeps the teacher at that place."""
     return "model" if place == 0 else f"model-{place + 1}"
 
 
 def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
-    """Shares that sum to 1.
+    """The weight of each teacher; they sum to 1.
 
     Args:
         scores: of each teacher on the tuning slice, in points; one that is not above zero counts for nothing.

@@ -1,4 +1,4 @@
-"""The distillation loss, pure functions of tensors.
+"""The distillation loss: pure functions of tensors.
 
 KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2), after Hinton et al. 2015 (arXiv 1503.02531):
 `alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * CE(s, y)`.

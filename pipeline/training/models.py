@@ -1,6 +1,7 @@
-"""Models: load a teacher or a student, cut layers, find out what a checkpoint lacks and how much it can take.
+"""Load a teacher or a student, cut layers out of it, and find out what its checkpoint lacks and how long its input may
+be.
 
-Nothing here knows an architecture by name: layers, linear modules and heads are found from the model itself.
+Architectures are not known by name: layers, linear modules and heads are found from the model itself.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ _PROBLEM = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and which of its modules the checkpoint did not hold.
+    """A loaded model, and which of its modules the checkpoint did not hold.
 
     Attributes:
-        model: sequence classifier, fp32, on the CPU.
-        new_modules: module names made anew, e.g. ("classifier", "pooler"); they must be trained and saved.
+        model: a sequence classifier in fp32 on the CPU.
+        new_modules: names of the modules that were newly initialised, e.g. ("classifier", "pooler"). They must be
+            trained and saved.
     """
 
     model: Any
@@ -52,12 +54,12 @@ class Loaded:
 
 
 def locate(model: str) -> str:
-    """`minilm` as the place of its weights; any other id or path as it is."""
+    """The path or hub id to load from: for `minilm` where its weights are, any other as it is."""
     return str(find_minilm()) if model == "minilm" else model
 
 
 def fingerprint(model: str) -> str:
-    """What tells one source of weights from another: a hash of a local folder's files, else the id."""
+    """What tells one source of weights from another: the hash of a local folder's files, or the hub id."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -73,12 +75,12 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The model's fast tokenizer.
 
     Raises:
-        InputError: nothing there, or no fast tokenizer (the artifact needs its `tokenizer.json`).
+        InputError: there is no such model, or it has no fast tokenizer, whose `tokenizer.json` the artifact needs.
     """
     place = locate(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
-    except Exception as error:  # a folder without its vocabulary fails somewhere within
+    except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
         raise _cannot_load("tokenizer", model, error) from error
     if not _takes_token_types(model):
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -90,10 +92,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """The model's config alone, without its weights.
+    """The model's config, without its weights.
 
     Raises:
-        InputError: nothing there.
+        InputError: there is no such model.
     """
     try:
         return AutoConfig.from_pretrained(locate(model))
@@ -102,16 +104,16 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def depth(model: str) -> int:
-    """How many layers a checkpoint's config says that it has; 0 where it does not say.
+    """How many layers a checkpoint has by its config; 0 where the config does not say.
 
     Raises:
-        InputError: nothing there.
+        InputError: there is no such model.
     """
     return int(getattr(load_config(model), "num_hidden_layers", 0))
 
 
 def _takes_token_types(model: str) -> bool:
-    """Whether a classifier of this config knows token types; tokenizers make them for models that do not."""
+    """Whether a classifier of this config takes token types. Some tokenizers make them for models that do not."""
     config = load_config(model)
     classes: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if type(config) not in classes:
@@ -120,10 +122,10 @@ def _takes_token_types(model: str) -> bool:
 
 
 def load_model(model: str, task: Task) -> Loaded:
-    """A sequence classifier for the task, its head made anew where the checkpoint has none of that shape.
+    """Load a sequence classifier for the task. Its head is newly initialised if the checkpoint has none of that shape.
 
     Raises:
-        InputError: nothing there, or not a model that can classify.
+        InputError: there is no such model, or it cannot classify.
         KdcError: the checkpoint lacks weights of the encoder itself.
     """
     place = locate(model)
@@ -165,7 +167,7 @@ def _say_if_unsafe(place: str) -> None:
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
-    """Names of the modules behind the missing keys: children of the model, or of its base (a pooler)."""
+    """Names of the modules that the missing keys belong to: children of the model, or of its base (a pooler)."""
     prefix = model.base_model_prefix + "."
     body = tuple(f"{name}." for name, module in model.base_model.named_children() if "pooler" not in name)
     names = set()
@@ -182,10 +184,10 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 
 def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The stack of the encoder's layers and its dotted name.
+    """The dotted name of the stack of the encoder's layers, and the stack.
 
     Raises:
-        InputError: none found: layers shared (ALBERT), or not an encoder.
+        InputError: there is none: its layers share their weights (ALBERT), or it is no encoder.
     """
     count = getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
@@ -199,10 +201,14 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def parse_layers(text: str, total: int) -> list[int]:
-    """`layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` as layer numbers.
+    """The layer numbers that a setting means.
+
+    Args:
+        text: `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second`.
+        total: layers of the teacher.
 
     Raises:
-        InputError: not numbers, none, repeated, or beyond the teacher's layers.
+        InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers.
     """
     spec = text.removeprefix("layers:")
     half = max(1, total // 2)
@@ -226,12 +232,13 @@ def parse_layers(text: str, total: int) -> list[int]:
 
 
 def first_and_last(depth: int, total: int) -> list[int]:
-    """So many layers of the teacher: its first ones, and its last one, whose states its head knows how to read."""
+    """Numbers of `depth` layers out of `total`: the first ones, and the last one, whose states the head knows how to
+    read."""
     return [*range(depth - 1), total - 1]
 
 
 def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """A copy of the model that keeps only those encoder layers, in that order; all else is shared in value."""
+    """A copy of the model that keeps only these encoder layers, in this order; all other weights are the same."""
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
@@ -241,7 +248,7 @@ def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens that a model of this config can take, special tokens included."""
+    """The most tokens that a model of this config can take, special tokens included."""
     limit = int(getattr(config, "max_position_embeddings", 0) or 10**9)
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         limit -= (config.pad_token_id or 0) + 1  # their positions start after the padding id
@@ -251,5 +258,5 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def count_parameters(model: nn.Module) -> int:
-    """All weights, trained or not."""
+    """The number of all weights, whether they are trained or not."""
     return sum(weight.numel() for weight in model.parameters())

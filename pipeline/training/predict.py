@@ -1,4 +1,4 @@
-"""Logits of a torch model over tokenised rows: no padding beyond the batch, constant memory."""
+"""Logits of a torch model over tokenised rows: padded no more than each batch needs, in constant memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.training.batches import Collator, Rows
 
-WINDOW = 2048  # rows sorted by length at a time: bounds memory, gives steps to resume from and shares for ranks
+# Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
+WINDOW = 2048
 
 
 def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int, batch_size: int = 64) -> NDArray[np.float32]:
@@ -55,5 +56,5 @@ def predict(
 
 
 def windows(rows: int) -> range:
-    """First rows of the windows that `predict_window` answers."""
+    """The first row of each window that `predict_window` answers."""
     return range(0, rows, WINDOW)
