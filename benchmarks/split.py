@@ -43,7 +43,6 @@ from benchmarks.serving.texts import read_rows
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import CutEncoding
 from kdc.serving.engine.tokenizing import Tokens
 from kdc.serving.http.api import codec, tei
 from kdc.serving.http.batcher import Batcher
