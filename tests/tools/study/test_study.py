@@ -1,22 +1,40 @@
-"""A small study for real: every method's cell in a process of its own, what is shared, resumed, and what fails."""
+"""A small study for real: what every method trains and measures, what is shared and resumed, and what fails."""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from kdc.tools.study.cell import CellResult
+from kdc.common.errors import InputError
+from kdc.tools.study.cell import CellInputs, CellRequest, CellResult
+from kdc.tools.study.cell_process import main, make_shared, run_cell
 from kdc.tools.study.grid import Grid
-from kdc.tools.study.jobs import Outcome
+from kdc.tools.study.jobs import Job, Outcome
 from kdc.tools.study.schedule import run_study
 
 METHODS = ("fft", "lora", "kd-lora", "student-lora", "student-fft")
 
 
+def in_this_process(jobs: Sequence[Job], say: Callable[[str], None]) -> Generator[Outcome, None, None]:
+    """An engine that saves the start of a process for each cell."""
+    for job in jobs:
+        make_shared(job.config)
+        file = job.cell.file(job.out)
+        file.parent.mkdir(exist_ok=True)
+        inputs = CellInputs(cell=job.cell, config=job.config, rows=job.rows, file=file)
+        result = run_cell(inputs, file.with_suffix(".work"))
+        file.write_text(result.model_dump_json(), encoding="utf-8")
+        yield Outcome(job.cell, result)
+
+
 @pytest.fixture(scope="module")
 def outcomes(study: Grid) -> list[Outcome]:
-    return run_study(study)
+    return run_study(study, engine=in_this_process)
 
 
 def result(outcomes: list[Outcome], method: str) -> CellResult:
@@ -42,10 +60,10 @@ def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
 
 def test_every_cell_tells_its_costs(outcomes: list[Outcome]) -> None:
     for method in METHODS:
-        found = result(outcomes, method)
-        assert found.peak_memory_bytes > 1e8
-        assert found.seconds > 0
-        assert found.inference_s_per_1000_rows > 0
+        figures = result(outcomes, method)
+        assert figures.peak_memory_bytes > 1e8
+        assert figures.seconds > 0
+        assert figures.inference_s_per_1000_rows > 0
 
 
 def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcome]) -> None:
@@ -56,24 +74,49 @@ def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcom
     assert len(list(study.out.rglob("teacher/stage.json"))) == 1
 
 
-def test_finished_cells_are_not_done_again_and_new_ones_are(study: Grid, outcomes: list[Outcome]) -> None:
-    said: list[str] = []
-    more = Grid(**{**vars(study), "methods": ("fft", "student-lora"), "ranks": (4, 2)})
-    again = run_study(more, say=said.append)
-    assert [line for line in said if line.endswith("starts")] == ["sst2 minilm student-lora r2 seed 1: starts"]
+def test_finished_cells_are_not_done_again_and_new_ones_are_in_a_process(study: Grid, outcomes: list[Outcome]) -> None:
+    lines: list[str] = []
+    more = replace(study, methods=("fft", "student-lora"), ranks=(4, 2))
+    again = run_study(more, say=lines.append)
+    assert [line for line in lines if line.endswith("starts")] == ["sst2 minilm student-lora r2 seed 1: starts"]
     assert result(again, "fft") == result(outcomes, "fft")
-
-
-def test_a_cell_that_fails_is_reported_and_the_others_go_on(study: Grid, outcomes: list[Outcome]) -> None:
-    sets = (*study.sets, "student.lora.targets=nothing")
-    wrong = Grid(**{**vars(study), "methods": ("lora", "student-lora"), "sets": sets})
-    for outcome in run_study(wrong):
-        assert outcome.result is None
-        assert "nothing" in outcome.failure
-        assert not outcome.cell.file(wrong.out).with_suffix(".work").exists()
-
-
-def test_a_result_is_kept_whole(study: Grid, outcomes: list[Outcome]) -> None:
-    kept = json.loads(study.cells()[0].file(study.out).read_text())
-    assert kept["cell"]["method"] == "fft"
+    (new,) = [outcome.result for outcome in again if outcome.cell.rank == 2]
+    assert new is not None
+    assert json.loads(new.file.read_text()) == new.model_dump(mode="json")
     assert not list(study.out.rglob("*.tmp"))
+
+
+def test_a_training_that_fails_says_why_and_leaves_nothing_behind(
+    study: Grid, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = replace(study, methods=("student-lora",), sets=(*study.sets, "student.lora.targets=nothing"))
+    (cell,) = wrong.cells()
+    file = cell.file(wrong.out)
+    request = CellRequest(cell=cell, config=wrong.config(cell), rows="", file=file, shared="there")
+    monkeypatch.setattr("sys.stdin", io.StringIO(request.model_dump_json()))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == InputError.exit_code
+    assert "nothing" in capsys.readouterr().err
+    assert not file.with_suffix(".work").exists()
+
+
+def test_after_a_cell_that_fails_the_others_are_tried(
+    study: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nread line\necho no memory >&2\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("kdc.tools.study.jobs.sys.executable", str(python))
+    outcomes = run_study(replace(study, out=tmp_path, methods=("lora", "student-lora")))
+    assert [outcome.failure for outcome in outcomes] == ["no memory"] * 2
+
+
+def test_a_result_that_cannot_be_read_is_refused_with_its_file(study: Grid, tmp_path: Path) -> None:
+    one = replace(study, out=tmp_path, methods=("fft",))
+    file = one.cells()[0].file(tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="another version of kdc") as caught:
+        run_study(one)
+    assert str(file) in str(caught.value)
