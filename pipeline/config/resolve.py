@@ -1,7 +1,7 @@
-"""From flags, `--set`, a file and presets to one run's settings (`settings.py`).
+"""Makes one run's settings (`settings.py`) from flags, `--set`, a file and presets.
 
-Precedence: flag, `--set`, file, preset, default. `resolve` merges the layers, refuses unknown keys with the nearest
-valid name, reports all mistakes at once, and leaves nothing to be decided later.
+A flag wins over `--set`, `--set` over the file, the file over presets, and presets over defaults. `resolve` merges
+these layers, refuses unknown keys with the nearest valid name, and reports all mistakes at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.presets import FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
 from kdc.pipeline.config.settings import Config
 
-Layer = dict[str, Any]
+Layer = dict[str, Any]  # settings by name, nested by section
 
 
 def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -32,10 +32,10 @@ def settings_of(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
 
 
 def parse_sets(items: list[str]) -> Layer:
-    """`["student.lora.r=16", ...]` as a nested layer; values are TOML where they parse as it, else plain text.
+    """Make a layer of `["student.lora.r=16", ...]`. A value that is no TOML is taken as plain text.
 
     Raises:
-        InputError: an item without `=` or key.
+        InputError: an item has no `=` or no key.
     """
     layer: Layer = {}
     for item in items:
@@ -51,10 +51,10 @@ def parse_sets(items: list[str]) -> Layer:
 
 
 def read_file(path: Path) -> Layer:
-    """A TOML file as a layer.
+    """Read a TOML file as a layer.
 
     Raises:
-        InputError: missing, unreadable, or not TOML.
+        InputError: the file is missing, unreadable, or not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def read_file(path: Path) -> Layer:
 
 
 def layer_of(flags: Mapping[str, Any]) -> Layer:
-    """Flags by dotted key as a layer; those not given (None) are left out."""
+    """Make a layer of flags by dotted key. Flags that are None were not given, and are left out."""
     layer: Layer = {}
     for key, value in flags.items():
         if value is not None:
@@ -111,15 +111,15 @@ def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
 
 
 def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
-    """The run's config: flags over `--set` over the file over presets over defaults.
+    """Merge the layers into the run's settings.
 
     Raises:
-        InputError: lists every unknown key and wrong value at once.
+        InputError: lists every unknown key and wrong value.
     """
-    given = _merge(_merge(file, sets), flags)
-    problems = _unknown_keys(given, Config, "")
+    asked = _merge(_merge(file, sets), flags)
+    problems = _unknown_keys(asked, Config, "")
     try:
-        config = Config.model_validate(_merge(_presets(given), given))
+        config = Config.model_validate(_merge(_presets(asked), asked))
     except ValidationError as error:
         problems += [
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
@@ -134,20 +134,20 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
     return config
 
 
-def _presets(given: Layer) -> Layer:
-    """What recipe, family and task set unless the person does."""
-    run, data, teacher = (_section(given, name) for name in ("run", "data", "teacher"))
+def _presets(asked: Layer) -> Layer:
+    """The layer of what recipe, family and task set unless the person does."""
+    run, data, teacher = (_section(asked, name) for name in ("run", "data", "teacher"))
     family = run.get("family") or (None if teacher.get("model") else "bert")
     recipe = RECIPES.get(str(run.get("recipe") or "best"), {})
     task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
     layer = _merge(recipe, FAMILIES.get(str(family), {}))
     for section, rates in METHOD_RATES.items():
-        method = _section(given, section).get("method")
+        method = _section(asked, section).get("method")
         if method in rates:
             layer = _merge(layer, {section: {"learning_rate": rates[method]}})
     if task in TASK_PRESETS:
         layer = _merge(layer, TASK_PRESETS[task])
-    if _section(given, "student").get("model"):  # who names a student wants that one
+    if _section(asked, "student").get("model"):  # a person who names a student wants that one
         layer = _merge(layer, {"contract": {"search": "off"}})
     return _merge(layer, {"run": {"family": family}} if family else {})
 
@@ -158,7 +158,7 @@ def _section(layer: Layer, name: str) -> Layer:
 
 
 def _merge(below: Layer, above: Layer) -> Layer:
-    """A new layer: `above` wins, key by key."""
+    """A new layer with the keys of both; where both have one, `above` wins."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -194,7 +194,7 @@ def _unknown_keys(layer: Layer, model: type[BaseModel], prefix: str) -> list[str
 
 
 def render_defaults() -> str:
-    """Every setting with its default and meaning, as TOML. All are commented out: a file wins over presets."""
+    """Every setting with its default and meaning, as TOML. All lines are comments, because a file wins over presets."""
     lines: list[str] = []
     section = ""
     for key, default, meaning in settings_of():

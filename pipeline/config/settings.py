@@ -1,6 +1,6 @@
-"""The settings of one run: frozen, one section a stage. A section's field says its default, unit and meaning.
+"""The settings of one run: frozen models, one section for each stage. `kdc config` prints the descriptions.
 
-How they come about from flags, files and presets is in `config.py`.
+`resolve.py` makes them from flags, `--set`, a file and presets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kdc.common.frozen import Frozen
 
 
 class Section(Frozen):
-    """A frozen group of settings that knows no others."""
+    """A group of settings that knows no other group."""
 
     # Defaults are validated too: 32 for a float becomes 32.0, as it does where a person gives it. Otherwise the two
     # would have different fingerprints, and a stage would be done again for nothing.
@@ -23,52 +23,67 @@ class Section(Frozen):
 
 
 class RunSettings(Section):
-    """What holds for the whole run."""
+    """Settings of the whole run."""
 
-    out: Path | None = Field(None, description="run directory (default runs/<task>)")
+    out: Path | None = Field(None, description="run directory (default: runs/<task>)")
     family: Literal["bert", "roberta", "deberta", "minilm"] | None = Field(
-        None, description="model family that gives teacher and student (default bert, unless a teacher is named)"
+        None, description="model family that gives teacher and student (default: bert, unless teacher.model is set)"
     )
-    recipe: Literal["best", "paper"] = Field("best", description="distillation recipe")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, initialisation, order and dropout")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    recipe: Literal["best", "paper"] = Field(
+        "best", description="distillation recipe: best (what measured best here) or paper (KD-LoRA as published)"
+    )
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="random seed of splits, initialisation, order of rows and dropout"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device to train on; auto is CUDA if there is a GPU"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of training; auto: bf16 on CUDA and on CPUs with AMX or AVX512-BF16, else fp32"
+        "auto",
+        description="number format of training; auto is bf16 on CUDA and on CPUs with AMX or AVX512-BF16, else fp32",
     )
-    controls: bool = Field(False, description="also train the student without KD, and the teacher with LoRA")
+    controls: bool = Field(False, description="also train the student without distillation, and the teacher with LoRA")
 
 
 class DataSettings(Section):
-    """Where the rows come from and what they hold."""
+    """Stage `data`: where the rows come from, and what they hold."""
 
-    task: str | None = Field(None, description="a GLUE task or pydocs; see `kdc tasks`")
-    data: Path | None = Field(None, description="folder with local data: GLUE's TSV layout, save_to_disk, or files")
-    train: Path | None = Field(None, description="training file of your own: .csv .tsv .jsonl .parquet")
-    eval: Path | None = Field(None, description="evaluation file (default: a stratified tenth of the training file)")
-    unlabeled: Path | None = Field(None, description="file with further texts that only the teacher labels")
-    text: str | None = Field(None, description="column with the (first) text")
-    text_pair: str | None = Field(None, description="column with the second text of a pair")
-    label: str | None = Field(None, description="column with the label (default label)")
+    task: str | None = Field(None, description="name of a GLUE task, or pydocs; `kdc tasks` lists them")
+    data: Path | None = Field(
+        None, description="folder with the rows: GLUE's TSV files, a save_to_disk folder, or train and dev files"
+    )
+    train: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
+    eval: Path | None = Field(
+        None, description="your own evaluation file (default: a stratified tenth of the training file)"
+    )
+    unlabeled: Path | None = Field(None, description="file with further texts, which only the teacher labels")
+    text: str | None = Field(None, description="column with the (first) text (default: the task's)")
+    text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
+    label: str | None = Field(None, description="column with the label (default: the task's; label for your own files)")
     kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
-        "auto", description="what the label column holds"
+        "auto", description="what the label column holds; auto finds it out from the training rows of your own files"
     )
     separator: str | None = Field(None, description="separator between the labels of a multi-label cell")
-    max_train_rows: int | None = Field(None, ge=20, description="at most that many rows to train on")
-    max_length: int | None = Field(None, ge=4, le=8192, description="tokens after which a text is cut (task's default)")
+    max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
+    max_length: int | None = Field(
+        None, ge=4, le=8192, description="tokens after which a text is cut (default: the task's)"
+    )
 
 
 class LoraSettings(Section):
-    """Low-rank adapters, as PEFT's `LoraConfig` names them."""
+    """Low-rank adapters (LoRA). The names are those of PEFT's `LoraConfig`."""
 
-    r: int = Field(16, ge=1, description="rank")
-    alpha: float = Field(32, gt=0, description="scale: updates are multiplied by alpha / r")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout before the adapters")
+    r: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1")
     targets: Literal["all-linear", "query-value"] | tuple[str, ...] = Field(
-        "all-linear", description="linear layers of the encoder to adapt: all, query and value, or names"
+        "all-linear", description="linear layers of the encoder to adapt: all-linear, query-value, or their names"
     )
-    rslora: bool = Field(False, description="rank-stabilised scale alpha / sqrt(r)")
-    dora: bool = Field(False, description="weight-decomposed adapters (DoRA)")
-    init: str = Field("default", description="default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ...")
+    rslora: bool = Field(False, description="use the rank-stabilised scale alpha / sqrt(r)")
+    dora: bool = Field(False, description="use weight-decomposed adapters (DoRA)")
+    init: str = Field(
+        "default", description="how adapters begin: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ..."
+    )
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -79,43 +94,51 @@ class LoraSettings(Section):
 
 
 class TrainSettings(Section):
-    """What teacher and student training share."""
+    """The settings that the trainings of teacher and student share."""
 
-    epochs: float = Field(3, gt=0, description="passes over the rows")
-    min_steps: int = Field(0, ge=0, description="train at least that many steps, whatever the epochs say")
-    batch_size: int = Field(32, ge=1, description="rows a step")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before an update")
-    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
+    epochs: float = Field(3, gt=0, description="passes over the training rows")
+    min_steps: int = Field(0, ge=0, description="steps to train at least, even if they are more than the epochs give")
+    batch_size: int = Field(32, ge=1, description="rows in one step")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up for one update of the weights")
+    learning_rate: float = Field(5e-5, gt=0, description="highest learning rate")
     gradient_checkpointing: bool = Field(
-        False, description="compute activations twice instead of keeping them: less memory, a third slower"
+        False, description="compute activations again instead of keeping them: less memory, about a third slower"
     )
-    warmup: float = Field(0.06, ge=0, lt=1, description="fraction of the steps with rising learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
-    evaluations: int = Field(8, ge=1, description="looks at the tuning slice during training; the best one is kept")
-    patience: int | None = Field(None, ge=1, description="stop after that many looks without a better one")
+    warmup: float = Field(
+        0.06, ge=0, lt=1, description="share of the steps during which the learning rate rises, 0 to 1"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    evaluations: int = Field(
+        8, ge=1, description="evaluations on the tuning slice during training; the best step is kept"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a better one (default: never)"
+    )
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
-        "none", description="weights of the classes in the cross-entropy: none, balanced, or a table by label name"
+        "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
     )
 
 
 class TeacherSettings(TrainSettings):
-    """Stage `teacher`: fine-tune, or check one that is fine-tuned already."""
+    """Stage `teacher`: fine-tune a teacher, or check one that is fine-tuned already."""
 
-    model: str = Field("google-bert/bert-base-uncased", description="hub id or path")
+    model: str = Field("google-bert/bert-base-uncased", description="teacher: hub id or path")
     more: tuple[str, ...] | None = Field(
-        None, description="further teachers, separated by commas, whose logits are averaged with its own"
+        None, description="further teachers, separated by commas; the logits of all are averaged (default: none)"
     )
     scores: Path | None = Field(
-        None, description="file with a black box's answers to all rows, which then is the teacher"
+        None, description="file with a black box's answers to all rows; they take the teacher's place (default: none)"
     )
-    finetuned: bool = Field(False, description="the model is fine-tuned for this task already: check it, train nothing")
-    labels: tuple[str, ...] | None = Field(None, description="label names of a LABEL_0 teacher, in order")
-    method: Literal["full", "lora"] = Field("full", description="train all weights, or adapters")
+    finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
+    labels: tuple[str, ...] | None = Field(
+        None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
+    )
+    method: Literal["full", "lora"] = Field("full", description="what to train: all weights (full) or adapters (lora)")
     lora: LoraSettings = LoraSettings()
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All teachers; a student is cut from the first."""
+        """All teachers. A student that is cut is cut from the first one."""
         return (self.model, *(self.more or ()))
 
     @field_validator("labels", "more", mode="before")
@@ -128,71 +151,86 @@ class TargetsSettings(Section):
     """Stage `targets`: what the student learns from."""
 
     weights: Literal["score", "equal"] = Field(
-        "score", description="of several teachers: by their score on the tuning slice, or equal"
+        "score", description="weights of several teachers: their score on the tuning slice, or equal"
     )
     calibrate: bool = Field(
-        False, description="divide the teacher's logits by the temperature under which the tuning slice is likeliest"
+        False,
+        description="divide the teacher's logits by the temperature at which the tuning slice's labels are likeliest",
     )
 
 
 class StudentSettings(TrainSettings):
-    """Stage `student`: distil through adapters."""
+    """Stage `student`: distil the teacher into a student."""
 
     model: str = Field(
         "layers:first-and-last",
-        description="hub id, path, or layers:0,1,5 | layers:first-and-last | layers:first-half | layers:every-second "
-        "(half of them, each)",
+        description="student: hub id, path, or the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
+        "by layers:first-and-last, layers:first-half or layers:every-second",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
-        "finetuned", description="which teacher a student of layers:... is cut from"
+        "finetuned", description="whether a student of layers:... is cut from the finetuned or the pretrained teacher"
     )
-    method: Literal["full", "lora"] = Field("lora", description="train adapters, or all weights")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    min_steps: int = Field(1500, ge=0, description="train at least that many steps, whatever the epochs say")
-    alpha: float = Field(0.9, ge=0, le=1, description="weight of the teacher's term; 1 - alpha is the labels'")
-    temperature: float = Field(2.0, gt=0, description="softening of both distributions")
-    allow_majority: bool = Field(False, description="a student no better than the majority class only warns")
+    method: Literal["full", "lora"] = Field("lora", description="what to train: adapters (lora) or all weights (full)")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    min_steps: int = Field(
+        1500, ge=0, description="steps to train at least, even if they are more than the epochs give"
+    )
+    alpha: float = Field(
+        0.9, ge=0, le=1, description="weight of the teacher in the loss, 0 to 1; the labels have 1 - alpha"
+    )
+    temperature: float = Field(
+        2.0, gt=0, description="temperature that softens the distributions of teacher and student"
+    )
+    allow_majority: bool = Field(
+        False, description="warn of a student that is no better than the majority class, instead of failing"
+    )
     lora: LoraSettings = LoraSettings()
 
 
 class ExportSettings(Section):
-    """Stage `export`."""
+    """Stage `export`: write the student as ONNX."""
 
-    exporter: Literal["auto", "optimum", "torch"] = Field("auto", description="auto: Optimum where it is installed")
-    fp16: bool = Field(True, description="also make the fp16 variant for CUDA")
+    exporter: Literal["auto", "optimum", "torch"] = Field(
+        "auto", description="what writes the ONNX file; auto is Optimum if it is installed, torch elsewhere"
+    )
+    fp16: bool = Field(True, description="also make an fp16 variant, for CUDA")
 
 
 class QuantizeSettings(Section):
-    """Stage `quantize`."""
+    """Stage `quantize`: make int8 candidates and choose one."""
 
-    enabled: bool = Field(True, description="make and judge int8 candidates")
-    max_int8_drop: float = Field(1.0, ge=0, description="points of the metric that int8 may cost against fp32 ONNX")
+    enabled: bool = Field(True, description="make int8 candidates and judge them")
+    max_int8_drop: float = Field(
+        1.0, ge=0, description="points of the metric that int8 may lose against the fp32 ONNX file"
+    )
     free_drop: float = Field(
-        0.3, ge=0, description="points that count as nothing; where int8 costs more, other candidates are tried too"
+        0.3,
+        ge=0,
+        description="points of the metric that int8 may lose before further candidates are tried",
     )
-    calibration_rows: int = Field(256, ge=8, description="training rows that set the activation ranges")
+    calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
     invariance_rows: int = Field(
-        500, ge=2, description="rows compared alone and in random batches of 16 (at least 500)"
+        500, ge=2, description="rows whose answers alone and in random batches of 16 are compared; at least 500"
     )
-    rounds: int = Field(20, ge=1, description="rounds of the latency comparison; medians are kept")
+    rounds: int = Field(20, ge=1, description="rounds of timing, in turns over all candidates; the median counts")
 
 
 class EvaluateSettings(Section):
-    """Stage `evaluate`."""
+    """Stage `evaluate`: measure every model on the evaluation rows."""
 
-    latency_rows: int = Field(100, ge=10, description="rows timed one by one (p50, p95)")
-    throughput_rows: int = Field(512, ge=32, description="rows timed in batches of 32")
-    rounds: int = Field(3, ge=1, description="rounds in turns over all models; medians are kept")
-    memory: bool = Field(True, description="measure each model's peak memory, in a process of its own")
+    latency_rows: int = Field(100, ge=10, description="rows that are timed one by one (p50, p95)")
+    throughput_rows: int = Field(512, ge=32, description="rows that are timed in batches of 32")
+    rounds: int = Field(3, ge=1, description="rounds of timing, in turns over all models; the median counts")
+    memory: bool = Field(True, description="measure the peak memory of each model, in a process of its own")
 
 
 class ContractSettings(Section, Proof, Limits):
-    """What the artifact must keep. Nothing is judged unless a limit is set."""
+    """The contract that the artifact must keep. Nothing is judged unless a limit is set."""
 
     search: Literal["quick", "full", "off"] = Field(
         "quick",
-        description="for the student: short trainings of the three largest that can keep latency and size, of all, or "
-        "none: the configured one (so too where --student names it)",
+        description="search for the student that keeps the contract: quick (short trainings of the three largest that "
+        "can keep latency and size), full (of all that can) or off (train student.model; the default if that is set)",
     )
     max_hours: float | None = Field(
         None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
@@ -213,9 +251,9 @@ class ContractSettings(Section, Proof, Limits):
 
 
 class ReportSettings(Section):
-    """The report, written after the last stage."""
+    """The report, which is written after the last stage."""
 
-    examples: bool = Field(True, description="quote rows on which teacher and student disagree")
+    examples: bool = Field(True, description="quote some rows on which teacher and student disagree")
 
 
 class Config(Section):
@@ -234,10 +272,10 @@ class Config(Section):
 
     @property
     def measures_first(self) -> bool:
-        """Whether candidates are measured before anything is trained: the contract limits what that can show."""
+        """Whether candidates are measured before anything is trained: a limit other than `max_drop` is set."""
         return self.contract.limits.model_copy(update={"max_drop": None}).any
 
     @property
     def searches(self) -> bool:
-        """Whether the student is searched for."""
+        """Whether the stage `search` chooses the student."""
         return self.measures_first and self.contract.search != "off"

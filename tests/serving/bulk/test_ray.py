@@ -313,7 +313,7 @@ def test_the_command_joins_a_cluster_by_its_address_and_prints_nothing_of_ray(
         text=True,
         cwd=tmp_path,
     )
-    assert json.loads(done.stdout).written == 20
+    assert json.loads(done.stdout)["written"] == 20
     assert done.stderr == "mood: Ray, 1 actors on cpu, 1 threads each -> out.jsonl\n"
     check(read_all(tmp_path / "out.jsonl"), rows)
     assert ray.nodes()[0]["Alive"]  # it was joined, not ended
