@@ -245,19 +245,19 @@ def compress(
         sets=settings.parse_sets(set_ or []),
         file=settings.read_file(config) if config else {},
     )
-    from kdc.pipeline.compress import compress_for_people
+    from kdc.pipeline.compress import command_to_go_on, compress_for_people
 
-    result = compress_for_people(resolved, start_from=from_, until=until, force=force)
-    if not result:  # a process that torchrun started beside the one that tells
+    command = command_to_go_on(sys.argv[1:])
+    result = compress_for_people(resolved, start_from=from_, until=until, force=force, command=command)
+    if not result.stages:  # a process that torchrun started beside the one that tells
         return
     if as_json:
-        _print_json(result)
+        _print_json(result.to_json())
     else:
         from kdc.pipeline.report.summary import render
-        from kdc.pipeline.results import CompressResult
 
-        typer.echo(render(CompressResult.model_validate(result)))
-    _leave(result.get("result", {}).get("contract"))
+        typer.echo(render(result))
+    _leave(result.verdict)
 
 
 @app.command()
@@ -392,25 +392,25 @@ def study(
     as_json: Json = False,
 ) -> None:
     """The paper's tables: a grid of trainings, beside the published figures. Goes on where it was cut off."""
+    from kdc.tools.study.grid import Grid
     from kdc.tools.study.study import study_for_people
 
-    result = study_for_people(
+    grid = Grid(
         tasks=_names(tasks),
         families=_names(families),
         methods=_names(methods),
         ranks=_numbers("--ranks", ranks),
         seeds=_numbers("--seeds", seeds, least=0),
         out=out,
-        given=tuple(set_ or ()),
-        flags={"run.recipe": "paper"} | given,
-        engine=engine,
-        address=address,
-        threads=threads,
+        sets=tuple(set_ or ()),
+        flags=tuple(({"run.recipe": "paper"} | given).items()),
     )
-    _print_json(result) if as_json else typer.echo("\n".join(result["files"]))
-    if result["failed"]:
+    result = study_for_people(grid, engine=engine, address=address, threads=threads)
+    files = {"files": result.files, "failed": result.failed}
+    _print_json(files) if as_json else typer.echo("\n".join(result.files))
+    if result.failed:
         raise KdcError(
-            "some cells failed", given="; ".join(result["failed"]), remedy="the same command tries them again"
+            "some cells failed", given="; ".join(result.failed), remedy="the same command tries them again"
         )
 
 
@@ -497,13 +497,13 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from kdc.serving import launch
     from kdc.serving.http import settings
+    from kdc.serving.http.artifacts import newest
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # from here on there may be something to clean up
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
-        artifacts = [str(launch.newest_artifact())]
-    resolved = settings.resolve({"artifact": ",".join(artifacts or []) or None} | given)
-    launch.serve(resolved.model_copy(update={"artifact": launch.absolute(resolved.artifact)}), host, port)
+        artifacts = [str(newest())]
+    launch.serve(settings.resolve({"artifact": ",".join(artifacts or []) or None} | given), host, port)
 
 
 @app.command()
@@ -562,12 +562,13 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Label and score a table of any size: columns stay, label and score join them. Goes on where it was cut off."""
-    from kdc.serving.bulk.predict import predict_for_people
+    from kdc.serving.bulk.predict import predict as predict_table
+    from kdc.serving.bulk.request import PredictRequest
 
-    found = predict_for_people(
-        artifact,
-        source,
-        output,
+    request = PredictRequest(
+        artifact=artifact,
+        source=source,
+        output=output,
         text=text,
         text_pair=text_pair,
         prefix=prefix,
@@ -583,17 +584,11 @@ def predict(
         address=address,
         actors=actors,
     )
+    result = predict_table(request)
     if as_json and output != "-":
-        _print_json(found)
+        _print_json(result.to_json())
     else:
-        sys.stderr.write(_told(found))
-
-
-def _told(found: dict[str, Any]) -> str:
-    resumed = f", {found['resumed']:,} of them before" if found["resumed"] else ""
-    skipped = f", {found['skipped']:,} skipped" if found["skipped"] else ""
-    speed = f"{found['seconds']:.1f} s, {found['rows_per_second']:,.0f} rows/s"
-    return f"{found['read']:,} rows read{resumed}, {found['written']:,} written{skipped}: {speed}\n"
+        sys.stderr.write(f"{result.summary}\n")
 
 
 @app.command()
@@ -658,7 +653,7 @@ def verify(
     )
     found = judgement.model_dump(mode="json")
     _print_json(found) if as_json else typer.echo(render(judgement, before))
-    _leave(found)
+    _leave(judgement.verdict)
 
 
 @app.command(name="inspect")
@@ -771,11 +766,11 @@ def doctor(
     _print_json(report.model_dump(mode="json", exclude_unset=True)) if as_json else typer.echo(render(report))
 
 
-def _leave(judgement: dict[str, Any] | None) -> None:
-    """With the exit code of a contract's verdict, where there is a contract."""
+def _leave(verdict: str | None) -> None:
+    """Exit with the code of a contract's verdict; go on where there is no contract, or it is kept."""
     from kdc.artifact.contract.terms import EXIT_CODES
 
-    if judgement is not None and (code := EXIT_CODES[judgement["verdict"]]):
+    if verdict is not None and (code := EXIT_CODES[verdict]):
         raise typer.Exit(code)
 
 

@@ -7,59 +7,75 @@ import errno
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.request import check_request
-from kdc.pipeline.rundir import ranks
+from kdc.pipeline.results import CompressResult
 from kdc.pipeline.rundir.commands import note_command
+from kdc.pipeline.training import ranks
 from kdc.pipeline.training.minilm import HUB_ID, find_minilm
 
 if TYPE_CHECKING:
     from kdc.common.progress import Reporter
 
 
-def compress_for_people(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
-    """`kdc.pipeline.run.compress` with progress on stderr, quiet libraries, and errors that say how to go on.
+def compress_for_people(
+    config: Config,
+    *,
+    start_from: str | None = None,
+    until: str | None = None,
+    force: bool = False,
+    command: str | None = None,
+) -> CompressResult:
+    """`kdc.pipeline.run.compress` with progress on stderr, quiet libraries, a report, and errors that say how to go on.
+
+    Args:
+        config: resolved settings.
+        start_from: redo from that stage on.
+        until: stop after that stage.
+        force: redo all stages.
+        command: with which a person goes on, see `command_to_go_on`; None where this is called from Python.
 
     Returns:
-        As `compress`, with the path of the report; nothing in a process that only helps.
+        What came of it; without stages in a process that only helped another one train.
 
     Raises:
         KdcError: as the stages say; also for Ctrl-C and a full disk.
-        SystemExit: in a process that only helps, of an error that the leading one tells.
+        SystemExit: in a process that only helps, where the leading process tells of the error.
     """
     rank = ranks.rank()
     try:
         check_request(config)
-        return _compress(config, start_from=start_from, until=until, force=force)
+        return _compress(config, start_from=start_from, until=until, force=force, command=command)
     except KdcError as error:
         if ranks.is_told_by_another(error, rank):
             raise SystemExit(error.exit_code) from error
         raise
 
 
-def _compress(config: Config, *, start_from: str | None, until: str | None, force: bool) -> dict[str, Any]:
+def _compress(
+    config: Config, *, start_from: str | None, until: str | None, force: bool, command: str | None
+) -> CompressResult:
     from kdc.common.progress import Reporter
 
     reporter = Reporter(quiet=ranks.rank() > 0)
-    command = _command_to_go_on()
-    again = f"run the same command again to go on: {command}"
+    again = f"run the same command again to go on: {command}" if command else "call it again to go on"
     try:
         prepare_libraries(config)
         from kdc.pipeline.run import compress
 
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
             result = compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
-            if not result["stages"]:  # this process only helped
-                return {}
-            root = Path(result["out"])
-            note_command(root, command)
-            if "artifact" in result:
-                result["report"] = _report(root, config, reporter, sha256=result["result"]["sha256"])
-            return result
+            if command and result.stages:
+                note_command(result.out, command)
+            if result.result is None:
+                return result
+            report = _report(result.out, config, reporter, sha256=result.result.sha256)
+            return result.model_copy(update={"report": report})
     except KeyboardInterrupt:
         raise ranks.Stopped("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
     except ranks.Lost as error:
@@ -74,20 +90,19 @@ def _compress(config: Config, *, start_from: str | None, until: str | None, forc
         reporter.stop()
 
 
-def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> str:
-    """Write the report where there is none of this artifact; its path."""
+def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> Path:
+    """Write the report unless the one that is there is about this artifact; return its path."""
     from kdc.pipeline.report.page import reported_artifact, write_report
 
-    path = root / "report.html"
     if reported_artifact(root) != sha256:
         reporter.say("report: starts")
         facts = write_report(root, examples=config.report.examples)
         reporter.say(f"report: {facts['verdict']}")
-    return str(path)
+    return root / "report.html"
 
 
 def is_local(config: Config) -> bool:
-    """Whether nothing that the run needs is on the hub."""
+    """Whether the run needs nothing from the hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
     student = config.student.model
     return bool(rows) and all(map(_here, config.teacher.sources)) and (student.startswith("layers:") or _here(student))
@@ -98,12 +113,14 @@ def _here(model: str) -> bool:
 
 
 def prepare_libraries(config: Config) -> None:
-    """Before transformers and datasets are imported: no chatter, and no network for a run on local inputs."""
+    """Keep transformers and datasets quiet, and off the network for a run on local inputs. Call it before anything
+    imports them."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if ranks.is_launched():
-        # DDP warns that it looks for weights which a step does not use, in vain: some architectures have such.
+        # Some architectures have weights that a step does not use, so DDP is told to look for them; where a model has
+        # none, it warns in every process.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if is_local(config):
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -115,19 +132,20 @@ def prepare_libraries(config: Config) -> None:
     datasets.disable_progress_bars()
 
 
-def _command_to_go_on() -> str:
-    """The command that was given, without what would redo finished stages."""
-    kept, skip = [], False
-    for argument in sys.argv[1:]:
+def command_to_go_on(arguments: Sequence[str]) -> str:
+    """The command line that goes on with a run: the arguments that were given to kdc, without those that would redo
+    finished stages."""
+    remaining, skip = [], False
+    for argument in arguments:
         if not skip and argument != "--force" and not argument.startswith("--from"):
-            kept.append(argument)
+            remaining.append(argument)
         skip = argument == "--from"
-    return f"{ranks.launcher()} {shlex.join(kept)}"
+    return f"{ranks.launcher()} {shlex.join(remaining)}"
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there is no room. Libraries in Rust and C++ only say so
-    in words."""
+    """Whether an error, or one that it came from, says that there is no room. Libraries written in Rust and C++ say so
+    only in their message."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True

@@ -261,10 +261,9 @@ class TeacherResult(ModelResult):
 
     others: tuple[ModelResult, ...] = ()
 
-    @property
-    def all(self) -> tuple[ModelResult, ...]:
-        """Every teacher, the first one first."""
-        return (self, *self.others)
+    def scores(self, metric: str) -> list[float]:
+        """A metric of every teacher on the tuning slice, the first teacher's first."""
+        return [teacher.tune[metric] for teacher in (self, *self.others)]
 
 
 class TargetsResult(StageResult):
@@ -538,6 +537,11 @@ class CompressResult(Result):
     artifact: Path | None = None
     result: PackageResult | None = None
     report: Path | None = None
+
+    @property
+    def metrics(self) -> Table:
+        """The evaluation's table, model -> column -> value; empty where the run stopped before the last stage."""
+        return {} if self.result is None else self.result.table
 
     @property
     def verdict(self) -> Literal["pass", "fail", "not shown"] | None:

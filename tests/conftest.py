@@ -12,6 +12,7 @@ import pytest
 import tiny_runs
 
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.results import CompressResult
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -36,11 +37,16 @@ class Finished:
     folder: Path
     teacher: Path
     config: Config
-    result: dict[str, Any]
+    result: CompressResult
 
     @property
     def artifact(self) -> Path:
         return self.folder / "run" / "artifact"
+
+    @property
+    def table(self) -> dict[str, dict[str, Any]]:
+        """The evaluation: model -> column -> value."""
+        return self.result.metrics
 
 
 @pytest.fixture(scope="session")

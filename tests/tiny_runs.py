@@ -16,6 +16,7 @@ from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
 
 from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.results import CompressResult
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.
@@ -81,12 +82,17 @@ def config_for(
     return resolve(flags=layer_of(given | (flags or {})), sets=parse_sets([*QUICK, *sets]), file={})
 
 
-def compress(config: Config, **how: Any) -> dict[str, Any]:
+def compress(config: Config, **how: Any) -> CompressResult:
     """Run the pipeline in this process, silently."""
     from kdc.common.progress import Reporter
     from kdc.pipeline.run import compress as run
 
     return run(config, reporter=Reporter(quiet=True), **how)
+
+
+def table_of(config: Config) -> dict[str, dict[str, Any]]:
+    """Run the whole pipeline in this process, silently; its evaluation: model -> column -> value."""
+    return compress(config).metrics
 
 
 def command(folder: Path, teacher: Path, *more: str) -> list[str]:

@@ -19,12 +19,23 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.quality.intervals import difference, reliability, score_interval
 from kdc.pipeline.report.disagreements import disagreements
+from kdc.pipeline.results import (
+    CandidatesResult,
+    ControlsResult,
+    DataResult,
+    EvaluateResult,
+    ModelResult,
+    PackageResult,
+    SearchResult,
+    StudentResult,
+    TeacherResult,
+)
 from kdc.pipeline.rundir.commands import read_commands
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import ALL_LOGITS
-from kdc.pipeline.stages.package import MADE_FROM, SETTINGS
+from kdc.pipeline.rundir.files import ALL_LOGITS, MADE_FROM, SETTINGS
 from kdc.serving.engine.engine import activate
 
 SCHEMA = 1
@@ -57,7 +68,7 @@ def gather(root: Path, *, examples: int) -> dict[str, Any]:
         KdcError: its artifact is damaged.
     """
     run = _open(root)
-    manifest = load_manifest(root / run.metrics("package")["artifact"])
+    manifest = load_manifest(root / run.result(PackageResult).artifact)
     task, split = run.data().task, run.data().eval_splits[0]
     logits = _logits(run, split)
     labels = np.asarray(run.data().rows(split)["label"][:])
@@ -151,13 +162,13 @@ def _logits(run: Run, split: str) -> dict[str, NDArray[np.float32]]:
 def _models(
     run: Run, task: Task, logits: dict[str, NDArray[np.float32]], labels: NDArray[np.generic]
 ) -> dict[str, dict[str, Any]]:
-    table = run.metrics("evaluate")["table"]
-    trained = _trained(run)
+    table: dict[str, dict[str, Any]] = run.result(EvaluateResult).table
+    trained = {name: result.training for name, result in _trained(run).items()}
     metric, seed = task.metrics[0], run.config.run.seed
     teacher_score = table["teacher"][metric]
     models = {}
     for name, answers in logits.items():
-        row = table[name]
+        row, training = table[name], trained.get(name)
         models[name] = {
             "metrics": {key: value for key, value in row.items() if key not in _COSTS},
             "collapsed": metrics.is_constant(answers, task.kind),
@@ -167,28 +178,31 @@ def _models(
             "difference_interval": difference(
                 answers, logits["teacher"], labels, task.kind, metric, seed=seed
             ).interval,
-            "trainable_parameters": trained.get(name, {}).get("trainable_parameters"),
-            "training_seconds": trained.get(name, {}).get("seconds"),
+            "trainable_parameters": None if training is None else training.trainable_parameters,
+            "training_seconds": None if training is None else training.seconds,
             **{key: row[key] for key in _COSTS if key in row},
         }
     return models
 
 
-def _trained(run: Run) -> dict[str, dict[str, Any]]:
-    """What each training reported, by model."""
-    found = {"teacher": run.metrics("teacher"), "student": run.metrics("student")}
+def _trained(run: Run) -> dict[str, ModelResult]:
+    """What the stages that train say of their models, by model."""
+    results: dict[str, ModelResult | None] = {
+        "teacher": run.result(TeacherResult),
+        "student": run.result(StudentResult),
+    }
     if run.config.run.controls:
-        controls = run.metrics("controls")
-        found |= {name: controls[name] for name in ("teacher_lora", "student_without_kd")}
-    return found
+        controls = run.result(ControlsResult)
+        results |= {"teacher_lora": controls.teacher_lora, "student_without_kd": controls.student_without_kd}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def _training(run: Run) -> dict[str, Any]:
     """Curves of each training; nothing of a teacher that came fine-tuned."""
     return {
-        name: {**summary["history"], "best_step": summary["best_step"], "steps": summary["steps"]}
-        for name, summary in _trained(run).items()
-        if "history" in summary
+        name: {**training.history.to_json(), "best_step": training.best_step, "steps": training.steps}
+        for name, result in _trained(run).items()
+        if (training := result.training) is not None
     }
 
 
@@ -221,24 +235,23 @@ def _calibration(
 
 def _lengths(run: Run) -> dict[str, Any]:
     """Tokens of the student's training rows before the cut."""
-    data = run.metrics("data")
-    role = run.student_role
-    train = data["tokens"][role]["train"]
-    return {**train["lengths"], "cut": data["max_length"][role], "truncated": train["truncated"]}
+    data, role = run.result(DataResult), run.student_role
+    train = data.tokens[role]["train"]
+    return {**train.lengths.to_json(), "cut": data.max_length[role], "truncated": train.truncated}
 
 
 def _candidates(run: Run) -> dict[str, Any] | None:
     """What was measured and tried for the contract; None without one that limits costs."""
     if not run.config.measures_first:
         return None
-    from kdc.pipeline.stages.candidates import kept
-
-    measured = run.metrics("candidates")["candidates"]
-    trials, chosen = [], next(iter(measured))  # without a search there is one
+    students, terms = run.result(CandidatesResult).candidates, run.config.contract.terms
+    assert terms is not None  # else nothing is measured
+    trials, chosen = [], next(iter(students))  # without a search there is one
     if run.config.searches:
-        found = run.metrics("search")
-        trials, chosen = found["trials"], found["student"]
-    return {"measured": measured, "kept": kept(run), "trials": trials, "chosen": chosen}
+        search = run.result(SearchResult)
+        trials, chosen = [trial.to_json() for trial in search.trials], search.student
+    measured = {name: student.to_json() for name, student in students.items()}
+    return {"measured": measured, "kept": fitting_students(students, terms), "trials": trials, "chosen": chosen}
 
 
 def _where(run: Run, manifest: Manifest) -> dict[str, Any]:
@@ -249,7 +262,7 @@ def _where(run: Run, manifest: Manifest) -> dict[str, Any]:
         "recipe": lineage.recipe,
         "seed": lineage.seed,
         "commands": read_commands(run.root),
-        "rows": {name: split["rows"] for name, split in run.metrics("data")["tokens"]["student"].items()},
+        "rows": {name: split.rows for name, split in run.result(DataResult).tokens["student"].items()},
         "data_fingerprint": lineage.data_fingerprint,
         "cpu": lineage.cpu,
         "gpu": lineage.gpu,

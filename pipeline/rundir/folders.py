@@ -5,7 +5,6 @@ A stage works in `<stage>.partial/`, which is renamed to `<stage>/` at its end, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
+from kdc.common.files import write_whole
 from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.results import StageRecord, StageResult
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
 
-_LAYOUT = 2  # of the stage folders: raising it makes older ones stale
+_RECORD = "stage.json"
+_MARK = "fingerprint"  # in a partial folder: whose work it is
 
 
 @dataclass(frozen=True)
@@ -29,112 +32,133 @@ class Stage:
     """One step of the pipeline.
 
     Attributes:
-        name: of its folder.
-        run: does the work in the folder it is given, returns its metrics.
-        settings: what it depends on, beside the stages before it.
+        result: the model of what it hands on, which also names the stage and its folder.
+        run: does the work in the folder it is given.
+        depends_on: the settings that its result depends on, beside the stages before it.
         after: stages whose results it reads; with the settings, their fingerprints make its own. "labelled" is the
             data without the unlabelled rows and the student: changing those does not train the teacher again.
-        intact: whether what the stage keeps outside its folder is still in the run directory.
-        wanted: whether the config asks for it.
-        check: called when the stage is done, and when it is skipped; may refuse to go on.
+        is_intact: whether what the stage keeps outside its folder is still in the run directory.
+        is_wanted: whether the settings ask for it.
+        check: called when the stage is done, and also when it is skipped; may refuse to go on.
     """
 
-    name: str
-    run: Callable[[Run, Path], dict[str, Any]]
-    settings: Callable[[Run], dict[str, Any]]
+    result: type[StageResult]
+    run: Callable[[Run, Path], StageResult]
+    depends_on: Callable[[Run], dict[str, Any]]
     after: tuple[str, ...]
-    intact: Callable[[Path], bool] = lambda root: True
-    wanted: Callable[[Config], bool] = lambda config: True
+    is_intact: Callable[[Path], bool] = lambda root: True
+    is_wanted: Callable[[Config], bool] = lambda config: True
     check: Callable[[Run], None] = lambda run: None
 
+    @property
+    def name(self) -> str:
+        """The stage's name, which is also its folder's."""
+        return self.result.STAGE
 
-def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:
-    """What tells a stage's result from another: its name, its settings, and the fingerprints that it builds on."""
-    text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
-
-def run_stage(run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, reporter: Reporter) -> dict[str, Any]:
-    """Do one stage, go on with it, or skip it.
-
-    Args:
-        run: the run.
-        stage: what to do.
-        settings: that its record keeps.
-        fingerprint: see `fingerprint_of`.
-        reporter: whom to tell.
-
-    Returns:
-        Its record, and whether it was skipped.
+def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
+    """Do one stage, go on with it, or skip it; then its check. Notes its fingerprint in the run.
 
     Raises:
         KdcError: its record is damaged; and what the stage says.
     """
+    settings = as_json(stage.depends_on(run))
+    fingerprint = fingerprint_of(stage.name, settings, [run.fingerprints[name] for name in stage.after])
+    run.fingerprints[stage.name] = fingerprint
     folder, partial = run.root / stage.name, run.root / f"{stage.name}.partial"
-    state = _read_state(folder)
-    if state is not None and state["fingerprint"] == fingerprint and stage.intact(run.root):
+    earlier = _read_record(folder)
+    why = _why_to_run(stage, earlier, fingerprint, run.root)
+    if why and _fingerprint(_read_record(partial)) == fingerprint:
+        _publish(partial, folder)  # the process was killed between its last write and the rename
+        earlier = _read_record(folder)
+        why = _why_to_run(stage, earlier, fingerprint, run.root)
+    if earlier is not None and not why:
         reporter.skipped(stage.name)
-        return {"skipped": True, **state}
-    if (partial / "stage.json").exists() and _read_state(partial, "stage.json")["fingerprint"] == fingerprint:
-        _publish(partial, folder)  # killed between its last write and the rename
-        reporter.skipped(stage.name)
-        return {"skipped": True, **_read_state(folder)}
-    why = "new" if state is None else "its settings or inputs changed"
+        record = StageRecord(skipped=True, **earlier)
+    else:
+        record = _do(run, stage, settings, fingerprint, reporter, why)
+        _publish(partial, folder)
+        reporter.finished(stage.name, record.seconds, stage.result.model_validate(record.metrics).line)
+    stage.check(run)
+    return record
+
+
+def _why_to_run(stage: Stage, record: dict[str, Any] | None, fingerprint: str, root: Path) -> str:
+    """Why a stage must be run, in words for the person who watches; "" where it is done."""
+    if record is None:
+        return "new"
+    if record["fingerprint"] != fingerprint or not stage.is_intact(root):
+        return "its settings or inputs changed"
+    try:
+        stage.result.model_validate(record["metrics"])
+    except ValueError:
+        return "its folder is of another version of kdc, which kept too little to go on from"
+    return ""
+
+
+def _do(
+    run: Run, stage: Stage, settings: dict[str, Any], fingerprint: str, reporter: Reporter, why: str
+) -> StageRecord:
+    """Have the stage work in its partial folder, and write its record there."""
+    partial = run.root / f"{stage.name}.partial"
     resumes = _open_partial(partial, fingerprint)
     reporter.started(stage.name, "goes on where it was cut off" if resumes else why)
     reset_peak_memory()
     began = time.monotonic()
-    metrics = stage.run(run, partial)
-    state = {
-        "stage": stage.name,
-        "fingerprint": fingerprint,
-        "settings": settings,
-        "metrics": metrics,
-        "seconds": round(time.monotonic() - began, 2),
-        "peak_memory_bytes": own_peak_memory_bytes(),
-    }
-    _write_json(partial / "stage.json", state)
-    _publish(partial, folder)
-    reporter.finished(stage.name, state["seconds"], metrics)
-    return {"skipped": False, **state}
+    result = stage.run(run, partial)
+    record = StageRecord(
+        skipped=False,
+        stage=stage.name,
+        fingerprint=fingerprint,
+        settings=settings,
+        metrics=result.to_json(),
+        seconds=round(time.monotonic() - began, 2),
+        peak_memory_bytes=own_peak_memory_bytes(),
+    )
+    write_whole(partial / _RECORD, json.dumps(record.model_dump(exclude={"skipped"}), indent=2))
+    return record
 
 
 def kept_folder(root: Path, name: str) -> Path:
-    """What a stage keeps for its next time, though its settings may be others then; files are named by what they depend
+    """What a stage keeps for its next time, though its settings may be others then. Files are named by what they depend
     on."""
     return root / f"{name}.kept"
 
 
 def forget(root: Path, name: str) -> None:
-    """Make a stage count as not done. On disk, before anything is redone: else a run that is cut off in between would
-    leave later stages that were made from other results, and look finished."""
+    """Make a stage count as not done, on disk and before anything is redone. Otherwise a run that is cut off in between
+    would leave later stages that look finished but were made from other results."""
     _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
-    (root / name / "stage.json").unlink(missing_ok=True)
+    (root / name / _RECORD).unlink(missing_ok=True)
 
 
-def _read_state(folder: Path, name: str = "stage.json") -> Any:
+def _read_record(folder: Path) -> dict[str, Any] | None:
     """A stage's record, or None where the folder is not complete.
 
     Raises:
         KdcError: it is there and damaged.
     """
-    file = folder / name
+    file = folder / _RECORD
     if not file.exists():
         return None
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-        state["fingerprint"], state["metrics"]
-    except (ValueError, KeyError, TypeError) as error:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        StageRecord(skipped=True, **record)
+    except (ValueError, TypeError) as error:
         raise KdcError(
             "the record of a stage is damaged", given=file, remedy=f"remove the folder {folder} and run again"
         ) from error
-    return state
+    return record
+
+
+def _fingerprint(record: dict[str, Any] | None) -> str | None:
+    return None if record is None else record["fingerprint"]
 
 
 def _open_partial(partial: Path, fingerprint: str) -> bool:
     """Make the stage's working folder; True where it holds the beginning of the same work."""
-    mark = partial / "fingerprint"
+    mark = partial / _MARK
     if mark.exists() and mark.read_text() == fingerprint:
         return True
     _remove(partial)
@@ -144,14 +168,15 @@ def _open_partial(partial: Path, fingerprint: str) -> bool:
 
 
 def _remove(partial: Path) -> None:
-    """First what says whose work it is: cut off in between, the rest must not count as the beginning of anything."""
-    for name in ("stage.json", "fingerprint"):
+    """Remove a working folder. The files that say whose work it is go first: if the process is killed in between, the
+    rest must not count as the beginning of anything."""
+    for name in (_RECORD, _MARK):
         (partial / name).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:
-    """Give the finished work its name. An older folder steps aside first; a kill in between loses neither."""
+    """Give the finished work its name. An older folder steps aside first, so that a kill in between loses neither."""
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)  # not needed once the stage counts as done
     old = folder.with_name(f"{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -159,12 +184,3 @@ def _publish(partial: Path, folder: Path) -> None:
         os.rename(folder, old)
     os.rename(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

@@ -29,6 +29,7 @@ from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results import CandidatesResult, DataResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.training import models
 from kdc.serving.engine.engine import Engine
 
@@ -37,6 +38,19 @@ _TOKENIZER = "tokenizer.json"
 _REFUSED = "refused"  # a file: the contract was refused, so the next run measures again; the machine may have been busy
 # The graph that comes out most often; the fastest takes some percent less, all are of the same size.
 _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel-smooth")
+
+
+def depends_on(run: Run) -> dict[str, Any]:
+    """What measuring depends on: not the contract's limits, so that another limit does not measure again."""
+    config = run.config
+    return {
+        **config.contract.at.model_dump(),
+        "students": students_of(config),
+        "precisions": precisions(run),
+        "calibration_rows": config.quantize.calibration_rows,
+        "exporter": config.export.exporter,
+        **this_machine(run.device),
+    }
 
 
 def run(run: Run, out: Path) -> CandidatesResult:

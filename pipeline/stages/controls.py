@@ -6,55 +6,93 @@ Reads `data/`, `teacher/`. Writes one plain model a control.
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
 
+from kdc.common.files import write_whole
+from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.stages.merge import load_student
-from kdc.pipeline.stages.student import distil
 from kdc.pipeline.training import adapters, models
-from kdc.pipeline.training.fit import finish, fit
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.checkpoints import last_checkpoint
+from kdc.pipeline.training.loop import Objective, train
+from kdc.pipeline.training.outcome import score_model
+from kdc.pipeline.training.plan import class_weights, plan_for
+from kdc.pipeline.training.students import distil, merged_student
 
-CONTROLS = {"student_without_kd": "student", "teacher_lora": "teacher"}  # name, and whose tokens
+
+def depends_on(run: Run) -> dict[str, Any]:
+    """Whether they were asked for; else teacher and student."""
+    return {"controls": run.config.run.controls}
 
 
-def run(run: Run, out: Path) -> dict[str, Any]:
+def run(run: Run, out: Path) -> ControlsResult:
     """Train the controls into `out`; nothing where they are not asked for."""
     if not run.config.run.controls:
-        return {"headline": "not asked for"}
-    summary = {}
+        return ControlsResult(headline="not asked for")
+    results = {}
     for name, make in (("student_without_kd", student_without_kd), ("teacher_lora", teacher_lora)):
-        record = out / f"{name}.json"
-        if not (out / name).exists():  # a control that is there was finished before the stage was cut off
-            record.write_text(json.dumps(make(run, out / f"{name}.work")), encoding="utf-8")
-            (out / f"{name}.work" / "model").rename(out / name)
-            finish(out / f"{name}.work")
-        summary[name] = json.loads(record.read_text(encoding="utf-8"))
-    return summary
+        record, work = out / f"{name}.json", out / f"{name}.work"
+        if not (out / name).exists():  # a control that has its folder was finished before the stage was cut off
+            write_whole(record, make(run, work).model_dump_json(exclude_unset=True))
+            (work / "model").rename(out / name)
+            shutil.rmtree(work, ignore_errors=True)
+        results[name] = ModelResult.model_validate_json(record.read_text(encoding="utf-8"))
+    return ControlsResult(**results)
 
 
-def student_without_kd(run: Run, work: Path) -> dict[str, Any]:
-    summary = distil(run, run.student, None, work)
-    student = load_student(work)
-    merged = student.merge_and_unload() if (work / "adapter").exists() else student
-    merged.save_pretrained(work / "model")
+def student_without_kd(run: Run, work: Path) -> ModelResult:
+    """Train the student on the labels alone; `work/model` is the merged model."""
+    settings = run.student
+    result = distil(
+        settings,
+        run.data(),
+        None,
+        work,
+        cut_from=run.cut_from(settings),
+        role=run.role_of(settings.model),
+        seed=run.config.run.seed,
+        device=run.device,
+        bf16=run.bf16,
+        progress=run.progress,
+    )
+    merged_student(work).save_pretrained(work / "model")
     models.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
-    return summary
+    return result
 
 
-def teacher_lora(run: Run, work: Path) -> dict[str, Any]:
-    """The student's adapters and learning rate on the whole pretrained teacher."""
-    student, teacher = run.student, run.config.teacher
+def teacher_lora(run: Run, work: Path) -> ModelResult:
+    """Train the whole pretrained teacher with the student's adapters and learning rate; `work/model` is the merged
+    model."""
+    student, teacher, data, seed = run.student, run.config.teacher, run.data(), run.config.run.seed
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
-    set_seed(run.config.run.seed)
-    loaded = models.load_model(source, run.data().task)
+    task, settings = data.task, teacher.model_copy(update={"learning_rate": student.learning_rate})
+    set_seed(seed)
+    loaded = models.load_model(source, task)
     tokenizer = models.load_tokenizer(source)
-    settings = teacher.model_copy(update={"learning_rate": student.learning_rate})
     adapted = adapters.with_adapters(loaded.model, loaded.new_modules, student.lora.model_dump())
-    summary = fit(run, adapted, settings, role="teacher", pad_id=tokenizer.pad_token_id, folder=work / "checkpoints")
-    adapted.merge_and_unload().save_pretrained(work / "model")
+    rows, tune = (Rows([data.tokens("teacher", split)]) for split in ("train", "tune"))
+    training = train(
+        adapted,
+        rows,
+        tune,
+        pad_id=tokenizer.pad_token_id,
+        objective=Objective(
+            kind=task.kind,
+            metric_names=task.metrics,
+            class_weights=class_weights(settings.class_weights, data),
+            center=task.center,
+            spread=task.spread,
+        ),
+        plan=plan_for(settings, len(rows), seed=seed, device=run.device, bf16=run.bf16),
+        folder=work / "checkpoints",
+        resume=last_checkpoint(work / "checkpoints"),
+        progress=run.progress,
+    )
+    result = score_model(adapted, tune, task, tokenizer.pad_token_id)
+    adapted.to("cpu").merge_and_unload().save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")
-    return summary
+    return result.model_copy(update={"training": training})

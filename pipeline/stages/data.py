@@ -1,7 +1,6 @@
 """Stage `data`: rows read, checked, split and tokenised, once.
 
-Reads what the config's section `data` names. Writes `rows/`, `tokens-teacher/`, `tokens-student/`, `task.json` and
-`report.json`.
+Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
 """
 
 from __future__ import annotations
@@ -15,15 +14,27 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.request import source_of, task_of
+from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.quality.latency import check_length
+from kdc.pipeline.results import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.fingerprints import labelled_rows
 from kdc.pipeline.training import ensemble, models
-from kdc.pipeline.training.fit import check_class_weights
+from kdc.pipeline.training.plan import check_class_weights
 
 
-def run(run: Run, out: Path) -> dict[str, Any]:
+def depends_on(run: Run) -> dict[str, Any]:
+    """What the rows and their tokens depend on: the contents of the files, not where they lie."""
+    student = run.config.student.model
+    return labelled_rows(run.config) | {
+        "rows": input_fingerprint(source_of(run.config)),
+        "student_model": "the teacher's" if student.startswith("layers:") else models.fingerprint(student),
+    }
+
+
+def run(run: Run, out: Path) -> DataResult:
     """Make the rows and their tokens in `out`."""
     config = run.config
     report = prepare(
@@ -32,40 +43,37 @@ def run(run: Run, out: Path) -> dict[str, Any]:
     for warning in report.warnings:
         run.say(f"warning: {warning}")
     task = open_data(out).task
-    wanted = config.data.max_length or task.max_length
     _check_plan(config, task)
-    summary: dict[str, Any] = {"max_length": {}, "tokens": {}, "report": report.to_json()}
+
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
     if not config.student.model.startswith("layers:"):
         sources["student"] = config.student.model
+    max_length: dict[str, int] = {}
+    tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():
         tokenizer = models.load_tokenizer(source)
-        max_length = min(wanted, models.longest_input(models.load_config(source), tokenizer))
-        summary["max_length"][role] = max_length
-        counts = tokenise(out, role, tokenizer, max_length, on_rows=run.progress)
-        summary["tokens"][role] = {name: split.to_json() for name, split in counts.items()}
-    if "student" not in sources:  # cut from the teacher: the same tokens
+        longest = models.longest_input(models.load_config(source), tokenizer)
+        max_length[role] = min(config.data.max_length or task.max_length, longest)
+        tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress)
+    if "student" not in sources:  # it is cut from the teacher, and takes the same tokens
         os.symlink("tokens-teacher", out / "tokens-student")
-        for part in ("max_length", "tokens"):
-            summary[part]["student"] = summary[part]["teacher"]
-    counts = summary["tokens"]["teacher"]
-    cut = sum(split["truncated"] for split in counts.values())
-    rows = ", ".join(f"{name} {split['rows']}" for name, split in counts.items())
-    summary["headline"] = (
-        f"{task.name}, {rows} rows; {cut} longer than {summary['max_length']['teacher']} tokens were cut"
-    )
-    return summary
+        max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
+
+    rows = ", ".join(f"{name} {split.rows}" for name, split in tokens["teacher"].items())
+    cut = sum(split.truncated for split in tokens["teacher"].values())
+    headline = f"{task.name}, {rows} rows; {cut} longer than {max_length['teacher']} tokens were cut"
+    return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
 
 
 def check(run: Run) -> None:
     """Refuse a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: rows longer than they take.
+        InputError: rows that are longer than the students take.
     """
     contract = run.config.contract.terms
     if contract is not None:
-        check_length(contract.at, run.metrics("data")["max_length"]["student"])
+        check_length(contract.at, run.result(DataResult).max_length["student"])
 
 
 def _check_plan(config: Config, task: Task) -> None:
@@ -78,7 +86,7 @@ def _check_plan(config: Config, task: Task) -> None:
         models.parse_layers(config.student.model, models.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:
         raise InputError(
-            "a black box has no second teacher",
+            "a black box cannot be averaged with a second teacher",
             given=", ".join(config.teacher.more),
             remedy="drop --teacher-scores, or all --teacher but the first",
         )

@@ -8,7 +8,7 @@ artifact) and `logits.npz` (of all models on all evaluation splits, for the repo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Device
+from kdc.artifact.manifest import Device, Scalar
 from kdc.common.errors import KdcError
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.data.served import digest, task_info, texts_of, tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
+from kdc.pipeline.results import DataResult, EvaluateResult, QuantizeResult, StudentResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.served import ALL_LOGITS, open_engine
-from kdc.pipeline.stages.controls import CONTROLS
-from kdc.pipeline.stages.merge import load_student
-from kdc.pipeline.stages.targets import teacher_shares
-from kdc.pipeline.stages.teacher import SCORES
+from kdc.pipeline.rundir.files import (
+    ALL_LOGITS,
+    CONTROLS,
+    EVALUATION,
+    FP16_ONNX,
+    FP32_ONNX,
+    INT8_ONNX,
+    SCORES,
+    TOKENIZER_JSON,
+)
+from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.rundir.served import open_engine
 from kdc.pipeline.training import ensemble, models
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
+from kdc.pipeline.training.students import load_student
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
+_MEMORY_ROWS = 64
 Answer = Callable[[list[Text]], NDArray[np.float32]]
+Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
 
 
 @dataclass
@@ -44,64 +56,89 @@ class Entry:
 
     Attributes:
         answer: texts to logits, tokenising included.
-        logits: split to logits on the whole split.
+        predict: a split's name to logits of the whole split.
         row: its line of the table.
         memory: what a process of its own loads to measure its memory, or None where it is not measured.
         timed: whether its latency says anything here (fp16 on a CPU does not).
+        logits: by split, once it was asked.
     """
 
     answer: Answer
-    logits: Callable[[str], NDArray[np.float32]]
-    row: dict[str, Any]
+    predict: Callable[[str], NDArray[np.float32]]
+    row: dict[str, Scalar]
     memory: ModelFiles | None = None
     timed: bool = True
-    results: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    logits: Logits = field(default_factory=dict)
 
 
-def run(run: Run, out: Path) -> dict[str, Any]:
+def depends_on(run: Run) -> dict[str, Any]:
+    """What is timed, where, and on which machine."""
+    settings = run.config.evaluate.model_dump()
+    return settings | {"device": run.config.run.device} | this_machine(run.device)
+
+
+def run(run: Run, out: Path) -> EvaluateResult:
     """Make the table in `out`."""
-    settings = run.config.evaluate
-    data = run.data()
+    data, settings = run.data(), run.config.evaluate
     notes: list[str] = []
     entries = _torch_entries(run) | _onnx_entries(run, notes)
     for place, name in enumerate(list(entries)):
-        entry = entries[name]
         try:
-            entry.results = {split: entry.logits(split) for split in data.eval_splits}
+            _answer_all(entries[name], data)
         except KdcError as error:
             if name in _NEEDED:
                 raise
             notes.append(f"{name} is left out: {error.what} ({error.given})")
             del entries[name]
             continue
-        for split in data.eval_splits:
-            labels = np.asarray(data.rows(split)["label"][:])
-            scores = metrics.compute(entry.results[split], labels, data.task.kind, data.task.metrics)
-            suffix = split.removeprefix("eval")
-            entry.row |= {name + suffix: value for name, value in scores.items()}
         run.progress(place + 1, len(entries))
-    check_served(entries["merged"].results, entries["fp32"].results)
-    _measure(entries, texts_of(data.rows(data.eval_splits[0])), **settings.model_dump())
+    check_served(entries["merged"].logits, entries["fp32"].logits)
+
+    first = data.eval_splits[0]
+    texts = texts_of(data.rows(first))
+    timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
+    speeds = compare_speeds(
+        timed,
+        texts,
+        latency_rows=settings.latency_rows,
+        throughput_rows=settings.throughput_rows,
+        rounds=settings.rounds,
+    )
+    for name, speed in speeds.items():
+        entries[name].row |= speed.model_dump()
+    if settings.memory:
+        for entry in entries.values():
+            if entry.memory is not None:
+                entry.row["peak_memory_bytes"] = peak_memory_bytes(entry.memory, texts[:_MEMORY_ROWS])
+
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
-    _save_logits(out / "evaluation.npz", data.rows(data.eval_splits[0]), entries, data.eval_splits[0])
+    labels = np.asarray(data.rows(first)["label"][:])
+    _save_evaluation(out / EVALUATION, texts, labels, {name: entry.logits[first] for name, entry in entries.items()})
     answers: dict[str, Any] = {
-        f"{split}/{name}": entry.results[split] for name, entry in entries.items() for split in data.eval_splits
+        f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits
     }
     np.savez_compressed(out / ALL_LOGITS, **answers)
-    first = data.task.metrics[0]
-    return {
-        "table": table,
-        "notes": notes,
-        "rows": {split: len(data.rows(split)) for split in data.eval_splits},
-        "headline": f"{first}: " + ", ".join(f"{name} {row[first]:.1f}" for name, row in table.items()),
-    }
+    metric = data.task.metrics[0]
+    return EvaluateResult(
+        table=table,
+        notes=tuple(notes),
+        rows={split: len(data.rows(split)) for split in data.eval_splits},
+        headline=f"{metric}: " + ", ".join(f"{name} {row[metric]:.1f}" for name, row in table.items()),
+    )
 
 
-def check_served(
-    merged: dict[str, NDArray[np.float32]], served: dict[str, NDArray[np.float32]], tolerance: float = 1e-3
-) -> None:
-    """From raw text to logits, tokenizer and all, the engine answers as the merged model does.
+def _answer_all(entry: Entry, data: PreparedData) -> None:
+    """Ask a model on all evaluation splits, and note its metrics in the table."""
+    entry.logits = {split: entry.predict(split) for split in data.eval_splits}
+    for split, logits in entry.logits.items():
+        scores = metrics.compute(logits, np.asarray(data.rows(split)["label"][:]), data.task.kind, data.task.metrics)
+        suffix = split.removeprefix("eval")
+        entry.row |= {name + suffix: value for name, value in scores.items()}
+
+
+def check_served(merged: Logits, served: Logits, tolerance: float = 1e-3) -> None:
+    """See that from raw text to logits, tokenizer and all, the engine answers as the merged model does.
 
     Args:
         merged: split to (rows, outputs) of the torch model on the pipeline's tokens.
@@ -122,28 +159,32 @@ def check_served(
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
-    task = run.data().task
-    merged = run.folder("merge") / "model"
-    entries = {"teacher": _teacher_entry(run)}
-    student = load_student(run.folder("student"))
-    role = run.student_role
-    entries["student"] = _torch_entry(run, student, run.folder("student") / "base", role, size_of=merged)
-    entries["merged"] = _torch_entry(run, models.load_model(str(merged), task).model, merged, role)
+    """Teacher, student with adapters, merged student, and the controls where there are any."""
+    data, role = run.data(), run.student_role
+    merged, student = run.folder("merge") / "model", run.folder("student")
+    entries = {
+        "teacher": _teacher_entry(run),
+        "student": _torch_entry(run, data, load_student(student), student / "base", role, weights=merged),
+        "merged": _torch_entry(run, data, models.load_model(str(merged), data.task).model, merged, role),
+    }
     if run.config.run.controls:
         for name, whose in CONTROLS.items():
             folder = run.folder("controls") / name
-            model = models.load_model(str(folder), task).model
-            entries[name] = _torch_entry(run, model, folder, role if whose == "student" else whose)
+            model = models.load_model(str(folder), data.task).model
+            entries[name] = _torch_entry(run, data, model, folder, role if whose == "student" else whose)
     return entries
 
 
-def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | None = None) -> Entry:
-    tokenizer = models.load_tokenizer(str(folder))
-    max_length = run.metrics("data")["max_length"][role]
+def _torch_entry(
+    run: Run, data: PreparedData, model: Any, folder: Path, role: str, *, weights: Path | None = None
+) -> Entry:
+    """A torch model. Its folder holds tokenizer and weights, or `weights` is the folder of a model of its size."""
     model = model.to(run.device).eval()
+    tokenizer = models.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
+    max_length = run.result(DataResult).max_length[role]
     info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
-    rows = RowTokenizer.read(folder / "tokenizer.json", info)
+    rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:
         feeds = pad(rows.encode(texts), info)
@@ -151,20 +192,23 @@ def _torch_entry(run: Run, model: Any, folder: Path, role: str, size_of: Path | 
         with torch.inference_mode():
             return model(**batch).logits.float().cpu().numpy()
 
-    def logits(split: str) -> NDArray[np.float32]:
-        return predict(model, Rows([run.data().tokens(role, split)]), pad_id=tokenizer.pad_token_id)
-
-    weights = sum(file.stat().st_size for file in (size_of or folder).glob("*.safetensors"))
-    size = weights + (folder / "tokenizer.json").stat().st_size
-    row = {"runtime": f"torch {run.device}", "parameters": models.count_parameters(model), "size_bytes": size}
-    whole = size_of is None and run.device == "cpu"
+    size = sum(file.stat().st_size for file in (weights or folder).glob("*.safetensors"))
     files = ModelFiles(
         model=folder.resolve(),
-        tokenizer_json=(folder / "tokenizer.json").resolve(),
+        tokenizer_json=(folder / TOKENIZER_JSON).resolve(),
         tokenizer=info,
-        task=task_info(run.data().task),
+        task=task_info(data.task),
     )
-    return Entry(answer, logits, row, memory=files if whole else None)
+    return Entry(
+        answer=answer,
+        predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
+        row={
+            "runtime": f"torch {run.device}",
+            "parameters": models.count_parameters(model),
+            "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
+        },
+        memory=files if weights is None and run.device == "cpu" else None,
+    )
 
 
 def _teacher_entry(run: Run) -> Entry:
@@ -172,46 +216,47 @@ def _teacher_entry(run: Run) -> Entry:
     data, settings = run.data(), run.config.teacher
     if settings.scores is not None:
         scores = np.load(run.folder("teacher") / SCORES)
-        row: dict[str, Any] = {"runtime": "a black box"}
         return Entry(
-            answer=lambda texts: np.zeros(0, dtype=np.float32),  # nobody to ask: never called, since it is not timed
-            logits=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
-            row=row,
+            answer=lambda texts: np.zeros(0, dtype=np.float32),  # never called: a black box is not timed
+            predict=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
+            row={"runtime": "a black box"},
             timed=False,
         )
     teachers = []
     for place in range(len(settings.sources)):
         folder = run.folder("teacher") / ensemble.folder(place)
         model = models.load_model(str(folder), data.task).model
-        teachers.append(_torch_entry(run, model, folder, ensemble.role(place)))
-    return teachers[0] if len(teachers) == 1 else _as_one(teachers, teacher_shares(run))
+        teachers.append(_torch_entry(run, data, model, folder, ensemble.role(place)))
+    if len(teachers) == 1:
+        return teachers[0]
+    scores = run.result(TeacherResult).scores(data.task.metrics[0])
+    return _as_one(teachers, ensemble.weights(scores, run.config.targets.weights))
 
 
-def _as_one(teachers: list[Entry], shares: NDArray[np.float64]) -> Entry:
+def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64]) -> Entry:
     """Several teachers as the student learned from them: one after another, their logits averaged."""
-    row = {"runtime": teachers[0].row["runtime"]}
-    row |= {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
+    sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
     return Entry(
         answer=lambda texts: ensemble.average([teacher.answer(texts) for teacher in teachers], shares),
-        logits=lambda split: ensemble.average([teacher.logits(split) for teacher in teachers], shares),
-        row=row,
+        predict=lambda split: ensemble.average([teacher.predict(split) for teacher in teachers], shares),
+        row={"runtime": teachers[0].row["runtime"]} | sums,
     )
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
-    chosen = run.metrics("quantize")
-    parameters = run.metrics("student")["parameters"]
-    files = {"fp32": run.folder("export") / "model.onnx"}
-    if chosen["int8"]:
-        files["int8"] = run.folder("quantize") / "model.int8.onnx"
-    if (run.folder("export") / "model.fp16.onnx").exists():
-        files["fp16"] = run.folder("export") / "model.fp16.onnx"
+    """The variants that were made, each on the CPU, and where the run trains on CUDA also there."""
+    export = run.folder("export")
+    files = {"fp32": export / FP32_ONNX}
+    if run.result(QuantizeResult).int8:
+        files["int8"] = run.folder("quantize") / INT8_ONNX
+    if (export / FP16_ONNX).exists():
+        files["fp16"] = export / FP16_ONNX
     entries = {}
     for name, file in files.items():
-        entries[name] = _onnx_entry(run, file, parameters, "cpu", timed=name != "fp16")
+        entries[name] = _onnx_entry(run, file, "cpu", timed=name != "fp16")
         if run.device == "cuda" and name != "int8":
             try:
-                entries[f"{name} (cuda)"] = _onnx_entry(run, file, parameters, "cuda", timed=True)
+                entries[f"{name} (cuda)"] = _onnx_entry(run, file, "cuda", timed=True)
             except KdcError as error:
                 if run.config.run.device == "cuda":
                     raise
@@ -219,45 +264,32 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     return entries
 
 
-def _onnx_entry(run: Run, file: Path, parameters: int, device: Device, *, timed: bool) -> Entry:
+def _onnx_entry(run: Run, file: Path, device: Device, *, timed: bool) -> Entry:
+    """An ONNX file in the engine that serves."""
     engine = open_engine(run, file, device=device)
-    tokenizer = run.folder("export") / "tokenizer.json"
-    row = {
-        "runtime": f"onnxruntime {device}",
-        "parameters": parameters,
-        "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
-    }
-    memory = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
+    tokenizer = run.folder("export") / TOKENIZER_JSON
+    files = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
     return Entry(
         answer=engine.logits,
-        logits=lambda split: engine.logits(texts_of(run.data().rows(split))),
-        row=row,
-        memory=memory if device == "cpu" and timed else None,
+        predict=lambda split: engine.logits(texts_of(run.data().rows(split))),
+        row={
+            "runtime": f"onnxruntime {device}",
+            "parameters": run.result(StudentResult).parameters,
+            "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
+        },
+        memory=files if device == "cpu" and timed else None,
         timed=timed,
     )
 
 
-def _measure(
-    entries: dict[str, Entry], texts: list[Text], *, memory: bool, latency_rows: int, throughput_rows: int, rounds: int
-) -> None:
-    """Latency and throughput in turns over all models, then each model's memory in a process of its own."""
-    timed = {name: entry.answer for name, entry in entries.items() if entry.timed}
-    timings = compare_speeds(timed, texts, latency_rows=latency_rows, throughput_rows=throughput_rows, rounds=rounds)
-    for name, entry in entries.items():
-        entry.row |= timings[name].model_dump() if name in timings else {}
-        if memory and entry.memory is not None:
-            entry.row["peak_memory_bytes"] = peak_memory_bytes(entry.memory, texts[:64])
-
-
-def _save_logits(path: Path, rows: Any, entries: dict[str, Entry], split: str) -> None:
-    """For each evaluation row: SHA-256 of its text, label, logits of each model. No text."""
-    digests = [digest(text) for text in texts_of(rows)]
+def _save_evaluation(path: Path, texts: Sequence[Text], labels: NDArray[np.generic], logits: Logits) -> None:
+    """Keep for each evaluation row the SHA-256 of its text, its label and the logits of each model by name. No text."""
     arrays: dict[str, Any] = {
-        "text_sha256": np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32),
-        "label": np.asarray(rows["label"][:]),
-        "teacher_logits": entries["teacher"].results[split],
-        "student_logits": entries["fp32"].results[split],
+        "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
+        "label": labels,
+        "teacher_logits": logits["teacher"],
+        "student_logits": logits["fp32"],
     }
-    if "int8" in entries:
-        arrays["student_int8_logits"] = entries["int8"].results[split]
+    if "int8" in logits:
+        arrays["student_int8_logits"] = logits["int8"]
     np.savez_compressed(path, **arrays)

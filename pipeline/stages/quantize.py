@@ -13,6 +13,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,22 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.results import QuantizeResult
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX
+from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.rundir.served import open_engine
+from kdc.serving.engine.engine import Engine
+
+
+def depends_on(run: Run) -> dict[str, Any]:
+    """How candidates are judged, and on which machine."""
+    return run.config.quantize.model_dump() | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
     """Make and judge the candidates in `out`."""
     settings = run.config.quantize
-    rows = _tuning_slice(run)
+    fp32 = open_engine(run, run.folder("export") / FP32_ONNX)
+    rows = _tuning_slice(run, fp32)
     temperature = calibrate(rows.logits, rows.labels, rows.kind)
     if not settings.enabled:
         return QuantizeResult(
@@ -43,7 +53,7 @@ def run(run: Run, out: Path) -> QuantizeResult:
             note="int8 was not asked for",
             headline="not asked for",
         )
-    trials = _trials(run, rows, temperature, out)
+    trials = _trials(run, fp32, rows, temperature, out)
     for place, candidate in enumerate(CANDIDATES):
         trials.judge(candidate)
         run.progress(place + 1, len(CANDIDATES))
@@ -66,23 +76,22 @@ def run(run: Run, out: Path) -> QuantizeResult:
     return result
 
 
-def _tuning_slice(run: Run) -> TuningSlice:
+def _tuning_slice(run: Run, fp32: Engine) -> TuningSlice:
+    """The tuning slice, and what fp32 answers to it."""
     data = run.data()
     rows = data.rows("tune")
     texts = texts_of(rows)
-    logits = open_engine(run, run.folder("export") / "model.onnx").logits(texts)
-    return TuningSlice(texts, np.asarray(rows["label"][:]), logits, data.task.kind, data.task.metrics)
+    return TuningSlice(texts, np.asarray(rows["label"][:]), fp32.logits(texts), data.task.kind, data.task.metrics)
 
 
-def _trials(run: Run, rows: TuningSlice, temperature: float, out: Path) -> Trials:
+def _trials(run: Run, fp32: Engine, rows: TuningSlice, temperature: float, out: Path) -> Trials:
+    """The run's settings as plain values, and no candidate tried yet."""
     settings, seed = run.config.quantize, run.config.run.seed
-    fp32_file = run.folder("export") / "model.onnx"
-    fp32 = open_engine(run, fp32_file)
     tokens = run.data().tokens(run.student_role, "train")
     batches = sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed)
     return Trials(
         folder=out,
-        sources=Sources(fp32_file, batches, out / "smoothed.onnx"),
+        sources=Sources(run.folder("export") / FP32_ONNX, batches, out / "smoothed.onnx"),
         rows=rows,
         fp32=fp32,
         open_engine=partial(open_engine, run, temperature=temperature),
@@ -97,6 +106,6 @@ def _keep_winner(result: QuantizeResult, out: Path) -> None:
     table = {name: measurement.to_json() for name, measurement in result.candidates.items()}
     (out / "candidates.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     if result.winner is not None:
-        shutil.move(out / f"{result.winner}.onnx", out / "model.int8.onnx")
+        shutil.move(out / f"{result.winner}.onnx", out / INT8_ONNX)
     for name in (*result.candidates, "smoothed"):
         (out / f"{name}.onnx").unlink(missing_ok=True)

@@ -7,109 +7,131 @@ window, each into a file of its own, so that several processes can share the wor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
+from kdc.common.files import whole_file
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality.intervals import calibrate
+from kdc.pipeline.results import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.stages.teacher import SCORES
-from kdc.pipeline.training import ensemble, models
+from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
+from kdc.pipeline.training import ensemble, models, ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import WINDOW, predict_window, windows
 
-LOGITS = "logits.npy"
-_SPLITS = ("train", "tune", "unlabeled")  # data numbers them first, in this order
+_SPLITS = ("train", "tune", "unlabeled")  # stage data numbers their rows first, in this order
 
 
-def run(run: Run, out: Path) -> dict[str, Any]:
+def depends_on(run: Run) -> dict[str, Any]:
+    """How several teachers are averaged, and whether the logits are calibrated."""
+    return run.config.targets.model_dump()
+
+
+def run(run: Run, out: Path) -> TargetsResult:
     """Make `out/logits.npy`."""
-    path, settings = out / LOGITS, run.config.teacher
+    path, data = out / TEACHER_LOGITS, run.data()
     answers = out / "checkpoints"  # there to go on from until the stage counts as done
-    if settings.scores is not None:
-        summary = _copy_scores(run, path)
-    elif len(settings.sources) == 1:
-        rows, before = _answer(run, 0, path, answers)
-        summary = {"rows": rows, "resumed_from": before}
+    if run.config.teacher.scores is not None:
+        rows = _rows_to_learn_from(data)  # their ids come first
+        np.save(path, np.load(run.folder("teacher") / SCORES)[:rows])
+        result = TargetsResult(rows=rows)
+    elif len(run.config.teacher.sources) == 1:
+        answered = _answer(run, 0, path, answers)
+        result = TargetsResult(rows=_rows_to_learn_from(data), resumed_from=answered)
     else:
-        summary = _average(run, path, answers)
-    return summary | (_calibrate(run, path) if run.config.targets.calibrate else {})
+        result = _average(run, path, answers)
+    if not run.config.targets.calibrate:
+        return result
+    return result.model_copy(update={"temperature": _calibrate(data, path)})
 
 
-def _copy_scores(run: Run, path: Path) -> dict[str, Any]:
-    """A black box's answers to the rows that are learned from: the first ones."""
-    data = run.data()
-    rows = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))  # their ids come first
-    np.save(path, np.load(run.folder("teacher") / SCORES)[:rows])
-    return {"rows": rows}
+def _rows_to_learn_from(data: PreparedData) -> int:
+    return sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
 
 
-def _average(run: Run, path: Path, answers: Path) -> dict[str, Any]:
-    """Several teachers' weighted mean."""
+def _average(run: Run, path: Path, answers: Path) -> TargetsResult:
+    """Write several teachers' weighted mean."""
     files = [answers / f"{ensemble.folder(place)}.npy" for place in range(len(run.config.teacher.sources))]
     for place, file in enumerate(files):
         _answer(run, place, file, answers)
-    shares = teacher_shares(run)
+    scores = run.result(TeacherResult).scores(run.data().task.metrics[0])
+    shares = ensemble.weights(scores, run.config.targets.weights)
     mean = ensemble.average([np.load(file, mmap_mode="r") for file in files], shares)
     np.save(path, mean)
-    return {"rows": len(mean), "weights": shares.tolist()}
+    return TargetsResult(rows=len(mean), weights=tuple(shares.tolist()))
 
 
-def _calibrate(run: Run, path: Path) -> dict[str, Any]:
-    """Divide all logits by one temperature, fitted on the tuning slice."""
-    data = run.data()
+def _calibrate(data: PreparedData, path: Path) -> float:
+    """Divide all logits by the temperature under which the labels of the tuning slice are likeliest; return it."""
     tune = data.rows("tune")
     logits = np.load(path)
     temperature = calibrate(logits[np.asarray(tune["row"][:])], np.asarray(tune["label"][:]), data.task.kind)
-    working = path.with_name("calibrated.npy")
-    np.save(working, logits / np.float32(temperature))
-    os.replace(working, path)
-    return {"temperature": temperature}
+    with whole_file(path) as stream:
+        np.save(stream, logits / np.float32(temperature))
+    return temperature
 
 
-def teacher_shares(run: Run) -> NDArray[np.float64]:
-    """The weight of each teacher."""
-    found = run.metrics("teacher")
-    metric = run.data().task.metrics[0]
-    scores = [teacher["tune"][metric] for teacher in (found, *found.get("others", ()))]
-    return ensemble.weights(scores, run.config.targets.weights)
-
-
-def _answer(run: Run, place: int, path: Path, answers: Path) -> tuple[int, int]:
-    """One teacher's logits into a file, by way of its windows' files in a folder of `answers`.
+def _answer(run: Run, place: int, path: Path, answers: Path) -> int:
+    """Write one teacher's logits into a file, by way of its windows' files in a folder of `answers`.
 
     Returns:
-        how many rows there are, and how many were answered before.
+        How many rows were answered before the stage was cut off.
     """
     data = run.data()
-    total = sum(len(data.rows(split)) for split in _SPLITS if data.has(split))
+    total = _rows_to_learn_from(data)
     parts = answers / ensemble.folder(place)
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in windows(total) if not _part(parts, start).exists()]
     if missing:
-        run.ranks.together(_answer_share, run, place=place, missing=missing, parts=parts)
+        rows = Rows([data.tokens(ensemble.role(place), split) for split in _SPLITS if data.has(split)])
+        teacher = run.folder("teacher") / ensemble.folder(place)
+        answer_with(str(teacher), data.task, rows, missing, parts, device=run.device, progress=run.progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
-    return total, total - sum(min(WINDOW, total - start) for start in missing)
+    return total - sum(min(WINDOW, total - start) for start in missing)
 
 
-def _answer_share(run: Run, *, place: int, missing: list[int], parts: Path) -> None:
-    """What every rank does: each answers its share of the windows that are missing."""
-    data, teacher = run.data(), str(run.folder("teacher") / ensemble.folder(place))
-    model = models.load_model(teacher, data.task).model.to(run.device).eval()
-    rows = Rows([data.tokens(ensemble.role(place), split) for split in _SPLITS if data.has(split)])
-    share = missing[run.ranks.rank :: run.ranks.size]
+@ranks.on_all_ranks
+def answer_with(
+    teacher: str,
+    task: Task,
+    rows: Rows,
+    starts: list[int],
+    parts: Path,
+    *,
+    device: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Load a teacher and have it answer windows of rows; under torchrun each process answers its share of them.
+
+    Args:
+        teacher: its folder.
+        task: what it answers.
+        rows: all rows.
+        starts: first rows of the windows.
+        parts: see `answer_windows`.
+        device: "cpu" or "cuda".
+        progress: called with windows done and windows in all.
+    """
+    model = models.load_model(teacher, task).model.to(device).eval()
     pad_id = models.load_tokenizer(teacher).pad_token_id
-    answer_windows(model, rows, share, parts, pad_id=pad_id, progress=run.progress)
+    answer_windows(model, rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
 
 
 def answer_windows(
-    model: Any, rows: Rows, starts: list[int], parts: Path, *, pad_id: int, progress: Callable[[int, int], None]
+    model: Any,
+    rows: Rows,
+    starts: list[int],
+    parts: Path,
+    *,
+    pad_id: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write each window's row ids and logits as a file of its own, whole or not at all.
 
@@ -124,11 +146,10 @@ def answer_windows(
     for done, start in enumerate(starts, 1):
         logits = predict_window(model, rows, start, pad_id=pad_id)
         ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])
-        temporary = _part(parts, start).with_suffix(".tmp")
-        with temporary.open("wb") as stream:
+        with whole_file(_part(parts, start)) as stream:
             np.savez(stream, ids=ids, logits=logits)
-        os.replace(temporary, _part(parts, start))
-        progress(done, len(starts))
+        if progress is not None:
+            progress(done, len(starts))
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:

@@ -6,212 +6,136 @@ and so on for further teachers; where a black box is the teacher, `scores.npy` a
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers import set_seed
 
-from kdc.common.errors import InputError
+from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.request import source_of
 from kdc.pipeline.data.scores import scores_of_rows
+from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.quality.metrics import predictions
+from kdc.pipeline.results import ModelResult, TeacherResult
+from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import SCORES
 from kdc.pipeline.training import adapters, ensemble, models
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.fit import check_learned, finish, fit, judge, judge_logits
+from kdc.pipeline.training.checkpoints import last_checkpoint
+from kdc.pipeline.training.loop import Objective, train
+from kdc.pipeline.training.outcome import check_learned, score_logits, score_model
+from kdc.pipeline.training.plan import class_weights, plan_for
+from kdc.pipeline.training.teachers import load_finetuned
 
-SCORES = "scores.npy"
+_REMEDY = (
+    "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
+    "--set student.allow_majority=true goes on all the same"
+)
 
 
-def run(run: Run, out: Path) -> dict[str, Any]:
+def depends_on(run: Run) -> dict[str, Any]:
+    """The first teacher's training, the other teachers' models, and a black box's answers."""
+    settings, file = run.config.teacher, run.config.teacher.scores
+    scores = None
+    if file is not None and file.is_file():  # its answers are kept by row id, those to unlabelled rows among them
+        scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(source_of(run.config))]
+    more = [models.fingerprint(source) for source in settings.sources[1:]]
+    return fingerprints.training(run.config, settings) | {"more": more, "scores": scores}
+
+
+def run(run: Run, out: Path) -> TeacherResult:
     """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
     if run.config.teacher.scores is not None:
-        return _black_box(run, run.config.teacher.scores, out)
-    found = []
+        return _keep_scores(run, run.config.teacher.scores, out)
+    results = []
     for place in range(len(run.config.teacher.sources)):
         name = ensemble.folder(place)
         record, checkpoints = out / f"{name}.json", out / ("checkpoints" + name.removeprefix("model"))
-        if not record.exists():  # one that is there was finished before the stage was cut off
-            summary = _make(run, place, out / name, checkpoints)
-            temporary = record.with_suffix(".tmp")
-            temporary.write_text(json.dumps(summary), encoding="utf-8")
-            os.replace(temporary, record)
-        finish(checkpoints)
-        found.append(json.loads(record.read_text(encoding="utf-8")))
-    first, *others = found
-    return {**first, "others": others} if others else first
+        if not record.exists():  # a teacher that has a record was finished before the stage was cut off
+            result = _make_teacher(run, place, out / name, checkpoints)
+            write_whole(record, result.model_dump_json(exclude_unset=True))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
+    first, *others = results
+    return TeacherResult(**first.to_json(), **({"others": others} if others else {}))
 
 
-def _black_box(run: Run, scores: Path, out: Path) -> dict[str, Any]:
-    """Answers that somebody else gave, kept by row id."""
-    data = run.data()
-    logits = scores_of_rows(scores, data)
-    np.save(out / SCORES, logits)
-    rows = data.rows("tune")
-    found, labels = logits[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    summary = judge_logits(found, labels, data.task)
-    _check(run, summary)
-    if are_the_labels(found, labels, data.task):
-        run.say(
-            f"warning: {scores.name} gives all {len(labels)} rows of the tuning slice their own label: is its column "
-            "the labels themselves, and not what the black box answered?"
-        )
-    return summary
-
-
-def are_the_labels(found: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
-    """Whether no answer of a black box, as logits, differs from the row's label."""
-    if task.kind == "regression":
-        return bool(np.allclose(task.center + task.spread * found[:, 0], labels, atol=1e-5 * task.spread))
-    return bool((predictions(found, task.kind) == labels).all())
-
-
-def _check(run: Run, summary: dict[str, Any]) -> None:
-    """Refuse a teacher that learned nothing, or say so."""
-    warning = check_learned(
-        summary,
-        run.data().task,
-        who="teacher",
-        allow=run.config.student.allow_majority,
-        remedy="try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
-        "--set student.allow_majority=true goes on all the same",
-    )
-    if warning:
-        run.say(f"warning: {warning}")
-
-
-def _make(run: Run, place: int, target: Path, checkpoints: Path) -> dict[str, Any]:
+def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> ModelResult:
     """Fine-tune or check one teacher, and save it."""
-    settings = run.config.teacher
-    source, role, task = settings.sources[place], ensemble.role(place), run.data().task
+    settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
+    source, task, seed = settings.sources[place], data.task, run.config.run.seed
     tokenizer = models.load_tokenizer(source)
-    set_seed(run.config.run.seed)
+    tune = Rows([data.tokens(role, "tune")])
+    set_seed(seed)
     if settings.finetuned:
-        model: Any = load_finetuned(source, task, settings.labels)
-        rows = Rows([run.data().tokens(role, "tune")])
-        summary = judge(model.to(run.device), rows, task, tokenizer.pad_token_id)
-        model.to("cpu")
+        model: Any = load_finetuned(source, task, settings.labels).to(run.device)
+        result = score_model(model, tune, task, tokenizer.pad_token_id)
     else:
         loaded = models.load_model(source, task)
-        model = loaded.model
-        trained: Any = model
+        model, rows = loaded.model, Rows([data.tokens(role, "train")])
         if settings.method == "lora":
-            trained = adapters.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
-        summary = fit(run, trained, settings, role=role, pad_id=tokenizer.pad_token_id, folder=checkpoints)
-        if settings.method == "lora":
-            model = trained.merge_and_unload()
-    _check(run, summary)
+            model = adapters.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
+        training = train(
+            model,
+            rows,
+            tune,
+            pad_id=tokenizer.pad_token_id,
+            objective=Objective(
+                kind=task.kind,
+                metric_names=task.metrics,
+                class_weights=class_weights(settings.class_weights, data),
+                center=task.center,
+                spread=task.spread,
+            ),
+            plan=plan_for(settings, len(rows), seed=seed, device=run.device, bf16=run.bf16),
+            folder=checkpoints,
+            resume=last_checkpoint(checkpoints),
+            progress=run.progress,
+        )
+        result = score_model(model, tune, task, tokenizer.pad_token_id)
+        result = result.model_copy(update={"training": training})
+    model = model.to("cpu")
+    if settings.method == "lora" and not settings.finetuned:
+        model = model.merge_and_unload()
+    _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    return {**summary, "parameters": models.count_parameters(model)}
+    return result.model_copy(update={"parameters": models.count_parameters(model)})
 
 
-def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> PreTrainedModel:
-    """A teacher that is fine-tuned already, its outputs put into the task's label order.
-
-    Args:
-        source: path or hub id.
-        task: the task, labels filled in.
-        names: label names of a model that only says LABEL_0, in its order; None reads them from the model.
-
-    Raises:
-        InputError: its labels are not the task's.
-    """
-    place = models.locate(source)
-    try:
-        config = AutoConfig.from_pretrained(place)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True
+def _keep_scores(run: Run, file: Path, out: Path) -> TeacherResult:
+    """Keep the answers that a black box gave, by row id."""
+    data = run.data()
+    scores = scores_of_rows(file, data)
+    np.save(out / SCORES, scores)
+    rows = data.rows("tune")
+    logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
+    result = score_logits(logits, labels, data.task)
+    _check(run, result)
+    if are_the_labels(logits, labels, data.task):
+        run.say(
+            f"warning: {file.name} gives all {len(labels)} rows of the tuning slice their own label: is its column "
+            "the labels themselves, and not what the black box answered?"
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load the teacher: {error}", given=source, remedy="check --teacher") from error
-    if info["missing_keys"]:
-        raise InputError(
-            "the teacher is not fine-tuned: its checkpoint has no weights for these modules",
-            given=", ".join(sorted(info["missing_keys"])),
-            remedy="drop --teacher-is-finetuned to fine-tune it here",
-        )
-    order = label_order(config, task, names)
-    head = _output_layer(model, task.outputs)
-    if order is None:
-        _standardise(head, task)
-    else:
-        _reorder(head, order)
-    model.config.id2label = dict(enumerate(task.labels or ("score",)))
-    model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
-    return model
+    return TeacherResult(**result.to_json())
 
 
-def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[int] | None:
-    """For each of the task's labels the teacher's output that means it; None for regression."""
-    if config.num_labels != task.outputs:
-        raise InputError(
-            "the teacher has another number of outputs than the task",
-            given=f"{config.num_labels}, task {task.outputs}",
-            remedy=f"bring a teacher for the labels {', '.join(task.labels) or '(one number)'}",
-        )
+def are_the_labels(logits: NDArray[np.float32], labels: NDArray[np.generic], task: Task) -> bool:
+    """Whether no answer of a black box, as logits (rows, outputs), differs from the row's label."""
     if task.kind == "regression":
-        return None
-    own = tuple(config.id2label[index] for index in range(config.num_labels))
-    theirs = names or own
-    stated, given = ([name.lower() for name in names] for names in (own, theirs))
-    if given != stated and sorted(given) == sorted(stated):
-        raise InputError(
-            "the teacher says itself what its outputs mean, and otherwise",
-            given=f"its config.json {', '.join(own)}; --teacher-labels {', '.join(theirs)}",
-            remedy="leave out --teacher-labels, which is for all teachers, or correct the one that is wrong (id2label "
-            "in its config.json)",
-        )
-    if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
-        raise InputError(
-            "the teacher does not say what its outputs mean",
-            given=", ".join(theirs),
-            remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}, or in its "
-            "config.json (id2label)",
-        )
-    place = {name.lower(): index for index, name in enumerate(theirs)}
-    if sorted(place) != sorted(name.lower() for name in task.labels):
-        raise InputError(
-            "the teacher's labels are not the task's",
-            given=f"teacher {', '.join(theirs)}; task {', '.join(task.labels)}",
-            remedy="rename the labels in the data, or name the teacher's outputs with --teacher-labels",
-        )
-    return [place[name.lower()] for name in task.labels]
+        return bool(np.allclose(task.center + task.spread * logits[:, 0], labels, atol=1e-5 * task.spread))
+    return bool((predictions(logits, task.kind) == labels).all())
 
 
-def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
-    heads = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and module.out_features == outputs
-        and not name.startswith(model.base_model_prefix + ".")
-    ]
-    if not heads:
-        raise InputError(
-            "cannot find the teacher's output layer",
-            given=type(model).__name__,
-            remedy="bring a teacher whose last layer is linear, with one output for each label",
-        )
-    return heads[-1]
-
-
-def _reorder(head: torch.nn.Linear, order: list[int]) -> None:
-    with torch.no_grad():
-        head.weight.copy_(head.weight[order])
-        if head.bias is not None:
-            head.bias.copy_(head.bias[order])
-
-
-def _standardise(head: torch.nn.Linear, task: Task) -> None:
-    """The teacher answers in the labels' unit; from here on it gives (answer - center) / spread."""
-    with torch.no_grad():
-        bias = torch.zeros(head.out_features) if head.bias is None else head.bias
-        head.bias = torch.nn.Parameter((bias - task.center) / task.spread)
-        head.weight.div_(task.spread)
+def _check(run: Run, result: ModelResult) -> None:
+    """Refuse a teacher that learned nothing, or only say so where the settings allow it."""
+    allow = run.config.student.allow_majority
+    warning = check_learned(result, run.data().task, who="teacher", allow=allow, remedy=_REMEDY)
+    if warning:
+        run.say(f"warning: {warning}")

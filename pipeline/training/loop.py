@@ -1,8 +1,10 @@
 """The one training loop: teacher, student and controls go through `train`.
 
-A `transformers.Trainer` that pads to the longest row of a batch, groups rows by length, joins the teacher's logits by
-row id, keeps the best step by the tuning slice (a student's by its loss there: the metric of some hundred rows is
-mostly chance), and resumes from the last checkpoint that was written whole.
+It is a `transformers.Trainer` that pads to the longest row of a batch, groups rows by length, joins the teacher's
+logits by row id, keeps the step that is best on the tuning slice (for a student by its loss there, since the metric of
+some hundred rows is mostly chance), and resumes from the last complete checkpoint.
+
+Writes checkpoints, which the caller removes once the trained model is saved.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.results import History, TrainingSummary
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal
 from kdc.pipeline.training.losses import distillation_loss, label_loss
+from kdc.pipeline.training.ranks import on_all_ranks
 
 log = logging.getLogger("kdc")
 
 Progress = Callable[[int, int], None]
-_LOGS_A_LOOK = 5  # points of the loss between two looks at the tuning slice
+_LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,20 @@ class Plan:
     """How to train, in plain numbers.
 
     Attributes:
-        steps: updates in all.
-        batch_size: rows a step (before accumulation).
-        accumulate: steps whose gradients are added up before an update.
-        learning_rate: peak.
-        warmup_steps: updates with a linearly rising rate; it then falls linearly to 0.
-        weight_decay: AdamW's.
-        evaluate_every: updates between looks at the tuning slice (and checkpoints).
-        patience: looks without a better one before stopping; None: never.
-        seed: order and dropout.
+        steps: updates of the weights in all.
+        batch_size: rows in a batch, over all ranks.
+        accumulate: batches whose gradients are added up for one update.
+        learning_rate: its peak.
+        warmup_steps: updates during which the learning rate rises linearly; afterwards it falls linearly to 0.
+        weight_decay: of AdamW.
+        evaluate_every: updates between two looks at the tuning slice; each look also writes a checkpoint.
+        patience: training stops after this many looks without a better one; None never stops early.
+        seed: of the order of rows and of dropout.
         device: "cpu" or "cuda".
-        bf16: bf16 autocast.
-        pad_to: pad every row to that length (benchmarks only); None: to the longest of the batch.
-        group_by_length: batch rows of like length.
-        gradient_checkpointing: compute activations twice instead of keeping them.
+        bf16: whether to train in bf16 autocast.
+        pad_to: tokens to pad every row to (for benchmarks); None pads to the longest row of the batch.
+        group_by_length: whether to batch rows of similar length.
+        gradient_checkpointing: whether to compute activations twice instead of keeping them in memory.
         ranks: processes that share each batch.
     """
 
@@ -77,11 +81,11 @@ class Objective:
 
     Attributes:
         kind: the task's kind.
-        metric_names: metrics of the tuning slice; the first decides.
-        alpha: weight of the teacher's term; ignored where rows have no teacher logits.
-        temperature: T.
-        class_weights: factor of each class, or None.
-        center, spread: of regression's labels; a model learns (label - center) / spread.
+        metric_names: metrics on the tuning slice; the first one decides.
+        alpha: weight of the teacher's term, within [0, 1]; ignored where rows have no teacher logits.
+        temperature: T, which divides the logits of both sides in the teacher's term.
+        class_weights: factor of each class; None weighs all classes alike.
+        center, spread: mean and standard deviation of regression's labels; the model learns (label - center) / spread.
     """
 
     kind: Kind
@@ -94,11 +98,11 @@ class Objective:
 
 
 class DistillationTrainer(Trainer):
-    """`Trainer` with the distillation loss, the length-grouped order and checkpoints that say when they are whole."""
+    """A `Trainer` with the distillation loss, rows grouped by length, and checkpoints that are sealed when complete."""
 
     def __init__(self, *, objective: Objective, plan: Plan, **trainer: Any) -> None:
         super().__init__(**trainer)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean: the Trainer divides by accumulation
+        self.model_accepts_loss_kwargs = False  # the loss is a mean, so the Trainer divides it by `accumulate`
         self.objective: Objective = objective
         self.plan: Plan = plan
         weights = objective.class_weights
@@ -107,7 +111,7 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Distillation loss where the batch has teacher logits, else the label loss."""
+        """The distillation loss if the batch has teacher logits, otherwise the loss against the labels."""
         inputs = dict(inputs)
         labels, labelled = inputs.pop("labels"), inputs.pop("labelled")
         teacher_logits = inputs.pop("teacher_logits", None)
@@ -136,14 +140,14 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        self.accelerator.wait_for_everyone()  # each rank keeps the state of its random numbers
+        self.accelerator.wait_for_everyone()  # each rank writes the state of its random numbers
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
 class _Report(TrainerCallback):
-    """Tells the progress bar, stops a run whose loss is no number any more, and finds the best checkpoint again in a
-    run directory that was moved."""
+    """Reports progress, stops a training whose loss is not a number, and finds the best checkpoint again after the run
+    directory was moved."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress = progress
@@ -162,6 +166,7 @@ class _Report(TrainerCallback):
             raise KdcError("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
 
 
+@on_all_ranks
 def train(
     model: Any,
     train_rows: Rows,
@@ -174,36 +179,30 @@ def train(
     resume: Path | None = None,
     progress: Progress | None = None,
     by_loss: bool = False,
-) -> dict[str, Any]:
-    """Train in place and leave the best step's weights in the model.
+) -> TrainingSummary:
+    """Train in place and leave the best step's weights in the model. Under torchrun all processes do it together.
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
         train_rows: rows to train on.
-        tune_rows: the tuning slice, which picks the best step.
+        tune_rows: the tuning slice, by which the best step is chosen.
         pad_id: the tokenizer's padding id.
         objective: what to minimise.
-        plan: how.
-        folder: for checkpoints.
-        resume: the checkpoint to go on from, see `last_checkpoint`.
+        plan: how to train.
+        folder: where checkpoints are written.
+        resume: the checkpoint to go on from, see `last_checkpoint`; None begins anew.
         progress: called with (step, steps).
-        by_loss: the best step is the one with the least loss on the tuning slice, not the best metric.
-
-    Returns:
-        best_score (points, at the best step), best_step, steps (run in all), resumed_from (0 when not),
-        rows_per_second, history (what was logged: lists `loss`, and of the tuning slice `score` and `tune_loss`, each
-        of [step, value]), seconds (since it went on, where it was cut off), trainable_parameters, and on CUDA
-        peak_memory_bytes (`torch.cuda.max_memory_allocated`).
+        by_loss: choose the step with the smallest loss on the tuning slice; otherwise the one with the best metric.
 
     Raises:
-        KdcError: the loss is no number any more.
+        KdcError: the loss is not a number.
     """
     if plan.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(
         objective=objective,
         plan=plan,
-        model=model,
+        model=model.to(plan.device),
         args=training_arguments(plan, folder, by_loss=by_loss),
         train_dataset=train_rows,
         eval_dataset=tune_rows,
@@ -215,27 +214,28 @@ def train(
     if resume is not None:
         log.info("resumes from step %s", resume.name.rsplit("-", 1)[1])
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else it would go on answering in bf16
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     looks = [entry for entry in trainer.state.log_history if "eval_score" in entry]
     best = min(looks, key=lambda entry: entry["eval_loss"] if by_loss else -entry["eval_score"])
-    summary: dict[str, Any] = {
-        "best_score": best["eval_score"],
-        "best_step": best["step"],
-        "steps": trainer.state.global_step,
-        "resumed_from": int(resume.name.rsplit("-", 1)[1]) if resume else 0,
-        "train_rows": len(train_rows),
-        "rows_per_second": round(result.metrics["train_samples_per_second"], 1),
-        "seconds": round(result.metrics["train_runtime"], 1),
-        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        "history": {
-            "loss": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
-            "score": [[entry["step"], entry["eval_score"]] for entry in looks],
-            "tune_loss": [[entry["step"], entry["eval_loss"]] for entry in looks],
-        },
-    }
-    if plan.device == "cuda":
-        summary["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
-    return summary
+    history = trainer.state.log_history
+    summary = TrainingSummary(
+        best_score=best["eval_score"],
+        best_step=best["step"],
+        steps=trainer.state.global_step,
+        resumed_from=int(resume.name.rsplit("-", 1)[1]) if resume else 0,
+        train_rows=len(train_rows),
+        rows_per_second=round(result.metrics["train_samples_per_second"], 1),
+        seconds=round(result.metrics["train_runtime"], 1),
+        trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        history=History(
+            loss=[(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
+            score=[(entry["step"], entry["eval_score"]) for entry in looks],
+            tune_loss=[(entry["step"], entry["eval_loss"]) for entry in looks],
+        ),
+    )
+    if plan.device != "cuda":
+        return summary
+    return summary.model_copy(update={"peak_memory_bytes": torch.cuda.max_memory_allocated()})
 
 
 def _score(output: Any, objective: Objective) -> dict[str, float]:
@@ -244,9 +244,14 @@ def _score(output: Any, objective: Objective) -> dict[str, float]:
 
 
 def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:
-    """The plan in the Trainer's terms; checkpoints go to `folder`. The best step has the least loss on the tuning
-    slice, or the best metric."""
-    # TrainingArguments writes this variable, and reads it where bf16 is off: the last training's would count.
+    """The plan in the Trainer's terms.
+
+    Args:
+        plan: how to train.
+        folder: where checkpoints are written.
+        by_loss: see `train`.
+    """
+    # TrainingArguments sets this variable, and reads it where bf16 is off: the value of the last training would count.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if plan.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -267,7 +272,7 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         save_steps=plan.evaluate_every,
         logging_steps=max(1, plan.evaluate_every // _LOGS_A_LOOK),
         logging_nan_inf_filter=False,
-        save_total_limit=3,  # the best, the last, and the one before it until the last is known to be whole
+        save_total_limit=3,  # the best, the last, and the one before the last until that is known to be complete
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss" if by_loss else "eval_score",
         greater_is_better=not by_loss,
@@ -282,6 +287,6 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         report_to="none",
         restore_callback_states_from_checkpoint=plan.patience is not None,
     )
-    if arguments.n_gpu > 1:  # the Trainer would spread each batch over all: n times the rows a step
+    if arguments.n_gpu > 1:  # the Trainer would give each GPU a whole batch: n times the rows of a step
         arguments._n_gpu = 1
     return arguments

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import KdcError
-from kdc.pipeline.stages.package import _label_share
+from kdc.pipeline.rundir.lineage import label_share
 
 TAGS = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
 NUMBER = TaskInfo(name="stars", kind="regression")
@@ -64,7 +64,7 @@ def test_shares_by_kind(kind: str, labels: list[Any], wanted: tuple[float, ...] 
     data: Any = SimpleNamespace(
         task=SimpleNamespace(kind=kind, outputs=1 if kind == "regression" else 3), rows=lambda split: {"label": labels}
     )
-    assert _label_share(data) == wanted
+    assert label_share(data) == wanted
 
 
 def test_an_artifact_from_before_loads_and_keeps_its_sha(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path)
 
 def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Path, Config]) -> None:
     folder, config = boxed
-    table = tiny_runs.compress(config)["result"]["table"]
+    table = tiny_runs.table_of(config)
     assert table["teacher"]["macro_f1"] == pytest.approx(95, abs=4)
     assert "latency_p50_ms" not in table["teacher"]
     assert table["merged"]["macro_f1"] > 80

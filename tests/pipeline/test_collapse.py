@@ -9,15 +9,17 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import StudentSettings
 from kdc.pipeline.config.tasks import custom_task, find_task
 from kdc.pipeline.quality.intervals import calibrate
+from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge
-from kdc.pipeline.training.fit import check_learned, plan_for
+from kdc.pipeline.training.outcome import check_learned
+from kdc.pipeline.training.plan import plan_for
 
 TASK = find_task("qnli")
 
 
-def summary(score: float, floor: float, *, constant: bool = False) -> dict:
-    return {"tune": {"accuracy": score}, "majority": {"accuracy": floor}, "constant": constant}
+def summary(score: float, floor: float, *, constant: bool = False) -> ModelResult:
+    return ModelResult(tune={"accuracy": score}, majority={"accuracy": floor}, constant=constant)
 
 
 def test_a_student_that_beats_the_majority_passes() -> None:
@@ -25,12 +27,12 @@ def test_a_student_that_beats_the_majority_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("result", "words"),
     [(summary(51, 51), "does not beat the majority"), (summary(60, 51, constant=True), "every text the same answer")],
 )
-def test_a_student_that_learned_nothing_fails_the_run(found: dict, words: str) -> None:
+def test_a_student_that_learned_nothing_fails_the_run(result: ModelResult, words: str) -> None:
     with pytest.raises(KdcError, match=words) as caught:
-        check_learned(found, TASK, who="student", allow=False, remedy="train longer")
+        check_learned(result, TASK, who="student", allow=False, remedy="train longer")
     assert "train longer" in str(caught.value)
 
 
@@ -65,13 +67,13 @@ def test_the_last_step_is_a_step_that_is_looked_at() -> None:
 
 def test_a_merge_that_changes_answers_is_refused() -> None:
     logits = np.array([[1.0, -1.0]], dtype=np.float32)
-    with pytest.raises(KdcError, match="answers otherwise"):
+    with pytest.raises(KdcError, match="does not answer as the model with adapters"):
         check_merge(logits - 1, logits, logits + np.float32(1e-3))
 
 
 def test_a_merge_that_lost_the_training_is_refused() -> None:
     logits = np.array([[1.0, -1.0]], dtype=np.float32)
-    with pytest.raises(KdcError, match="as before training"):
+    with pytest.raises(KdcError, match="as it did before training"):
         check_merge(logits, logits, logits)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
+from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.rundir import folders
 from kdc.pipeline.stages import targets
@@ -68,10 +69,10 @@ def test_what_a_cut_off_removal_leaves_is_not_the_beginning_of_a_stage(
     config = settings(inputs, tmp_path / "run")
     partial = tmp_path / "run" / "teacher.partial"
 
-    def killed(path: Path, value: Any) -> None:
+    def killed(path: Path, content: str) -> None:
         if path.parent == partial:
             raise KeyboardInterrupt
-        write(path, value)
+        write_whole(path, content)
 
     def removes_the_model(path: Path, **named: Any) -> None:
         if path == partial:
@@ -79,9 +80,9 @@ def test_what_a_cut_off_removal_leaves_is_not_the_beginning_of_a_stage(
             raise KeyboardInterrupt
         remove(path, **named)
 
-    write, remove = folders._write_json, shutil.rmtree
+    remove = shutil.rmtree
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "_write_json", killed)
+        patch.setattr(folders, "write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             tiny_runs.compress(config, until="teacher")
     assert (partial / "model").exists()

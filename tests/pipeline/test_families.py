@@ -63,7 +63,7 @@ def test_the_served_answer_is_the_trained_models(architecture: str, tmp_path: Pa
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1)
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2)
     config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false")
-    table = tiny_runs.compress(config)["result"]["table"]
+    table = tiny_runs.table_of(config)
     assert table["merged"]["accuracy"] > 75
 
     texts = [["w1 w7", "w9"], ["w2 w8 w9", "w4 w4 w5 w6 w7"], ["w1", "w80"]]
@@ -83,7 +83,7 @@ def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | Non
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2, label=label)
     longer = ("export.fp16=false", "teacher.epochs=20", "student.epochs=20")  # these losses start with small gradients
     config = tiny_runs.config_for(tmp_path, teacher, *longer, *sets, pair=False, flags=flags)
-    table: dict[str, Any] = tiny_runs.compress(config)["result"]["table"]
+    table = tiny_runs.table_of(config)
     models = write_report(tmp_path / "run")["models"]  # of every kind of task
     assert models.keys() == table.keys()
     return table
@@ -141,7 +141,7 @@ def test_a_student_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1)
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2)
     config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", flags={"student.model": str(student)})
-    table = tiny_runs.compress(config)["result"]["table"]
+    table = tiny_runs.table_of(config)
     assert table["merged"]["accuracy"] > 75
     texts = [["w1 w7", "w9"], ["w2 w8 w9", "w4"]]
     logits, *_ = served(tmp_path / "run" / "artifact", texts)
@@ -156,10 +156,10 @@ def test_a_finetuned_teacher_is_only_checked(tmp_path: Path) -> None:
     tiny_runs.compress(config, until="teacher")
     own = tmp_path / "first" / "teacher" / "model"
     config = tiny_runs.config_for(tmp_path, own, flags={"teacher.finetuned": True})
-    stages = tiny_runs.compress(config, until="student")["stages"]
-    assert "steps" not in stages["teacher"]["metrics"]
-    assert stages["teacher"]["metrics"]["tune"]["accuracy"] > 90
-    assert stages["student"]["metrics"]["tune"]["accuracy"] > 75
+    stages = tiny_runs.compress(config, until="student").stages
+    assert "steps" not in stages["teacher"].metrics
+    assert stages["teacher"].metrics["tune"]["accuracy"] > 90
+    assert stages["student"].metrics["tune"]["accuracy"] > 75
 
 
 def test_mnli_is_measured_on_both_its_validation_sets(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ def test_mnli_is_measured_on_both_its_validation_sets(tmp_path: Path) -> None:
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
     flags = {"data.task": "mnli", "data.data": tmp_path, "data.train": None, "data.eval": None, "data.text": None}
     config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", pair=False, flags=flags)
-    result = tiny_runs.compress(config)["result"]
-    assert result["table"]["merged"]["accuracy"] > 60
-    assert result["table"]["merged"]["accuracy_mismatched"] > 60
+    table = tiny_runs.table_of(config)
+    assert table["merged"]["accuracy"] > 60
+    assert table["merged"]["accuracy_mismatched"] > 60
 
 
 @pytest.mark.gpu
@@ -189,5 +189,6 @@ def test_training_on_cuda_reports_its_memory_and_ends_in_an_artifact(tmp_path: P
     config = tiny_runs.config_for(tmp_path, teacher, "run.precision=auto", flags={"run.device": "cuda"})
     result = tiny_runs.compress(config)
     for stage in ("teacher", "student"):
-        assert result["stages"][stage]["metrics"]["peak_memory_bytes"] > 0
-    assert result["result"]["table"]["merged"]["accuracy"] > 75
+        assert result.stages[stage].metrics["peak_memory_bytes"] > 0
+    accuracy: Any = result.metrics["merged"]["accuracy"]
+    assert accuracy > 75

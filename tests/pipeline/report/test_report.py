@@ -271,7 +271,7 @@ def test_a_later_start_that_came_to_the_same_artifact_is_reported(
     (copied / "package" / "stages.json").write_text('{"teacher": "of other settings"}', encoding="utf-8")
     flags = {"run.out": copied, "run.controls": True}
     again = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, flags=flags))
-    assert again["stages"]["package"]["skipped"]
+    assert again.stages["package"].skipped
     assert write_report(copied)["where"]["artifact_sha256"] == reported_artifact(run)
 
 

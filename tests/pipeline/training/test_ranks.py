@@ -17,8 +17,7 @@ import pytest
 import tiny_runs
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.resolve import parse_sets, resolve
-from kdc.pipeline.rundir.ranks import ALONE, Ranks, join
+from kdc.pipeline.training import ranks
 from kdc.pipeline.training.checkpoints import SEAL
 
 # No dropout, whose masks are the only thing that two processes draw differently; whole batches only.
@@ -113,10 +112,9 @@ def test_wrong_input_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    config = resolve(flags={}, sets=parse_sets(["student.batch_size=30"]), file={})
-    Ranks(size=2).check_batches(config)
+    ranks.check_batches({"student.batch_size": 30}, 2)
     with pytest.raises(InputError, match=r"student\.batch_size=32"):
-        Ranks(size=4).check_batches(config)
+        ranks.check_batches({"student.batch_size": 30}, 4)
 
 
 def test_a_process_that_was_not_launched_with_others_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +122,8 @@ def test_a_process_that_was_not_launched_with_others_is_alone(monkeypatch: pytes
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert join("cpu") is ALONE
+    ranks.join("cpu")
+    assert (ranks.rank(), ranks.size()) == (0, 1)
 
 
 def test_gradient_checkpointing_trains_to_the_same(tmp_path: Path) -> None:

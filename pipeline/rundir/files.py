@@ -1,0 +1,14 @@
+"""Names of files that one stage writes into its folder and others read."""
+
+TOKENIZER_JSON = "tokenizer.json"
+FP32_ONNX, FP16_ONNX, INT8_ONNX = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
+
+SCORES = "scores.npy"  # stage teacher: a black box's answers as logits, (rows, outputs) float32, by row id
+TEACHER_LOGITS = "logits.npy"  # stage targets: (rows, outputs) float32, by row id
+TOKENIZER_INFO = "tokenizer_info.json"  # stage export: how the engine cuts and pads rows
+CONTROLS = {"student_without_kd": "student", "teacher_lora": "teacher"}  # stage controls: folder, and whose tokens
+EVALUATION = "evaluation.npz"  # stage evaluate: what the artifact keeps of the evaluation rows
+ALL_LOGITS = "logits.npz"  # stage evaluate: "<split>/<model>", logits of all models on all evaluation splits
+# Stage package: of the run that ended with its artifact, since a later start may leave other settings and stages.
+SETTINGS = "config.json"
+MADE_FROM = "stages.json"  # fingerprints of the stages, by name

@@ -1,0 +1,63 @@
+"""What a stage's result depends on, as plain settings whose hash is the stage's fingerprint.
+
+A finished stage is skipped while its fingerprint is the same. So these settings name contents and not places: a file
+that was moved, or a model under another name, is the same input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from kdc.common import machine
+from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
+from kdc.pipeline.data.request import source_of, task_of
+from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.rundir.device import gpu_name
+from kdc.pipeline.training import models
+
+_LAYOUT = 2  # of the stages' folders: raising it makes older ones stale
+
+
+def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:
+    """What tells a stage's result from another: its name, its settings, and the fingerprints that it builds on."""
+    text = json.dumps([_LAYOUT, name, settings, before], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, so that they compare equal after they were read from a file."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def labelled_rows(config: Config) -> dict[str, Any]:
+    """What the teacher's rows depend on: neither the unlabelled rows nor the student, whose change shall not train the
+    teacher again."""
+    paths = {"data", "train", "eval", "unlabeled"}
+    return {
+        **config.data.model_dump(mode="json", exclude=paths),
+        "task_name": task_of(config).name,
+        "seed": config.run.seed,
+        "rows": input_fingerprint(dataclasses.replace(source_of(config), unlabeled=None)),
+        "teacher_models": [models.fingerprint(source) for source in config.teacher.sources],
+    }
+
+
+def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
+    """What a training depends on: not how its result is judged."""
+    source = settings.model
+    cut = source.startswith("layers:")
+    return {
+        **settings.model_dump(exclude={"model", "more", "scores", "allow_majority"}),
+        "model": models.parse_layers(source, models.depth(config.teacher.model)) if cut else models.fingerprint(source),
+        "seed": config.run.seed,
+        "precision": config.run.precision,
+    }
+
+
+def this_machine(device: str) -> dict[str, Any]:
+    """What latencies, and int8's and fp16's arithmetic, depend on: in a run directory that moved to another machine
+    they are measured again."""
+    return {"machine": [machine.cpu().model, machine.cores().usable, gpu_name(device)]}

@@ -1,0 +1,134 @@
+"""A teacher that is brought along fine-tuned: loaded, checked, its outputs put into the task's order of labels."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.training import models
+
+
+def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> PreTrainedModel:
+    """Load a fine-tuned teacher so that its outputs stand in the order of the task's labels.
+
+    Args:
+        source: path or hub id.
+        task: the task, labels filled in.
+        names: label names of a model that only says LABEL_0, LABEL_1, ..., in its order; None reads them from the
+            model.
+
+    Raises:
+        InputError: the model is not there or not fine-tuned, or its labels are not the task's.
+    """
+    place = models.locate(source)
+    try:
+        config = AutoConfig.from_pretrained(place)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            place, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the teacher: {error}", given=source, remedy="check --teacher") from error
+    if info["missing_keys"]:
+        raise InputError(
+            "the teacher is not fine-tuned: its checkpoint has no weights for these modules",
+            given=", ".join(sorted(info["missing_keys"])),
+            remedy="drop --teacher-is-finetuned to fine-tune it here",
+        )
+    order = label_order(config, task, names)
+    head = _output_layer(model, task.outputs)
+    if order is None:
+        _standardise(head, task)
+    else:
+        _reorder(head, order)
+    model.config.id2label = dict(enumerate(task.labels or ("score",)))
+    model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
+    return model
+
+
+def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[int] | None:
+    """For each of the task's labels the teacher's output that means it; None for regression.
+
+    Args:
+        config: of the teacher's model: `num_labels` and `id2label`.
+        task: the task.
+        names: see `load_finetuned`.
+
+    Raises:
+        InputError: the teacher's outputs are not the task's, or nobody says what they mean.
+    """
+    if config.num_labels != task.outputs:
+        raise InputError(
+            "the teacher has another number of outputs than the task",
+            given=f"{config.num_labels}, task {task.outputs}",
+            remedy=f"bring a teacher for the labels {', '.join(task.labels) or '(one number)'}",
+        )
+    if task.kind == "regression":
+        return None
+    own = tuple(config.id2label[index] for index in range(config.num_labels))
+    outputs = names or own
+    _check_not_contradicted(own, outputs)
+    if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in outputs):
+        raise InputError(
+            "the teacher does not say what its outputs mean",
+            given=", ".join(outputs),
+            remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}, or in its "
+            "config.json (id2label)",
+        )
+    place = {name.lower(): index for index, name in enumerate(outputs)}
+    if sorted(place) != sorted(name.lower() for name in task.labels):
+        raise InputError(
+            "the teacher's labels are not the task's",
+            given=f"teacher {', '.join(outputs)}; task {', '.join(task.labels)}",
+            remedy="rename the labels in the data, or name the teacher's outputs with --teacher-labels",
+        )
+    return [place[name.lower()] for name in task.labels]
+
+
+def _check_not_contradicted(own: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Refuse names that are the model's own in another order: one of the two is wrong."""
+    stated, given = ([name.lower() for name in names] for names in (own, outputs))
+    if given != stated and sorted(given) == sorted(stated):
+        raise InputError(
+            "the teacher says itself what its outputs mean, in another order than --teacher-labels",
+            given=f"its config.json {', '.join(own)}; --teacher-labels {', '.join(outputs)}",
+            remedy="leave out --teacher-labels, which is for all teachers, or correct the one that is wrong (id2label "
+            "in its config.json)",
+        )
+
+
+def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
+    """The last linear layer outside the encoder that has as many outputs as the task."""
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and module.out_features == outputs
+        and not name.startswith(model.base_model_prefix + ".")
+    ]
+    if not heads:
+        raise InputError(
+            "cannot find the teacher's output layer",
+            given=type(model).__name__,
+            remedy="bring a teacher whose last layer is linear, with one output for each label",
+        )
+    return heads[-1]
+
+
+def _reorder(head: torch.nn.Linear, order: list[int]) -> None:
+    with torch.no_grad():
+        head.weight.copy_(head.weight[order])
+        if head.bias is not None:
+            head.bias.copy_(head.bias[order])
+
+
+def _standardise(head: torch.nn.Linear, task: Task) -> None:
+    """Make the teacher, which answers in the labels' unit, give (answer - center) / spread."""
+    with torch.no_grad():
+        bias = torch.zeros(head.out_features) if head.bias is None else head.bias
+        head.bias = torch.nn.Parameter((bias - task.center) / task.spread)
+        head.weight.div_(task.spread)
