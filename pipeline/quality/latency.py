@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from kdc.artifact.contract.terms import Conditions, Costs
 from kdc.common.errors import InputError
+from kdc.common.frozen import Frozen
 from kdc.common.timing import seconds_of
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.synthetic import row_of
@@ -31,15 +31,13 @@ _ROUNDS = 5
 _TIMED_ROWS = 100
 
 
-class Speed(BaseModel):
+class Speed(Frozen):
     """How fast one model answers.
 
     Attributes:
         latency_p50_ms, latency_p95_ms: percentiles of calls with one row, in milliseconds.
         rows_per_second: in batches of 32 rows.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     latency_p50_ms: float
     latency_p95_ms: float

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import KdcError
+from kdc.common.frozen import Frozen
 from kdc.common.memory import own_peak_memory_bytes
 from kdc.serving.engine.tokenizing import Text
 
 
-class ModelFiles(BaseModel):
+class ModelFiles(Frozen):
     """One model on the disk.
 
     Attributes:
@@ -31,8 +30,6 @@ class ModelFiles(BaseModel):
         tokenizer: how rows are cut and padded.
         task: what is answered.
     """
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
 
     model: Path
     tokenizer_json: Path
