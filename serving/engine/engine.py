@@ -26,7 +26,7 @@ from kdc.artifact.manifest import (
 )
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.providers import OpenSession, open_session, run_bound
-from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, pad
+from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
@@ -248,13 +248,11 @@ class Engine:
         Args:
             max_batch_tokens: padded tokens of the largest pass to come. What is allocated for a pass stays allocated.
         """
-        word = ("a", "a") if self.task.is_pair else "a"
-        short = self.encode([word])[0]
+        short = self.encode([("a", "a") if self.task.is_pair else "a"])[0]
         word_id = short.ids[len(short) // 2]
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
         for length in [*lengths, self.tokenizer_info.max_length]:
-            long = self.encode([word])[0]
-            long.pad(length, pad_id=word_id)
+            long = Tokens([word_id] * length, [0] * length)
             self.run([long])
             self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
         self.run([short])

@@ -1,6 +1,6 @@
-"""Opens an ONNX Runtime session on the device that was asked for, and proves that it took effect.
+"""Opens an ONNX Runtime session on the device that was asked for, and proves by a run that it is in use.
 
-Reads the ONNX file and the list of execution providers.
+Reads the ONNX file. A session runs on an execution provider: CPU, CUDA or TensorRT.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REMAKE = "make it again with `kdc compress`, or see `kdc doctor`"
 _CUDA_REMEDY = (
     "see `kdc doctor`; the libraries come with `pip install 'onnxruntime-gpu[cuda,cudnn]'`; or use `--device cpu`"
 )
-# device: its execution provider, how people call it, what to do when it does not take effect
+# For each device: its execution provider, its usual name, and what to do when it does not take effect.
 _GPU: dict[str, tuple[str, str, str]] = {
     "cuda": (CUDA_PROVIDER, "CUDA", _CUDA_REMEDY),
     "tensorrt": (TENSORRT_PROVIDER, "TensorRT", f"`pip install tensorrt`, or use `--device cuda`; {_CUDA_REMEDY}"),
@@ -31,10 +31,10 @@ _GPU: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A session and how it came about.
+    """A session, and on what it runs.
 
     Attributes:
-        session: ready to run.
+        session: the session, ready to run.
         path: its ONNX file.
         provider: the execution provider that took effect.
         threads: size of its thread pool.
@@ -51,18 +51,18 @@ class OpenSession:
 def open_session(
     file_for: Callable[[str], Path], *, device: Device, threads: int | None = None, plan_memory: bool = True
 ) -> OpenSession:
-    """Open the ONNX file that `file_for` names for a provider: CUDA where asked for or possible, else the CPU.
+    """Open the ONNX file that `file_for` names for the provider that takes effect.
 
     Args:
-        file_for: execution provider -> ONNX file (fp16 is for CUDA and TensorRT, int8 for the CPU).
-        device: "auto" falls back to the CPU with a note; "cuda" and "tensorrt" do not fall back.
+        file_for: returns the ONNX file for an execution provider (fp16 is for CUDA and TensorRT, int8 for the CPU).
+        device: "auto" tries CUDA and falls back to the CPU with a note; "cuda" and "tensorrt" do not fall back; "cpu".
         threads: for one forward pass; None takes all usable cores.
-        plan_memory: on the CPU, have ONNX Runtime keep a plan of its memory for each shape that it met. For single rows
-            that takes 6 % off; for batches, of which hardly two have one shape, it adds 4 % (measured on QNLI rows).
+        plan_memory: on the CPU, let ONNX Runtime keep a memory plan for each input shape that it has met. Single rows
+            then take 6 % less time; batches, which rarely have the same shape twice, take 4 % more (on QNLI rows).
 
     Raises:
-        InputError: no such device.
-        KdcError: what was asked for by name did not take effect, or the file cannot be loaded.
+        InputError: there is no such device.
+        KdcError: a device that was asked for by name did not take effect, or the file cannot be loaded.
     """
     if device not in ("auto", "cpu", *_GPU):
         raise InputError("no such device", given=device, remedy="choose auto, cpu, cuda or tensorrt")
@@ -82,11 +82,14 @@ def open_session(
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """One run by IO binding: each input is copied to the device once, and only the logits come back.
+    """Run a batch with IO binding: each input is copied to the device once, and only the logits are copied back.
 
     Args:
-        session: of any provider.
-        feeds: input name -> array.
+        session: a session on any provider.
+        feeds: the inputs by name, each int64 (rows, longest).
+
+    Returns:
+        the logits, (rows, outputs).
     """
     binding = session.io_binding()
     for name, value in feeds.items():
@@ -97,7 +100,7 @@ def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray
 
 
 def _open_on_gpu(path: Path, provider: str, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
-    """A session on the provider, and why it did not take effect, "" if it did."""
+    """Try to open a session on the provider; returns it, and why it is not in use, "" if it is."""
     problem = _obstacle(provider)
     if problem:
         return None, problem
@@ -106,14 +109,14 @@ def _open_on_gpu(path: Path, provider: str, threads: int) -> tuple[onnxruntime.I
 
 
 def _obstacle(provider: str) -> str:
-    """Why the provider cannot be tried, "" if it can. Makes the libraries that pip installed findable."""
+    """Why the provider cannot be tried, "" if it can. Also loads the CUDA libraries that pip has installed."""
     if provider not in onnxruntime.get_available_providers():
         return f"this onnxruntime has no {provider} (the package that has it is onnxruntime-gpu)"
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return "there is no NVIDIA driver"
-    onnxruntime.preload_dlls()  # works only before the first session
+    onnxruntime.preload_dlls()  # has an effect only before the first session
     return ""
 
 
@@ -127,8 +130,8 @@ def _create(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_mem_pattern = plan_memory
-    # Threads that spin for milliseconds take the core that reads and answers requests; those that never do wake late.
-    # Measured with one connection: 1.03 ms a request, with 100 us of spinning 1.19, with 2000 us as with 500.
+    # Idle threads that spin for long take the core that reads and answers requests; threads that never spin wake late.
+    # Measured with one connection: 1.03 ms a request with 500 us of spinning, 1.19 with 100 us, 1.03 with 2000 us.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "500")
     if CPU_PROVIDER not in providers:
         providers = [*providers, CPU_PROVIDER]
@@ -139,12 +142,12 @@ def _create(
 
 
 def _why_not_on(session: onnxruntime.InferenceSession, provider: str) -> str:
-    """Why the session does not run on `provider`, "" if it does: ONNX Runtime falls back without an error."""
+    """Why the session does not run on `provider`, "" if it does. ONNX Runtime falls back without an error."""
     actual = session.get_providers()[0]
     if actual != provider:
         return f"ONNX Runtime could not start {provider} and fell back to {actual}"
     try:
         session.run(None, {value.name: np.ones((1, 3), dtype=np.int64) for value in session.get_inputs()})
-    except Exception as error:  # noqa: BLE001 - a missing cuDNN or a GPU too old shows only here; the caller reports it
+    except Exception as error:  # noqa: BLE001 - a missing cuDNN or an old GPU shows only here; the caller reports it
         return f"{provider} started, but its first run failed: {error}"
     return ""

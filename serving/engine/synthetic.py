@@ -1,4 +1,4 @@
-"""Rows made up to a length in tokens, for measuring: latency depends on how many there are, not on what they say."""
+"""Synthetic rows of a wanted length, for measuring: latency depends on the number of tokens, not on what they say."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from kdc.serving.engine.tokenizing import Text
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """A row of so many tokens, or as near as words get to it.
+    """Make a row of the given length, or as near to it as whole words come.
 
     Args:
-        length: wanted.
-        tokens: of a row, special tokens included.
+        length: tokens of the row, special tokens included.
+        tokens: returns the number of tokens of a row, special tokens included.
         is_pair: whether a row has two texts.
     """
 

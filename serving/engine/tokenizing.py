@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -23,13 +24,13 @@ _FEW_PIECES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class CutEncoding:
-    """The tokens of a long row that truncation left; to be used like the library's `Encoding`.
+class Tokens:
+    """The tokens that are left of a long row once it was cut; to be used like the library's `Encoding`.
 
     Attributes:
         ids: (tokens,) token ids, special tokens included.
         type_ids: (tokens,) 0 for the first text, 1 for the second.
-        overflowing: always true; the library's holds the pieces that were cut off, and is empty where none were.
+        overflowing: true. An `Encoding` has here the pieces that were cut off, none if it was not cut.
     """
 
     ids: list[int]
@@ -40,7 +41,7 @@ class CutEncoding:
         return len(self.ids)
 
 
-Encoded = Encoding | CutEncoding
+Encoded: TypeAlias = Encoding | Tokens
 
 
 class RowTokenizer:
@@ -136,7 +137,7 @@ class RowTokenizer:
             return whole
         places = kept_tokens(whole.sequence_ids, self._max_length, from_left=self._from_left)
         ids, type_ids = whole.ids, whole.type_ids
-        return CutEncoding([ids[place] for place in places], [type_ids[place] for place in places])
+        return Tokens([ids[place] for place in places], [type_ids[place] for place in places])
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:

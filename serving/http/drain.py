@@ -1,7 +1,7 @@
-"""A clean end: SIGTERM first says "not ready" for a while, answers what was admitted, and only then stops the server.
+"""A clean end: after SIGTERM the service says "not ready" for a while, answers what it admitted, and only then stops.
 
-Load balancers need that time to take the instance out. The server around the app (uvicorn, alone or under BentoML)
-keeps listening meanwhile, and new requests are told to go elsewhere.
+Load balancers need that while to take the instance out. Meanwhile the server around the app (uvicorn, alone or under
+BentoML) keeps listening, and new requests are refused with 503.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Set by `kdc serve`: a folder in which it and its workers tell each other how far they are.
-RUNTIME_DIR = "KDC_RUNTIME_DIR"
-SUPERVISOR = "KDC_SUPERVISOR"  # also set by `kdc serve`: its process id
-_FRESH_S = 0.5  # for the request of a connection that has sent none yet
+# Environment variables that `kdc serve` sets: a folder in which it and its workers leave files for each other, and its
+# process id.
+RUNTIME_DIR, SUPERVISOR = "KDC_RUNTIME_DIR", "KDC_SUPERVISOR"
+# Those files: the service stops, a worker has started, a worker cannot start and why.
 STOPPING, STARTED, FAILED = "stopping", "started", "failed.json"
+_FRESH_S = 0.5  # that a new connection gets to send its first request
 
 
 class Drain:
-    """Takes SIGTERM over from the server.
+    """Handles SIGTERM in place of the server.
 
     Args:
-        delay_s: seconds of refusing before it stops listening.
-        bound_s: seconds that admitted requests get after that.
-        workers: processes that share the listening socket.
+        delay_s: seconds of refusing requests before it stops listening.
+        bound_s: most seconds that admitted requests get after that.
+        workers: number of processes that share the listening socket.
+
+    Attributes:
+        draining: whether SIGTERM has come.
     """
 
     def __init__(self, delay_s: float, bound_s: float, workers: int) -> None:
@@ -41,13 +45,13 @@ class Drain:
         self._task: asyncio.Task[None] | None = None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Take SIGTERM over; called in the event loop, after the server set its own handler.
+        """Replace the server's handler of SIGTERM. To be called in the event loop, once the server has set its own.
 
         Args:
-            busy: how many requests are in work.
+            busy: returns how many requests are in work.
         """
         if threading.current_thread() is not threading.main_thread():
-            return  # a server in a thread, as in tests, gets no signals
+            return  # signals reach the main thread only; tests run servers in other threads
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def start() -> None:
@@ -73,10 +77,10 @@ class Drain:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def _stop_listening(self, server: Any) -> None:
-        """Refuse new connections from here on, where the whole service stops.
+        """Refuse new connections, if the whole service stops and not this worker alone.
 
-        The socket is shared with the supervisor: only closed here, it would still take connections that nobody
-        answers. It is shut down for all processes, once each has stopped accepting.
+        The socket is shared with the supervisor. If this process only closed it, it would still take connections that
+        nobody answers, so it is shut down for all processes, once each of them has stopped accepting.
         """
         folder = os.environ.get(RUNTIME_DIR)
         if folder is None or not (Path(folder) / STOPPING).exists():
@@ -95,7 +99,7 @@ class Drain:
 
 
 async def _take_what_waits(listener: socket.socket, server: Any) -> None:
-    """Connections that the kernel took while nobody was accepting: a shutdown would reset them, so they are told."""
+    """Accept the connections that wait in the kernel, so that they get a 503: a shutdown would reset them."""
     loop, config = asyncio.get_running_loop(), server.config
     listener.setblocking(False)
     while True:
@@ -112,7 +116,7 @@ async def _take_what_waits(listener: socket.socket, server: Any) -> None:
 
 
 async def _until_heard(server: Any) -> None:
-    """Until connections that are fresh have sent their request, and were told: closed now, they would be reset."""
+    """Wait until new connections have sent their request and were refused; closed now, they would be reset."""
     connections = getattr(getattr(server, "server_state", None), "connections", ())
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FRESH_S):

@@ -1,11 +1,11 @@
 """Prometheus metrics of the service, over all its workers.
 
-With more than one worker each process writes into `PROMETHEUS_MULTIPROC_DIR`; `exposition` adds them up. Labels take
-few values whatever clients send: route names, statuses, model names, the model's own labels.
+With more than one worker each process writes into the folder `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up.
+Labels take few values whatever clients send: route names, statuses, model names, the model's own labels.
 
-`kdc_predictions` counts a row under the label that it gets; multi-label rows under each label that they get (a
-probability of one half or more), which may be none. `kdc_rows` counts the rows, so that the quotient is comparable with
-`kdc_training_label_share` for both. Regression has neither labels nor shares.
+`kdc_predictions` counts a row under its predicted label. A multi-label row counts under each label with a probability
+of one half or more, which may be none. `kdc_rows` counts the rows, so that for both kinds the quotient can be compared
+with `kdc_training_label_share`. Regression has neither labels nor shares.
 """
 
 from __future__ import annotations
@@ -23,30 +23,13 @@ from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.rows import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """What is counted."""
+    """Everything that the service counts and measures."""
 
     def __init__(self) -> None:
         shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
@@ -85,15 +68,15 @@ class Metrics:
             own.register(self._training)
 
     def describe(self, models: Mapping[str, Model]) -> None:
-        """Tell of these models from now on.
+        """Set the models whose series `exposition` shows.
 
         Args:
-            models: by name; what is in it when metrics are asked for counts, so that a reload shows.
+            models: by name. The mapping is read anew at each `exposition`, so that a reload shows.
         """
         self._models = self._training.models = models
 
     def observe_batch(self, model: str, report: BatchReport) -> None:
-        """One forward pass."""
+        """Count one forward pass."""
         self.queued.labels(model).observe(report.queued_seconds)
         self.inference.labels(model).observe(report.seconds)
         self.batch_tokens.labels(model).observe(report.tokens)
@@ -101,7 +84,7 @@ class Metrics:
         self.queue_tokens.labels(model).set(report.queued_tokens)
 
     def predicted(self, model: Model, answer: Answer) -> None:
-        """One request's answers."""
+        """Count one request's answers."""
         labels = model.engine.labels
         self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
@@ -126,8 +109,10 @@ class Metrics:
         return generate_latest(together)
 
     def _begin_at_zero(self) -> None:
-        """Show what has not happened yet: Prometheus sees no increase in a series that begins at one, and a quotient
-        of a missing series is missing."""
+        """Create the series of what has not happened yet.
+
+        Prometheus sees no increase in a series that begins at 1, and a quotient with a missing series is missing.
+        """
         for name, model in list(self._models.items()):
             for metric in (self.rows, self.truncated, self.queue_tokens):
                 metric.labels(name)
@@ -136,10 +121,10 @@ class Metrics:
 
 
 class _TrainingShares(Collector):
-    """How common each label was in training, from the manifests of what is loaded now.
+    """How common each label was in training, from the manifests of the models that are loaded now.
 
-    Not a gauge: with several workers those are files, out of which the labels of an artifact that was replaced would
-    never go. All workers read the same manifests, so the one that is asked tells it.
+    This is not a gauge: with several workers a gauge is a file, and the labels of an artifact that was replaced would
+    stay in it. All workers read the same manifests, so the worker that is asked answers for all.
     """
 
     def __init__(self) -> None:
@@ -158,12 +143,12 @@ class _TrainingShares(Collector):
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Drop the gauges of workers that were killed: they would count for ever."""
+    """Remove the gauges of workers that were killed; they would be added up for ever."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             multiprocess.mark_process_dead(pid, str(folder))
-        except PermissionError:  # alive, and another user's by now
+        except PermissionError:  # the process id is in use, by another user's process
             continue

@@ -1,4 +1,4 @@
-"""One loaded artifact behind its batcher: rows to answers, tokenised here and run together with those of others."""
+"""One loaded artifact behind its batcher: tokenises a request's rows and runs them together with those of others."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from kdc.serving.http.spans import Trace
     from kdc.serving.http.tracing import Tracing
 
-# In lanes on a CPU a token costs the same in passes of 64 to 512 (benchmarks/split.py); more make others wait, fewer
-# cost more calls.
+# Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
+# larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
-_INLINE_CHARS = 2000  # so few are tokenised faster than handed to a thread
+_INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
 Observe = Callable[[str, BatchReport], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says of a request's rows.
+    """The model's answer to a request.
 
     Attributes:
         logits: float32 (rows, outputs).
-        tokens: (rows,) tokens of each row, after the cut.
-        truncated: (rows,) whether it was cut.
+        tokens: (rows,) number of tokens of each row, after the cut.
+        truncated: (rows,) whether each row was cut.
     """
 
     logits: np.ndarray
@@ -46,16 +46,16 @@ class Answer:
 
 
 class TooLong(InputError):
-    """A row has more tokens than the model takes, and was not to be cut."""
+    """A row has more tokens than the model takes, and the request forbids cutting it."""
 
 
 class Model:
-    """One loaded artifact behind its batcher. Made in the event loop.
+    """One loaded artifact behind its batcher. Created in the event loop.
 
     Attributes:
-        name: in routes and metrics.
-        engine: what answers.
-        max_batch_tokens: padded tokens of a forward pass.
+        name: its name in routes and metrics.
+        engine: runs the forward passes.
+        max_batch_tokens: most padded tokens of a forward pass.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class Model:
 
         Args:
             rows: at least one.
-            truncate: cut rows that are too long.
-            side: "left" or "right": where to cut; None as the artifact says.
-            trace: of the request.
+            truncate: whether rows that are too long are cut.
+            side: the side to cut, "left" or "right"; None cuts the side that the artifact names.
+            trace: the request's spans; None where it is not traced.
 
         Raises:
-            TooLong: a row is too long and was not to be cut.
+            TooLong: a row is too long and must not be cut.
             InputError: a row is not what the task takes.
             Overloaded: the queue is full.
-            TooLarge: they have more tokens than the queue ever takes.
+            TooLarge: the rows have more tokens than even an empty queue takes.
         """
         if trace is not None:
             trace.asked(self.name, len(rows))
@@ -132,7 +132,7 @@ class Model:
         return Answer(logits, [len(encoding) for encoding in encodings], truncated)
 
     async def close(self) -> None:
-        """Answer what is in work, and end."""
+        """Answer the requests in work, and end the batcher's threads."""
         while self._active:  # a request may be tokenising, and submit its rows later
             await asyncio.sleep(0.01)
         await self._batcher.close()
@@ -141,12 +141,12 @@ class Model:
         info: TokenizerInfo = self.engine.tokenizer_info
         if side is None or side == info.truncation_side:
             return self.engine.encode
-        if self._other_side is None:  # it takes 50 ms, or ten times that with a large vocabulary
+        if self._other_side is None:  # takes 50 ms, or 500 ms with a large vocabulary
             self._other_side = await asyncio.to_thread(self.engine.tokenizer_cutting, side)
         tokenizer = self._other_side
         return lambda rows: tokenizer.encode(self.engine.checked(rows))
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:
-    """Padded tokens of a forward pass: as set, or what suits the device."""
+    """Most padded tokens of a forward pass: the setting, or the default for the engine's device."""
     return settings.max_batch_tokens or (_CPU_BATCH if engine.provider == CPU_PROVIDER else _GPU_BATCH)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 for the workers: uvicorn's, with a bound on a request's head, in bytes and in seconds, and errors in JSON.
+"""HTTP/1.1 for the workers: uvicorn's, with limits on a request's head, in bytes and in seconds, and errors in JSON.
 
-uvicorn bounds neither, and both come before our app sees anything: one connection could send headers without end, and
-thousands could keep their sockets open by sending nothing.
+uvicorn has neither limit, and our app sees a request only after its head: one connection could send headers without
+end, and thousands could keep their sockets open by sending nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
     Attributes:
-        front: put around the server's app, outside of all its middleware; None leaves it as it is.
+        front: wraps the server's app, outside of all its middleware; None leaves the app as it is.
     """
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
@@ -38,38 +38,38 @@ class BoundedProtocol(HttpToolsProtocol):
         self._slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Arm the timer."""
+        """Start the timer of the connection's first head."""
         super().connection_made(transport)
         self._slow = self.loop.call_later(HEAD_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Disarm it."""
+        """Stop the timer."""
         self._disarm()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head."""
+        """Count the bytes of a head, and refuse a head that is too large."""
         self._ended = False
         super().data_received(data)
-        if not self._in_head or self._ended:  # a chunk with a body's end is no larger than what asyncio reads at once
+        if not self._in_head or self._ended:  # a chunk in which a body ended is not counted; asyncio bounds its size
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, f"the headers are too large; at most {MAX_HEAD_BYTES} bytes")
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Stop counting and timing: the head is complete."""
         self._in_head = False
         self._disarm()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """What comes next is a head again."""
+        """Begin to count again: the next bytes are a head."""
         super().on_message_complete()
         self._in_head, self._head_bytes, self._ended = True, 0, True
 
     def send_400_response(self, msg: str) -> None:
-        """What is not HTTP."""
+        """Refuse bytes that are not HTTP."""
         self._refuse(400, "this is not a valid HTTP request")
 
     def _refuse(self, status: int, message: str) -> None:

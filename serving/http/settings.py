@@ -18,7 +18,7 @@ PREFIX = "KDC_"
 
 
 class ServeSettings(BaseModel):
-    """Settings of one worker; the environment variable is `KDC_` and the name in capitals."""
+    """Settings of one worker. Each can be set by an environment variable: `KDC_` and the name in capitals."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -52,7 +52,7 @@ class ServeSettings(BaseModel):
         """The bearer token that requests must bring, or None.
 
         Raises:
-            InputError: a variable was named and holds nothing.
+            InputError: the variable that was named holds nothing, or a key that no header can bring.
         """
         if self.api_key_env is None:
             return None
@@ -63,22 +63,22 @@ class ServeSettings(BaseModel):
                 given=self.api_key_env,
                 remedy=f"set {self.api_key_env}, or leave out --api-key-env",
             )
-        if token != token.strip() or not token.isprintable():  # no header could ever bring it
+        if token != token.strip() or not token.isprintable():  # an HTTP header could not hold it
             raise InputError(
                 "the API key holds a line break, or begins or ends with a space",
                 given=f"the variable {self.api_key_env}",
-                remedy="make it again without: `printf %s`, not `echo`",
+                remedy="write it without a line break: `printf %s`, not `echo`",
             )
         return token
 
     def environment(self) -> dict[str, str]:
-        """The same as environment variables, for worker processes."""
+        """The settings as environment variables, for worker processes."""
         values = self.model_dump(exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Settings from `KDC_*`.
+    """Read the settings from the variables `KDC_*`.
 
     Raises:
         InputError: lists all wrong values.
@@ -87,23 +87,23 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServeSettin
 
 
 def resolve(flags: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Settings from values by name, before `KDC_*`, before defaults.
+    """Resolve the settings: a flag wins over a variable `KDC_*`, which wins over the default.
 
     Args:
-        flags: None where the person said nothing.
-        environment: variables.
+        flags: values by setting; None counts as not given.
+        environment: environment variables.
 
     Raises:
         InputError: lists all wrong values.
     """
-    given: dict[str, object] = {
+    values: dict[str, object] = {
         name: environment[PREFIX + name.upper()]
         for name in ServeSettings.model_fields
         if environment.get(PREFIX + name.upper(), "") != ""
     }
-    given.update({name: value for name, value in flags.items() if value is not None})
+    values.update({name: value for name, value in flags.items() if value is not None})
     try:
-        return ServeSettings.model_validate(given)
+        return ServeSettings.model_validate(values)
     except ValidationError as error:
         problems = [f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
         raise InputError(

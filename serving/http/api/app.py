@@ -1,4 +1,4 @@
-"""The service's HTTP app: routes, error handlers, and the gate around them. Runs alone or mounted in BentoML."""
+"""The service's HTTP app: routes, error handlers, and the gate around them. It runs alone or inside BentoML."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from starlette.routing import Route
 
 from kdc.common.errors import KdcError
 from kdc.serving.http import trace_settings
-from kdc.serving.http.api import docs, errors, tei, v2
+from kdc.serving.http.api import errors, pages, tei, v2
 from kdc.serving.http.api.classify import classify
 from kdc.serving.http.api.gate import Gate
-from kdc.serving.http.api.pages import home, playground
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
-from kdc.serving.http.refusals import Closed, Overloaded, TooLarge
 from kdc.serving.http.registry import Registry
 from kdc.serving.http.settings import ServeSettings
 
@@ -26,7 +24,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(settings: ServeSettings) -> Starlette:
-    """The app; its lifespan loads the artifacts and watches them.
+    """Make the app. Its lifespan loads the artifacts and watches them for changes.
 
     Raises:
         InputError: the API key's variable is empty.
@@ -50,7 +48,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             if watcher is not None:
                 watcher.cancel()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):  # requests are answered by now; what is still there hangs
+                async with asyncio.timeout(1):  # all requests are answered by now; a pass that still runs hangs
                     await registry.close()
                     if traces is not None:
                         await traces.close()
@@ -60,9 +58,6 @@ def make_app(settings: ServeSettings) -> Starlette:
         lifespan=lifespan,
         exception_handlers={
             errors.ApiError: errors.on_api_error,
-            Overloaded: errors.on_overloaded,
-            TooLarge: errors.on_too_large,
-            Closed: errors.on_closed,
             KdcError: errors.on_kdc_error,
             404: errors.not_found,
             405: errors.method_not_allowed,
@@ -86,16 +81,16 @@ def _routes() -> list[Route]:
     ]
     table: list[tuple[str, Handler, str]] = [
         ("/", tei.predict, "POST"),
-        ("/", home, "GET"),
-        ("/playground", playground, "GET"),
+        ("/", pages.home, "GET"),
+        ("/playground", pages.playground, "GET"),
         ("/predict", tei.predict, "POST"),
         ("/classify", classify, "POST"),
         ("/info", tei.info, "GET"),
         ("/health", tei.health, "GET"),
         ("/metrics", _metrics, "GET"),
-        ("/docs", docs.page, "GET"),
-        ("/docs.json", docs.description, "GET"),
-        ("/docs/{asset}", docs.asset, "GET"),
+        ("/docs", pages.docs, "GET"),
+        ("/docs.json", pages.description, "GET"),
+        ("/docs/{asset}", pages.docs_asset, "GET"),
         ("/v2", v2.server_metadata, "GET"),
         ("/v2/health/live", v2.live, "GET"),
         ("/v2/health/ready", v2.ready, "GET"),
@@ -105,7 +100,7 @@ def _routes() -> list[Route]:
 
 
 def _named(route: str, handler: Handler) -> Handler:
-    """The handler, telling the metrics its route's name, and ending quietly when the client has left."""
+    """Wrap a handler: note the route's name for the metrics, and end quietly when the client has left."""
 
     async def named(request: Request) -> Response:
         request.scope["kdc_route"] = route

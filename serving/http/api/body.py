@@ -1,4 +1,4 @@
-"""Reads a request's body: bounded, of the right type, decoded."""
+"""Reads a request's body: bounded, of the right type, decoded; and notices a client that leaves."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kdc.serving.http.api.errors import ApiError
 
 
 async def read_bytes(request: Request) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Raises:
-        ApiError: 413 where it is larger than the limit, 415 where it is compressed, 429 where all bodies in work
-            together are too large.
-        ClientDisconnect: the client left in the middle.
+        ApiError: 413 if it is larger than the limit, 415 if it is compressed, 429 if all bodies in work together are
+            too large.
+        ClientDisconnect: the client left before the body's end.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "the body is compressed; send it without Content-Encoding")
@@ -38,13 +38,13 @@ async def read_bytes(request: Request) -> bytes:
 
 
 async def read_json(request: Request) -> Any:
-    """The body as JSON.
+    """Read the body as JSON.
 
     Raises:
-        ApiError: 415 for another type, 400 for an empty body or one that is not JSON; as `read_bytes`.
+        ApiError: 415 if it has another type, 400 if it is empty or not JSON; also as `read_bytes`.
     """
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # curl -d says the latter
+    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # the latter is what `curl -d` sends
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
     body = await read_bytes(request)
     if not body.strip():
@@ -57,11 +57,11 @@ async def read_json(request: Request) -> Any:
 
 @contextlib.contextmanager
 def cancelled_when_gone(request: Request, after_s: float = 0.05) -> Iterator[None]:
-    """Cancel the task inside when the client closes its connection.
+    """Cancel the code inside when the client closes its connection.
 
     Args:
         request: its body was read.
-        after_s: only an answer that takes longer is watched: most do not, and a task costs more than it saves.
+        after_s: only answers that take longer are watched. Most do not, and watching costs a task.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     watchers: list[asyncio.Task[None]] = []

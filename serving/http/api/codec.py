@@ -1,4 +1,4 @@
-"""JSON in and out, by orjson: strict, fast, and bounded by the body's size."""
+"""JSON in and out, by orjson: strict and fast."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from starlette.responses import Response
 
 
 class JsonResponse(Response):
-    """A body of JSON; floats as short as they read back the same."""
+    """A response of JSON. Floats get as many digits as they need to be read back the same."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The body."""
+        """The response's body."""
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def loads(body: bytes) -> Any:
-    """The value of a JSON text.
+    """Decode JSON.
 
     Raises:
-        ValueError: not JSON, not UTF-8, or nested too deep.
+        ValueError: it is not JSON, not UTF-8, or nested too deep.
     """
     return orjson.loads(body)

@@ -1,4 +1,4 @@
-"""Errors over HTTP: one JSON object everywhere, `{"error": what, value and remedy, "error_type": kind}`."""
+"""Errors over HTTP: everywhere one JSON object, `{"error": what, value and remedy, "error_type": kind}`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdc.serving.http.refusals import Closed, Overloaded, TooLarge
 
 log = logging.getLogger("kdc.serve")
 
-# status: its `error_type`, in the words of text-embeddings-inference where it has one
+# The `error_type` of each status, in the words of text-embeddings-inference where it has one.
 TYPES = {
     400: "Malformed",
     401: "Unauthorized",
@@ -32,12 +32,12 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """What a client is told.
+    """An error that a client gets.
 
-    Attributes:
-        status: HTTP status, one of `TYPES`.
-        message: what was wrong, the value, the remedy; never the text of a request.
-        headers: such as Retry-After.
+    Args:
+        status: HTTP status, a key of `TYPES`.
+        message: what was wrong, the value, the remedy; never a text that the client sent.
+        headers: headers of the response, such as Retry-After.
     """
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
@@ -48,7 +48,7 @@ class ApiError(Exception):
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JsonResponse:
-    """The JSON object."""
+    """The response with the JSON object."""
     return JsonResponse({"error": message, "error_type": TYPES[status]}, status_code=status, headers=headers)
 
 
@@ -58,51 +58,41 @@ async def on_api_error(_: Request, error: Exception) -> Response:
     return error_response(error.status, error.message, error.headers)
 
 
-async def on_overloaded(_: Request, error: Exception) -> Response:
-    """Handler of `Overloaded`: 429 with Retry-After."""
-    assert isinstance(error, Overloaded)
-    return error_response(429, _flat(error), {"Retry-After": str(error.retry_after)})
-
-
-async def on_too_large(_: Request, error: Exception) -> Response:
-    """Handler of `TooLarge`: 422."""
-    assert isinstance(error, TooLarge)
-    return error_response(422, _flat(error))
-
-
-async def on_closed(_: Request, error: Exception) -> Response:
-    """Handler of `Closed`: 503."""
-    assert isinstance(error, Closed)
-    return error_response(503, _flat(error), {"Connection": "close"})
-
-
 async def on_kdc_error(_: Request, error: Exception) -> Response:
-    """Handler of `KdcError` out of the engine: 424."""
+    """Handler of errors out of the batcher and the engine: 429, 422 or 503 for its refusals, 424 for all others."""
     assert isinstance(error, KdcError)
+    message = one_line(error)
+    if isinstance(error, Overloaded):
+        return error_response(429, message, {"Retry-After": str(error.retry_after)})
+    if isinstance(error, TooLarge):
+        return error_response(422, message)
+    if isinstance(error, Closed):
+        return error_response(503, message, {"Connection": "close"})
     log.error("inference failed: %s", error.what)
-    return error_response(424, _flat(error))
+    return error_response(424, message)
 
 
 def on_unexpected(error: Exception) -> Response:
-    """Everything else: 500; the kind of error and its place in the log, no message: it may hold a request's text."""
+    """500 for any other error. The log gets its kind and place, but not its message, which may hold a text."""
     log.error("unexpected %s in %s", type(error).__name__, _place(error))
     return error_response(500, "the service failed on this request; the log names the place")
 
 
 async def not_found(_: Request, __: Exception) -> Response:
-    """404 for routes that do not exist. The path is not repeated: it is the client's."""
+    """404 for routes that do not exist. The answer does not repeat the path, which may hold anything."""
     return error_response(404, "there is no such route; /docs lists them")
 
 
 async def method_not_allowed(_: Request, error: Exception) -> Response:
-    """405, with the methods that the route has."""
+    """405, naming the methods that the route takes."""
     headers = getattr(error, "headers", None) or {}
     return error_response(405, f"this route takes {headers.get('Allow', 'another method')}", dict(headers))
 
 
-def _flat(error: KdcError) -> str:
-    parts = [error.what, f"given: {error.given}" if error.given else "", error.remedy or ""]
-    return "; ".join(part for part in parts if part)
+def one_line(error: KdcError) -> str:
+    """The error's three parts in one line: what was wrong, the value, the remedy."""
+    parts = [error.what, f"given: {error.given}" if error.given else "", error.remedy]
+    return "; ".join(filter(None, parts))
 
 
 def _place(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""What every request passes: the token, the drain, the number in work, the seconds; and its line in the metrics.
+"""The checks that every request passes: readiness, the token, the number in work, the time limit; and its metrics.
 
-Plain ASGI around the app, so that it costs microseconds. Health and metrics pass always.
+It is plain ASGI around the app, so that it costs microseconds. Health, metrics and the pages always pass.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ ALWAYS_OPEN = frozenset(
     | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
 )
 
-_NO_ANSWER = 499  # as nginx has it: the client left before there was an answer
+_NO_ANSWER = 499  # nginx's status of a client that left before there was an answer
 
 
 class Gate:
-    """Around an app.
+    """Lets requests through to an app, or refuses them.
 
     Args:
-        settings: limits and the name of the token's variable.
-        metrics: told of every answer.
+        settings: the limits, and the name of the token's variable.
+        metrics: counts every answer.
     """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
@@ -50,10 +50,10 @@ class Gate:
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
 
     def open(self, traces: Tracing | None = None) -> None:
-        """Take requests from now on, and SIGTERM.
+        """Take requests from now on, and handle SIGTERM.
 
         Args:
-            traces: makes their spans; None where there are none.
+            traces: makes the requests' spans; None where traces are off.
         """
         self._traces = traces
         self._warm = True
@@ -64,14 +64,14 @@ class Gate:
         self._warm = False
 
     def is_ready(self) -> bool:
-        """Loaded, warm, and not on the way out."""
+        """Whether the models are loaded and warm, and the service is not draining."""
         return self._warm and not self._drain.draining
 
     def hold(self, scope: Scope, size: int) -> None:
-        """Count bytes of a body until its request is answered.
+        """Count bytes of a body towards the limit of all bodies, until its request is answered.
 
         Raises:
-            ApiError: 429, all bodies in work are too large together.
+            ApiError: 429, all bodies in work together are too large.
         """
         if self._bytes + size > self._most_bytes:
             raise ApiError(
@@ -83,7 +83,7 @@ class Gate:
         scope["kdc_bytes"] = scope.get("kdc_bytes", 0) + size
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The app behind the gate."""
+        """Put the gate around an app."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
@@ -97,17 +97,17 @@ class Gate:
         began = time.perf_counter()
         status = _NO_ANSWER
 
-        async def told(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._pass(app, scope, receive, told)
-        except Exception as error:  # noqa: BLE001 - the servers around would log its message, which may hold a text
+            await self._pass(app, scope, receive, send_noting_status)
+        except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
             if status == _NO_ANSWER:
-                await on_unexpected(error)(scope, receive, told)
+                await on_unexpected(error)(scope, receive, send_noting_status)
         finally:
             route = scope.get("kdc_route", "none")
             self._metrics.requests.labels(route, status).inc()
@@ -117,7 +117,7 @@ class Gate:
 
     async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path in ALWAYS_OPEN or (path == "/" and method in ("GET", "HEAD")):  # leads to the playground
+        if path in ALWAYS_OPEN or (path == "/" and method in ("GET", "HEAD")):  # "/" leads to the playground
             await app(scope, receive, send)
             return
         if self._traces is not None:
@@ -136,7 +136,7 @@ class Gate:
     async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def watched(message: Message) -> None:
+        async def send_noting_start(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
@@ -144,7 +144,7 @@ class Gate:
         self._inside += 1
         try:
             async with asyncio.timeout(self._timeout):
-                await app(scope, receive, watched)
+                await app(scope, receive, send_noting_start)
         except TimeoutError:
             if not started:
                 answer = error_response(504, f"no answer within {self._timeout:g} s", {"Connection": "close"})
@@ -156,6 +156,6 @@ class Gate:
     def _is_allowed(self, scope: Scope) -> bool:
         if self._token is None:
             return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, token = given.partition(b" ")
+        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = header.partition(b" ")
         return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"

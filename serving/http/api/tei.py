@@ -5,7 +5,7 @@
 | "a" or ["a"] | one text | [{"label", "score"}, ...], best first |
 | ["a", "b"] | one pair | the same |
 | [["a"], ["b", "c"]] | a batch | a list of those |
-| any, with `parameters` | huggingface_hub's clients | a list of those, nested once more for one row |
+| any, with `parameters` | what huggingface_hub's clients send | a list of those, also for one row |
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from starlette.responses import Response
 
 from kdc import __version__
 from kdc.artifact.manifest import Kind
-from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine, Text, activate
-from kdc.serving.http.api.body import cancelled_when_gone, read_json
+from kdc.serving.http.api.asking import ask, require_ready
+from kdc.serving.http.api.body import read_json
 from kdc.serving.http.api.codec import JsonResponse
 from kdc.serving.http.api.errors import ApiError
-from kdc.serving.http.model import Answer, Model, TooLong
+from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
@@ -35,16 +35,16 @@ _PARAMETERS = {"top_k", "function_to_apply", "truncate", "truncation_direction",
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request, understood.
+    """A request's body, checked.
 
     Attributes:
         rows: texts or pairs.
         batch: whether the reply is a list of rows.
         truncate: whether rows that are too long are cut.
-        side: where, or None for the artifact's own.
-        function: what is applied to the logits; None for the task's own.
-        raw: logits instead of scores.
-        top_k: at most that many labels a row.
+        side: the side to cut, "left" or "right"; None for the artifact's own.
+        function: the kind of task whose function turns logits into scores; None for the task's own.
+        raw: whether the reply has logits instead of scores.
+        top_k: most labels a row; None for all.
     """
 
     rows: list[Text]
@@ -59,7 +59,7 @@ class Question:
 async def predict(request: Request) -> Response:
     """`POST /` and `POST /predict`."""
     question = understand(await read_json(request), request.app.state.settings)
-    model: Model = request.app.state.registry.first  # after the wait: a reload closes the one before
+    model: Model = request.app.state.registry.first  # only now: a reload may have replaced it while the body was read
     answer = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
     rows = [labelled(model.engine, row) for row in scores(model.engine, answer, question)]
     rows = [row[: question.top_k] for row in rows]
@@ -72,18 +72,8 @@ async def predict(request: Request) -> Response:
     return JsonResponse(rows if question.batch else rows[0], headers=headers)
 
 
-async def ask(request: Request, model: Model, rows: list[Text], *, truncate: bool, side: str | None) -> Answer:
-    """The model's answer; what is wrong with the rows is a 422. Nothing is computed for a client that has left."""
-    try:
-        with cancelled_when_gone(request):
-            return await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
-    except (TooLong, InputError) as error:
-        parts = [error.what, f"given: {error.given}" if error.given is not None else "", error.remedy]
-        raise ApiError(422, "; ".join(filter(None, parts))) from None
-
-
 def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
-    """(rows, outputs) as asked for: probabilities, the numbers of a regression, or logits."""
+    """The scores that the request asks for, (rows, outputs): probabilities, a regression's numbers, or logits."""
     if question.raw:
         return answer.logits
     if question.function is not None and engine.task.kind != "regression":
@@ -92,17 +82,17 @@ def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
 
 
 def labelled(engine: Engine, row: np.ndarray) -> list[dict[str, Any]]:
-    """One row's labels and scores, best first."""
+    """One row's labels and scores, best first. A regression's number is called "score"."""
     names = engine.labels or ("score",)
     values = row.tolist()
     return [{"label": names[place], "score": values[place]} for place in np.argsort(-row, kind="stable").tolist()]
 
 
 def understand(body: Any, settings: ServeSettings) -> Question:
-    """A body of `/predict`.
+    """Check a body of `/predict`.
 
     Raises:
-        ApiError: 422 with what is wrong.
+        ApiError: 422, with what is wrong.
     """
     if not isinstance(body, dict) or "inputs" not in body:
         raise ApiError(422, 'the body has no `inputs`; send {"inputs": "a text"}')
@@ -128,7 +118,7 @@ def understand(body: Any, settings: ServeSettings) -> Question:
 
 
 def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
-    """The rows of `inputs`, and whether it is a batch."""
+    """The rows of `inputs`, and whether they are a batch."""
     if isinstance(inputs, str):
         return [_checked((inputs,), settings)], False
     if not isinstance(inputs, list) or not inputs:
@@ -144,15 +134,15 @@ def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
 
 
 def read_batch(items: list[Any], settings: ServeSettings, key: str) -> list[Text]:
-    """Rows from a list of texts, [text] and [text, text].
+    """Check a batch of rows, each a text, [text] or [text, text].
 
     Args:
-        items: from a body.
-        settings: limits.
-        key: under which the body has them, for messages.
+        items: the batch, as it stood in a body.
+        settings: the limits.
+        key: the batch's key in the body, for error messages.
 
     Raises:
-        ApiError: 422 with what is wrong.
+        ApiError: 422, with what is wrong.
     """
     if not items:
         raise ApiError(422, f"`{key}` is empty")
@@ -176,9 +166,9 @@ def _checked(texts: tuple[str, ...], settings: ServeSettings) -> Text:
     return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
-def _refuse_unknown(given: dict[str, Any], known: set[str], where: str) -> None:
-    if given.keys() - known:
-        raise ApiError(422, f"{where} has keys that mean nothing here; known: {', '.join(sorted(known))}")
+def _refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:
+    if options.keys() - known:
+        raise ApiError(422, f"{where} has unknown keys; known: {', '.join(sorted(known))}")
 
 
 def _flag(options: dict[str, Any], name: str, default: bool) -> bool:
@@ -206,14 +196,14 @@ def _count(options: dict[str, Any], name: str) -> int | None:
 
 
 async def info(request: Request) -> Response:
-    """`GET /info`: what is served, in text-embeddings-inference's keys and our own."""
+    """`GET /info`: the first model and the limits, under text-embeddings-inference's keys and some of our own."""
     registry, settings = request.app.state.registry, request.app.state.settings
     model: Model = registry.first
     return JsonResponse({**describe(model, settings), "models": list(registry.models)})
 
 
 def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
-    """One model, as `/info` shows it."""
+    """What `/info` says of one model."""
     engine = model.engine
     task = engine.task
     columns = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
@@ -241,7 +231,6 @@ def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
 
 
 async def health(request: Request) -> Response:
-    """`GET /health`: 200 while requests are taken, else 503."""
-    if not request.app.state.gate.is_ready():
-        raise ApiError(503, "the service is starting or draining")
+    """`GET /health`: 200 while the service takes requests, otherwise 503."""
+    require_ready(request)
     return JsonResponse({"status": "ok"})

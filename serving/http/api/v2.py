@@ -17,10 +17,10 @@ from starlette.responses import Response
 
 from kdc import __version__
 from kdc.serving.engine.engine import Text
+from kdc.serving.http.api.asking import ask, model_named, require_ready
 from kdc.serving.http.api.body import read_bytes
 from kdc.serving.http.api.codec import JsonResponse, loads
 from kdc.serving.http.api.errors import ApiError
-from kdc.serving.http.api.tei import ask
 from kdc.serving.http.model import Model
 from kdc.serving.http.settings import ServeSettings
 
@@ -29,8 +29,13 @@ _OUTPUTS = ("label", "probabilities")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One output that the client asked for."""
+class RequestedOutput:
+    """One output that the client asked for.
+
+    Attributes:
+        name: "label" or "probabilities".
+        binary: whether it comes as raw bytes after the JSON.
+    """
 
     name: str
     binary: bool
@@ -48,14 +53,14 @@ async def live(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """`GET /v2/health/ready`."""
-    _require_ready(request)
+    require_ready(request)
     return JsonResponse({"ready": True})
 
 
 async def model_ready(request: Request) -> Response:
     """`GET /v2/models/{name}/ready`, with or without a version."""
     model = _model(request)
-    _require_ready(request)
+    require_ready(request)
     return JsonResponse({"name": model.name, "ready": True})
 
 
@@ -77,30 +82,22 @@ async def infer(request: Request) -> Response:
     _model(request)  # 404 before the body is read
     header, tail = _split(await read_bytes(request), request.headers.get(_HEADER))
     rows = read_rows(header, tail, request.app.state.settings)
-    model = _model(request)  # after the wait: a reload closes the one before
+    model = _model(request)  # again: a reload may have replaced it while the body was read
     answer = await ask(request, model, rows, truncate=request.app.state.settings.auto_truncate, side=None)
     request.app.state.metrics.predicted(model, answer)
     probabilities = model.engine.activated(answer.logits)
     return _reply(model, header, probabilities)
 
 
-def _require_ready(request: Request) -> None:
-    if not request.app.state.gate.is_ready():
-        raise ApiError(503, "the service is starting or draining")
-
-
 def _model(request: Request) -> Model:
-    models = request.app.state.registry.models
-    name = request.path_params["name"]
-    if name not in models:
-        raise ApiError(404, f"there is no such model; it serves: {', '.join(models)}")
+    model = model_named(request, request.path_params["name"])
     if request.path_params.get("version", "1") != "1":
         raise ApiError(404, "there is no such version; each model has version 1")
-    return models[name]
+    return model
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
-    """The JSON header and the binary tail of a body."""
+    """Split a body into its JSON part and the binary tensors after it."""
     size = len(body)
     if header_length is not None:
         digits = header_length if header_length.isascii() and header_length.isdigit() else ""
@@ -120,12 +117,12 @@ def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> l
     """The texts or pairs of an inference request.
 
     Args:
-        header: the JSON part.
-        tail: binary tensors, one after the other in the order of the inputs.
-        settings: limits.
+        header: the JSON part of the body.
+        tail: the binary tensors, in the order of the inputs.
+        settings: the limits.
 
     Raises:
-        ApiError: 422 with what is wrong.
+        ApiError: 422, with what is wrong.
     """
     inputs = header.get("inputs")
     if not isinstance(inputs, list) or not inputs or not all(isinstance(tensor, dict) for tensor in inputs):
@@ -135,7 +132,7 @@ def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> l
     for tensor in inputs:
         name = tensor.get("name")
         if name not in ("text", "text_pair") or name in columns:
-            raise ApiError(422, "an input is neither `text` nor `text_pair`, or there twice")
+            raise ApiError(422, "an input is neither `text` nor `text_pair`, or is there twice")
         parameters = tensor.get("parameters")
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
         if size is not None:
@@ -167,7 +164,7 @@ def _rows(columns: dict[str, list[list[str]]], settings: ServeSettings) -> list[
 
 
 def _shaped(values: list[str], tensor: dict[str, Any], settings: ServeSettings) -> list[list[str]]:
-    """Values as rows of one or two texts."""
+    """Arrange a tensor's values as rows of one or two texts."""
     shape, kind = tensor.get("shape"), tensor.get("datatype")
     if kind != "BYTES":
         raise ApiError(422, "an input's datatype is not BYTES")
@@ -195,7 +192,7 @@ def _flat(data: Any) -> list[str]:
 
 
 def _read_bytes_tensor(raw: bytes) -> list[str]:
-    """Elements of a BYTES tensor: each a little-endian uint32 length, then that many bytes of UTF-8."""
+    """Decode a BYTES tensor: each element is a little-endian uint32 length, then that many bytes of UTF-8."""
     values, at = [], 0
     while at < len(raw):
         if at + 4 > len(raw):
@@ -213,10 +210,10 @@ def _read_bytes_tensor(raw: bytes) -> list[str]:
 
 
 def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> Response:
-    wanted = _wanted(header, has_labels=bool(model.engine.labels))
+    requested = _requested_outputs(header, has_labels=bool(model.engine.labels))
     outputs: list[dict[str, Any]] = []
     tail = []
-    for output in wanted:
+    for output in requested:
         described, raw = _output(model, output.name, probabilities)
         if output.binary:
             tail.append(raw)
@@ -236,18 +233,18 @@ def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> R
     )
 
 
-def _wanted(header: dict[str, Any], *, has_labels: bool) -> list[Wanted]:
-    """The outputs asked for, in order; all of them where none is named."""
+def _requested_outputs(header: dict[str, Any], *, has_labels: bool) -> list[RequestedOutput]:
+    """The outputs that the client asks for, in order; all of them if it names none."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _parameter(header, "binary_data_output")
     asked = header.get("outputs")
     if asked is None or asked == []:
-        return [Wanted(name, by_default) for name in known]
+        return [RequestedOutput(name, by_default) for name in known]
     if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in known for item in asked):
         raise ApiError(422, f"`outputs` names something else than {', '.join(known)}")
-    if len({item["name"] for item in asked}) < len(asked):  # each would be written out again
+    if len({item["name"] for item in asked}) < len(asked):  # a short request could ask for a huge reply
         raise ApiError(422, "`outputs` names an output twice")
-    return [Wanted(item["name"], _parameter(item, "binary_data", by_default)) for item in asked]
+    return [RequestedOutput(item["name"], _parameter(item, "binary_data", by_default)) for item in asked]
 
 
 def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool:
@@ -257,7 +254,7 @@ def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool
 
 
 def _output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
-    """An output as JSON describes it, data included, and as raw bytes."""
+    """An output as the JSON part describes it, with its data, and as raw bytes."""
     if name == "probabilities":
         described = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
         return {**described, "data": probabilities.ravel().tolist()}, probabilities.astype("<f4").tobytes()

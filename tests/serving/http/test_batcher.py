@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from kdc.common.errors import KdcError
-from kdc.serving.http.batcher import Batcher, BatchReport
+from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.refusals import Overloaded, TooLarge
+from kdc.serving.http.rows import BatchReport
 
 
 class Row(list[int]):
