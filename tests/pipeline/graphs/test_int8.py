@@ -301,9 +301,9 @@ def test_a_tensor_of_zeros_has_a_range_and_no_noise() -> None:
 
 def test_calibration_batches_have_no_padding_and_lose_no_row() -> None:
     rows = token_rows(100)
-    found = list(calibration_batches(rows, ("input_ids", "attention_mask"), batch_size=3))
-    assert all((feeds["attention_mask"] == 1).all() and len(feeds["input_ids"]) <= 3 for feeds in found)
-    seen = sorted(row.tolist() for feeds in found for row in feeds["input_ids"])
+    batches = list(calibration_batches(rows, ("input_ids", "attention_mask"), batch_size=3))
+    assert all((feeds["attention_mask"] == 1).all() and len(feeds["input_ids"]) <= 3 for feeds in batches)
+    seen = sorted(row.tolist() for feeds in batches for row in feeds["input_ids"])
     assert seen == sorted(list(row["input_ids"]) for row in rows)
 
 
@@ -312,9 +312,9 @@ def test_ranges_are_those_of_the_graphs_tensors(tmp_path: Path) -> None:
     make_lookup(tmp_path / "fp32.onnx", table, np.eye(8, dtype=np.float32))
     assert activations(tmp_path / "fp32.onnx") == ("rows",)
     feeds = [{"input_ids": np.arange(start, start + 10)[None]} for start in (0, 20)]
-    found = collect_ranges(tmp_path / "fp32.onnx", ["rows"], feeds)
+    ranges = collect_ranges(tmp_path / "fp32.onnx", ["rows"], feeds)
     used = np.concatenate([table[:10], table[20:30]])
-    np.testing.assert_allclose(found["rows"].range("minmax"), (used.min(), used.max()), rtol=1e-6)
+    np.testing.assert_allclose(ranges["rows"].range("minmax"), (used.min(), used.max()), rtol=1e-6)
 
 
 def test_no_calibration_rows_is_an_error(fp32: Path) -> None:
@@ -344,12 +344,12 @@ class CountedRows:
 )
 def test_batch_invariance_finds_the_one_row_that_changes(change: float, flips: int, passes: bool) -> None:
     run = CountedRows(change)
-    found = batch_invariance(run, [SimpleNamespace(number=n) for n in range(37)], kind="classification")
-    assert found.max_difference == pytest.approx(change, abs=1e-6)
-    assert (found.label_flips, found.passes(), found.rows) == (flips, passes, 37)
+    result = batch_invariance(run, [SimpleNamespace(number=n) for n in range(37)], kind="classification")
+    assert result.max_difference == pytest.approx(change, abs=1e-6)
+    assert (result.label_flips, result.passes(), result.rows) == (flips, passes, 37)
     assert run.seen == [1] * 37 + [16] * 3
 
 
 def test_batch_invariance_of_multilabel_counts_rows_that_cross_a_half() -> None:
-    found = batch_invariance(CountedRows(0.25), [SimpleNamespace(number=5)] * 4, kind="multilabel")
-    assert found.label_flips == 4
+    result = batch_invariance(CountedRows(0.25), [SimpleNamespace(number=5)] * 4, kind="multilabel")
+    assert result.label_flips == 4

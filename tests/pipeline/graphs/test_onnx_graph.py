@@ -233,11 +233,11 @@ def test_a_failing_exporter_is_named_with_the_other_one(
 
 
 def test_parity_batches_cover_sizes_lengths_and_padding() -> None:
-    found = list(parity_batches(token_rows(True), pad_id=7, max_length=33))
-    assert {feeds["input_ids"].shape[0] for feeds in found} == {1, 2, 7, 32}
-    lengths = {int(length) for feeds in found for length in feeds["attention_mask"].sum(axis=1)}
+    feeds_of_all = list(parity_batches(token_rows(True), pad_id=7, max_length=33))
+    assert {feeds["input_ids"].shape[0] for feeds in feeds_of_all} == {1, 2, 7, 32}
+    lengths = {int(length) for feeds in feeds_of_all for length in feeds["attention_mask"].sum(axis=1)}
     assert (min(lengths), max(lengths)) == (3, 33)
-    padded = [feeds for feeds in found if (feeds["attention_mask"] == 0).any()]
+    padded = [feeds for feeds in feeds_of_all if (feeds["attention_mask"] == 0).any()]
     assert padded
     for feeds in padded:
         assert (feeds["input_ids"][feeds["attention_mask"] == 0] == 7).all()

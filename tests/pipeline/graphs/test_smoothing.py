@@ -34,8 +34,8 @@ def outliers(tmp_path: Path) -> Path:
     }
     constants["first"][5] /= 100  # what is large is not what matters
     nodes = [
-        helper.make_node("Gather", ["table", "input_ids"], ["found"], name="lookup"),
-        helper.make_node("Mul", ["found", "sizes"], ["rows"], name="size"),
+        helper.make_node("Gather", ["table", "input_ids"], ["vectors"], name="lookup"),
+        helper.make_node("Mul", ["vectors", "sizes"], ["rows"], name="size"),
         helper.make_node("MatMul", ["rows", "first"], ["hidden"], name="first"),
         helper.make_node("Tanh", ["hidden"], ["bent"], name="bend"),
         helper.make_node("ReduceMean", ["bent", "axis"], ["pooled"], name="pool", keepdims=0),

@@ -10,9 +10,11 @@ from kdc.pipeline.quality.intervals import bootstrap, difference, reliability, s
 
 def test_resamples_of_two_rows_have_the_means_that_can_be_counted() -> None:
     values = np.array([0.0, 1.0])  # a resample's mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4
-    found = [bootstrap(lambda rows: float(values[rows].mean()), 2, seed=1, confidence=share) for share in (0.95, 0.3)]
-    assert [each.interval for each in found] == [(0.0, 1.0), (0.5, 0.5)]
-    assert found[0].standard_error == pytest.approx(0.125**0.5, abs=0.02)
+    resampled = [
+        bootstrap(lambda rows: float(values[rows].mean()), 2, seed=1, confidence=share) for share in (0.95, 0.3)
+    ]
+    assert [each.interval for each in resampled] == [(0.0, 1.0), (0.5, 0.5)]
+    assert resampled[0].standard_error == pytest.approx(0.125**0.5, abs=0.02)
 
 
 def test_accuracys_interval_is_the_binomial_one() -> None:
@@ -47,10 +49,10 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 def test_calibration_error_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
-    found = reliability(probabilities, np.array([0, 0, 1]), "classification")
+    result = reliability(probabilities, np.array([0, 0, 1]), "classification")
     # Two rows of confidence 0.9, half of them right; one of 0.6, wrong: (2 * 0.4 + 1 * 0.6) / 3.
-    assert found.ece == pytest.approx(1.4 / 3)
-    assert [(each.rows, each.accuracy) for each in found.bins] == [(1, 0.0), (2, 0.5)]
+    assert result.ece == pytest.approx(1.4 / 3)
+    assert [(each.rows, each.accuracy) for each in result.bins] == [(1, 0.0), (2, 0.5)]
 
 
 def test_calibration_error_of_a_sure_and_right_model_is_none() -> None:
@@ -59,6 +61,6 @@ def test_calibration_error_of_a_sure_and_right_model_is_none() -> None:
 
 def test_every_output_of_multi_label_is_an_answer_of_its_own() -> None:
     probabilities = np.array([[0.8, 0.2], [0.8, 0.8]])
-    found = reliability(probabilities, np.array([[1, 0], [1, 0]]), "multilabel")
-    assert found.ece == pytest.approx(0.05)  # all of confidence 0.8, three of four right
-    assert [each.rows for each in found.bins] == [4]
+    result = reliability(probabilities, np.array([[1, 0], [1, 0]]), "multilabel")
+    assert result.ece == pytest.approx(0.05)  # all of confidence 0.8, three of four right
+    assert [each.rows for each in result.bins] == [4]

@@ -13,20 +13,20 @@ TRUTH = np.array([1, 0, 0, 0, 1])
 
 
 def test_accuracy_f1_and_matthews_equal_hand_derived_values() -> None:
-    found = metrics.compute(LOGITS, TRUTH, "classification", ("accuracy", "f1", "matthews", "macro_f1"))
+    scores = metrics.compute(LOGITS, TRUTH, "classification", ("accuracy", "f1", "matthews", "macro_f1"))
     matthews = (2 * 2 - 1 * 0) / np.sqrt((2 + 1) * (2 + 0) * (2 + 1) * (2 + 0))
-    assert found["accuracy"] == pytest.approx(80.0)
-    assert found["f1"] == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 0))
-    assert found["matthews"] == pytest.approx(100 * matthews, abs=1e-3)
-    assert found["macro_f1"] == pytest.approx(100 * (0.8 + 2 * 2 / (2 * 2 + 0 + 1)) / 2)
+    assert scores["accuracy"] == pytest.approx(80.0)
+    assert scores["f1"] == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 0))
+    assert scores["matthews"] == pytest.approx(100 * matthews, abs=1e-3)
+    assert scores["macro_f1"] == pytest.approx(100 * (0.8 + 2 * 2 / (2 * 2 + 0 + 1)) / 2)
 
 
 def test_correlations_equal_hand_derived_values() -> None:
     logits, truth = np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 3.0, 2.0])
-    found = metrics.compute(logits, truth, "regression", ("pearson", "spearman"))
+    scores = metrics.compute(logits, truth, "regression", ("pearson", "spearman"))
     x, y = logits[:, 0] - 7 / 3, truth - 2
-    assert found["pearson"] == pytest.approx(100 * (x @ y) / np.sqrt((x @ x) * (y @ y)), abs=1e-3)
-    assert found["spearman"] == pytest.approx(50.0)
+    assert scores["pearson"] == pytest.approx(100 * (x @ y) / np.sqrt((x @ x) * (y @ y)), abs=1e-3)
+    assert scores["spearman"] == pytest.approx(50.0)
 
 
 def test_a_constant_regression_counts_as_uncorrelated() -> None:
@@ -75,8 +75,8 @@ def test_the_majority_answer_is_the_most_frequent_class() -> None:
 )
 def test_multilabel_macro_f1_is_over_the_labels_that_some_row_has(labels: list, expected: float) -> None:
     logits = np.array([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]])
-    found = metrics.compute(logits, np.array(labels), "multilabel", ("macro_f1",))["macro_f1"]
-    assert found == pytest.approx(expected, abs=1e-3)
+    score = metrics.compute(logits, np.array(labels), "multilabel", ("macro_f1",))["macro_f1"]
+    assert score == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 77])
