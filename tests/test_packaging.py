@@ -85,3 +85,10 @@ def test_the_documentation_says_why_each_dependency_is_there() -> None:
     section = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("## What is installed")[2]
     told = re.findall(r"^\| `([A-Za-z0-9-]+)` \| .", section.partition("more come with them")[0], re.MULTILINE)
     assert sorted(told) == sorted(_names(PROJECT["project"]["dependencies"]))
+
+
+def test_the_map_in_the_readme_names_files_that_are_there() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Map of the code")[2].partition("\n## ")[0]
+    files = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", section)
+    assert len(files) >= 15
+    assert [file for file in files if not (ROOT / file).is_file()] == []
