@@ -1,7 +1,7 @@
 """Collects the docstrings of the standard library; run as a script by `kdc.pipeline.data.pydocs`, never imported by it.
 
-Importing the whole standard library has side effects (threads' locks, signal tables, deprecated modules that warn),
-so this runs in an interpreter of its own, started with `-I -S` so that nothing but the standard library is seen.
+Importing the whole standard library has side effects (locks of threads, tables of signals, deprecated modules that
+warn), so this runs in an interpreter of its own, which is started with `-I -S` to see the standard library alone.
 
 Reads: nothing.
 Writes: one JSON object on standard output: `objects`, a list of [module, name, docstring] in a fixed order, and

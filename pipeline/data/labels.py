@@ -1,4 +1,4 @@
-"""What a label column holds: reads each row's label, learns the names, and infers the kind where it was not given."""
+"""Reads a label column: each row's label, the names that there are, and the column's kind if it was not given."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from kdc.artifact.manifest import Kind
 from kdc.pipeline.data.problems import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
 
-MAX_LABELS = 10_000  # more different labels than that are no classes
-_FEW_NUMBERS = 20  # more different numbers than that are measurements, not class names
-_MOSTLY = 0.9  # share of numbers from which the rest of a label column are mistakes
+MAX_LABELS = 10_000  # a column with more different labels does not hold classes
+_FEW_NUMBERS = 20  # a column with more different numbers holds measurements, not class names
+_MOSTLY = 0.9  # if at least this share of a column are numbers, its other values are mistakes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 3.4e38  # of float32, as labels are stored
 
 
 def parse_number(text: str) -> float | None:
-    """A finite number that float32 can hold, written plainly; None for anything else."""
+    """The number that a text says, if float32 can hold it; None for any other text, such as "inf" or "1,5"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -26,15 +26,17 @@ def parse_number(text: str) -> float | None:
 
 @dataclass
 class LabelReader:
-    """Reads one split's labels into strings (one, or a list for multi-label), and learns what they are.
+    """Reads the labels of one split as strings (one a row, or a list for multi-label), and counts them.
 
     Attributes:
         kind: what the column holds; None until `settle` has inferred it.
         names: the known labels; empty to learn them from this split.
-        by_index: "0", "1", ... stand for the known names in order (GLUE's files write either).
+        by_index: whether "0", "1", ... stand for the known names in order, as some of GLUE's files write them.
         separator: between the labels of a multi-label cell.
-        minus_one_is_unlabeled: -1 marks a row without label, as in GLUE's test splits.
-        learned: `names` are those of the training rows, so that others cannot be predicted.
+        minus_one_is_unlabeled: whether -1 marks a row without label, as in GLUE's test splits.
+        learned: whether `names` were learned from the training rows. A message about another label then says so.
+        counts: rows by label; empty for regression.
+        is_list: whether a row has a list of labels; None until the kind or the first row tells.
     """
 
     kind: Kind | None
@@ -62,11 +64,11 @@ class LabelReader:
             self.is_list = True
 
     def read(self, value: object, line: int) -> str | list[str]:
-        """One row's label.
+        """Read the label of one row.
 
         Raises:
-            RowProblem: missing, unknown, or not of the column's kind.
-            FileProblem: more different labels than classes can be.
+            RowProblem: the label is missing, unknown, or not of the column's kind.
+            FileProblem: there are more different labels than classes can be.
         """
         if self.is_list is None:
             self.is_list = isinstance(value, list)
@@ -86,9 +88,10 @@ class LabelReader:
         return label
 
     def settle(self, log: FileLog) -> Kind:
-        """The column's kind after the last row, inferred if it was not given; mistakes that only now show go to `log`.
+        """Settle the column's kind after the last row. Mistakes that only now show themselves go to `log`.
 
-        A list or a separator means multi-label; numbers with a decimal point, or more than 20 different, regression.
+        If the kind was not given, lists or a separator mean multi-label; numbers with a decimal point, or more than 20
+        different numbers, mean regression; everything else is classification.
         """
         if self.kind is None and self.is_list:
             self.kind = "multilabel"
@@ -103,7 +106,7 @@ class LabelReader:
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:
-        """The labels met: by value if all are whole numbers, else by spelling."""
+        """The labels in order: by value if all are whole numbers, otherwise by spelling."""
         whole = all(re.fullmatch(r"-?\d{1,18}", name, re.ASCII) for name in self.counts)
         return tuple(sorted(self.counts, key=(lambda name: (int(name), name)) if whole else (lambda name: (0, name))))
 
@@ -147,7 +150,7 @@ class LabelReader:
         return repr(number)
 
     def _look(self, label: str, line: int) -> None:
-        """Gather what tells numbers from class names."""
+        """Remember what tells a column of numbers from one of class names."""
         self._rows += 1
         number = parse_number(label)
         if number is not None:
@@ -174,7 +177,7 @@ def _single(value: object) -> str:
     """A label as text: 1 is "1", True is "true".
 
     Raises:
-        RowProblem: missing, or neither a string nor a number.
+        RowProblem: the label is missing, or neither a string nor a number.
     """
     if isinstance(value, str):
         label = value.strip()

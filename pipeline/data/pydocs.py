@@ -1,14 +1,14 @@
-"""The built-in task: does a sentence say what a Python object does? Made at run time, needs no hub and no download.
+"""The built-in task `pydocs`: does a sentence say what a Python object does? It needs no hub and no download.
 
-From the docstrings of the standard library of the Python at hand come pairs like
+Its pairs are made at run time from the docstrings of the Python that runs kdc, for example
 
     "What does `textwrap.dedent` do?"
     "Remove any common leading whitespace from every line in `text`."  answers
     "Collapse and truncate the given text to fit in the given width."  does_not_answer
 
-Every sentence is used exactly twice, once as an answer and once as a non-answer, and so is every question: neither
-says anything alone. A non-answer comes from another object of the same module and the same split. The split is by
-documented object. The same Python and the same seed give the same rows.
+Every sentence is used exactly twice, once as an answer and once as a non-answer, and so is every question, so that
+neither says anything alone. A non-answer comes from another object of the same module and the same split. The split is
+by documented object. The same Python and the same seed give the same rows.
 
 Reads: the standard library, imported in a subprocess (`_collect_docstrings.py`).
 Writes: nothing.
@@ -38,7 +38,7 @@ MIN_WORDS, MAX_WORDS = 4, 40
 COLLECT_TIMEOUT_S = 120
 
 _COLLECTOR = Path(__file__).with_name("_collect_docstrings.py")
-# "dedent(text) -> str", "D.values() -> a set-like object ...": a call written out, which gives the name away.
+# A call that is written out ("dedent(text) -> str", "D.values() -> a set-like object ...") gives the name away.
 _SIGNATURE_LINE = re.compile(r"^[\w.]+\s*\([^\n]*$\n?", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)[.!?](?=\s+[A-Z`'\"(*]|\s*$)")
 
@@ -121,10 +121,10 @@ def first_sentence(docstring: str) -> str:
 
 
 def gives_name_away(name: str, sentence: str) -> bool:
-    """Whether the sentence holds the object's own name as no English sentence would.
+    """Whether the sentence holds the object's own name in a form that no English sentence has.
 
-    A plain word ("copy": "Copy a file.") is what the task is about: the sentence must fit the name's meaning. A name
-    that only code has ("copy_file", "TextWrapper", "namelist()") would be found by comparing letters.
+    A plain word is what the task is about ("copy": "Copy a file."): the sentence has to fit the meaning of the name. A
+    name that only code has ("copy_file", "TextWrapper", "namelist()") could be matched letter by letter.
     """
     own = name.rsplit(".", 1)[-1]
     if re.search(rf"(?<!\w){re.escape(own)}\s*\(", sentence):
@@ -139,27 +139,27 @@ def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
     Args:
         docstrings: (module, name within the module, docstring).
     """
-    found: list[Documented] = []
-    met: set[str] = set()
+    usable: list[Documented] = []
+    seen: set[str] = set()
     for module, name, docstring in docstrings:
         sentence = first_sentence(docstring)
         key = sentence.casefold().rstrip(".!? ")
-        # The first object to say it keeps it: the same words as another's answer could be a false non-answer, and
-        # would carry an evaluation sentence into training.
-        if sentence and key not in met and not gives_name_away(name, sentence):
-            met.add(key)
-            found.append(Documented(module, name, sentence))
-    if len(found) <= MAX_OBJECTS:
-        return found
-    # A fixed choice, whatever the run's seed: seeds are to be compared on the same task.
-    return sorted(random.Random(0).sample(found, MAX_OBJECTS), key=lambda each: (each.module, each.name))
+        # Only the first object keeps a sentence that several have. The same words could otherwise be a false
+        # non-answer, and carry an evaluation sentence into training.
+        if sentence and key not in seen and not gives_name_away(name, sentence):
+            seen.add(key)
+            usable.append(Documented(module, name, sentence))
+    if len(usable) <= MAX_OBJECTS:
+        return usable
+    # The choice does not depend on the run's seed, so that runs with different seeds have the same task.
+    return sorted(random.Random(0).sample(usable, MAX_OBJECTS), key=lambda each: (each.module, each.name))
 
 
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
     """Split into training and evaluation objects, module by module.
 
-    A module gives no object or at least two to each side, so that each has a partner to take a non-answer from. What
-    rounding leaves over is carried to the next module, which keeps the share. Modules with one object are left out.
+    A module gives no object or at least two to each side, so that each has a partner to take a non-answer from. The
+    remainder of rounding is carried to the next module, which keeps the share. Modules with one object are left out.
     """
     by_module: dict[str, list[Documented]] = defaultdict(list)
     for each in objects:
@@ -184,7 +184,7 @@ def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list
 
 
 def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, str]]:
-    """Two rows an object: its own sentence, and that of the next object of its module (in a random circle)."""
+    """Make two rows of each object: with its own sentence, and with that of another object of its module."""
     by_module: dict[str, list[Documented]] = defaultdict(list)
     for each in objects:
         by_module[each.module].append(each)

@@ -1,4 +1,7 @@
-"""What the config asks for: which task, on which rows. Light: a slip is told before anything heavy is imported."""
+"""Finds in the config which task is asked for, and on which rows.
+
+Nothing heavy is imported here, so that a slip in the command is reported at once.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ from kdc.pipeline.data.sources import Source, locate
 
 
 def check_request(config: Config) -> None:
-    """Refuse what can be seen to be wrong without reading a row.
+    """Refuse a request that can be seen to be wrong without reading a row.
 
     Raises:
-        InputError: no such task, no data, a file or folder that is not there.
+        InputError: there is no such task, no data was named, or a file or folder is missing.
     """
     task_of(config)
     locate(source_of(config))
 
 
 def task_of(config: Config) -> Task:
-    """The task that the config describes; label names of people's own tasks are filled in when rows are read.
+    """The task that the config describes. The label names of people's own tasks are filled in when the rows are read.
 
     Raises:
-        InputError: neither a known task nor a training file, or no text column.
+        InputError: neither a known task nor a training file is named, or no text column.
     """
     data = config.data
     columns = {name: value for name in ("text", "text_pair", "label") if (value := getattr(data, name)) is not None}
@@ -39,9 +42,9 @@ def task_of(config: Config) -> Task:
         raise InputError("which column holds the text?", given=data.train or data.data, remedy="add --text COLUMN")
     source = data.train or data.data
     assert source is not None
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # a folder's name, so not ".."
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # names a folder, so not ".."
     if name in TASKS:
-        name = f"own-{name}"  # a known name would bring that task's rules with it
+        name = f"own-{name}"  # the name of a known task would bring its rules with it
     kind = "classification" if data.kind == "auto" else data.kind
     if data.kind == "auto" and data.separator:
         kind = "multilabel"
@@ -49,7 +52,7 @@ def task_of(config: Config) -> Task:
 
 
 def source_of(config: Config) -> Source:
-    """Where the rows come from."""
+    """The source of the rows that the config describes."""
     data = config.data
     task = find_task(data.task).name if data.task is not None else ""
     own = data.train is not None or data.data is not None

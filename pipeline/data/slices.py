@@ -1,4 +1,4 @@
-"""Which rows go where: slices that keep the share of every class and never part equal rows. Pure, on arrays."""
+"""Cuts slices of rows that keep the share of every class and never part equal rows. Pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HELD_OUT_SHARE = 0.1
 
 
 def tune_size(rows: int) -> int:
-    """Rows of the tuning slice: a tenth, at least 300 and at most 2,000, and never more than half of them."""
+    """Rows of the tuning slice: a tenth of `rows`, at least 300 and at most 2,000, and never more than half of them."""
     return min(max(round(rows * TUNE_SHARE), TUNE_LEAST), TUNE_MOST, rows // 2)
 
 
@@ -21,8 +21,8 @@ def connect(texts: Ints, groups: Ints | None) -> Ints:
     """Number the units that a slice must not part: rows with the same text, and rows of the same group.
 
     Args:
-        texts: (rows,) equal for rows with the same text.
-        groups: (rows,) equal for rows of the same group; None where there are none.
+        texts: (rows,) a number for each text.
+        groups: (rows,) a number for each group; None if rows have no group.
 
     Returns:
         (rows,) unit of each row, numbered in the order of their first rows.
@@ -47,12 +47,12 @@ def _by_first_row(ids: Ints) -> Ints:
 
 
 def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Ints:
-    """Split `size` rows over the classes in proportion to their counts (largest remainders).
+    """Split `size` rows over the classes in proportion to their counts, by the method of largest remainders.
 
     Args:
         counts: (classes,) rows of each class.
         size: rows to take in all.
-        at_least: rows to take of every class that has as many, unless that is more than `size` in all.
+        at_least: rows to take of every class that has so many, unless that makes more than `size` in all.
         leave: rows to leave of every class.
 
     Returns:
@@ -76,12 +76,12 @@ def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Int
 
 
 def pick_slice(units: Ints, classes: Ints, size: int, seed: int) -> Mask:
-    """Choose whole units, about `size` rows, with the classes in proportion, leaving a row of every class.
+    """Choose whole units with about `size` rows, the classes in proportion, and leave a row of every class.
 
     Args:
-        units: (rows,) unit of each row, dense from 0.
-        classes: (rows,) class of each row, dense from 0; all 0 where there is nothing to stratify by.
-        size: rows to choose; fewer come where large units or rare classes do not allow it.
+        units: (rows,) unit of each row, numbered without gaps from 0.
+        classes: (rows,) class of each row, from 0; all 0 if there is nothing to stratify by.
+        size: rows to choose; fewer are chosen if large units or rare classes do not allow so many.
         seed: of the choice.
 
     Returns:
@@ -100,7 +100,7 @@ def pick_slice(units: Ints, classes: Ints, size: int, seed: int) -> Mask:
     shuffled = np.random.default_rng(seed).permutation(len(ends))
     shuffled = shuffled[np.argsort(rarest[shuffled], kind="stable")]
     blocks = np.split(shuffled, np.cumsum(np.bincount(rarest, minlength=len(counts)))[:-1])
-    # First what fits every class's share; what large units left open is then filled with up to half of any class.
+    # First come units that fit every class's share. What large units leave open is filled with up to half of a class.
     for limit in (wanted, np.maximum(wanted, counts // 2)):
         for label, block in zip(by_count, blocks, strict=True):
             for unit in block:

@@ -55,13 +55,18 @@ def _prepared(tmp_path: Path, rows: list[dict[str, str]], *, pairs: bool) -> Pre
     return open_data(tmp_path / "data")
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["texts", "pairs"])
+def random_rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """Rows of random words, among them the special tokens' own spellings."""
+    rng = random.Random(0)
+    rows = [{"a": _words(rng, 20), "b": _words(rng, 20), "label": "xy"[n % 2]} for n in range(80)]
+    return _prepared(tmp_path_factory.mktemp("rows"), rows, pairs=request.param)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("processor", sorted(PROCESSORS))
-@pytest.mark.parametrize("pairs", [False, True])
-def test_ids_are_those_of_the_tokenizers_own_truncation(tmp_path: Path, processor: str, pairs: bool, side: str) -> None:
-    rng = random.Random(0)
-    rows = [{"a": _words(rng, 30), "b": _words(rng, 30), "label": "xy"[n % 2]} for n in range(120)]
-    data = _prepared(tmp_path, rows, pairs=pairs)
+def test_ids_are_those_of_the_tokenizers_own_truncation(random_rows: PreparedData, processor: str, side: str) -> None:
+    data, pairs = random_rows, random_rows.task.is_pair
     for max_length in (4, 5, 12, 13, 25):
         counts = tokenise(data.folder, "teacher", _tokenizer(processor, side=side), max_length)
         oracle = _tokenizer(processor, side=side)
@@ -74,9 +79,7 @@ def test_ids_are_those_of_the_tokenizers_own_truncation(tmp_path: Path, processo
             assert tokens["token_type_ids"] == expected["token_type_ids"]
             assert tokens["length"] == [len(ids) for ids in expected["input_ids"]]
             assert (tokens["row"], tokens.get("label")) == (texts["row"], texts.get("label"))
-            width = {4: 1, 5: 1, 12: 1, 13: 1, 25: 2}[
-                max_length
-            ]  # sixteen bars to the cut, sixteen beyond, and the rest
+            width = 2 if max_length == 25 else 1  # sixteen bars to the cut, sixteen beyond, and the rest
             bars = [sum(min(len(ids) // width, 32) == place for ids in whole) for place in range(33)]
             assert counts[split].to_json() == {
                 "rows": len(whole),
