@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_choice import FP32, Standard
-from kdc.pipeline.graphs.int8_sources import Sources
 from kdc.pipeline.graphs.invariance import batch_invariance
+from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.sensitivity import layers_by_worth
+from kdc.pipeline.graphs.smoothing import Source, make_source
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.results import Int8Measurement
@@ -60,7 +62,8 @@ class Trials:
 
     Attributes:
         folder: where their files are written.
-        sources: what they are made from.
+        fp32_file: the graph as exported.
+        batches: calibration rows, see `kdc.pipeline.graphs.ranges.sample_batches`.
         rows: what they are judged on.
         fp32: the engine over the fp32 graph.
         open_engine: an ONNX file to the engine over it.
@@ -73,7 +76,8 @@ class Trials:
     """
 
     folder: Path
-    sources: Sources
+    fp32_file: Path
+    batches: Sequence[Feeds]
     rows: TuningSlice
     fp32: Engine
     open_engine: Callable[[Path], Engine]
@@ -84,12 +88,24 @@ class Trials:
     engines: dict[str, Engine] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
 
+    def source_of(self, candidate: Candidate) -> Source:
+        """What a candidate is made from: the graph as exported, or smoothed; each is made for the first that asks."""
+        return self._smoothed if candidate.smooth else self._plain
+
+    @cached_property
+    def _plain(self) -> Source:
+        return make_source(self.fp32_file, self.batches)
+
+    @cached_property
+    def _smoothed(self) -> Source:
+        return make_source(self.fp32_file, self.batches, smoothed_file=self.folder / "smoothed.onnx")
+
     def judge(self, candidate: Candidate) -> Int8Measurement:
         """Make a candidate and measure all but its speed; one that cannot be made or run only notes why."""
         file = self.folder / f"{candidate.name}.onnx"
         record = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
-            source = self.sources.of(candidate)
+            source = self.source_of(candidate)
             nodes = quantise(source.file, file, candidate, source.ranges if candidate.static else None)
             record = record.model_copy(update={"nodes": nodes})
             engine = self.open_engine(file)
@@ -121,8 +137,8 @@ class Trials:
         if not whole:
             return
         best = whole[min(whole, key=lambda name: self.measured[name].mean_difference)]
-        source = self.sources.of(best)
-        worth = layers_by_worth(source.file, best, source.ranges, self.sources.batches)
+        source = self.source_of(best)
+        worth = layers_by_worth(source.file, best, source.ranges, self.batches)
         for candidate in with_layers_kept(best, worth, most=_MOST_KEPT * self.measured[best.name].nodes["wanted"]):
             record = self.judge(candidate)
             if record.failed is None and standard.is_free(record):

@@ -11,7 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -186,6 +186,19 @@ def watch(
             yield feeds, activations
     if empty:
         raise KdcError("there are no calibration rows", remedy="give rows of the training split")
+
+
+def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
+    """Calibration batches of rows that are drawn at random.
+
+    Args:
+        tokens: the tokenised training split (a `datasets.Dataset`).
+        input_names: the graph's inputs.
+        rows: how many to draw; all where there are fewer.
+        seed: of the draw.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
+    return list(calibration_batches([tokens[int(index)] for index in chosen], input_names))
 
 
 def calibration_batches(

@@ -9,23 +9,46 @@ fp32: after BERT's LayerNorm the residual connection reads the same tensor, so t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from kdc.pipeline.graphs.layers import linear_layers, readers
+from kdc.pipeline.graphs.layers import activations, linear_layers, readers
 from kdc.pipeline.graphs.nodes import float_matrices, replace_nodes
 from kdc.pipeline.graphs.onnx_graph import save_graph
 from kdc.pipeline.graphs.parity import Feeds
-from kdc.pipeline.graphs.ranges import watch
+from kdc.pipeline.graphs.ranges import Ranges, collect_ranges, watch
 
 # The paper's alpha: how much of an outlier goes into the weights. Mean square error of the logits, mean of six MiniLM
 # students of 3 layers with a weight scale an output channel: 0.0038 at 0.9, 0.0049 at 0.8, 0.015 without smoothing; at
 # 0.5 it was 0.05 and 0.08 on two of them.
 _STRENGTH = 0.9
 _LEAST = 1e-5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A graph to quantise, and the ranges of its activations."""
+
+    file: Path
+    ranges: Ranges
+
+
+def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Path | None = None) -> Source:
+    """What int8 candidates are made from, calibrated on batches of training rows.
+
+    Args:
+        fp32_file: the graph as exported.
+        batches: without padding, see `kdc.pipeline.graphs.ranges.sample_batches`.
+        smoothed_file: where the smoothed graph is written, which is then the source; None takes the graph as exported.
+    """
+    if smoothed_file is not None:
+        smooth(fp32_file, smoothed_file, largest_by_channel(fp32_file, batches))
+    file = smoothed_file or fp32_file
+    return Source(file, collect_ranges(file, activations(file), batches))
 
 
 def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, np.ndarray]:

@@ -22,8 +22,9 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.served import task_info, texts_of, tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
-from kdc.pipeline.graphs.int8_sources import sample_batches, smoothed_source
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from kdc.pipeline.graphs.ranges import sample_batches
+from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
@@ -152,7 +153,7 @@ def _costs(
                 rows=run.config.quantize.calibration_rows,
                 seed=run.config.run.seed,
             )
-            source = smoothed_source(fp32, batches, folder / "smoothed.onnx")
+            source = make_source(fp32, batches, smoothed_file=folder / "smoothed.onnx")
             quantise(source.file, file, _INT8, source.ranges)
         elif variant == "fp16":
             to_fp16(fp32, file)

@@ -20,8 +20,8 @@ import numpy as np
 from kdc.pipeline.data.served import texts_of
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import FP32, Standard, choose, choose_again, is_faster
-from kdc.pipeline.graphs.int8_sources import Sources, sample_batches
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
+from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.results import QuantizeResult
@@ -91,7 +91,8 @@ def _trials(run: Run, fp32: Engine, rows: TuningSlice, temperature: float, out: 
     batches = sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed)
     return Trials(
         folder=out,
-        sources=Sources(run.folder("export") / FP32_ONNX, batches, out / "smoothed.onnx"),
+        fp32_file=run.folder("export") / FP32_ONNX,
+        batches=batches,
         rows=rows,
         fp32=fp32,
         open_engine=partial(open_engine, run, temperature=temperature),

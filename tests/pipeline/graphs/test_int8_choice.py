@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import Candidate
 from kdc.pipeline.graphs.int8_choice import Standard, choose, choose_again, is_faster
 from kdc.pipeline.graphs.int8_trials import Trials, label_changes, with_layers_kept
+from kdc.pipeline.graphs.smoothing import Source
 from kdc.pipeline.results import Int8Choice, Int8Measurement
 
 PLAIN = Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax")
@@ -148,9 +148,8 @@ def test_layers_are_kept_the_worthiest_first_until_half_of_them_are() -> None:
 
 def trials_of(monkeypatch: pytest.MonkeyPatch, *, free_at: int) -> tuple[Trials, list[Candidate]]:
     """Trials that run no model: a candidate with `free_at` layers in fp32 loses nothing, every other one a point."""
-    sources: Any = SimpleNamespace(of=lambda candidate: SimpleNamespace(file=Path(), ranges={}), batches=[])
     unused: Any = None
-    trials = Trials(Path(), sources, unused, unused, unused, invariance_rows=2, rounds=1, seed=0)
+    trials = Trials(Path(), Path(), [], unused, unused, unused, invariance_rows=2, rounds=1, seed=0)
     tried: list[Candidate] = []
 
     def judge(self: Trials, one: Candidate) -> Int8Measurement:
@@ -166,6 +165,7 @@ def trials_of(monkeypatch: pytest.MonkeyPatch, *, free_at: int) -> tuple[Trials,
         return LAYERS
 
     monkeypatch.setattr(Trials, "judge", judge)
+    monkeypatch.setattr(int8_trials, "make_source", lambda *given, **more: Source(Path(), {}))
     monkeypatch.setattr(int8_trials, "layers_by_worth", worth)
     trials.judge(PLAIN)
     return trials, tried
