@@ -9,10 +9,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
+Format = Literal["csv", "tsv", "jsonl", "parquet"]
 # The formats of tables by the ending of their files.
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 # A longer line is no row of a table. Without a limit, a quote that is never closed would swallow the whole file.
 LONGEST_LINE = 64 << 20

@@ -79,7 +79,7 @@ def read_rows(source: SplitSource, columns: Columns, log: FileLog, *, seed: int)
             continue
         if record.fields is not None:
             fields = record.fields
-            yield Row(record.line, *(None if place is None else fields[place] for place in places))
+            yield Row(record.line, *[None if place is None else fields[place] for place in places])
 
 
 def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kdc.common import records
 from kdc.common.errors import InputError
-from kdc.common.records import FORMATS as ENDINGS
 from kdc.pipeline.config.tasks import TASKS, Task
 
-Format = Literal["glue_tsv", "csv", "tsv", "jsonl", "parquet", "saved", "hub", "pydocs"]
+Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]
 SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in the order of their row numbers
 HUB_NAME = "nyu-mll/glue"
 
-FORMATS: dict[str, str] = {**ENDINGS, ".json": "jsonl"}
+FORMATS: dict[str, records.Format] = {**records.FORMATS, ".json": "jsonl"}
 # File names of the hub's splits, as people and GLUE's own download write them.
 _STEMS = {
     "train": ("train",),
@@ -182,7 +182,7 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     if kind == "tsv" and is_glue(task_name):
         broken, headless = task_name in _KNOWN_BROKEN, task_name == "cola"
         return SplitSource(split, "glue_tsv", path, skip_broken=broken, headless=headless)
-    return SplitSource(split, kind, path)  # type: ignore[arg-type]
+    return SplitSource(split, kind, path)
 
 
 def input_fingerprint(source: Source) -> str:

@@ -6,12 +6,13 @@ All columns are kept. CSV and TSV hold text; values of JSONL and Parquet keep th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import lzma
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
@@ -126,106 +127,80 @@ def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
     stream = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         if kind == "jsonl":
-            yield from _windows_of_objects(stream, name, raw)
-        else:
-            yield from _windows_of_fields(stream, name, DELIMITERS[kind], raw)
-    finally:
-        stream.detach()
-
-
-class _Gathering:
-    """Collects rows into windows.
-
-    Args:
-        name: of the file.
-        header: column names; None if each row has its own.
-        raw: the file, whose position tells how far it has been read.
-    """
-
-    def __init__(self, name: str, header: list[str] | None, raw: IO[bytes]) -> None:
-        self._name, self._header, self._raw = name, header, raw
-        self._any = False
-        self._new()
-
-    def _new(self) -> None:
-        self._window, self._characters = Window(self._name, self._header or []), 0
-
-    def row(self, row: dict[str, Any], line: int, characters: int) -> None:
-        """Add a row."""
-        self._window.rows.append(row)
-        self._window.lines.append(line)
-        self._characters += characters
-
-    def bad(self, line: int, problem: str) -> None:
-        """Add a row that cannot be read."""
-        self._window.bad.append(BadRow(self._name, line, problem))
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the window is large enough to be taken."""
-        return len(self._window) >= WINDOW_ROWS or self._characters >= _WINDOW_BYTES
-
-    @property
-    def is_needed(self) -> bool:
-        """At the end of the file: whether rows are left, or the file had none and its one empty window is due."""
-        return len(self._window) > 0 or not self._any
-
-    def take(self) -> Window:
-        """Return the window, and begin the next one."""
-        window = self._window
-        if self._header is None:
-            window.names = list(dict.fromkeys(name for row in window.rows for name in row))
-        try:
-            window.done = self._raw.tell()
-        except (OSError, ValueError):  # a pipe
-            window.done = 0
-        self._any = True
-        self._new()
-        return window
-
-
-def _windows_of_fields(stream: IO[str], name: str, delimiter: str, raw: IO[bytes]) -> Iterator[Window]:
-    records = parse_delimited(_lines(stream, name), delimiter)
-    try:
+            yield from _windows(_rows_of_jsonl(_lines(stream, name)), name, None, raw)
+            return
+        records = parse_delimited(_lines(stream, name), DELIMITERS[kind])
         _, header = next(records, (1, []))
         if not header:
             raise InputError("the file is empty", given=name, remedy="a header line with the columns' names, then rows")
         _check_names(header, name)
-        gathering = _Gathering(name, header, raw)
-        for line, fields in records:
-            if not fields:  # a blank line
-                continue
-            if len(fields) != len(header):
-                gathering.bad(line, f"the row has {len(fields)} columns, the header {len(header)}")
-            elif not _is_utf8(whole := "".join(fields)):
-                gathering.bad(line, "the row is not valid UTF-8")
-            else:
-                gathering.row(dict(zip(header, fields, strict=True)), line, len(whole))
-            if gathering.is_full:
-                yield gathering.take()
+        yield from _windows(_rows_of_fields(records, header), name, header, raw)
     except BrokenQuoting as error:
         raise InputError(
             f"broken quoting: {error.reason}",
             given=f"{name}, line {error.line}",
             remedy='write a quote inside a quoted field twice (""), and close every quote',
         ) from None
-    if gathering.is_needed:
-        yield gathering.take()
+    finally:
+        stream.detach()
 
 
-def _windows_of_objects(stream: IO[str], name: str, raw: IO[bytes]) -> Iterator[Window]:
-    gathering = _Gathering(name, None, raw)
-    for line, text, row in parse_jsonl(_lines(stream, name)):
-        if not isinstance(row, dict):
-            gathering.bad(line, "the line is no JSON object")
-        elif not _is_utf8(text) or ("\\ud" in text.lower() and not _is_utf8(json.dumps(row, ensure_ascii=False))):
-            gathering.bad(line, "the row is not valid UTF-8")
+# A row on its way into a window: where it begins, its values or the problem with it, and its number of characters.
+_Row = tuple[int, dict[str, Any] | str, int]
+
+
+def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[bytes]) -> Iterator[Window]:
+    """Collect rows into windows.
+
+    Args:
+        rows: of the file.
+        name: of the file.
+        header: column names; None if each row has its own.
+        raw: the file, whose position tells how far it has been read.
+    """
+    window, characters, is_first = Window(name, header or []), 0, True
+    for line, row, size in rows:
+        if isinstance(row, str):
+            window.bad.append(BadRow(name, line, row))
         else:
-            gathering.row(row, line, len(text))
-        if gathering.is_full:
-            yield gathering.take()
-    if gathering.is_needed:
-        yield gathering.take()
+            window.rows.append(row)
+            window.lines.append(line)
+            characters += size
+        if len(window) >= WINDOW_ROWS or characters >= _WINDOW_BYTES:
+            yield _completed(window, header, raw)
+            window, characters, is_first = Window(name, header or []), 0, False
+    if len(window) or is_first:  # a file without rows has one empty window
+        yield _completed(window, header, raw)
+
+
+def _completed(window: Window, header: list[str] | None, raw: IO[bytes]) -> Window:
+    if header is None:
+        window.names = list(dict.fromkeys(name for row in window.rows for name in row))
+    with contextlib.suppress(OSError, ValueError):  # a pipe has no position
+        window.done = raw.tell()
+    return window
+
+
+def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str]) -> Iterator[_Row]:
+    for line, fields in records:
+        if not fields:  # a blank line
+            continue
+        if len(fields) != len(header):
+            yield line, f"the row has {len(fields)} columns, the header {len(header)}", 0
+        elif not _is_utf8(whole := "".join(fields)):
+            yield line, "the row is not valid UTF-8", 0
+        else:
+            yield line, dict(zip(header, fields, strict=True)), len(whole)
+
+
+def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
+    for line, text, row in parse_jsonl(lines):
+        if not isinstance(row, dict):
+            yield line, "the line is no JSON object", 0
+        elif not _is_utf8(text) or ("\\ud" in text.lower() and not _is_utf8(json.dumps(row, ensure_ascii=False))):
+            yield line, "the row is not valid UTF-8", 0
+        else:
+            yield line, row, len(text)
 
 
 def _lines(stream: IO[str], name: str) -> Iterator[str]:
