@@ -10,6 +10,15 @@ import pytest
 from local_s3 import running_s3
 from transfers import Traffic, make_artifact
 
+from kdc.artifact.stores import files, hub
+
+
+@pytest.fixture(autouse=True)
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of a tenth of their size, so that a small file takes several."""
+    monkeypatch.setattr(files, "_REQUEST_BYTES", 800_000)
+    monkeypatch.setattr(hub, "_CHUNK_BYTES", 100_000)
+
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -39,7 +39,7 @@ def test_an_address_is_fetched_once_and_then_only_its_manifest(
     assert local(f"a=/some/path,{ADDRESS}") == f"a=/some/path,mood={folder}"
     assert {name for name, _ in traffic.of("GetObject")} == {"manifest.json"}
     first, second = capfd.readouterr().err.splitlines()
-    assert first.startswith(f"fetched mood: {ADDRESS}, SHA-256 {folder.name}, 20,0")
+    assert first.startswith(f"fetched mood: {ADDRESS}, SHA-256 {folder.name}, 2,0")
     assert second.endswith("in the cache already")
 
 
