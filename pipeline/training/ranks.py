@@ -130,7 +130,7 @@ def help_leader(check: Callable[[str], None]) -> None:
             _guarded(partial(_do, partial(check, order)))
         else:
             function, args, kwargs = order
-            _guarded(partial(_do, partial(function.__wrapped__, *args, **kwargs)))
+            _guarded(partial(_do, partial(function.__wrapped__, *args, progress=None, **kwargs)))
     _leave()
 
 

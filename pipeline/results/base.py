@@ -1,0 +1,40 @@
+"""Models that all results are made of."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from kdc.artifact.manifest import Scalar
+
+Scores = dict[str, float]
+Table = dict[str, dict[str, Scalar]]  # of the evaluation, as in the manifest: model -> column -> value
+Points = list[tuple[int, float]]  # of a curve: the step, and the value there
+
+
+class Result(BaseModel):
+    """A part of what a stage hands on. Its JSON holds the fields that were set."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that were set, as plain JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class StageResult(Result):
+    """What one stage hands on.
+
+    Attributes:
+        headline: one line for the person who watches.
+    """
+
+    STAGE: ClassVar[str]  # the stage that returns it, whose folder holds it
+
+    headline: str = ""
+
+    @property
+    def line(self) -> str:
+        """What the progress output says of the finished stage; "" where there is nothing to say."""
+        return self.headline
