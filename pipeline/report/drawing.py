@@ -1,5 +1,5 @@
-"""Figures as inline SVG. Colours are the page's own variables, so that they follow its light and dark form; texts stay
-texts, so that they can be read aloud, searched and copied.
+"""Figures as inline SVG. Their colours are variables of the page, so that they follow its light and dark form. Their
+texts stay texts, so that they can be read aloud, searched and copied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib draws with, and what the page knows them as.
+# The colours that matplotlib draws with are stand-ins for variables of the page.
 INK, SOFT, PAPER, FIRST, SECOND, THIRD, FOURTH = (f"#0a0b{number:02x}" for number in range(16, 23))
 _VARIABLES = {
     INK: "--ink",
@@ -54,8 +54,15 @@ _STYLE: Any = {
 }
 
 
-def svg(name: str, told: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    """A figure with its text alternative. What it is made of is named after it: a page's ids are unique."""
+def svg(name: str, words: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    """A figure with its text alternative.
+
+    Args:
+        name: what the ids of its parts begin with, so that the ids of a page are unique.
+        words: the text alternative.
+        inches: width and height.
+        draw: draws into the empty figure.
+    """
     with rc_context(_STYLE):
         figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasSVG(figure)
@@ -71,11 +78,11 @@ def svg(name: str, told: str, inches: tuple[float, float], draw: Callable[[Figur
         text = text.replace(colour, f"var({variable})")
     opening = re.compile(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", re.DOTALL)
 
-    def head(found: re.Match[str]) -> str:
+    def head(match: re.Match[str]) -> str:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{found.group(1)}" role="img" aria-labelledby="{name}-told">'
-            f'<title id="{name}-told">{html.escape(told)}</title>'
+            f'viewBox="{match.group(1)}" role="img" aria-labelledby="{name}-told">'
+            f'<title id="{name}-told">{html.escape(words)}</title>'
         )
 
     return opening.sub(head, text, count=1)

@@ -1,9 +1,8 @@
-"""HTML that stands alone: no script, no outside request, light and dark, on paper too."""
+"""HTML that stands alone: no script, no outside request; for light and dark screens, and for paper."""
 
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ def document(title: str, parts: Sequence[str]) -> str:
 
     Args:
         title: plain text.
-        parts: of the body, HTML; empty ones are left out.
+        parts: HTML of the body.
     """
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -22,7 +21,7 @@ def document(title: str, parts: Sequence[str]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, parts))
+        + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 
@@ -31,7 +30,7 @@ def html_table(head: Sequence[str], body: Sequence[Sequence[str]], *, marks: Seq
     """A table of plain texts.
 
     Args:
-        head: titles of columns.
+        head: titles of the columns.
         body: rows; the first cell of each names it.
         marks: class of each row, "" for none; empty for no classes at all.
     """
@@ -42,10 +41,3 @@ def html_table(head: Sequence[str], body: Sequence[Sequence[str]], *, marks: Seq
         lines.append(f'<tr{mark}><th scope="row">{html.escape(first)}</th>{cells}</tr>')
     titles = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in head)
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,9 +1,8 @@
-"""The report's plots: plain numbers in, inline SVG out."""
+"""The report's plots: facts in, inline SVG out. `names` are short names of models; others are called as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,72 +10,72 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SERIES, SOFT, svg
+from kdc.pipeline.report.facts import CalibrationFacts, ConfusionFacts, LengthFacts, Matrix, ModelFacts, TrainingFacts
 
 _MARKS = "osD^"
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 
 
-def curves(training: Mapping[str, Mapping[str, Any]], metric: str, names: Mapping[str, str]) -> str:
-    """Loss and the tuning slice's metric over the steps of each training; the step that was kept is a dot."""
+def curves(training: Mapping[str, TrainingFacts], metric: str, names: Mapping[str, str]) -> str:
+    """Loss and the tuning slice's metric over the steps of each training; a dot marks the step that was kept."""
+    best = {name: dict(curve.score)[curve.best_step] for name, curve in training.items()}
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        for place, (name, run) in enumerate(training.items()):
-            colour = SERIES[place % len(SERIES)]
-            left.plot(*_columns(run["loss"]), color=colour, label=names.get(name, name))
-            steps, scores = _columns(run["score"])
-            right.plot(steps, scores, color=colour, label=names.get(name, name))
-            right.plot([run["best_step"]], [dict(zip(steps, scores, strict=True))[run["best_step"]]], "o", color=colour)
+        for place, (name, curve) in enumerate(training.items()):
+            colour, label = SERIES[place % len(SERIES)], names.get(name, name)
+            left.plot(*_columns(curve.loss), color=colour, label=label)
+            right.plot(*_columns(curve.score), color=colour, label=label)
+            right.plot([curve.best_step], [best[name]], "o", color=colour)
         _label(left, "Training loss (with KD, the distillation loss)", "step", "loss")
         _label(right, f"{metric} on the tuning slice", "step", "points")
         right.legend()
 
-    best = ", ".join(
-        f"{names.get(name, name)} {dict(map(tuple, run['score']))[run['best_step']]:.1f} at step {run['best_step']}"
-        for name, run in training.items()
+    words = ", ".join(
+        f"{names.get(name, name)} {best[name]:.1f} at step {curve.best_step}" for name, curve in training.items()
     )
-    return svg("curves", f"Loss and {metric} over training steps. Kept: {best}.", (9, 3.4), draw)
+    return svg("curves", f"Loss and {metric} over training steps. Kept: {words}.", (9, 3.4), draw)
 
 
-def trade_offs(models: Mapping[str, Mapping[str, Any]], metric: str, names: Mapping[str, str]) -> str:
-    """Metric with its interval against latency, and against size."""
-
-    def panel(axes: Axes, key: str, scale: float, title: str, unit: str) -> None:
-        for place, (name, model) in enumerate(shown.items()):
-            if model.get(key) is None:
-                continue
-            x, score = model[key] * scale, model["metrics"][metric]
-            colour, mark = SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
-            axes.plot([x, x], model["interval"], color=colour, alpha=0.6)
-            axes.plot([x], [score], mark, color=colour, label=names.get(name, name))
-        axes.margins(x=0.1)
-        axes.set_xlim(left=0)
-        _label(axes, title, unit, metric)
-
+def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str, str]) -> str:
+    """The metric with its interval against latency, and against size."""
     # Adapters and merged weights answer the same: one mark is enough.
-    shown = {name: model for name, model in models.items() if name != "student" and "size_bytes" in model}
+    shown = {
+        name: (model, model.size_bytes / 1e6)
+        for name, model in models.items()
+        if name != "student" and model.size_bytes is not None
+    }
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        panel(left, "latency_p50_ms", 1, "Against latency", "milliseconds for one row (p50)")
-        panel(right, "size_bytes", 1e-6, "Against size", "MB, model file and tokenizer")
+        for place, (name, (model, size_mb)) in enumerate(shown.items()):
+            colour, mark = SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
+            for axes, x in ((left, model.latency_p50_ms), (right, size_mb)):
+                if x is not None:
+                    axes.plot([x, x], model.interval, color=colour, alpha=0.6)
+                    axes.plot([x], [model.metrics[metric]], mark, color=colour, label=names.get(name, name))
+        for axes in (left, right):
+            axes.margins(x=0.1)
+            axes.set_xlim(left=0)
+        _label(left, "Against latency", "milliseconds for one row (p50)", metric)
+        _label(right, "Against size", "MB, model file and tokenizer", metric)
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 
-    told = "; ".join(
-        f"{names.get(name, name)} {model['metrics'][metric]:.1f}, "
-        + (f"{model['latency_p50_ms']:.2f} ms, " if model.get("latency_p50_ms") else "")
-        + f"{model['size_bytes'] / 1e6:.1f} MB"
-        for name, model in shown.items()
+    words = "; ".join(
+        f"{names.get(name, name)} {model.metrics[metric]:.1f}, "
+        + (f"{model.latency_p50_ms:.2f} ms, " if model.latency_p50_ms else "")
+        + f"{size_mb:.1f} MB"
+        for name, (model, size_mb) in shown.items()
     )
-    return svg("trade-offs", f"{metric} against latency and size: {told}.", (9, 3.8), draw)
+    return svg("trade-offs", f"{metric} against latency and size: {words}.", (9, 3.8), draw)
 
 
-def confusion(counts: Mapping[str, list[list[int]]], labels: Sequence[str], served: str) -> str:
+def confusion(counts: ConfusionFacts, labels: Sequence[str], served: str) -> str:
     """Confusion matrices of teacher and student side by side; shade is the share of the true label's rows."""
     classes = len(labels)
     width = 4.5 if classes <= _MOST_NUMBERS else 5.5
 
-    def panel(axes: Axes, matrix: list[list[int]], title: str, colour: str) -> None:
+    def panel(axes: Axes, matrix: Matrix, title: str, colour: str) -> None:
         for row, line in enumerate(matrix):
             for column, count in enumerate(line):
                 share = count / max(1, sum(line))
@@ -93,43 +92,43 @@ def confusion(counts: Mapping[str, list[list[int]]], labels: Sequence[str], serv
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        panel(left, counts["teacher"], "Teacher", FIRST)
-        panel(right, counts["student"], f"Student, {served}", SECOND)
+        panel(left, counts.teacher, "Teacher", FIRST)
+        panel(right, counts.student, f"Student, {served}", SECOND)
 
-    right = {name: sum(matrix[place][place] for place in range(classes)) for name, matrix in counts.items()}
-    total = sum(map(sum, counts["teacher"]))
-    told = (
-        f"Confusion matrices. Of {total} rows the teacher has {right['teacher']} right, the student {right['student']}."
+    right = [sum(matrix[place][place] for place in range(classes)) for matrix in (counts.teacher, counts.student)]
+    words = (
+        f"Confusion matrices. Of {sum(map(sum, counts.teacher))} rows the teacher has {right[0]} right, the student "
+        f"{right[1]}."
     )
-    return svg("confusion", told, (2 * width, width * 0.85), draw)
+    return svg("confusion", words, (2 * width, width * 0.85), draw)
 
 
-def reliability(calibration: Mapping[str, Any]) -> str:
-    """Accuracy by confidence, without and with the temperature; the diagonal is a confidence that is honest."""
+def reliability(calibration: CalibrationFacts) -> str:
+    """Accuracy by confidence, without and with the temperature; the diagonal is where confidence is honest."""
+    before, after = calibration.before, calibration.after
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
-        for axes, key, title in ((left, "before", "Without temperature"), (right, "after", "As served")):
-            bins = calibration[key]["bins"]
-            rows = sum(each["rows"] for each in bins)
+        for axes, shown, title in ((left, before, "Without temperature"), (right, after, "As served")):
+            rows = sum(each.rows for each in shown.bins)
             axes.plot([0, 1], [0, 1], "--", color=SOFT)
-            axes.plot([each["confidence"] for each in bins], [each["accuracy"] for each in bins], color=SECOND)
-            for each in bins:
-                size = 4 + 16 * (each["rows"] / rows) ** 0.5
-                axes.plot([each["confidence"]], [each["accuracy"]], "o", color=SECOND, markersize=size, alpha=0.6)
+            axes.plot([each.confidence for each in shown.bins], [each.accuracy for each in shown.bins], color=SECOND)
+            for each in shown.bins:
+                size = 4 + 16 * (each.rows / rows) ** 0.5
+                axes.plot([each.confidence], [each.accuracy], "o", color=SECOND, markersize=size, alpha=0.6)
             axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
-            _label(axes, f"{title}: ECE {100 * calibration[key]['ece']:.1f} %", "confidence", "share that is right")
+            _label(axes, f"{title}: ECE {100 * shown.ece:.1f} %", "confidence", "share that is right")
 
-    told = (
-        f"Reliability: expected calibration error {100 * calibration['before']['ece']:.1f} % without temperature, "
-        f"{100 * calibration['after']['ece']:.1f} % with {calibration['temperature']:.2f}. Dots grow with their rows."
+    words = (
+        f"Reliability: expected calibration error {100 * before.ece:.1f} % without temperature, "
+        f"{100 * after.ece:.1f} % with {calibration.temperature:.2f}. Dots grow with their rows."
     )
-    return svg("reliability", told, (9, 3.6), draw)
+    return svg("reliability", words, (9, 3.6), draw)
 
 
-def lengths(found: Mapping[str, Any]) -> str:
+def lengths(lengths: LengthFacts) -> str:
     """Training rows by tokens before the cut, and the cut."""
-    width, counts, cut = found["width"], found["counts"], found["cut"]
+    width, counts, cut = lengths.width, lengths.counts, lengths.cut
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -140,8 +139,8 @@ def lengths(found: Mapping[str, Any]) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         _label(axes, "Length of training rows", f"tokens (the last bar: {width * (len(counts) - 1)} and more)", "rows")
 
-    told = f"Lengths of {sum(counts)} training rows: {found['truncated']} are longer than {cut} tokens and are cut."
-    return svg("lengths", told, (9, 2.8), draw)
+    words = f"Lengths of {sum(counts)} training rows: {lengths.truncated} are longer than {cut} tokens and are cut."
+    return svg("lengths", words, (9, 2.8), draw)
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
@@ -150,5 +149,5 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y)
 
 
-def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    return [point[0] for point in points], [point[1] for point in points]
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]

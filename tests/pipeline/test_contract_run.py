@@ -103,8 +103,9 @@ def test_a_report_needs_no_teacher(contracted: Contracted, monkeypatch: pytest.M
         raise InputError("cannot load the model's config", given=source)
 
     monkeypatch.setattr(models, "depth", gone)
-    found = write_report(contracted.root)["candidates"]
-    assert found["chosen"] in found["measured"]
+    candidates = write_report(contracted.root).candidates
+    assert candidates is not None
+    assert candidates.chosen in candidates.measured
 
 
 def test_a_failed_contract_leaves_with_3_and_is_not_served(contracted: Contracted) -> None:

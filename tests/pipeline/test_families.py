@@ -84,7 +84,7 @@ def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | Non
     longer = ("export.fp16=false", "teacher.epochs=20", "student.epochs=20")  # these losses start with small gradients
     config = tiny_runs.config_for(tmp_path, teacher, *longer, *sets, pair=False, flags=flags)
     table = tiny_runs.table_of(config)
-    models = write_report(tmp_path / "run")["models"]  # of every kind of task
+    models = write_report(tmp_path / "run").models  # of every kind of task
     assert models.keys() == table.keys()
     return table
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.report.disagreements import disagreements
+from kdc.pipeline.report.facts import Disagreements
 
 ROWS = [{"text": f"text {number}"} for number in range(4)]
 
 
-def of(task: Task, teacher: Any, student: Any, labels: Any, most: int = 10) -> dict[str, Any]:
+def of(task: Task, teacher: Any, student: Any, labels: Any, most: int = 10) -> Disagreements:
     return disagreements(
         ROWS,
         np.asarray(teacher, dtype=np.float32),
@@ -27,41 +28,41 @@ def of(task: Task, teacher: Any, student: Any, labels: Any, most: int = 10) -> d
 def test_the_surest_rows_come_first() -> None:
     task = custom_task("mood", "text", None, "label", "classification", ("bad", "good"))
     found = of(task, [[0, 9], [9, 0], [9, 0], [9, 0]], [[0, 9], [0, 1], [0, 5], [9, 0]], [1, 0, 1, 0])
-    assert [row["text"] for row in found["rows"]] == ["text 2", "text 1"]
-    assert (found["count"], found["teacher_right"], found["student_right"]) == (2, 1, 1)
-    assert [found["rows"][0][key] for key in ("label", "teacher", "student")] == ["good", "bad", "good"]
-    assert found["rows"][0]["confidence"] == np.float32(1 / (1 + np.exp(-5.0)))
+    assert [row.text for row in found.rows] == ["text 2", "text 1"]
+    assert (found.count, found.teacher_right, found.student_right) == (2, 1, 1)
+    assert (found.rows[0].label, found.rows[0].teacher, found.rows[0].student) == ("good", "bad", "good")
+    assert found.rows[0].confidence == np.float32(1 / (1 + np.exp(-5.0)))
 
 
 def test_no_more_rows_are_quoted_than_asked_for() -> None:
     task = custom_task("mood", "text", None, "label", "classification", ("bad", "good"))
     found = of(task, [[1, 0]] * 4, [[0, 1]] * 4, [0, 0, 0, 0], most=0)
-    assert (found["count"], found["rows"]) == (4, [])
+    assert (found.count, found.rows) == (4, ())
 
 
 def test_multi_label_rows_differ_where_any_label_does() -> None:
     task = custom_task("topics", "text", None, "label", "multilabel", ("a", "b"))
     found = of(task, [[5, 5], [5, -5], [-5, -5], [5, -5]], [[5, 5], [5, 3], [-5, -5], [-9, -5]], [[1, 1]] * 4)
-    assert [(row["text"], row["teacher"], row["student"]) for row in found["rows"]] == [
+    assert [(row.text, row.teacher, row.student) for row in found.rows] == [
         ("text 3", "a", "(none)"),
         ("text 1", "a", "a, b"),
     ]
-    assert (found["teacher_right"], found["student_right"]) == (0, 1)
+    assert (found.teacher_right, found.student_right) == (0, 1)
 
 
 def test_regression_quotes_the_largest_differences_in_the_labels_unit() -> None:
     task = custom_task("price", "text", None, "label", "regression")
     found = of(task, [[0], [1], [2], [3]], [[0], [1], [9], [4]], [0.0, 1.0, 2.0, 3.0], most=2)
-    assert [(row["text"], row["teacher"], row["student"]) for row in found["rows"]] == [
+    assert [(row.text, row.teacher, row.student) for row in found.rows] == [
         ("text 2", 2.0, 9.0),
         ("text 3", 3.0, 4.0),
     ]
-    assert found["count"] is None
+    assert found.count is None
 
 
 def test_long_texts_are_quoted_in_part() -> None:
     task = custom_task("mood", "text", None, "label", "classification", ("bad", "good"))
     rows = [{"text": "x" * 5000}]
     arrays = (np.array([[1.0, 0.0]], dtype=np.float32), np.array([[0.0, 1.0]], dtype=np.float32), np.array([0]))
-    (row,) = disagreements(rows, *arrays, task, temperature=1.0, most=5)["rows"]
-    assert len(row["text"]) < 1100
+    (row,) = disagreements(rows, *arrays, task, temperature=1.0, most=5).rows
+    assert len(row.text) < 1100

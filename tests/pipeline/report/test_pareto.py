@@ -6,7 +6,9 @@ import pytest
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract, Costs, Limits
+from kdc.pipeline.report.facts import CandidateFacts
 from kdc.pipeline.report.pareto import pareto
+from kdc.pipeline.results import StudentCosts
 
 
 def drawn(limit: float) -> str:
@@ -22,8 +24,8 @@ def drawn(limit: float) -> str:
         costs=costs,
         lengths=(8,),
     )
-    measured = {"layers:0,1,5": {"variants": {"int8": costs.model_dump()}, "parameters": 1}}
-    candidates = {"measured": measured, "kept": list(measured), "trials": [], "chosen": "layers:0,1,5"}
+    measured = {"layers:0,1,5": StudentCosts(parameters=1, variants={"int8": costs})}
+    candidates = CandidateFacts(measured=measured, kept=tuple(measured), trials=(), chosen="layers:0,1,5")
     return pareto(candidates, judgement, teacher=80.0, artifact=79.0)
 
 

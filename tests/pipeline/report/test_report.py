@@ -20,7 +20,8 @@ from sklearn.metrics import confusion_matrix
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.compress import compress_for_people
-from kdc.pipeline.report.facts import verdict
+from kdc.pipeline.report.facts import Facts
+from kdc.pipeline.report.gather import verdict
 from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report
 from kdc.pipeline.rundir.commands import note_command, read_commands
 
@@ -157,10 +158,10 @@ def test_the_origin_is_the_manifests(run: Path, facts: dict[str, Any]) -> None:
 
 
 def test_the_page_and_the_markdown_say_what_the_json_says(run: Path, facts: dict[str, Any], text: str) -> None:
-    assert Reader(text).tables[0] == table(facts)
+    assert Reader(text).tables[0] == table(Facts.model_validate(facts))
     lines = [line for line in (run / "report.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [cells[0], *cells[2:]] == table(facts)
+    assert [cells[0], *cells[2:]] == table(Facts.model_validate(facts))
     assert facts["verdict"] in html.unescape(text)
 
 
@@ -169,8 +170,8 @@ def test_the_verdict_is_of_the_variant_that_a_cpu_loads(facts: dict[str, Any]) -
     assert f"keeps {served['kept_percent']:.1f} %" in facts["verdict"]
     for factor, words in ((4, "4.0 times smaller"), (0.5, "2.0 times larger")):
         sized = copy.deepcopy(facts)
-        sized["models"]["teacher"]["size_bytes"] = factor * served["size_bytes"]
-        assert words in verdict(sized)
+        sized["models"]["teacher"]["size_bytes"] = int(factor * served["size_bytes"])
+        assert words in verdict(Facts.model_validate(sized))
     assert f"{teacher['latency_p50_ms'] / served['latency_p50_ms']:.1f} times faster" in facts["verdict"]
 
 
@@ -219,7 +220,7 @@ def hostile(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_quoted_texts_cannot_become_part_of_the_page(facts: dict[str, Any]) -> None:
-    reader = Reader(page(hostile(facts)))
+    reader = Reader(page(Facts.model_validate(hostile(facts))))
     assert not {"script", "img", "b", "i"} & set(reader.tags)
     assert reader.tables[1][1][:2] == ["<script>alert(1)</script>", "a | b\n$x^2$ & <b>"]
 
@@ -227,8 +228,7 @@ def test_quoted_texts_cannot_become_part_of_the_page(facts: dict[str, Any]) -> N
 def test_without_examples_no_row_is_quoted(run: Path, tmp_path: Path) -> None:
     copied = tmp_path / "run"
     shutil.copytree(run, copied, symlinks=True)
-    facts = write_report(copied, examples=False)
-    assert facts["disagreements"]["rows"] == []
+    assert write_report(copied, examples=False).disagreements.rows == ()
     assert len(Reader((copied / "report.html").read_text(encoding="utf-8")).tables) == 1
 
 
@@ -272,7 +272,7 @@ def test_a_later_start_that_came_to_the_same_artifact_is_reported(
     flags = {"run.out": copied, "run.controls": True}
     again = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, flags=flags))
     assert again.stages["package"].skipped
-    assert write_report(copied)["where"]["artifact_sha256"] == reported_artifact(run)
+    assert write_report(copied).where.artifact_sha256 == reported_artifact(run)
 
 
 def test_a_report_says_which_artifact_it_is_of(run: Path, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_run_that_was_killed_before_its_report_gets_the_report_of_its_own_arti
 
 
 def test_markdown_has_one_table(facts: dict[str, Any]) -> None:
-    assert markdown(facts).count("\n| ---") == 1
+    assert markdown(Facts.model_validate(facts)).count("\n| ---") == 1
 
 
 def test_a_command_is_noted_once(tmp_path: Path) -> None:

@@ -1,0 +1,290 @@
+"""Gathers the facts of a finished run from the folders of its stages; runs no model.
+
+Every figure is a stage's own, or is computed here from the logits that stage `evaluate` kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.inspection import in_order
+from kdc.artifact.manifest import CPU_PROVIDER, Manifest
+from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.feasibility import fitting_students
+from kdc.pipeline.quality.intervals import difference, reliability, score_interval
+from kdc.pipeline.report.disagreements import disagreements
+from kdc.pipeline.report.facts import (
+    SCHEMA,
+    CalibrationFacts,
+    CandidateFacts,
+    ConfusionFacts,
+    Facts,
+    LengthFacts,
+    ModelFacts,
+    Origin,
+    TaskFacts,
+    TrainingFacts,
+)
+from kdc.pipeline.results import (
+    CandidatesResult,
+    ControlsResult,
+    DataResult,
+    EvaluateResult,
+    PackageResult,
+    SearchResult,
+    StudentResult,
+    Table,
+    TeacherResult,
+    TrainingSummary,
+)
+from kdc.pipeline.rundir.commands import read_commands
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import ALL_LOGITS, MADE_FROM, SETTINGS
+from kdc.serving.engine.engine import activate
+
+_COSTS = (
+    "runtime",
+    "parameters",
+    "size_bytes",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "rows_per_second",
+    "peak_memory_bytes",
+)
+_MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
+
+Logits = Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
+
+
+def gather(root: Path, *, examples: int) -> Facts:
+    """Gather all facts of a run.
+
+    Args:
+        root: the run directory.
+        examples: most rows that are quoted; 0 quotes none.
+
+    Raises:
+        InputError: this is not the directory of a finished run.
+        KdcError: the run's artifact is damaged.
+    """
+    run = _open(root)
+    manifest = load_manifest(root / run.result(PackageResult).artifact)
+    data = run.data()
+    task, split = data.task, data.eval_splits[0]
+    logits = _logits(run, split)
+    labels = np.asarray(data.rows(split)["label"][:])
+    served = str(manifest.providers[CPU_PROVIDER])
+    trainings = _trainings(run)
+    facts = Facts(
+        schema=SCHEMA,
+        task=TaskFacts(
+            name=task.name,
+            kind=task.kind,
+            labels=task.labels,
+            metric=task.metrics[0],
+            columns=(task.text, task.text_pair) if task.text_pair else (task.text,),
+        ),
+        served=served,
+        models=_models(run.result(EvaluateResult).table, trainings, task, logits, labels, seed=run.config.run.seed),
+        training={
+            name: TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
+            for name, training in trainings.items()
+        },
+        confusion=_confusion(task, logits["teacher"], logits[served], labels),
+        calibration=_calibration(task, logits[served], labels, manifest.temperature),
+        lengths=_lengths(run.result(DataResult), run.student_role),
+        disagreements=disagreements(
+            data.rows(split),
+            logits["teacher"],
+            logits[served],
+            labels,
+            task,
+            temperature=manifest.temperature,
+            most=examples,
+        ),
+        contract=manifest.contract,
+        candidates=_candidates(run),
+        where=_origin(run, manifest),
+    )
+    return facts.model_copy(update={"verdict": verdict(facts)})
+
+
+def verdict(facts: Facts) -> str:
+    """One sentence: what was compressed, what was kept, how much smaller and faster it is."""
+    served, teacher = facts.models[facts.served], facts.models["teacher"]
+    metric = facts.task.metric
+    low, high = served.difference_interval
+    scores = f"{served.metrics[metric]:.1f} of {teacher.metrics[metric]:.1f} points"
+    sentence = (
+        f"On {facts.task.name}, the student ({facts.where.student}, {facts.served}) keeps "
+        f"{served.kept_percent:.1f} % of its teacher's {metric.replace('_', ' ')} ({scores}; the difference is "
+        f"{served.difference:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
+    )
+    if teacher.size_bytes and served.size_bytes:  # the size of a black box is not known
+        ratio = teacher.size_bytes / served.size_bytes
+        sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
+    if served.latency_p50_ms and teacher.latency_p50_ms:
+        sentence += f" and answers one row {teacher.latency_p50_ms / served.latency_p50_ms:.1f} times faster"
+    return sentence + "."
+
+
+def _open(root: Path) -> Run:
+    """The run as it was when its artifact was made.
+
+    Raises:
+        InputError: the run is not finished, is of an older kdc, or was changed since.
+    """
+    if not (root / "package" / "stage.json").exists():
+        raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
+    if not ((root / "evaluate" / ALL_LOGITS).exists() and (root / "package" / MADE_FROM).exists()):
+        raise InputError(
+            "the run did not end, or is of an older kdc, which kept too little for a report",
+            given=root,
+            remedy="run its `kdc compress` again",
+        )
+    _check_unchanged(root)
+    config = root / "package" / SETTINGS
+    return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
+
+
+def _check_unchanged(root: Path) -> None:
+    """Refuse a run of which a later, unfinished start has redone stages: old answers would stand beside new rows.
+
+    Raises:
+        InputError: this is such a run.
+    """
+    made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
+    for stage, fingerprint in made_from.items():
+        record = root / stage / "stage.json"
+        if stage == "labelled":  # a part of `data`, without a folder
+            continue
+        if not record.exists() or json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+            raise InputError(
+                "a later start has changed the run since its artifact was made",
+                given=root / stage,
+                remedy="run `kdc compress` to its end; the report of before is still in the directory",
+            )
+
+
+def _logits(run: Run, split: str) -> Logits:
+    """The logits of all models on one split, in the table's order."""
+    with np.load(run.folder("evaluate") / ALL_LOGITS) as file:
+        logits = {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{split}/")}
+    return {name: logits[name] for name in in_order(logits)}
+
+
+def _trainings(run: Run) -> dict[str, TrainingSummary]:
+    """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
+    results = {"teacher": run.result(TeacherResult), "student": run.result(StudentResult)}
+    if run.config.run.controls:
+        controls = run.result(ControlsResult)
+        results |= {"teacher_lora": controls.teacher_lora, "student_without_kd": controls.student_without_kd}
+    return {
+        name: result.training for name, result in results.items() if result is not None and result.training is not None
+    }
+
+
+def _models(
+    table: Table,
+    trainings: Mapping[str, TrainingSummary],
+    task: Task,
+    logits: Logits,
+    labels: NDArray[np.generic],
+    *,
+    seed: int,
+) -> dict[str, ModelFacts]:
+    metric = task.metrics[0]
+    models = {}
+    for name, answers in logits.items():
+        row: dict[str, Any] = table[name]
+        teacher_score: Any = table["teacher"][metric]
+        training = trainings.get(name)
+        models[name] = ModelFacts(
+            metrics={key: value for key, value in row.items() if key not in _COSTS},
+            collapsed=metrics.is_constant(answers, task.kind),
+            interval=score_interval(answers, labels, task.kind, metric, seed=seed),
+            kept_percent=100 * row[metric] / teacher_score if teacher_score else None,
+            difference=row[metric] - teacher_score,
+            difference_interval=difference(answers, logits["teacher"], labels, task.kind, metric, seed=seed).interval,
+            trainable_parameters=None if training is None else training.trainable_parameters,
+            training_seconds=None if training is None else training.seconds,
+            **{key: row[key] for key in _COSTS if key in row},
+        )
+    return models
+
+
+def _confusion(
+    task: Task, teacher: NDArray[np.float32], student: NDArray[np.float32], labels: NDArray[np.generic]
+) -> ConfusionFacts | None:
+    if task.kind != "classification" or len(task.labels) > _MOST_CLASSES:
+        return None
+    classes = len(task.labels)
+
+    def counts(logits: NDArray[np.float32]) -> Any:
+        answers = metrics.predictions(logits, task.kind).astype(np.int64)
+        flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)
+        return flat.reshape(classes, classes).tolist()
+
+    return ConfusionFacts(teacher=counts(teacher), student=counts(student))
+
+
+def _calibration(
+    task: Task, logits: NDArray[np.float32], labels: NDArray[np.generic], temperature: float
+) -> CalibrationFacts | None:
+    if task.kind == "regression":
+        return None
+    return CalibrationFacts(
+        temperature=temperature,
+        before=reliability(activate(logits, task.kind), labels, task.kind),
+        after=reliability(activate(logits, task.kind, temperature), labels, task.kind),
+    )
+
+
+def _lengths(data: DataResult, role: str) -> LengthFacts:
+    train = data.tokens[role]["train"]
+    return LengthFacts(**dict(train.lengths), cut=data.max_length[role], truncated=train.truncated)
+
+
+def _candidates(run: Run) -> CandidateFacts | None:
+    if not run.config.measures_first:
+        return None
+    measured, terms = run.result(CandidatesResult).candidates, run.config.contract.terms
+    assert terms is not None  # otherwise nothing is measured
+    trials, chosen = (), next(iter(measured))  # without a search only one student is measured
+    if run.config.searches:
+        search = run.result(SearchResult)
+        trials, chosen = search.trials, search.student
+    kept = tuple(fitting_students(measured, terms))
+    return CandidateFacts(measured=measured, kept=kept, trials=trials, chosen=chosen)
+
+
+def _origin(run: Run, manifest: Manifest) -> Origin:
+    lineage = manifest.lineage
+    records = sorted(run.root.glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
+    return Origin(
+        teacher=lineage.teacher,
+        student=lineage.student,
+        recipe=lineage.recipe,
+        seed=lineage.seed,
+        commands=tuple(read_commands(run.root)),
+        rows={name: split.rows for name, split in run.result(DataResult).tokens["student"].items()},
+        data_fingerprint=lineage.data_fingerprint,
+        cpu=lineage.cpu,
+        gpu=lineage.gpu,
+        packages={"kdc": manifest.kdc_version, **lineage.packages},
+        created=manifest.created,
+        artifact_sha256=manifest.sha256,
+        stage_seconds={
+            record.parent.name: json.loads(record.read_text(encoding="utf-8"))["seconds"] for record in records
+        },
+    )
