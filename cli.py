@@ -271,7 +271,7 @@ def report(
     from kdc.pipeline.report.page import write_report
 
     facts = write_report(run, examples=not no_examples)
-    _print_json(facts) if as_json else typer.echo(f"{facts['verdict']}\nreport: {run / 'report.html'}")
+    _print_json(facts.to_json()) if as_json else typer.echo(f"{facts.verdict}\nreport: {run / 'report.html'}")
 
 
 @app.command()

@@ -97,7 +97,7 @@ def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> P
     if reported_artifact(root) != sha256:
         reporter.say("report: starts")
         facts = write_report(root, examples=config.report.examples)
-        reporter.say(f"report: {facts['verdict']}")
+        reporter.say(f"report: {facts.verdict}")
     return root / "report.html"
 
 
