@@ -1,4 +1,4 @@
-"""Tables for `kdc predict`: made, written, read back, and compared with the answers that numpy gives too."""
+"""Makes tables for `kdc predict`, reads them back, and compares them with the answers that numpy gives too."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
-def check(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-    """Same rows, same order, numpy's label and score."""
-    assert [int(row["id"]) for row in found] == [row["id"] for row in rows]
-    for row, before in zip(found, rows, strict=True):
+def check(answered: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Assert that these are the same rows in the same order, with numpy's label and score."""
+    assert [int(row["id"]) for row in answered] == [row["id"] for row in rows]
+    for row, before in zip(answered, rows, strict=True):
         assert row["sentence"] == before["sentence"]
         shares = softmax(bag_models.expected_logits(before["sentence"]).astype(np.float64))
         assert row["label"] == LABELS[shares.argmax()]

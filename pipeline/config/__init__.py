@@ -1,1 +1,1 @@
-"""Settings, presets, tasks, and what a person asked for made into one resolved config."""
+"""The settings of a run: tasks and presets, and how they are resolved with what a person sets."""

@@ -1,4 +1,4 @@
-"""Presets: what a recipe, a model family or a task sets unless the person does. Plain tables, keys as in `config`."""
+"""Presets: the settings of a recipe, a model family or a task, which hold unless the person sets them otherwise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "minilm": {"teacher": {"model": "minilm", "learning_rate": 1e-4}},
 }
 
-# Learning rates where a section is trained in the other way than its default: adapters want more, all weights less.
+# Learning rates of a section that is trained in the other way than by default: adapters need more, all weights less.
 METHOD_RATES: dict[str, dict[str, float]] = {"teacher": {"lora": 5e-4}, "student": {"full": 1e-4}}
 
 # Small tasks need more passes; WNLI's dev set is adversarial to its train set, so nobody beats the majority there.
@@ -57,7 +57,7 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "stsb": _SMALL,
     "rte": _SMALL,
     "wnli": {"student": {"allow_majority": True}},
-    # Made to take minutes: fewer steps, fewer looks, shorter measurements than a run that matters.
+    # This task is made to take minutes: it has fewer steps and evaluations, and shorter measurements, than others.
     "pydocs": {
         "teacher": {"epochs": 2, "evaluations": 4},
         "student": {"min_steps": 500, "evaluations": 4},

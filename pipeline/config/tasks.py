@@ -1,4 +1,4 @@
-"""What a task is: its columns, kind, labels and metrics. The nine GLUE tasks, the built-in one, and people's own."""
+"""Tasks (columns, kind, labels and metrics): the nine of GLUE, the built-in one, and people's own."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The known task of that name, written in any of the usual ways ("SST-2", "sst2", "STS_B").
+    """Find a known task by its name in any of the usual spellings ("SST-2", "sst2", "STS_B").
 
     Raises:
-        InputError: no such task; names the nearest one.
+        InputError: there is no such task; names the nearest one.
     """
     key = name.lower().replace("-", "").replace("_", "")
     if key in TASKS:
@@ -128,7 +128,7 @@ def find_task(name: str) -> Task:
 def custom_task(
     name: str, text: str, text_pair: str | None, label: str, kind: Kind, labels: tuple[str, ...] = ()
 ) -> Task:
-    """A task made of a person's own files. Label names not given are learned from the training rows, sorted."""
+    """Make the task of a person's own files. Label names that are not given are learned from the training rows."""
     metrics = {
         "classification": ("macro_f1", "accuracy"),
         "multilabel": ("macro_f1", "accuracy"),

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from kdc.common.errors import InputError
+from kdc.common.records import DELIMITERS
 from kdc.serving.bulk.inputs import Window
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ class Writer:
             stream.write(piece)
 
     def _csv_writer(self, stream: IO[str], quoting: int = csv.QUOTE_MINIMAL) -> Any:
-        separator = "\t" if self.kind == "tsv" else ","
-        return csv.writer(stream, delimiter=separator, lineterminator="\n", quoting=quoting)  # type: ignore[arg-type]
+        return csv.writer(stream, delimiter=DELIMITERS[self.kind], lineterminator="\n", quoting=quoting)  # type: ignore[arg-type]
 
     def _table(self, window: Window, answers: Mapping[str, Sequence[Any]]) -> bytes:
         import pyarrow as pa

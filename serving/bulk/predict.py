@@ -47,7 +47,7 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
     manifest = load_manifest(request.artifact)
     refuse_failed(manifest.contract, allow=request.allow_failed)
     with connected(request.ray_address, (request.actors or 1) * (request.threads or 1)) as ray:
-        actors = ray_job.share_out(ray, request.device, request.actors, request.threads)
+        actors = ray_job.share_out(ray_job.resources(ray), request.device, request.actors, request.threads)
         # "engine" makes it another job than a local one, whose finished rows lie elsewhere.
         variant = request.variant or ""
         identity = {"engine": "ray", "artifact": manifest.sha256, "variant": variant, "provider": actors.device}

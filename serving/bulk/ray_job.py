@@ -43,11 +43,16 @@ _ACTORS_A_READER = 4
 Records = dict[tuple[int, int], WindowRecord]  # by file and window
 
 
-def share_out(ray: Any, device: Device, count: int | None, threads: int | None) -> Actors:
+def resources(ray: Any) -> list[dict[str, float]]:
+    """The resources of each living node of the cluster that the module `ray` is connected to."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, threads: int | None) -> Actors:
     """Plan the actors for the whole cluster: one for each GPU, or one for each `threads` cores of a node.
 
     Args:
-        ray: the module, connected.
+        nodes: the resources of each node, as Ray names them ("CPU", "GPU"); see `resources`.
         device: "auto" is CUDA if the cluster has GPUs.
         count: number of actors. Those for which there is no room yet wait for nodes that join.
         threads: of each actor; None gives 1 on a CPU, and on a GPU its share of the node's cores.
@@ -55,7 +60,6 @@ def share_out(ray: Any, device: Device, count: int | None, threads: int | None) 
     Raises:
         InputError: no node has room for an actor.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if device == "auto":
         device = "cuda" if gpus else "cpu"

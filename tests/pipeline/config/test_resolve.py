@@ -1,4 +1,4 @@
-"""The config: precedence, presets, and all mistakes told at once."""
+"""Resolving settings: precedence, presets, and all mistakes reported at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_flag_wins_over_set_over_file_over_preset_over_default() -> None:
     assert config.student.batch_size == 32  # default
 
 
-def test_settings_given_as_they_are_by_default_are_the_same_to_the_letter() -> None:
+def test_defaults_that_are_given_make_the_same_json_as_defaults_that_are_not() -> None:
     config = make()
     again = Config.model_validate_json(config.model_dump_json())
     # Fingerprints are made of such text.
@@ -38,7 +38,7 @@ def test_no_family_and_no_teacher_means_bert() -> None:
     assert make().teacher.model == "google-bert/bert-base-uncased"
 
 
-def test_a_teacher_of_ones_own_is_not_given_a_familys_student() -> None:
+def test_a_teacher_that_is_named_gets_no_familys_student() -> None:
     config = make({"teacher.model": "some/teacher"})
     assert config.run.family is None
     assert config.student.model == "layers:first-and-last"
@@ -58,7 +58,7 @@ def test_a_familys_own_student_checkpoint_stays_in_both_recipes() -> None:
         assert make({"run.recipe": recipe, "run.family": "roberta"}).student.model == "distilbert/distilroberta-base"
 
 
-def test_all_mistakes_are_told_at_once_with_the_nearest_name() -> None:
+def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
     with pytest.raises(InputError) as caught:
         make(sets=["student.lora.rank=4", "student.epoch=3", "teacher.batch_size=none", "run.recipe=bset"])
     message = str(caught.value)

@@ -60,7 +60,7 @@ ROWS: dict[str, tuple[dict[str, Any], Kind, str]] = {
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
-def test_wrong_row_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+def test_a_wrong_row_is_named_with_its_line(tmp_path: Path, name: str) -> None:
     row, kind, expected = ROWS[name]
     message = _mistake(tmp_path, row, kind)
     assert "train.jsonl:21: " in message

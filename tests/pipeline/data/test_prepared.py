@@ -86,7 +86,7 @@ def test_every_row_keeps_its_own_label_and_lands_once(tmp_path: Path) -> None:
     assert seen == {row["text"]: row["label"] for row in train}
 
 
-def test_label_names_are_sorted_and_survive(tmp_path: Path) -> None:
+def test_label_names_are_sorted_and_kept_in_task_json(tmp_path: Path) -> None:
     data, _ = _prepare(tmp_path, _rows(40, "zax"))
     assert data.task.labels == ("a", "x", "z")
     assert Task.load(tmp_path / "data" / "task.json").labels == ("a", "x", "z")
@@ -101,7 +101,9 @@ def test_whole_numbers_are_sorted_by_value(tmp_path: Path) -> None:
     ("rows", "cap", "tune", "train"),
     [(5000, None, 500, 4500), (1000, None, 300, 700), (100, None, 50, 50), (5000, 1000, 300, 1000), (2000, 60, 30, 60)],
 )
-def test_sizes_of_tuning_slice_and_cap(tmp_path: Path, rows: int, cap: int | None, tune: int, train: int) -> None:
+def test_tuning_slice_and_training_rows_have_their_sizes(
+    tmp_path: Path, rows: int, cap: int | None, tune: int, train: int
+) -> None:
     data, report = _prepare(tmp_path, _rows(rows), _rows(4, prefix="eval"), max_train_rows=cap)
     assert (len(data.rows("tune")), len(data.rows("train"))) == (tune, train)
     assert report.unused_train_rows == rows - tune - train
@@ -135,11 +137,11 @@ def test_groups_are_never_parted(tmp_path: Path) -> None:
     data, _ = _prepare(tmp_path, train, group="object")
     groups = {row["text"]: row["object"] for row in train[:-1]} | {"text 0": "group 199"}
     groups |= {text: "group 199" for text, group in groups.items() if group == "group 0"}
-    found = [{groups[text] for text in data.rows(split)["text"][:]} for split in ("train", "tune", "eval")]
-    assert sum(len(part) for part in found) == len(set.union(*found))
+    sides = [{groups[text] for text in data.rows(split)["text"][:]} for split in ("train", "tune", "eval")]
+    assert sum(len(part) for part in sides) == len(set.union(*sides))
 
 
-def test_same_seed_same_splits_other_seed_others(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_splits_and_another_seed_does_not(tmp_path: Path) -> None:
     first = _prepare(tmp_path, _rows(400))[0].rows("tune")["text"][:]
     again = _prepare(tmp_path, _rows(400))[0].rows("tune")["text"][:]
     other = _prepare(tmp_path, _rows(400), seed=1)[0].rows("tune")["text"][:]
@@ -147,7 +149,7 @@ def test_same_seed_same_splits_other_seed_others(tmp_path: Path) -> None:
     assert first != other
 
 
-def test_what_was_cut_off_before_is_cleared(tmp_path: Path) -> None:
+def test_files_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
     for name in ("staging-x", "rows", "tokens-teacher.partial"):
         (tmp_path / "data" / name / "old").mkdir(parents=True)
     (tmp_path / "data" / "tokens-student").symlink_to("tokens-teacher")
@@ -181,8 +183,8 @@ def test_glue_labels_may_be_names_or_numbers(tmp_path: Path) -> None:
     for name, labels in (("train.tsv", ("entailment", "not_entailment")), ("dev.tsv", ("0", "1"))):
         (tmp_path / name).write_text(head + "".join(f"{n}\tq{n} {name}\ts\t{labels[n % 2]}\n" for n in range(20)))
     prepare(tmp_path / "data", find_task("qnli"), Source(task="qnli", data=tmp_path), max_train_rows=None, seed=0)
-    found = {row["text"]: row["label"] for row in open_data(tmp_path / "data").rows("eval")}
-    assert found == {f"q{n} dev.tsv": n % 2 for n in range(20)}
+    labels_of = {row["text"]: row["label"] for row in open_data(tmp_path / "data").rows("eval")}
+    assert labels_of == {f"q{n} dev.tsv": n % 2 for n in range(20)}
 
 
 def test_unlabelled_test_rows_are_refused_as_training_rows(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_multi_label_cells_are_split_at_the_separator(tmp_path: Path) -> None:
     assert {tuple(row["label"]) for row in data.rows("train")} == {(1, 1), (0, 0), (0, 1)}
 
 
-def test_regression_keeps_the_numbers(tmp_path: Path) -> None:
+def test_regression_keeps_the_labels_as_float32(tmp_path: Path) -> None:
     data, _ = _prepare(tmp_path, [{"text": f"t{n}", "label": n / 4} for n in range(40)], task=_task("regression"))
     assert (data.task.labels, data.task.outputs) == ((), 1)
     assert all(row["label"] == int(row["text"][1:]) / 4 for row in data.rows("train"))
@@ -233,7 +235,7 @@ def test_regressions_scale_is_that_of_the_training_rows(tmp_path: Path) -> None:
         ([f"1.{n}" for n in range(9)] + ["a", "b"], "classification"),
     ],
 )
-def test_kind_is_inferred(tmp_path: Path, labels: list[str], kind: str) -> None:
+def test_the_kind_is_inferred_from_the_labels(tmp_path: Path, labels: list[str], kind: str) -> None:
     rows = [{"text": f"t{n}", "label": labels[n % len(labels)]} for n in range(len(labels) * 6)]
     data, report = _prepare(tmp_path, rows, infer_kind=True)
     assert (data.task.kind, report.kind) == (kind, kind)

@@ -145,8 +145,8 @@ def test_data_may_be_glues_root_or_the_tasks_folder(tmp_path: Path, below: str) 
 def test_mnli_has_both_evaluation_sets(tmp_path: Path) -> None:
     for name in ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv"):
         (tmp_path / name).write_text("sentence1\tsentence2\tgold_label\n")
-    found = {split.split: split.path.name for split in locate(Source(task="mnli", data=tmp_path)) if split.path}
-    assert found == {"train": "train.tsv", "eval": "dev_matched.tsv", "eval_mismatched": "dev_mismatched.tsv"}
+    files = {split.split: split.path.name for split in locate(Source(task="mnli", data=tmp_path)) if split.path}
+    assert files == {"train": "train.tsv", "eval": "dev_matched.tsv", "eval_mismatched": "dev_mismatched.tsv"}
 
 
 def test_unlabelled_glue_file_needs_no_label(tmp_path: Path) -> None:

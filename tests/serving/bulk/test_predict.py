@@ -1,4 +1,4 @@
-"""`kdc predict`: what goes in comes out, in order, with the answers that numpy gives too; a kill loses nothing."""
+"""`kdc predict`: all rows come out in order, with the answers that numpy gives too; a kill loses no finished window."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ def test_parquet_keeps_its_types(artifact: Path, tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "in.parquet")
     predict(artifact, tmp_path / "in.parquet", tmp_path / "out.parquet", all_scores=True)
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.select(table.column_names).equals(table.cast(found.select(table.column_names).schema))
-    assert [found.schema.field(name).type for name in ("id", "none", "parts")] == [
+    output = pq.read_table(tmp_path / "out.parquet")
+    assert output.select(table.column_names).equals(table.cast(output.select(table.column_names).schema))
+    assert [output.schema.field(name).type for name in ("id", "none", "parts")] == [
         pa.int16(),
         pa.int32(),
         pa.list_(pa.int8()),
     ]
-    assert found.column_names[5:] == ["label", "score", *(f"score_{label}" for label in LABELS)]
-    sums = np.sum([found[f"score_{label}"].to_numpy() for label in LABELS], axis=0)
+    assert output.column_names[5:] == ["label", "score", *(f"score_{label}" for label in LABELS)]
+    sums = np.sum([output[f"score_{label}"].to_numpy() for label in LABELS], axis=0)
     np.testing.assert_allclose(sums, 1, atol=1e-6)
 
 
@@ -102,13 +102,13 @@ def test_pairs_are_read_from_two_columns(tmp_path: Path) -> None:
     assert row["label"] == "abc"[bag_models.expected_logits("w1 w2", "w3").argmax()]
 
 
-def test_what_people_put_into_csv_is_kept(artifact: Path, tmp_path: Path) -> None:
+def test_quotes_line_breaks_and_zero_bytes_in_csv_are_kept(artifact: Path, tmp_path: Path) -> None:
     text = '\ufeffid,sentence,note\r\n1,w1 w2,"a ""quote"", a comma\r\nand a line"\r\n\r\n2,w3,\x00 é 🙂\r\n'
     (tmp_path / "in.csv").write_bytes(text.encode())
     predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
-    found = read(tmp_path / "out.csv")
-    assert [row["note"] for row in found] == ['a "quote", a comma\r\nand a line', "\x00 é 🙂"]
-    check(found, [{"id": 1, "sentence": "w1 w2"}, {"id": 2, "sentence": "w3"}])
+    rows = read(tmp_path / "out.csv")
+    assert [row["note"] for row in rows] == ['a "quote", a comma\r\nand a line', "\x00 é 🙂"]
+    check(rows, [{"id": 1, "sentence": "w1 w2"}, {"id": 2, "sentence": "w3"}])
 
 
 BAD = {
@@ -131,7 +131,7 @@ def test_a_bad_row_stops_with_its_file_and_line(artifact: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("ending", BAD)
-def test_bad_rows_are_skipped_and_named_where_that_is_asked(artifact: Path, tmp_path: Path, ending: str) -> None:
+def test_on_error_skip_leaves_bad_rows_out_and_names_them(artifact: Path, tmp_path: Path, ending: str) -> None:
     content, bad = BAD[ending]
     (tmp_path / f"in{ending}").write_text(content)
     counts = predict(
@@ -160,7 +160,7 @@ def test_bad_rows_are_skipped_and_named_where_that_is_asked(artifact: Path, tmp_
         ("sentence\nw1\n", {"source": "other.csv"}, "no input"),
     ],
 )
-def test_what_cannot_be_used_is_refused(
+def test_wrong_files_and_options_are_refused(
     artifact: Path, tmp_path: Path, content: str, changes: dict[str, str], message: str
 ) -> None:
     (tmp_path / "in.csv").write_text(content)
@@ -172,7 +172,7 @@ def test_what_cannot_be_used_is_refused(
     assert (tmp_path / "in.csv").read_text() == content
 
 
-def test_an_output_that_is_there_is_not_lost(artifact: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_only_replaced_by_force(artifact: Path, tmp_path: Path) -> None:
     rows = make_rows(3)
     write(tmp_path / "in.csv", rows)
     (tmp_path / "out.csv").write_text("precious")
@@ -199,7 +199,7 @@ def stop_at(window: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("out", [".csv", ".parquet"])
-def test_a_job_that_was_cut_off_goes_on_and_another_one_does_not_take_its_place(
+def test_an_interrupted_job_goes_on_and_another_job_does_not_take_its_place(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
     rows, output = make_rows(100), tmp_path / f"out{out}"
@@ -216,7 +216,7 @@ def test_a_job_that_was_cut_off_goes_on_and_another_one_does_not_take_its_place(
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_kill_9_loses_nothing_that_was_done(artifact: Path, tmp_path: Path) -> None:
+def test_a_killed_job_goes_on_from_its_finished_windows(artifact: Path, tmp_path: Path) -> None:
     rows = make_rows(60_000)
     write(tmp_path / "in.csv", rows)
     command = [
@@ -248,7 +248,7 @@ def test_kill_9_loses_nothing_that_was_done(artifact: Path, tmp_path: Path) -> N
     assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [str(number) for number in range(60_000)]
 
 
-def test_a_job_killed_between_its_two_files_goes_on_and_takes_no_others(
+def test_a_job_killed_between_errors_and_output_goes_on_and_takes_no_other_errors_file(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = make_rows(20)
@@ -293,7 +293,7 @@ def test_a_row_that_stopped_the_job_can_be_skipped_without_starting_over(artifac
     check(read(tmp_path / "out.jsonl"), rows)
 
 
-def test_force_goes_on_too_and_no_force_drops_nothing(
+def test_force_also_goes_on_and_without_it_nothing_is_dropped(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "in.jsonl", make_rows(40))
@@ -321,7 +321,7 @@ def test_pieces_of_a_job_whose_record_is_gone_are_not_taken_over(artifact: Path,
 
 
 @pytest.mark.parametrize(("harm", "message"), [("unlink", "are gone"), ("truncate", "were changed")])
-def test_finished_rows_that_are_not_there_any_more_are_an_error_and_no_output(
+def test_finished_rows_that_are_gone_or_changed_end_the_job_without_an_output(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, message: str
 ) -> None:
     write(tmp_path / "in.jsonl", make_rows(40))
@@ -344,7 +344,7 @@ def test_a_lone_carriage_return_does_not_end_a_row(artifact: Path, tmp_path: Pat
     assert [(row["sentence"], row["note"]) for row in read(tmp_path / "out.csv")] == [("w1\rw2", "a\rb"), ("w3", "c")]
 
 
-def test_members_that_parquet_would_drop_are_refused(artifact: Path, tmp_path: Path) -> None:
+def test_object_members_that_parquet_would_drop_are_refused(artifact: Path, tmp_path: Path) -> None:
     rows = [row | {"meta": {"a": 1}} for row in make_rows(20)]
     rows[18]["meta"]["b"] = 2
     write(tmp_path / "in.jsonl", rows)
@@ -356,8 +356,8 @@ def test_jsonl_of_varying_columns_stays_as_it_is(artifact: Path, tmp_path: Path)
     rows = [*make_rows(20), {"id": 20, "sentence": "w1", "more": [1]}]
     write(tmp_path / "in.jsonl", rows)
     predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    found = read(tmp_path / "out.jsonl")
-    assert [{name: row[name] for name in row if name not in ("label", "score")} for row in found] == rows
+    answered = read(tmp_path / "out.jsonl")
+    assert [{name: row[name] for name in row if name not in ("label", "score")} for row in answered] == rows
     with pytest.raises(InputError, match="columns that the first ones have not: more"):
         predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.csv")
 
@@ -385,7 +385,7 @@ def test_a_table_without_rows_keeps_its_columns(artifact: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("content", [b"pr\xe9nom,sentence\nx,w1\n", b"note,sentence\n\xe9,w1\n"])
-def test_what_is_not_utf8_is_named(artifact: Path, tmp_path: Path, content: bytes) -> None:
+def test_bytes_that_are_not_utf8_are_refused(artifact: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.csv").write_bytes(content)
     with pytest.raises(InputError, match="not valid UTF-8"):
         predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
@@ -402,7 +402,7 @@ def test_compressed_input_is_unpacked_and_a_cut_one_named(artifact: Path, tmp_pa
         predict(artifact, tmp_path / "cut.csv.gz", tmp_path / "cut.csv")
 
 
-def test_what_tools_keep_for_themselves_is_no_input(artifact: Path, tmp_path: Path) -> None:
+def test_hidden_files_and_folders_of_tools_are_no_input(artifact: Path, tmp_path: Path) -> None:
     for name in ("a.csv", "_temporary/0/b.csv", ".ipynb_checkpoints/a.csv", "sub/c.csv", "data[1].csv"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / "in" / name, make_rows(5))
@@ -445,7 +445,7 @@ def test_jsonl_goes_through_standard_input_and_output(artifact: Path) -> None:
     assert b"50 rows read, 50 written" in done.stderr
 
 
-def test_scoring_loads_no_torch(artifact: Path, tmp_path: Path) -> None:
+def test_predicting_loads_no_training_library(artifact: Path, tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", make_rows(3))
     code = (
         "import sys; from kdc.cli import app\n"
@@ -457,7 +457,7 @@ def test_scoring_loads_no_torch(artifact: Path, tmp_path: Path) -> None:
     assert done.stdout.split() == []
 
 
-def test_the_speed_of_a_job_that_goes_on_counts_what_is_answered_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_speed_of_a_resumed_job_counts_only_rows_answered_now(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter((0.0, 10.0, 12.0))
     monkeypatch.setattr(time, "perf_counter", lambda: next(moments))
     speed = Speed()
@@ -465,7 +465,7 @@ def test_the_speed_of_a_job_that_goes_on_counts_what_is_answered_now(monkeypatch
     assert speed(Counts(read=1100, resumed=1000)) == 50
 
 
-def test_a_directory_does_not_give_way_to_a_file(artifact: Path, tmp_path: Path) -> None:
+def test_a_directory_is_not_replaced_by_a_file_even_by_force(artifact: Path, tmp_path: Path) -> None:
     write(tmp_path / "in.csv", make_rows(3))
     (tmp_path / "out.csv" / "kept").mkdir(parents=True)
     with pytest.raises(InputError, match="is a directory"):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -64,7 +63,7 @@ def write_files(folder: Path, rows: list[dict[str, Any]], ending: str, files: in
 
 
 def on_progress(monkeypatch: pytest.MonkeyPatch, then: Any) -> None:
-    """Have something done when a window comes back, once for each."""
+    """Call `then` each time when a window comes back."""
     original = ray_job.run
 
     def run(*given: Any, progress: Any, **more: Any) -> Counts:
@@ -74,15 +73,15 @@ def on_progress(monkeypatch: pytest.MonkeyPatch, then: Any) -> None:
 
 
 def workers(title: str) -> list[psutil.Process]:
-    """Of the Ray that this process has started: others may run on this machine."""
-    found = []
+    """The workers with this title of the Ray that this process has started: others may run on this machine."""
+    processes = []
     for process in psutil.Process().children(recursive=True):
         try:
             if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}"):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 @pytest.mark.parametrize(("ending", "out"), [(".csv", ".parquet"), (".jsonl", ".jsonl"), (".parquet", ".csv")])
@@ -120,7 +119,7 @@ def test_all_shards_have_the_columns_and_types_of_the_first_rows(ray: Any, artif
         predict_on_ray(artifact, tmp_path / "in", tmp_path / "other.parquet")
 
 
-def test_what_was_done_is_not_done_again(
+def test_finished_windows_are_not_answered_again(
     ray: Any, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, output = make_rows(300), tmp_path / "out.csv"
@@ -178,12 +177,12 @@ def test_a_later_file_that_cannot_be_read_is_refused_as_locally(
 ) -> None:
     source = write_files(tmp_path / "in", make_rows(4), ".csv", files=2)
     (source / "02.csv").write_text(content)
-    told = []
+    messages = []
     for on in (predict_on_ray, predict):
         with pytest.raises(InputError) as caught:
             on(artifact, source, tmp_path / "out.csv", force=True)
-        told.append(str(caught.value))
-    assert told[0] == told[1]
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -215,7 +214,7 @@ def test_rows_at_which_actors_die_again_and_again_end_the_job(tmp_path: Path) ->
     count_try(folder, "part-000000-000000.2.tries", window)  # the next run tries again
 
 
-def test_an_artifact_that_does_not_load_there_is_told_as_here(ray: Any, artifact: Path, tmp_path: Path) -> None:
+def test_an_artifact_that_an_actor_cannot_load_gives_the_local_error(ray: Any, artifact: Path, tmp_path: Path) -> None:
     write(tmp_path / "in.csv", make_rows(3))
     with pytest.raises(InputError, match=r"no such variant(?s:.*)fp16(?s:.*)fp32, int8"):
         predict_on_ray(artifact, tmp_path / "in.csv", tmp_path / "out.csv", variant="fp16")
@@ -226,7 +225,7 @@ def test_an_artifact_that_does_not_load_there_is_told_as_here(ray: Any, artifact
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_shards_that_do_not_arrive_here_are_no_output(
+def test_shards_that_this_process_cannot_see_make_no_output(
     ray: Any, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a node writes to a disk of its own."""
@@ -237,7 +236,7 @@ def test_shards_that_do_not_arrive_here_are_no_output(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_an_output_that_is_there_is_not_lost(ray: Any, artifact: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_only_replaced_by_force(ray: Any, artifact: Path, tmp_path: Path) -> None:
     rows = make_rows(3)
     write(tmp_path / "in.jsonl", rows)
     (tmp_path / "out.jsonl").mkdir()
@@ -332,16 +331,14 @@ CPU_NODE, GPU_NODE, HEAD = {"CPU": 7.0}, {"CPU": 16.0, "GPU": 2.0}, {"memory": 1
         ([HEAD], ("cuda", 3, None), Actors(3, 1, "cuda")),  # they wait for nodes
     ],
 )
-def test_a_cluster_is_shared_out(nodes: list[Any], asked: tuple[Any, ...], shared: Actors) -> None:
-    fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    assert ray_job.share_out(fake, *asked) == shared
+def test_actors_fill_the_nodes_by_their_cores_or_gpus(nodes: list[Any], asked: tuple[Any, ...], shared: Actors) -> None:
+    assert ray_job.share_out(nodes, *asked) == shared
 
 
 @pytest.mark.parametrize("asked", [("cuda", None, None), ("cpu", None, 8)])
 def test_a_cluster_without_room_is_refused(asked: tuple[Any, ...]) -> None:
-    fake = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": CPU_NODE}])
     with pytest.raises(InputError, match="no node has room"):
-        ray_job.share_out(fake, *asked)
+        ray_job.share_out([CPU_NODE], *asked)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +352,9 @@ def test_a_cluster_without_room_is_refused(asked: tuple[Any, ...]) -> None:
         ({"output": "in/out.csv"}, "inside the input"),
     ],
 )
-def test_what_does_not_fit_is_refused(artifact: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_options_that_do_not_fit_ray_are_refused(
+    artifact: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     write_files(tmp_path / "in", make_rows(4), ".csv", files=2)
     given = {"source": "in", "output": "out.csv"} | changes
     places = {name: given.pop(name) for name in ("source", "output")}

@@ -71,7 +71,7 @@ def test_bad_rows_are_named_in_the_store(artifact: Path, tmp_path: Path, bucket:
 
 
 @pytest.mark.parametrize("where", ["windows", "join"])
-def test_what_was_cut_off_leaves_no_object_and_goes_on(
+def test_an_interrupted_job_leaves_no_object_and_goes_on(
     artifact: Path, tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     rows = make_rows(100)
@@ -101,7 +101,7 @@ def test_what_was_cut_off_leaves_no_object_and_goes_on(
     assert keys(bucket) == ["rows/in.csv", "rows/out.parquet"]
 
 
-def test_an_object_that_is_there_is_not_lost(artifact: Path, tmp_path: Path, bucket: Any) -> None:
+def test_an_existing_object_is_only_replaced_by_force(artifact: Path, tmp_path: Path, bucket: Any) -> None:
     rows = make_rows(3)
     bucket.pipe_file("rows/in.csv", write(tmp_path / "in.csv", rows).read_bytes())
     bucket.pipe_file("rows/out.csv", b"precious")
@@ -118,7 +118,7 @@ def test_an_input_is_not_overwritten(artifact: Path, tmp_path: Path, bucket: Any
         predict(artifact, "s3://rows/in.csv", "s3://rows/in.csv", force=True)
 
 
-def test_what_is_not_there_or_does_not_answer_is_named(
+def test_missing_objects_and_silent_stores_are_named(
     artifact: Path, tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = write(tmp_path / "in.csv", make_rows(3))
