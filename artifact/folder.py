@@ -21,16 +21,16 @@ _REMAKE = "make the artifact again with `kdc compress`, or copy it again from wh
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
-    """Size and SHA-256 of files in `folder`, for `Manifest.files`."""
+    """Size and SHA-256 of the named files in a folder, for `Manifest.files`."""
     return {name: FileInfo(sha256=_sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest.json` atomically: it is there whole, or not at all.
+    """Write `manifest.json`, which is then there whole or not at all.
 
     Args:
-        folder: the artifact; its other files are already in it.
-        manifest: its `sha256` is filled in here.
+        folder: the artifact's folder, with all its other files.
+        manifest: what to write; its `sha256` is filled in here.
 
     Returns:
         The manifest with its `sha256`.
@@ -56,9 +56,9 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     """Read `manifest.json` and check that the artifact is whole.
 
     Args:
-        folder: the artifact.
-        verify: also read every file and compare its SHA-256 (names, presence and sizes are always compared).
-        expect_sha256: the manifest's `sha256` as its maker told it; guards against a forged artifact.
+        folder: the artifact's folder.
+        verify: also read every file and compare its SHA-256. Presence and size of the files are always checked.
+        expect_sha256: the manifest's `sha256` as the artifact's maker told it, which guards against a forged artifact.
 
     Raises:
         InputError: there is no artifact at `folder`, or it is not the one that `expect_sha256` names.
@@ -92,15 +92,15 @@ def _read_bounded(path: Path) -> bytes:
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
-    """The manifest in a file's bytes, by itself: the files that it names are not looked at.
+    """Parse the bytes of a manifest. The files that it names are not looked at.
 
     Args:
         content: of `manifest.json`.
-        path: where it comes from, for messages.
+        path: where the bytes come from, for messages.
         expect_sha256: as `load_manifest` takes it.
 
     Raises:
-        InputError: it is not the one that `expect_sha256` names.
+        InputError: the manifest is not the one that `expect_sha256` names.
         KdcError: it is too large, damaged, or of a schema that this version does not know.
     """
     if len(content) > MAX_MANIFEST_BYTES:
@@ -140,7 +140,7 @@ def _parse(path: object, content: bytes) -> Manifest:
 
 
 def canonical_sha256(document: dict[str, Any]) -> str:
-    """SHA-256 of the document without its own `sha256`: sorted keys, no spaces, UTF-8."""
+    """SHA-256 of a manifest's JSON document without its own `sha256`: keys sorted, no spaces."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -84,21 +84,29 @@ class TaskInfo(TaskBase):
 
 
 class Lineage(Frozen):
-    """Where the model comes from."""
+    """Where the model comes from.
+
+    Attributes:
+        teacher, student: names of the models.
+        recipe: the distillation recipe.
+        data_fingerprint: hash of the training and evaluation data.
+        seed: of splits, initialisation, order and dropout.
+        packages: package name -> version, at the time of making.
+        cpu: model name of the CPU that judged the int8 variant.
+        gpu: name of the GPU that trained; None where a CPU did.
+        label_share: share of the training rows that carry each label, in the order of the task's labels (the shares
+            sum to 1 except in multi-label tasks); None for regression and in artifacts of older versions.
+    """
 
     teacher: str
     student: str
     recipe: str
     data_fingerprint: str
     seed: int
-    packages: dict[str, str] = Field(description="package name -> version, at the time of making")
-    cpu: str = Field(description="model name of the CPU that judged the int8 variant")
+    packages: dict[str, str]
+    cpu: str
     gpu: str | None = None
-    label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
-        None,
-        description="share of the training rows that carry each label, in the order of the task's labels (their sum is "
-        "1, for multi-label any); None for regression and in artifacts from before",
-    )
+    label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
 
 
 class FileInfo(Frozen):
@@ -109,15 +117,15 @@ class FileInfo(Frozen):
 
 
 class TokenizerInfo(Frozen):
-    """What `tokenizer.json` alone does not settle: how rows are cut and padded.
+    """How rows are cut and padded, which `tokenizer.json` alone does not say.
 
     Attributes:
         max_length: tokens after which a row is cut, special tokens included (both texts together for pairs).
-        pad_id: id that fills the shorter rows of a batch (RoBERTa's is 1).
-        pad_token: its spelling.
+        pad_id: id of the token that pads the shorter rows of a batch (1 in RoBERTa).
+        pad_token: that token's text.
         pad_type_id: token type of padding.
         token_type_ids: whether the graph takes token types (DistilBERT's does not).
-        pad_side: the side that is filled.
+        pad_side: the side that is padded.
         truncation_side: the side that is cut.
     """
 
@@ -136,18 +144,19 @@ class TokenizerInfo(Frozen):
 
 
 class Variant(Frozen):
-    """One ONNX file and what was measured of it through `kdc.serving.engine.engine`.
+    """One ONNX file, and what was measured of it through the engine that serves.
 
     Attributes:
         file: name of the ONNX file.
-        size_bytes: that file plus `tokenizer.json`.
-        metrics: metric name -> value on the evaluation split.
-        parity: largest absolute difference to the model that it was made from (fp32: logits; others: probabilities).
+        size_bytes: size of that file and `tokenizer.json` together.
+        metrics: metric name -> value on the evaluation split, in points.
+        parity: largest absolute difference to the model that it was made from (fp32: of logits; others: of
+            probabilities).
         batch_invariance: largest difference of a row's probability alone and in a batch of 16; None: not measured.
         candidate: name of the winning quantisation candidate; None for fp32 and fp16.
-        latency_p50_ms: median of one row at a time; None where no machine could measure it.
+        latency_p50_ms: median latency of one row; None where no machine could measure it.
         latency_p95_ms: 95th percentile of the same.
-        rows_per_second: at batch 32.
+        rows_per_second: in batches of 32.
         peak_memory_mb: of the process that ran it.
     """
 
@@ -164,19 +173,19 @@ class Variant(Frozen):
 
 
 class Manifest(Frozen):
-    """Everything that the loading side needs to know, and the proof that goes with it.
+    """Everything that an engine needs to know to load the model, and the measurements that go with it.
 
     Attributes:
         kdc_version: the version of kdc that made it.
         files: file name -> size and SHA-256; `manifest.json` itself is not in it.
         input_names: inputs of the graphs, in order.
-        variants: "fp32", "int8", "fp16" -> measured variant.
+        variants: "fp32", "int8", "fp16" -> the file and what was measured of it.
         providers: execution provider -> the variant that it should load.
         temperature: logits are divided by it before softmax or sigmoid (fitted on the tuning slice).
-        metrics: row of the evaluation table ("teacher", "student", "merged", ...) -> its columns.
-        contract: what was asked of it, and how it kept that; None where nothing was asked.
-        created: UTC, ISO 8601.
-        sha256: of this manifest's canonical JSON without this field. It finds corruption, not forgery.
+        metrics: the evaluation table: row ("teacher", "student", "merged", ...) -> column -> value.
+        contract: what was asked of the artifact and whether it kept that; None where nothing was asked.
+        created: time of making, UTC, ISO 8601.
+        sha256: of this manifest's canonical JSON without this field. It reveals corruption, not forgery.
     """
 
     schema_version: int = SCHEMA_VERSION

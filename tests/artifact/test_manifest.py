@@ -1,4 +1,4 @@
-"""artifact.py: a manifest survives the disk, and whatever is damaged, missing or forged is named."""
+"""The artifact's folder: a manifest survives the disk, and whatever is damaged, missing or forged is named."""
 
 from __future__ import annotations
 

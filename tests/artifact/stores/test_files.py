@@ -381,14 +381,29 @@ class _Silent(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_no_credential_is_told(artifact: Path, tmp_path: Path, bucket: Any) -> None:
-    addresses = ["s3://nobucket/mood", "s3://models/nothing", "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET"]
-    for address in [*addresses, "ftp://user:S3CRET@127.0.0.1:1/x", "nothing://user:S3CRET@host/x"]:
-        done = transfers.kdc("pull", address, str(tmp_path / "copy"))
-        assert done.returncode in (1, 2)
-        assert done.stderr.startswith("error: ")
-        assert "remedy" in done.stderr
-        assert "S3CRET" not in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://nobucket/mood",
+        "s3://models/nothing",
+        "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET",
+        "ftp://user:S3CRET@127.0.0.1:1/x",
+        "nothing://user:S3CRET@host/x",
+    ],
+)
+def test_errors_show_no_credentials(address: str, tmp_path: Path, bucket: Any) -> None:
+    with pytest.raises(KdcError) as caught:
+        pull_artifact(address, tmp_path / "copy")
+    assert caught.value.remedy
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_the_command_shows_no_credentials(tmp_path: Path, bucket: Any) -> None:
+    done = transfers.kdc("pull", "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET", str(tmp_path / "copy"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "remedy" in done.stderr
+    assert "S3CRET" not in done.stdout + done.stderr
 
 
 def test_the_commands_tell_what_they_did(artifact: Path, tmp_path: Path) -> None:
