@@ -1,4 +1,4 @@
-"""The app under a real server in a thread of the test process, and `kdc serve` in a process of its own."""
+"""Two ways to serve in tests: the app in a thread of the test process, and `kdc serve` in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import uvicorn
 
 from kdc.serving.http.api.app import make_app
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @contextlib.contextmanager
 def running(artifact: Path | str, **settings: Any) -> Iterator[str]:
-    """The app's address while it runs here; settings as in `ServeSettings`."""
+    """Run the app in a thread and give its address; settings as in `ServeSettings`."""
     app = make_app(ServeSettings(artifact=str(artifact), device="cpu", threads=1, **settings))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on", http=BoundedProtocol))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -51,11 +52,11 @@ def free_port() -> int:
 
 
 class Process:
-    """`kdc serve` in a process.
+    """A process of `kdc serve`.
 
     Attributes:
         url: where it listens.
-        log: file with all that it printed.
+        log: the file with all that it printed.
         popen: the process.
     """
 
@@ -73,7 +74,7 @@ class Process:
             )
 
     def wait_ready(self, seconds: float = 60) -> None:
-        """Until it takes requests."""
+        """Wait until it takes requests."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.popen.poll() is None, self.printed()
@@ -84,7 +85,7 @@ class Process:
         raise AssertionError(f"not ready after {seconds} s:\n{self.printed()}")
 
     def stop(self, seconds: float = 30) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and wait for its end; returns the exit code."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(seconds)
 
@@ -93,9 +94,14 @@ class Process:
         return self.log.read_text(encoding="utf-8")
 
 
+def resident_bytes(process: Process) -> int:
+    """Resident memory of its supervisor's children, the workers among them."""
+    return sum(child.memory_info().rss for child in psutil.Process(process.popen.pid).children())
+
+
 @contextlib.contextmanager
 def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Process]:
-    """A process that is ready, and is gone afterwards."""
+    """A process that is ready; it is stopped afterwards."""
     process = Process(folder, *arguments, **environment)
     try:
         process.wait_ready()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +21,13 @@ import numpy as np
 import psutil
 import pytest
 from bag_models import SINGLE, write_artifact
-from live import ROOT, Process, free_port, served
+from live import ROOT, Process, free_port, resident_bytes, served
 
+from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http.registry import verify
+from kdc.serving.http.settings import ServeSettings
+from kdc.serving.launch import address_of
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with served(tmp_path_factory.mktemp("service"), str(artifact)) as process:
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "home").mkdir()
+    with served(folder, str(artifact), "--drain-delay", "0", HOME=str(folder / "home")) as process:
         yield process
 
 
@@ -63,8 +71,8 @@ print(json.dumps([[[entry.label, entry.score] for entry in answer] for answer in
 
 
 def test_the_hubs_client(service: Process, artifact: Path) -> None:
-    (wanted,) = Engine.load(artifact, device="cpu").predict(["w1 w2"])
-    done = subprocess.run(  # offline, the hub's client refuses every address, and it reads that when it is imported
+    (expected,) = Engine.load(artifact, device="cpu").predict(["w1 w2"])
+    done = subprocess.run(  # in a process of its own: it reads at import that it may ask addresses
         [sys.executable, "-c", HUB_CLIENT, service.url],
         capture_output=True,
         text=True,
@@ -74,8 +82,8 @@ def test_the_hubs_client(service: Process, artifact: Path) -> None:
     for top_k, answer in zip((3, 1, 2), json.loads(done.stdout), strict=True):
         assert len(answer) == top_k
         label, score = answer[0]
-        assert label == SINGLE.labels[wanted.argmax()]
-        assert score == pytest.approx(wanted.max(), abs=1e-6)
+        assert label == SINGLE.labels[expected.argmax()]
+        assert score == pytest.approx(expected.max(), abs=1e-6)
 
 
 def test_bentomls_client(service: Process, artifact: Path) -> None:
@@ -92,11 +100,42 @@ def test_bentomls_probes(service: Process) -> None:
         assert httpx.get(service.url + route).status_code == 200
 
 
+async def ask_for_all_lengths(url: str, seconds: float = 1.5) -> int:
+    """Ask with texts and batches of all sizes over several connections; returns how many requests were answered."""
+    dice, deadline, answered = random.Random(0), time.monotonic() + seconds, 0
+
+    async def one_connection(client: httpx.AsyncClient) -> None:
+        nonlocal answered
+        while time.monotonic() < deadline:
+            texts = ["w1 " * dice.randint(0, 200) for _ in range(dice.choice((1, 1, 8, 64)))]
+            reply = await client.post(f"{url}/predict", json={"inputs": [[text] for text in texts]})
+            assert reply.status_code == 200
+            assert len(reply.json()) == len(texts)
+            answered += 1
+
+    async with httpx.AsyncClient(timeout=30) as client:
+        await asyncio.gather(*(one_connection(client) for _ in range(8)))
+    return answered
+
+
+def test_memory_is_flat_over_requests_of_all_lengths(service: Process) -> None:
+    asyncio.run(ask_for_all_lengths(service.url))  # the allocators take what they need
+    before = resident_bytes(service)
+    assert asyncio.run(ask_for_all_lengths(service.url)) > 30
+    assert resident_bytes(service) - before < 15e6
+
+
 def test_metrics_are_ours_and_of_all_workers(service: Process) -> None:
     httpx.post(f"{service.url}/predict", json={"inputs": "w1"})
     text = httpx.get(f"{service.url}/metrics").text
     assert "kdc_requests_total" in text
     assert "bentoml" not in text
+
+
+def test_onnx_runtime_keeps_no_reports_to_send(service: Process) -> None:
+    httpx.post(f"{service.url}/predict", json={"inputs": "w1"})
+    home = service.log.parent / "home"
+    assert [path for path in home.rglob("*") if "onnxruntime" in path.name] == []
 
 
 def test_a_worker_imports_no_torch_and_calls_nobody(service: Process) -> None:
@@ -147,7 +186,7 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count:
             process.popen.send_signal(signal.SIGTERM)
             await asyncio.wait_for(asyncio.gather(*loops), 30)
 
-    with served(tmp_path, str(artifact), "--drain-delay", "1", "--workers", str(count)) as process:
+    with served(tmp_path, str(artifact), "--drain-delay", "0.5", "--workers", str(count)) as process:
         asyncio.run(scenario(process))
         assert process.popen.wait(20) == 0
         printed = process.printed()
@@ -176,22 +215,29 @@ def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_
         assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
 
 
+def wait_for_the_end(worker: psutil.Process, process: Process) -> None:
+    try:
+        worker.wait(30)
+    except psutil.TimeoutExpired:
+        pytest.fail(f"the worker is still there, {worker.status()}; it printed: {process.printed()}")
+
+
 def test_workers_end_when_their_supervisor_is_killed(artifact: Path, tmp_path: Path) -> None:
     with served(tmp_path, str(artifact), "--drain-delay", "0") as process:
         (worker,) = workers(process)
         process.popen.kill()
-        worker.wait(20)
+        wait_for_the_end(worker, process)
 
 
 def test_a_worker_that_starts_ends_when_its_supervisor_is_killed(artifact: Path, tmp_path: Path) -> None:
     process = Process(tmp_path, str(artifact), "--drain-delay", "0")
     deadline = time.monotonic() + 60
-    while not (found := workers(process)):
+    while not (children := workers(process)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.popen.kill()
     process.popen.wait()
-    found[0].wait(60)
+    wait_for_the_end(children[0], process)
 
 
 # What `kdc serve` runs, with BentoML's supervisor changed at the moment in question.
@@ -211,9 +257,9 @@ if sys.argv[3] == "dies":
     ThreadedArbiter._worker = worker
 else:
     ThreadedArbiter.start = start
-given = {"artifact": sys.argv[1], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
+values = {"artifact": sys.argv[1], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
 try:
-    launch.serve(settings.resolve(given), "127.0.0.1", int(sys.argv[2]))
+    launch.serve(settings.resolve(values), "127.0.0.1", int(sys.argv[2]))
 except KdcError as error:
     sys.exit(str(error))
 """
@@ -224,7 +270,7 @@ def supervised(artifact: Path, how: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("seconds", ["0", "0.004", "0.3"])
+@pytest.mark.parametrize("seconds", ["0", pytest.param("0.004", marks=pytest.mark.slow), "0.3"])
 def test_sigterm_while_the_supervisor_starts_is_heard(artifact: Path, seconds: str) -> None:
     done = supervised(artifact, seconds)  # by force only after 402 s
     assert done.returncode == 0, done.stderr
@@ -243,14 +289,6 @@ def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Pat
     assert process.stop() in (0, -signal.SIGTERM)
 
 
-def test_onnx_runtime_reports_nothing(artifact: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    with served(tmp_path, str(artifact), "--drain-delay", "0", HOME=str(home)) as process:
-        httpx.post(f"{process.url}/predict", json={"inputs": "w1"})
-    assert [path for path in home.rglob("*") if "onnxruntime" in path.name] == []
-
-
 def refused(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Exit code and output of a start that fails."""
     process = Process(folder, *arguments, **environment)
@@ -260,17 +298,20 @@ def refused(folder: Path, *arguments: str, **environment: str) -> tuple[int, str
         process.popen.kill()
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "model.int8.onnx", "model.onnx", "tokenizer.json"])
-def test_a_tampered_artifact_does_not_start(artifact: Path, tmp_path: Path, file: str) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(artifact, copy)
-    content = bytearray((copy / file).read_bytes())
+def tampered(artifact: Path, folder: Path, file: str) -> Path:
+    """A copy of the artifact in which one bit of a file is another."""
+    shutil.copytree(artifact, folder)
+    content = bytearray((folder / file).read_bytes())
     content[len(content) // 2] ^= 1
-    (copy / file).write_bytes(content)
-    code, printed = refused(tmp_path, str(copy))
-    assert code == 1
-    assert "remedy:" in printed
-    assert "Traceback" not in printed
+    (folder / file).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "model.int8.onnx", "model.onnx", "tokenizer.json"])
+def test_a_tampered_artifact_is_refused(artifact: Path, tmp_path: Path, file: str) -> None:
+    with pytest.raises(KdcError) as caught:
+        verify(ServeSettings(artifact=str(tampered(artifact, tmp_path / "copy", file))))
+    assert caught.value.remedy
 
 
 def test_nothing_to_serve_says_what_to_do(tmp_path: Path) -> None:
@@ -279,13 +320,19 @@ def test_nothing_to_serve_says_what_to_do(tmp_path: Path) -> None:
     assert "kdc compress" in printed
 
 
-def test_the_newest_artifact_is_served_where_none_is_named(artifact: Path, tmp_path: Path) -> None:
+def test_the_newest_artifact_is_taken_where_none_is_named_and_no_tampered_one_starts(
+    artifact: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(artifact, tmp_path / "runs" / "old" / "artifact")
+    tampered(artifact, tmp_path / "runs" / "new" / "artifact", "model.onnx")
     for age, name in ((100, "old"), (0, "new")):
-        shutil.copytree(artifact, tmp_path / "runs" / name / "artifact")
         then = time.time() - age
         os.utime(tmp_path / "runs" / name / "artifact" / "manifest.json", (then, then))
-    with served(tmp_path, "--drain-delay", "0") as process:
-        assert process.printed().startswith("serving new: ")
+    code, printed = refused(tmp_path)
+    assert code == 1
+    assert "runs/new/artifact" in printed
+    assert "remedy:" in printed
+    assert "Traceback" not in printed
 
 
 def test_all_wrong_settings_are_told(artifact: Path, tmp_path: Path) -> None:
@@ -295,23 +342,14 @@ def test_all_wrong_settings_are_told(artifact: Path, tmp_path: Path) -> None:
     assert "KDC_TIMEOUT_S" in printed
 
 
-def test_an_empty_key_does_not_open_the_service(artifact: Path, tmp_path: Path) -> None:
-    code, printed = refused(tmp_path, str(artifact), "--api-key-env", "NO_SUCH_KEY")
-    assert code == 2
-    assert "NO_SUCH_KEY" in printed
+def test_an_empty_key_does_not_open_the_service(artifact: Path) -> None:
+    with pytest.raises(InputError, match="NO_SUCH_KEY"):
+        verify(ServeSettings(artifact=str(artifact), api_key_env="NO_SUCH_KEY"))
 
 
-def test_a_port_in_use_is_told(service: Process, artifact: Path) -> None:
-    port = service.url.rsplit(":", 1)[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "kdc", "serve", str(artifact), "--port", port],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "--port" in done.stderr
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="--port"):
+        address_of("127.0.0.1", taken.getsockname()[1])
 
 
 def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_path: Path) -> None:
@@ -359,3 +397,17 @@ def test_plain_bentoml_serve(artifact: Path, tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_the_services_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("bentoml")), "serve", "serving.service:Classifier"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "BENTOML_HOME": str(tmp_path)},
+    )
+    assert done.returncode != 0
+    assert "bentoml serve kdc.serving.service:Classifier" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What protects the service: token, sizes, queue, time, clients that leave; what stays out of logs and metrics."""
+"""What protects the service: token, sizes, queue, time limits, clients that leave; and that logs hold no texts."""
 
 from __future__ import annotations
 
@@ -204,8 +204,9 @@ def gather(url: str, texts: list[str]) -> list[httpx.Response]:
 
 
 def refusals(url: str) -> float:
-    found = re.search(r'kdc_requests_total{route="/predict",status="429"} (\S+)', httpx.get(f"{url}/metrics").text)
-    return float(found.group(1)) if found else 0.0
+    """Requests that were answered with 429, by the queue or by the gate, which does not know their route."""
+    counts = re.findall(r'kdc_requests_total{route="[^"]*",status="429"} (\S+)', httpx.get(f"{url}/metrics").text)
+    return sum(map(float, counts))
 
 
 def test_a_full_queue_is_429_at_once_and_the_admitted_are_answered(artifact: Path, slow: threading.Event) -> None:
@@ -241,7 +242,7 @@ def test_too_many_requests_at_a_time_are_429(artifact: Path, slow: threading.Eve
 
 def test_what_is_batched_together_does_not_change_an_answer(artifact: Path, url: str) -> None:
     random = np.random.default_rng(0)
-    texts = [" ".join(f"w{n}" for n in random.integers(0, 20, random.integers(0, 7))) for _ in range(300)]
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 20, random.integers(0, 7))) for _ in range(100)]
     alone = Engine.load(artifact, device="cpu", threads=1)
     for text, reply in zip(texts, gather(url, texts), strict=True):
         (wanted,) = alone.predict([text])
@@ -260,14 +261,14 @@ def test_a_model_that_fails_is_424(artifact: Path, monkeypatch: pytest.MonkeyPat
 
 def test_metrics_count_and_their_labels_stay_few(url: str) -> None:
     ask(url, "w1 w2")
-    for number in range(50):
+    for number in range(10):
         httpx.get(f"{url}/path-{number}")
         httpx.post(f"{url}/v2/models/model-{number}/infer", json={})
     text = httpx.get(f"{url}/metrics").text
     assert "path-" not in text
     assert "model-" not in text
     assert 'kdc_requests_total{route="/predict",status="200"}' in text
-    assert 'kdc_requests_total{route="none",status="404"} 50.0' in text
+    assert 'kdc_requests_total{route="none",status="404"} 10.0' in text
     assert "kdc_predictions_total{label=" in text
     for name in (
         "kdc_request_seconds",

@@ -8,13 +8,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from conftest import Finished
+from bag_models import TYPED, write_artifact
 from live import running
+
+from kdc.artifact.manifest import TaskInfo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -29,21 +32,27 @@ INFO = {
     "provider": "CPUExecutionProvider",
     "max_input_length": 64,
 }
+PAIRS = TaskInfo(name="pairs", kind="classification", text="first", text_pair="second", labels=("no", "yes"))
 Canned = Callable[[dict[str, Any], list[dict[str, Any]]], "Page"]
 
 
 @pytest.fixture(scope="module")
-def url(finished: Finished) -> Iterator[str]:
-    with running(f"tiny={finished.artifact}") as address:
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("pairs"), PAIRS, TYPED, outputs=2)
+
+
+@pytest.fixture(scope="module")
+def url(artifact: Path) -> Iterator[str]:
+    with running(f"tiny={artifact}") as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def locked_url(finished: Finished) -> Iterator[str]:
+def locked_url(artifact: Path) -> Iterator[str]:
     """The same behind an API key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLAYGROUND_KEY", KEY)
-        with running(f"tiny={finished.artifact}", api_key_env="PLAYGROUND_KEY") as address:
+        with running(f"tiny={artifact}", api_key_env="PLAYGROUND_KEY") as address:
             yield address
 
 
@@ -56,7 +65,7 @@ def pair(page: Page, url: str) -> Page:
 
 @pytest.fixture
 def canned(page: Page, url: str) -> Canned:
-    """Opens the page of a service that says this of itself, and answers that."""
+    """Opens the page on a service with canned replies, the first for /info and the second for /predict."""
 
     def opened(info: dict[str, Any], answer: list[dict[str, Any]]) -> Page:
         page.route("**/info", lambda route: route.fulfill(json=INFO | info))
