@@ -44,17 +44,18 @@ def table(judgement: Judgement) -> list[list[str]]:
     """A header, then a line for each limit: what is limited, the limit, the measurement, whether it holds."""
     limits, at, costs, quality = judgement.contract.limits, judgement.contract.at, judgement.costs, judgement.quality
     rows = [["contract", "limit", "found", "holds"]]
+    yes_no = {True: "yes", False: "no"}
     if limits.max_latency_ms is not None:
         length = "rows as they come" if at.length is None else f"{at.length} tokens"
         what = f"p{at.percentile:g} latency, batch {at.batch}, {length}"
-        holds = costs.latency_ms <= limits.max_latency_ms
-        rows.append([what, f"<= {limits.max_latency_ms:g} ms", f"{costs.latency_ms:.2f} ms", _yes(holds)])
+        holds = yes_no[costs.latency_ms <= limits.max_latency_ms]
+        rows.append([what, f"<= {limits.max_latency_ms:g} ms", f"{costs.latency_ms:.2f} ms", holds])
     if limits.min_rows_per_s is not None:
-        holds = costs.rows_per_s >= limits.min_rows_per_s
-        rows.append(["rows/s, batch 32", f">= {limits.min_rows_per_s:g}", f"{costs.rows_per_s:.0f}", _yes(holds)])
+        holds = yes_no[costs.rows_per_s >= limits.min_rows_per_s]
+        rows.append(["rows/s, batch 32", f">= {limits.min_rows_per_s:g}", f"{costs.rows_per_s:.0f}", holds])
     if limits.max_size_mb is not None:
-        holds = costs.size_mb <= limits.max_size_mb
-        rows.append(["size", f"<= {limits.max_size_mb:g} MB", f"{costs.size_mb:.2f} MB", _yes(holds)])
+        holds = yes_no[costs.size_mb <= limits.max_size_mb]
+        rows.append(["size", f"<= {limits.max_size_mb:g} MB", f"{costs.size_mb:.2f} MB", holds])
     if limits.max_drop is not None and quality is not None:  # a judgement has both or neither
         low, high = quality.interval
         difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})"
@@ -111,7 +112,3 @@ def _drop_holds(judgement: Judgement) -> str:
         return "no"
     shown = judgement.contract.evidence == "point" or quality.interval[0] >= -limit
     return "yes" if shown else "not shown"
-
-
-def _yes(holds: bool) -> str:
-    return "yes" if holds else "no"

@@ -40,8 +40,8 @@ def cached(name: str, address: str, *, allow_failed: bool = False) -> Path:
     folder = cache_folder() / "artifacts" / manifest.sha256
     with Meter() as meter:
         # The folder is named by the hash, so that whatever else is there is a damaged copy, which may be replaced.
-        fetched = fetch(source, manifest, content, folder, force=True, meter=meter)
-    how = f"{fetched.received:,} bytes received" if fetched.changed else "in the cache already"
+        received = fetch(source, manifest, content, folder, force=True, meter=meter)
+    how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
     sys.stderr.write(f"fetched {name}: {source.shown}, SHA-256 {manifest.sha256}, {how}\n")
     sys.stderr.flush()
     return folder

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from kdc.artifact.folder import load_manifest
@@ -48,19 +47,6 @@ class Pulled(Frozen):
     seconds: float
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """What `fetch` did.
-
-    Attributes:
-        changed: whether the folder is new; False where the same artifact was in it already.
-        received: bytes that came from the store, the manifest's included.
-    """
-
-    changed: bool
-    received: int
-
-
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
     """Pull an artifact, with a progress bar on a terminal.
 
@@ -78,16 +64,16 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
     store = open_source(source)
     manifest, content = read_manifest(store, expect_sha256)
     with Meter() as meter:
-        fetched = fetch(store, manifest, content, folder, force=force, meter=meter)
+        received = fetch(store, manifest, content, folder, force=force, meter=meter)
     return Pulled(
         source=store.shown,
         folder=str(folder),
         sha256=manifest.sha256,
         task=manifest.task.name,
-        changed=fetched.changed,
+        changed=received is not None,
         files=len(manifest.files) + 1,
         bytes=manifest.size_bytes + len(content),
-        received_bytes=fetched.received,
+        received_bytes=(received or 0) + len(content),
         seconds=round(time.perf_counter() - began, 3),
     )
 
@@ -113,7 +99,7 @@ def open_source(address: str) -> Source:
     return FileSource(place.url)
 
 
-def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, meter: Meter) -> Fetched:
+def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, meter: Meter) -> int | None:
     """Bring an artifact into a folder. Two processes that do so at once for the same folder take turns.
 
     Args:
@@ -124,6 +110,9 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
         force: replace another artifact, or a damaged one.
         meter: shows the progress.
 
+    Returns:
+        The number of bytes that came from the store; None where the same artifact was in the folder already.
+
     Raises:
         InputError: something else is at `folder`.
         KdcError: what arrived is damaged, the store refused or did not answer, or the disk is full.
@@ -132,7 +121,7 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
 
     folder = Path(os.path.abspath(folder))
     if holds(folder, manifest, force=force):
-        return Fetched(False, len(content))
+        return None
     partial = partial_folder(folder, manifest)
     lock = folder.parent / f".{folder.name}.lock"
     try:
@@ -140,7 +129,7 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
         with FileLock(lock):
             recover(folder)
             if holds(folder, manifest, force=force):  # another process brought it meanwhile
-                return Fetched(False, len(content))
+                return None
             prepare(partial, folder)
             received = receive_files(source, manifest, partial, meter)
             write_whole(partial / MANIFEST_NAME, content)
@@ -154,4 +143,4 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
             remedy="see that the folder's parent can be written to; a mounted folder cannot be replaced: "
             "name one inside of it",
         ) from error
-    return Fetched(True, received + len(content))
+    return received

@@ -11,14 +11,12 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from kdc.artifact.manifest import FileInfo, Manifest
 from kdc.artifact.stores.sources import Source
 from kdc.common.errors import KdcError
 from kdc.common.progress import Meter
 
-_READ_BYTES = 1024 * 1024
 _SPARE_BYTES = 16 * 1024 * 1024  # of the disk; file systems need some for themselves
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
@@ -91,7 +89,7 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
     with os.fdopen(handle, "r+b") as file:
         if os.fstat(handle).st_size > info.size:
             file.truncate(0)
-        digest, start = _hash_of(file)
+        digest, start = hashlib.file_digest(file, "sha256"), file.tell()
         meter.advance(start)
         if start == info.size:
             return start, 0, digest.hexdigest()
@@ -114,15 +112,6 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
         os.fsync(handle)
     _check_size(source, name, start + count, info)
     return start, count, digest.hexdigest()
-
-
-def _hash_of(file: Any) -> tuple[Any, int]:
-    """The running SHA-256 of a file's bytes, and their number; the file then stands at its end."""
-    digest, length = hashlib.sha256(), 0
-    while chunk := file.read(_READ_BYTES):
-        digest.update(chunk)
-        length += len(chunk)
-    return digest, length
 
 
 def _check_size(source: Source, name: str, size: int | None, info: FileInfo, *, is_end: bool = True) -> None:
