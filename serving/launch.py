@@ -6,7 +6,6 @@ handles signals and workers that cannot start.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.http import drain
+from kdc.serving.http import runtime
 from kdc.serving.http.artifacts import absolute, local, paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
@@ -68,32 +67,32 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
-        runtime = Path(name)
-        os.environ.update(settings.environment() | {drain.RUNTIME_DIR: name, drain.SUPERVISOR: str(os.getpid())})
+        folder = Path(name)
+        os.environ.update(settings.environment() | {runtime.DIRECTORY: name, runtime.SUPERVISOR: str(os.getpid())})
         _announce(settings, host, port)
         from kdc.serving import service
 
         # The drain, then the requests that were admitted, then two seconds for a worker to close.
         bound_s = settings.drain_delay_s + 2 * settings.timeout_s + 2
-        _run(service.Classifier, address, port, runtime, bound_s)
-        if (runtime / drain.FAILED).exists():
-            raise _failure(json.loads((runtime / drain.FAILED).read_text(encoding="utf-8")))
+        _run(service.Classifier, address, port, folder, bound_s)
+        if (failure := runtime.read_failure(folder)) is not None:
+            raise failure
 
 
-def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -> None:
+def _run(service: Any, address: str, port: int, folder: Path, bound_s: float) -> None:
     import circus.controller
     from bentoml._internal.configuration.containers import BentoMLContainer
 
     circus.controller.SysHandler = _NoSignals
     # One folder for each instance, since BentoML empties it at the start.
-    BentoMLContainer.prometheus_multiproc_dir.set(str(runtime / "metrics"))
+    BentoMLContainer.prometheus_multiproc_dir.set(str(folder / "metrics"))
     # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
-    service.working_dir = str(runtime)
+    service.working_dir = str(folder)
     stop: list[int] = []
     with _signals(stop):
         supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
         try:
-            while not stop and not (runtime / drain.FAILED).exists():
+            while not stop and runtime.read_failure(folder) is None:
                 time.sleep(_LOOK_S)
                 if not supervisor._thread.is_alive():
                     raise KdcError(
@@ -101,10 +100,10 @@ def _run(service: Any, address: str, port: int, runtime: Path, bound_s: float) -
                         given=f"{address}:{port}",
                         remedy="the reason is printed above; if the port was taken meanwhile, choose one with --port",
                     )
-                if (runtime / drain.STARTED).exists():
+                if runtime.has_started(folder):
                     supervisor.loop.add_callback(_bring_back, supervisor)
         finally:
-            (runtime / drain.STOPPING).touch()
+            runtime.report_stopping(folder)
             _stop(supervisor, bound_s)
 
 
@@ -181,8 +180,3 @@ def _announce(settings: ServeSettings, host: str, port: int) -> None:
     )
     sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
-
-
-def _failure(problem: dict[str, Any]) -> KdcError:
-    kind = InputError if problem["exit_code"] == InputError.exit_code else KdcError
-    return kind(problem["what"], given=problem["given"], remedy=problem["remedy"])

@@ -15,16 +15,14 @@ if not __name__.startswith("kdc."):  # before any other import of ours: those co
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
-from kdc.serving.http import drain
+from kdc.serving.http import runtime
 from kdc.serving.http.settings import from_environment
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
@@ -38,14 +36,14 @@ from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
 
-if drain.RUNTIME_DIR in os.environ:  # under `kdc serve`, which prints the same in fewer words
+if runtime.directory() is not None:  # under `kdc serve`, which prints the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)
 
 _SETTINGS = from_environment()
 _APP = make_app(_SETTINGS)
 # The process that started this worker. Without `kdc serve` the variable is missing, and the parent is asked here, which
 # is late: it may be gone already.
-_SUPERVISOR = int(os.environ.get(drain.SUPERVISOR) or os.getppid())
+_SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 # Paths that BentoML answers itself; our app answers all others.
 _BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
@@ -156,8 +154,8 @@ def _report_started(registry: Registry) -> None:
         log.info("%s: %s on %s, %d threads, ready", name, engine.variant, engine.provider, engine.threads)
         for note in engine.notes:
             log.warning("%s: %s", name, note)
-    if folder := os.environ.get(drain.RUNTIME_DIR):
-        (Path(folder) / drain.STARTED).touch()
+    if folder := runtime.directory():
+        runtime.report_started(folder)
 
 
 def _report_failure(error: KdcError) -> None:
@@ -166,12 +164,11 @@ def _report_failure(error: KdcError) -> None:
     By itself BentoML would restart the worker over and over. After a first successful start, and without `kdc serve`,
     the error is only logged.
     """
-    folder = os.environ.get(drain.RUNTIME_DIR)
-    if folder is None or (Path(folder) / drain.STARTED).exists():
+    folder = runtime.directory()
+    if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)
         return
-    problem = {"what": error.what, "given": str(error.given or "") or None, "remedy": error.remedy}
-    (Path(folder) / drain.FAILED).write_text(json.dumps({**problem, "exit_code": error.exit_code}), encoding="utf-8")
+    runtime.report_failure(folder, error)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while os.getppid() == _SUPERVISOR:  # until `kdc serve` ends this process, or is gone
         time.sleep(1)

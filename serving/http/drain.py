@@ -13,15 +13,11 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Environment variables that `kdc serve` sets: a folder in which it and its workers leave files for each other, and its
-# process id.
-RUNTIME_DIR, SUPERVISOR = "KDC_RUNTIME_DIR", "KDC_SUPERVISOR"
-# Those files: the service stops, a worker has started, a worker cannot start and why.
-STOPPING, STARTED, FAILED = "stopping", "started", "failed.json"
+from kdc.serving.http import runtime
+
 _FRESH_S = 0.5  # that a new connection gets to send its first request
 
 
@@ -82,8 +78,8 @@ class Drain:
         The socket is shared with the supervisor. If this process only closed it, it would still take connections that
         nobody answers, so it is shut down for all processes, once each of them has stopped accepting.
         """
-        folder = os.environ.get(RUNTIME_DIR)
-        if folder is None or not (Path(folder) / STOPPING).exists():
+        folder = runtime.directory()
+        if folder is None or not runtime.is_stopping(folder):
             return
         copies = []
         for listener in getattr(server, "servers", ()):

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
-from kdc import __version__
+from kdc.common.version import __version__
 from kdc.serving.http.rows import BatchReport, Request, Row
 from kdc.serving.http.spans import Share, Trace, epoch_ns, offset_ns
 

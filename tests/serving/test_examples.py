@@ -1,4 +1,4 @@
-"""examples/: each client against a live `kdc serve`, and its retries against a server that refuses."""
+"""examples/: each client against the service, and its retries against a server that refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from bag_models import PAIR, write_artifact
-from live import ROOT, free_port, running, served
+from live import ROOT, free_port, running
 
 from kdc.serving.engine.engine import Engine, Text
 
@@ -74,11 +74,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a `kdc serve` that asks for a token."""
-    folder = tmp_path_factory.mktemp("service")
-    with served(folder, str(artifact), "--api-key-env", "EXAMPLE_TOKEN", EXAMPLE_TOKEN="open sesame") as process:
-        yield process.url
+def service(artifact: Path) -> Iterator[str]:
+    """The address of a service that asks for a token."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXAMPLE_TOKEN", "open sesame")
+        with running(artifact, api_key_env="EXAMPLE_TOKEN") as url:
+            yield url
 
 
 @every_client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdc import __version__
+from kdc.common.version import __version__
 from kdc.serving.http.api.errors import TYPES
 from kdc.serving.http.api.tei import FUNCTIONS
 

@@ -17,8 +17,8 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc import __version__
 from kdc.artifact.manifest import Kind
+from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, Text, activate
 from kdc.serving.http.api.asking import ask, require_ready
 from kdc.serving.http.api.body import read_json

@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc import __version__
+from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
 from kdc.serving.http.api.asking import ask, model_named, require_ready
 from kdc.serving.http.api.body import read_bytes

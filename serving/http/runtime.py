@@ -1,0 +1,69 @@
+"""The folder in which `kdc serve` and its workers leave files for each other: started, failed and why, stopping.
+
+An environment variable names it to the workers. Without `kdc serve`, as under `bentoml serve`, there is no such folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from kdc.common.errors import InputError, KdcError
+from kdc.common.files import write_whole
+
+DIRECTORY = "KDC_RUNTIME_DIR"
+SUPERVISOR = "KDC_SUPERVISOR"  # the process id of `kdc serve`
+_STARTED, _FAILED, _STOPPING = "started", "failed.json", "stopping"
+
+
+class _Failure(BaseModel):
+    """A `KdcError`, as the file holds it."""
+
+    what: str
+    given: str | None
+    remedy: str
+    exit_code: int
+
+
+def directory() -> Path | None:
+    """The folder; None without `kdc serve`."""
+    name = os.environ.get(DIRECTORY)
+    return None if name is None else Path(name)
+
+
+def has_started(folder: Path) -> bool:
+    """Whether a worker has started successfully."""
+    return (folder / _STARTED).exists()
+
+
+def report_started(folder: Path) -> None:
+    """Note that a worker has started successfully."""
+    (folder / _STARTED).touch()
+
+
+def report_stopping(folder: Path) -> None:
+    """Note that the whole service stops, not one worker alone."""
+    (folder / _STOPPING).touch()
+
+
+def is_stopping(folder: Path) -> bool:
+    """Whether the whole service stops."""
+    return (folder / _STOPPING).exists()
+
+
+def report_failure(folder: Path, error: KdcError) -> None:
+    """Note why no worker can start."""
+    given = str(error.given or "") or None
+    failure = _Failure(what=error.what, given=given, remedy=error.remedy, exit_code=error.exit_code)
+    write_whole(folder / _FAILED, failure.model_dump_json())
+
+
+def read_failure(folder: Path) -> KdcError | None:
+    """Why no worker can start; None if none has said so."""
+    if not (folder / _FAILED).exists():
+        return None
+    failure = _Failure.model_validate_json((folder / _FAILED).read_bytes())
+    kind = InputError if failure.exit_code == InputError.exit_code else KdcError
+    return kind(failure.what, given=failure.given, remedy=failure.remedy)
