@@ -763,7 +763,7 @@ def doctor(
     from kdc.tools.doctor.text import render
 
     report = diagnose(check_hub=hub)
-    _print_json(report.model_dump(mode="json", exclude_unset=True)) if as_json else typer.echo(render(report))
+    _print_json(report.model_dump(mode="json")) if as_json else typer.echo(render(report))
 
 
 def _leave(verdict: str | None) -> None:

@@ -141,9 +141,7 @@ def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, max_length:
     tokenizer = models.load_tokenizer(teacher)
     longest = min(max_length, models.longest_input(model.config, tokenizer))
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids="token_type_ids" in tokenizer.model_input_names)
-    with tempfile.TemporaryDirectory(
-        prefix="kdc-"
-    ) as folder:  # a hub id has no folder on this machine
+    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
     parts = []

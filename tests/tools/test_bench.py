@@ -54,7 +54,7 @@ def test_the_result_says_what_ran_and_how(result: BenchResult) -> None:
     assert [subject.variant for subject in result.subjects] == ["int8", "fp32"]
     assert {subject.on for subject in result.subjects} == {"CPUExecutionProvider"}
     assert {subject.threads for subject in result.subjects} == {1}
-    assert result.machine["cores"]["usable"] >= 1
+    assert result.machine.cores.usable >= 1
     assert result.settings.rounds == 3
 
 

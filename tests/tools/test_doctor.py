@@ -68,7 +68,12 @@ def test_this_machine_is_described(report: Report) -> None:
 
 
 def test_the_json_of_a_report_is_read_back_as_the_same_report(report: Report) -> None:
-    assert Report.model_validate_json(report.model_dump_json(exclude_unset=True)) == report
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_broken_torch_has_only_its_error_in_json() -> None:
+    assert _with(torch={"error": "no libcudart"}).model_dump(mode="json")["torch"] == {"error": "no libcudart"}
+    assert _with().model_dump(mode="json")["torch"] == HEALTHY["torch"]
 
 
 def test_the_cpu_provider_really_starts(report: Report) -> None:

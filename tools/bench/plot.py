@@ -47,7 +47,7 @@ def draw(result: BenchResult, path: Path) -> None:
     _label(right, f"Throughput, {_rows(batches[-1])} a call", "rows a second")
     right.legend(frameon=False)
     machine = result.machine
-    figure.supxlabel(f"tokens a row. {machine['cpu']['model']}, {machine['cores']['usable']} cores", fontsize=9)
+    figure.supxlabel(f"tokens a row. {machine.cpu.model}, {machine.cores.usable} cores", fontsize=9)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
+from kdc.common.frozen import Frozen
+from kdc.common.machine import Cores, Cpu, Nvidia
 
 
-class Loaded(_Frozen):
+class Loaded(Frozen):
     """What a subject's process says of the model that it loaded.
 
     Attributes:
@@ -31,7 +26,7 @@ class Loaded(_Frozen):
     longest: int
 
 
-class Turn(_Frozen):
+class Turn(Frozen):
     """One turn of one subject at one case.
 
     Attributes:
@@ -47,7 +42,7 @@ class Turn(_Frozen):
         return 1000 * batch * len(self.ms) / sum(self.ms)
 
 
-class CaseResult(_Frozen):
+class CaseResult(Frozen):
     """One subject at one case, over all rounds.
 
     Attributes:
@@ -90,7 +85,7 @@ class SubjectResult(Loaded):
     cases: tuple[CaseResult, ...]
 
 
-class BenchSettings(_Frozen):
+class BenchSettings(Frozen):
     """How it was measured.
 
     Attributes:
@@ -106,15 +101,24 @@ class BenchSettings(_Frozen):
     starts: int
 
 
-class BenchResult(_Frozen):
+class BenchMachine(Frozen):
+    """Where it was measured; `packages` holds versions by name."""
+
+    cpu: Cpu
+    cores: Cores
+    nvidia: Nvidia
+    packages: dict[str, str]
+
+
+class BenchResult(Frozen):
     """The whole benchmark.
 
     Attributes:
-        machine: `cpu`, `cores` and `nvidia` as `kdc.common.machine` describes them, and `packages` (name to version).
+        machine: where it was measured.
         settings: how it was measured.
         subjects: in the order in which they were named; the others are compared with the first.
     """
 
-    machine: dict[str, Any]
+    machine: BenchMachine
     settings: BenchSettings
     subjects: tuple[SubjectResult, ...]

@@ -18,7 +18,7 @@ import numpy as np
 
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
-from kdc.tools.bench.result import BenchResult, BenchSettings, CaseResult, Loaded, SubjectResult, Turn
+from kdc.tools.bench.result import BenchMachine, BenchResult, BenchSettings, CaseResult, Loaded, SubjectResult, Turn
 
 STARTS = 3
 _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "transformers")
@@ -112,12 +112,9 @@ def run_bench(
         for process in running:
             process.stop()
     return BenchResult(
-        machine={
-            "cpu": machine.cpu().model_dump(mode="json"),
-            "cores": machine.cores().model_dump(mode="json"),
-            "nvidia": machine.nvidia().model_dump(mode="json"),
-            "packages": machine.versions(_PACKAGES),
-        },
+        machine=BenchMachine(
+            cpu=machine.cpu(), cores=machine.cores(), nvidia=machine.nvidia(), packages=machine.versions(_PACKAGES)
+        ),
         settings=BenchSettings(rounds=rounds, seconds=seconds, device=device, starts=STARTS),
         subjects=tuple(
             SubjectResult(

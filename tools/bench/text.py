@@ -15,8 +15,8 @@ def render(result: BenchResult) -> str:
     """The machine, a table of the subjects, and a table with a line for each case and subject."""
     machine, settings = result.machine, result.settings
     lines = [
-        ", ".join([machine["cpu"]["model"], f"{machine['cores']['usable']} cores", *machine["nvidia"]["devices"]]),
-        ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
+        ", ".join([machine.cpu.model, f"{machine.cores.usable} cores", *machine.nvidia.devices]),
+        ", ".join(f"{name} {version}" for name, version in machine.packages.items()),
         f"{settings.rounds} rounds in turns, {settings.seconds:g} s a turn after 3 calls that do not count; "
         f"cold start: median of {settings.starts}, from the process to the first answer",
         "",

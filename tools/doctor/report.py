@@ -1,19 +1,16 @@
-"""The report of `kdc doctor`: what `kdc doctor --json` prints. Fields that were not found out are left out there."""
+"""The report of `kdc doctor`: its JSON is what `kdc doctor --json` prints."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import field_serializer
 
+from kdc.common.frozen import Frozen
 from kdc.common.machine import Cores, Cpu, Memory, Nvidia
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Provider(_Frozen):
+class Provider(Frozen):
     """An execution provider that ONNX Runtime lists: whether a model really runs on it, and if not, why not."""
 
     name: str
@@ -21,7 +18,7 @@ class Provider(_Frozen):
     reason: str = ""
 
 
-class Torch(_Frozen):
+class Torch(Frozen):
     """PyTorch: the CUDA version it was built for ("" for a build for CPUs), and the devices that it sees.
 
     Attributes:
@@ -36,7 +33,7 @@ class Torch(_Frozen):
     error: str = ""
 
 
-class Hub(_Frozen):
+class Hub(Frozen):
     """The hub's address, and whether it answers; None where it was not asked."""
 
     endpoint: str
@@ -44,7 +41,7 @@ class Hub(_Frozen):
     detail: str
 
 
-class Minilm(_Frozen):
+class Minilm(Frozen):
     """Where the teacher of the family minilm would come from: the installed package of weights, or the hub."""
 
     usable: bool
@@ -52,7 +49,7 @@ class Minilm(_Frozen):
     detail: str
 
 
-class Advice(_Frozen):
+class Advice(Frozen):
     """A finding and its remedy. A problem makes something fail; a note makes something work less well."""
 
     level: Literal["problem", "note"]
@@ -60,7 +57,7 @@ class Advice(_Frozen):
     remedy: str
 
 
-class Report(_Frozen):
+class Report(Frozen):
     """This machine and this install.
 
     Attributes:
@@ -85,3 +82,8 @@ class Report(_Frozen):
     hub: Hub
     minilm: Minilm
     advice: tuple[Advice, ...] = ()
+
+    @field_serializer("torch")
+    def _only_what_it_said(self, torch: Torch | None) -> dict[str, Any] | None:
+        """In JSON, a broken PyTorch has nothing but its error, and one that works has none."""
+        return None if torch is None else torch.model_dump(exclude_unset=True)
