@@ -18,9 +18,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,17 +105,19 @@ def write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, *, fi
     if labeled:
         fields.append(pa.field("label", _label_type(task.kind)))
     schema = pa.schema(fields)
-    at = 0
-    with DatasetFolder(folder, schema) as out:
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        at, number = 0, first_row
         for batch in rows.batches():
             picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
-            at += batch.num_rows
-            columns = {"row": pa.array(np.arange(first_row, first_row + picked.num_rows, dtype=np.int64))}
-            first_row += picked.num_rows
+            columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
             columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in schema.names}
             if labeled:
                 columns["label"] = _stored_labels(picked.column("label"), task)
-            out.write(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
+            at, number = at + batch.num_rows, number + picked.num_rows
+            yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    write_dataset(folder, schema, batches())
 
 
 def _label_type(kind: Kind) -> pa.DataType:
@@ -139,36 +141,21 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hot.reshape(-1)))
 
 
-class DatasetFolder:
-    """Streams Arrow batches into a folder that `datasets.load_from_disk` memory-maps; leaves no other file behind."""
+def write_dataset(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Stream Arrow batches into a folder that `datasets.load_from_disk` memory-maps; leave no other file behind."""
+    import datasets
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._stream = folder.with_name(f"{folder.name}.arrow")
-        self._sink = pa.OSFile(str(self._stream), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, schema)
-
-    def __enter__(self) -> DatasetFolder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._sink:
-            if kind is None:
-                self._writer.close()
-        if kind is None:
-            import datasets
-
-            datasets.disable_progress_bars()
-            datasets.Dataset.from_file(str(self._stream)).save_to_disk(str(self._folder))
-        self._stream.unlink()
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows; empty batches are dropped."""
-        if batch.num_rows:
-            self._writer.write_batch(batch)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stream = folder.with_name(f"{folder.name}.arrow")
+    try:
+        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in batches:
+                if batch.num_rows:
+                    writer.write_batch(batch)
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_file(str(stream)).save_to_disk(str(folder))
+    finally:
+        stream.unlink()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,8 @@ from kdc.pipeline.data.sources import Columns, Source, SplitSource, columns_of, 
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
+
+_Good = tuple[str, str | None, str | list[str] | None]  # a good row: text, second text, label
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def _keep_good(
 ) -> tuple[Ints, Ints | None]:
     """Write the good rows to `path`. Returns the hashes of their texts, and of their groups if there are any."""
     texts, groups = array("q"), array("q")
-    with _RowsFile(path, is_pair=bool(columns.text_pair), labels=labels) as out:
+
+    def good_rows() -> Iterator[_Good]:
         try:
             for row in rows:
                 try:
@@ -181,10 +183,44 @@ def _keep_good(
                 texts.append(key)
                 if columns.group:
                     groups.append(_hash(str(row.group), None))
-                out.add(text, pair, label)
+                yield text, pair, label
         except FileProblem as problem:
             log.mistake(problem.line, problem)
+
+    _write_rows(path, good_rows(), is_pair=bool(columns.text_pair), labels=labels)
     return np.array(texts, dtype=np.int64), np.array(groups, dtype=np.int64) if columns.group else None
+
+
+def _write_rows(path: Path, rows: Iterable[_Good], *, is_pair: bool, labels: LabelReader | None) -> None:
+    """Write rows as an Arrow stream."""
+    writer: Any = None
+    with pa.OSFile(str(path), "wb") as sink:
+        for batch in _batches(rows):
+            types = {"text": pa.string()}
+            if is_pair:
+                types["text_pair"] = pa.string()
+            if labels is not None:  # whether labels are lists is known by now, since rows have been read
+                types["label"] = pa.list_(pa.string()) if labels.is_list else pa.string()
+            columns = dict(zip(("text", "text_pair", "label"), zip(*batch, strict=True), strict=True)) if batch else {}
+            arrays = [pa.array(columns.get(name, ()), kind) for name, kind in types.items()]
+            record_batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(types))
+            if writer is None:
+                writer = pa.ipc.new_stream(sink, record_batch.schema)
+            writer.write_batch(record_batch)
+        writer.close()
+
+
+def _batches(rows: Iterable[_Good]) -> Iterator[list[_Good]]:
+    """Rows in batches of bounded size; the last batch may be empty."""
+    batch: list[_Good] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row[0]) + len(row[1] or "")
+        if len(batch) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    yield batch
 
 
 def _check_text(value: object, column: str) -> str:
@@ -219,50 +255,6 @@ def _hash(text: str, pair: str | None) -> int:
     except UnicodeEncodeError:
         raise RowProblem("text holds half a character (a lone surrogate)", remedy="correct these rows") from None
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-
-class _RowsFile:
-    """Collects rows into batches of an Arrow stream. Whether labels are lists is only known after the first row."""
-
-    def __init__(self, path: Path, *, is_pair: bool, labels: LabelReader | None) -> None:
-        self._is_pair, self._labels = is_pair, labels
-        self._columns: dict[str, list[Any]] = {"text": [], "text_pair": [], "label": []}
-        self._characters = 0
-        self._sink = pa.OSFile(str(path), "wb")
-        self._writer: Any = None
-
-    def __enter__(self) -> _RowsFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._sink:
-            if kind is None:
-                self._flush()
-                self._writer.close()
-
-    def add(self, text: str, pair: str | None, label: str | list[str] | None) -> None:
-        self._columns["text"].append(text)
-        self._columns["text_pair"].append(pair)
-        self._columns["label"].append(label)
-        self._characters += len(text) + len(pair or "")
-        if len(self._columns["text"]) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
-            self._flush()
-
-    def _flush(self) -> None:
-        fields = [pa.field("text", pa.string())]
-        if self._is_pair:
-            fields.append(pa.field("text_pair", pa.string()))
-        if self._labels is not None:
-            fields.append(pa.field("label", pa.list_(pa.string()) if self._labels.is_list else pa.string()))
-        schema = pa.schema(fields)
-        if self._writer is None:
-            self._writer = pa.ipc.new_stream(self._sink, schema)
-        columns = [pa.array(self._columns[field.name], field.type) for field in schema]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-        self._columns = {name: [] for name in self._columns}
-        self._characters = 0
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, log: FileLog) -> Task:

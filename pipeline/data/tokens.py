@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.data.prepared import DatasetFolder
+from kdc.pipeline.data.prepared import write_dataset
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results import Lengths, TokenCounts
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
@@ -75,31 +75,47 @@ def tokenise(
     total, done = sum(len(rows) for rows in splits.values()), 0
     out, partial = folder / f"tokens-{role}", folder / f"tokens-{role}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    counts = {}
+    tallies = {name: _Tally(max_length) for name in splits}
+
+    def tokenised(rows: datasets.Dataset, schema: pa.Schema, tally: _Tally) -> Iterator[pa.RecordBatch]:
+        nonlocal done
+        for batch in _batches(rows):
+            columns, lengths = _encode(batch, cutter)
+            tally.add(columns["length"], lengths)
+            arrays = [pa.array(columns[field.name], field.type) for field in schema]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            done += batch.num_rows
+            if on_rows is not None:
+                on_rows(done, total)
+
     for name, rows in splits.items():
-        tokens = truncated = 0
-        width = max(1, -(-max_length // _BINS_TO_THE_CUT))
-        histogram = np.zeros(2 * _BINS_TO_THE_CUT + 1, dtype=np.int64)
         schema = _schema(rows, with_types=with_types)
-        with DatasetFolder(partial / name, schema) as writer:
-            for batch in _batches(rows):
-                columns, lengths = _encode(batch, cutter)
-                writer.write(
-                    pa.RecordBatch.from_arrays(
-                        [pa.array(columns[field.name], field.type) for field in schema], schema=schema
-                    )
-                )
-                np.add.at(histogram, np.minimum(np.asarray(lengths) // width, len(histogram) - 1), 1)
-                truncated += sum(length > max_length for length in lengths)
-                tokens += sum(columns["length"])
-                done += batch.num_rows
-                if on_rows is not None:
-                    on_rows(done, total)
-        lengths_of_split = Lengths(width=width, counts=tuple(histogram.tolist()))
-        counts[name] = TokenCounts(rows=len(rows), tokens=tokens, truncated=truncated, lengths=lengths_of_split)
+        write_dataset(partial / name, schema, tokenised(rows, schema, tallies[name]))
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
-    return counts
+    return {name: tally.counts for name, tally in tallies.items()}
+
+
+class _Tally:
+    """Counts the rows and tokens of a split, without keeping the length of each row."""
+
+    def __init__(self, max_length: int) -> None:
+        self._max_length = max_length
+        self._rows = self._tokens = self._truncated = 0
+        self._width = max(1, -(-max_length // _BINS_TO_THE_CUT))
+        self._bins = np.zeros(2 * _BINS_TO_THE_CUT + 1, dtype=np.int64)
+
+    def add(self, lengths: list[int], uncut: list[int]) -> None:
+        """Add a batch of rows, by their lengths after and before the cut."""
+        self._rows += len(lengths)
+        self._tokens += sum(lengths)
+        self._truncated += sum(length > self._max_length for length in uncut)
+        np.add.at(self._bins, np.minimum(np.asarray(uncut) // self._width, len(self._bins) - 1), 1)
+
+    @property
+    def counts(self) -> TokenCounts:
+        lengths = Lengths(width=self._width, counts=tuple(self._bins.tolist()))
+        return TokenCounts(rows=self._rows, tokens=self._tokens, truncated=self._truncated, lengths=lengths)
 
 
 def _schema(rows: datasets.Dataset, *, with_types: bool) -> pa.Schema:
