@@ -42,16 +42,29 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         yield [one, two]
 
 
+def generating(examples: int) -> settings:
+    """Always the same requests, so many for each route."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 @SCHEMA.exclude(path=sorted(BENTOML)).parametrize()
-@settings(
-    max_examples=40,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@generating(12)
 def test_generated_requests_meet_what_is_described(case: Any, urls: list[str]) -> None:
+    for url in urls:
+        case.call_and_validate(base_url=url, checks=CHECKS, allow_redirects=False)
+
+
+@pytest.mark.slow
+@SCHEMA.exclude(path=sorted(BENTOML)).parametrize()
+@generating(100)
+def test_many_generated_requests_meet_what_is_described(case: Any, urls: list[str]) -> None:
     for url in urls:
         case.call_and_validate(base_url=url, checks=CHECKS, allow_redirects=False)
 
