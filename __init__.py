@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.version import __version__
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from kdc.pipeline.results import CompressResult
     from kdc.serving.engine.engine import Engine
 
-__version__ = "0.1.0"
 __all__ = ["Contract", "Engine", "InputError", "KdcError", "__version__", "compress", "load", "verify"]
 
 

@@ -80,16 +80,5 @@ def test_a_new_folder_has_to_be_given_its_place(contract: str, folder: str, pack
 
 def test_no_circle_of_files_through_a_package_file(graph: ImportGraph) -> None:
     """The contract on circles compares siblings; a package's `__init__.py` and a file below it are none."""
-    # Every import of a file below imports the root first, so that importing the root closes no circle.
-    imports = {module: graph.find_modules_directly_imported_by(module) - {"kdc"} for module in graph.modules}
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     graphlib.TopologicalSorter(imports).prepare()
-
-
-def test_from_the_root_only_the_version_is_imported(graph: ImportGraph) -> None:
-    """The root offers the tools to people: what imports it could climb over every room."""
-    lines = {
-        detail["line_contents"]
-        for importer in graph.find_modules_that_directly_import("kdc")
-        for detail in graph.get_import_details(importer=importer, imported="kdc")
-    }
-    assert lines <= {"from kdc import __version__"}

@@ -69,9 +69,8 @@ def exit_codes() -> dict[str, int]:
 
 def routes() -> list[str]:
     """Method and path of every route, those of BentoML aside."""
-    return sorted(
-        f"{method} {route.path}" for route in make_app(ServeSettings(artifact="any")).routes for method in route.methods
-    )
+    routes: list[Any] = make_app(ServeSettings(artifact="any")).routes
+    return sorted(f"{method} {route.path}" for route in routes for method in route.methods)
 
 
 def openapi() -> dict[str, Any]:
