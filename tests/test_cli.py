@@ -98,7 +98,7 @@ def test_inspect_of_no_artifact_is_wrong_input(tmp_path: Path) -> None:
 
 def test_json_is_the_only_thing_on_stdout(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
-    arguments = tiny_runs.command(finished.folder, finished.teacher, "--controls", "--json")[2:]
+    arguments = tiny_runs.arguments(finished.folder, finished.teacher, "--controls", "--json")
     arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
     done = kdc(*arguments)
     result = json.loads(done.stdout)
@@ -176,7 +176,7 @@ def test_a_run_on_local_inputs_makes_no_network_call(finished: Finished, tmp_pat
         "def lookup(*args, **kwargs): raise SystemExit(f'name lookup of {args}')\n"
         "socket.getaddrinfo = lookup\n"
     )
-    arguments = tiny_runs.command(finished.folder, finished.teacher, "--until", "targets")[2:]
+    arguments = tiny_runs.arguments(finished.folder, finished.teacher, "--until", "targets")
     arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
     done = kdc(*arguments, HF_HUB_OFFLINE="0", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 import transformers
 from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
@@ -97,11 +97,13 @@ def table_of(config: Config) -> dict[str, dict[str, Any]]:
 
 def command(folder: Path, teacher: Path, *more: str) -> list[str]:
     """The same run as a command line."""
+    return [sys.executable, "-m", "kdc", *arguments(folder, teacher, *more)]
+
+
+def arguments(folder: Path, teacher: Path, *more: str) -> list[str]:
+    """The same run as arguments of `kdc`."""
     sets = [part for item in QUICK for part in ("--set", item)]
     return [
-        sys.executable,
-        "-m",
-        "kdc",
         "compress",
         "--train",
         str(folder / "train.csv"),
@@ -121,12 +123,5 @@ def command(folder: Path, teacher: Path, *more: str) -> list[str]:
 
 
 def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`kdc` in a fresh process, offline, one thread."""
-    return subprocess.run(
-        [sys.executable, "-m", "kdc", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        timeout=1200,
-    )
+    """`kdc` in a process of its own, offline, one thread."""
+    return forked.run(list(arguments), environment, timeout=1200)

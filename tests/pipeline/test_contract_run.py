@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import base_model, command, kdc, write_rows
+from tiny_runs import arguments, base_model, kdc, write_rows
 
 from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.common.errors import InputError
@@ -34,7 +34,7 @@ class Contracted:
         self.passed = folder  # the artifact that kept its contract, once it is made
 
     def compress(self, *more: str) -> Any:
-        done = kdc(*command(self.folder, self.teacher, *more)[2:], "--json")
+        done = kdc(*arguments(self.folder, self.teacher, *more), "--json")
         self.result = json.loads(done.stdout)["result"] if done.returncode in (0, 3, 4) else {}
         assert done.returncode in (0, 3, 4), done.stderr
         return done

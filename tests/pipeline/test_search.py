@@ -1,22 +1,23 @@
-"""Before and during training: what cannot keep the contract is dropped unmeasured by any metric, the rest is ranked."""
+"""Before training, students that cannot keep the contract are dropped; by short trainings the others are ranked."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_runs import base_model, compress, config_for, kdc, write_rows
 
-from kdc.artifact.contract.terms import Contract, Limits
+from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.pareto import _short
-from kdc.pipeline.results import CandidatesResult, ModelResult, StudentCosts, Trial
-from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, Trial
+from kdc.pipeline.rundir.context import Run, read_result
 from kdc.pipeline.stages import candidates, search
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
@@ -43,14 +44,28 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def sizes(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def ready(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose students are measured and whose teacher has answered. Not to be changed: copy it first."""
+    out = tmp_path_factory.mktemp("ready") / "run"
+    compress(rows.config(out, max_size_mb=100.0), until="targets")
+    return out
+
+
+@pytest.fixture
+def run(ready: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    shutil.copytree(ready, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def sizes(ready: Path) -> dict[str, dict[str, float]]:
     """MB of each student by precision, as the stage measures them."""
-    out = tmp_path_factory.mktemp("sizes")
-    compress(rows.config(out, max_size_mb=100.0), until="candidates")
-    found = json.loads((out / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
-    assert tuple(found) == DEEP
+    students = read_result(ready, CandidatesResult).candidates
+    assert tuple(students) == DEEP
     return {
-        student: {name: costs["size_mb"] for name, costs in each["variants"].items()} for student, each in found.items()
+        name: {precision: costs.size_mb for precision, costs in student.variants.items() if isinstance(costs, Costs)}
+        for name, student in students.items()
     }
 
 
@@ -61,60 +76,56 @@ def test_every_depth_and_precision_is_measured_untrained(sizes: dict[str, dict[s
         assert by_depth == sorted(by_depth, reverse=True)
 
 
-def test_students_that_are_too_large_are_dropped(
-    rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path
-) -> None:
+def test_students_that_are_too_large_are_dropped(rows: Rows, sizes: dict[str, dict[str, float]], run: Path) -> None:
     limit = min(sizes[DEEP[0]].values()) - 1e-4  # just less than the deepest in its smallest form
-    compress(rows.config(tmp_path / "run", max_size_mb=limit), until="candidates")
-    measured = Run(tmp_path / "run", rows.config(tmp_path / "run")).result(CandidatesResult).candidates
-    kept = fitting_students(measured, Contract(limits=Limits(max_size_mb=limit)))
-    assert kept == [student for student in DEEP if min(sizes[student].values()) <= limit]
-    assert DEEP[0] not in kept
+    compress(rows.config(run, max_size_mb=limit), until="candidates")
+    measured = read_result(run, CandidatesResult).candidates
+    fitting = fitting_students(measured, Contract(limits=Limits(max_size_mb=limit)))
+    assert fitting == [student for student in DEEP if min(sizes[student].values()) <= limit]
+    assert DEEP[0] not in fitting
 
 
-def test_an_impossible_contract_is_refused_before_anything_is_trained(rows: Rows, tmp_path: Path) -> None:
+def test_an_impossible_contract_is_refused_before_anything_is_trained(rows: Rows, run: Path) -> None:
+    for stage in ("teacher", "targets"):
+        shutil.rmtree(run / stage)
     with pytest.raises(InputError, match="nothing was trained") as caught:
-        compress(rows.config(tmp_path / "run", max_size_mb=0.001))
+        compress(rows.config(run, max_size_mb=0.001))
     assert "layers:4 in" in str(caught.value)
-    assert not (tmp_path / "run" / "teacher").exists()
-    with pytest.raises(InputError, match="nothing was trained"):
-        compress(rows.config(tmp_path / "run", max_size_mb=0.001))
+    assert not (run / "teacher").exists()
 
 
 def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_time(
-    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
-    measured, count = candidates._measure, []
+    count: list[str] = []
 
-    def counted(run: Run, student: str, *given: Any) -> StudentCosts:
+    def counted(run: Run, student: str, *rest: Any) -> StudentCosts:
         count.append(student)
-        return measured(run, student, *given)
+        return StudentCosts(parameters=1, variants={"fp32": Costs(latency_ms=1, rows_per_s=1, size_mb=1)})
 
     monkeypatch.setattr(candidates, "_measure", counted)
     with pytest.raises(InputError, match="nothing was trained"):
-        compress(rows.config(tmp_path / "run", max_size_mb=0.001), until="candidates")
+        compress(rows.config(run, max_size_mb=0.001), until="candidates")
     assert count == []
-    found = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
-    assert tuple(found) == DEEP  # what a report of the run before it reads
+    assert tuple(read_result(run, CandidatesResult).candidates) == DEEP  # what a report of the run before it reads
+    with pytest.raises(InputError, match="nothing was trained"):
+        compress(rows.config(run, max_size_mb=0.001), until="candidates")
     for _ in range(2):
-        compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
-    assert count == list(DEEP)
+        compress(rows.config(run, max_size_mb=100.0), until="candidates")
+    assert count == 2 * list(DEEP)
 
 
-def test_another_limit_measures_nothing_again(rows: Rows, sizes: dict[str, dict[str, float]], tmp_path: Path) -> None:
-    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="candidates")
-    again = compress(rows.config(tmp_path / "run", max_size_mb=99.0), until="candidates")
+def test_another_limit_measures_nothing_again(rows: Rows, run: Path) -> None:
+    again = compress(rows.config(run, max_size_mb=99.0), until="candidates")
     assert again.stages["candidates"].skipped
-    named = rows.config(tmp_path / "run", "student.model=layers:0", max_size_mb=99.0)
+    named = rows.config(run, "student.model=layers:0", max_size_mb=99.0)
     assert not compress(named, until="candidates").stages["candidates"].skipped
 
 
 def test_without_int8_only_fp32_can_keep_a_contract(rows: Rows, tmp_path: Path) -> None:
     config = rows.config(tmp_path / "run", "quantize.enabled=false", "student.model=layers:0", max_size_mb=100.0)
     compress(config, until="candidates")
-    found = json.loads((tmp_path / "run" / "candidates" / "stage.json").read_text())["metrics"]["candidates"]
-    assert list(found["layers:0"]["variants"]) == ["fp32"]
+    assert list(read_result(tmp_path / "run", CandidatesResult).candidates["layers:0"].variants) == ["fp32"]
 
 
 def test_the_command_line_leaves_with_2_from_an_impossible_contract(rows: Rows, tmp_path: Path) -> None:
@@ -132,6 +143,8 @@ def test_the_command_line_leaves_with_2_from_an_impossible_contract(rows: Rows, 
         str(rows.teacher),
         "--out",
         str(tmp_path / "run"),
+        "--student",
+        "layers:4",
         "--max-latency-ms",
         "0.00001",
     )
@@ -180,11 +193,12 @@ def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Ro
     assert not (tmp_path / "run" / "teacher").exists()
 
 
-def test_another_machine_measures_again(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = rows.config(tmp_path / "run", max_size_mb=100.0)
+def test_another_machine_measures_again(rows: Rows, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = rows.config(run, "student.model=layers:0", max_size_mb=100.0)
     assert not compress(config, until="candidates").stages["candidates"].skipped
     assert compress(config, until="candidates").stages["candidates"].skipped
-    monkeypatch.setattr(machine, "cpu", lambda: machine.Cpu(model="Another CPU 9000", architecture="x86_64"))
+    other = machine.cpu().model_copy(update={"model": "Another CPU 9000"})
+    monkeypatch.setattr(machine, "cpu", lambda: other)
     assert not compress(config, until="candidates").stages["candidates"].skipped
 
 
@@ -204,7 +218,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_student(
-    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In the longer training the order turns: what counts is the last one.
     scores = {
@@ -222,51 +236,49 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         return distil(settings, *rest, **named).model_copy(update={"tune": tune})
 
     monkeypatch.setattr(search, "distil", scored)
-    compress(rows.config(tmp_path / "run", "contract.search=full", max_size_mb=100.0), until="student")
+    compress(rows.config(run, "contract.search=full", max_size_mb=100.0), until="student")
     assert short == [*((student, 8) for student in DEEP), (DEEP[1], 16), (DEEP[2], 16)]
-    base = json.loads((tmp_path / "run" / "student" / "base" / "config.json").read_text())
+    base = json.loads((run / "student" / "base" / "config.json").read_text())
     assert base["num_hidden_layers"] == 2
-    trials = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]["trials"]
-    assert [trial["score"] for trial in trials] == list(scores.values())
+    assert [trial.score for trial in read_result(run, SearchResult).trials] == list(scores.values())
 
 
-def test_the_quick_search_tries_the_three_largest(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
-    compress(rows.config(tmp_path / "run", max_size_mb=100.0), until="search")
+def test_the_quick_search_tries_the_three_largest(rows: Rows, run: Path, short: list[tuple[str, int]]) -> None:
+    compress(rows.config(run, max_size_mb=100.0), until="search")
     assert short == [(student, 8) for student in DEEP[:3]]
 
 
 def test_a_full_training_that_is_short_still_has_its_students_compared(
-    rows: Rows, tmp_path: Path, short: list[tuple[str, int]]
+    rows: Rows, run: Path, short: list[tuple[str, int]]
 ) -> None:
     short_training = ("student.min_steps=5", "student.epochs=0.1", "student.evaluations=1")
-    compress(rows.config(tmp_path / "run", *short_training, max_size_mb=100.0), until="search")
+    compress(rows.config(run, *short_training, max_size_mb=100.0), until="search")
     assert short == [(student, 5) for student in DEEP[:3]]
 
 
-def test_a_training_of_epochs_alone_has_trials_too(rows: Rows, tmp_path: Path, short: list[tuple[str, int]]) -> None:
-    compress(rows.config(tmp_path / "run", "student.min_steps=0", max_size_mb=100.0), until="search")
+def test_a_training_of_epochs_alone_has_trials_too(rows: Rows, run: Path, short: list[tuple[str, int]]) -> None:
+    compress(rows.config(run, "student.min_steps=0", max_size_mb=100.0), until="search")
     assert short == [(student, 8) for student in DEEP[:3]]
 
 
 def test_other_limits_and_more_time_repeat_no_trial(
-    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "run"
     with monkeypatch.context() as stopped:
         stopped.setattr(search, "_is_out_of_time", lambda trials, max_hours: len(trials) == 2)
-        compress(rows.config(out, max_size_mb=100.0, max_hours=1.0), until="search")
-    compress(rows.config(out, max_size_mb=99.0, max_hours=2.0), until="search")
+        compress(rows.config(run, max_size_mb=100.0, max_hours=1.0), until="search")
+    compress(rows.config(run, max_size_mb=99.0, max_hours=2.0), until="search")
     assert [student for student, _ in short] == list(DEEP[:3])
-    compress(rows.config(out, "student.learning_rate=2e-2", max_size_mb=99.0), until="search")
+    compress(rows.config(run, "student.learning_rate=2e-2", max_size_mb=99.0), until="search")
     assert [student for student, _ in short[3:]] == list(DEEP[:3])
-    compress(rows.config(out, "student.learning_rate=2e-2", max_size_mb=99.0), until="search", start_from="search")
+    compress(rows.config(run, "student.learning_rate=2e-2", max_size_mb=99.0), until="search", start_from="search")
     assert len(short) == 9
 
 
 def test_a_search_that_is_cut_off_goes_on_where_it_was(
-    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = rows.config(tmp_path / "run", max_size_mb=100.0)
+    config = rows.config(run, max_size_mb=100.0)
     noted = getattr(search, "distil")  # noqa: B009
 
     def killed_at_the_third(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
@@ -283,7 +295,7 @@ def test_a_search_that_is_cut_off_goes_on_where_it_was(
 
 
 def test_a_search_out_of_time_takes_the_best_so_far(
-    rows: Rows, tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
     distil = getattr(search, "distil")  # noqa: B009
@@ -293,11 +305,11 @@ def test_a_search_out_of_time_takes_the_best_so_far(
 
     monkeypatch.setattr(search, "distil", scored)
     monkeypatch.setattr(search, "_is_out_of_time", lambda trials, max_hours: len(trials) == 2)
-    compress(rows.config(tmp_path / "run", max_size_mb=100.0, max_hours=1.0), until="search")
-    found = json.loads((tmp_path / "run" / "search" / "stage.json").read_text())["metrics"]
+    compress(rows.config(run, max_size_mb=100.0, max_hours=1.0), until="search")
+    result = read_result(run, SearchResult)
     assert [student for student, _ in short] == list(DEEP[:2])
-    assert found["student"] == DEEP[1]
-    assert "stopped" in found["headline"]
+    assert result.student == DEEP[1]
+    assert "stopped" in result.headline
 
 
 def test_time_is_up_when_the_trials_took_so_long() -> None:
