@@ -22,7 +22,7 @@ from kdc.common.places import File, Folder, exists, file_system, is_local, whole
 from kdc.serving.bulk.inputs import WINDOW_ROWS, BadRow, Window
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.windows import Columns, Scorer, answers, split_bad
-from kdc.serving.engine.engine import Engine, Text
+from kdc.serving.engine.engine import Engine
 
 JOB = "job.json"
 _ERRORS_PLACE = "errors"  # holds where the file of bad rows is that this job writes
@@ -205,38 +205,28 @@ class FinishedWindows:
             )
 
 
-def drop_bad_rows(job: Job, window: Window, *, columns_seen: bool) -> tuple[Window, list[Text]]:
-    """The window with its bad rows apart, and the texts of the others.
-
-    Args:
-        job: what is asked.
-        window: as it was read.
-        columns_seen: whether an earlier row had the columns with the texts.
-
-    Raises:
-        InputError: the columns are missing, or a row is bad and bad rows stop the job.
-    """
-    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
-    good, texts = split_bad(window, job.columns, columns_seen=columns_seen and is_jsonl)
-    if good.bad and not job.skip_bad:
-        first = good.bad[0]
-        raise InputError(
-            first.problem,
-            given=f"{first.file}, line {first.line}",
-            remedy="mend the row (the job then starts over), or go on without such rows: --on-error skip",
-        )
-    return good, texts
-
-
 def answer_window(
     job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool
 ) -> tuple[Window, bytes]:
-    """The window with its bad rows apart, and the others with their answers, as they will be written.
+    """Answer one window.
+
+    Args:
+        job: what is asked.
+        engine: the model.
+        scorer: of that engine.
+        writer: of the output.
+        window: as it was read.
+        columns_seen: whether an earlier row had the columns with the texts.
+
+    Returns:
+        the window with its bad rows apart, and its other rows with their answers, as they will be written.
 
     Raises:
-        InputError: as `drop_bad_rows`, or a value does not fit the output's format.
+        InputError: the columns are missing, a row is bad and bad rows stop the job, or a value does not fit the
+            output's format.
     """
-    good, texts = drop_bad_rows(job, window, columns_seen=columns_seen)
+    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
+    good, texts = split_bad(window, job.columns, skip_bad=job.skip_bad, columns_seen=columns_seen and is_jsonl)
     return good, writer.piece(good, answers(scorer(texts), engine, job.columns))
 
 

@@ -30,12 +30,12 @@ from kdc.serving.bulk.job import (
     Job,
     Progress,
     WindowRecord,
-    drop_bad_rows,
     lock,
     resume_or_start,
 )
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.ray_workers import Actors, Answerer, Model, Row, Work, key_of, windows_of
+from kdc.serving.bulk.windows import split_bad
 
 # One reader feeds so many actors: reading and parsing is many times faster than answering. Readers reserve no core.
 _ACTORS_A_READER = 4
@@ -135,7 +135,7 @@ def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
         for window_number, window in enumerate(read_windows(file)):
             place = (number, window_number)
             writer.check(window)
-            good, _ = drop_bad_rows(job, window, columns_seen=False)
+            good, _ = split_bad(window, job.columns, skip_bad=job.skip_bad, columns_seen=False)
             writer.begin_with(good)
             if good.lines:
                 return place

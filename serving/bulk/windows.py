@@ -89,12 +89,13 @@ def _batches(encodings: Sequence[Encoding], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def split_bad(window: Window, columns: Columns, *, columns_seen: bool) -> tuple[Window, list[Text]]:
+def split_bad(window: Window, columns: Columns, *, skip_bad: bool, columns_seen: bool) -> tuple[Window, list[Text]]:
     """Move the rows that have no text to the window's bad ones.
 
     Args:
         window: as it was read.
         columns: which hold the texts.
+        skip_bad: whether bad rows are left out; otherwise the first one is an error.
         columns_seen: whether earlier JSONL rows had the columns. Rows that lack them are then bad rows, and not
             another table.
 
@@ -102,7 +103,7 @@ def split_bad(window: Window, columns: Columns, *, columns_seen: bool) -> tuple[
         the window, and the texts of its good rows.
 
     Raises:
-        InputError: the columns are missing.
+        InputError: the columns are missing, or a row is bad and bad rows are not skipped.
     """
     names = [columns.text] + ([columns.text_pair] if columns.text_pair is not None else [])
     absent = [name for name in names if name not in window.names]
@@ -122,7 +123,15 @@ def split_bad(window: Window, columns: Columns, *, columns_seen: bool) -> tuple[
             bad.append(BadRow(window.file, line, problem))
         else:
             texts.append(row if len(row) == 2 else row[0])
-    return window.without(bad) if bad else window, texts
+    good = window.without(bad) if bad else window
+    if good.bad and not skip_bad:
+        first = good.bad[0]
+        raise InputError(
+            first.problem,
+            given=f"{first.file}, line {first.line}",
+            remedy="mend the row (the job then starts over), or go on without such rows: --on-error skip",
+        )
+    return good, texts
 
 
 def _problem(name: str, value: Any) -> str | None:
