@@ -1,4 +1,4 @@
-"""docs/operations.md: its alerts are those that there are, its commands parse, its figures stand where it says."""
+"""docs/operations.md: every alert has a heading, its commands parse, its figures stand where it says they do."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ ALERTS = [
 
 def blocks(language: str = "") -> list[str]:
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    return [block for found, block in fenced if found == language]
+    return [block for marked, block in fenced if marked == language]
 
 
 def commands() -> list[list[str]]:
     """Arguments of every `kdc` in the page: in blocks, and those in running text that say more than a name."""
-    found = []
+    calls = []
     for line in "\n".join(blocks()).splitlines() + re.findall(r"`(kdc [^`]+)`", TEXT):
         for part in re.split(r"\s[|]\s|\s&&\s|<\(|\)", line):
             words = shlex.split(part, comments=True)
             if words[:1] == ["kdc"]:
-                found.append(words[1:])
+                calls.append(words[1:])
             elif "--entrypoint" in words and words[words.index("--entrypoint") + 1] == "kdc":
-                found.append(words[next(n for n, word in enumerate(words) if word.startswith("kdc:")) + 1 :])
-    return found
+                calls.append(words[next(n for n, word in enumerate(words) if word.startswith("kdc:")) + 1 :])
+    return calls
 
 
 def slug(heading: str) -> str:

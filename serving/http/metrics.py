@@ -10,6 +10,7 @@ with `kdc_training_label_share`. Regression has neither labels nor shares.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,37 +33,30 @@ class Metrics:
     """Everything that the service counts and measures."""
 
     def __init__(self) -> None:
-        shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-        self.registry = CollectorRegistry()
-        own = self.registry
-        self.requests = Counter("kdc_requests", "Requests answered.", ["route", "status"], registry=own)
-        self.seconds = Histogram(
-            "kdc_request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS, registry=own
+        self.registry = own = CollectorRegistry()
+        counter = functools.partial(Counter, registry=own)
+        histogram = functools.partial(Histogram, registry=own)
+        model = ["model"]
+        self.requests = counter("kdc_requests", "Requests answered.", ["route", "status"])
+        self.seconds = histogram("kdc_request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS)
+        self.queued = histogram(
+            "kdc_queue_seconds", "Seconds that a batch's oldest row waited.", model, buckets=_SECONDS
         )
-        self.queued = Histogram(
-            "kdc_queue_seconds", "Seconds that a batch's oldest row waited.", ["model"], buckets=_SECONDS, registry=own
+        self.inference = histogram("kdc_inference_seconds", "Seconds of a forward pass.", model, buckets=_SECONDS)
+        self.batch_tokens = histogram(
+            "kdc_batch_tokens", "Tokens of a forward pass, padding included.", model, buckets=_TOKENS
         )
-        self.inference = Histogram(
-            "kdc_inference_seconds", "Seconds of a forward pass.", ["model"], buckets=_SECONDS, registry=own
-        )
-        self.batch_tokens = Histogram(
-            "kdc_batch_tokens", "Tokens of a forward pass, padding included.", ["model"], buckets=_TOKENS, registry=own
-        )
-        self.batch_rows = Histogram("kdc_batch_rows", "Rows of a forward pass.", ["model"], buckets=_ROWS, registry=own)
+        self.batch_rows = histogram("kdc_batch_rows", "Rows of a forward pass.", model, buckets=_ROWS)
         self.queue_tokens = Gauge(
-            "kdc_queue_tokens",
-            "Tokens that wait for a forward pass.",
-            ["model"],
-            multiprocess_mode="livesum",
-            registry=own,
+            "kdc_queue_tokens", "Tokens that wait for a forward pass.", model, multiprocess_mode="livesum", registry=own
         )
-        self.truncated = Counter("kdc_truncated_texts", "Texts that were cut.", ["model"], registry=own)
-        self.rows = Counter("kdc_rows", "Rows answered.", ["model"], registry=own)
-        self.predictions = Counter("kdc_predictions", "Rows by predicted label.", ["model", "label"], registry=own)
+        self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
+        self.rows = counter("kdc_rows", "Rows answered.", model)
+        self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
         self._models: Mapping[str, Model] = {}
         self._training = _TrainingShares()
-        self._shared = shared
-        if shared:
+        self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        if self._shared:
             _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         else:
             own.register(self._training)

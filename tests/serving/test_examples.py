@@ -61,11 +61,11 @@ def answers_of(done: subprocess.CompletedProcess[str]) -> list[tuple[str, float]
     return [(label, float(score)) for label, score in lines]
 
 
-def agree(found: list[tuple[str, float]], artifact: Path, rows: Sequence[Text]) -> None:
+def agree(answers: list[tuple[str, float]], artifact: Path, rows: Sequence[Text]) -> None:
     engine = Engine.load(artifact, device="cpu")
-    wanted = engine.predict(rows)
-    assert [label for label, _ in found] == [engine.labels[row.argmax()] for row in wanted]
-    assert [score for _, score in found] == pytest.approx([row.max() for row in wanted], abs=1e-4)
+    expected = engine.predict(rows)
+    assert [label for label, _ in answers] == [engine.labels[row.argmax()] for row in expected]
+    assert [score for _, score in answers] == pytest.approx([row.max() for row in expected], abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_texts_as_arguments(client: str, service: str, artifact: Path) -> None:
 @every_client
 def test_lines_of_standard_input_keep_their_order(client: str, service: str, artifact: Path) -> None:
     texts = [f"w{n % 20} w{n * 7 % 20}" for n in range(3 * ROWS + 5)]
-    found = answers_of(run(client, service, lines="\n".join(texts) + "\n", token="open sesame"))
-    agree(found, artifact, texts)
+    answers = answers_of(run(client, service, lines="\n".join(texts) + "\n", token="open sesame"))
+    agree(answers, artifact, texts)
 
 
 @every_client
@@ -136,22 +136,22 @@ class Stub:
 
 @contextlib.contextmanager
 def stub(*script: tuple[int, str | None], seconds: float = 0.0) -> Iterator[Stub]:
-    found = Stub(list(script), seconds)
+    state = Stub(list(script), seconds)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            with found.lock:
-                status, after = found.script[min(len(found.at), len(found.script) - 1)]
-                found.at.append(time.monotonic())
-                found.connections.add(self.client_address)
-                found.working += 1
-                found.most_at_once = max(found.most_at_once, found.working)
-            time.sleep(found.seconds)
-            with found.lock:
-                found.working -= 1
+            with state.lock:
+                status, after = state.script[min(len(state.at), len(state.script) - 1)]
+                state.at.append(time.monotonic())
+                state.connections.add(self.client_address)
+                state.working += 1
+                state.most_at_once = max(state.most_at_once, state.working)
+            time.sleep(state.seconds)
+            with state.lock:
+                state.working -= 1
             rows = body.count(b"[") - 1  # of [[text], [text]]
             answer = b"[%s]" % b",".join([b'[{"label":"good","score":0.75}]'] * rows)
             if status != 200:
@@ -173,11 +173,11 @@ def stub(*script: tuple[int, str | None], seconds: float = 0.0) -> Iterator[Stub
         request_queue_size = 64
 
     server = Server(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield found
+        yield state
     finally:
         server.shutdown()
         server.server_close()
@@ -243,8 +243,8 @@ def test_connections_are_kept(client: str, most: int) -> None:
 
 def test_requests_at_a_time_have_a_bound() -> None:
     with stub((200, None), seconds=0.05) as server:
-        found = answers_of(run("client_async.py", server.url, lines="w1\n" * (20 * ROWS)))
-    assert len(found) == 20 * ROWS
+        answers = answers_of(run("client_async.py", server.url, lines="w1\n" * (20 * ROWS)))
+    assert len(answers) == 20 * ROWS
     assert len(server.at) == 20
     assert 1 < server.most_at_once <= AT_ONCE
     assert len(server.connections) <= AT_ONCE
@@ -255,9 +255,9 @@ def module(request: pytest.FixtureRequest) -> Any:
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / request.param)
     assert spec is not None
     assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    client = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(client)
+    return client
 
 
 def ask(module: Any, url: str) -> Any:
@@ -306,15 +306,15 @@ def test_pauses_double_and_differ(module: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"),
+    ("header", "seconds"),
     [("3", 3), ("", 0), ("soon", 0), ("-1", 0), ("²", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), (None, 10)],
 )
-def test_retry_after(module: Any, told: str | None, seconds: float) -> None:
-    if told is None:
+def test_retry_after(module: Any, header: str | None, seconds: float) -> None:
+    if header is None:
         import datetime
 
-        told = format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=10), usegmt=True)
-    reply = httpx.Response(429, headers=[(b"Retry-After", told.encode("latin-1"))] if told else [])
+        header = format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=10), usegmt=True)
+    reply = httpx.Response(429, headers=[(b"Retry-After", header.encode("latin-1"))] if header else [])
     assert module.retry_after(reply) == pytest.approx(seconds, abs=1.5)
 
 

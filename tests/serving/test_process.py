@@ -57,8 +57,8 @@ def _command(child: psutil.Process) -> str:
 def test_the_start_tells_what_is_served_and_how(service: Process, artifact: Path) -> None:
     printed = service.printed()
     assert f"serving mood: {artifact}" in printed.splitlines()[0]
-    for told in (service.url, "/playground", "limits:", "mood: int8 on CPUExecutionProvider, ", " threads, ready"):
-        assert told in printed
+    for part in (service.url, "/playground", "limits:", "mood: int8 on CPUExecutionProvider, ", " threads, ready"):
+        assert part in printed
 
 
 HUB_CLIENT = """
@@ -89,10 +89,10 @@ def test_the_hubs_client(service: Process, artifact: Path) -> None:
 def test_bentomls_client(service: Process, artifact: Path) -> None:
     import bentoml
 
-    wanted = Engine.load(artifact, device="cpu").predict(["w1", "w2 w3"])
+    expected = Engine.load(artifact, device="cpu").predict(["w1", "w2 w3"])
     with bentoml.SyncHTTPClient(service.url) as client:
         got = client.classify(texts=["w1", "w2 w3"])
-    assert [answer[0]["score"] for answer in got] == pytest.approx(wanted.max(axis=1).tolist(), abs=1e-6)
+    assert [answer[0]["score"] for answer in got] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-6)
 
 
 def test_bentomls_probes(service: Process) -> None:
@@ -155,7 +155,7 @@ def test_a_worker_imports_no_torch_and_calls_nobody(service: Process) -> None:
 def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count: int) -> None:
     alone = Engine.load(artifact, device="cpu", threads=1)
     texts = [f"w{n % 20} w{n % 7}" for n in range(140)]
-    wanted = alone.predict(texts).max(axis=1)
+    expected = alone.predict(texts).max(axis=1)
     statuses: list[int] = []
     failures: list[str] = []
 
@@ -172,7 +172,7 @@ def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count:
                 return
             statuses.append(reply.status_code)
             if reply.status_code == 200:
-                assert reply.json()[0]["score"] == pytest.approx(wanted[number % len(texts)], abs=1e-6)
+                assert reply.json()[0]["score"] == pytest.approx(expected[number % len(texts)], abs=1e-6)
             else:
                 assert reply.status_code == 503
                 assert reply.headers["connection"] == "close"
@@ -392,8 +392,8 @@ def test_plain_bentoml_serve(artifact: Path, tmp_path: Path) -> None:
                 reply = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": "w1"}, timeout=5)
             except httpx.TransportError:
                 time.sleep(0.1)
-        wanted = np.sort(Engine.load(artifact, device="cpu").predict(["w1"])[0])[::-1]
-        assert [entry["score"] for entry in json.loads(reply.text)] == pytest.approx(wanted.tolist(), abs=1e-6)
+        expected = np.sort(Engine.load(artifact, device="cpu").predict(["w1"])[0])[::-1]
+        assert [entry["score"] for entry in json.loads(reply.text)] == pytest.approx(expected.tolist(), abs=1e-6)
     finally:
         process.terminate()
         process.wait(30)

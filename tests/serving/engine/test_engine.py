@@ -84,9 +84,9 @@ def test_lanes_give_the_same_answers_at_once(files: Path) -> None:
             np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("threads", "lanes", "made"), [(1, 4, 1), (2, 4, 2), (16, 4, 4), (16, 1, 1)])
-def test_there_are_no_more_lanes_than_threads(files: Path, threads: int, lanes: int, made: int) -> None:
-    assert Engine.load(files, device="cpu", threads=threads, lanes=lanes).lanes == made
+@pytest.mark.parametrize(("threads", "lanes", "expected"), [(1, 4, 1), (2, 4, 2), (16, 4, 4), (16, 1, 1)])
+def test_there_are_no_more_lanes_than_threads(files: Path, threads: int, lanes: int, expected: int) -> None:
+    assert Engine.load(files, device="cpu", threads=threads, lanes=lanes).lanes == expected
 
 
 def test_a_variant_can_be_asked_for(files: Path) -> None:

@@ -245,9 +245,9 @@ def test_what_is_batched_together_does_not_change_an_answer(artifact: Path, url:
     texts = [" ".join(f"w{n}" for n in random.integers(0, 20, random.integers(0, 7))) for _ in range(100)]
     alone = Engine.load(artifact, device="cpu", threads=1)
     for text, reply in zip(texts, gather(url, texts), strict=True):
-        (wanted,) = alone.predict([text])
+        (expected,) = alone.predict([text])
         got = {entry["label"]: entry["score"] for entry in reply.json()}
-        assert [got[label] for label in SINGLE.labels] == pytest.approx(wanted.tolist(), abs=1e-6)
+        assert [got[label] for label in SINGLE.labels] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_a_model_that_fails_is_424(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ def test_no_text_key_or_header_is_logged(
     logged = "\n".join(record.getMessage() + str(record.exc_text) for record in caplog.records)
     for secret in ("s3ns1tive", KEY, "pr1vate-header"):
         assert secret not in logged + printed.out + printed.err
-    assert "ZeroDivisionError" in logged  # what failed is told
+    assert "ZeroDivisionError" in logged  # the log says what failed
 
 
 def secret_in_sight() -> bool:

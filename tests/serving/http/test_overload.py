@@ -36,7 +36,7 @@ def make_texts() -> list[list[str]]:
     ]
 
 
-async def keep_asking(url: str, requests: list[list[str]], wanted: list[np.ndarray], first: int, seen: Seen) -> None:
+async def keep_asking(url: str, requests: list[list[str]], expected: list[np.ndarray], first: int, seen: Seen) -> None:
     place, deadline, number = urlsplit(url), time.monotonic() + SECONDS, first
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     while time.monotonic() < deadline:
@@ -53,7 +53,7 @@ async def keep_asking(url: str, requests: list[list[str]], wanted: list[np.ndarr
             continue
         scores = [{entry["label"]: entry["score"] for entry in row} for row in reply]
         got = np.array([[row[label] for label in SINGLE.labels] for row in scores])
-        if got.shape == wanted[number].shape and np.allclose(got, wanted[number], atol=1e-5):
+        if got.shape == expected[number].shape and np.allclose(got, expected[number], atol=1e-5):
             seen.right += 1
         else:
             seen.problems.append(f"a reply that is not its request's: {head.splitlines()[0]}")
@@ -64,10 +64,10 @@ def test_under_overload_answers_are_right_or_refused_and_memory_stays(tmp_path: 
     artifact = write_artifact(tmp_path / "artifact")
     engine = Engine.load(artifact, device="cpu", threads=1)
     requests = make_texts()
-    wanted = [engine.predict(texts) for texts in requests]
+    expected = [engine.predict(texts) for texts in requests]
 
     async def load(url: str, seen: Seen) -> None:
-        await asyncio.gather(*(keep_asking(url, requests, wanted, 3 * n, seen) for n in range(CONNECTIONS)))
+        await asyncio.gather(*(keep_asking(url, requests, expected, 3 * n, seen) for n in range(CONNECTIONS)))
 
     with served(tmp_path, str(artifact), "--max-queue-tokens", "100", "--drain-delay", "0") as process:
         asyncio.run(load(process.url, Seen()))  # the allocators take what they need

@@ -35,7 +35,7 @@ def raw_scores(url: str, text: str = "w1", path: str = "/predict") -> list[float
     return sorted(entry["score"] for entry in reply.json())
 
 
-def wanted(scale: float, text: str = "w1") -> Any:
+def expected_scores(scale: float, text: str = "w1") -> Any:
     return pytest.approx(sorted(expected_logits(text, scale=scale * 1.01).tolist()), abs=1e-5)
 
 
@@ -49,7 +49,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
 def test_a_new_artifact_takes_over_and_no_request_fails(tmp_path: Path) -> None:
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
     with running(place, reload_s=0.05) as url:
-        assert raw_scores(url) == wanted(1.0)
+        assert raw_scores(url) == expected_scores(1.0)
         seen, stop = [], threading.Event()
 
         def keep_asking() -> None:
@@ -59,12 +59,12 @@ def test_a_new_artifact_takes_over_and_no_request_fails(tmp_path: Path) -> None:
         thread = threading.Thread(target=keep_asking)
         thread.start()
         link(write_artifact(tmp_path / "two", scale=3.0), place)
-        eventually(lambda: bool(seen) and seen[-1] == wanted(3.0))
+        eventually(lambda: bool(seen) and seen[-1] == expected_scores(3.0))
         stop.set()
         thread.join()
-        kinds = [answer == wanted(3.0) for answer in seen]
+        kinds = [answer == expected_scores(3.0) for answer in seen]
         assert kinds == sorted(kinds)  # the old one, then the new one, never back
-        assert all(answer in (wanted(1.0), wanted(3.0)) for answer in seen)
+        assert all(answer in (expected_scores(1.0), expected_scores(3.0)) for answer in seen)
 
 
 def test_an_artifact_replaced_in_place_is_seen_too(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_an_artifact_replaced_in_place_is_seen_too(tmp_path: Path) -> None:
     with running(place, reload_s=0.05) as url:
         place.rename(tmp_path / "old")
         other.rename(place)
-        eventually(lambda: raw_scores(url) == wanted(2.0))
+        eventually(lambda: raw_scores(url) == expected_scores(2.0))
 
 
 def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +97,10 @@ def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: p
         await asyncio.to_thread(held.wait, 10)
         link(write_artifact(tmp_path / "two", scale=3.0), place)
         await asyncio.to_thread(eventually, lambda: sha(url) != old)
-        assert await asyncio.to_thread(raw_scores, url) == wanted(3.0)  # the new one answers beside it
+        assert await asyncio.to_thread(raw_scores, url) == expected_scores(3.0)  # the new one answers beside it
         assert not before.done()
         gate.set()
-        assert await before == wanted(1.0, "w7")
+        assert await before == expected_scores(1.0, "w7")
 
     with running(place, reload_s=0.05) as url:
         asyncio.run(scenario(url))
@@ -122,9 +122,9 @@ def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
     with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
         link(bad, place)
         eventually(lambda: "the new artifact is refused" in caplog.text)
-        assert raw_scores(url) == wanted(1.0)
+        assert raw_scores(url) == expected_scores(1.0)
         link(write_artifact(tmp_path / "good", scale=2.0), place)  # and a good one after it is taken
-        eventually(lambda: raw_scores(url) == wanted(2.0))
+        eventually(lambda: raw_scores(url) == expected_scores(2.0))
 
 
 def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(
@@ -137,8 +137,8 @@ def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(
             shutil.copy(new / name, place / name)
             if name == "manifest.json":
                 eventually(lambda: "the new artifact is refused" in caplog.text)
-                assert raw_scores(url) == wanted(1.0)
-        eventually(lambda: raw_scores(url) == wanted(2.0))
+                assert raw_scores(url) == expected_scores(1.0)
+        eventually(lambda: raw_scores(url) == expected_scores(2.0))
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "model.onnx"), RuntimeError("anything")])
@@ -156,10 +156,10 @@ def test_whatever_goes_wrong_in_a_reload_the_next_artifact_is_looked_at(
         shutil.copytree(tmp_path / "one", bad)
         link(bad, place)
         eventually(lambda: "the new artifact is refused" in caplog.text)
-        assert raw_scores(url) == wanted(1.0)
+        assert raw_scores(url) == expected_scores(1.0)
         monkeypatch.undo()
         link(write_artifact(tmp_path / "good", scale=2.0), place)
-        eventually(lambda: raw_scores(url) == wanted(2.0))
+        eventually(lambda: raw_scores(url) == expected_scores(2.0))
 
 
 def test_the_other_side_is_cut_by_the_artifact_that_is_served_not_by_the_one_on_the_disk(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_other_side_is_cut_by_the_artifact_that_is_served_not_by_the_one_on_
         reply = httpx.post(
             f"{url}/predict", json={"inputs": "w1", "raw_scores": True, "truncation_direction": "left"}, timeout=30
         )
-        assert sorted(entry["score"] for entry in reply.json()) == wanted(1.0)
+        assert sorted(entry["score"] for entry in reply.json()) == expected_scores(1.0)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:
     with running(place, reload_s=0.05) as url:
         shutil.rmtree(place)
         time.sleep(0.3)
-        assert raw_scores(url) == wanted(1.0)
+        assert raw_scores(url) == expected_scores(1.0)
 
 
 def test_two_artifacts_are_served_by_name(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def pairs_of(reply: list[dict[str, Any]]) -> list[tuple[str, float]]:
     return [(entry["label"], entry["score"]) for entry in reply]
 
 
-def assert_same(reply: list[dict[str, Any]], wanted: list[tuple[str, float]]) -> None:
-    assert [label for label, _ in pairs_of(reply)] == [label for label, _ in wanted]
-    assert [score for _, score in pairs_of(reply)] == pytest.approx([score for _, score in wanted], abs=1e-5)
+def assert_same(reply: list[dict[str, Any]], best_first: list[tuple[str, float]]) -> None:
+    assert [label for label, _ in pairs_of(reply)] == [label for label, _ in best_first]
+    assert [score for _, score in pairs_of(reply)] == pytest.approx([score for _, score in best_first], abs=1e-5)
 
 
 @pytest.mark.parametrize("inputs", ["w1 w2", ["w1 w2"]])
@@ -111,16 +111,16 @@ def test_top_k_leaves_the_best(single: str) -> None:
 
 def test_a_sigmoid_can_be_asked_for(single: str) -> None:
     reply = post(single, {"inputs": "w1", "function_to_apply": "sigmoid"}).json()
-    wanted = 1 / (1 + np.exp(-expected_logits("w1", scale=1.01) / 2.0))
-    assert sorted(entry["score"] for entry in reply) == pytest.approx(sorted(wanted.tolist()), abs=1e-5)
+    sigmoids = 1 / (1 + np.exp(-expected_logits("w1", scale=1.01) / 2.0))
+    assert sorted(entry["score"] for entry in reply) == pytest.approx(sorted(sigmoids.tolist()), abs=1e-5)
 
 
 def test_multilabel_scores_are_sigmoids(tmp_path: Path) -> None:
     with running(write_artifact(tmp_path, MANY)) as url:
         reply = post(url, {"inputs": "w1"}).json()
-    wanted = 1 / (1 + np.exp(-expected_logits("w1", scale=1.01) / 2.0))
+    sigmoids = 1 / (1 + np.exp(-expected_logits("w1", scale=1.01) / 2.0))
     assert {entry["label"]: entry["score"] for entry in reply} == pytest.approx(
-        dict(zip(MANY.labels, wanted.tolist(), strict=True)), abs=1e-5
+        dict(zip(MANY.labels, sigmoids.tolist(), strict=True)), abs=1e-5
     )
 
 

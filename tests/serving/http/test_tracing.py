@@ -53,7 +53,7 @@ class Collector:
     @property
     def spans(self) -> list[Span]:
         """All that came, by their beginnings."""
-        found = [
+        spans = [
             Span(
                 span.name,
                 span.trace_id.hex(),
@@ -68,7 +68,7 @@ class Collector:
             for scope in resource.scope_spans
             for span in scope.spans
         ]
-        return sorted(found, key=lambda span: span.began)
+        return sorted(spans, key=lambda span: span.began)
 
     @property
     def resource(self) -> dict[str, Any]:
@@ -295,9 +295,9 @@ def test_the_sampler_is_heeded(
         ask(url)
         ask(url, traceparent=f"00-{CALLER}-{PARENT}-01")
         ask(url, traceparent=f"00-{CALLER[::-1]}-{PARENT}-00")
-    found = collector.spans
-    assert len(found) == 4 * sum(traced)
-    traces = {span.trace for span in found}
+    spans = collector.spans
+    assert len(spans) == 4 * sum(traced)
+    traces = {span.trace for span in spans}
     assert [bool(traces - {CALLER, CALLER[::-1]}), CALLER in traces, CALLER[::-1] in traces] == traced
 
 
@@ -387,7 +387,7 @@ def test_kdc_serve_sends_and_prints_each_request_once_in_its_drain(
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER=zipkin"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"),
@@ -395,8 +395,8 @@ def test_kdc_serve_sends_and_prints_each_request_once_in_its_drain(
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "host:4318"}, "/v1/traces"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_before_the_start(environment: dict[str, str], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_setting_that_cannot_be_is_refused_before_the_start(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         trace_settings.exporters(environment)
 
 
