@@ -45,6 +45,7 @@ class Setting:
         section: of the setting, e.g. "contract"; "" for one that stands alone.
         panel: heading under which `--help` lists it.
         keys: the settings that it sets, where they are named otherwise than section and option.
+        least: smallest value, for a number.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Setting:
     section: str = ""
     panel: str | None = None
     keys: tuple[str, ...] = ()
+    least: int | None = None
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., N
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = []
         for name, setting in options.items():
-            option = _option(setting.help, f"--{setting.name}", panel=setting.panel)
+            option = _option(setting.help, f"--{setting.name}", panel=setting.panel, least=setting.least)
             hint = Annotated[setting.type | None, option]
             parameters.append(inspect.Parameter(name, keyword, default=None, annotation=hint))
         parameters += [each.replace(kind=keyword, annotation=hints[each.name]) for each in own]
@@ -92,9 +94,9 @@ def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def _option(help: str, *names: str, panel: str | None = None) -> Any:
+def _option(help: str, *names: str, panel: str | None = None, least: int | None = None) -> Any:
     """An option whose help says its default."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+    return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 
 
 # What several commands take.
@@ -409,9 +411,7 @@ def study(
     files = {"files": result.files, "failed": result.failed}
     _print_json(files) if as_json else typer.echo("\n".join(result.files))
     if result.failed:
-        raise KdcError(
-            "some cells failed", given="; ".join(result.failed), remedy="the same command tries them again"
-        )
+        raise KdcError("some cells failed", given="; ".join(result.failed), remedy="the same command tries them again")
 
 
 @app.command(name="try")
@@ -506,84 +506,48 @@ def serve(
     launch.serve(settings.resolve({"artifact": ",".join(artifacts or []) or None} | given), host, port)
 
 
+PREDICT = (
+    Setting("text", str, "Name of the column with the text (default: as in training)."),
+    Setting("text-pair", str, "Name of the column with the second text of a pair (default: as in training)."),
+    Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
+    Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
+    Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
+    Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
+    Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice)."),
+    Setting(
+        "threads", int, "Threads of all forward passes (default: all usable cores); with ray of an actor (1).", least=1
+    ),
+    Setting("engine", str, "local (default) works in this process; ray in actors on a cluster, into a directory."),
+    Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone)."),
+    Setting("actors", int, "Number of Ray actors (default: as many as there are cores or GPUs).", least=1),
+    Setting("force", bool, "Replace an existing output, and drop an unfinished job."),
+    Setting("allow-failed", bool, "Accept an artifact that failed its contract."),
+)
+
+
 @app.command()
+@takes(*PREDICT)
 def predict(
+    given: dict[str, Any],
     artifact: Artifact,
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="INPUT",
-            help="Table to read: a file, directory, pattern or URL; - is JSONL on standard input.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="INPUT", help="File, directory, pattern or URL; - is JSONL on standard input."),
     ],
     output: Annotated[
         str,
         typer.Argument(
-            metavar="OUTPUT",
-            help="File or URL to write: .parquet, .jsonl, .csv or .tsv; - is JSONL on standard output. With "
-            "ray, a directory.",
-            show_default=False,
+            metavar="OUTPUT", help=".parquet, .jsonl, .csv or .tsv, or a URL; - is JSONL on standard output."
         ),
     ],
-    text: Text = None,
-    text_pair: TextPair = None,
-    prefix: Annotated[str, typer.Option(help="Prefix for the names of the new columns.")] = "",
-    all_scores: Annotated[
-        bool, _option("Add a column with the score of each class, not only of the best.", "--all-scores")
-    ] = False,
-    on_error: Annotated[str, typer.Option(help="What to do with a row that has no text: stop, or skip it.")] = "stop",
-    errors: Annotated[str | None, _option("File or URL for the list of skipped rows, in JSONL.")] = None,
-    variant: Variant = None,
     device: Device = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads of all forward passes together (default: all usable cores); with ray, threads of "
-            "each actor (default 1).",
-            min=1,
-        ),
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="local works in this process; ray works in actors on a Ray cluster and writes a directory of shards."
-        ),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        _option("Address of the Ray cluster, or auto for the one that Ray finds (default: Ray on this machine alone)."),
-    ] = None,
-    actors: Annotated[
-        int | None, typer.Option(help="Number of Ray actors (default: as many as there are cores or GPUs).", min=1)
-    ] = None,
-    force: Annotated[bool, _option("Replace an existing output, and drop an unfinished job.", "--force")] = False,
-    allow_failed: AllowFailed = False,
     as_json: Json = False,
 ) -> None:
     """Label and score a table of any size: columns stay, label and score join them. Goes on where it was cut off."""
     from kdc.serving.bulk.predict import predict as predict_table
     from kdc.serving.bulk.request import PredictRequest
 
-    request = PredictRequest(
-        artifact=artifact,
-        source=source,
-        output=output,
-        text=text,
-        text_pair=text_pair,
-        prefix=prefix,
-        all_scores=all_scores,
-        on_error=on_error,
-        errors=errors,
-        variant=variant,
-        device=_device(device),
-        threads=threads,
-        force=force,
-        allow_failed=allow_failed,
-        engine=engine,
-        address=address,
-        actors=actors,
-    )
+    request = PredictRequest(artifact=artifact, source=source, output=output, device=_device(device), **given)
     result = predict_table(request)
     if as_json and output != "-":
         _print_json(result.to_json())
