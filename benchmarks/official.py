@@ -111,38 +111,31 @@ def _run(recipe: str, options: argparse.Namespace) -> Any:
 
 def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     """Train a new student for that many steps. Returns it, and its padding id."""
+    import numpy as np
     from transformers import set_seed
 
     from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.training import adapters, models
     from kdc.pipeline.training.batches import Rows
-    from kdc.pipeline.training.loop import Objective, train
-    from kdc.pipeline.training.plan import plan_for
-    from kdc.pipeline.training.students import TeacherLogits, new_student
+    from kdc.pipeline.training.finetuning import plan_for
+    from kdc.pipeline.training.loop import Environment, Objective, train
+    from kdc.pipeline.training.students import new_student
 
     settings, task, pad_to = run.config.student, run.data().task, ARMS[arm][1]
     set_seed(run.config.run.seed)
     loaded, source = new_student(settings.model, task, cut_from=run.cut_from(settings))
     pad_id = models.load_tokenizer(source).pad_token_id
     model = adapters.with_adapters(loaded.model, loaded.new_modules, settings.lora.model_dump())
-    teacher = TeacherLogits(run.folder("targets") / TEACHER_LOGITS, settings.alpha, settings.temperature)
-    plan = plan_for(settings, 1, seed=0, device="cpu", bf16=False)
-    plan = replace(
-        plan,
-        steps=steps,
-        evaluate_every=steps,
-        warmup_steps=round(settings.warmup * steps),
-        pad_to=pad_to,
-        group_by_length=pad_to is None,
-        patience=None,
-    )
+    logits = np.load(run.folder("targets") / TEACHER_LOGITS, mmap_mode="r")
+    settings = settings.model_copy(update={"patience": None})
+    plan = replace(plan_for(settings, 1, Environment(seed=0)), steps=steps, evaluate_every=steps, pad_to=pad_to)
     with tempfile.TemporaryDirectory() as folder:
         train(
             model,
-            Rows([run.data().tokens("student", "train")], teacher.read()),
+            Rows([run.data().tokens("student", "train")], logits),
             Rows([run.data().tokens("student", "tune")]),
             pad_id=pad_id,
-            objective=Objective(task.kind, task.metrics, alpha=teacher.alpha, temperature=teacher.temperature),
+            objective=Objective(task, alpha=settings.alpha, temperature=settings.temperature),
             plan=plan,
             folder=Path(folder),
         )

@@ -71,36 +71,23 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None, bf16: bool = False) -
     import numpy as np
     from transformers import set_seed
 
-    from kdc.pipeline.config.settings import LoraSettings
+    from kdc.pipeline.config.settings import LoraSettings, TrainSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.training import adapters, models
     from kdc.pipeline.training.batches import Collator, Rows
-    from kdc.pipeline.training.loop import DistillationTrainer, Objective, Plan, training_arguments
+    from kdc.pipeline.training.loop import DistillationTrainer, Environment, Objective, Plan, training_arguments
 
     set_seed(0)
     loaded = models.load_model("minilm", find_task("qnli"))
     student = models.cut(loaded.model, [0, 1, 2])
     adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings().model_dump())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
-    plan = Plan(
-        steps=steps + 1,
-        batch_size=BATCH,
-        accumulate=1,
-        learning_rate=1e-4,
-        warmup_steps=0,
-        weight_decay=0.0,
-        evaluate_every=10**6,
-        patience=None,
-        seed=0,
-        device="cpu",
-        bf16=bf16,
-        pad_to=pad_to,
-        group_by_length=pad_to is None,
-    )
+    settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)
+    plan = Plan(settings, Environment(seed=0, bf16=bf16), steps=steps + 1, evaluate_every=10**6, pad_to=pad_to)
     with tempfile.TemporaryDirectory() as folder:
         rows = Rows([tokens], logits)
         trainer = DistillationTrainer(
-            objective=Objective("classification", ("accuracy",), alpha=0.5, temperature=2.0),
+            objective=Objective(find_task("qnli"), alpha=0.5, temperature=2.0),
             plan=plan,
             model=adapted,
             args=replace(

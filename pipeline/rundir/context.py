@@ -14,6 +14,7 @@ from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.results import SearchResult, StageResult
 from kdc.pipeline.rundir.device import choose_device
+from kdc.pipeline.training.loop import Environment
 
 AnyResult = TypeVar("AnyResult", bound=StageResult)
 
@@ -72,6 +73,11 @@ class Run:
     def result(self, kind: type[AnyResult]) -> AnyResult:
         """What a finished stage handed on; see `read_result`."""
         return read_result(self.root, kind)
+
+    @property
+    def environment(self) -> Environment:
+        """What all trainings of the run have in common."""
+        return Environment(self.config.run.seed, self.device, self.bf16)
 
     @property
     def student(self) -> StudentSettings:

@@ -16,11 +16,7 @@ from kdc.common.files import write_whole
 from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training import adapters, models
-from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Objective, train
-from kdc.pipeline.training.outcome import score_model
-from kdc.pipeline.training.plan import class_weights, plan_for
+from kdc.pipeline.training.finetuning import fine_tune
 from kdc.pipeline.training.students import distil, merged_student
 
 
@@ -52,11 +48,9 @@ def student_without_kd(run: Run, work: Path) -> ModelResult:
         run.data(),
         None,
         work,
+        run.environment,
         cut_from=run.cut_from(settings),
         role=run.role_of(settings.model),
-        seed=run.config.run.seed,
-        device=run.device,
-        bf16=run.bf16,
         progress=run.progress,
     )
     merged_student(work).save_pretrained(work / "model")
@@ -67,32 +61,23 @@ def student_without_kd(run: Run, work: Path) -> ModelResult:
 def teacher_lora(run: Run, work: Path) -> ModelResult:
     """Train the whole pretrained teacher with the student's adapters and learning rate; `work/model` is the merged
     model."""
-    student, teacher, data, seed = run.student, run.config.teacher, run.data(), run.config.run.seed
+    student, teacher = run.student, run.config.teacher
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
-    task, settings = data.task, teacher.model_copy(update={"learning_rate": student.learning_rate})
-    set_seed(seed)
-    loaded = models.load_model(source, task)
+    settings = teacher.model_copy(update={"learning_rate": student.learning_rate})
+    set_seed(run.config.run.seed)
+    loaded = models.load_model(source, run.data().task)
     tokenizer = models.load_tokenizer(source)
     adapted = adapters.with_adapters(loaded.model, loaded.new_modules, student.lora.model_dump())
-    rows, tune = (Rows([data.tokens("teacher", split)]) for split in ("train", "tune"))
-    training = train(
+    result = fine_tune(
         adapted,
-        rows,
-        tune,
+        settings,
+        run.data(),
+        run.environment,
+        role="teacher",
         pad_id=tokenizer.pad_token_id,
-        objective=Objective(
-            kind=task.kind,
-            metric_names=task.metrics,
-            class_weights=class_weights(settings.class_weights, data),
-            center=task.center,
-            spread=task.spread,
-        ),
-        plan=plan_for(settings, len(rows), seed=seed, device=run.device, bf16=run.bf16),
-        folder=work / "checkpoints",
-        resume=last_checkpoint(work / "checkpoints"),
+        checkpoints=work / "checkpoints",
         progress=run.progress,
     )
-    result = score_model(adapted, tune, task, tokenizer.pad_token_id)
     adapted.to("cpu").merge_and_unload().save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")
-    return result.model_copy(update={"training": training})
+    return result

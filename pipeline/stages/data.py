@@ -22,7 +22,7 @@ from kdc.pipeline.results import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import labelled_rows
 from kdc.pipeline.training import ensemble, models
-from kdc.pipeline.training.plan import check_class_weights
+from kdc.pipeline.training.finetuning import check_class_weights
 
 
 def depends_on(run: Run) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.rundir.folders import kept_folder
-from kdc.pipeline.training.plan import plan_for
-from kdc.pipeline.training.students import TeacherLogits, distil
+from kdc.pipeline.training.finetuning import plan_for
+from kdc.pipeline.training.students import distil
 
 _FIRST_STEPS = 400  # fewer rank students by how fast they begin
 _QUICK_SURVIVORS = 3
@@ -79,7 +79,7 @@ def _steps_of_full_training(run: Run) -> int:
     data, settings = run.data(), run.config.student
     role = run.role_of(settings.model)
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
-    return plan_for(settings, rows, seed=run.config.run.seed, device=run.device, bf16=run.bf16).steps
+    return plan_for(settings, rows, run.environment).steps
 
 
 def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
@@ -98,13 +98,11 @@ def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
         result = distil(
             settings,
             run.data(),
-            TeacherLogits(run.folder("targets") / TEACHER_LOGITS, settings.alpha, settings.temperature),
+            run.folder("targets") / TEACHER_LOGITS,
             work,
+            run.environment,
             cut_from=run.cut_from(settings),
             role=run.role_of(student),
-            seed=run.config.run.seed,
-            device=run.device,
-            bf16=run.bf16,
             progress=run.progress,
         )
         assert result.training is not None

@@ -12,8 +12,8 @@ from kdc.pipeline.results import StudentResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TEACHER_LOGITS
-from kdc.pipeline.training.outcome import check_learned
-from kdc.pipeline.training.students import TeacherLogits, distil
+from kdc.pipeline.training.finetuning import check_learned
+from kdc.pipeline.training.students import distil
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
@@ -32,13 +32,11 @@ def run(run: Run, out: Path) -> StudentResult:
     result = distil(
         settings,
         data,
-        TeacherLogits(run.folder("targets") / TEACHER_LOGITS, settings.alpha, settings.temperature),
+        run.folder("targets") / TEACHER_LOGITS,
         out,
+        run.environment,
         cut_from=run.cut_from(settings),
         role=run.role_of(settings.model),
-        seed=run.config.run.seed,
-        device=run.device,
-        bf16=run.bf16,
         progress=run.progress,
     )
     warning = check_learned(result, data.task, who="student", allow=settings.allow_majority, remedy=_REMEDY)

@@ -27,10 +27,7 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES
 from kdc.pipeline.training import adapters, ensemble, models
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Objective, train
-from kdc.pipeline.training.outcome import check_learned, score_logits, score_model
-from kdc.pipeline.training.plan import class_weights, plan_for
+from kdc.pipeline.training.finetuning import check_learned, fine_tune, score_logits, score_model
 from kdc.pipeline.training.teachers import load_finetuned
 
 _REMEDY = (
@@ -69,37 +66,27 @@ def run(run: Run, out: Path) -> TeacherResult:
 def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> ModelResult:
     """Fine-tune or check one teacher, and save it."""
     settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
-    source, task, seed = settings.sources[place], data.task, run.config.run.seed
+    source, task = settings.sources[place], data.task
     tokenizer = models.load_tokenizer(source)
-    tune = Rows([data.tokens(role, "tune")])
-    set_seed(seed)
+    set_seed(run.config.run.seed)
     if settings.finetuned:
         model: Any = load_finetuned(source, task, settings.labels).to(run.device)
-        result = score_model(model, tune, task, tokenizer.pad_token_id)
+        result = score_model(model, Rows([data.tokens(role, "tune")]), task, tokenizer.pad_token_id)
     else:
         loaded = models.load_model(source, task)
-        model, rows = loaded.model, Rows([data.tokens(role, "train")])
+        model = loaded.model
         if settings.method == "lora":
             model = adapters.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
-        training = train(
+        result = fine_tune(
             model,
-            rows,
-            tune,
+            settings,
+            data,
+            run.environment,
+            role=role,
             pad_id=tokenizer.pad_token_id,
-            objective=Objective(
-                kind=task.kind,
-                metric_names=task.metrics,
-                class_weights=class_weights(settings.class_weights, data),
-                center=task.center,
-                spread=task.spread,
-            ),
-            plan=plan_for(settings, len(rows), seed=seed, device=run.device, bf16=run.bf16),
-            folder=checkpoints,
-            resume=last_checkpoint(checkpoints),
+            checkpoints=checkpoints,
             progress=run.progress,
         )
-        result = score_model(model, tune, task, tokenizer.pad_token_id)
-        result = result.model_copy(update={"training": training})
     model = model.to("cpu")
     if settings.method == "lora" and not settings.finetuned:
         model = model.merge_and_unload()

@@ -21,14 +21,15 @@ import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.settings import TrainSettings
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import History, TrainingSummary
+from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal
 from kdc.pipeline.training.losses import distillation_loss, label_loss
-from kdc.pipeline.training.ranks import on_all_ranks
 
 log = logging.getLogger("kdc")
 
@@ -37,42 +38,38 @@ _LOGS_A_LOOK = 5  # values of the training loss that are logged between two look
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to train, in plain numbers.
+class Environment:
+    """What all trainings of a run have in common.
 
     Attributes:
-        steps: updates of the weights in all.
-        batch_size: rows in a batch, over all ranks.
-        accumulate: batches whose gradients are added up for one update.
-        learning_rate: its peak.
-        warmup_steps: updates during which the learning rate rises linearly; afterwards it falls linearly to 0.
-        weight_decay: of AdamW.
-        evaluate_every: updates between two looks at the tuning slice; each look also writes a checkpoint.
-        patience: training stops after this many looks without a better one; None never stops early.
-        seed: of the order of rows and of dropout.
+        seed: of initialisation, of the order of rows and of dropout.
         device: "cpu" or "cuda".
         bf16: whether to train in bf16 autocast.
-        pad_to: tokens to pad every row to (for benchmarks); None pads to the longest row of the batch.
-        group_by_length: whether to batch rows of similar length.
-        gradient_checkpointing: whether to compute activations twice instead of keeping them in memory.
-        ranks: processes that share each batch.
     """
 
-    steps: int
-    batch_size: int
-    accumulate: int
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    evaluate_every: int
-    patience: int | None
     seed: int
-    device: str
-    bf16: bool
+    device: str = "cpu"
+    bf16: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        settings: batches, rates and patience; `epochs`, `min_steps` and `evaluations` are told by the steps below.
+        environment: seed, device and precision.
+        steps: updates of the weights in all.
+        evaluate_every: updates between two looks at the tuning slice; each look also writes a checkpoint.
+        pad_to: tokens to pad every row to, without batching rows of similar length (for benchmarks); None pads to the
+            longest row of the batch.
+    """
+
+    settings: TrainSettings
+    environment: Environment
+    steps: int
+    evaluate_every: int
     pad_to: int | None = None
-    group_by_length: bool = True
-    gradient_checkpointing: bool = False
-    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,21 +77,16 @@ class Objective:
     """What to minimise.
 
     Attributes:
-        kind: the task's kind.
-        metric_names: metrics on the tuning slice; the first one decides.
-        alpha: weight of the teacher's term, within [0, 1]; ignored where rows have no teacher logits.
-        temperature: T, which divides the logits of both sides in the teacher's term.
-        class_weights: factor of each class; None weighs all classes alike.
-        center, spread: mean and standard deviation of regression's labels; the model learns (label - center) / spread.
+        task: its kind decides the loss, its first metric the best step; regression's labels are standardised.
+        class_weights: factor of each class in the labels' term; None weighs all alike.
+        alpha: weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha.
+        temperature: T > 0, by which the logits of both sides are divided.
     """
 
-    kind: Kind
-    metric_names: tuple[str, ...]
+    task: Task
+    class_weights: tuple[float, ...] | None = None
     alpha: float = 0.0
     temperature: float = 1.0
-    class_weights: tuple[float, ...] | None = None
-    center: float = 0.0
-    spread: float = 1.0
 
 
 class DistillationTrainer(Trainer):
@@ -116,18 +108,18 @@ class DistillationTrainer(Trainer):
         labels, labelled = inputs.pop("labels"), inputs.pop("labelled")
         teacher_logits = inputs.pop("teacher_logits", None)
         logits = model(**inputs).logits.float()
-        goal = self.objective
-        if goal.kind == "regression":
-            labels = (labels - goal.center) / goal.spread
+        goal, task = self.objective, self.objective.task
+        if task.kind == "regression":
+            labels = (labels - task.center) / task.spread
         if teacher_logits is None:
-            loss = label_loss(logits, labels, goal.kind, self.class_weights).mean()
+            loss = label_loss(logits, labels, task.kind, self.class_weights).mean()
         else:
             loss = distillation_loss(
                 logits,
                 teacher_logits,
                 labels,
                 labelled,
-                kind=goal.kind,
+                kind=task.kind,
                 alpha=goal.alpha,
                 temperature=goal.temperature,
                 class_weights=self.class_weights,
@@ -136,7 +128,8 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset
-        return LengthGroupedSampler(rows.lengths, self.plan.batch_size, self.plan.seed, self.plan.group_by_length)
+        batch_size, seed = self.plan.settings.batch_size, self.plan.environment.seed
+        return LengthGroupedSampler(rows.lengths, batch_size, seed, group=self.plan.pad_to is None)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
@@ -166,7 +159,7 @@ class _Report(TrainerCallback):
             raise KdcError("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
 
 
-@on_all_ranks
+@ranks.on_all_ranks
 def train(
     model: Any,
     train_rows: Rows,
@@ -197,32 +190,35 @@ def train(
     Raises:
         KdcError: the loss is not a number.
     """
-    if plan.device == "cuda":
+    device, patience = plan.environment.device, plan.settings.patience
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(
         objective=objective,
         plan=plan,
-        model=model.to(plan.device),
+        model=model.to(device),
         args=training_arguments(plan, folder, by_loss=by_loss),
         train_dataset=train_rows,
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
-        compute_metrics=lambda output: _score(output, objective),
-        callbacks=[_Report(progress)] + ([EarlyStoppingCallback(plan.patience)] if plan.patience else []),
+        compute_metrics=lambda output: _score(output, objective.task),
+        callbacks=[_Report(progress)] + ([EarlyStoppingCallback(patience)] if patience else []),
     )
     trainer.remove_callback(PrinterCallback)
+    resumed_from = 0 if resume is None else int(resume.name.rsplit("-", 1)[1])
     if resume is not None:
-        log.info("resumes from step %s", resume.name.rsplit("-", 1)[1])
-    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        log.info("resumes from step %s", resumed_from)
+    result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
-    looks = [entry for entry in trainer.state.log_history if "eval_score" in entry]
-    best = min(looks, key=lambda entry: entry["eval_loss"] if by_loss else -entry["eval_score"])
     history = trainer.state.log_history
-    summary = TrainingSummary(
+    looks = [entry for entry in history if "eval_score" in entry]
+    best = min(looks, key=lambda entry: entry["eval_loss"] if by_loss else -entry["eval_score"])
+    memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
+    return TrainingSummary(
         best_score=best["eval_score"],
         best_step=best["step"],
         steps=trainer.state.global_step,
-        resumed_from=int(resume.name.rsplit("-", 1)[1]) if resume else 0,
+        resumed_from=resumed_from,
         train_rows=len(train_rows),
         rows_per_second=round(result.metrics["train_samples_per_second"], 1),
         seconds=round(result.metrics["train_runtime"], 1),
@@ -232,39 +228,32 @@ def train(
             score=[(entry["step"], entry["eval_score"]) for entry in looks],
             tune_loss=[(entry["step"], entry["eval_loss"]) for entry in looks],
         ),
+        **memory,
     )
-    if plan.device != "cuda":
-        return summary
-    return summary.model_copy(update={"peak_memory_bytes": torch.cuda.max_memory_allocated()})
 
 
-def _score(output: Any, objective: Objective) -> dict[str, float]:
-    scores = metrics.compute(output.predictions, output.label_ids, objective.kind, objective.metric_names)
-    return {"score": scores[objective.metric_names[0]]}
+def _score(output: Any, task: Task) -> dict[str, float]:
+    deciding = task.metrics[0]
+    return {"score": metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]}
 
 
 def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:
-    """The plan in the Trainer's terms.
-
-    Args:
-        plan: how to train.
-        folder: where checkpoints are written.
-        by_loss: see `train`.
-    """
+    """The plan in the Trainer's terms; checkpoints go to `folder`, and `by_loss` is as in `train`."""
+    settings, environment = plan.settings, plan.environment
     # TrainingArguments sets this variable, and reads it where bf16 is off: the value of the last training would count.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if plan.bf16 else "no"
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch_size // plan.ranks,
-        per_device_eval_batch_size=plan.batch_size // plan.ranks,
+        per_device_train_batch_size=settings.batch_size // ranks.size(),
+        per_device_eval_batch_size=settings.batch_size // ranks.size(),
         ddp_find_unused_parameters=True,
-        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        gradient_accumulation_steps=plan.accumulate,
-        learning_rate=plan.learning_rate,
-        warmup_steps=plan.warmup_steps,
-        weight_decay=plan.weight_decay,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup * plan.steps),
+        weight_decay=settings.weight_decay,
         eval_strategy="steps",
         save_strategy="steps",
         logging_strategy="steps",
@@ -276,16 +265,16 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss" if by_loss else "eval_score",
         greater_is_better=not by_loss,
-        seed=plan.seed,
-        data_seed=plan.seed,
-        use_cpu=plan.device == "cpu",
-        bf16=plan.bf16,
-        dataloader_pin_memory=plan.device == "cuda",
+        seed=environment.seed,
+        data_seed=environment.seed,
+        use_cpu=environment.device == "cpu",
+        bf16=environment.bf16,
+        dataloader_pin_memory=environment.device == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
         report_to="none",
-        restore_callback_states_from_checkpoint=plan.patience is not None,
+        restore_callback_states_from_checkpoint=settings.patience is not None,
     )
     if arguments.n_gpu > 1:  # the Trainer would give each GPU a whole batch: n times the rows of a step
         arguments._n_gpu = 1

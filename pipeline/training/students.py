@@ -8,13 +8,11 @@ where the adapters' initialisation changed the weights) or `full/` where all wei
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from kdc.pipeline.config.settings import StudentSettings
@@ -23,46 +21,23 @@ from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters, models
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Objective, train
-from kdc.pipeline.training.outcome import score_model
-from kdc.pipeline.training.plan import class_weights, plan_for
+from kdc.pipeline.training.finetuning import fine_tune
+from kdc.pipeline.training.loop import Environment
 from kdc.pipeline.training.predict import predict
 
 TRAINED_LOGITS = "trained_logits.npy"  # of `probe_rows`, by the model in memory right after its training
 _PROBE_ROWS = 64
 
 
-@dataclass(frozen=True)
-class TeacherLogits:
-    """What a student learns from beside the labels.
-
-    Attributes:
-        file: the teacher's logits (.npy), (row ids, outputs), indexed by row id.
-        alpha: weight of the teacher's term of the loss; 1 - alpha is the labels'.
-        temperature: T, by which both sides' logits are divided.
-    """
-
-    file: Path
-    alpha: float
-    temperature: float
-
-    def read(self) -> NDArray[np.float32]:
-        """The logits, memory-mapped."""
-        return np.load(self.file, mmap_mode="r")
-
-
 def distil(
     settings: StudentSettings,
     data: PreparedData,
-    teacher_logits: TeacherLogits | None,
+    teacher_logits: Path | None,
     out: Path,
+    environment: Environment,
     *,
     cut_from: str,
     role: str,
-    seed: int,
-    device: str,
-    bf16: bool,
     progress: Callable[[int, int], None],
 ) -> ModelResult:
     """Make a student and train it into a folder.
@@ -70,17 +45,16 @@ def distil(
     Args:
         settings: of the student.
         data: the rows.
-        teacher_logits: what to learn from; None trains on the labels alone (a control).
+        teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; None trains on the labels
+            alone (a control).
         out: the folder.
+        environment: seed, device and precision.
         cut_from: the model that a student of "layers:..." is cut from.
         role: whose tokens it takes: "teacher" or "student".
-        seed: of initialisation, order and dropout.
-        device: "cpu" or "cuda".
-        bf16: train in bf16 autocast.
         progress: called with (step, steps).
     """
     task = data.task
-    set_seed(seed)
+    set_seed(environment.seed)
     loaded, source = new_student(settings.model, task, cut_from=cut_from)
     tokenizer = models.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
@@ -91,39 +65,27 @@ def distil(
     if settings.method == "lora":
         student = adapters.with_adapters(student, loaded.new_modules, settings.lora.model_dump())
         adapters.save_rewritten(student, out / "base", out / "below")
-
-    splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
-    logits = teacher_logits.read() if teacher_logits else None
-    rows = Rows([data.tokens(role, split) for split in splits], logits)
-    training = train(
+    result = fine_tune(
         student,
-        rows,
-        Rows([data.tokens(role, "tune")], logits),
+        settings,
+        data,
+        environment,
+        role=role,
         pad_id=tokenizer.pad_token_id,
-        objective=Objective(
-            kind=task.kind,
-            metric_names=task.metrics,
-            alpha=teacher_logits.alpha if teacher_logits else 0.0,
-            temperature=teacher_logits.temperature if teacher_logits else 1.0,
-            class_weights=class_weights(settings.class_weights, data),
-            center=task.center,
-            spread=task.spread,
-        ),
-        plan=plan_for(settings, len(rows), seed=seed, device=device, bf16=bf16),
-        folder=out / "checkpoints",
-        resume=last_checkpoint(out / "checkpoints"),
+        checkpoints=out / "checkpoints",
         progress=progress,
+        teacher_logits=teacher_logits,
+        alpha=settings.alpha,
+        temperature=settings.temperature,
         by_loss=True,
     )
-    result = score_model(student, Rows([data.tokens(role, "tune")]), task, tokenizer.pad_token_id)
-
     student.to("cpu")
     if settings.method == "lora":
         adapters.save_adapters(student, out / "adapter")
     else:
         student.save_pretrained(out / "full")
     np.save(out / TRAINED_LOGITS, predict(student, probe_rows(data, role), pad_id=tokenizer.pad_token_id))
-    return result.model_copy(update={"training": training, "parameters": parameters})
+    return result.model_copy(update={"parameters": parameters})
 
 
 def new_student(model: str, task: Task, *, cut_from: str) -> tuple[models.Loaded, str]:

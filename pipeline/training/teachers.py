@@ -13,7 +13,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.training import models
 
 
-def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> PreTrainedModel:
+def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:
     """Load a fine-tuned teacher so that its outputs stand in the order of the task's labels.
 
     Args:

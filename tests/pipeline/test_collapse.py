@@ -12,8 +12,8 @@ from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge
-from kdc.pipeline.training.outcome import check_learned
-from kdc.pipeline.training.plan import plan_for
+from kdc.pipeline.training.finetuning import check_learned, plan_for
+from kdc.pipeline.training.loop import Environment
 
 TASK = find_task("qnli")
 
@@ -54,13 +54,13 @@ def test_only_wnli_allows_the_majority_by_preset() -> None:
 
 
 def test_a_student_trains_its_minimum_of_steps_whatever_the_epochs_say() -> None:
-    plan = plan_for(StudentSettings(epochs=1, min_steps=400), 320, seed=0, device="cpu", bf16=False)
+    plan = plan_for(StudentSettings(epochs=1, min_steps=400), 320, Environment(seed=0))
     assert plan.steps >= 400
 
 
 def test_the_last_step_is_a_step_that_is_looked_at() -> None:
     for rows in (100, 999, 12_345):
-        plan = plan_for(StudentSettings(epochs=3, min_steps=0), rows, seed=0, device="cpu", bf16=False)
+        plan = plan_for(StudentSettings(epochs=3, min_steps=0), rows, Environment(seed=0))
         assert plan.steps % plan.evaluate_every == 0
         assert 3 * rows / 32 <= plan.steps <= 3 * (rows / 32 + 1) + 8
 

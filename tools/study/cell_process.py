@@ -106,7 +106,7 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
     from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.stages.controls import teacher_lora
     from kdc.pipeline.training import models
-    from kdc.pipeline.training.students import TeacherLogits, distil, merged_student
+    from kdc.pipeline.training.students import distil, merged_student
 
     task = run.data().task
     if method == "fft":  # the teacher that cells share
@@ -115,17 +115,14 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
     if method == "lora":
         return teacher_lora(run, work), models.load_model(str(work / "model"), task).model, "teacher"
     settings = run.config.student
-    logits = TeacherLogits(run.folder("targets") / TEACHER_LOGITS, settings.alpha, settings.temperature)
     trained = distil(
         settings,
         run.data(),
-        logits if method == "kd-lora" else None,
+        run.folder("targets") / TEACHER_LOGITS if method == "kd-lora" else None,
         work,
+        run.environment,
         cut_from=run.cut_from(settings),
         role="student",
-        seed=run.config.run.seed,
-        device=run.device,
-        bf16=run.bf16,
         progress=run.progress,
     )
     return trained, merged_student(work), "student"

@@ -14,9 +14,11 @@ from scipy.special import log_softmax
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.settings import TrainSettings
+from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Objective, Plan, train, training_arguments
+from kdc.pipeline.training.loop import Environment, Objective, Plan, train, training_arguments
 from kdc.pipeline.training.predict import predict
 
 RANDOM = np.random.default_rng(3)
@@ -45,24 +47,15 @@ def tiny(dropout: float = 0.1) -> BertForSequenceClassification:
     )
 
 
-def plan(**changes: object) -> Plan:
-    values = {
-        "steps": 24,
-        "batch_size": 8,
-        "accumulate": 1,
-        "learning_rate": 3e-3,
-        "warmup_steps": 2,
-        "weight_decay": 0.01,
-        "evaluate_every": 6,
-        "patience": None,
-        "seed": 5,
-        "device": "cpu",
-        "bf16": False,
-    } | changes
-    return Plan(**values)  # type: ignore[arg-type]
+def plan(*, steps: int = 24, evaluate_every: int = 6, bf16: bool = False, learning_rate: float = 3e-3) -> Plan:
+    settings = TrainSettings(batch_size=8, learning_rate=learning_rate, warmup=2 / steps)
+    return Plan(settings, Environment(seed=5, bf16=bf16), steps, evaluate_every)
 
 
-OBJECTIVE = Objective("classification", ("accuracy",))
+TASK = custom_task("toy", "text", None, "label", "classification", ("a", "b")).model_copy(
+    update={"metrics": ("accuracy",)}
+)
+OBJECTIVE = Objective(TASK)
 
 
 def test_shuffled_rows_still_meet_their_own_teacher_logits() -> None:
@@ -139,7 +132,7 @@ def test_a_student_keeps_the_step_whose_loss_on_the_tuning_slice_is_least(tmp_pa
         Rows([train_rows], logits),
         Rows([tune_rows], logits),
         pad_id=0,
-        objective=Objective("classification", ("accuracy",), alpha, temperature),
+        objective=Objective(TASK, None, alpha, temperature),
         plan=plan(steps=80, evaluate_every=8, learning_rate=3e-2),
         folder=tmp_path,
         by_loss=True,

@@ -1,0 +1,175 @@
+"""From a stage's settings to a trained model, and what that model then answers on the tuning slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.settings import TrainSettings
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.results import ModelResult
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.checkpoints import last_checkpoint
+from kdc.pipeline.training.loop import Environment, Objective, Plan, train
+from kdc.pipeline.training.predict import predict
+
+
+def fine_tune(
+    model: Any,
+    settings: TrainSettings,
+    data: PreparedData,
+    environment: Environment,
+    *,
+    role: str,
+    pad_id: int,
+    checkpoints: Path,
+    progress: Callable[[int, int], None],
+    teacher_logits: Path | None = None,
+    alpha: float = 0.0,
+    temperature: float = 1.0,
+    by_loss: bool = False,
+) -> ModelResult:
+    """Train a model in place on the training rows, and score it on the tuning slice.
+
+    Args:
+        model: a sequence classifier, or a PEFT model over one.
+        settings: how to train it.
+        data: the rows.
+        environment: seed, device and precision.
+        role: whose tokens the model takes: "teacher", "teacher-2", ..., or "student".
+        pad_id: the tokenizer's padding id.
+        checkpoints: folder for checkpoints; training goes on from the last one that is there.
+        progress: called with (step, steps).
+        teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; the unlabelled rows are
+            then trained on too. None trains on the labels alone.
+        alpha: weight of the teacher's term of the loss, 0 to 1; the labels have 1 - alpha.
+        temperature: T > 0, by which the logits of both sides are divided.
+        by_loss: see `train`.
+    """
+    task = data.task
+    splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
+    logits = np.load(teacher_logits, mmap_mode="r") if teacher_logits else None
+    rows = Rows([data.tokens(role, split) for split in splits], logits)
+    tune = Rows([data.tokens(role, "tune")], logits)
+    training = train(
+        model,
+        rows,
+        tune,
+        pad_id=pad_id,
+        objective=Objective(task, class_weights(settings.class_weights, data), alpha, temperature),
+        plan=plan_for(settings, len(rows), environment),
+        folder=checkpoints,
+        resume=last_checkpoint(checkpoints),
+        progress=progress,
+        by_loss=by_loss,
+    )
+    result = score_model(model, Rows(tune.parts), task, pad_id)
+    return result.model_copy(update={"training": training})
+
+
+def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
+    """Epochs as steps, at least `min_steps`, rounded up so that the tuning slice is looked at after the last step.
+
+    Args:
+        settings: how to train.
+        rows: how many are trained on.
+        environment: seed, device and precision.
+    """
+    rows_per_update = settings.batch_size * settings.accumulate
+    least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
+    every = math.ceil(least / settings.evaluations)
+    return Plan(settings, environment, steps=every * math.ceil(least / every), evaluate_every=every)
+
+
+def check_class_weights(setting: str | dict[str, float], task: Task) -> None:
+    """Refuse weights that the task cannot have.
+
+    Raises:
+        InputError: they name a label that the task does not have, or the task is regression.
+    """
+    if setting != "none" and task.kind == "regression":
+        raise InputError("regression has no classes to weigh", given=setting, remedy="drop class_weights")
+    unknown = sorted(set(setting) - set(task.labels)) if isinstance(setting, dict) else []
+    if unknown:
+        raise InputError(
+            "class_weights names labels that the task does not have",
+            given=", ".join(unknown),
+            remedy=f"its labels: {', '.join(task.labels)}",
+        )
+
+
+def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[float, ...] | None:
+    """Factors by label, in the order of the outputs, scaled so that the average training row weighs 1; None for none.
+
+    Args:
+        setting: "none"; "balanced", which weighs a class by the inverse of its share of the training rows; or factors
+            by label name, 1 for those not named.
+        data: the rows.
+
+    Raises:
+        InputError: as `check_class_weights`.
+    """
+    task = data.task
+    check_class_weights(setting, task)
+    if setting == "none":
+        return None
+    labels = np.asarray(data.tokens("teacher", "train")["label"][:])
+    counts = labels.sum(0) if task.kind == "multilabel" else np.bincount(labels, minlength=len(task.labels))
+    if isinstance(setting, dict):
+        raw = np.array([setting.get(name, 1.0) for name in task.labels])
+    else:
+        raw = len(labels) / np.maximum(counts, 1)
+    return tuple(float(weight) for weight in raw * counts.sum() / (raw * counts).sum())
+
+
+def score_model(model: Any, tune: Rows, task: Task, pad_id: int) -> ModelResult:
+    """The metrics of a model, which answers on the device where it is, on the labelled rows of the tuning slice."""
+    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
+    return score_logits(predict(model, tune, pad_id=pad_id), labels, task)
+
+
+def score_logits(logits: NDArray[np.floating], labels: NDArray[np.generic], task: Task) -> ModelResult:
+    """The same of answers that are there already: logits (rows, outputs), labels (rows,) or multi-hot rows."""
+    return ModelResult(
+        tune=metrics.compute(logits, labels, task.kind, task.metrics),
+        majority=metrics.majority(labels, task.kind, task.metrics),
+        constant=metrics.is_constant(logits, task.kind),
+    )
+
+
+def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
+    """Refuse a model that learned nothing.
+
+    Args:
+        result: what it answers on the tuning slice.
+        task: names the deciding metric.
+        who: "teacher" or "student".
+        allow: only warn.
+        remedy: what to try.
+
+    Returns:
+        The warning, or None where all is well.
+
+    Raises:
+        KdcError: the model gives one answer to all rows, or does not beat the majority.
+    """
+    name = task.metrics[0]
+    score, floor = result.tune[name], result.majority[name]
+    if result.constant:
+        problem = f"the {who} gives every text the same answer"
+    elif score <= floor:
+        problem = f"the {who} does not beat the majority answer on the tuning slice"
+    else:
+        return None
+    scores = f"{name} {score:.1f}, majority {floor:.1f}"
+    if allow:
+        return f"{problem} ({scores})"
+    raise KdcError(problem, given=scores, remedy=remedy)
