@@ -15,14 +15,14 @@ from pydantic import ValidationError
 
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, FileInfo, Manifest
 from kdc.common.errors import InputError, KdcError
-from kdc.common.files import write_whole
+from kdc.common.files import sha256_of, write_whole
 
 _REMAKE = "make the artifact again with `kdc compress`, or copy it again from where it came"
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
     """Size and SHA-256 of the named files in a folder, for `Manifest.files`."""
-    return {name: FileInfo(sha256=_sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
+    return {name: FileInfo(sha256=sha256_of(folder / name), size=(folder / name).stat().st_size) for name in names}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
@@ -39,7 +39,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         KdcError: a file that the manifest names is missing or differs, or the manifest is larger than 1 MiB.
     """
     document = manifest.model_dump(mode="json")
-    document["sha256"] = canonical_sha256(document)
+    document["sha256"] = _canonical_sha256(document)
     content = (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
     if len(content) > MAX_MANIFEST_BYTES:
         raise KdcError(
@@ -128,7 +128,7 @@ def _parse(path: object, content: bytes) -> Manifest:
             given=f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}",
             remedy="install the kdc that made the artifact, or make the artifact again with this one",
         )
-    if document.get("sha256") != canonical_sha256(document):
+    if document.get("sha256") != _canonical_sha256(document):
         raise KdcError("the manifest does not match its own SHA-256: it was changed", given=path, remedy=_REMAKE)
     try:
         return Manifest.model_validate(document)
@@ -139,16 +139,11 @@ def _parse(path: object, content: bytes) -> Manifest:
         ) from error
 
 
-def canonical_sha256(document: dict[str, Any]) -> str:
+def _canonical_sha256(document: dict[str, Any]) -> str:
     """SHA-256 of a manifest's JSON document without its own `sha256`: keys sorted, no spaces."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
@@ -168,7 +163,7 @@ def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
                 given=f"{path}: {size} bytes, the manifest says {expected.size}",
                 remedy=_REMAKE,
             )
-        if hashes and (digest := _sha256_of(path)) != expected.sha256:
+        if hashes and (digest := sha256_of(path)) != expected.sha256:
             raise KdcError(
                 "a file of the artifact was changed",
                 given=f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}",

@@ -98,12 +98,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self._begin()
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
-            self._info(found[1], unquote(found[2] or "main"))
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(found[1], unquote(found[2]), unquote(found[3]))
-        elif found := re.fullmatch(r"/cdn/(\w+)", path):
-            self._cdn(found[1])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            self._info(match[1], unquote(match[2] or "main"))
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._resolve(match[1], unquote(match[2]), unquote(match[3]))
+        elif match := re.fullmatch(r"/cdn/(\w+)", path):
+            self._cdn(match[1])
         else:
             self._answer(404)
 
@@ -116,16 +116,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, {"errors": [], "warnings": [{"message": "empty or missing yaml metadata"}]})
         elif path == "/api/repos/create":
             self._create(json.loads(body))
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", path):
-            branches = self.stub.branches[found[1]]
-            branches[unquote(found[2])] = branches["main"]
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", path):
+            branches = self.stub.branches[match[1]]
+            branches[unquote(match[2])] = branches["main"]
             self._answer(200)
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/.+", path):
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/.+", path):
             self._preupload(json.loads(body))
         elif re.fullmatch(r"/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
             self._batch(json.loads(body))
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
-            self._commit(found[1], unquote(found[2]), [json.loads(line) for line in body.splitlines()])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
+            self._commit(match[1], unquote(match[2]), [json.loads(line) for line in body.splitlines()])
         else:
             self._answer(404)
 

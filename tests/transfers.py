@@ -1,7 +1,8 @@
-"""What transfers are tested with: artifacts with a file of some size, comparisons, and a count of what S3 was asked."""
+"""Helpers for tests of transfers: artifacts with a file of some size, comparisons, and a count of S3's requests."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,7 +15,6 @@ import bag_models
 import numpy as np
 
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
-from kdc.artifact.manifest import Manifest
 
 BIG, BIG_BYTES = "evaluation.npz", 2_000_003  # more than two requests' worth, as the fixtures set them
 
@@ -28,36 +28,40 @@ def make_artifact(folder: Path, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
-def forge(folder: Path, **changes: Any) -> Manifest:
-    """Rewrite a manifest with a right SHA-256 of its own, as a hostile store can."""
-    from kdc.artifact.folder import canonical_sha256
+def seal(document: dict[str, Any]) -> dict[str, Any]:
+    """A manifest's document with the SHA-256 that belongs to it, as anybody who knows the format can compute it."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return rest | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()}
 
+
+def forge(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Change a manifest and seal it again, as a hostile store can."""
     path = folder / "manifest.json"
-    document = json.loads(path.read_bytes()) | changes
-    document["sha256"] = canonical_sha256(document)
+    document = seal(json.loads(path.read_bytes()) | changes)
     path.write_text(json.dumps(document), encoding="utf-8")
     return document
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Bytes by name; BentoML's own file does not count."""
+    """The bytes of each file by its name, without BentoML's own file."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "model.yaml"}
 
 
 def hidden(folder: Path) -> list[str]:
-    """What a transfer left beside its target."""
+    """The hidden names that a transfer left beside its target."""
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
 def kdc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run `kdc` in a process of its own."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment}
     )
 
 
 def command(*arguments: str) -> list[str]:
-    """What starts it."""
+    """The command line that starts `kdc`."""
     return [sys.executable, "-m", "kdc", *arguments]
 
 

@@ -21,7 +21,7 @@ def contract(**limits: float) -> Contract:
     return Contract(limits=Limits(**limits))
 
 
-def quality(difference: float, low: float, high: float = 5.0) -> Quality:
+def quality_of(difference: float, low: float, high: float = 5.0) -> Quality:
     return Quality(
         metric="accuracy", teacher=90, student=90 + difference, difference=difference, interval=(low, high), rows=800
     )
@@ -53,17 +53,17 @@ def test_each_cost_is_compared_with_its_limit(limits: dict[str, float], missed: 
     ],
 )
 def test_the_verdict_on_quality_is_by_the_intervals_lower_end(difference: float, low: float, verdict: str) -> None:
-    assert decide(contract(max_drop=1), COSTS, quality(difference, low))[0] == verdict
+    assert decide(contract(max_drop=1), COSTS, quality_of(difference, low))[0] == verdict
 
 
 def test_point_evidence_passes_by_the_difference_alone() -> None:
     asked = contract(max_drop=1).model_copy(update={"evidence": "point"})
-    assert decide(asked, COSTS, quality(-0.9, -3.0))[0] == "pass"
-    assert decide(asked, COSTS, quality(-1.1, -3.0))[0] == "fail"
+    assert decide(asked, COSTS, quality_of(-0.9, -3.0))[0] == "pass"
+    assert decide(asked, COSTS, quality_of(-1.1, -3.0))[0] == "fail"
 
 
 def test_a_cost_that_is_missed_fails_whatever_the_quality_is() -> None:
-    verdict, missed = decide(contract(max_drop=1, max_size_mb=10), COSTS, quality(2, 1))
+    verdict, missed = decide(contract(max_drop=1, max_size_mb=10), COSTS, quality_of(2, 1))
     assert verdict == "fail"
     assert missed == ("size is 20 MB, the limit 10: 100 % above",)
 
@@ -75,7 +75,7 @@ def test_rows_needed_are_those_of_a_power_of_80_percent() -> None:
     assert needed == pytest.approx(800 * (2.80158 / 0.5) ** 2, abs=1)
 
 
-def test_so_many_rows_do_show_it_four_times_of_five() -> None:
+def test_with_the_rows_needed_four_of_five_experiments_show_it() -> None:
     generator = np.random.default_rng(0)
     worse, better = 0.06, 0.055  # shares of rows on which only the teacher, or only the student, is right: -0.5 points
     error = 100 * np.sqrt((worse + better - (worse - better) ** 2) / 800)
@@ -91,7 +91,7 @@ def test_so_many_rows_do_show_it_four_times_of_five() -> None:
 
 
 @pytest.mark.parametrize("difference", [-1.0, -1.5])
-def test_no_number_of_rows_shows_what_is_not_so(difference: float) -> None:
+def test_no_number_of_rows_shows_a_difference_beyond_the_limit(difference: float) -> None:
     assert rows_needed(difference, 1.0, Basis(800, 800), max_drop=1, confidence=0.95) is None
 
 
@@ -101,12 +101,12 @@ def answers(right: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarr
     return np.eye(classes, dtype=np.float32)[chosen]
 
 
-def test_accuracys_drop_has_the_interval_of_paired_proportions() -> None:
+def test_the_interval_of_accuracy_is_that_of_paired_proportions() -> None:
     labels = np.arange(1000) % 2
     teacher, student = np.ones(1000, bool), np.ones(1000, bool)
     teacher[:40] = False
     student[20:90] = False  # 50 rows only the teacher has right, 20 only the student: -3 points
-    found = compare(
+    quality = compare(
         answers(student, labels),
         answers(teacher, labels),
         labels,
@@ -115,11 +115,11 @@ def test_accuracys_drop_has_the_interval_of_paired_proportions() -> None:
         contract=contract(max_drop=3),
         seed=0,
     )
-    assert found is not None
+    assert quality is not None
     error = 100 * np.sqrt((0.07 - 0.03**2) / 1000)
-    assert found.difference == pytest.approx(-3)
-    assert found.interval[0] == pytest.approx(-3 - 1.96 * error, abs=0.15)
-    assert found.interval[1] == pytest.approx(-3 + 1.96 * error, abs=0.15)
+    assert quality.difference == pytest.approx(-3)
+    assert quality.interval[0] == pytest.approx(-3 - 1.96 * error, abs=0.15)
+    assert quality.interval[1] == pytest.approx(-3 + 1.96 * error, abs=0.15)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "matthews"])
@@ -132,8 +132,8 @@ def test_every_metric_of_classes_can_be_judged(metric: str, wrong: int, max_drop
     right[:wrong] = False
     asked = contract(max_drop=max_drop if metric != "matthews" else 2 * max_drop)  # its scale is twice as long
     student, teacher = answers(right, labels), answers(np.ones(400, bool), labels)
-    found = compare(student, teacher, labels, "classification", metric, contract=asked, seed=0)
-    assert decide(asked, COSTS, found)[0] == verdict
+    quality = compare(student, teacher, labels, "classification", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, quality)[0] == verdict
 
 
 # (1 - x)^n = 0.025: what n rows without a loss cannot rule out. F1 has half of the rows to go by, and each class of
@@ -153,16 +153,16 @@ def test_few_rows_without_a_loss_show_little(metric: str, rows: int, points: flo
     labels = np.arange(rows) % 2
     alike = answers(np.ones(rows, bool), labels)
     asked = contract(max_drop=0.4)
-    found = compare(alike, alike, labels, "classification", metric, contract=asked, seed=0)
-    assert found is not None
-    assert found.difference == 0
-    assert found.interval == pytest.approx((-points, points), rel=1e-4)
-    assert decide(asked, COSTS, found)[0] == "not shown"
-    assert found.rows_needed is not None
-    more = np.arange(found.rows_needed + 2) % 2
+    quality = compare(alike, alike, labels, "classification", metric, contract=asked, seed=0)
+    assert quality is not None
+    assert quality.difference == 0
+    assert quality.interval == pytest.approx((-points, points), rel=1e-4)
+    assert decide(asked, COSTS, quality)[0] == "not shown"
+    assert quality.rows_needed is not None
+    more = np.arange(quality.rows_needed + 2) % 2
     alike = answers(np.ones(len(more), bool), more)
-    found = compare(alike, alike, more, "classification", metric, contract=asked, seed=0)
-    assert decide(asked, COSTS, found)[0] == "pass"
+    quality = compare(alike, alike, more, "classification", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, quality)[0] == "pass"
 
 
 def test_a_true_drop_at_the_limit_seldom_passes_on_few_rows() -> None:
@@ -171,8 +171,8 @@ def test_a_true_drop_at_the_limit_seldom_passes_on_few_rows() -> None:
     teacher, passed = answers(np.ones(50, bool), labels), 0
     for _ in range(200):  # the student is wrong on 2 % of all rows that there could be
         student = answers(generator.random(50) >= 0.02, labels)
-        found = compare(student, teacher, labels, "classification", "accuracy", contract=asked, seed=0)
-        passed += decide(asked, COSTS, found)[0] == "pass"
+        quality = compare(student, teacher, labels, "classification", "accuracy", contract=asked, seed=0)
+        passed += decide(asked, COSTS, quality)[0] == "pass"
     assert passed / 200 <= 0.05  # 0.025, and what 200 experiments can be off
 
 
@@ -183,7 +183,7 @@ def test_macro_f1_is_of_the_same_classes_for_both_models() -> None:
     teacher, student = labels.copy(), labels.copy()
     teacher[:50], student[:200] = 1 - labels[:50], 1 - labels[:200]
     teacher[:6] = 2
-    found = compare(
+    quality = compare(
         np.eye(3)[student],
         np.eye(3)[teacher],
         labels,
@@ -192,9 +192,9 @@ def test_macro_f1_is_of_the_same_classes_for_both_models() -> None:
         contract=contract(max_drop=1),
         seed=0,
     )
-    assert found is not None
-    assert found.student == pytest.approx(80)
-    assert found.teacher == pytest.approx(95, abs=0.3)
+    assert quality is not None
+    assert quality.student == pytest.approx(80)
+    assert quality.teacher == pytest.approx(95, abs=0.3)
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
@@ -205,12 +205,12 @@ def test_correlations_can_be_judged(metric: str, noise: float, verdict: str) -> 
     teacher = (labels + 0.3 * generator.normal(size=500))[:, None]
     student = teacher + noise * generator.normal(size=(500, 1))
     asked = contract(max_drop=1)
-    found = compare(student, teacher, labels, "regression", metric, contract=asked, seed=0)
-    assert decide(asked, COSTS, found)[0] == verdict
+    quality = compare(student, teacher, labels, "regression", metric, contract=asked, seed=0)
+    assert decide(asked, COSTS, quality)[0] == verdict
 
 
-def judgement(asked: Contract, found: Quality | None, *, compared: bool = True) -> Judgement:
-    verdict, missed = decide(asked, COSTS, found)
+def judgement(asked: Contract, quality: Quality | None, *, compared: bool = True) -> Judgement:
+    verdict, missed = decide(asked, COSTS, quality)
     return Judgement(
         contract=asked,
         variant="int8",
@@ -218,15 +218,15 @@ def judgement(asked: Contract, found: Quality | None, *, compared: bool = True) 
         cpu="a CPU",
         lengths=(8,),
         costs=COSTS,
-        quality=found,
+        quality=quality,
         compared=compared,
         missed=missed,
         verdict=verdict,
     )
 
 
-def test_a_failure_says_what_was_missed_by_how_much_and_what_to_try() -> None:
-    text = render(judgement(contract(max_drop=1, max_latency_ms=2, max_size_mb=30), quality(-1.5, -3)))
+def test_the_text_of_a_failure_says_which_limit_by_how_much_and_what_to_try() -> None:
+    text = render(judgement(contract(max_drop=1, max_latency_ms=2, max_size_mb=30), quality_of(-1.5, -3)))
     assert "p95 latency is 4 ms, the limit 2: 100 % above" in text
     assert "accuracy is 1.50 points below the teacher's, the limit 1: 0.50 points too many" in text
     assert "try: fewer layers" in text
@@ -234,34 +234,34 @@ def test_a_failure_says_what_was_missed_by_how_much_and_what_to_try() -> None:
     assert [line.split()[-1] for line in text.splitlines()[1:4]] == ["no", "yes", "no"]
 
 
-def test_what_is_not_shown_says_how_many_rows_would_show_it() -> None:
-    found = quality(-0.5, -1.4).model_copy(update={"rows_needed": 12345})
-    text = render(judgement(contract(max_drop=1), found))
+def test_the_text_of_not_shown_says_how_many_rows_would_show_it() -> None:
+    quality = quality_of(-0.5, -1.4).model_copy(update={"rows_needed": 12345})
+    text = render(judgement(contract(max_drop=1), quality))
     assert "not shown" in text
     assert "about 12345 rows would show it" in text
 
 
-def test_a_contract_that_is_kept_asks_for_nothing() -> None:
-    assert advice(judgement(contract(max_drop=1), quality(0, -0.5))) == []
+def test_a_kept_contract_gives_no_advice() -> None:
+    assert advice(judgement(contract(max_drop=1), quality_of(0, -0.5))) == []
 
 
-def test_quality_that_was_not_checked_is_said_to_be_so() -> None:
-    found = judgement(contract(max_drop=1), quality(0, -0.5), compared=False)
-    assert "quality was not checked again" in render(found)
+def test_the_text_says_that_quality_was_not_checked_again() -> None:
+    unchecked = judgement(contract(max_drop=1), quality_of(0, -0.5), compared=False)
+    assert "quality was not checked again" in render(unchecked)
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"verdict": "pass"}, {"verdict": "not shown"}, {"quality": None}, {"lengths": ()}, {"lengths": (10**9,)}],
 )
-def test_a_judgement_that_contradicts_itself_is_no_judgement(changes: dict[str, object]) -> None:
-    plain = judgement(contract(max_drop=1), quality(-5, -6)).model_dump()
+def test_a_judgement_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
+    plain = judgement(contract(max_drop=1), quality_of(-5, -6)).model_dump()
     assert Judgement.model_validate(plain).verdict == "fail"
     with pytest.raises(ValidationError):
         Judgement.model_validate(plain | changes)
 
 
-def test_what_is_given_takes_the_place_of_the_contracts_own() -> None:
+def test_changed_terms_replace_those_of_the_contract() -> None:
     old = contract(max_drop=1, max_latency_ms=5)
     new = replace(old, {"max_latency_ms": 7.0, "max_size_mb": None, "at": "batch=8, length=64", "evidence": "point"})
     assert new.limits == Limits(max_drop=1, max_latency_ms=7)
@@ -269,13 +269,13 @@ def test_what_is_given_takes_the_place_of_the_contracts_own() -> None:
 
 
 @pytest.mark.parametrize("text", ["length", "length=", "=3", ""])
-def test_conditions_that_are_no_pairs_are_refused(text: str) -> None:
+def test_conditions_that_are_not_name_and_number_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="name=number"):
         parse_conditions(text)
 
 
 @pytest.mark.parametrize("given", [{"at": "lenght=3"}, {"at": "batch=0"}, {"max_drop": -1}, {"evidence": "hope"}])
-def test_what_cannot_be_asked_is_refused(given: dict[str, object]) -> None:
+def test_terms_that_are_not_possible_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(InputError, match="wrong contract"):
         replace(contract(max_drop=1), given)
 

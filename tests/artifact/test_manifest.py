@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from transfers import seal
 
-from kdc.artifact.folder import load_manifest, write_manifest
+from kdc.artifact.folder import load_manifest, parse_manifest, write_manifest
 from kdc.artifact.manifest import FileInfo, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 from kdc.common.errors import InputError, KdcError
 
@@ -52,6 +53,14 @@ def test_what_is_loaded_is_what_was_written(folder: Path) -> None:
     assert loaded.model_dump(exclude={"sha256"}) == written.model_dump(exclude={"sha256"})
 
 
+def test_a_manifest_of_an_older_version_is_read_as_it_was_written() -> None:
+    content = Path(__file__).with_name("manifest_of_0.1.json").read_bytes()
+    document = json.loads(content)
+    manifest = parse_manifest(content, "old")
+    assert manifest.contract is not None
+    assert manifest.model_dump(mode="json") == document
+
+
 def test_sha256_is_of_the_canonical_json_without_itself(folder: Path) -> None:
     document = json.loads((folder / "manifest.json").read_text())
     digest = document.pop("sha256")
@@ -83,7 +92,7 @@ def test_expected_sha256_is_compared(folder: Path) -> None:
         load_manifest(folder, expect_sha256="0" * 64)
 
 
-def test_a_changed_byte_in_a_file_is_found(folder: Path) -> None:
+def test_a_changed_byte_in_a_file_is_detected(folder: Path) -> None:
     content = bytearray(FILES["model.onnx"])
     content[350] ^= 1
     (folder / "model.onnx").write_bytes(content)
@@ -93,7 +102,7 @@ def test_a_changed_byte_in_a_file_is_found(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_truncated_file_is_found_even_without_hashing(folder: Path, verify: bool) -> None:
+def test_a_truncated_file_is_detected_even_without_hashing(folder: Path, verify: bool) -> None:
     (folder / "model.onnx").write_bytes(FILES["model.onnx"][:-1])
     with pytest.raises(KdcError, match="wrong size"):
         load_manifest(folder, verify=verify)
@@ -128,7 +137,7 @@ def test_a_name_that_is_not_plain_is_refused(name: str) -> None:
         make_manifest(files=files)
 
 
-def test_a_traversing_name_on_the_disk_is_refused(folder: Path) -> None:
+def test_a_file_name_in_manifest_json_that_leaves_the_folder_is_refused(folder: Path) -> None:
     def edit(document: dict[str, Any]) -> None:
         document["files"]["../secret"] = {"sha256": "0" * 64, "size": 1}
 
@@ -157,7 +166,7 @@ def test_a_broken_manifest_is_an_error_with_a_remedy(folder: Path, content: byte
     assert caught.value.remedy
 
 
-def test_an_edited_manifest_is_found(folder: Path) -> None:
+def test_an_edited_manifest_is_detected(folder: Path) -> None:
     text = (folder / "manifest.json").read_text().replace("86.1", "99.9")
     (folder / "manifest.json").write_text(text)
     with pytest.raises(KdcError, match="own SHA-256"):
@@ -177,37 +186,34 @@ def test_an_edited_manifest_is_found(folder: Path) -> None:
         lambda document: document.update(input_names=["input_ids"]),
     ],
 )
-def test_a_manifest_off_its_schema_is_refused(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+def test_a_manifest_that_breaks_its_schema_is_refused(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     rewrite(folder, edit)
     with pytest.raises(KdcError, match="does not follow its schema"):
         load_manifest(folder)
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None, lambda path: path.write_text("x")])
-def test_no_artifact_is_wrong_input(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+def test_a_place_without_an_artifact_is_an_input_error(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     make(tmp_path / "artifact")
     with pytest.raises(InputError, match="no artifact here"):
         load_manifest(tmp_path / "artifact")
 
 
-def test_a_manifest_for_other_files_is_not_written(tmp_path: Path) -> None:
+def test_no_manifest_is_written_for_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(KdcError, match="missing"):
         write_manifest(tmp_path, make_manifest())
     assert not list(tmp_path.iterdir())
 
 
-def test_importing_takes_no_heavy_package() -> None:
+def test_importing_the_manifest_loads_no_heavy_package() -> None:
     heavy = "{'torch', 'transformers', 'onnxruntime', 'numpy', 'bentoml'}"
-    code = f"import sys, kdc.artifact.manifest; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, kdc.artifact.folder; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
 def rewrite(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    """Edit the manifest and make its own SHA-256 right again, as somebody who knows how would."""
+    """Edit the manifest and make its own SHA-256 right again, as somebody who knows the format would."""
     document = json.loads((folder / "manifest.json").read_text())
     edit(document)
-    del document["sha256"]
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    document["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(document))
+    (folder / "manifest.json").write_text(json.dumps(seal(document)))

@@ -14,6 +14,7 @@ from bag_models import SINGLE, WORDS, expected_logits, write_artifact
 from conftest import Finished
 from live import running, served
 from prometheus_client.parser import text_string_to_metric_families
+from transfers import seal
 
 from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.artifact.manifest import TaskInfo
@@ -71,9 +72,7 @@ def test_an_artifact_from_before_loads_and_keeps_its_sha(tmp_path: Path) -> None
     folder = write_artifact(tmp_path)
     document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     del document["lineage"]["label_share"]  # as it was written before there was such a field
-    from kdc.artifact.folder import canonical_sha256
-
-    document["sha256"] = canonical_sha256(document)
+    document = seal(document)
     (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
     manifest = load_manifest(folder, expect_sha256=document["sha256"])
     assert manifest.lineage.label_share is None

@@ -44,7 +44,9 @@ def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, store: P
     assert not (tmp_path / "copy" / "model.yaml").exists()
 
 
-def test_a_new_version_is_made_only_of_something_new(artifact: Path, other: Path, tmp_path: Path, store: Path) -> None:
+def test_pushing_the_same_artifact_makes_no_new_version(
+    artifact: Path, other: Path, tmp_path: Path, store: Path
+) -> None:
     first = push_artifact(artifact, "bento:mood")
     again = push_artifact(artifact, "bento:mood")
     assert (again.target, again.changed) == (first.target, False)
@@ -56,7 +58,7 @@ def test_a_new_version_is_made_only_of_something_new(artifact: Path, other: Path
     assert contents(tmp_path / "oldest") == contents(artifact)
 
 
-def test_a_version_is_replaced_by_force_alone(artifact: Path, other: Path, store: Path) -> None:
+def test_a_version_is_replaced_only_by_force(artifact: Path, other: Path, store: Path) -> None:
     push_artifact(artifact, "bento:mood:v1")
     with pytest.raises(InputError, match="another model is there"):
         push_artifact(other, "bento:mood:v1")
@@ -75,7 +77,7 @@ def test_a_changed_byte_in_the_store_is_refused(artifact: Path, tmp_path: Path, 
     assert not (tmp_path / "copy").exists()
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_and_an_impossible_tag_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such model(?s:.*)bentoml models list"):
         pull_artifact("bento:nothing", tmp_path / "copy")
     with pytest.raises(InputError, match="no tag"):
@@ -83,7 +85,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["custom_objects.pkl", "model.yaml"])
-def test_a_file_that_bentoml_would_take_for_its_own_is_refused(
+def test_a_file_with_a_name_that_bentoml_reserves_is_refused(
     artifact: Path, tmp_path: Path, store: Path, name: str
 ) -> None:
     hostile = shutil.copytree(artifact, tmp_path / "hostile")
@@ -96,13 +98,13 @@ def test_a_file_that_bentoml_would_take_for_its_own_is_refused(
     assert list(store.iterdir()) == []
 
 
-def test_serve_takes_a_tag(artifact: Path, tmp_path: Path) -> None:
+def test_serve_accepts_a_tag(artifact: Path, tmp_path: Path) -> None:
     push_artifact(artifact, "bento:mood")
     sha256 = load_manifest(artifact).sha256
     assert local("bento:mood") == f"mood={tmp_path / 'cache' / 'artifacts' / sha256}"
 
 
-def test_the_commands_find_the_store_by_the_environment(artifact: Path, tmp_path: Path) -> None:
+def test_the_commands_use_the_store_that_the_environment_names(artifact: Path, tmp_path: Path) -> None:
     home = str(tmp_path / "another")
     pushed = transfers.kdc("push", str(artifact), "bento:mood:v2", "--json", BENTOML_HOME=home)
     assert json.loads(pushed.stdout)["target"] == "bento:mood:v2"

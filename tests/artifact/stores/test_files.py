@@ -56,7 +56,7 @@ def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, target: 
     assert hidden(tmp_path) == []
 
 
-def test_the_same_again_moves_nothing(artifact: Path, tmp_path: Path, target: str) -> None:
+def test_a_second_transfer_of_the_same_artifact_moves_nothing(artifact: Path, tmp_path: Path, target: str) -> None:
     push_artifact(artifact, target)
     pull_artifact(target, tmp_path / "copy")
     before = (tmp_path / "copy").stat().st_ino
@@ -68,7 +68,7 @@ def test_the_same_again_moves_nothing(artifact: Path, tmp_path: Path, target: st
     assert (tmp_path / "copy").stat().st_ino == before
 
 
-def test_another_artifact_is_replaced_by_force_alone(artifact: Path, other: Path, tmp_path: Path, target: str) -> None:
+def test_another_artifact_is_replaced_only_by_force(artifact: Path, other: Path, tmp_path: Path, target: str) -> None:
     push_artifact(artifact, target)
     pull_artifact(target, tmp_path / "copy")
     with pytest.raises(InputError, match="another artifact is there"):
@@ -112,9 +112,7 @@ def killed_pull(moment: str, source: Path, copy: Path) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def test_a_pull_killed_before_the_new_one_has_the_name_loses_neither(
-    artifact: Path, other: Path, tmp_path: Path
-) -> None:
+def test_a_pull_killed_before_it_renames_loses_neither_artifact(artifact: Path, other: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     pull_artifact(str(artifact), copy)
     assert killed_pull("renamed", other, copy) == 9
@@ -127,9 +125,7 @@ def test_a_pull_killed_before_the_new_one_has_the_name_loses_neither(
     assert hidden(tmp_path) == []
 
 
-def test_a_pull_killed_while_it_removes_the_old_one_is_in_nobodys_way(
-    artifact: Path, other: Path, tmp_path: Path
-) -> None:
+def test_what_a_pull_killed_in_its_removal_left_is_cleaned_up(artifact: Path, other: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     pull_artifact(str(artifact), copy)
     assert killed_pull("removed", other, copy) == 9
@@ -151,7 +147,7 @@ def test_a_folder_of_other_things_is_never_removed(artifact: Path, tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["deep", "letter.txt"]
 
 
-def test_an_empty_folder_may_wait_for_it_and_a_link_may_not(artifact: Path, tmp_path: Path) -> None:
+def test_the_target_may_be_an_empty_folder_but_no_link(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     assert pull_artifact(str(artifact), tmp_path / "copy").changed
     (tmp_path / "empty").mkdir()
@@ -176,7 +172,7 @@ def test_one_changed_byte_is_refused_and_nothing_published(
 
 
 @pytest.mark.parametrize("more", [-1, 1])
-def test_another_size_is_refused_before_its_bytes(
+def test_a_file_of_another_size_is_refused_before_it_is_read(
     artifact: Path, tmp_path: Path, bucket: Any, traffic: Traffic, more: int
 ) -> None:
     data = (artifact / BIG).read_bytes()
@@ -221,16 +217,16 @@ def test_a_pull_that_was_cut_off_fetches_only_what_is_missing(
     arrived = (partial / BIG).stat().st_size
     assert 0 < arrived < BIG_BYTES
     traffic.asked.clear()
-    found = pull_artifact(ADDRESS, tmp_path / "copy")
+    result = pull_artifact(ADDRESS, tmp_path / "copy")
     fetched = traffic.of("GetObject")
     assert {name for name, _ in fetched} == {"manifest.json", BIG}
     assert min(first for name, first in fetched if name == BIG) == arrived
-    assert found.received_bytes == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
+    assert result.received_bytes == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
 
-def test_what_was_left_damaged_is_fetched_again(artifact: Path, tmp_path: Path) -> None:
+def test_damaged_files_of_an_earlier_pull_are_fetched_again(artifact: Path, tmp_path: Path) -> None:
     manifest = load_manifest(artifact)
     partial = tmp_path / f".copy.partial-{manifest.sha256[:16]}"
     partial.mkdir()
@@ -243,7 +239,7 @@ def test_what_was_left_damaged_is_fetched_again(artifact: Path, tmp_path: Path) 
     assert hidden(tmp_path) == []
 
 
-def test_a_link_in_the_way_is_not_followed(artifact: Path, tmp_path: Path) -> None:
+def test_a_link_in_the_hidden_folder_is_not_followed(artifact: Path, tmp_path: Path) -> None:
     manifest = load_manifest(artifact)
     (tmp_path / "precious").write_text("")
     partial = tmp_path / f".copy.partial-{manifest.sha256[:16]}"
@@ -269,7 +265,7 @@ def test_a_name_that_leads_out_is_refused(artifact: Path, tmp_path: Path, name: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile"]
 
 
-def test_a_manifest_without_end_and_one_of_a_petabyte(artifact: Path, tmp_path: Path) -> None:
+def test_an_endless_manifest_and_one_of_a_petabyte_are_refused(artifact: Path, tmp_path: Path) -> None:
     hostile = shutil.copytree(artifact, tmp_path / "hostile")
     files_there = json.loads((hostile / "manifest.json").read_bytes())["files"]
     transfers.forge(hostile, files={**files_there, "more.bin": {"sha256": "0" * 64, "size": 10**15}})
@@ -289,7 +285,7 @@ def test_another_hash_than_expected_is_refused(artifact: Path, tmp_path: Path) -
     assert pull_artifact(str(artifact), tmp_path / "copy", expect_sha256=sha256.upper()).changed
 
 
-def test_a_push_that_was_cut_off_is_no_artifact_and_goes_on(
+def test_a_push_that_was_cut_off_is_no_artifact_and_can_go_on(
     artifact: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = files.FileTarget._send_file
@@ -305,8 +301,8 @@ def test_a_push_that_was_cut_off_is_no_artifact_and_goes_on(
             push_artifact(artifact, target)
     with pytest.raises(InputError, match="a push to it was not finished"):
         pull_artifact(target, tmp_path / "copy")
-    found = push_artifact(artifact, target)
-    assert found.sent_bytes == BIG_BYTES + len((artifact / "manifest.json").read_bytes())
+    result = push_artifact(artifact, target)
+    assert result.sent_bytes == BIG_BYTES + len((artifact / "manifest.json").read_bytes())
     pull_artifact(target, tmp_path / "copy")
     assert contents(tmp_path / "copy") == contents(artifact)
 
@@ -335,16 +331,16 @@ def test_the_manifest_is_sent_last(artifact: Path, bucket: Any, traffic: Traffic
     assert set(stored(bucket)) == set(contents(artifact))
 
 
-def test_what_was_lost_in_the_store_is_sent_again(artifact: Path, bucket: Any) -> None:
+def test_a_file_that_the_store_lost_is_sent_again(artifact: Path, bucket: Any) -> None:
     push_artifact(artifact, ADDRESS)
     bucket.rm_file("models/team/mood/tokenizer.json")
-    found = push_artifact(artifact, ADDRESS)
-    assert found.changed
-    assert found.sent_bytes < 1_000_000
+    result = push_artifact(artifact, ADDRESS)
+    assert result.changed
+    assert result.sent_bytes < 1_000_000
     assert stored(bucket) == contents(artifact)
 
 
-def test_what_is_damaged_or_failed_is_not_pushed(
+def test_a_damaged_or_failed_artifact_is_not_pushed(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = shutil.copytree(artifact, tmp_path / "damaged")
@@ -370,9 +366,9 @@ def test_a_store_without_ranges_is_read_from_the_start(artifact: Path, tmp_path:
         partial = tmp_path / f".copy.partial-{load_manifest(artifact).sha256[:16]}"
         partial.mkdir()
         (partial / BIG).write_bytes((artifact / BIG).read_bytes()[:1000])
-        found = pull_artifact(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "copy")
+        result = pull_artifact(f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "copy")
         server.shutdown()
-    assert found.received_bytes == found.bytes
+    assert result.received_bytes == result.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
 
 
@@ -406,24 +402,24 @@ def test_the_command_shows_no_credentials(tmp_path: Path, bucket: Any) -> None:
     assert "S3CRET" not in done.stdout + done.stderr
 
 
-def test_the_commands_tell_what_they_did(artifact: Path, tmp_path: Path) -> None:
+def test_the_commands_print_what_they_did(artifact: Path, tmp_path: Path) -> None:
     pushed = transfers.kdc("push", str(artifact), str(tmp_path / "there"))
     assert "bytes sent" in pushed.stdout
     assert "all hashes match" in transfers.kdc("pull", str(tmp_path / "there"), str(tmp_path / "copy")).stdout
     assert "is there already" in transfers.kdc("pull", str(tmp_path / "there"), str(tmp_path / "copy")).stdout
-    found = transfers.kdc("pull", str(tmp_path / "there"), str(tmp_path / "json"), "--json")
-    assert json.loads(found.stdout)["sha256"] == load_manifest(artifact).sha256
-    assert found.stderr == ""
+    result = transfers.kdc("pull", str(tmp_path / "there"), str(tmp_path / "json"), "--json")
+    assert json.loads(result.stdout)["sha256"] == load_manifest(artifact).sha256
+    assert result.stderr == ""
     assert transfers.kdc("push", str(tmp_path), str(tmp_path / "x")).returncode == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_place_that_cannot_be_written_is_named(artifact: Path, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_written_is_named(artifact: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(KdcError, match="cannot write"):
         pull_artifact(str(artifact), tmp_path / "copy")
 
 
-def test_nobody_waits_for_a_lock_that_was_left(artifact: Path, tmp_path: Path) -> None:
+def test_a_lock_file_left_behind_blocks_nobody(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / ".copy.lock").touch()
     assert pull_artifact(str(artifact), tmp_path / "copy").changed

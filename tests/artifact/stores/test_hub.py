@@ -65,7 +65,7 @@ def test_a_round_trip_gives_equal_bytes(artifact: Path, tmp_path: Path, stub: St
     assert pull_artifact(pushed.target, tmp_path / "copy").changed is False
 
 
-def test_the_same_again_commits_nothing(artifact: Path, stub: Stub) -> None:
+def test_a_second_push_of_the_same_artifact_commits_nothing(artifact: Path, stub: Stub) -> None:
     first = push_artifact(artifact, ADDRESS)
     again = push_artifact(artifact, ADDRESS)
     assert (again.target, again.changed) == (first.target, False)
@@ -91,7 +91,7 @@ def test_a_new_artifact_is_a_commit_and_the_old_one_stays_in_the_history(
     assert contents(tmp_path / "oldest") == contents(old)
 
 
-def test_a_branch_is_made_and_public_is_asked_for(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+def test_a_push_makes_the_branch_and_a_public_repository(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     push_artifact(artifact, f"{ADDRESS}@next/one", public=True)
     assert stub.private == {NAME: False}
     assert "manifest.json" not in stub.files(NAME)
@@ -101,7 +101,7 @@ def test_a_branch_is_made_and_public_is_asked_for(artifact: Path, tmp_path: Path
         pull_artifact(ADDRESS, tmp_path / "other")
 
 
-def test_a_push_that_was_cut_off_is_no_artifact_and_sends_the_rest(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+def test_a_push_that_was_cut_off_is_no_artifact_and_can_go_on(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     sha256 = load_manifest(artifact).files[BIG].sha256
     stub.refuse = f"/upload/{sha256}"
     with pytest.raises(KdcError, match="the store refused"):
@@ -120,13 +120,13 @@ def test_a_push_that_was_cut_off_is_no_artifact_and_sends_the_rest(artifact: Pat
     pull_artifact(ADDRESS, tmp_path / "copy")
 
 
-def test_what_the_repository_ignores_is_told(artifact: Path, stub: Stub) -> None:
+def test_files_that_the_repository_ignores_are_an_error(artifact: Path, stub: Stub) -> None:
     stub.ignored = ("tokenizer.json",)
     with pytest.raises(KdcError, match=r"without some files(?s:.*)tokenizer.json(?s:.*)gitignore"):
         push_artifact(artifact, ADDRESS)
 
 
-def test_a_token_goes_to_the_hub_and_not_where_the_hub_sends(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+def test_the_token_goes_to_the_hub_and_not_to_its_redirects(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     put(stub, artifact)
     stub.private[NAME] = True
     pull_artifact(ADDRESS, tmp_path / "copy")
@@ -137,14 +137,14 @@ def test_a_token_goes_to_the_hub_and_not_where_the_hub_sends(artifact: Path, tmp
 def test_a_broken_connection_goes_on_by_range(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     put(stub, artifact)
     stub.cut_after = [300_000, 500_000, 100]
-    found = pull_artifact(ADDRESS, tmp_path / "copy")
-    assert found.received_bytes == found.bytes
+    result = pull_artifact(ADDRESS, tmp_path / "copy")
+    assert result.received_bytes == result.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
     large = sum(len(data) for name, data in contents(artifact).items() if name.endswith(hub_stub.LARGE))
     assert stub.sent <= large + 3 * hub._CHUNK_BYTES  # what was on the way when it broke
 
 
-def test_a_pull_that_was_given_up_goes_on_by_range(
+def test_a_pull_that_gave_up_goes_on_by_range(
     artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(stub, artifact)
@@ -158,9 +158,9 @@ def test_a_pull_that_was_given_up_goes_on_by_range(
     arrived = (partial / BIG).stat().st_size
     assert arrived > 500_000
     stub.sent = 0
-    found = pull_artifact(ADDRESS, tmp_path / "copy")
+    result = pull_artifact(ADDRESS, tmp_path / "copy")
     assert stub.sent == BIG_BYTES - arrived
-    assert found.received_bytes == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
+    assert result.received_bytes == BIG_BYTES - arrived + len((artifact / "manifest.json").read_bytes())
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -181,8 +181,8 @@ def test_a_pull_that_was_killed_goes_on_by_range(artifact: Path, tmp_path: Path,
     stub.released.set()
     assert not (tmp_path / "copy").exists()
     arrived, stub.hold_after, stub.sent = part.stat().st_size, None, 0
-    found = pull_artifact(ADDRESS, tmp_path / "copy")
-    assert stub.sent == BIG_BYTES - arrived < found.bytes
+    result = pull_artifact(ADDRESS, tmp_path / "copy")
+    assert stub.sent == BIG_BYTES - arrived < result.bytes
     assert contents(tmp_path / "copy") == contents(artifact)
     assert hidden(tmp_path) == []
 
@@ -204,7 +204,7 @@ def test_a_changed_byte_and_bytes_too_many_are_refused(artifact: Path, tmp_path:
         pull_artifact(ADDRESS, tmp_path / "copy")
 
 
-def test_what_is_not_there_or_not_allowed_is_named(
+def test_missing_and_forbidden_repositories_are_named(
     artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(stub, artifact)
@@ -221,7 +221,7 @@ def test_what_is_not_there_or_not_allowed_is_named(
         pull_artifact(ADDRESS, tmp_path / "copy")
 
 
-def test_only_https_or_this_machine(
+def test_a_hub_elsewhere_is_asked_only_by_https(
     artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -234,7 +234,9 @@ def test_only_https_or_this_machine(
         hub._check_safe("http://localhost/stolen", "https://huggingface.co")
 
 
-def test_serve_takes_a_repository(artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_accepts_a_repository(
+    artifact: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KDC_CACHE", str(tmp_path))
     put(stub, artifact)
     expected = f"mood={tmp_path / 'artifacts' / load_manifest(artifact).sha256}"
@@ -244,7 +246,7 @@ def test_serve_takes_a_repository(artifact: Path, tmp_path: Path, stub: Stub, mo
     assert stub.sent == 0
 
 
-def test_the_commands_by_the_environment_tell_no_token(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+def test_the_commands_print_no_token(artifact: Path, tmp_path: Path, stub: Stub) -> None:
     environment = {"HF_ENDPOINT": stub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     pushed = transfers.kdc("push", str(artifact), ADDRESS, "--json", **environment)
     assert json.loads(pushed.stdout)["target"].startswith(f"{ADDRESS}@")

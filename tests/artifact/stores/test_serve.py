@@ -59,7 +59,7 @@ def test_a_newer_artifact_at_the_address_is_another_copy(artifact: Path, other: 
     assert len(list(cache.iterdir())) == 2
 
 
-def test_what_is_no_artifact_is_told_before_anything_starts(artifact: Path, bucket: Any, cache: Path) -> None:
+def test_a_missing_or_damaged_artifact_is_an_error_and_is_not_cached(artifact: Path, bucket: Any, cache: Path) -> None:
     with pytest.raises(InputError, match="no artifact here"):
         local("s3://models/nothing")
     push_artifact(artifact, ADDRESS)
@@ -69,7 +69,7 @@ def test_what_is_no_artifact_is_told_before_anything_starts(artifact: Path, buck
     assert not any(path.name[0] != "." for path in cache.iterdir())
 
 
-def test_what_failed_its_contract_is_not_even_fetched(artifact: Path, cache: Path, monkeypatch: Any) -> None:
+def test_an_artifact_that_failed_its_contract_is_not_fetched(artifact: Path, cache: Path, monkeypatch: Any) -> None:
     def refuses(_: Any, *, allow: bool) -> None:
         if not allow:
             raise InputError("the artifact failed its contract")
@@ -81,11 +81,11 @@ def test_what_failed_its_contract_is_not_even_fetched(artifact: Path, cache: Pat
     assert local(artifact.as_uri(), allow_failed=True)
 
 
-def test_places_get_the_names_that_people_expect() -> None:
+def test_an_artifact_is_named_by_the_last_part_of_its_address() -> None:
     text = "runs/qnli/artifact, s3://b/team/mood, s3://b/team/x/artifact, hf://o/n.b@v1, bento:tag:3, n=hf://o/r, b=rel"
-    found = places_by_name(text)
-    assert list(found) == ["qnli", "mood", "x", "n.b", "tag", "n", "b"]
-    assert found["n.b"] == "hf://o/n.b@v1"
+    result = places_by_name(text)
+    assert list(result) == ["qnli", "mood", "x", "n.b", "tag", "n", "b"]
+    assert result["n.b"] == "hf://o/n.b@v1"
     assert absolute("hf://o/n,b=rel") == f"n=hf://o/n,b={Path.cwd() / 'rel'}"
     assert list(places_by_name("s3://b/k=1/mood")) == ["mood"]
     for wrong in ("hf://only-a-name", "bento:a:b:c"):
@@ -115,7 +115,7 @@ def test_kdc_serve_answers_from_an_object_store(artifact: Path, bucket: Any, tmp
     assert "S3CRET" not in printed
 
 
-def test_bentoml_serve_takes_an_address_from_the_environment(
+def test_bentoml_serve_accepts_an_address_in_the_environment(
     artifact: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What BentoML calls before it starts workers, which inherit the environment."""
