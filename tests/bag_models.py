@@ -1,4 +1,4 @@
-"""Artifacts whose answers numpy can give too: a bag of words, tokenised by spaces."""
+"""Artifacts whose answers numpy can compute too: the logits are sums over words, and words are split at spaces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from kdc.artifact.folder import describe_files, write_manifest
 from kdc.artifact.manifest import Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 
-PAD_ID = 1  # as RoBERTa's: a pad id of 0 would hide a forgotten one
+PAD_ID = 1  # as RoBERTa's; with 0 a test would not notice a forgotten pad id
 WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}
 TABLE = np.random.default_rng(0).normal(size=(len(WORDS), 3)).astype(np.float32)
 SINGLE = TaskInfo(name="mood", kind="classification", text="sentence", labels=("bad", "so so", "good"))
@@ -23,7 +23,7 @@ TYPED = INFO.model_copy(update={"token_type_ids": True})
 
 
 def make_graph(path: Path, scale: float = 1.0, *, typed: bool = False, outputs: int = 3) -> Path:
-    """logits = sum over unmasked tokens of scale * table[id] * (1 + token type)."""
+    """Write an ONNX graph: logits = sum over unmasked tokens of scale * TABLE[id] * (1 + token type)."""
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if typed else [])
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
@@ -57,7 +57,7 @@ def make_graph(path: Path, scale: float = 1.0, *, typed: bool = False, outputs: 
 
 
 def make_tokenizer(path: Path) -> Path:
-    """[CLS] words [SEP] words [SEP]; the file carries a padding to 7 and a cut at 4, as foreign ones do."""
+    """Write a tokenizer: [CLS] words [SEP] words [SEP]. Like some public ones it also pads to 7 and cuts at 4."""
     tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -70,7 +70,7 @@ def make_tokenizer(path: Path) -> Path:
 
 
 def expected_logits(*parts: str, scale: float = 1.0, typed: bool = False) -> NDArray[np.float32]:
-    """The same by hand, for texts that need no cut."""
+    """The graph's logits by numpy, for one row of texts that need no cut: float32 (outputs,)."""
     ids, types = [2], [0]
     for number, part in enumerate(parts):
         words = [WORDS.get(word, 0) for word in part.split()]
@@ -89,7 +89,7 @@ def write_artifact(
     temperature: float = 2.0,
     outputs: int = 3,
 ) -> Path:
-    """An artifact with fp32 at `scale` and int8 at 1.01 times that; the CPU loads int8."""
+    """Write an artifact: fp32 with `scale`, and int8 with 1.01 times that, which is what the CPU loads."""
     folder.mkdir(parents=True, exist_ok=True)
     typed = info.token_type_ids
     make_graph(folder / "model.onnx", scale, typed=typed, outputs=outputs)

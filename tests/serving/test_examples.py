@@ -103,7 +103,7 @@ def test_a_wrong_token_is_told_and_not_tried_again(client: str, service: str) ->
 
 
 @every_client
-def test_pairs(client: str, tmp_path: Path) -> None:
+def test_the_texts_of_a_pair_are_separated_by_a_tab(client: str, tmp_path: Path) -> None:
     pairs = write_artifact(tmp_path / "artifact", task=PAIR)
     with running(pairs) as url:
         agree(answers_of(run(client, url, "w1\tw2", "w5 w6\tw7")), pairs, [("w1", "w2"), ("w5 w6", "w7")])
@@ -225,7 +225,7 @@ def test_it_does_not_wait_past_its_time(client: str) -> None:
 
 
 @pytest.mark.parametrize("client", [*PYTHON, "client.mjs"])  # curl pauses 7 s in all
-def test_nobody_listens(client: str) -> None:
+def test_it_gives_up_where_nobody_listens(client: str) -> None:
     done = run(client, f"http://127.0.0.1:{free_port()}", "w1")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"gave up after {TRIES[client]} tries" in done.stderr
@@ -309,7 +309,7 @@ def test_pauses_double_and_differ(module: Any, monkeypatch: pytest.MonkeyPatch) 
     ("header", "seconds"),
     [("3", 3), ("", 0), ("soon", 0), ("-1", 0), ("²", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), (None, 10)],
 )
-def test_retry_after(module: Any, header: str | None, seconds: float) -> None:
+def test_retry_after_is_read_as_seconds_or_as_a_date(module: Any, header: str | None, seconds: float) -> None:
     if header is None:
         import datetime
 

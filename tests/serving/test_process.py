@@ -70,7 +70,7 @@ print(json.dumps([[[entry.label, entry.score] for entry in answer] for answer in
 """
 
 
-def test_the_hubs_client(service: Process, artifact: Path) -> None:
+def test_the_hubs_client_gets_the_engines_answers(service: Process, artifact: Path) -> None:
     (expected,) = Engine.load(artifact, device="cpu").predict(["w1 w2"])
     done = subprocess.run(  # in a process of its own: it reads at import that it may ask addresses
         [sys.executable, "-c", HUB_CLIENT, service.url],
@@ -86,7 +86,7 @@ def test_the_hubs_client(service: Process, artifact: Path) -> None:
         assert score == pytest.approx(expected.max(), abs=1e-6)
 
 
-def test_bentomls_client(service: Process, artifact: Path) -> None:
+def test_bentomls_client_gets_the_engines_answers(service: Process, artifact: Path) -> None:
     import bentoml
 
     expected = Engine.load(artifact, device="cpu").predict(["w1", "w2 w3"])
@@ -95,7 +95,7 @@ def test_bentomls_client(service: Process, artifact: Path) -> None:
     assert [answer[0]["score"] for answer in got] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-6)
 
 
-def test_bentomls_probes(service: Process) -> None:
+def test_bentomls_probes_answer(service: Process) -> None:
     for route in ("/livez", "/readyz", "/healthz"):
         assert httpx.get(service.url + route).status_code == 200
 
@@ -365,7 +365,7 @@ def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_
     assert "CUDA did not take effect" in printed
 
 
-def test_plain_bentoml_serve(artifact: Path, tmp_path: Path) -> None:
+def test_plain_bentoml_serve_gives_the_engines_answers(artifact: Path, tmp_path: Path) -> None:
     port = free_port()
     bentoml = Path(sys.executable).with_name("bentoml")
     log = tmp_path / "log"

@@ -48,14 +48,14 @@ def info(length: int, side: Side) -> TokenizerInfo:
 
 
 def rows_of_all_lengths(seed: int) -> list[Text]:
-    """Texts of 1 to 60 words, and all pairs of them."""
+    """Texts of 1 to 40 words, and all pairs of them."""
     generator = random.Random(seed)
-    texts = [" ".join(generator.choices(WORDS, k=count)) for count in (1, 2, 3, 5, 8, 20, 60)]
+    texts = [" ".join(generator.choices(WORDS, k=count)) for count in (1, 2, 3, 8, 40)]
     return [*texts, *[(one, two) for one in texts for two in texts]]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("length", [5, 16, 33])
+@pytest.mark.parametrize("length", [5, 32])
 def test_a_cut_row_is_what_the_library_makes_of_the_whole_row(tokenizer_json: Path, length: int, side: Side) -> None:
     oracle = Tokenizer.from_file(str(tokenizer_json))
     oracle.enable_truncation(length, strategy="longest_first", direction=side)

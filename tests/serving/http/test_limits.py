@@ -179,7 +179,7 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(url: str) -> None:
     assert ask(url).status_code == 200
 
 
-def test_what_the_model_cannot_answer_in_time_is_504(artifact: Path, slow: threading.Event) -> None:
+def test_an_answer_that_takes_too_long_is_504(artifact: Path, slow: threading.Event) -> None:
     with running(artifact, timeout_s=0.2) as url:
         reply = ask(url)
         slow.set()

@@ -142,7 +142,7 @@ def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "model.onnx"), RuntimeError("anything")])
-def test_whatever_goes_wrong_in_a_reload_the_next_artifact_is_looked_at(
+def test_after_any_error_in_a_reload_the_next_artifact_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
@@ -162,7 +162,7 @@ def test_whatever_goes_wrong_in_a_reload_the_next_artifact_is_looked_at(
         eventually(lambda: raw_scores(url) == expected_scores(2.0))
 
 
-def test_the_other_side_is_cut_by_the_artifact_that_is_served_not_by_the_one_on_the_disk(tmp_path: Path) -> None:
+def test_the_other_side_is_cut_by_the_loaded_artifact_not_by_the_one_on_disk(tmp_path: Path) -> None:
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
     with running(place, reload_s=0) as url:
         shutil.rmtree(tmp_path / "one")

@@ -73,7 +73,7 @@ def test_a_batch_of_one_stays_a_batch(single: str) -> None:
     assert_same(post(single, {"inputs": [["w1"]]}).json()[0], expected("w1"))
 
 
-def test_two_texts_are_a_pair(pair: str) -> None:
+def test_a_list_of_two_texts_is_one_pair(pair: str) -> None:
     assert_same(post(pair, {"inputs": ["w1 w2", "w3"]}).json(), expected("w1 w2", "w3", task=PAIR))
 
 
@@ -171,7 +171,7 @@ def test_a_long_text_that_must_not_be_cut_is_refused(single: str) -> None:
         ({"inputs": "w" * 2001}, 422),
     ],
 )
-def test_what_is_wrong_is_told_in_one_object_and_the_next_request_works(single: str, body: Any, status: int) -> None:
+def test_an_error_is_one_json_object_and_the_next_request_works(single: str, body: Any, status: int) -> None:
     reply = post(single, body)
     assert reply.status_code == status
     assert set(reply.json()) == {"error", "error_type"}
@@ -201,7 +201,7 @@ def test_info_describes_the_task(pair: str) -> None:
     assert (info["max_input_length"], info["variant"]) == (8, "int8")
 
 
-def test_classify_serves_bentomls_clients(single: str) -> None:
+def test_classify_answers_what_bentomls_clients_send(single: str) -> None:
     reply = httpx.post(f"{single}/classify", json={"texts": ["w1", ["w2 w3"]]}).json()
     assert_same(reply[1], expected("w2 w3"))
     assert httpx.post(f"{single}/classify", json={"texts": []}).status_code == 422

@@ -280,7 +280,7 @@ def test_probes_are_not_traced_and_refused_requests_are(
         ("parentbased_traceidratio", "0", [False, True, False]),
     ],
 )
-def test_the_sampler_is_heeded(
+def test_the_environments_sampler_decides_what_is_traced(
     artifact: Path,
     collector: Collector,
     monkeypatch: pytest.MonkeyPatch,

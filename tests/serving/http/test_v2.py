@@ -80,7 +80,7 @@ def test_pairs_as_two_tensors(pair: Served) -> None:
     np.testing.assert_allclose(result.as_numpy("probabilities"), pair.engine.predict(PAIRS), atol=1e-6)
 
 
-def test_health_and_metadata(single: Served) -> None:
+def test_tritonclient_reads_health_and_metadata(single: Served) -> None:
     client = single.client
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -92,7 +92,7 @@ def test_health_and_metadata(single: Served) -> None:
     assert client.get_model_metadata("mood", "1")["outputs"][1]["shape"] == [-1, 3]
 
 
-def test_an_error_reaches_tritonclient_in_words(single: Served) -> None:
+def test_tritonclient_gets_an_errors_words(single: Served) -> None:
     with pytest.raises(triton.InferenceServerException, match="it serves: mood"):
         single.client.infer("none", [tensor(TEXTS)])
     with pytest.raises(triton.InferenceServerException, match="one text a row"):
@@ -163,7 +163,7 @@ GOOD = element(b"w1")
         (binary(len(GOOD), shape=2), GOOD, None, 422),
     ],
 )
-def test_what_is_wrong_is_told_in_one_object_and_the_next_request_works(
+def test_an_error_is_one_json_object_and_the_next_request_works(
     single: Served, body: Any, tail: bytes, length: str | None, status: int
 ) -> None:
     if length == "\u00b2":  # a digit to str.isdigit, not to int
