@@ -57,8 +57,6 @@ def parameter(one: Any) -> str:
     parts = [str(one.name).upper() if is_argument else " / ".join([*one.opts, *one.secondary_opts])]
     if not is_argument and not one.is_flag:
         parts.append("VALUE")
-        if one.default is not None:
-            parts.append(f"(default {one.default})")
     parts += ["required"] * one.required + ["repeated"] * (one.multiple or one.nargs != 1)
     return " ".join(parts)
 
