@@ -1,1 +1,1 @@
-"""The run directory: stage folders, fingerprints, locks, and the processes that share it."""
+"""A run's directory: its lock, its stages' folders and fingerprints, names of files, and what a stage is given."""

@@ -1,4 +1,4 @@
-"""The run directory: where it is, that nobody else works in it, and that what lies there is a run's."""
+"""The run directory: where it is, that nobody else works in it, and that a run replaces nothing but a run's files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdc.common.errors import InputError
+from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.request import task_of
 
@@ -27,7 +28,7 @@ def root_of(config: Config) -> Path:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """One run a directory.
+    """Make the directory, and let no other run work in it while the block lasts.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -51,50 +52,52 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
-    """Write the run's settings into its directory, which makes it one.
+    """Write the run's settings into its directory, which makes it a run directory.
 
-    Stages replace the folders of their names, and `data` or `export` may well be somebody's own: a directory that is
-    not a run's yet must hold none.
+    Stages replace the folders of their names, and a folder `data` or `export` may well be somebody's own. So a
+    directory that is not a run's yet must hold no such folder, unless a stage made it.
+
+    Args:
+        root: the directory.
+        config: the run's settings.
+        stages: names of all stages.
 
     Raises:
-        InputError: it does.
+        InputError: it holds something that a run would replace and that no run made.
     """
     folders = [root / f"{stage}{ending}" for stage in stages for ending in _ENDINGS]
     if not _is_run(root, folders):
-        theirs = [path for path in folders if not _is_stage(path)]
-        theirs += [root / name for name in _RESULTS if os.path.lexists(root / name)]
-        if theirs:
+        foreign = [path for path in folders if not _is_replaceable(path)]
+        foreign += [root / name for name in _RESULTS if os.path.lexists(root / name)]
+        if foreign:
             raise InputError(
                 "a run would replace what lies in its directory, and what no run made",
-                given=theirs[0],
+                given=foreign[0],
                 remedy="name another --out",
             )
-    temporary = root / f".{_CONFIG}.tmp"
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(config.model_dump_json(indent=2))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, root / _CONFIG)
+    write_whole(root / _CONFIG, config.model_dump_json(indent=2))
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether the settings of a run lie there, of whatever version; or damaged ones, beside what a run made."""
+    """Whether the directory is a run's: it holds settings of a run, of whatever version, or damaged settings beside a
+    finished stage."""
     try:
-        found = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
+        settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:
         return False
     except ValueError:
         return any((folder / _STAGE_FILES[0]).exists() for folder in folders)
-    return isinstance(found, dict) and {"run", "teacher", "student"} <= found.keys()
+    return isinstance(settings, dict) and {"run", "teacher", "student"} <= settings.keys()
 
 
-def _is_stage(path: Path) -> bool:
-    """Whether nothing is lost by replacing it: a stage's folder, which may have been copied from another run."""
+def _is_replaceable(path: Path) -> bool:
+    """Whether nothing of a person's is lost by replacing the path: it is not there, or it is a stage's folder, which
+    may have been copied from another run."""
     if not os.path.lexists(path):
         return True
     if not path.is_dir():
         return False
-    names = [found.name for found in path.iterdir()]
+    names = [file.name for file in path.iterdir()]
     if path.suffix == ".kept":
         return all(name.endswith((".json", ".tmp")) for name in names)
     return not names or any(name in _STAGE_FILES for name in names)

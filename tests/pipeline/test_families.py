@@ -62,7 +62,7 @@ def test_the_served_answer_is_the_trained_models(architecture: str, tmp_path: Pa
     teacher = tiny_runs.base_model(architecture, tmp_path / "teacher")
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1)
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2)
-    config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false")
+    config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", "quantize.enabled=false")
     table = tiny_runs.table_of(config)
     assert table["merged"]["accuracy"] > 75
 
@@ -77,12 +77,15 @@ def test_the_served_answer_is_the_trained_models(architecture: str, tmp_path: Pa
     assert not heavy
 
 
+SHORT = ("teacher.epochs=8", "student.epochs=8")
+
+
 def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | None = None) -> dict[str, Any]:
     teacher = tiny_runs.base_model("distilbert", tmp_path / "teacher")
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1, label=label)
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2, label=label)
-    longer = ("export.fp16=false", "teacher.epochs=20", "student.epochs=20")  # these losses start with small gradients
-    config = tiny_runs.config_for(tmp_path, teacher, *longer, *sets, pair=False, flags=flags)
+    longer = ("teacher.epochs=20", "student.epochs=20")  # these losses start with small gradients
+    config = tiny_runs.config_for(tmp_path, teacher, *longer, "export.fp16=false", *sets, pair=False, flags=flags)
     table = tiny_runs.table_of(config)
     models = write_report(tmp_path / "run").models  # of every kind of task
     assert models.keys() == table.keys()
@@ -113,7 +116,7 @@ def test_regression_answers_in_the_labels_own_unit(tmp_path: Path) -> None:
 
 
 def test_a_held_out_slice_stands_in_for_a_missing_evaluation_file(tmp_path: Path) -> None:
-    table = run_kind(tmp_path, None, flags={"data.eval": None})
+    table = run_kind(tmp_path, None, "quantize.enabled=false", *SHORT, flags={"data.eval": None})
     report = json.loads((tmp_path / "run" / "data" / "report.json").read_text())
     assert report["held_out"] == 50
     assert table["merged"]["accuracy"] > 75
@@ -140,7 +143,8 @@ def test_a_student_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     student = tiny_runs.base_model("mpnet", tmp_path / "student")  # pads with 1, makes no token types
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1)
     tiny_runs.write_rows(tmp_path / "eval.csv", 60, seed=2)
-    config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", flags={"student.model": str(student)})
+    sets = ("export.fp16=false", "quantize.enabled=false")
+    config = tiny_runs.config_for(tmp_path, teacher, *sets, flags={"student.model": str(student)})
     table = tiny_runs.table_of(config)
     assert table["merged"]["accuracy"] > 75
     texts = [["w1 w7", "w9"], ["w2 w8 w9", "w4"]]
@@ -174,7 +178,8 @@ def test_mnli_is_measured_on_both_its_validation_sets(tmp_path: Path) -> None:
         (tmp_path / "MNLI" / f"{file}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
     flags = {"data.task": "mnli", "data.data": tmp_path, "data.train": None, "data.eval": None, "data.text": None}
-    config = tiny_runs.config_for(tmp_path, teacher, "export.fp16=false", pair=False, flags=flags)
+    sets = ("export.fp16=false", "quantize.enabled=false")
+    config = tiny_runs.config_for(tmp_path, teacher, *sets, pair=False, flags=flags)
     table = tiny_runs.table_of(config)
     assert table["merged"]["accuracy"] > 60
     assert table["merged"]["accuracy_mismatched"] > 60

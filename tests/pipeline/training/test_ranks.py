@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import psutil
 import pytest
@@ -21,6 +23,7 @@ import tiny_runs
 
 from kdc.common.errors import InputError
 from kdc.pipeline.training import ranks
+from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import SEAL
 
 # No dropout, whose masks are the only thing that two processes draw differently; whole batches only.
@@ -96,6 +99,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_lost_process_stops_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     teacher, more = inputs(tmp_path), [*sets("teacher.evaluations=12", "teacher.epochs=12"), "--until", "teacher"]
     process = start(tmp_path, teacher, *more)
@@ -125,6 +129,17 @@ def test_wrong_input_is_told_once(tmp_path: Path) -> None:
     told = leader.stderr + helper.stderr
     assert told.count("remedy") == 1, told
     assert "perhaps" in told
+
+
+def test_rows_are_sent_with_their_logits_by_name(tmp_path: Path) -> None:
+    """All teacher's logits may be larger than memory: another process maps the same file."""
+    np.save(tmp_path / "logits.npy", np.arange(200_000, dtype=np.float32).reshape(-1, 2))
+    tokens = datasets.Dataset.from_dict({"row": [7, 3], "input_ids": [[1], [2]], "length": [1, 1]})
+    rows = Rows([tokens], np.load(tmp_path / "logits.npy", mmap_mode="r"))
+    sent = pickle.dumps(rows)
+    received = pickle.loads(sent)
+    assert len(sent) < 100_000
+    assert [row["teacher_logits"].tolist() for row in (received[0], received[1])] == [[14, 15], [6, 7]]
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
