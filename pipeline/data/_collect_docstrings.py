@@ -21,34 +21,12 @@ import pkgutil
 import sys
 import types
 
-# Left out whole, with everything below them: they act when imported (a browser, a poem, a window, the interpreter's
-# own set-up), belong to the test suite, are generated tables, or are the other platform's twin of os and os.path.
-SKIPPED = frozenset(
-    {
-        "antigravity",
-        "this",
-        "idlelib",
-        "lib2to3",
-        "turtle",
-        "turtledemo",
-        "tkinter",
-        "test",
-        "distutils",
-        "ensurepip",
-        "site",
-        "encodings",
-        "pydoc_data",
-        "msilib",
-        "genericpath",
-        "ntpath",
-        "posixpath",
-        "posix",
-        "nt",
-        "nturl2path",
-        "opcode",
-        "stringprep",
-    }
-)
+# Left out whole, with everything below them, because they act when imported (a browser, a poem, a window), belong to the
+# interpreter's own set-up or the test suite, are generated tables, or are another platform's twin of os and os.path.
+_ACTING = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", "tkinter"}
+_INTERNAL = {"test", "distutils", "ensurepip", "site", "encodings", "pydoc_data", "opcode", "stringprep"}
+_TWINS = {"msilib", "genericpath", "ntpath", "posixpath", "posix", "nt", "nturl2path"}
+SKIPPED = _ACTING | _INTERNAL | _TWINS
 # Parts of packages that run a program or tests when imported.
 SKIPPED_PARTS = frozenset({"__main__", "test", "tests", "_test"})
 # Importable by that name although no file is called so.

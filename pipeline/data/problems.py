@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NoReturn
 
 from kdc.common.errors import InputError
 
@@ -70,11 +69,9 @@ class Problems:
         Raises:
             InputError: there is at least one mistake.
         """
-        if self._counts:
-            self._raise()
-
-    def _raise(self) -> NoReturn:
         total = len(self)
+        if not total:
+            return
         summary = ", ".join(f"{count:,} x {what}" for what, count in self._counts.most_common())
         hidden = total - len(self._shown)
         lines = self._shown + ([f"and {hidden:,} more"] if hidden else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,10 @@ class PredictRequest(Frozen):
                 "the output is not compressed by kdc", given=self.output, remedy="pack it afterwards, or .parquet"
             )
         self._check_apart(files)
-        if uses_parquet:
-            _check_pyarrow()
+        if uses_parquet and importlib.util.find_spec("pyarrow") is None:
+            raise InputError(
+                "Parquet needs pyarrow", given="it is not installed", remedy="pip install 'kdc[predict]', or use .jsonl"
+            )
         return files
 
     def _check_options(self) -> None:
@@ -165,12 +168,3 @@ class PredictResult(Frozen):
     def to_json(self) -> dict[str, Any]:
         """For `--json`: `actors` only with Ray."""
         return self.model_dump(mode="json", exclude_none=True)
-
-
-def _check_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "Parquet needs pyarrow", given="it is not installed", remedy="pip install 'kdc[predict]', or use .jsonl"
-        ) from None
