@@ -21,7 +21,7 @@ import pkgutil
 import sys
 import types
 
-# Left out whole, with everything below them, because they act when imported (a browser, a poem, a window), belong to the
+# Left out whole, with everything below them, since they act when imported (a browser, a poem, a window), belong to the
 # interpreter's own set-up or the test suite, are generated tables, or are another platform's twin of os and os.path.
 _ACTING = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", "tkinter"}
 _INTERNAL = {"test", "distutils", "ensurepip", "site", "encodings", "pydoc_data", "opcode", "stringprep"}
