@@ -25,13 +25,13 @@ from kdc.artifact.manifest import (
     Variant,
 )
 from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine.checks import check_graph, checked_rows
 from kdc.serving.engine.providers import OpenSession, open_session, run_bound
 from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
 _WARM_ROWS = 8
-_REMAKE = "make it again with `kdc compress`"
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
@@ -74,7 +74,7 @@ class Engine:
         beside: OpenSession | None = None,
         lanes: int = 1,
     ) -> None:
-        _check_graph(opened.session, task, tokenizer_info)
+        check_graph(opened.session, task, tokenizer_info)
         self.task = task
         self.tokenizer_info = tokenizer_info
         self.temperature = temperature
@@ -236,7 +236,7 @@ class Engine:
         Raises:
             InputError: a row is not one text (single-text task) or two texts (pair task), or not valid Unicode.
         """
-        return _checked_rows(texts, self.task)
+        return checked_rows(texts, self.task)
 
     def tokenizer_cutting(self, side: str) -> RowTokenizer:
         """A copy of the tokenizer that cuts long texts at `side`, "left" or "right"."""
@@ -315,50 +315,3 @@ def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.nda
         return (0.5 * (1.0 + np.tanh(0.5 * scaled))).astype(np.float32)  # the sigmoid, without overflow
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
-    inputs = {value.name for value in session.get_inputs()}
-    if inputs != set(info.input_names):
-        raise KdcError(
-            "the graph's inputs are not those that the tokenizer feeds",
-            given=f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}",
-            remedy=_REMAKE,
-        )
-    outputs = {value.name: value.shape for value in session.get_outputs()}
-    width = outputs.get("logits", [None])[-1]
-    if "logits" not in outputs or (isinstance(width, int) and width != task.outputs):
-        raise KdcError(
-            "the graph's outputs do not fit the task",
-            given=f"graph {outputs}, the task needs logits of width {task.outputs}",
-            remedy=_REMAKE,
-        )
-
-
-def _checked_rows(texts: Sequence[Text], task: TaskInfo) -> list[Text]:
-    if isinstance(texts, str):
-        raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
-    width = 2 if task.is_pair else 1
-    columns = f"two texts a row ({task.text}, {task.text_pair})" if task.is_pair else f"one text a row ({task.text})"
-    rows: list[Text] = []
-    for number, row in enumerate(texts):
-        parts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, tuple | list) else ()
-        if len(parts) != width or isinstance(row, str) is task.is_pair:
-            raise InputError(
-                f"the task {task.name} takes {columns}",
-                given=f"row {number}: {type(row).__name__} with {len(parts)} text(s)",
-                remedy='give ("first text", "second text")' if task.is_pair else 'give "text"',
-            )
-        if not all(isinstance(part, str) and _is_utf8(part) for part in parts):
-            raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
-        rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
-    return rows
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether the text has a UTF-8 form. A lone surrogate has none; the tokenizer would fail without naming the row."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
