@@ -5,33 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from kdc.artifact.manifest import Device
+from kdc.common.frozen import Frozen
 from kdc.pipeline.config.tasks import TASKS
 from kdc.pipeline.quality import metrics
 from kdc.serving.engine.engine import Engine
 from kdc.tools.labelled import read_rows_for
 
 
-class Evaluation(BaseModel):
+class Evaluation(Frozen):
     """What `kdc evaluate --json` prints.
 
     Attributes:
-        artifact: its folder.
-        rows: of the file.
         variant, provider: what answered them.
-        metrics: in points, by name.
         promised: the metrics that the artifact's manifest states for this variant, of its own evaluation split.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    artifact: str
-    rows: int
+    artifact: str  # its folder
+    rows: int  # of the file
     variant: str | None
     provider: str
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # in points, by name
     promised: dict[str, float]
 
 

@@ -23,15 +23,10 @@ _LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, for an artifact that kee
 
 
 class Verification(NamedTuple):
-    """Two judgements of one artifact.
+    """Two judgements of one artifact."""
 
-    Attributes:
-        judgement: of now, on this machine.
-        before: the one that the artifact carries; None where it was made without a contract.
-    """
-
-    judgement: Judgement
-    before: Judgement | None
+    judgement: Judgement  # of now, on this machine
+    before: Judgement | None  # the one that the artifact carries; None where it was made without a contract
 
 
 def verify_artifact(

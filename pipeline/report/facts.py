@@ -25,51 +25,38 @@ class TaskFacts(Result):
 
     Attributes:
         name, kind, labels: as in the manifest.
-        metric: the deciding one.
-        columns: of the text, or of both texts.
     """
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    metric: str
-    columns: tuple[str, ...]
+    metric: str  # the deciding one
+    columns: tuple[str, ...]  # of the text, or of both texts
 
 
 class ModelFacts(Result):
     """One model on the evaluation rows. What was not measured, or was not trained by itself, is None.
 
     Attributes:
-        metrics: by name, in points.
-        collapsed: whether it gives all rows one answer.
-        interval: 95 % interval of the deciding metric.
-        kept_percent: the deciding metric in percent of the teacher's; None where the teacher's is 0.
-        difference: the deciding metric minus the teacher's.
-        difference_interval: 95 % interval of that, paired by row.
         trainable_parameters, training_seconds: of its training.
-        runtime: what ran it, and on what device.
-        parameters: how many it has.
-        size_bytes: of the model's file and of tokenizer.json.
         latency_p50_ms, latency_p95_ms: of one row, tokenising included.
-        rows_per_second: in batches of 32 rows.
-        peak_memory_bytes: of a process that loads it and answers.
     """
 
-    metrics: Scores
-    collapsed: bool
-    interval: Interval
-    kept_percent: float | None
-    difference: float
-    difference_interval: Interval
+    metrics: Scores  # by name, in points
+    collapsed: bool  # whether it gives all rows one answer
+    interval: Interval  # 95 % interval of the deciding metric
+    kept_percent: float | None  # the deciding metric in percent of the teacher's; None where the teacher's is 0
+    difference: float  # the deciding metric minus the teacher's
+    difference_interval: Interval  # 95 % interval of that, paired by row
     trainable_parameters: int | None
     training_seconds: float | None
-    runtime: str | None = None
-    parameters: int | None = None
-    size_bytes: int | None = None
+    runtime: str | None = None  # what ran it, and on what device
+    parameters: int | None = None  # how many it has
+    size_bytes: int | None = None  # of the model's file and of tokenizer.json
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
-    rows_per_second: float | None = None
-    peak_memory_bytes: int | None = None
+    rows_per_second: float | None = None  # in batches of 32 rows
+    peak_memory_bytes: int | None = None  # of a process that loads it and answers
 
 
 class TrainingFacts(History):
@@ -106,48 +93,39 @@ class QuotedRow(Result):
 
     Attributes:
         text, text_pair: shortened where they are long.
-        label: the truth.
         teacher, student: their answers.
-        confidence: the student's in its answer, within [0, 1]; None for regression.
     """
 
     text: str
     text_pair: str | None
-    label: Answer
+    label: Answer  # the truth
     teacher: Answer
     student: Answer
-    confidence: float | None
+    confidence: float | None  # the student's in its answer, within [0, 1]; None for regression
 
 
 class Disagreements(Result):
     """The rows on which teacher and student differ.
 
     Attributes:
-        count: how many; None for regression, where answers always differ.
         teacher_right, student_right: on how many of them; None for regression.
-        rows: some of them: those of which the student is most confident; for regression the largest differences.
+        rows: some of them: those of which the student is most confident; for regression the largest
+            differences.
     """
 
-    count: int | None
+    count: int | None  # how many; None for regression, where answers always differ
     teacher_right: int | None = None
     student_right: int | None = None
     rows: tuple[QuotedRow, ...]
 
 
 class CandidateFacts(Result):
-    """The students that could come out.
+    """The students that could come out."""
 
-    Attributes:
-        measured: what each costs untrained, by student.
-        kept: those that can keep the contract.
-        trials: short trainings of some of them.
-        chosen: the one that got the full training.
-    """
-
-    measured: dict[str, StudentCosts]
-    kept: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    chosen: str
+    measured: dict[str, StudentCosts]  # what each costs untrained, by student
+    kept: tuple[str, ...]  # those that can keep the contract
+    trials: tuple[Trial, ...]  # short trainings of some of them
+    chosen: str  # the one that got the full training
 
 
 class Origin(Result):
@@ -155,63 +133,45 @@ class Origin(Result):
 
     Attributes:
         teacher, student, recipe, seed, data_fingerprint, cpu, gpu: as in the manifest's lineage.
-        commands: that made the run, the oldest first.
-        rows: of each tokenised split.
-        packages: versions by name, kdc first.
-        created: when.
-        artifact_sha256: of the artifact's manifest.
-        stage_seconds: that each stage took, in the order in which they ended.
     """
 
     teacher: str
     student: str
     recipe: str
     seed: int
-    commands: tuple[str, ...]
-    rows: dict[str, int]
+    commands: tuple[str, ...]  # that made the run, the oldest first
+    rows: dict[str, int]  # of each tokenised split
     data_fingerprint: str
     cpu: str
     gpu: str | None
-    packages: dict[str, str]
-    created: str
-    artifact_sha256: str
-    stage_seconds: dict[str, float]
+    packages: dict[str, str]  # versions by name, kdc first
+    created: str  # when
+    artifact_sha256: str  # of the artifact's manifest
+    stage_seconds: dict[str, float]  # that each stage took, in the order in which they ended
 
 
 class Facts(Result):
     """All facts of a run.
 
     Attributes:
-        verdict: one sentence: what was compressed, what was kept, how much smaller and faster it is.
-        schema_number: of this file; "schema" in JSON.
-        task: the task.
-        served: the variant that a CPU loads ("fp32" or "int8").
-        models: by name, in the table's order.
         training: by the model that was trained; nothing of a teacher that was brought along fine-tuned.
-        confusion: None except for classification with few classes.
-        calibration: None for regression.
-        lengths: of the training rows.
-        disagreements: of the teacher and the served student.
-        contract: the judgement of the artifact; None where no contract was asked for.
-        candidates: None where no contract limits the costs.
-        where: where and how.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
-    verdict: str = ""
-    schema_number: int = Field(alias="schema")
-    task: TaskFacts
-    served: str
-    models: dict[str, ModelFacts]
+    verdict: str = ""  # one sentence: what was compressed, what was kept, how much smaller and faster it is
+    schema_number: int = Field(alias="schema")  # of this file; "schema" in JSON
+    task: TaskFacts  # the task
+    served: str  # the variant that a CPU loads ("fp32" or "int8")
+    models: dict[str, ModelFacts]  # by name, in the table's order
     training: dict[str, TrainingFacts]
-    confusion: ConfusionFacts | None
-    calibration: CalibrationFacts | None
-    lengths: LengthFacts
-    disagreements: Disagreements
-    contract: Judgement | None
-    candidates: CandidateFacts | None
-    where: Origin
+    confusion: ConfusionFacts | None  # None except for classification with few classes
+    calibration: CalibrationFacts | None  # None for regression
+    lengths: LengthFacts  # of the training rows
+    disagreements: Disagreements  # of the teacher and the served student
+    contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for
+    candidates: CandidateFacts | None  # None where no contract limits the costs
+    where: Origin  # where and how
 
     @field_serializer("contract")
     def _whole_contract(self, contract: Judgement | None) -> Any:

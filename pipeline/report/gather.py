@@ -17,6 +17,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import in_order
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
+from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
@@ -35,32 +36,11 @@ from kdc.pipeline.report.facts import (
     TaskFacts,
     TrainingFacts,
 )
-from kdc.pipeline.results import (
-    CandidatesResult,
-    ControlsResult,
-    DataResult,
-    EvaluateResult,
-    PackageResult,
-    SearchResult,
-    StudentResult,
-    Table,
-    TeacherResult,
-    TrainingSummary,
-)
 from kdc.pipeline.rundir.commands import read_commands
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS, MADE_FROM, SETTINGS
 from kdc.serving.engine.engine import activate
 
-_COSTS = (
-    "runtime",
-    "parameters",
-    "size_bytes",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "rows_per_second",
-    "peak_memory_bytes",
-)
 _MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
 
 Logits = Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
@@ -78,13 +58,13 @@ def gather(root: Path, *, examples: int) -> Facts:
         KdcError: the run's artifact is damaged.
     """
     run = _open(root)
-    manifest = load_manifest(root / run.result(PackageResult).artifact)
+    manifest = load_manifest(root / run.result(results.PackageResult).artifact)
     data = run.data()
     task, split = data.task, data.eval_splits[0]
     logits = _logits(run, split)
     labels = np.asarray(data.rows(split)["label"][:])
     served = str(manifest.providers[CPU_PROVIDER])
-    trainings = _trainings(run)
+    table, trainings = run.result(results.EvaluateResult).table, _trainings(run)
     facts = Facts(
         schema=SCHEMA,
         task=TaskFacts(
@@ -95,14 +75,14 @@ def gather(root: Path, *, examples: int) -> Facts:
             columns=(task.text, task.text_pair) if task.text_pair else (task.text,),
         ),
         served=served,
-        models=_models(run.result(EvaluateResult).table, trainings, task, logits, labels, seed=run.config.run.seed),
+        models=_models(table, trainings, task, logits, labels, seed=run.config.run.seed),
         training={
             name: TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
             for name, training in trainings.items()
         },
         confusion=_confusion(task, logits["teacher"], logits[served], labels),
         calibration=_calibration(task, logits[served], labels, manifest.temperature),
-        lengths=_lengths(run.result(DataResult), run.student_role),
+        lengths=_lengths(run.result(results.DataResult), run.student_role),
         disagreements=disagreements(
             data.rows(split),
             logits["teacher"],
@@ -183,20 +163,18 @@ def _logits(run: Run, split: str) -> Logits:
     return {name: logits[name] for name in in_order(logits)}
 
 
-def _trainings(run: Run) -> dict[str, TrainingSummary]:
+def _trainings(run: Run) -> dict[str, results.TrainingSummary]:
     """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
-    results = {"teacher": run.result(TeacherResult), "student": run.result(StudentResult)}
+    models = {"teacher": run.result(results.TeacherResult), "student": run.result(results.StudentResult)}
     if run.config.run.controls:
-        controls = run.result(ControlsResult)
-        results |= {"teacher_lora": controls.teacher_lora, "student_without_kd": controls.student_without_kd}
-    return {
-        name: result.training for name, result in results.items() if result is not None and result.training is not None
-    }
+        controls = run.result(results.ControlsResult)
+        models |= {"teacher_lora": controls.teacher_lora, "student_without_kd": controls.student_without_kd}
+    return {name: model.training for name, model in models.items() if model is not None and model.training is not None}
 
 
 def _models(
-    table: Table,
-    trainings: Mapping[str, TrainingSummary],
+    table: results.Table,
+    trainings: Mapping[str, results.TrainingSummary],
     task: Task,
     logits: Logits,
     labels: NDArray[np.generic],
@@ -208,9 +186,10 @@ def _models(
     for name, answers in logits.items():
         row: dict[str, Any] = table[name]
         teacher_score: Any = table["teacher"][metric]
+        costs = [key for key in row if key in ModelFacts.model_fields]
         training = trainings.get(name)
         models[name] = ModelFacts(
-            metrics={key: value for key, value in row.items() if key not in _COSTS},
+            metrics={key: value for key, value in row.items() if key not in costs},
             collapsed=metrics.is_constant(answers, task.kind),
             interval=score_interval(answers, labels, task.kind, metric, seed=seed),
             kept_percent=100 * row[metric] / teacher_score if teacher_score else None,
@@ -218,7 +197,7 @@ def _models(
             difference_interval=difference(answers, logits["teacher"], labels, task.kind, metric, seed=seed).interval,
             trainable_parameters=None if training is None else training.trainable_parameters,
             training_seconds=None if training is None else training.seconds,
-            **{key: row[key] for key in _COSTS if key in row},
+            **{key: row[key] for key in costs},
         )
     return models
 
@@ -250,7 +229,7 @@ def _calibration(
     )
 
 
-def _lengths(data: DataResult, role: str) -> LengthFacts:
+def _lengths(data: results.DataResult, role: str) -> LengthFacts:
     train = data.tokens[role]["train"]
     return LengthFacts(**dict(train.lengths), cut=data.max_length[role], truncated=train.truncated)
 
@@ -258,11 +237,11 @@ def _lengths(data: DataResult, role: str) -> LengthFacts:
 def _candidates(run: Run) -> CandidateFacts | None:
     if not run.config.measures_first:
         return None
-    measured, terms = run.result(CandidatesResult).candidates, run.config.contract.terms
+    measured, terms = run.result(results.CandidatesResult).candidates, run.config.contract.terms
     assert terms is not None  # otherwise nothing is measured
     trials, chosen = (), next(iter(measured))  # without a search only one student is measured
     if run.config.searches:
-        search = run.result(SearchResult)
+        search = run.result(results.SearchResult)
         trials, chosen = search.trials, search.student
     kept = tuple(fitting_students(measured, terms))
     return CandidateFacts(measured=measured, kept=kept, trials=trials, chosen=chosen)
@@ -277,7 +256,7 @@ def _origin(run: Run, manifest: Manifest) -> Origin:
         recipe=lineage.recipe,
         seed=lineage.seed,
         commands=tuple(read_commands(run.root)),
-        rows={name: split.rows for name, split in run.result(DataResult).tokens["student"].items()},
+        rows={name: split.rows for name, split in run.result(results.DataResult).tokens["student"].items()},
         data_fingerprint=lineage.data_fingerprint,
         cpu=lineage.cpu,
         gpu=lineage.gpu,

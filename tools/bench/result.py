@@ -7,35 +7,21 @@ from kdc.common.machine import Cores, Cpu, Nvidia
 
 
 class Loaded(Frozen):
-    """What a subject's process says of the model that it loaded.
+    """What a subject's process says of the model that it loaded."""
 
-    Attributes:
-        runtime: "onnxruntime" or "torch".
-        variant: of an artifact (fp32, int8, fp16), or the data type of a model in torch.
-        on: the execution provider, or torch's device.
-        threads: of one forward pass.
-        notes: what the engine remarked while it loaded the model.
-        longest: most tokens that a row may have.
-    """
-
-    runtime: str
-    variant: str
-    on: str
-    threads: int
-    notes: tuple[str, ...]
-    longest: int
+    runtime: str  # "onnxruntime" or "torch"
+    variant: str  # of an artifact (fp32, int8, fp16), or the data type of a model in torch
+    on: str  # the execution provider, or torch's device
+    threads: int  # of one forward pass
+    notes: tuple[str, ...]  # what the engine remarked while it loaded the model
+    longest: int  # most tokens that a row may have
 
 
 class Turn(Frozen):
-    """One turn of one subject at one case.
+    """One turn of one subject at one case."""
 
-    Attributes:
-        tokens: of each row, special tokens included.
-        ms: milliseconds of every call that was timed.
-    """
-
-    tokens: int
-    ms: tuple[float, ...]
+    tokens: int  # of each row, special tokens included
+    ms: tuple[float, ...]  # milliseconds of every call that was timed
 
     def rows_per_second(self, batch: int) -> float:
         """Throughput with `batch` rows a call."""
@@ -46,59 +32,39 @@ class CaseResult(Frozen):
     """One subject at one case, over all rounds.
 
     Attributes:
-        batch: rows a call.
-        length: tokens a row that were asked for.
-        tokens: tokens a row that were measured: as near to `length` as words get.
-        calls: that were timed.
         p50_ms, p95_ms, p99_ms: percentiles of the calls' latencies.
-        rows_per_second: median of the rounds.
-        against_first: rows a second divided by those of the first subject, the median of the ratios within each round;
-            None where the first subject does not take rows of this length.
+        against_first: rows a second divided by those of the first subject, the median of the ratios within each
+            round; None where the first subject does not take rows of this length.
     """
 
-    batch: int
-    length: int
-    tokens: int
-    calls: int
+    batch: int  # rows a call
+    length: int  # tokens a row that were asked for
+    tokens: int  # tokens a row that were measured: as near to `length` as words get
+    calls: int  # that were timed
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    rows_per_second: float
+    rows_per_second: float  # median of the rounds
     against_first: float | None
 
 
 class SubjectResult(Loaded):
-    """One subject.
+    """One subject."""
 
-    Attributes:
-        name: in tables.
-        path: its folder.
-        cold_start_s: median seconds from the start of the process to the first answer.
-        peak_memory_bytes: most resident memory of its process.
-        cases: those whose rows are not too long for it.
-    """
-
-    name: str
-    path: str
-    cold_start_s: float
-    peak_memory_bytes: int
-    cases: tuple[CaseResult, ...]
+    name: str  # in tables
+    path: str  # its folder
+    cold_start_s: float  # median seconds from the start of the process to the first answer
+    peak_memory_bytes: int  # most resident memory of its process
+    cases: tuple[CaseResult, ...]  # those whose rows are not too long for it
 
 
 class BenchSettings(Frozen):
-    """How it was measured.
+    """How it was measured."""
 
-    Attributes:
-        rounds: in each, every subject had one turn at every case.
-        seconds: length of a turn.
-        device: "auto", "cpu" or "cuda".
-        starts: of each subject, for the cold start.
-    """
-
-    rounds: int
-    seconds: float
-    device: str
-    starts: int
+    rounds: int  # in each, every subject had one turn at every case
+    seconds: float  # length of a turn
+    device: str  # "auto", "cpu" or "cuda"
+    starts: int  # of each subject, for the cold start
 
 
 class BenchMachine(Frozen):
@@ -111,14 +77,8 @@ class BenchMachine(Frozen):
 
 
 class BenchResult(Frozen):
-    """The whole benchmark.
+    """The whole benchmark."""
 
-    Attributes:
-        machine: where it was measured.
-        settings: how it was measured.
-        subjects: in the order in which they were named; the others are compared with the first.
-    """
-
-    machine: BenchMachine
-    settings: BenchSettings
-    subjects: tuple[SubjectResult, ...]
+    machine: BenchMachine  # where it was measured
+    settings: BenchSettings  # how it was measured
+    subjects: tuple[SubjectResult, ...]  # in the order in which they were named; the others are compared with the first

@@ -26,17 +26,11 @@ _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "tr
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        name: in tables.
-        path: folder of an artifact or of a Hugging Face model.
-        variant: of the artifact; None takes the manifest's choice.
-    """
-
-    name: str
-    path: Path
-    variant: str | None = None
+    name: str  # in tables
+    path: Path  # folder of an artifact or of a Hugging Face model
+    variant: str | None = None  # of the artifact; None takes the manifest's choice
 
 
 @dataclass(frozen=True)

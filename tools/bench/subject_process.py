@@ -29,19 +29,12 @@ _WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is ready to answer.
+    """A model that is ready to answer."""
 
-    Attributes:
-        answer: rows to probabilities, tokenising included.
-        count_tokens: tokens of one row, special tokens included.
-        is_pair: whether a row has two texts.
-        about: what it is and what it runs on.
-    """
-
-    answer: Callable[[list[Text]], Any]
-    count_tokens: Callable[[Text], int]
-    is_pair: bool
-    about: Loaded
+    answer: Callable[[list[Text]], Any]  # rows to probabilities, tokenising included
+    count_tokens: Callable[[Text], int]  # tokens of one row, special tokens included
+    is_pair: bool  # whether a row has two texts
+    about: Loaded  # what it is and what it runs on
 
     def row(self, length: int) -> Text:
         """A made-up row of `length` tokens, or as near to that as words get."""

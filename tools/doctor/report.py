@@ -19,18 +19,13 @@ class Provider(Frozen):
 
 
 class Torch(Frozen):
-    """PyTorch: the CUDA version it was built for ("" for a build for CPUs), and the devices that it sees.
-
-    Attributes:
-        words: what it printed on stderr.
-        error: why it could not be imported; "" where it could.
-    """
+    """PyTorch: the CUDA version it was built for ("" for a build for CPUs), and the devices that it sees."""
 
     cuda_build: str = ""
     cuda: bool = False
     devices: tuple[str, ...] = ()
-    words: str = ""
-    error: str = ""
+    words: str = ""  # what it printed on stderr
+    error: str = ""  # why it could not be imported; "" where it could
 
 
 class Hub(Frozen):
@@ -61,27 +56,24 @@ class Report(Frozen):
     """This machine and this install.
 
     Attributes:
-        kdc: version of kdc; None where it is not installed.
         python, system: versions of Python and of the operating system.
-        packages: versions of kdc's dependencies by name (None for those that are missing), by extra: "" is the base
-            install.
-        torch: None where PyTorch is not installed.
-        advice: problems first.
+        packages: versions of kdc's dependencies by name (None for those that are missing), by extra: "" is the
+            base install.
     """
 
-    kdc: str | None
+    kdc: str | None  # version of kdc; None where it is not installed
     python: str
     system: str
     packages: dict[str, dict[str, str | None]]
     providers: tuple[Provider, ...]
-    torch: Torch | None
+    torch: Torch | None  # None where PyTorch is not installed
     nvidia: Nvidia
     cpu: Cpu
     cores: Cores
     memory: Memory
     hub: Hub
     minilm: Minilm
-    advice: tuple[Advice, ...] = ()
+    advice: tuple[Advice, ...] = ()  # problems first
 
     @field_serializer("torch")
     def _only_what_it_said(self, torch: Torch | None) -> dict[str, Any] | None:

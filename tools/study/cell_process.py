@@ -81,7 +81,10 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     host_memory = _memory_of_stage(run, "teacher") if inputs.cell.method == "fft" else own_peak_memory_bytes()
     scores, collapsed = _score(run, model, role)
     return CellResult(
-        **dict(inputs),
+        cell=inputs.cell,
+        config=config,
+        rows=inputs.rows,
+        file=inputs.file,
         scores=scores,
         collapsed=collapsed,
         inference_s_per_1000_rows=_inference_seconds(run, model, role),
@@ -208,8 +211,7 @@ def main() -> None:
             return
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        inputs = CellInputs(**{name: getattr(request, name) for name in CellInputs.model_fields})
-        result = run_cell(inputs, work)
+        result = run_cell(request, work)
     except KdcError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

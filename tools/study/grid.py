@@ -30,16 +30,13 @@ class Cell:
 
     Attributes:
         task, family: names.
-        method: one of `METHODS`.
-        rank: of its adapters; 0 where it trains none.
-        seed: of the slices of the data and of the training.
     """
 
     task: str
     family: str
-    method: str
-    rank: int
-    seed: int
+    method: str  # one of `METHODS`
+    rank: int  # of its adapters; 0 where it trains none
+    seed: int  # of the slices of the data and of the training
 
     @property
     def name(self) -> str:
@@ -62,21 +59,16 @@ class Grid:
 
     Attributes:
         tasks, families, methods: names, in the order of the tables.
-        ranks: of the adapters, for the methods that train any.
-        seeds: numbers.
-        out: directory of the study.
-        sets: settings of every cell, written as for `--set`: "section.key=value".
-        flags: settings of every cell: dotted key and value.
     """
 
     tasks: tuple[str, ...]
     families: tuple[str, ...]
     methods: tuple[str, ...]
-    ranks: tuple[int, ...]
-    seeds: tuple[int, ...]
-    out: Path
-    sets: tuple[str, ...] = ()
-    flags: tuple[tuple[str, Any], ...] = ()
+    ranks: tuple[int, ...]  # of the adapters, for the methods that train any
+    seeds: tuple[int, ...]  # numbers
+    out: Path  # directory of the study
+    sets: tuple[str, ...] = ()  # settings of every cell, written as for `--set`: "section.key=value"
+    flags: tuple[tuple[str, Any], ...] = ()  # settings of every cell: dotted key and value
 
     def cells(self) -> list[Cell]:
         """All trainings. The fully fine-tuned teacher comes first, because the others share what it made."""

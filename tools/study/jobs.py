@@ -19,19 +19,12 @@ _LAST_WORDS = 3  # lines of a process's stderr that a failure quotes
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell.
+    """What became of a cell."""
 
-    Attributes:
-        cell: which.
-        result: None where it failed, and for a job that only makes what cells share.
-        failure: why it failed; "" where it did not.
-        died: whether its process was killed from outside, so that the same again may go well.
-    """
-
-    cell: Cell
-    result: CellResult | None
-    failure: str = ""
-    died: bool = False
+    cell: Cell  # which
+    result: CellResult | None  # None where it failed, and for a job that only makes what cells share
+    failure: str = ""  # why it failed; "" where it did not
+    died: bool = False  # whether its process was killed from outside, so that the same again may go well
 
 
 @dataclass(frozen=True)
@@ -40,18 +33,14 @@ class Job:
 
     Attributes:
         cell, config: which, and its settings.
-        out: directory of the study.
-        rows: fingerprint of its data.
-        threads: of its process; None leaves them to the environment.
-        shared: see `CellRequest`.
     """
 
     cell: Cell
     config: Config
-    out: Path
-    rows: str
-    threads: int | None = None
-    shared: Shared = "make"
+    out: Path  # directory of the study
+    rows: str  # fingerprint of its data
+    threads: int | None = None  # of its process; None leaves them to the environment
+    shared: Shared = "make"  # see `CellRequest`
 
     @property
     def directory(self) -> Path:

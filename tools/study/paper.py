@@ -18,19 +18,12 @@ _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "ss
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figures of one method of one family.
+    """The paper's figures of one method of one family."""
 
-    Attributes:
-        points: on each of `_COLUMNS`.
-        average: over the tasks, in points.
-        memory_mb: peak memory while training.
-        inference_s: seconds of inference on the paper's own rows and GPU.
-    """
-
-    points: tuple[float, ...]
-    average: float
-    memory_mb: float
-    inference_s: float
+    points: tuple[float, ...]  # on each of `_COLUMNS`
+    average: float  # over the tasks, in points
+    memory_mb: float  # peak memory while training
+    inference_s: float  # seconds of inference on the paper's own rows and GPU
 
     @property
     def scores(self) -> dict[str, float]:

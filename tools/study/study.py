@@ -19,15 +19,10 @@ from kdc.tools.study.schedule import Engine, one_by_one, run_study
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study came to.
+    """What a study came to."""
 
-    Attributes:
-        files: paths of what was written.
-        failed: names of the cells that failed.
-    """
-
-    files: tuple[str, ...]
-    failed: tuple[str, ...]
+    files: tuple[str, ...]  # paths of what was written
+    failed: tuple[str, ...]  # names of the cells that failed
 
 
 def study_for_people(

@@ -17,19 +17,12 @@ _UNBEATABLE = "wnli"  # no model answers it better than its most frequent label,
 
 @dataclass(frozen=True)
 class Score:
-    """One method's score on one column.
+    """One method's score on one column."""
 
-    Attributes:
-        values: points of the seeds that count.
-        collapsed: seeds whose model gave one answer to all rows; they are not in `values`.
-        failed: seeds whose training failed, or was not done.
-        published: the paper's figure; None where it has none.
-    """
-
-    values: tuple[float, ...]
-    collapsed: int
-    failed: int
-    published: float | None
+    values: tuple[float, ...]  # points of the seeds that count
+    collapsed: int  # seeds whose model gave one answer to all rows; they are not in `values`
+    failed: int  # seeds whose training failed, or was not done
+    published: float | None  # the paper's figure; None where it has none
 
     @property
     def mean(self) -> float | None:
@@ -47,15 +40,12 @@ class TrainingCosts:
     """What one method costs: the most memory of its cells, and means over them; None where no cell was done.
 
     Attributes:
-        peak_memory_mb: while training.
-        inference_s_per_1000_rows: seconds.
-        seconds: of training.
         trainable_parameters, parameters: counts.
     """
 
-    peak_memory_mb: float | None = None
-    inference_s_per_1000_rows: float | None = None
-    seconds: float | None = None
+    peak_memory_mb: float | None = None  # while training
+    inference_s_per_1000_rows: float | None = None  # seconds
+    seconds: float | None = None  # of training
     trainable_parameters: float | None = None
     parameters: float | None = None
 
@@ -66,19 +56,15 @@ class MethodSummary:
 
     Attributes:
         family, method, rank: which; the rank is 0 where the method has none.
-        scores: by column, see `columns`.
-        costs: of its cells.
-        published: the paper's figures; None where it has none.
-        published_average: the paper's average; None unless the columns are the paper's.
     """
 
     family: str
     method: str
     rank: int
-    scores: dict[str, Score]
-    costs: TrainingCosts
-    published: Published | None
-    published_average: float | None
+    scores: dict[str, Score]  # by column, see `columns`
+    costs: TrainingCosts  # of its cells
+    published: Published | None  # the paper's figures; None where it has none
+    published_average: float | None  # the paper's average; None unless the columns are the paper's
 
     @property
     def label(self) -> str:

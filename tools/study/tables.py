@@ -14,19 +14,12 @@ COLLAPSED, FAILED = "†", "‡"
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text.
+    """A table as text."""
 
-    Attributes:
-        title: one line.
-        head: titles of the columns.
-        body: rows.
-        note: what marks and figures mean.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-    note: str
+    title: str  # one line
+    head: tuple[str, ...]  # titles of the columns
+    body: tuple[tuple[str, ...], ...]  # rows
+    note: str  # what marks and figures mean
 
 
 def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
