@@ -24,6 +24,7 @@ from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
 from kdc.pipeline.results import StageRecord
+from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.folders import Stage
@@ -258,6 +259,17 @@ def test_a_damaged_stage_record_says_what_to_remove(finished: Finished, copied: 
     (copied / "merge" / "stage.json").write_text("{")
     with pytest.raises(KdcError, match="remove the folder"):
         again(finished, copied)
+
+
+def test_a_record_of_another_version_is_redone_and_said_to_be_so(
+    finished: Finished, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = copied / "merge" / "stage.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"metrics": {"headline": "merged"}}))
+    config = tiny_runs.config_for(finished.folder, finished.teacher, flags={"run.out": copied, "run.controls": True})
+    stages = compress(config, reporter=Reporter(), until="merge").stages
+    assert [name for name, stage in stages.items() if not stage.skipped] == ["merge"]
+    assert "merge: starts (its folder is of another version of kdc" in capsys.readouterr().err
 
 
 def test_the_resolved_config_and_each_stages_settings_are_in_the_run(finished: Finished) -> None:
