@@ -17,6 +17,7 @@ from kdc.artifact.stores.addresses import HUB, Repository
 from kdc.artifact.stores.hub import TIMEOUT_S, HubSource, asking_hub, hub_api
 from kdc.artifact.stores.sources import read_manifest
 from kdc.common.errors import KdcError
+from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
 
@@ -91,8 +92,7 @@ def _is_same(stored: Any, path: Path) -> bool:
     if stored is None or stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
-        with path.open("rb") as file:
-            return bool(stored.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest())
+        return bool(stored.lfs.sha256 == sha256_of(path))
     content = path.read_bytes()
     return bool(
         stored.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -151,7 +151,7 @@ def test_after_any_error_in_a_reload_the_next_artifact_is_loaded(
         raise error
 
     with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
-        monkeypatch.setattr("kdc.artifact.folder._sha256_of", refuse)
+        monkeypatch.setattr("kdc.artifact.folder.sha256_of", refuse)
         bad = tmp_path / "bad"
         shutil.copytree(tmp_path / "one", bad)
         link(bad, place)
