@@ -24,15 +24,11 @@ class Result(BaseModel):
 
 
 class StageResult(Result):
-    """What one stage hands on.
-
-    Attributes:
-        headline: one line for the person who watches.
-    """
+    """What one stage hands on."""
 
     STAGE: ClassVar[str]  # the stage that returns it, whose folder holds it
 
-    headline: str = ""
+    headline: str = ""  # one line for the person who watches
 
     @property
     def line(self) -> str:

@@ -10,63 +10,37 @@ from kdc.pipeline.results.base import Points, Result, Scores, StageResult
 
 
 class History(Result):
-    """The curves of one training.
+    """The curves of one training."""
 
-    Attributes:
-        loss: mean training loss since the point before.
-        score: the deciding metric on the tuning slice, at each look at it.
-        tune_loss: the loss there.
-    """
-
-    loss: Points
-    score: Points
-    tune_loss: Points
+    loss: Points  # mean training loss since the point before
+    score: Points  # the deciding metric on the tuning slice, at each look at it
+    tune_loss: Points  # the loss there
 
 
 class TrainingSummary(Result):
-    """What one training reports.
+    """What one training reports."""
 
-    Attributes:
-        best_score: the deciding metric on the tuning slice at the step whose weights were kept.
-        best_step: that step.
-        steps: updates in all.
-        resumed_from: the step that the training went on from; 0 where it began anew.
-        train_rows: rows that were trained on.
-        rows_per_second: while training.
-        seconds: since it began or went on.
-        trainable_parameters: weights that were trained.
-        history: its curves.
-        peak_memory_bytes: of the device, on CUDA only.
-    """
-
-    best_score: float
-    best_step: int
-    steps: int
-    resumed_from: int = 0
-    train_rows: int = 0
-    rows_per_second: float
-    seconds: float
-    trainable_parameters: int
-    history: History
-    peak_memory_bytes: int | None = None
+    best_score: float  # the deciding metric on the tuning slice at the step whose weights were kept
+    best_step: int  # that step
+    steps: int  # updates in all
+    resumed_from: int = 0  # the step that the training went on from; 0 where it began anew
+    train_rows: int = 0  # rows that were trained on
+    rows_per_second: float  # while training
+    seconds: float  # since it began or went on
+    trainable_parameters: int  # weights that were trained
+    history: History  # its curves
+    peak_memory_bytes: int | None = None  # of the device, on CUDA only
 
 
 class ModelResult(StageResult):
     """One model as the tuning slice finds it, and how it was trained. In JSON the training's fields stand beside the
-    others.
+    others."""
 
-    Attributes:
-        tune: metrics on the tuning slice; the first one decides.
-        majority: the same of the answer that is right most often (for regression: the mean).
-        constant: whether the model gives every row the same answer.
-        parameters: of the model that is kept, adapters merged; None where that was not counted.
-        training: None where nothing was trained: a teacher that came fine-tuned, or a black box.
-    """
-
-    tune: Scores
-    majority: Scores
-    constant: bool
-    parameters: int | None = None
+    tune: Scores  # metrics on the tuning slice; the first one decides
+    majority: Scores  # the same of the answer that is right most often (for regression: the mean)
+    constant: bool  # whether the model gives every row the same answer
+    parameters: int | None = None  # of the model that is kept, adapters merged; None where that was not counted
+    # None where nothing was trained: a teacher that came fine-tuned, or a black box
     training: TrainingSummary | None = None
 
     @property
@@ -90,15 +64,11 @@ class ModelResult(StageResult):
 
 
 class TeacherResult(ModelResult):
-    """Stage `teacher`: the first teacher, which a student may be cut from.
-
-    Attributes:
-        others: further teachers, whose logits are averaged with its own.
-    """
+    """Stage `teacher`: the first teacher, which a student may be cut from."""
 
     STAGE = "teacher"
 
-    others: tuple[ModelResult, ...] = ()
+    others: tuple[ModelResult, ...] = ()  # further teachers, whose logits are averaged with its own
 
     def scores(self, metric: str) -> list[float]:
         """A metric of every teacher on the tuning slice, the first teacher's first."""
@@ -106,21 +76,15 @@ class TeacherResult(ModelResult):
 
 
 class TargetsResult(StageResult):
-    """Stage `targets`.
-
-    Attributes:
-        rows: that have logits.
-        resumed_from: rows that were answered before the stage was cut off; None with several teachers or a black box.
-        weights: of several teachers, in their order; their sum is 1.
-        temperature: that all logits were divided by; None where they were not calibrated.
-    """
+    """Stage `targets`."""
 
     STAGE = "targets"
 
-    rows: int
+    rows: int  # that have logits
+    # rows that were answered before the stage was cut off; None with several teachers or a black box
     resumed_from: int | None = None
-    weights: tuple[float, ...] | None = None
-    temperature: float | None = None
+    weights: tuple[float, ...] | None = None  # of several teachers, in their order; their sum is 1
+    temperature: float | None = None  # that all logits were divided by; None where they were not calibrated
 
 
 class StudentResult(ModelResult):
@@ -130,30 +94,19 @@ class StudentResult(ModelResult):
 
 
 class MergeResult(StageResult):
-    """Stage `merge`. Differences are the largest of any logit on the compared rows.
-
-    Attributes:
-        max_difference: between the merged model and the one with adapters.
-        tolerance: that it keeps to.
-        difference_from_untrained: between the merged model and the student before training.
-    """
+    """Stage `merge`. Differences are the largest of any logit on the compared rows."""
 
     STAGE = "merge"
 
-    max_difference: float
-    tolerance: float
-    difference_from_untrained: float
+    max_difference: float  # between the merged model and the one with adapters
+    tolerance: float  # that it keeps to
+    difference_from_untrained: float  # between the merged model and the student before training
 
 
 class ControlsResult(StageResult):
-    """Stage `controls`; neither model where they were not asked for.
-
-    Attributes:
-        student_without_kd: the same student trained on the labels alone.
-        teacher_lora: the teacher fine-tuned through adapters.
-    """
+    """Stage `controls`; neither model where they were not asked for."""
 
     STAGE = "controls"
 
-    student_without_kd: ModelResult | None = None
-    teacher_lora: ModelResult | None = None
+    student_without_kd: ModelResult | None = None  # the same student trained on the labels alone
+    teacher_lora: ModelResult | None = None  # the teacher fine-tuned through adapters

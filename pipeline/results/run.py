@@ -12,45 +12,28 @@ from kdc.pipeline.results.base import Result, StageResult, Table
 
 
 class EvaluateResult(StageResult):
-    """Stage `evaluate`.
-
-    Attributes:
-        table: model ("teacher", "student", "merged", "fp32", "int8", ...) to its metrics and costs.
-        notes: sentences on what could not be measured.
-        rows: of each evaluation split.
-    """
+    """Stage `evaluate`."""
 
     STAGE = "evaluate"
 
-    table: Table
-    notes: tuple[str, ...] = ()
-    rows: dict[str, int] = Field(default_factory=dict)
+    table: Table  # model ("teacher", "student", "merged", "fp32", "int8", ...) to its metrics and costs
+    notes: tuple[str, ...] = ()  # sentences on what could not be measured
+    rows: dict[str, int] = Field(default_factory=dict)  # of each evaluation split
 
 
 class PackageResult(StageResult):
-    """Stage `package`.
-
-    Attributes:
-        artifact: the artifact's folder, seen from the run directory.
-        sha256: of its manifest.
-        providers: execution provider to the variant that it loads.
-        table: of stage `evaluate`.
-        metric: the deciding one.
-        contract: the contract, and how the artifact keeps it; None where nothing was asked.
-        notes: sentences for the person who watches.
-        example: arguments for `kdc try`, quoted for a shell.
-    """
+    """Stage `package`."""
 
     STAGE = "package"
 
-    artifact: str
-    sha256: str
-    providers: dict[str, str]
-    table: Table
-    metric: str
-    contract: Judgement | None = None
-    notes: tuple[str, ...] = ()
-    example: str = ""
+    artifact: str  # the artifact's folder, seen from the run directory
+    sha256: str  # of its manifest
+    providers: dict[str, str]  # execution provider to the variant that it loads
+    table: Table  # of stage `evaluate`
+    metric: str  # the deciding one
+    contract: Judgement | None = None  # the contract, and how the artifact keeps it; None where nothing was asked
+    notes: tuple[str, ...] = ()  # sentences for the person who watches
+    example: str = ""  # arguments for `kdc try`, quoted for a shell
 
     @property
     def failed(self) -> bool:
@@ -63,43 +46,26 @@ class PackageResult(StageResult):
 
 
 class StageRecord(Result):
-    """A stage's `stage.json`, and whether it was skipped this time.
+    """A stage's `stage.json`, and whether it was skipped this time."""
 
-    Attributes:
-        skipped: whether it was done before.
-        stage: its name.
-        fingerprint: of its settings and of the stages that it builds on.
-        settings: what it depends on, beside those stages.
-        metrics: the JSON of its result; `Run.result` gives it typed.
-        seconds: that it took, when it was done.
-        peak_memory_bytes: of the process meanwhile.
-    """
-
-    skipped: bool
-    stage: str
-    fingerprint: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    metrics: dict[str, Any]
-    seconds: float = 0.0
-    peak_memory_bytes: int | None = None
+    skipped: bool  # whether it was done before
+    stage: str  # its name
+    fingerprint: str  # of its settings and of the stages that it builds on
+    settings: dict[str, Any] = Field(default_factory=dict)  # what it depends on, beside those stages
+    metrics: dict[str, Any]  # the JSON of its result; `Run.result` gives it typed
+    seconds: float = 0.0  # that it took, when it was done
+    peak_memory_bytes: int | None = None  # of the process meanwhile
 
 
 class CompressResult(Result):
-    """What a whole run comes to: what `kdc compress --json` prints.
+    """What a whole run comes to: what `kdc compress --json` prints."""
 
-    Attributes:
-        out: the run directory.
-        stages: the stages that were run or skipped, by name; empty in a process that only helped another one train.
-        artifact: the artifact's folder; None where the run stopped before the last stage.
-        result: what the last stage handed on: metrics, contract, notes; None likewise.
-        report: the page about the run; None likewise, and where none was written.
-    """
-
-    out: Path
+    out: Path  # the run directory
+    # the stages that were run or skipped, by name; empty in a process that only helped another one train
     stages: dict[str, StageRecord] = Field(default_factory=dict)
-    artifact: Path | None = None
-    result: PackageResult | None = None
-    report: Path | None = None
+    artifact: Path | None = None  # the artifact's folder; None where the run stopped before the last stage
+    result: PackageResult | None = None  # what the last stage handed on: metrics, contract, notes; None likewise
+    report: Path | None = None  # the page about the run; None likewise, and where none was written
 
     @property
     def metrics(self) -> Table:

@@ -7,66 +7,42 @@ from kdc.pipeline.results.base import Result, StageResult
 
 
 class NotMeasured(Result):
-    """A precision of an untrained student that could not be had.
+    """A precision of an untrained student that could not be had."""
 
-    Attributes:
-        failed: why.
-    """
-
-    failed: str
+    failed: str  # why
 
 
 class StudentCosts(Result):
-    """One student that could come out, measured untrained.
+    """One student that could come out, measured untrained."""
 
-    Attributes:
-        parameters: of its model.
-        variants: precision ("fp32", "int8", "fp16") to what it costs, or why that is not known.
-    """
-
-    parameters: int
+    parameters: int  # of its model
+    # precision ("fp32", "int8", "fp16") to what it costs, or why that is not known
     variants: dict[str, Costs | NotMeasured]
 
 
 class CandidatesResult(StageResult):
-    """Stage `candidates`.
-
-    Attributes:
-        candidates: student (an id, a path, or "layers:0,1,2") to what it costs, in the order of measuring.
-    """
+    """Stage `candidates`."""
 
     STAGE = "candidates"
 
+    # student (an id, a path, or "layers:0,1,2") to what it costs, in the order of measuring
     candidates: dict[str, StudentCosts]
 
 
 class Trial(Result):
-    """One short training of the search.
+    """One short training of the search."""
 
-    Attributes:
-        student: what was trained: an id, a path, or "layers:0,1,2".
-        steps: for how long.
-        parameters: of its model.
-        score: the deciding metric on the tuning slice.
-        seconds: that it took.
-    """
-
-    student: str
-    steps: int
-    parameters: int
-    score: float
-    seconds: float
+    student: str  # what was trained: an id, a path, or "layers:0,1,2"
+    steps: int  # for how long
+    parameters: int  # of its model
+    score: float  # the deciding metric on the tuning slice
+    seconds: float  # that it took
 
 
 class SearchResult(StageResult):
-    """Stage `search`.
-
-    Attributes:
-        student: what gets the full training.
-        trials: the short trainings, in order.
-    """
+    """Stage `search`."""
 
     STAGE = "search"
 
-    student: str
-    trials: tuple[Trial, ...] = ()
+    student: str  # what gets the full training
+    trials: tuple[Trial, ...] = ()  # the short trainings, in order
