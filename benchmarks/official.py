@@ -125,7 +125,7 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     set_seed(run.config.run.seed)
     loaded, source = new_student(settings.model, task, cut_from=run.cut_from(settings))
     pad_id = models.load_tokenizer(source).pad_token_id
-    model = adapters.with_adapters(loaded.model, loaded.new_modules, settings.lora.model_dump())
+    model = adapters.with_adapters(loaded.model, loaded.new_modules, settings.lora)
     logits = np.load(run.folder("targets") / TEACHER_LOGITS, mmap_mode="r")
     settings = settings.model_copy(update={"patience": None})
     plan = replace(plan_for(settings, 1, Environment(seed=0)), steps=steps, evaluate_every=steps, pad_to=pad_to)

@@ -80,7 +80,7 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None, bf16: bool = False) -
     set_seed(0)
     loaded = models.load_model("minilm", find_task("qnli"))
     student = models.cut(loaded.model, [0, 1, 2])
-    adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings().model_dump())
+    adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
     settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)
     plan = Plan(settings, Environment(seed=0, bf16=bf16), steps=steps + 1, evaluate_every=10**6, pad_to=pad_to)

@@ -25,10 +25,6 @@ def to_fp16(onnx_in: Path, onnx_out: Path) -> None:
     and a row with padding would come out as NaN. Arithmetic that ends in an integer stays fp32: DeBERTa and MPNet take
     the logarithm of a distance to find its bucket, and in fp16 they would take a neighbouring bucket.
 
-    Args:
-        onnx_in: the fp32 graph.
-        onnx_out: the file to write.
-
     Raises:
         KdcError: the converter failed, or left no fp16 weight.
     """

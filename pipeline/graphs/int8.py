@@ -26,7 +26,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.int8_storage import share_with_quantised, store_matrices, store_tables
-from kdc.pipeline.graphs.layers import LINEAR_OPS, linear_layers, readers
+from kdc.pipeline.graphs.nodes import LINEAR_OPS, linear_layers, readers
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
 from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
 
@@ -46,27 +46,22 @@ _FLOAT_OPS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 class Candidate:
     """One way to quantise.
 
-    Attributes:
-        name: in tables and in the manifest.
-        static: whether the scales of activations are fixed by calibration. Otherwise they are computed from each
-            batch, so that a row's answer depends on its neighbours: such a candidate is only a comparison, and cannot
-            be chosen.
-        per_channel: one weight scale for each output channel instead of one for each matrix.
-        ranges: which activation ranges a static candidate takes; None for a dynamic one.
-        exclude: smallest share of the linear layers to leave in fp32: those whose input loses most by 8-bit rounding.
-        seven_bit: weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI).
-        smooth: whether it is made from the smoothed graph (`smoothing.py`), with the ranges of that graph.
-        keep: names of further nodes to leave in fp32.
+    Without `ranges` a candidate is dynamic: the scales of activations are not fixed by calibration, but computed from
+    each batch, so that a row's answer depends on its neighbours. It is only a comparison, and cannot be chosen.
     """
 
-    name: str
-    static: bool
-    per_channel: bool
-    ranges: RangeMethod | None
-    exclude: float = 0.0
-    seven_bit: bool = False
-    smooth: bool = False
-    keep: frozenset[str] = frozenset()
+    name: str  # in tables and in the manifest
+    per_channel: bool  # one weight scale for each output channel instead of one for each matrix
+    ranges: RangeMethod | None  # which ranges of activations fix their scales
+    exclude: float = 0.0  # share of the linear layers, at least, to leave in fp32: the noisiest
+    seven_bit: bool = False  # weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI)
+    smooth: bool = False  # whether it is made from the smoothed graph (`smoothing.py`), with the ranges of that graph
+    keep: frozenset[str] = frozenset()  # names of further nodes to leave in fp32
+
+    @property
+    def static(self) -> bool:
+        """Whether the scales of activations are fixed."""
+        return self.ranges is not None
 
     @property
     def graph(self) -> str:
@@ -80,26 +75,26 @@ class Candidate:
 
 
 CANDIDATES = (
-    Candidate("tensor-minmax", static=True, per_channel=False, ranges="minmax"),
-    Candidate("tensor-percentile", static=True, per_channel=False, ranges="percentile"),
-    Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax"),
-    Candidate("channel-percentile", static=True, per_channel=True, ranges="percentile"),
-    Candidate("channel-smooth", static=True, per_channel=True, ranges="minmax", smooth=True),
-    Candidate("channel-minmax-exclude", static=True, per_channel=True, ranges="minmax", exclude=0.1),
-    Candidate("channel-percentile-exclude", static=True, per_channel=True, ranges="percentile", exclude=0.1),
-    Candidate("channel-minmax-7bit", static=True, per_channel=True, ranges="minmax", seven_bit=True),
-    Candidate("dynamic", static=False, per_channel=False, ranges=None),
+    Candidate("tensor-minmax", per_channel=False, ranges="minmax"),
+    Candidate("tensor-percentile", per_channel=False, ranges="percentile"),
+    Candidate("channel-minmax", per_channel=True, ranges="minmax"),
+    Candidate("channel-percentile", per_channel=True, ranges="percentile"),
+    Candidate("channel-smooth", per_channel=True, ranges="minmax", smooth=True),
+    Candidate("channel-minmax-exclude", per_channel=True, ranges="minmax", exclude=0.1),
+    Candidate("channel-percentile-exclude", per_channel=True, ranges="percentile", exclude=0.1),
+    Candidate("channel-minmax-7bit", per_channel=True, ranges="minmax", seven_bit=True),
+    Candidate("dynamic", per_channel=False, ranges=None),
 )
 
 
-def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges | None) -> dict[str, int]:
+def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges) -> dict[str, int]:
     """Write the int8 variant of a graph.
 
     Args:
         onnx_in: the fp32 graph, as exported or smoothed.
         onnx_out: the file to write.
         candidate: how to quantise.
-        ranges: of `activations(onnx_in)`; None for a dynamic candidate.
+        ranges: of `activations(onnx_in)`; not read for a dynamic candidate.
 
     Returns:
         Counts: "wanted" is how many linear layers should be quantised; "quantized" and "float" are the matrix products
@@ -155,7 +150,7 @@ def count_operators(onnx_path: Path) -> dict[str, int]:
     }
 
 
-def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges | None) -> set[str]:
+def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges) -> set[str]:
     """Names of the layers that `candidate.exclude` leaves in fp32.
 
     Layers are ranked by the noise of their input under its 8-bit range. That gives the same order as the error that
@@ -163,7 +158,7 @@ def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges 
     (query, key and value) go together, since a tensor is rounded for all layers that read it.
     """
     method = candidate.ranges
-    if method is None or ranges is None:
+    if method is None:
         return set()
     groups = readers(linear)
     count = math.ceil(candidate.exclude * len(linear))
@@ -175,10 +170,21 @@ def _noisiest(linear: Sequence[NodeProto], candidate: Candidate, ranges: Ranges 
     return names
 
 
-def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, ranges: Ranges | None) -> ModelProto:
+def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, ranges: Ranges) -> ModelProto:
     """Quantise the linear layers with these node names by ONNX Runtime's quantiser."""
-    if candidate.ranges is None or ranges is None:
-        return _quantise_dynamic(model, names, candidate)
+    if candidate.ranges is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / "dynamic.onnx"
+            quantize_dynamic(
+                model,
+                out,
+                op_types_to_quantize=list(LINEAR_OPS),
+                per_channel=candidate.per_channel,
+                reduce_range=candidate.seven_bit,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=names,
+            )
+            return onnx.load(out)
     tensors = {
         name: tuple(np.float32(end) for end in histogram.range(candidate.ranges)) for name, histogram in ranges.items()
     }
@@ -197,21 +203,6 @@ def _quantise_linear(model: ModelProto, names: list[str], candidate: Candidate, 
     )
     quantizer.quantize_model()
     return quantizer.model.model
-
-
-def _quantise_dynamic(model: ModelProto, names: list[str], candidate: Candidate) -> ModelProto:
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "dynamic.onnx"
-        quantize_dynamic(
-            model,
-            out,
-            op_types_to_quantize=list(LINEAR_OPS),
-            per_channel=candidate.per_channel,
-            reduce_range=candidate.seven_bit,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=names,
-        )
-        return onnx.load(out)
 
 
 def _declare_float(graph: GraphProto, tensors: set[str]) -> None:

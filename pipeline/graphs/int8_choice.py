@@ -14,21 +14,13 @@ _NOISE = 0.15  # speeds that differ by less than this are taken as equal: shared
 
 @dataclass(frozen=True)
 class Standard:
-    """What candidates are held to.
+    """What candidates are held to."""
 
-    Attributes:
-        metric: the task's deciding one.
-        fp32_score: fp32 ONNX on the tuning slice, in points.
-        rows: of the tuning slice.
-        max_drop: points that a candidate may cost against fp32.
-        free_drop: points that count as nothing.
-    """
-
-    metric: str
-    fp32_score: float
-    rows: int
-    max_drop: float
-    free_drop: float
+    metric: str  # the task's deciding one
+    fp32_score: float  # of fp32 ONNX on the tuning slice, in points
+    rows: int  # of the tuning slice
+    max_drop: float  # points that a candidate may cost against fp32
+    free_drop: float  # points that count as nothing
 
     def drop(self, candidate: Int8Measurement) -> float:
         """Points that a measured candidate costs against fp32."""

@@ -1,26 +1,31 @@
 """int8 candidates tried one by one: made, judged against fp32 on the tuning slice, and timed beside each other.
 
+Which layers lose most by 8 bits is found by measuring: each group of layers that reads the same tensor is taken back to
+fp32, and the accuracy that this gains is divided by the time that it costs.
+
 Reads the fp32 graph and the tuning slice; writes one ONNX file a candidate.
 """
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_choice import FP32, Standard
-from kdc.pipeline.graphs.invariance import batch_invariance
-from kdc.pipeline.graphs.parity import Feeds
-from kdc.pipeline.graphs.sensitivity import layers_by_worth
+from kdc.pipeline.graphs.nodes import float_matrices, linear_layers, readers
+from kdc.pipeline.graphs.parity import Feeds, batch_invariance, onnx_logits
+from kdc.pipeline.graphs.ranges import Ranges
 from kdc.pipeline.graphs.smoothing import Source, make_source
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
@@ -32,59 +37,35 @@ _INVARIANCE_ROWS = 500  # compared alone and in batches, at least
 _MOST_KEPT = 0.5  # share of the linear layers that may stay in fp32: beyond, little is left to gain
 # Tried where the best of `CANDIDATES` costs something: other ranges of the activations.
 _OTHER_RANGES = (
-    Candidate("channel-entropy", static=True, per_channel=True, ranges="entropy"),
-    Candidate("channel-smooth-percentile", static=True, per_channel=True, ranges="percentile", smooth=True),
+    Candidate("channel-entropy", per_channel=True, ranges="entropy"),
+    Candidate("channel-smooth-percentile", per_channel=True, ranges="percentile", smooth=True),
 )
 
 
 @dataclass(frozen=True)
 class TuningSlice:
-    """What candidates are judged on.
-
-    Attributes:
-        texts: of the rows.
-        labels: (rows,), or (rows, outputs) for multi-label.
-        logits: (rows, outputs) of the fp32 graph.
-        kind: the task's kind.
-        metric_names: the first one decides.
-    """
+    """What candidates are judged on."""
 
     texts: Sequence[Text]
-    labels: NDArray[np.generic]
-    logits: NDArray[np.float32]
-    kind: Kind
-    metric_names: tuple[str, ...]
+    labels: NDArray[np.generic]  # (rows,), or (rows, outputs) for multi-label
+    logits: NDArray[np.float32]  # (rows, outputs) of the fp32 graph
+    task: Task  # its first metric decides
 
 
 @dataclass
 class Trials:
-    """The candidates of one fp32 graph.
+    """The candidates of one fp32 graph, by name; those that could be made and run have an engine."""
 
-    Attributes:
-        folder: where their files are written.
-        fp32_file: the graph as exported.
-        batches: calibration rows, see `kdc.pipeline.graphs.ranges.sample_batches`.
-        rows: what they are judged on.
-        fp32: the engine over the fp32 graph.
-        open_engine: an ONNX file to the engine over it.
-        invariance_rows: rows compared alone and in batches; at least 500.
-        rounds: of the comparison of speeds.
-        seed: chooses the neighbours in those batches.
-        measured: what was measured, by candidate, and "fp32", which has only timings.
-        engines: of those candidates that could be made and run.
-        candidates: the same candidates.
-    """
-
-    folder: Path
-    fp32_file: Path
-    batches: Sequence[Feeds]
-    rows: TuningSlice
-    fp32: Engine
-    open_engine: Callable[[Path], Engine]
-    invariance_rows: int
-    rounds: int
-    seed: int
-    measured: dict[str, Int8Measurement] = field(default_factory=dict)
+    folder: Path  # where their files are written
+    fp32_file: Path  # the graph as exported
+    batches: Sequence[Feeds]  # calibration rows, see `kdc.pipeline.graphs.ranges.sample_batches`
+    rows: TuningSlice  # what they are judged on
+    fp32: Engine  # over the fp32 graph
+    open_engine: Callable[[Path], Engine]  # an ONNX file to the engine over it
+    invariance_rows: int  # rows compared alone and in batches; at least 500
+    rounds: int  # of the comparison of speeds
+    seed: int  # chooses the neighbours in those batches
+    measured: dict[str, Int8Measurement] = field(default_factory=dict)  # also "fp32", which has only timings
     engines: dict[str, Engine] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
 
@@ -106,17 +87,42 @@ class Trials:
         record = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
             source = self.source_of(candidate)
-            nodes = quantise(source.file, file, candidate, source.ranges if candidate.static else None)
-            record = record.model_copy(update={"nodes": nodes})
+            record = record.model_copy(update={"nodes": quantise(source.file, file, candidate, source.ranges)})
             engine = self.open_engine(file)
-            rows = max(_INVARIANCE_ROWS, self.invariance_rows)
-            record = record.model_copy(update=judge_engine(engine, self.rows, invariance_rows=rows, seed=self.seed))
+            record = self._measure(engine, record)
         except KdcError as error:
             record = record.model_copy(update={"failed": f"{error.what} ({error.given})"})
         else:
             self.engines[candidate.name], self.candidates[candidate.name] = engine, candidate
         self.measured[candidate.name] = record
         return record
+
+    def _measure(self, engine: Engine, record: Int8Measurement) -> Int8Measurement:
+        """Compare the engine over a candidate with fp32, and its answers alone with those in batches."""
+        rows, kind = self.rows, self.rows.task.kind
+
+        def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+            return activate(logits, kind, engine.temperature)
+
+        logits = engine.logits(rows.texts)
+        difference = np.abs(probabilities(logits) - probabilities(rows.logits))
+        invariance = batch_invariance(
+            lambda encodings: probabilities(engine.run(encodings)),
+            engine.encode(rows.texts[: max(_INVARIANCE_ROWS, self.invariance_rows)]),
+            kind=kind,
+            seed=self.seed,
+        )
+        measured = {
+            "tune": metrics.compute(logits, rows.labels, kind, rows.task.metrics),
+            "label_changes": metrics.changed_labels(logits, rows.logits, kind),
+            "parity": float(difference.max()),
+            "mean_difference": float(difference.mean()),
+            "max_probability_difference": invariance.max_difference,
+            "label_flips": invariance.label_flips,
+            "compared_rows": invariance.rows,
+            "batch_invariant": invariance.passes(),
+        }
+        return record.model_copy(update=measured)
 
     def time(self) -> None:
         """Time fp32 and all candidates in turns. Short turns, so that a slow second of the machine hits all alike."""
@@ -146,13 +152,8 @@ class Trials:
 
 
 def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, most: float) -> Iterator[Candidate]:
-    """The candidate with the first one, two, four, ... groups of layers left in fp32.
-
-    Args:
-        candidate: how the other layers are quantised.
-        layers: names of nodes by group, the group first that is worth most, see `layers_by_worth`.
-        most: layers that may stay in fp32.
-    """
+    """The candidate with the first one, two, four, ... groups of layers left in fp32, `most` layers at the most; the
+    groups are those of `layers_by_worth`."""
     count = 1
     while count <= len(layers):
         keep = frozenset().union(*layers[:count])
@@ -162,40 +163,43 @@ def with_layers_kept(candidate: Candidate, layers: Sequence[frozenset[str]], *, 
         count *= 2
 
 
-def judge_engine(engine: Engine, rows: TuningSlice, *, invariance_rows: int, seed: int) -> dict[str, Any]:
-    """Compare the engine over a candidate with fp32, and its answers alone with those in batches.
+def layers_by_worth(
+    onnx_path: Path, candidate: Candidate, ranges: Ranges, batches: Sequence[Feeds]
+) -> list[frozenset[str]]:
+    """Groups of linear layers that gain by fp32, the group first that removes most error for the time that it costs. A
+    group is the names of the nodes that read the same tensor.
+
+    The error is the mean square of the change of the logits by quantising. A group's gain is the error of the candidate
+    minus the error of the same candidate with this group in fp32. Its cost is the number of its multiplications for
+    each token: the size of its weights.
 
     Args:
-        engine: with the temperature that it will serve with.
-        rows: the tuning slice.
-        invariance_rows: rows compared alone and in batches.
-        seed: chooses the neighbours in those batches.
-
-    Returns:
-        Fields of `Int8Measurement`.
+        onnx_path: the fp32 graph that the candidate is made from.
+        candidate: how the layers are quantised.
+        ranges: of that graph's activations.
+        batches: rows to measure on.
     """
-    logits = engine.logits(rows.texts)
+    graph = onnx.load(onnx_path).graph
+    sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}
+    fp32 = onnx_logits(onnx_path)
+    expected = [fp32(feeds) for feeds in batches]
 
-    def answer(encodings: Any) -> NDArray[np.float32]:
-        return activate(engine.run(encodings), rows.kind, engine.temperature)
+    def error(keep: frozenset[str]) -> float:
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "int8.onnx"
+            quantise(onnx_path, file, replace(candidate, keep=candidate.keep | keep), ranges)
+            answer = onnx_logits(file)
+            squares = [(answer(feeds) - logits) ** 2 for feeds, logits in zip(batches, expected, strict=True)]
+        return float(np.concatenate(squares).mean())
 
-    invariance = batch_invariance(answer, engine.encode(rows.texts[:invariance_rows]), kind=rows.kind, seed=seed)
-    expected = activate(rows.logits, rows.kind, engine.temperature)
-    difference = np.abs(activate(logits, rows.kind, engine.temperature) - expected)
-    return {
-        "tune": metrics.compute(logits, rows.labels, rows.kind, rows.metric_names),
-        "label_changes": label_changes(logits, rows.logits, rows.kind),
-        "parity": float(difference.max()),
-        "mean_difference": float(difference.mean()),
-        "max_probability_difference": invariance.max_difference,
-        "label_flips": invariance.label_flips,
-        "compared_rows": invariance.rows,
-        "batch_invariant": invariance.passes(),
-    }
-
-
-def label_changes(logits: NDArray[np.floating], before: NDArray[np.floating], kind: Kind) -> int:
-    """Rows whose label differs: the largest logit, or for multi-label the sign of any logit; 0 for regression."""
-    if kind == "classification":
-        return int((logits.argmax(axis=1) != before.argmax(axis=1)).sum())
-    return int(((logits > 0) != (before > 0)).any(axis=1).sum()) if kind == "multilabel" else 0
+    before = error(frozenset())
+    worth: dict[frozenset[str], float] = {}
+    for nodes in readers(linear_layers(graph)).values():
+        names = frozenset(node.name for node in nodes)
+        try:
+            gain = before - error(names)
+        except KdcError:  # without this group nothing is left to quantise
+            continue
+        if gain > 0:
+            worth[names] = gain / sum(sizes[node.input[1]] for node in nodes)
+    return sorted(worth, key=lambda names: worth[names], reverse=True)

@@ -1,4 +1,4 @@
-"""Parity of an exported graph with the model that it was made from: the same rows give the same numbers.
+"""Checks of what a graph answers: the same as the model that it was made from, and the same to a row in any batch.
 
 Reads a folder that `save_pretrained` wrote, and ONNX files; writes nothing.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.onnx_graph import load_classifier
+from kdc.pipeline.quality import metrics
 from kdc.serving.engine.providers import open_session
 
-Feeds = dict[str, np.ndarray]
+Feeds = dict[str, np.ndarray]  # int64 (batch, sequence) by the name of the graph's input
+Row = Mapping[str, Sequence[int]]  # a tokenised row: "input_ids" and, if the tokenizer makes them, "token_type_ids"
 LogitsFunction = Callable[[Feeds], np.ndarray]
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -47,21 +52,11 @@ def onnx_logits(path: Path, *, threads: int | None = None) -> LogitsFunction:
     return run
 
 
-def parity_batches(
-    rows: Sequence[Mapping[str, Sequence[int]]], *, pad_id: int, max_length: int, seed: int = 0
-) -> Iterator[Feeds]:
+def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: int = 0) -> Iterator[Feeds]:
     """Padded batches that a graph must get right: 1, 2, 7 and 32 rows, from 3 tokens to `max_length`.
 
-    Args:
-        rows: tokenised rows without padding: "input_ids" and, if the tokenizer makes them, "token_type_ids".
-        pad_id: id of the padding token.
-        max_length: tokens of the longest row; a row is repeated to fill it.
-        seed: chooses the rows.
-
-    Yields:
-        int64 arrays (batch, sequence) by input name. Each batch size comes twice: once with its first row cut to 3
-        tokens, and once with its first row stretched to `max_length`. So a batch of one row has no padding, and every
-        other batch has some.
+    Each batch size comes twice: once with its first row cut to 3 tokens, and once with its first row repeated to fill
+    `max_length` tokens. So a batch of one row has no padding, and every other batch has some.
     """
     generator = np.random.default_rng(seed)
     for size in BATCH_SIZES:
@@ -115,12 +110,53 @@ def check_parity(
     return worst
 
 
-def _resize(row: Mapping[str, Sequence[int]], length: int) -> dict[str, list[int]]:
+@dataclass(frozen=True)
+class BatchInvariance:
+    """How far the answer to a row alone differs from the answer to it in a batch."""
+
+    max_difference: float  # the largest of a probability, or of regression's number
+    label_flips: int  # rows whose label differs between the two
+    rows: int  # rows that were compared
+
+    def passes(self, tolerance: float = 1e-3) -> bool:
+        """Whether a variant may serve: no label changes, and no number changes by more than the tolerance."""
+        return self.label_flips == 0 and self.max_difference <= tolerance
+
+
+def batch_invariance(
+    run: Callable[[Sequence[Encoding]], np.ndarray],
+    encodings: Sequence[Encoding],
+    *,
+    kind: Kind,
+    seed: int = 0,
+    batch: int = 16,
+) -> BatchInvariance:
+    """Compare the answer to every row alone with the answer to it among random others, in batches of `batch` rows.
+
+    Args:
+        run: answers one batch of rows: probabilities (rows, outputs), or regression's numbers.
+        encodings: the tokenised rows, at least one.
+        kind: the task's kind, which says what a label is.
+        seed: chooses the rows of each batch.
+    """
+    alone = np.concatenate([run([encoding]) for encoding in encodings])
+    together = np.empty_like(alone)
+    order = np.random.default_rng(seed).permutation(len(encodings))
+    for start in range(0, len(order), batch):
+        # The last batch is filled up from the start, so that every row has neighbours.
+        rows = np.resize(np.roll(order, -start), batch) if start + batch > len(order) else order[start : start + batch]
+        together[rows] = run([encodings[row] for row in rows])
+    # A probability of one half is a logit of zero, where a label of a multi-label task is on.
+    flips = metrics.changed_labels(alone - 0.5, together - 0.5, kind)
+    return BatchInvariance(float(np.abs(alone - together).max()), flips, len(encodings))
+
+
+def _resize(row: Row, length: int) -> dict[str, list[int]]:
     """The row cut or repeated to `length` tokens."""
     return {name: list(np.resize(row[name], length)) for name in ("input_ids", "token_type_ids") if name in row}
 
 
-def _pad(rows: Sequence[Mapping[str, Sequence[int]]], pad_id: int) -> Feeds:
+def _pad(rows: Sequence[Row], pad_id: int) -> Feeds:
     longest = max(len(row["input_ids"]) for row in rows)
     fillers = {"input_ids": pad_id} | ({"token_type_ids": 0} if "token_type_ids" in rows[0] else {})
     feeds = {name: np.full((len(rows), longest), filler, dtype=np.int64) for name, filler in fillers.items()}

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.graphs.parity import Feeds
+from kdc.pipeline.graphs.parity import Feeds, Row
 from kdc.serving.engine.providers import open_session
 
 RangeMethod = Literal["minmax", "percentile", "entropy"]
@@ -56,12 +56,9 @@ class Histogram:
         self._counts[start : start + len(counts)] += counts
 
     def range(self, method: RangeMethod) -> tuple[float, float]:
-        """Lowest and highest value to represent, with zero inside.
-
-        Args:
-            method: "minmax" takes all values, "percentile" cuts the outermost 0.01 % off, half at each end, "entropy"
-                cuts at the threshold that leaves the distribution most like itself.
-        """
+        """Lowest and highest value to represent, with zero inside: "minmax" takes all values, "percentile" cuts the
+        outermost 0.01 % off, half at each end, "entropy" cuts at the threshold that leaves the distribution most like
+        itself."""
         if method == "minmax" or self.minimum == self.maximum:
             return min(self.minimum, 0.0), max(self.maximum, 0.0)
         if method == "entropy":
@@ -145,16 +142,8 @@ Ranges = Mapping[str, Histogram]  # by tensor name
 
 
 def collect_ranges(onnx_path: Path, tensors: Sequence[str], batches: Iterable[Feeds]) -> Ranges:
-    """Run a graph on calibration batches and count the values of some of its tensors.
-
-    Args:
-        onnx_path: the fp32 graph.
-        tensors: names of float tensors inside it, see `kdc.pipeline.graphs.layers.activations`.
-        batches: feeds of any shapes; without padding (`calibration_batches`) only real tokens are counted.
-
-    Raises:
-        KdcError: there is no batch, or a tensor takes a value that is not finite.
-    """
+    """Run a graph on batches, and count the values of some float tensors inside it (`nodes.activations`). Batches may
+    have any shapes; without padding (`calibration_batches`) only real tokens are counted. Raises as `watch`."""
     histograms = {name: Histogram() for name in tensors}
     for _, activations in watch(onnx_path, tensors, batches):
         for name, values in activations.items():
@@ -189,32 +178,15 @@ def watch(
 
 
 def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: int) -> list[Feeds]:
-    """Calibration batches of rows that are drawn at random.
-
-    Args:
-        tokens: the tokenised training split (a `datasets.Dataset`).
-        input_names: the graph's inputs.
-        rows: how many to draw; all where there are fewer.
-        seed: of the draw.
-    """
+    """Calibration batches of so many rows, or all where there are fewer, drawn at random from the tokenised training
+    split (a `datasets.Dataset`)."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
     return list(calibration_batches([tokens[int(index)] for index in chosen], input_names))
 
 
-def calibration_batches(
-    rows: Sequence[Mapping[str, Sequence[int]]], input_names: Sequence[str], *, batch_size: int = 32
-) -> Iterator[Feeds]:
-    """Batches of rows of equal length, so that no padding is counted.
-
-    Args:
-        rows: tokenised rows: "input_ids" and, if the tokenizer makes them, "token_type_ids".
-        input_names: the graph's inputs.
-        batch_size: most rows in a batch.
-
-    Yields:
-        int64 arrays (batch, sequence) by input name.
-    """
-    by_length: dict[int, list[Mapping[str, Sequence[int]]]] = defaultdict(list)
+def calibration_batches(rows: Sequence[Row], input_names: Sequence[str], *, batch_size: int = 32) -> Iterator[Feeds]:
+    """Batches of rows of equal length, so that no padding is counted."""
+    by_length: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_length[len(row["input_ids"])].append(row)
     for length in sorted(by_length):

@@ -16,8 +16,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from kdc.pipeline.graphs.layers import activations, linear_layers, readers
-from kdc.pipeline.graphs.nodes import float_matrices, replace_nodes
+from kdc.pipeline.graphs.nodes import activations, float_matrices, linear_layers, readers, replace_nodes
 from kdc.pipeline.graphs.onnx_graph import save_graph
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import Ranges, collect_ranges, watch
@@ -38,13 +37,8 @@ class Source:
 
 
 def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Path | None = None) -> Source:
-    """What int8 candidates are made from, calibrated on batches of training rows.
-
-    Args:
-        fp32_file: the graph as exported.
-        batches: without padding, see `kdc.pipeline.graphs.ranges.sample_batches`.
-        smoothed_file: where the smoothed graph is written, which is then the source; None takes the graph as exported.
-    """
+    """What int8 candidates are made from, calibrated on batches without padding (`ranges.sample_batches`): the graph as
+    exported, or the smoothed one, which is written to `smoothed_file`."""
     if smoothed_file is not None:
         smooth(fp32_file, smoothed_file, largest_by_channel(fp32_file, batches))
     file = smoothed_file or fp32_file
@@ -52,15 +46,8 @@ def make_source(fp32_file: Path, batches: Sequence[Feeds], *, smoothed_file: Pat
 
 
 def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, np.ndarray]:
-    """The largest absolute value of each channel in the inputs of the linear layers over all tokens.
-
-    Args:
-        onnx_path: the fp32 graph.
-        batches: without padding, see `kdc.pipeline.graphs.ranges.calibration_batches`.
-
-    Returns:
-        By tensor, float32 (channels).
-    """
+    """The largest absolute value of each channel in the inputs of the linear layers over all tokens: by tensor, float32
+    (channels). The batches are without padding, see `kdc.pipeline.graphs.ranges.calibration_batches`."""
     largest: dict[str, np.ndarray] = {}
     for _, values in watch(onnx_path, list(_groups(onnx.load(onnx_path).graph)), batches):
         for name, value in values.items():
@@ -70,16 +57,8 @@ def largest_by_channel(onnx_path: Path, batches: Iterable[Feeds]) -> dict[str, n
 
 
 def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> int:
-    """Write the smoothed graph, which gives the same answers but for rounding.
-
-    Args:
-        onnx_in: the fp32 graph.
-        onnx_out: the file to write.
-        largest: what `largest_by_channel(onnx_in)` returned.
-
-    Returns:
-        How many tensors were smoothed.
-    """
+    """Write the smoothed graph, which gives the same answers but for rounding. `largest` is what
+    `largest_by_channel(onnx_in)` returned; returns how many tensors were smoothed."""
     model = onnx.load(onnx_in)
     matrices = {name: numpy_helper.to_array(tensor) for name, tensor in float_matrices(model.graph).items()}
     divisions: dict[str, NodeProto] = {}  # by the name of the node that each goes before

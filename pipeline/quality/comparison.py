@@ -1,4 +1,4 @@
-"""A student compared with its teacher on the same evaluation rows, as a contract judges it: plain arrays in."""
+"""A student compared with its teacher on the same evaluation rows, as a contract judges it."""
 
 from __future__ import annotations
 
@@ -59,12 +59,7 @@ def compare(
 
 def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
     """The rows that a metric rests on: F1 on the rows of class 1, macro-F1 and Matthews on those of the rarest class,
-    every other metric on all rows.
-
-    Args:
-        labels: (rows,), or (rows, outputs) for multi-label.
-        metric: one of `metrics.METRICS`.
-    """
+    every other metric on all rows. Labels are (rows,), or (rows, outputs) for multi-label."""
     rows = len(labels)
     if metric not in ("f1", "macro_f1", "matthews"):
         return Basis(rows, rows)

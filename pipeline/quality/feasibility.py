@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from kdc.artifact.contract.decision import missed_costs
@@ -13,18 +14,9 @@ from kdc.pipeline.results import NotMeasured, StudentCosts
 Measured = Mapping[str, StudentCosts]  # by student: an id, a path, or "layers:0,1,2"
 
 
-def fitting_precisions(student: StudentCosts, contract: Contract) -> list[str]:
-    """Precisions ("fp32", "int8", "fp16") in which a student keeps latency, size and rows a second."""
-    return [
-        precision
-        for precision, costs in student.variants.items()
-        if isinstance(costs, Costs) and not missed_costs(contract, costs)
-    ]
-
-
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
     """Students that can keep the contract in some precision, those with the most parameters first."""
-    fitting = [name for name, student in measured.items() if fitting_precisions(student, contract)]
+    fitting = {name for name, precision, costs in _made(measured) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: -measured[name].parameters)
 
 
@@ -46,12 +38,7 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     """The error where no student can keep the contract. It names the one that comes nearest: whose worst miss is the
     smallest."""
-    made = [
-        (name, precision, costs)
-        for name, student in measured.items()
-        for precision, costs in student.variants.items()
-        if isinstance(costs, Costs)
-    ]
+    made = _made(measured)
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
     name, precision, costs = min(made, key=lambda each: _worst_miss(each[2], contract))
@@ -69,13 +56,21 @@ def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     )
 
 
+def _made(measured: Measured) -> list[tuple[str, str, Costs]]:
+    """Student, precision ("fp32", "int8", "fp16") and costs of all that could be made."""
+    return [
+        (name, precision, costs)
+        for name, student in measured.items()
+        for precision, costs in student.variants.items()
+        if isinstance(costs, Costs)
+    ]
+
+
 def _worst_miss(costs: Costs, contract: Contract) -> float:
     """The largest ratio of a cost to its limit; above 1 where the limit is missed."""
-    limits, ratios = contract.limits, [0.0]
-    if limits.max_latency_ms is not None:
-        ratios.append(costs.latency_ms / limits.max_latency_ms)
-    if limits.max_size_mb is not None:
-        ratios.append(costs.size_mb / limits.max_size_mb)
-    if limits.min_rows_per_s is not None:
-        ratios.append(limits.min_rows_per_s / costs.rows_per_s)
-    return max(ratios)
+    limits = contract.limits
+    return max(
+        costs.latency_ms / (limits.max_latency_ms or math.inf),
+        costs.size_mb / (limits.max_size_mb or math.inf),
+        (limits.min_rows_per_s or 0.0) / costs.rows_per_s,
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +23,10 @@ Statistic = Callable[[NDArray[np.int64]], float]
 
 @dataclass(frozen=True)
 class Resampled:
-    """What the bootstrap gives: an interval and the spread behind it.
+    """What the bootstrap gives: an interval and the spread behind it."""
 
-    Attributes:
-        interval: lower and upper end.
-        standard_error: standard deviation over the resamples.
-    """
-
-    interval: tuple[float, float]
-    standard_error: float
+    interval: tuple[float, float]  # its lower and upper end
+    standard_error: float  # standard deviation over the resamples
 
 
 def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float = 0.95) -> Resampled:
@@ -95,34 +89,19 @@ def difference(
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows of like confidence.
+    """Rows of like confidence."""
 
-    Attributes:
-        rows: how many.
-        confidence: on average.
-        accuracy: share of them that are right.
-    """
-
-    rows: int
-    confidence: float
-    accuracy: float
+    rows: int  # how many
+    confidence: float  # on average, 0 to 1
+    accuracy: float  # share of them that are right, 0 to 1
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far confidence is from accuracy, over all rows.
+    """How far confidence is from accuracy, over all rows."""
 
-    Attributes:
-        ece: expected calibration error, within [0, 1].
-        bins: the bins that hold rows, in the order of their confidence.
-    """
-
-    ece: float
-    bins: tuple[Bin, ...]
-
-    def plain(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+    ece: float  # expected calibration error, within [0, 1]
+    bins: tuple[Bin, ...]  # those that hold rows, in the order of their confidence
 
 
 def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind) -> Reliability:

@@ -29,17 +29,13 @@ _RANK = {"pass": 0, "not shown": 1, "fail": 2}
 class EvaluationAnswers:
     """The rows of the evaluation split and what each model answered.
 
-    Attributes:
-        texts: of the rows.
-        labels: (rows,), or (rows, outputs) for multi-label.
-        teacher: (rows, outputs) logits.
-        students: (rows, outputs) logits by variant ("fp32", "int8", ...); "fp32 (cuda)" and the like where the same
-            variant was also run on a GPU.
+    The students' logits are by variant ("fp32", "int8", ...), and "fp32 (cuda)" and the like where the same variant was
+    also run on a GPU.
     """
 
     texts: Sequence[Text]
-    labels: NDArray[np.generic]
-    teacher: NDArray[np.floating]
+    labels: NDArray[np.generic]  # (rows,), or (rows, outputs) for multi-label
+    teacher: NDArray[np.floating]  # (rows, outputs) logits
     students: Mapping[str, NDArray[np.floating]]
 
     def student(self, variant: str, *, on_gpu: bool) -> NDArray[np.floating]:
@@ -57,14 +53,8 @@ def judged_device(training_device: str) -> Device:
 
 
 def load(artifact: Path, contract: Contract, device: Device, *, variant: str | None = None) -> Engine:
-    """Load an artifact as it is judged: with the contract's threads. Hashes are not checked.
-
-    Args:
-        artifact: its folder.
-        contract: what is asked.
-        device: "cpu", "cuda" or "auto".
-        variant: None takes the variant that the manifest names for the device.
-    """
+    """Load an artifact's folder as it is judged: with the contract's threads, and without checking hashes. Without
+    `variant` it is the one that the manifest names for the device."""
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
@@ -100,14 +90,8 @@ def judge(
 
 
 def judge_evaluated(engine: Engine, contract: Contract, answers: EvaluationAnswers, *, seed: int) -> Judgement:
-    """Judge an engine by what stage `evaluate` kept of it.
-
-    Args:
-        engine: see `load`.
-        contract: what is asked.
-        answers: of the evaluation split.
-        seed: of the resampling behind the interval of the difference.
-    """
+    """Judge an engine by what stage `evaluate` kept of it; the seed is of the resampling behind the interval of the
+    difference to the teacher."""
     student = answers.student(str(engine.variant), on_gpu=engine.provider == CUDA_PROVIDER)
     task = engine.task
     quality = compare(student, answers.teacher, answers.labels, task.kind, task.metric, contract=contract, seed=seed)

@@ -32,36 +32,26 @@ _TIMED_ROWS = 100
 
 
 class Speed(Frozen):
-    """How fast one model answers.
+    """How fast one model answers."""
 
-    Attributes:
-        latency_p50_ms, latency_p95_ms: percentiles of calls with one row, in milliseconds.
-        rows_per_second: in batches of 32 rows.
-    """
-
-    latency_p50_ms: float
+    latency_p50_ms: float  # percentiles of calls with one row, in milliseconds
     latency_p95_ms: float
-    rows_per_second: float
+    rows_per_second: float  # in batches of 32 rows
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What `time_in_turns` measured of one model, medians over the rounds.
+    """What `time_in_turns` measured of one model, medians over the rounds."""
 
-    Attributes:
-        percentiles_ms: of the calls' durations, in milliseconds, in the order asked for.
-        rows_per_second: of the batches.
-    """
-
-    percentiles_ms: tuple[float, ...]
-    rows_per_second: float
+    percentiles_ms: tuple[float, ...]  # of the calls' durations, in milliseconds, in the order asked for
+    rows_per_second: float  # of the batches
 
 
 def time_in_turns(
     models: Mapping[str, Callable[[list[Any]], object]],
-    *,
     calls: Sequence[list[Any]],
     batches: Sequence[list[Any]],
+    *,
     percentiles: Sequence[float],
     rounds: int,
 ) -> dict[str, Timing]:
@@ -106,23 +96,14 @@ def compare_speeds(
         throughput_rows: texts that are answered in batches of 32 in each round.
         rounds: see `time_in_turns`.
     """
-    timings = time_in_turns(
-        models,
-        calls=[_cyclic(texts, place, 1) for place in range(latency_rows)],
-        batches=[
-            _cyclic(texts, start, min(_BATCH, throughput_rows - start)) for start in range(0, throughput_rows, _BATCH)
-        ],
-        percentiles=(50, 95),
-        rounds=rounds,
-    )
-    return {
-        name: Speed(
-            latency_p50_ms=round(timing.percentiles_ms[0], 3),
-            latency_p95_ms=round(timing.percentiles_ms[1], 3),
-            rows_per_second=round(timing.rows_per_second, 3),
-        )
-        for name, timing in timings.items()
-    }
+    calls = [_cyclic(texts, place, 1) for place in range(latency_rows)]
+    starts = range(0, throughput_rows, _BATCH)
+    batches = [_cyclic(texts, start, min(_BATCH, throughput_rows - start)) for start in starts]
+    speeds = {}
+    for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():
+        p50, p95, rows_per_second = (round(value, 3) for value in (*timing.percentiles_ms, timing.rows_per_second))
+        speeds[name] = Speed(latency_p50_ms=p50, latency_p95_ms=p95, rows_per_second=rows_per_second)
+    return speeds
 
 
 def measure_costs(
@@ -139,13 +120,10 @@ def measure_costs(
     """
     # So many calls that some of each round lie above the percentile: else it would be the slowest call alone.
     count = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - conditions.percentile / 100) - 1e-6))
-    timing = time_in_turns(
-        {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))},
-        calls=[_cyclic(rows, place * conditions.batch, conditions.batch) for place in range(count)],
-        batches=[_cyclic(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)],
-        percentiles=(conditions.percentile,),
-        rounds=rounds,
-    )["engine"]
+    models = {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))}
+    calls = [_cyclic(rows, place * conditions.batch, conditions.batch) for place in range(count)]
+    batches = [_cyclic(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)]
+    timing = time_in_turns(models, calls, batches, percentiles=(conditions.percentile,), rounds=rounds)["engine"]
     return Costs(
         latency_ms=round(timing.percentiles_ms[0], 3),
         rows_per_s=round(timing.rows_per_second, 1),
@@ -154,12 +132,8 @@ def measure_costs(
 
 
 def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) -> list[Text]:
-    """Choose the rows that a contract's costs are measured on.
-
-    Args:
-        engine: makes up rows of the conditions' length where they name one.
-        texts: where they name none, a hundred of these are taken, spread evenly.
-        conditions: of the contract.
+    """Choose the rows that a contract's costs are measured on: where its conditions name a length, rows of that length
+    are made up, otherwise a hundred of `texts` are taken, spread evenly.
 
     Raises:
         InputError: the length is more than the model takes.
@@ -171,11 +145,7 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
 
 
 def check_length(conditions: Conditions, longest: int) -> None:
-    """Refuse conditions whose rows are longer than the model takes.
-
-    Args:
-        conditions: of the contract.
-        longest: tokens that the model takes.
+    """Refuse a contract's conditions whose rows are longer than the `longest` number of tokens that the model takes.
 
     Raises:
         InputError: the rows are longer.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +14,8 @@ from kdc.artifact.manifest import Kind
 
 
 def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:
-    """Answers from logits.
-
-    Args:
-        logits: (rows, outputs).
-        kind: the task's kind.
-
-    Returns:
-        (rows,) class ids; (rows, outputs) 0 or 1 for multi-label (a probability of at least one half); (rows,)
-        numbers for regression.
-    """
+    """Answers from logits, (rows, outputs): (rows,) class ids; (rows, outputs) 0 or 1 for multi-label (a probability of
+    at least one half); (rows,) numbers for regression."""
     if kind == "regression":
         return logits[:, 0]
     if kind == "multilabel":
@@ -37,8 +31,8 @@ def compute(
     Args:
         logits: (rows, outputs).
         labels: (rows,) class ids or numbers, or (rows, outputs) in {0, 1}.
-        kind: the task's kind.
-        names: of metrics, keys of `METRICS`.
+        kind: of the task.
+        names: keys of `METRICS`.
     """
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
     truth = np.asarray(labels)
@@ -53,6 +47,14 @@ def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
     if kind == "regression":
         return bool(np.ptp(answers) < 1e-6 * max(1.0, float(np.abs(answers).max())))
     return bool((answers == answers[:1]).all())
+
+
+def changed_labels(logits: NDArray[np.floating], others: NDArray[np.floating], kind: Kind) -> int:
+    """Rows whose label differs between two models' logits, (rows, outputs) each; 0 for regression."""
+    if kind == "regression":
+        return 0
+    changed = predictions(logits, kind) != predictions(others, kind)
+    return int(changed.reshape(len(changed), -1).any(axis=1).sum())
 
 
 def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) -> dict[str, float]:
@@ -120,21 +122,14 @@ def _f1_by_class(
     return 2 * both / np.maximum(answered + actual, 1)
 
 
-def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
-    from scipy.stats import pearsonr
+def _correlation(
+    truth: NDArray[np.generic], answers: NDArray[np.generic], *, name: Literal["pearsonr", "spearmanr"]
+) -> float:
+    from scipy import stats
 
-    return _correlation(pearsonr, truth, answers)
-
-
-def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, truth, answers)
-
-
-def _correlation(function: Callable, truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
     if len(truth) < 2:
         return 0.0
+    function = getattr(stats, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a constant input has no correlation: that is counted as 0 below
         value = float(function(truth.astype(np.float64), answers).statistic)
@@ -146,6 +141,6 @@ METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], float]] 
     "f1": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
+    "pearson": partial(_correlation, name="pearsonr"),
+    "spearman": partial(_correlation, name="spearmanr"),
 }

@@ -22,16 +22,9 @@ from kdc.serving.engine.tokenizing import Text
 
 
 class ModelFiles(Frozen):
-    """One model on the disk.
+    """One model on the disk."""
 
-    Attributes:
-        model: an ONNX file, or a folder that `save_pretrained` wrote.
-        tokenizer_json: the tokenizer's file.
-        tokenizer: how rows are cut and padded.
-        task: what is answered.
-    """
-
-    model: Path
+    model: Path  # an ONNX file, or a folder that `save_pretrained` wrote
     tokenizer_json: Path
     tokenizer: TokenizerInfo
     task: TaskInfo
@@ -60,7 +53,13 @@ def _main() -> None:
     request = json.load(sys.stdin)
     files = ModelFiles.model_validate(request["files"])
     texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
-    (_answer_with_torch if files.model.is_dir() else _answer_with_engine)(files, texts)
+    if files.model.is_dir():
+        _answer_with_torch(files, texts)
+    else:
+        from kdc.serving.engine.engine import Engine
+
+        engine = Engine.from_files(files.model, files.tokenizer_json, task=files.task, tokenizer_info=files.tokenizer)
+        engine.predict(texts, batch_size=len(texts))
     sys.stdout.write(f"{own_peak_memory_bytes()}\n")
 
 
@@ -74,13 +73,6 @@ def _answer_with_torch(files: ModelFiles, texts: list[Any]) -> None:
     feeds = pad(RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts), files.tokenizer)
     with torch.inference_mode():
         model(**{name: torch.from_numpy(values) for name, values in feeds.items()})
-
-
-def _answer_with_engine(files: ModelFiles, texts: list[Any]) -> None:
-    from kdc.serving.engine.engine import Engine
-
-    engine = Engine.from_files(files.model, files.tokenizer_json, task=files.task, tokenizer_info=files.tokenizer)
-    engine.predict(texts, batch_size=len(texts))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
     set_seed(run.config.run.seed)
     loaded = models.load_model(source, run.data().task)
     tokenizer = models.load_tokenizer(source)
-    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, student.lora.model_dump())
+    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, student.lora)
     result = fine_tune(
         adapted,
         settings,

@@ -16,7 +16,7 @@ from kdc.pipeline.results import MergeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training import models
 from kdc.pipeline.training.predict import predict
-from kdc.pipeline.training.students import TRAINED_LOGITS, load_plain, merged_student, probe_rows
+from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -29,10 +29,10 @@ def run(run: Run, out: Path) -> MergeResult:
     student = run.folder("student")
     tokenizer = models.load_tokenizer(str(student / "base"))
     rows = probe_rows(run.data(), run.student_role)
-    untrained = predict(load_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
+    untrained = predict(models.load_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
     merged_student(student).save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    merged = predict(load_plain(out / "model"), rows, pad_id=tokenizer.pad_token_id)
+    merged = predict(models.load_plain(out / "model"), rows, pad_id=tokenizer.pad_token_id)
     return check_merge(untrained, np.load(student / TRAINED_LOGITS), merged)
 
 

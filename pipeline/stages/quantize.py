@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kdc.pipeline.data.served import texts_of
+from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import FP32, Standard, choose, choose_again, is_faster
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
@@ -42,7 +42,7 @@ def run(run: Run, out: Path) -> QuantizeResult:
     settings = run.config.quantize
     fp32 = open_engine(run, run.folder("export") / FP32_ONNX)
     rows = _tuning_slice(run, fp32)
-    temperature = calibrate(rows.logits, rows.labels, rows.kind)
+    temperature = calibrate(rows.logits, rows.labels, rows.task.kind)
     if not settings.enabled:
         return QuantizeResult(
             temperature=temperature,
@@ -58,8 +58,8 @@ def run(run: Run, out: Path) -> QuantizeResult:
         trials.judge(candidate)
         run.progress(place + 1, len(CANDIDATES))
     trials.time()
-    metric = rows.metric_names[0]
-    fp32_score = metrics.compute(rows.logits, rows.labels, rows.kind, rows.metric_names)[metric]
+    metric = rows.task.metrics[0]
+    fp32_score = metrics.compute(rows.logits, rows.labels, rows.task.kind, rows.task.metrics)[metric]
     standard = Standard(metric, fp32_score, len(rows.texts), settings.max_int8_drop, settings.free_drop)
     choice = choose(trials.measured, standard)
     if choice.winner is not None and not standard.is_free(trials.measured[choice.winner]):
@@ -81,7 +81,7 @@ def _tuning_slice(run: Run, fp32: Engine) -> TuningSlice:
     data = run.data()
     rows = data.rows("tune")
     texts = texts_of(rows)
-    return TuningSlice(texts, np.asarray(rows["label"][:]), fp32.logits(texts), data.task.kind, data.task.metrics)
+    return TuningSlice(texts, np.asarray(rows["label"][:]), fp32.logits(texts), data.task)
 
 
 def _trials(run: Run, fp32: Engine, rows: TuningSlice, temperature: float, out: Path) -> Trials:

@@ -17,9 +17,8 @@ from transformers import set_seed
 
 from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.request import source_of
 from kdc.pipeline.data.scores import scores_of_rows
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.data.sources import input_fingerprint, source_of
 from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results import ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
@@ -76,7 +75,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
         loaded = models.load_model(source, task)
         model = loaded.model
         if settings.method == "lora":
-            model = adapters.with_adapters(model, loaded.new_modules, settings.lora.model_dump())
+            model = adapters.with_adapters(model, loaded.new_modules, settings.lora)
         result = fine_tune(
             model,
             settings,

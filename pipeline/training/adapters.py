@@ -8,34 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.training.models import encoder_layers
+from kdc.pipeline.config.settings import LoraSettings
+from kdc.pipeline.training.models import encoder_layers, load_plain
 
 _QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v")
 _REWRITING_INITS = ("pissa", "olora")
 
 
-def head_modules(model: PreTrainedModel, new_modules: tuple[str, ...]) -> list[str]:
-    """Names of the modules to train whole and save beside the adapters: everything outside the base model, and what the
-    checkpoint did not hold."""
-    heads = [
-        name
-        for name, module in model.named_children()
-        if module is not model.base_model and any(True for _ in module.parameters())
-    ]
-    return heads + [name for name in new_modules if name not in heads]
-
-
 def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the linear layers of the encoder that get an adapter.
-
-    Args:
-        model: a sequence classifier.
-        targets: "all-linear", "query-value", or last names such as ("query", "dense").
+    """Full names of the linear layers of the encoder that get an adapter. `targets` is "all-linear", "query-value", or
+    the last part of their names, such as ("query", "dense").
 
     Raises:
         InputError: no linear layer of the encoder has that name.
@@ -56,13 +42,13 @@ def lora_targets(model: PreTrainedModel, targets: str | tuple[str, ...]) -> list
     return [name for name in linear if name.rsplit(".", 1)[-1] in names]
 
 
-def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: dict[str, Any]) -> Any:
+def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings: LoraSettings) -> Any:
     """Put LoRA adapters on a model. They, the head and new modules are trainable, everything else is frozen.
 
     Args:
         model: a sequence classifier; changed in place.
         new_modules: as in `Loaded`.
-        settings: `LoraSettings` as a dict.
+        settings: of the adapters.
 
     Returns:
         The PEFT model over it.
@@ -73,20 +59,22 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets = lora_targets(model, settings["targets"])
-    heads = head_modules(model, new_modules)
-    init = settings["init"]
+    targets = lora_targets(model, settings.targets)
+    # Trained whole and saved beside the adapters: all that is outside the base model, and what the checkpoint lacked.
+    outside = [name for name, module in model.named_children() if module is not model.base_model]
+    heads = [name for name in outside if any(True for _ in model.get_submodule(name).parameters())]
+    heads += [name for name in new_modules if name not in heads]
     try:
         lora = LoraConfig(
             task_type=TaskType.SEQ_CLS,
-            r=settings["r"],
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
-            use_rslora=settings["rslora"],
-            use_dora=settings["dora"],
-            init_lora_weights=True if init == "default" else init,
-            target_modules=list(targets),
-            modules_to_save=list(heads),
+            r=settings.r,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
+            lora_dropout=settings.dropout,
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
+            init_lora_weights=True if settings.init == "default" else settings.init,  # type: ignore[arg-type]
+            target_modules=targets,
+            modules_to_save=list(heads),  # PEFT adds names of its own to the list
         )
         adapted = get_peft_model(model, lora)
     except ValueError as error:
@@ -110,13 +98,8 @@ def save_adapters(adapted: Any, folder: Path) -> None:
 
 
 def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
-    """Save the weights below the adapters if the adapters' initialisation changed them (PiSSA, OLoRA).
-
-    Args:
-        adapted: a PEFT model before its training.
-        base: folder of the model before `with_adapters`.
-        folder: where the weights are saved; not made if they did not change.
-    """
+    """Save the weights below the adapters of a PEFT model before its training, if the adapters' initialisation changed
+    them (PiSSA, OLoRA); `base` is the folder of the model before `with_adapters`."""
     if not str(adapted.peft_config["default"].init_lora_weights).startswith(_REWRITING_INITS):
         return
     below = {
@@ -124,6 +107,6 @@ def save_rewritten(adapted: Any, base: Path, folder: Path) -> None:
         for name, weight in adapted.get_base_model().state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
-    plain = AutoModelForSequenceClassification.from_pretrained(str(base), dtype=torch.float32)
+    plain = load_plain(base)
     plain.load_state_dict(below)
     plain.save_pretrained(folder)

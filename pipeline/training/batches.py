@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,61 +66,50 @@ class Rows(Dataset):
         return [rows[index] for index in indices]
 
 
+@dataclass(frozen=True)
 class Collator:
     """Turns rows into padded tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and
-    teacher_logits where the rows have them.
+    teacher_logits where the rows have them."""
 
-    Args:
-        pad_id: the tokenizer's padding id.
-        pad_to: length of every batch in tokens; None pads to the longest row of the batch.
-    """
-
-    def __init__(self, pad_id: int, pad_to: int | None = None) -> None:
-        self.pad_id = pad_id
-        self.pad_to = pad_to
+    pad_id: int  # the tokenizer's padding id
+    pad_to: int | None = None  # length of every batch in tokens; None pads to the longest row of the batch
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        length = self.pad_to or max(row["length"] for row in rows)
-        batch = {"attention_mask": torch.zeros(len(rows), length, dtype=torch.long)}
+        lengths = torch.tensor([row["length"] for row in rows])
+        longest = self.pad_to or int(lengths.max())
+        batch = {
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+            "labels": torch.tensor([row["label"] for row in rows]),
+            "labelled": torch.tensor([row["labelled"] for row in rows]),
+        }
         for name, fill in (("input_ids", self.pad_id), ("token_type_ids", 0)):
             if name in rows[0]:
-                batch[name] = torch.full((len(rows), length), fill, dtype=torch.long)
+                batch[name] = torch.full((len(rows), longest), fill, dtype=torch.long)
                 for place, row in enumerate(rows):
                     batch[name][place, : row["length"]] = torch.as_tensor(row[name])
-        for place, row in enumerate(rows):
-            batch["attention_mask"][place, : row["length"]] = 1
-        batch["labels"] = torch.tensor([row["label"] for row in rows])
-        batch["labelled"] = torch.tensor([row["labelled"] for row in rows])
         if "teacher_logits" in rows[0]:
             batch["teacher_logits"] = torch.from_numpy(np.stack([row["teacher_logits"] for row in rows]))
         return batch
 
 
+@dataclass(eq=False)
 class LengthGroupedSampler(Sampler[int]):
     """Shuffles the rows anew in each epoch, so that the rows of a batch have similar lengths.
 
     The rows of 50 batches at a time are drawn at random, sorted by length and cut into batches; then all batches are
     shuffled. The order depends on the seed and the epoch alone.
-
-    Args:
-        lengths: (rows,) tokens of each row.
-        batch_size: rows in a batch.
-        seed: of the shuffle.
-        group: whether to group by length; False gives a plain shuffle.
     """
 
-    def __init__(self, lengths: NDArray[np.integer], batch_size: int, seed: int, group: bool = True) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.group = group
-        self.epoch = 0
+    lengths: NDArray[np.integer]  # (rows,) tokens of each row
+    batch_size: int
+    seed: int
+    group: bool = True  # False gives a plain shuffle
+    epoch: int = 0  # set by the Trainer at the start of each epoch, also when it resumes
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer at the start of each epoch, also when it resumes."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -6,14 +6,13 @@ holds the SHA-256 of every file, so that an incomplete or damaged checkpoint is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
 
-from kdc.common.files import write_whole
+from kdc.common.files import sha256_of, write_whole
 
 log = logging.getLogger("kdc")
 
@@ -51,11 +50,7 @@ def _problem(checkpoint: Path) -> str:
 
 
 def _hashes(checkpoint: Path) -> dict[str, str]:
-    hashes = {}
-    for file in _files(checkpoint):
-        with file.open("rb") as stream:
-            hashes[str(file.relative_to(checkpoint))] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes
+    return {str(file.relative_to(checkpoint)): sha256_of(file) for file in _files(checkpoint)}
 
 
 def _files(checkpoint: Path) -> list[Path]:

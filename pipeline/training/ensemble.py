@@ -22,21 +22,15 @@ def folder(place: int) -> str:
 
 
 def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
-    """The weight of each teacher; they sum to 1.
-
-    Args:
-        scores: of each teacher on the tuning slice, in points; one that is not above zero counts for nothing.
-        how: "score" or "equal".
-    """
-    parts = np.ones(len(scores)) if how == "equal" else np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
-    if not parts.sum():
+    """The weight of each teacher; they sum to 1. A teacher whose score, in points on the tuning slice, is not above
+    zero counts for nothing, unless that holds for all."""
+    parts = np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
+    if how == "equal" or not parts.sum():
         parts = np.ones(len(scores))
     return parts / parts.sum()
 
 
 def average(logits: Sequence[NDArray[np.floating]], shares: NDArray[np.float64]) -> NDArray[np.float32]:
     """The weighted mean of several teachers' logits, each (rows, outputs)."""
-    total = np.zeros(logits[0].shape, dtype=np.float64)
-    for part, share in zip(logits, shares, strict=True):
-        total += share * part
-    return total.astype(np.float32)
+    parts = [share * np.asarray(part, dtype=np.float64) for part, share in zip(logits, shares, strict=True)]
+    return np.sum(parts, axis=0).astype(np.float32)

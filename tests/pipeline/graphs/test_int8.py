@@ -21,10 +21,9 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.graphs import int8
 from kdc.pipeline.graphs.int8 import CANDIDATES, count_operators, quantise
 from kdc.pipeline.graphs.int8_storage import store_matrices, store_tables
-from kdc.pipeline.graphs.invariance import BatchInvariance, batch_invariance
-from kdc.pipeline.graphs.layers import LINEAR_OPS, activations
+from kdc.pipeline.graphs.nodes import LINEAR_OPS, activations
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
-from kdc.pipeline.graphs.parity import onnx_logits, parity_batches
+from kdc.pipeline.graphs.parity import BatchInvariance, batch_invariance, onnx_logits, parity_batches
 from kdc.pipeline.graphs.ranges import Histogram, Ranges, calibration_batches, collect_ranges
 from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
 from kdc.serving.engine.engine import Engine, activate
@@ -73,7 +72,7 @@ class Made:
         if name not in self.counts:
             source = self.smoothed() if candidate.smooth else self.fp32
             ranges = ranges_of(source) if candidate.smooth else self.ranges
-            self.counts[name] = quantise(source, file, candidate, ranges if candidate.static else None)
+            self.counts[name] = quantise(source, file, candidate, ranges)
         return file, self.counts[name]
 
     def smoothed(self) -> Path:

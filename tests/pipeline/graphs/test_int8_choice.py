@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import Candidate
 from kdc.pipeline.graphs.int8_choice import Standard, choose, choose_again, is_faster
-from kdc.pipeline.graphs.int8_trials import Trials, label_changes, with_layers_kept
+from kdc.pipeline.graphs.int8_trials import Trials, with_layers_kept
 from kdc.pipeline.graphs.smoothing import Source
 from kdc.pipeline.results import Int8Choice, Int8Measurement
 
-PLAIN = Candidate("channel-minmax", static=True, per_channel=True, ranges="minmax")
+PLAIN = Candidate("channel-minmax", per_channel=True, ranges="minmax")
 LAYERS = [frozenset({f"layer {place}"}) for place in range(20)]
 FP32 = Int8Measurement(rows_per_second=100.0)  # 10 ms a row
 
@@ -179,11 +178,3 @@ def test_other_ranges_are_tried_then_layers_in_fp32_until_nothing_is_lost(
     trials.repair(standard())
     assert [each.name for each in tried[1:3]] == ["channel-entropy", "channel-smooth-percentile"]
     assert [len(each.keep) for each in tried[3:]] == counts
-
-
-def test_label_changes_are_counted_by_kind() -> None:
-    before = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -2.0]])
-    after = np.array([[0.5, 0.6], [0.0, 2.0], [-1.0, 0.1]])
-    assert label_changes(after, before, "classification") == 2
-    assert label_changes(after, before, "multilabel") == 2
-    assert label_changes(after, before, "regression") == 0

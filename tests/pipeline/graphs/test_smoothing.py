@@ -10,14 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.pipeline.graphs.int8 import Candidate, quantise
-from kdc.pipeline.graphs.layers import activations
+from kdc.pipeline.graphs.int8_trials import layers_by_worth
+from kdc.pipeline.graphs.nodes import activations
 from kdc.pipeline.graphs.parity import Feeds, onnx_logits
 from kdc.pipeline.graphs.ranges import collect_ranges
-from kdc.pipeline.graphs.sensitivity import layers_by_worth
 from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
 
 WIDTH = 64
-CANDIDATE = Candidate("a", static=True, per_channel=True, ranges="minmax")
+CANDIDATE = Candidate("a", per_channel=True, ranges="minmax")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_layer_that_reads_an_outlier_is_found_and_worth_most(outliers: Path,
 
 
 def test_a_layer_that_is_kept_is_not_quantised(outliers: Path, batches: list[Feeds], tmp_path: Path) -> None:
-    candidate = Candidate("k", static=True, per_channel=True, ranges="minmax", keep=frozenset({"first"}))
+    candidate = Candidate("k", per_channel=True, ranges="minmax", keep=frozenset({"first"}))
     kept = quantised(outliers, tmp_path / "kept.onnx", batches, candidate)
     plain = quantised(outliers, tmp_path / "plain.onnx", batches)
     assert candidate.graph == "per-channel, 0% in fp32, 1 layers kept"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdc.artifact.contract.terms import Contract, Costs, Limits
-from kdc.pipeline.quality.feasibility import fitting_precisions, fitting_students, nothing_fits, table
+from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.results import NotMeasured, StudentCosts
 
 SMALL = StudentCosts(
@@ -19,7 +19,8 @@ def within(**limits: float) -> Contract:
 
 
 def test_a_precision_that_cannot_be_had_keeps_no_contract() -> None:
-    assert fitting_precisions(SMALL, within(max_size_mb=10)) == ["fp32"]
+    refused = StudentCosts(parameters=1, variants={"int8": NotMeasured(failed="no")})
+    assert fitting_students({"small": SMALL, "refused": refused}, within(max_size_mb=10)) == ["small"]
 
 
 def test_students_that_fit_stand_by_their_parameters() -> None:

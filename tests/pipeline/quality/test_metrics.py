@@ -110,3 +110,11 @@ def test_macro_f1_of_several_labels_equals_that_of_scikit_learn() -> None:
         present = np.flatnonzero(truth.any(axis=0))
         expected = f1_score(truth, answers, labels=present, average="macro", zero_division=0.0) if len(present) else 0.0
         assert metrics.METRICS["macro_f1"](truth.astype(int), answers.astype(int)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_label_changes_are_counted_by_kind() -> None:
+    before = np.array([[1.0, -0.1], [0.0, 1.0], [-1.0, -2.0]])
+    after = np.array([[0.5, 0.6], [0.0, 2.0], [-1.0, 0.1]])
+    assert metrics.changed_labels(after, before, "classification") == 2
+    assert metrics.changed_labels(after, before, "multilabel") == 2
+    assert metrics.changed_labels(after, before, "regression") == 0

@@ -13,6 +13,7 @@ from tiny_models import ARCHITECTURES, build
 from transformers import AutoModelForSequenceClassification
 
 from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.settings import LoraSettings
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.training import adapters, models
 from kdc.pipeline.training.students import load_student
@@ -45,8 +46,8 @@ def test_adapters_reload_in_full_heads_and_poolers_included(architecture: str, t
     tiny_runs.base_model(architecture, tmp_path / "encoder")
     loaded = models.load_model(str(tmp_path / "encoder"), TASK)
     loaded.model.save_pretrained(tmp_path / "base")
-    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "all-linear", "rslora": False, "dora": False}
-    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, settings | {"init": "gaussian"})
+    settings = LoraSettings(r=2, alpha=4, dropout=0, init="gaussian")
+    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, settings)
     for weight in adapted.parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.5)
@@ -208,8 +209,8 @@ def model_logits(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("init", ["default", "gaussian", "pissa_niter_4", "olora", "orthogonal"])
 def test_adapters_of_every_initialisation_fit_the_saved_student(init: str, tmp_path: Path) -> None:
     model, _ = build("bert", tmp_path / "base")
-    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": "query-value", "rslora": False, "dora": False}
-    adapted = adapters.with_adapters(model, ("pooler",), settings | {"init": init})
+    settings = LoraSettings(r=2, alpha=4, dropout=0, targets="query-value", init=init)
+    adapted = adapters.with_adapters(model, ("pooler",), settings)
     adapters.save_rewritten(adapted, tmp_path / "base", tmp_path / "below")
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
