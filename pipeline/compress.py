@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.data.request import check_request
+from kdc.pipeline.config.tasks import task_of
+from kdc.pipeline.data.sources import locate, source_of
 from kdc.pipeline.results import CompressResult
 from kdc.pipeline.rundir.commands import note_command
 from kdc.pipeline.training import ranks
@@ -49,7 +50,8 @@ def compress_for_people(
     """
     rank = ranks.rank()
     try:
-        check_request(config)
+        task_of(config)  # refuses a request that can be seen to be wrong without reading a row
+        locate(source_of(config))
         return _compress(config, start_from=start_from, until=until, force=force, command=command)
     except KdcError as error:
         if ranks.is_told_by_another(error, rank):

@@ -17,8 +17,8 @@ from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task, custom_task
-from kdc.pipeline.data.prepared import read_labelled
-from kdc.pipeline.data.served import digest, tokenizer_info
+from kdc.pipeline.data.prepared import digest, read_labelled
+from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality.comparison import compare
 from kdc.pipeline.rundir.files import EVALUATION
 from kdc.serving.engine.engine import Engine

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 
-from kdc.artifact.manifest import Kind, TaskBase
+from kdc.artifact.manifest import Kind, TaskBase, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
+from kdc.pipeline.config.settings import Config
 
 
 class Task(TaskBase):
@@ -35,6 +37,10 @@ class Task(TaskBase):
     def with_labels(self, labels: tuple[str, ...]) -> Task:
         """The same task with its class names filled in."""
         return self.model_copy(update={"labels": labels})
+
+    def info(self) -> TaskInfo:
+        """The task as the artifact describes it."""
+        return TaskInfo(**{name: getattr(self, name) for name in TaskBase.model_fields}, metric=self.metrics[0])
 
     def save(self, path: Path) -> None:
         """Write the task as JSON."""
@@ -135,3 +141,31 @@ def custom_task(
         "regression": ("pearson", "spearman"),
     }[kind]
     return Task(name=name, text=text, text_pair=text_pair, label=label, kind=kind, labels=labels, metrics=metrics)
+
+
+def task_of(config: Config) -> Task:
+    """The task that the config describes. The label names of people's own tasks are filled in when the rows are read.
+
+    Raises:
+        InputError: neither a known task nor a training file is named, or no text column.
+    """
+    data = config.data
+    columns = {name: value for name in ("text", "text_pair", "label") if (value := getattr(data, name)) is not None}
+    if data.task is not None:
+        return find_task(data.task).model_copy(update=columns)
+    if data.train is None and data.data is None:
+        raise InputError(
+            "no task and no data were given",
+            remedy="kdc compress --task qnli, or --train train.csv --text COLUMN --label COLUMN; see `kdc tasks`",
+        )
+    if data.text is None:
+        raise InputError("which column holds the text?", given=data.train or data.data, remedy="add --text COLUMN")
+    source = data.train or data.data
+    assert source is not None
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # names a folder, so not ".."
+    if name in TASKS:
+        name = f"own-{name}"  # the name of a known task would bring its rules with it
+    kind = "classification" if data.kind == "auto" else data.kind
+    if data.kind == "auto" and data.separator:
+        kind = "multilabel"
+    return custom_task(name, data.text, data.text_pair, data.label or "label", kind)

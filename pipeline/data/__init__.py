@@ -8,6 +8,6 @@
     prepared.py   writes the splits, and opens them again
     tokens.py     tokenises them
 
-Beside the way: `request.py` finds task and source in the settings, `problems.py` lists mistakes, `pydocs.py` makes the
-built-in task, `scores.py` reads a black box's answers, and `served.py` hands tasks and rows over to the serving half.
+Beside the way: `problems.py` lists mistakes, `pydocs.py` makes the built-in task, and `scores.py` reads a black box's
+answers.
 """

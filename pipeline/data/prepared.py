@@ -15,6 +15,7 @@ numbers are unique over all of them, in that order, from 0.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -35,6 +36,7 @@ from kdc.pipeline.data.slices import Mask
 from kdc.pipeline.data.sources import SPLITS, Source, file_source
 from kdc.pipeline.data.splits import make_report, split_rows
 from kdc.pipeline.results import DataReport
+from kdc.serving.engine.tokenizing import Text
 
 if TYPE_CHECKING:
     import datasets
@@ -209,6 +211,17 @@ def open_data(folder: Path) -> PreparedData:
             "the data stage is missing or damaged", given=folder, remedy="run again with `--from data`"
         ) from error
     return PreparedData(folder, task)
+
+
+def texts_of(rows: Any) -> list[Text]:
+    """The rows of a split as the engine takes them: texts, or pairs of texts."""
+    first = rows["text"][:]
+    return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
+
+
+def digest(text: Text) -> bytes:
+    """The fingerprint of a row in `evaluation.npz`: SHA-256 of its text, or of both texts with a NUL between them."""
+    return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
 
 
 def _load(folder: Path) -> datasets.Dataset:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.problems import FileLog, FileProblem, Problems
 from kdc.pipeline.data.readers import read_records
-from kdc.pipeline.data.served import digest, texts_of
 from kdc.pipeline.data.sources import FORMATS, SPLITS, file_source
 
 Table = dict[str, list[Any]]  # the values of each column, by its name

@@ -21,7 +21,8 @@ from typing import Literal
 
 from kdc.common import records
 from kdc.common.errors import InputError
-from kdc.pipeline.config.tasks import TASKS, Task
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
 Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]
 SPLITS = ("train", "tune", "unlabeled", "eval", "eval_mismatched")  # in the order of their row numbers
@@ -70,6 +71,23 @@ class Source:
     separator: str | None = None
     infer_kind: bool = False
     group: str | None = None
+
+
+def source_of(config: Config) -> Source:
+    """The source of the rows that the config describes."""
+    data = config.data
+    task = find_task(data.task).name if data.task is not None else ""
+    own = data.train is not None or data.data is not None
+    return Source(
+        task=task,
+        data=data.data,
+        train=data.train,
+        eval=data.eval,
+        unlabeled=data.unlabeled,
+        separator=data.separator,
+        infer_kind=data.kind == "auto" and not task,
+        group="group" if task == "pydocs" and not own else None,
+    )
 
 
 @dataclass(frozen=True)

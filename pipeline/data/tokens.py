@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import write_dataset
 from kdc.pipeline.data.sources import SPLITS
@@ -94,6 +95,18 @@ def tokenise(
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return {name: tally.counts for name, tally in tallies.items()}
+
+
+def tokenizer_info(tokenizer: Any, *, max_length: int, token_type_ids: bool) -> TokenizerInfo:
+    """How a fast tokenizer cuts and pads rows, as the artifact describes it."""
+    return TokenizerInfo(
+        max_length=max_length,
+        pad_id=tokenizer.pad_token_id,
+        pad_token=str(tokenizer.pad_token),
+        token_type_ids=token_type_ids,
+        pad_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+    )
 
 
 class _Tally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.data.request import task_of
+from kdc.pipeline.config.tasks import task_of
 
 _CONFIG = "config.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder

@@ -13,8 +13,8 @@ from typing import Any
 
 from kdc.common import machine
 from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
-from kdc.pipeline.data.request import source_of, task_of
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.config.tasks import task_of
+from kdc.pipeline.data.sources import input_fingerprint, source_of
 from kdc.pipeline.rundir.device import gpu_name
 from kdc.pipeline.training import models
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdc.artifact.manifest import Device, TokenizerInfo
-from kdc.pipeline.data.served import task_info
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.serving.engine.engine import Engine
@@ -28,7 +27,7 @@ def open_engine(run: Run, onnx_file: Path, *, temperature: float = 1.0, device: 
     return Engine.from_files(
         onnx_file,
         run.folder("export") / TOKENIZER_JSON,
-        task=task_info(run.data().task),
+        task=run.data().task.info(),
         tokenizer_info=read_tokenizer_info(run),
         temperature=temperature,
         device=device,

@@ -19,7 +19,8 @@ from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.data.served import task_info, texts_of, tokenizer_info
+from kdc.pipeline.data.prepared import texts_of
+from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
@@ -160,7 +161,7 @@ def _costs(
         engine = Engine.from_files(
             file,
             folder / _TOKENIZER,
-            task=task_info(run.data().task),
+            task=run.data().task.info(),
             tokenizer_info=info,
             device=judged_device(run.device),
             threads=contract.at.threads,

@@ -11,10 +11,9 @@ from typing import Any
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
-from kdc.pipeline.data.request import source_of, task_of
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.data.sources import input_fingerprint, source_of
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.quality.latency import check_length

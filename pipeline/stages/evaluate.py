@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Device, Scalar
 from kdc.common.errors import KdcError
-from kdc.pipeline.data.prepared import PreparedData
-from kdc.pipeline.data.served import digest, task_info, texts_of, tokenizer_info
+from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
+from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
@@ -197,7 +197,7 @@ def _torch_entry(
         model=folder.resolve(),
         tokenizer_json=(folder / TOKENIZER_JSON).resolve(),
         tokenizer=info,
-        task=task_info(data.task),
+        task=data.task.info(),
     )
     return Entry(
         answer=answer,

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
-from kdc.pipeline.data.served import tokenizer_info
+from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits

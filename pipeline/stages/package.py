@@ -21,7 +21,7 @@ from kdc.artifact.card import Int8Candidate, Int8Summary, model_card
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo, Variant
 from kdc.common.files import write_whole
-from kdc.pipeline.data.served import task_info, texts_of
+from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import EvaluateResult, ExportResult, PackageResult, QuantizeResult, Table
@@ -123,7 +123,7 @@ def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -
     info = read_tokenizer_info(run)
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
-        task=task_info(run.data().task),
+        task=run.data().task.info(),
         lineage=lineage_of(run),
         files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
         tokenizer=info,

@@ -19,9 +19,8 @@ from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import custom_task
-from kdc.pipeline.data.prepared import PreparedData, open_data
+from kdc.pipeline.data.prepared import PreparedData, digest, open_data
 from kdc.pipeline.data.scores import _read, scores_of_rows
-from kdc.pipeline.data.served import digest
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.run import compress
 from kdc.pipeline.stages.teacher import are_the_labels

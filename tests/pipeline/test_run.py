@@ -18,7 +18,6 @@ from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline.data.prepared import open_data
-from kdc.pipeline.data.served import task_info
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
@@ -96,7 +95,7 @@ def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
 def test_serving_a_model_takes_less_memory_than_torch(finished: Finished) -> None:
     run, texts = finished.folder / "run", [("w1 w5", "w6"), ("w2", "w7 w8")]
     info = TokenizerInfo.model_validate_json((run / "export" / "tokenizer_info.json").read_text())
-    task = task_info(open_data(run / "data").task)
+    task = open_data(run / "data").task.info()
     torch_bytes, onnx_bytes = (
         peak_memory_bytes(
             ModelFiles(model=model, tokenizer_json=folder / "tokenizer.json", tokenizer=info, task=task), texts

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.data.request import source_of
-from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.data.sources import input_fingerprint, source_of
 from kdc.tools.study.cell import CellResult
 from kdc.tools.study.grid import Cell, Grid, check
 from kdc.tools.study.jobs import Job, Outcome

@@ -10,7 +10,7 @@ from tiny_runs import base_model, compress, config_for, write_rows
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.data.request import task_of
+from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.rundir.directory import claim
 
 STAGES = ("data", "teacher")
