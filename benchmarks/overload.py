@@ -32,7 +32,7 @@ from benchmarks.serving.texts import SETS, read_rows
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.settings import from_environment
+from kdc.serving.http.settings import resolve
 
 _QUESTIONS = 300
 _HOLD_S = 10.0  # of the phases before and after
@@ -82,7 +82,7 @@ async def _phases(options: argparse.Namespace, scratch: Path) -> tuple[dict[str,
         before = await asker.closed(_HOLD_S)
         during = await asker.open(options.seconds, options.times * before.answered)
         after = await asker.closed(_HOLD_S)
-    limits = from_environment()
+    limits = resolve()
     waits = min(limits.max_queue_s, limits.max_queue_tokens / (tokens * before.answered))
     return {"before": before, "overload": during, "after": after}, waits
 

@@ -44,7 +44,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.tokenizing import Tokens
-from kdc.serving.http.api import codec, tei
+from kdc.serving.http.api import asking, replies, tei
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.registry import MAX_LANES
 from kdc.serving.http.settings import ServeSettings
@@ -182,15 +182,15 @@ def _cpu_us(work: Callable[[], object], count: int) -> float:
 def _parse(server: Server, rows: list[Text]) -> float:
     assert server.dialect is not None
     settings = ServeSettings()
-    bodies = [codec.JsonResponse(server.dialect.body([row])).body for row in rows]
-    return _cpu_us(lambda: [tei.understand(codec.loads(bytes(body)), settings) for body in bodies], len(rows))
+    bodies = [replies.JsonResponse(server.dialect.body([row])).body for row in rows]
+    return _cpu_us(lambda: [tei.understand(asking.decoded(bytes(body)), settings) for body in bodies], len(rows))
 
 
 def _serialise(engine: Engine, rows: list[Text]) -> float:
     logits = [engine.run(engine.encode([row])) for row in rows]
 
     def answer(row: np.ndarray) -> object:
-        return codec.JsonResponse([tei.labelled(engine, scores) for scores in engine.activated(row)])
+        return replies.JsonResponse([tei.labelled(engine, scores) for scores in engine.activated(row)])
 
     return _cpu_us(lambda: [answer(row) for row in logits], len(rows))
 

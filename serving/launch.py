@@ -6,13 +6,14 @@ handles signals and workers that cannot start.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -52,12 +53,7 @@ def address_of(host: str, port: int) -> str:
 
 
 def serve(settings: ServeSettings, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Args:
-        settings: the artifacts among them.
-        host: name or IP address to listen on.
-        port: TCP port to listen on.
+    """Serve on a host (name or IP address) and TCP port until SIGTERM or SIGINT.
 
     Raises:
         KdcError: an artifact is damaged, a worker could not start, or BentoML's supervisor ended by itself.
@@ -68,7 +64,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     verify(settings)
     with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
         folder = Path(name)
-        os.environ.update(settings.environment() | {runtime.DIRECTORY: name, runtime.SUPERVISOR: str(os.getpid())})
+        os.environ.update(settings.environment() | {runtime.DIRECTORY: name})
         _announce(settings, host, port)
         from kdc.serving import service
 
@@ -100,10 +96,11 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float) ->
                         given=f"{address}:{port}",
                         remedy="the reason is printed above; if the port was taken meanwhile, choose one with --port",
                     )
-                if runtime.has_started(folder):
-                    supervisor.loop.add_callback(_bring_back, supervisor)
+                if (folder / runtime.STARTED).exists():
+                    # Restart dead workers, for which the supervisor itself looks every ten seconds.
+                    supervisor.loop.add_callback(_unless_busy, supervisor.manage_watchers)
         finally:
-            runtime.report_stopping(folder)
+            (folder / runtime.STOPPING).touch()
             _stop(supervisor, bound_s)
 
 
@@ -120,12 +117,13 @@ class _NoSignals:
 def _stop(supervisor: Any, bound_s: float) -> None:
     """Stop the workers, by force if they take longer than `bound_s`: a forward pass may hang."""
     import psutil
+    from bentoml._internal.utils.circus import Arbiter
 
     until, died = time.monotonic() + bound_s, not supervisor._thread.is_alive()
     # Asked repeatedly, since the supervisor ignores it while it starts or is busy with its workers.
     while supervisor._thread.is_alive() and time.monotonic() < until:
         if supervisor.loop is not None:
-            supervisor.loop.add_callback(_end, supervisor)
+            supervisor.loop.add_callback(_unless_busy, functools.partial(Arbiter.stop, supervisor))
         supervisor._thread.join(_LOOK_S)
     if died or supervisor._thread.is_alive():
         for child in psutil.Process().children(recursive=True):
@@ -134,21 +132,12 @@ def _stop(supervisor: Any, bound_s: float) -> None:
         supervisor._thread.join(_KILLED_S)
 
 
-def _end(supervisor: Any) -> None:
-    """Do what the supervisor's own `stop` does. Runs in the supervisor's thread."""
-    from bentoml._internal.utils.circus import Arbiter
+def _unless_busy(command: Callable[[], object]) -> None:
+    """Give the supervisor a command in its own thread, unless it is busy with its workers or stopping already."""
     from circus.exc import ConflictError
 
-    with suppress(ConflictError):  # it is busy with its workers, or is stopping already
-        Arbiter.stop(supervisor)
-
-
-def _bring_back(supervisor: Any) -> None:
-    """Restart dead workers, for which the supervisor itself looks every ten seconds. Runs in its thread."""
-    from circus.exc import ConflictError
-
-    with suppress(ConflictError):  # it is busy with its workers already
-        supervisor.manage_watchers()
+    with suppress(ConflictError):
+        command()
 
 
 @contextmanager
@@ -159,9 +148,8 @@ def _signals(stop: list[int]) -> Iterator[None]:
         stop.append(number)  # nothing that takes a lock, which the interrupted code may hold
 
     before = {each: signal.signal(each, handler) for each in (signal.SIGTERM, signal.SIGINT)}
-    before[signal.SIGHUP] = signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # BentoML would restart its workers; artifacts reload by themselves
+    # BentoML would restart its workers at a SIGHUP; artifacts reload by themselves.
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:

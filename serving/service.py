@@ -23,7 +23,7 @@ from typing import Any
 
 from kdc.common.errors import KdcError
 from kdc.serving.http import runtime
-from kdc.serving.http.settings import from_environment
+from kdc.serving.http.settings import resolve
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
 
@@ -39,10 +39,9 @@ from kdc.serving.http.registry import Registry, verify
 if runtime.directory() is not None:  # under `kdc serve`, which prints the same in fewer words
     logging.getLogger("bentoml").setLevel(logging.WARNING)
 
-_SETTINGS = from_environment()
+_SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# The process that started this worker. Without `kdc serve` the variable is missing, and the parent is asked here, which
-# is late: it may be gone already.
+# The process that started this worker, by `before_workers`. Not asked of the system: it may be gone already.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 # Paths that BentoML answers itself; our app answers all others.
 _BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
@@ -81,7 +80,7 @@ class Classifier:
     def before_workers() -> None:
         """Fetch and check the artifacts. BentoML calls this once, before any worker starts."""
         artifacts = local(_SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed)
-        os.environ["KDC_ARTIFACT"] = artifacts  # workers inherit it
+        os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
         verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
@@ -112,7 +111,7 @@ class Classifier:
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
         """Labels and scores of each text or pair of texts, best first.
 
-        Over HTTP, `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
+        Over HTTP `kdc.serving.http.api.tei` answers this route. This method is for other services in the process.
         """
         from kdc.serving.http.api.tei import labelled, read_batch
 
@@ -155,7 +154,7 @@ def _report_started(registry: Registry) -> None:
         for note in engine.notes:
             log.warning("%s: %s", name, note)
     if folder := runtime.directory():
-        runtime.report_started(folder)
+        (folder / runtime.STARTED).touch()
 
 
 def _report_failure(error: KdcError) -> None:
@@ -165,7 +164,7 @@ def _report_failure(error: KdcError) -> None:
     the error is only logged.
     """
     folder = runtime.directory()
-    if folder is None or runtime.has_started(folder):
+    if folder is None or (folder / runtime.STARTED).exists():
         logging.getLogger("kdc.serve").error("cannot start: %s", error)
         return
     runtime.report_failure(folder, error)

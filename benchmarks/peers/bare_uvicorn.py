@@ -10,11 +10,11 @@ import sys
 import uvicorn
 
 from kdc.serving.http.api.app import make_app
-from kdc.serving.http.settings import from_environment
+from kdc.serving.http.settings import resolve
 
 if __name__ == "__main__":
     uvicorn.run(
-        make_app(from_environment()),
+        make_app(resolve()),
         port=int(sys.argv[1]),
         loop="uvloop",
         http="httptools",

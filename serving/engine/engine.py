@@ -219,28 +219,17 @@ class Engine:
             result[rows] = self.run([encodings[row] for row in rows])
         return result
 
-    def encode(self, texts: Sequence[Text]) -> list[Encoded]:
+    def encode(self, texts: Sequence[Text], *, side: str | None = None) -> list[Encoded]:
         """Tokenise rows and cut them to the maximum length, without padding.
+
+        Args:
+            texts: as of `predict`.
+            side: "left" or "right", where long texts are cut; None for the artifact's own side.
 
         Raises:
             InputError: a row is not what the task takes, or has no token.
         """
-        return self._tokenizer.encode(self.checked(texts))
-
-    def checked(self, texts: Sequence[Text]) -> list[Text]:
-        """Check that the rows are what the task takes.
-
-        Returns:
-            the rows: texts, or tuples of two texts.
-
-        Raises:
-            InputError: a row is not one text (single-text task) or two texts (pair task), or not valid Unicode.
-        """
-        return checked_rows(texts, self.task)
-
-    def tokenizer_cutting(self, side: str) -> RowTokenizer:
-        """A copy of the tokenizer that cuts long texts at `side`, "left" or "right"."""
-        return self._tokenizer.cutting(side)
+        return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task))
 
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
         """Run inputs of all lengths once, so that the first requests do not wait for ONNX Runtime to allocate memory.

@@ -31,21 +31,13 @@ _GPU: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A session, and on what it runs.
-
-    Attributes:
-        session: the session, ready to run.
-        path: its ONNX file.
-        provider: the execution provider that took effect.
-        threads: size of its thread pool.
-        notes: what a person should know, such as a fallback to the CPU.
-    """
+    """A session, and on what it runs."""
 
     session: onnxruntime.InferenceSession
-    path: Path
-    provider: str
-    threads: int
-    notes: tuple[str, ...]
+    path: Path  # its ONNX file
+    provider: str  # the execution provider that took effect
+    threads: int  # size of its thread pool
+    notes: tuple[str, ...]  # what a person should know, such as a fallback to the CPU
 
 
 def open_session(

@@ -25,17 +25,11 @@ _FEW_PIECES = 4
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens that are left of a long row once it was cut; to be used like the library's `Encoding`.
+    """The tokens that are left of a long row once it was cut; to be used like the library's `Encoding`."""
 
-    Attributes:
-        ids: (tokens,) token ids, special tokens included.
-        type_ids: (tokens,) 0 for the first text, 1 for the second.
-        overflowing: true. An `Encoding` has here the pieces that were cut off, none if it was not cut.
-    """
-
-    ids: list[int]
-    type_ids: list[int]
-    overflowing: bool = True
+    ids: list[int]  # (tokens,) token ids, special tokens included
+    type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
+    overflowing: bool = True  # an `Encoding` has here the pieces that were cut off, none if it was not cut
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,9 +58,9 @@ class RowTokenizer:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
         self._max_length = max_length
+        self._side = truncation_side
         # A text has no more tokens than characters, so with so few characters it has few pieces.
         self._few_characters = _FEW_PIECES * (max_length + 1)
-        self._from_left = truncation_side == "left"
 
     @classmethod
     def read(cls, path: Path, info: TokenizerInfo) -> RowTokenizer:
@@ -82,9 +76,12 @@ class RowTokenizer:
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
             ) from error
 
-    def cutting(self, truncation_side: str) -> RowTokenizer:
-        """A copy that cuts the given side. It is made from memory: the file may have been replaced since."""
-        return RowTokenizer(self._copy(), self._max_length, truncation_side)
+    def cutting(self, side: str | None) -> RowTokenizer:
+        """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
+
+        The first call for the other side takes 50 ms, or 500 ms with a large vocabulary.
+        """
+        return self if side in (None, self._side) else self._other_side
 
     def encode(self, rows: Sequence[Text]) -> list[Encoded]:
         """Tokenise rows, special tokens included, and cut them.
@@ -123,6 +120,11 @@ class RowTokenizer:
         return max(map(len, (row,) if isinstance(row, str) else row)) > self._few_characters
 
     @functools.cached_property
+    def _other_side(self) -> RowTokenizer:
+        """Made from memory, since the file may have been replaced."""
+        return RowTokenizer(self._copy(), self._max_length, "right" if self._side == "left" else "left")
+
+    @functools.cached_property
     def _whole(self) -> Tokenizer:
         """The same tokenizer without truncation. It takes 15 MB and 50 ms, and only long texts need it."""
         whole = self._copy()
@@ -135,7 +137,7 @@ class RowTokenizer:
     def _cut(self, whole: Encoding) -> Encoded:
         if len(whole) <= self._max_length:
             return whole
-        places = kept_tokens(whole.sequence_ids, self._max_length, from_left=self._from_left)
+        places = kept_tokens(whole.sequence_ids, self._max_length, from_left=self._side == "left")
         ids, type_ids = whole.ids, whole.type_ids
         return Tokens([ids[place] for place in places], [type_ids[place] for place in places])
 

@@ -75,7 +75,7 @@ def local(artifacts: str, *, allow_failed: bool = False) -> str:
     """
     if not is_address(artifacts) and BENTO not in artifacts:
         return artifacts  # and the stores' modules, which take long to import, are not needed
-    from kdc.artifact.stores.cache import cached
+    from kdc.artifact.stores.pull import cached
 
     return ",".join(
         f"{name}={cached(name, place, allow_failed=allow_failed) if is_address(place) else place}"

@@ -21,9 +21,7 @@ import numpy as np
 
 from kdc.common.errors import KdcError
 from kdc.serving.engine.tokenizing import Encoded
-from kdc.serving.http.queue import Queue
-from kdc.serving.http.refusals import Closed, Overloaded, TooLarge
-from kdc.serving.http.rows import BatchReport, Request, Row
+from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Row, TooLarge
 
 if TYPE_CHECKING:
     from kdc.serving.http.spans import Trace
@@ -95,13 +93,19 @@ class Batcher:
         """Tokens that wait for a forward pass."""
         return self._queue.tokens
 
-    def check_room(self, rows: int) -> None:
-        """Refuse rows that cannot fit into the queue before anything is spent on tokenising them.
+    def check_room(self, tokens: int) -> None:
+        """Refuse tokens for which the queue has no room. An empty queue has room for any number.
+
+        A caller may ask with the number of its rows, which have a token at least, before it tokenises them.
 
         Raises:
-            Overloaded: they do not fit, even if each had one token only.
+            Overloaded: they do not fit.
         """
-        self._refuse_beyond(self._queue.tokens, rows)
+        queued, speed, most = self._queue.tokens, self._tokens_per_second, self._max_queue_tokens
+        if speed is not None:
+            most = min(most, int(speed * self._max_queue_seconds))
+        if queued and queued + tokens > most:
+            raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
 
     async def submit(self, encodings: Sequence[Encoded], trace: Trace | None = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
@@ -114,7 +118,7 @@ class Batcher:
             float32 (rows, outputs), in order.
 
         Raises:
-            Overloaded: they do not fit into the queue. An empty queue takes whatever is not `TooLarge`.
+            Overloaded: they do not fit into the queue.
             TooLarge: they would not fit into an empty queue.
             Closed: `close` was called.
             KdcError: the forward pass failed.
@@ -130,7 +134,7 @@ class Batcher:
         with self._lock:
             if self._closing:
                 raise Closed
-            self._refuse_beyond(self._queue.tokens, tokens)
+            self.check_room(tokens)
             for place, encoding in enumerate(encodings):
                 self._arrivals += 1
                 row = Row(len(encoding), self._arrivals, encoding, request, place, now)
@@ -141,22 +145,10 @@ class Batcher:
         try:
             return await request.future
         except BaseException:  # the client has left, or one of the rows failed
-            self._withdraw(rows)
+            with self._lock:
+                for row in rows:
+                    self._queue.remove(row)
             raise
-
-    def _refuse_beyond(self, queued: int, tokens: int) -> None:
-        speed = self._tokens_per_second
-        most = self._max_queue_tokens
-        if speed is not None:
-            most = min(most, int(speed * self._max_queue_seconds))
-        if queued and queued + tokens > most:
-            raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
-
-    def _withdraw(self, rows: list[Row]) -> None:
-        """Remove those of the rows that still wait from the queue."""
-        with self._lock:
-            for row in rows:
-                self._queue.remove(row)
 
     async def close(self) -> None:
         """Accept no more rows, answer those that are queued, and end the threads."""
@@ -180,7 +172,12 @@ class Batcher:
                     self._idle.append(work)
                     work.wait()
                 alone = not self._running and 2 * len(self._queue) <= max(2, self._lanes)
-                batch = self._next_batch(alone)
+                free = 1 if alone else self._lanes - self._running  # lanes that share the rows that wait
+                batch = self._queue.take(
+                    max_rows=-(-len(self._queue) // free),
+                    max_tokens=self._max_batch_tokens,
+                    max_padding=self._max_padding,
+                )
                 self._running += 1
                 self._alone = alone
                 queued = self._queue.tokens
@@ -198,13 +195,6 @@ class Batcher:
         """Have idle lanes look at the queue; the one that ran last comes first, as its core's cache is still warm."""
         for _ in range(min(lanes, len(self._idle))):
             self._idle.pop().notify()
-
-    def _next_batch(self, alone: bool) -> list[Row]:
-        """The batch that a lane runs now: of all rows that wait, or of its share of them if other lanes are free."""
-        free = 1 if alone else self._lanes - self._running
-        return self._queue.take(
-            max_rows=-(-len(self._queue) // free), max_tokens=self._max_batch_tokens, max_padding=self._max_padding
-        )
 
     def _run(self, batch: list[Row], queued: int, alone: bool, free_since: float | None) -> None:
         began = time.perf_counter()

@@ -41,10 +41,9 @@ class Drain:
         self._task: asyncio.Task[None] | None = None
 
     def install(self, busy: Callable[[], int]) -> None:
-        """Replace the server's handler of SIGTERM. To be called in the event loop, once the server has set its own.
+        """Replace the server's handler of SIGTERM; `busy` returns how many requests are in work.
 
-        Args:
-            busy: returns how many requests are in work.
+        To be called in the event loop, once the server has set its own handler.
         """
         if threading.current_thread() is not threading.main_thread():
             return  # signals reach the main thread only; tests run servers in other threads
@@ -79,7 +78,7 @@ class Drain:
         nobody answers, so it is shut down for all processes, once each of them has stopped accepting.
         """
         folder = runtime.directory()
-        if folder is None or not runtime.is_stopping(folder):
+        if folder is None or not (folder / runtime.STOPPING).exists():
             return
         copies = []
         for listener in getattr(server, "servers", ()):

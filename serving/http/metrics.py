@@ -21,7 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from kdc.serving.http.model import Answer, Model
-from kdc.serving.http.rows import BatchReport
+from kdc.serving.http.queue import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -36,20 +36,17 @@ class Metrics:
         self.registry = own = CollectorRegistry()
         counter = functools.partial(Counter, registry=own)
         histogram = functools.partial(Histogram, registry=own)
+        seconds = functools.partial(histogram, buckets=_SECONDS)
         model = ["model"]
         self.requests = counter("kdc_requests", "Requests answered.", ["route", "status"])
-        self.seconds = histogram("kdc_request_seconds", "Seconds of a request.", ["route"], buckets=_SECONDS)
-        self.queued = histogram(
-            "kdc_queue_seconds", "Seconds that a batch's oldest row waited.", model, buckets=_SECONDS
-        )
-        self.inference = histogram("kdc_inference_seconds", "Seconds of a forward pass.", model, buckets=_SECONDS)
-        self.batch_tokens = histogram(
-            "kdc_batch_tokens", "Tokens of a forward pass, padding included.", model, buckets=_TOKENS
-        )
-        self.batch_rows = histogram("kdc_batch_rows", "Rows of a forward pass.", model, buckets=_ROWS)
-        self.queue_tokens = Gauge(
-            "kdc_queue_tokens", "Tokens that wait for a forward pass.", model, multiprocess_mode="livesum", registry=own
-        )
+        self.seconds = seconds("kdc_request_seconds", "Seconds of a request.", ["route"])
+        self.queued = seconds("kdc_queue_seconds", "Seconds that a batch's oldest row waited.", model)
+        self.inference = seconds("kdc_inference_seconds", "Seconds of a forward pass.", model)
+        tokens, rows = "Tokens of a forward pass, padding included.", "Rows of a forward pass."
+        self.batch_tokens = histogram("kdc_batch_tokens", tokens, model, buckets=_TOKENS)
+        self.batch_rows = histogram("kdc_batch_rows", rows, model, buckets=_ROWS)
+        gauge = functools.partial(Gauge, registry=own, multiprocess_mode="livesum")
+        self.queue_tokens = gauge("kdc_queue_tokens", "Tokens that wait for a forward pass.", model)
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
@@ -62,11 +59,7 @@ class Metrics:
             own.register(self._training)
 
     def describe(self, models: Mapping[str, Model]) -> None:
-        """Set the models whose series `exposition` shows.
-
-        Args:
-            models: by name. The mapping is read anew at each `exposition`, so that a reload shows.
-        """
+        """Set the models, by name, whose series `exposition` shows. They are read anew each time: a reload shows."""
         self._models = self._training.models = models
 
     def observe_batch(self, model: str, report: BatchReport) -> None:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
+from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import RowTokenizer
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.rows import BatchReport
+from kdc.serving.http.queue import BatchReport
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -32,21 +31,11 @@ Observe = Callable[[str, BatchReport], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The model's answer to a request.
+    """The model's answer to a request."""
 
-    Attributes:
-        logits: float32 (rows, outputs).
-        tokens: (rows,) number of tokens of each row, after the cut.
-        truncated: (rows,) whether each row was cut.
-    """
-
-    logits: np.ndarray
-    tokens: list[int]
-    truncated: list[bool]
-
-
-class TooLong(InputError):
-    """A row has more tokens than the model takes, and the request forbids cutting it."""
+    logits: np.ndarray  # float32 (rows, outputs)
+    tokens: list[int]  # (rows,) number of tokens of each row, after the cut
+    truncated: list[bool]  # (rows,) whether each row was cut
 
 
 class Model:
@@ -79,13 +68,7 @@ class Model:
             on_batch=None if observe is None else lambda report: observe(name, report),
             on_rows=None if traces is None else functools.partial(traces.passed, name),
         )
-        self._other_side: RowTokenizer | None = None
         self._active = 0
-
-    @property
-    def queued_tokens(self) -> int:
-        """Tokens that wait for a forward pass."""
-        return self._batcher.queued_tokens
 
     async def answer(
         self, rows: Sequence[Text], *, truncate: bool = True, side: str | None = None, trace: Trace | None = None
@@ -99,8 +82,7 @@ class Model:
             trace: the request's spans; None where it is not traced.
 
         Raises:
-            TooLong: a row is too long and must not be cut.
-            InputError: a row is not what the task takes.
+            InputError: a row is not what the task takes, or is too long and must not be cut.
             Overloaded: the queue is full.
             TooLarge: the rows have more tokens than even an empty queue takes.
         """
@@ -109,42 +91,31 @@ class Model:
         self._batcher.check_room(len(rows))
         self._active += 1
         try:
-            return await self._answer(rows, truncate, side, trace)
+            began = 0.0 if trace is None else time.perf_counter()
+            characters = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in rows)
+            if characters < _INLINE_CHARS and side is None:
+                encodings = self.engine.encode(rows)
+            else:
+                encodings = await asyncio.to_thread(self.engine.encode, rows, side=side)
+            truncated = [bool(encoding.overflowing) for encoding in encodings]
+            if trace is not None:
+                trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
+            if not truncate and any(truncated):
+                raise InputError(
+                    f"a text has more than {self.engine.tokenizer_info.max_length} tokens",
+                    given=f"row {truncated.index(True)}",
+                    remedy="shorten it, or send truncate: true",
+                )
+            logits = await self._batcher.submit(encodings, trace)
+            return Answer(logits, [len(encoding) for encoding in encodings], truncated)
         finally:
             self._active -= 1
-
-    async def _answer(self, rows: Sequence[Text], truncate: bool, side: str | None, trace: Trace | None) -> Answer:
-        began = 0.0 if trace is None else time.perf_counter()
-        few = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in rows) < _INLINE_CHARS
-        encode = await self._encoder(side)
-        encodings = encode(rows) if few else await asyncio.to_thread(encode, rows)
-        truncated = [bool(encoding.overflowing) for encoding in encodings]
-        if trace is not None:
-            trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
-        if not truncate and any(truncated):
-            most = self.engine.tokenizer_info.max_length
-            raise TooLong(
-                f"a text has more than {most} tokens",
-                given=f"row {truncated.index(True)}",
-                remedy="shorten it, or send truncate: true",
-            )
-        logits = await self._batcher.submit(encodings, trace)
-        return Answer(logits, [len(encoding) for encoding in encodings], truncated)
 
     async def close(self) -> None:
         """Answer the requests in work, and end the batcher's threads."""
         while self._active:  # a request may be tokenising, and submit its rows later
             await asyncio.sleep(0.01)
         await self._batcher.close()
-
-    async def _encoder(self, side: str | None) -> Callable[[Sequence[Text]], list]:
-        info: TokenizerInfo = self.engine.tokenizer_info
-        if side is None or side == info.truncation_side:
-            return self.engine.encode
-        if self._other_side is None:  # takes 50 ms, or 500 ms with a large vocabulary
-            self._other_side = await asyncio.to_thread(self.engine.tokenizer_cutting, side)
-        tokenizer = self._other_side
-        return lambda rows: tokenizer.encode(self.engine.checked(rows))
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from kdc.serving.http.api.errors import error_response
+from kdc.serving.http.api.replies import error_response
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_S = 10.0  # seconds from a connection's start to the end of its first head

@@ -1,14 +1,99 @@
-"""The rows that wait for a forward pass, by length and by arrival. Its owner, the batcher, holds a lock around it."""
+"""The rows that wait for a forward pass, by length and by arrival, the report of a pass, and refusals of rows.
+
+Its owner, the batcher, holds a lock around the queue.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 from collections import deque
+from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
-from kdc.serving.http.rows import Row
+import numpy as np
+
+from kdc.common.errors import KdcError
+from kdc.serving.engine.tokenizing import Encoded
+
+if TYPE_CHECKING:
+    from kdc.serving.http.spans import Trace
 
 _key = attrgetter("key")
+
+
+class Overloaded(KdcError):
+    """The queue is full.
+
+    Args:
+        queued: tokens that wait.
+        most: tokens that may wait now.
+        retry_after: seconds until the queue will probably have room, at least 1.
+    """
+
+    def __init__(self, queued: int, most: int, retry_after: int) -> None:
+        super().__init__(
+            "the service is overloaded",
+            given=f"{queued} of {most} tokens are queued",
+            remedy=f"try again in {retry_after} s",
+        )
+        self.retry_after = retry_after
+
+
+class TooLarge(KdcError):
+    """A request has more tokens than even an empty queue takes."""
+
+    def __init__(self, tokens: int, most: int) -> None:
+        super().__init__(
+            "the request has too many tokens", given=f"{tokens}; at most {most}", remedy="send fewer texts a request"
+        )
+
+
+class Closed(KdcError):
+    """The batcher takes no more rows."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down", remedy="send the request to another instance")
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Rows that one caller waits for."""
+
+    future: asyncio.Future[np.ndarray]  # gets float32 (rows, outputs) once every row has its answer
+    missing: int  # how many rows have no answer yet
+    answers: list[np.ndarray | None]  # each row's outputs, None while they are missing
+    trace: Trace | None = None  # the request's spans; None where it is not traced
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One row of a request."""
+
+    length: int  # its number of tokens
+    number: int  # counts all rows in the order of their arrival
+    encoding: Encoded  # its tokens
+    request: Request  # the request that it belongs to
+    place: int  # its index within that request
+    arrived: float  # when it came, in seconds of `time.perf_counter`
+    taken: bool = False  # whether it has left the queue
+    key: tuple[int, int] = field(init=False)  # what the queue sorts by: length, then arrival
+
+    def __post_init__(self) -> None:
+        self.key = (self.length, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One forward pass, for metrics and traces."""
+
+    rows: int  # rows in the batch
+    tokens: int  # tokens computed, padding included
+    queued_tokens: int  # tokens that still waited when the pass began
+    queued_seconds: float  # how long the batch's longest-waiting row had waited
+    seconds: float  # duration of the forward pass
+    began: float  # when it began, in seconds of `time.perf_counter`
 
 
 class Queue:

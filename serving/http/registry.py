@@ -125,30 +125,21 @@ class Registry:
 
 def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
     """Warn if an artifact's contract was judged under other conditions than those of this worker."""
-    name = engine.task.name
     if judged is None:
         return
-    if (engine.variant, engine.provider) != (judged.variant, judged.provider):
-        log.warning(
-            "%s: its contract was judged for %s on %s, and %s on %s serves",
-            name,
-            judged.variant,
-            judged.provider,
-            engine.variant,
-            engine.provider,
-        )
+    was, here = "its contract was judged", machine.cpu().model
+    then, now = f"{judged.variant} on {judged.provider}", f"{engine.variant} on {engine.provider}"
+    warnings = []
+    if then != now:
+        warnings.append(f"{was} for {then}, and {now} serves")
     if judged.verdict != "pass":
-        log.warning("%s: %s", name, sentence(judged))
+        warnings.append(sentence(judged))
     if judged.threads is not None and engine.threads < judged.threads:
-        log.warning("%s: its contract was judged with %d threads, and %d serve", name, judged.threads, engine.threads)
-    here = machine.cpu().model
+        warnings.append(f"{was} with {judged.threads} threads, and {engine.threads} serve")
     if judged.cpu != here:
-        log.warning(
-            "%s: its contract was judged on another CPU (%s, this is %s): `kdc verify` judges it here",
-            name,
-            judged.cpu,
-            here,
-        )
+        warnings.append(f"{was} on another CPU ({judged.cpu}, this is {here}): `kdc verify` judges it here")
+    for warning in warnings:
+        log.warning("%s: %s", engine.task.name, warning)
 
 
 def _signature(path: Path) -> object:

@@ -14,8 +14,10 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
-SUPERVISOR = "KDC_SUPERVISOR"  # the process id of `kdc serve`
-_STARTED, _FAILED, _STOPPING = "started", "failed.json", "stopping"
+SUPERVISOR = "KDC_SUPERVISOR"  # the process id of what starts the workers: `kdc serve` or `bentoml serve`
+STARTED = "started"  # is there once a worker has started successfully
+STOPPING = "stopping"  # is there once the whole service stops, not one worker alone
+_FAILED = "failed.json"
 
 
 class _Failure(BaseModel):
@@ -31,26 +33,6 @@ def directory() -> Path | None:
     """The folder; None without `kdc serve`."""
     name = os.environ.get(DIRECTORY)
     return None if name is None else Path(name)
-
-
-def has_started(folder: Path) -> bool:
-    """Whether a worker has started successfully."""
-    return (folder / _STARTED).exists()
-
-
-def report_started(folder: Path) -> None:
-    """Note that a worker has started successfully."""
-    (folder / _STARTED).touch()
-
-
-def report_stopping(folder: Path) -> None:
-    """Note that the whole service stops, not one worker alone."""
-    (folder / _STOPPING).touch()
-
-
-def is_stopping(folder: Path) -> bool:
-    """Whether the whole service stops."""
-    return (folder / _STOPPING).exists()
 
 
 def report_failure(folder: Path, error: KdcError) -> None:

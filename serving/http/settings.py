@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -77,16 +78,9 @@ class ServeSettings(BaseModel):
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> ServeSettings:
-    """Read the settings from the variables `KDC_*`.
-
-    Raises:
-        InputError: lists all wrong values.
-    """
-    return resolve({}, environment)
-
-
-def resolve(flags: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> ServeSettings:
+def resolve(
+    flags: Mapping[str, object] = MappingProxyType({}), environment: Mapping[str, str] = os.environ
+) -> ServeSettings:
     """Resolve the settings: a flag wins over a variable `KDC_*`, which wins over the default.
 
     Args:

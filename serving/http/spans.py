@@ -20,19 +20,12 @@ from opentelemetry.trace import Span, StatusCode, Tracer, set_span_in_context
 
 @dataclass(slots=True)
 class Share:
-    """The part of a forward pass that belonged to one request.
+    """The part of a forward pass that belonged to one request."""
 
-    Attributes:
-        arrived: when its first row came, in nanoseconds of the epoch.
-        rows: its rows in the batch.
-        tokens: their tokens, without padding.
-        failure: the error that one of them met, if any.
-    """
-
-    arrived: int
-    rows: int = 0
-    tokens: int = 0
-    failure: Exception | None = None
+    arrived: int  # when its first row came, in nanoseconds of the epoch
+    rows: int = 0  # its rows in the batch
+    tokens: int = 0  # their tokens, without padding
+    failure: Exception | None = None  # the error that one of them met, if any
 
 
 class Trace:

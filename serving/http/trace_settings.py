@@ -6,6 +6,7 @@ OTEL_EXPORTER_OTLP_TRACES_...). OpenTelemetry reads the others, such as OTEL_SER
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -61,8 +62,7 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracing | None:
     Raises:
         InputError: as `exporters`.
     """
-    names = exporters(environment)
-    if not names:
+    if not (names := exporters(environment)):
         return None
     from kdc.serving.http.tracing import Tracing
 
@@ -70,10 +70,9 @@ def start(environment: Mapping[str, str] = os.environ) -> Tracing | None:
 
 
 def _is_there(module: str) -> bool:
-    try:
+    with contextlib.suppress(ModuleNotFoundError):  # raised where the package around the module is missing
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # raised where the package around the module is missing
-        return False
+    return False
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import Scope
 
 from kdc.common.version import __version__
-from kdc.serving.http.rows import BatchReport, Request, Row
+from kdc.serving.http.queue import BatchReport, Request, Row
 from kdc.serving.http.spans import Share, Trace, epoch_ns, offset_ns
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})  # clients may send any word

@@ -13,8 +13,7 @@ from starlette.routing import Route
 
 from kdc.common.errors import KdcError
 from kdc.serving.http import trace_settings
-from kdc.serving.http.api import errors, pages, tei, v2
-from kdc.serving.http.api.classify import classify
+from kdc.serving.http.api import pages, replies, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.registry import Registry
@@ -57,10 +56,10 @@ def make_app(settings: ServeSettings) -> Starlette:
         routes=_routes(),
         lifespan=lifespan,
         exception_handlers={
-            errors.ApiError: errors.on_api_error,
-            KdcError: errors.on_kdc_error,
-            404: errors.not_found,
-            405: errors.method_not_allowed,
+            replies.ApiError: replies.on_api_error,
+            KdcError: replies.on_kdc_error,
+            404: replies.not_found,
+            405: replies.method_not_allowed,
         },
     )
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
@@ -69,22 +68,12 @@ def make_app(settings: ServeSettings) -> Starlette:
 
 
 def _routes() -> list[Route]:
-    model, version = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
-    both = [
-        (f"{base}{end}", handler, method)
-        for base in (model, version)
-        for end, handler, method in (
-            ("", v2.model_metadata, "GET"),
-            ("/ready", v2.model_ready, "GET"),
-            ("/infer", v2.infer, "POST"),
-        )
-    ]
     table: list[tuple[str, Handler, str]] = [
         ("/", tei.predict, "POST"),
         ("/", pages.home, "GET"),
         ("/playground", pages.playground, "GET"),
         ("/predict", tei.predict, "POST"),
-        ("/classify", classify, "POST"),
+        ("/classify", tei.classify, "POST"),
         ("/info", tei.info, "GET"),
         ("/health", tei.health, "GET"),
         ("/metrics", _metrics, "GET"),
@@ -94,8 +83,11 @@ def _routes() -> list[Route]:
         ("/v2", v2.server_metadata, "GET"),
         ("/v2/health/live", v2.live, "GET"),
         ("/v2/health/ready", v2.ready, "GET"),
-        *both,
     ]
+    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        table.append((model, v2.model_metadata, "GET"))
+        table.append((f"{model}/ready", v2.model_ready, "GET"))
+        table.append((f"{model}/infer", v2.infer, "POST"))
     return [Route(path, _named(path, handler), methods=[method]) for path, handler, method in table]
 
 

@@ -1,14 +1,20 @@
-"""What all dialects share: which model a request asks, whether the service is ready, and the model's answer."""
+"""What all dialects share: reading the body, the limits of its rows, the model that is asked, and its answer."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
 from starlette.requests import Request
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.body import cancelled_when_gone
-from kdc.serving.http.api.errors import ApiError, one_line
+from kdc.serving.http.api.replies import ApiError, one_line
 from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.settings import ServeSettings
 
 
 def require_ready(request: Request) -> None:
@@ -19,6 +25,79 @@ def require_ready(request: Request) -> None:
     """
     if not request.app.state.gate.is_ready():
         raise ApiError(503, "the service is starting or draining")
+
+
+async def read_bytes(request: Request) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        ApiError: 413 if it is larger than the limit, 415 if it is compressed, 429 if all bodies in work together are
+            too large.
+        ClientDisconnect: the client left before the body's end.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "the body is compressed; send it without Content-Encoding")
+    most = request.app.state.settings.max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        request.app.state.gate.hold(request.scope, len(part))
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is too large; at most {most} bytes", {"Connection": "close"})
+
+
+async def read_json(request: Request) -> Any:
+    """Read the body as JSON.
+
+    Raises:
+        ApiError: 415 if it has another type, 400 if it is empty or not JSON; also as `read_bytes`.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # the latter is what `curl -d` sends
+        raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
+    body = await read_bytes(request)
+    if not body.strip():
+        raise ApiError(400, 'the body is empty; send {"inputs": "a text"}')
+    return decoded(body)
+
+
+def decoded(body: bytes) -> Any:
+    """Decode JSON.
+
+    Raises:
+        ApiError: 400 if it is not JSON, not UTF-8, or nested too deep.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise ApiError(400, "the body is not valid JSON in UTF-8") from None
+
+
+def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> list[Text]:
+    """Check how many rows there are and how long their texts; returns texts and pairs.
+
+    Args:
+        rows: each of one or two texts.
+        settings: the limits.
+
+    Raises:
+        ApiError: 422, too many rows, or a text that is too long.
+    """
+    if len(rows) > settings.max_texts:
+        raise ApiError(422, f"too many texts; given: {len(rows)}; at most {settings.max_texts} a request")
+    longest = max(len(text) for row in rows for text in row)
+    if longest > settings.max_text_chars:
+        raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
+    return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
 
 
 def model_named(request: Request, name: object) -> Model:
@@ -33,21 +112,51 @@ def model_named(request: Request, name: object) -> Model:
     return models[name]
 
 
-async def ask(request: Request, model: Model, rows: list[Text], *, truncate: bool, side: str | None) -> Answer:
-    """The model's answer to rows. It is no longer computed once the client has left.
+async def ask(
+    request: Request, model: Model, rows: list[Text], *, truncate: bool | None = None, side: str | None = None
+) -> Answer:
+    """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
 
     Args:
         request: its body was read.
         model: the model to ask.
         rows: texts or pairs, at least one.
-        truncate: whether rows that are too long are cut.
+        truncate: whether rows that are too long are cut; None for the setting.
         side: the side to cut; None for the artifact's own.
 
     Raises:
         ApiError: 422, the rows are not what the task takes, or too long.
     """
+    state = request.app.state
+    truncate = state.settings.auto_truncate if truncate is None else truncate
     try:
-        with cancelled_when_gone(request):
-            return await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
+        with _cancelled_when_gone(request):
+            answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
     except InputError as error:
         raise ApiError(422, one_line(error)) from None
+    state.metrics.predicted(model, answer)
+    return answer
+
+
+@contextlib.contextmanager
+def _cancelled_when_gone(request: Request, after_s: float = 0.05) -> Iterator[None]:
+    """Cancel the code inside when the client closes its connection.
+
+    Only answers that take longer than `after_s` are watched: most do not, and watching costs a task.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    watchers: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        if task is not None:
+            task.cancel()
+
+    timer = loop.call_later(after_s, lambda: watchers.append(loop.create_task(watch())))
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()

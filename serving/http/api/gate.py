@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kdc.serving.http.api.errors import ApiError, error_response, on_unexpected
+from kdc.serving.http.api.replies import ApiError, error_response, on_unexpected
 from kdc.serving.http.drain import Drain
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import ServeSettings
@@ -40,8 +40,7 @@ class Gate:
         self._metrics = metrics
         self._most = settings.max_requests
         self._timeout = settings.timeout_s
-        key = settings.api_key
-        self._token = None if key is None else key.encode()
+        self._token = None if settings.api_key is None else settings.api_key.encode()
         self._inside = 0
         self._most_bytes = settings.max_bodies_bytes
         self._bytes = 0
@@ -50,11 +49,7 @@ class Gate:
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
 
     def open(self, traces: Tracing | None = None) -> None:
-        """Take requests from now on, and handle SIGTERM.
-
-        Args:
-            traces: makes the requests' spans; None where traces are off.
-        """
+        """Take requests from now on, and handle SIGTERM. `traces` makes the requests' spans; None: no traces."""
         self._traces = traces
         self._warm = True
         self._drain.install(lambda: self._inside)
@@ -86,34 +81,29 @@ class Gate:
         """Put the gate around an app."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                await self._watched(app, scope, receive, send)
-            else:
+            if scope["type"] != "http":
                 await app(scope, receive, send)
+                return
+            began = time.perf_counter()
+
+            async def send_noting_status(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    scope["kdc_status"] = message["status"]
+                await send(message)
+
+            try:
+                await self._pass(app, scope, receive, send_noting_status)
+            except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
+                if "kdc_status" not in scope:
+                    await on_unexpected(error)(scope, receive, send_noting_status)
+            finally:
+                route, status = scope.get("kdc_route", "none"), scope.get("kdc_status", _NO_ANSWER)
+                self._metrics.requests.labels(route, status).inc()
+                self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+                if self._traces is not None and (trace := scope.get("kdc_trace")) is not None:
+                    trace.ended(route, status)
 
         return guarded
-
-    async def _watched(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        status = _NO_ANSWER
-
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._pass(app, scope, receive, send_noting_status)
-        except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
-            if status == _NO_ANSWER:
-                await on_unexpected(error)(scope, receive, send_noting_status)
-        finally:
-            route = scope.get("kdc_route", "none")
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
-            if self._traces is not None and (trace := scope.get("kdc_trace")) is not None:
-                trace.ended(route, status)
 
     async def _pass(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -134,19 +124,12 @@ class Gate:
         await refusal(scope, receive, send)
 
     async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def send_noting_start(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         self._inside += 1
         try:
             async with asyncio.timeout(self._timeout):
-                await app(scope, receive, send_noting_start)
+                await app(scope, receive, send)
         except TimeoutError:
-            if not started:
+            if "kdc_status" not in scope:
                 answer = error_response(504, f"no answer within {self._timeout:g} s", {"Connection": "close"})
                 await answer(scope, receive, send)
         finally:

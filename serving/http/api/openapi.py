@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from kdc.common.version import __version__
-from kdc.serving.http.api.errors import TYPES
+from kdc.serving.http.api.replies import TYPES
 from kdc.serving.http.api.tei import FUNCTIONS
 
 Json = dict[str, Any]
@@ -28,8 +29,11 @@ _GUARDED = (401, 429, 503, 504, *_ALWAYS)
 _INFERENCE = (400, 413, 415, 422, 424, *_GUARDED)
 
 
+@functools.cache
 def describe() -> Json:
     """The whole document, OpenAPI 3.0.3."""
+    errors = {str(status): _reply(meaning, _json(_ref("Error"))) for status, meaning in _MEANINGS.items()}
+    errors["429"]["headers"] = {"Retry-After": _described({"type": "integer", "minimum": 1}, "Seconds")}
     return {
         "openapi": "3.0.3",
         "info": {
@@ -38,139 +42,114 @@ def describe() -> Json:
             "description": "Text classification. Speaks the dialects of text-embeddings-inference and of the Hub's "
             "clients, and the Open Inference Protocol V2. `/info` says which task is served.",
         },
-        "paths": _tei() | _v2() | _operations(),
+        "paths": _texts_paths() | _v2_paths() | _operations_paths(),
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "responses": {str(status): _error(status) for status in _MEANINGS},
+            "responses": errors,
         },
         "security": [{}, {"token": []}],
     }
 
 
-def _tei() -> Json:
+def _texts_paths() -> Json:
+    """Paths of the dialects of text-embeddings-inference, the Hub's clients and BentoML's clients."""
     predict = _operation(
         "Predict",
         "Labels and scores, best first. One text or pair gives one list, a batch gives a list of lists.",
-        {"200": _json_reply("Predictions", {"$ref": "#/components/schemas/Predictions"}, headers=_COMPUTE)},
+        _reply("Predictions", _json(_ref("Predictions"))) | {"headers": _COMPUTE},
         _INFERENCE,
-        body={"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}, "examples": _EXAMPLES}},
+        body={"application/json": {"schema": _ref("PredictRequest"), "examples": _EXAMPLES}},
     )
     classify = _operation(
         "Classify",
         "What BentoML's own clients call: `client.classify(texts=[...])`.",
-        {"200": _json_reply("A list of labels and scores for each text", _array(_ref("Prediction")))},
+        _reply("A list of labels and scores for each text", _json(_array(_ref("Prediction")))),
         (404, *_INFERENCE),
-        body={"application/json": {"schema": _ref("ClassifyRequest")}},
+        body=_json(_ref("ClassifyRequest")),
     )
-    home = _operation("Home", "Leads to the playground.", {"307": {"description": "To /playground"}}, _ALWAYS)
+    home = _operation("Home", "Leads to the playground.", {"description": "To /playground"}, _ALWAYS, status=307)
     return {
         "/": {"get": home | {"tags": ["pages"]}, "post": predict | {"operationId": "predict_root"}},
         "/predict": {"post": predict},
         "/classify": {"post": classify},
-        "/info": {"get": _get("Info", "What is served.", _ref("Info"), _GUARDED)},
+        "/info": _get("Info", "What is served.", _GUARDED, _json(_ref("Info"))),
     }
 
 
-def _v2() -> Json:
+def _v2_paths() -> Json:
     model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
+    binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     infer = _operation(
         "Infer",
         "Open Inference Protocol V2. BYTES input `text` of shape [N] or [N, 1]; pairs [N, 2], or `text` and "
         "`text_pair`. Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length.",
-        {
-            "200": {
-                "description": "Outputs `label` (BYTES) and `probabilities` (FP32).",
-                "content": {
-                    "application/json": {"schema": _ref("InferReply")},
-                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                },
-            }
-        },
-        (404, *(status for status in _INFERENCE if status != 415)),
-        body={
-            "application/json": {"schema": _ref("InferRequest")},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
+        _reply("Outputs `label` (BYTES) and `probabilities` (FP32).", _json(_ref("InferReply")) | binary),
+        tuple({404, *_INFERENCE} - {415}),
+        body=_json(_ref("InferRequest")) | binary,
     )
-    paths: Json = {
-        "/v2": {"get": _get("Server", "The server's name and extensions.", _object(), _GUARDED)},
-        "/v2/health/live": {"get": _get("Live", "Whether the process lives.", _object(), _ALWAYS)},
-        "/v2/health/ready": {"get": _get("Ready", "Whether requests are taken.", _object(), (503, *_ALWAYS))},
+    of_a_model = {
+        "": _get("Model", "The model's inputs and outputs.", (404, *_GUARDED)),
+        "/ready": _get("Model ready", "Whether the model takes requests.", (404, *_GUARDED)),
+        "/infer": {"post": infer},
     }
-    for base, parameters in (("", [model]), ("/versions/{version}", [model, version])):
-        suffix = "_version" if base else ""
-        path = "/v2/models/{name}" + base
-        metadata = _get("Model", "The model's inputs and outputs.", _object(), (404, *_GUARDED))
-        is_ready = _get("Model ready", "Whether the model takes requests.", _object(), (404, *_GUARDED))
-        for place, method, operation in (
-            (path, "get", metadata),
-            (f"{path}/ready", "get", is_ready),
-            (f"{path}/infer", "post", infer),
-        ):
-            named = operation | {"operationId": operation["operationId"] + suffix, "tags": ["Open Inference Protocol"]}
-            paths[place] = {"parameters": parameters, method: named}
+    paths = {
+        "/v2": _get("Server", "The server's name and extensions.", _GUARDED),
+        "/v2/health/live": _get("Live", "Whether the process lives.", _ALWAYS),
+        "/v2/health/ready": _get("Ready", "Whether requests are taken.", (503, *_ALWAYS)),
+    }
+    for base, suffix, parameters in (("", "", [model]), ("/versions/{version}", "_version", [model, version])):
+        for end, methods in of_a_model.items():
+            ((method, operation),) = methods.items()
+            named = {"operationId": operation["operationId"] + suffix, "tags": ["Open Inference Protocol"]}
+            paths["/v2/models/{name}" + base + end] = {"parameters": parameters, method: operation | named}
     return paths
 
 
-def _operations() -> Json:
-    text, page = {"schema": {"type": "string"}}, {"text/html": {"schema": {"type": "string"}}}
-    plain = {"200": {"description": "Yes", "content": {"text/plain": text}}}
-    not_ready = {"503": {"description": "Not yet, or no longer", "content": {"text/plain": text}}}
-
-    def html(name: str, summary: str) -> Json:
-        return _operation(name, summary, {"200": {"description": "A page", "content": page}}, _ALWAYS, tag="pages")
-
-    return {
-        "/health": {"get": _get("Health", "Whether requests are taken.", _object(), (503, *_ALWAYS))},
-        "/livez": {"get": _operation("Livez", "BentoML's liveness.", plain, (), tag="operations")},
-        "/readyz": {"get": _operation("Readyz", "BentoML's readiness.", plain | not_ready, (), tag="operations")},
-        "/metrics": {
-            "get": _operation(
-                "Metrics",
-                "Prometheus metrics of all workers.",
-                {"200": {"description": "Text format", "content": {"text/plain": text}}},
-                _ALWAYS,
-                tag="operations",
-            )
-        },
-        "/playground": {"get": html("Playground", "A page to try the model on.")},
-        "/docs": {"get": html("Docs", "This description, to browse.")},
-        "/docs.json": {"get": _get("Description", "This description.", _object(), _ALWAYS)},
+def _operations_paths() -> Json:
+    plain, page = {"text/plain": {"schema": _TEXT}}, {"text/html": {"schema": _TEXT}}
+    paths = {
+        "/health": _get("Health", "Whether requests are taken.", (503, *_ALWAYS)),
+        "/livez": _get("Livez", "BentoML's liveness.", (), plain, "Yes"),
+        "/readyz": _get("Readyz", "BentoML's readiness.", (), plain, "Yes"),
+        "/metrics": _get("Metrics", "Prometheus metrics of all workers.", _ALWAYS, plain, "Text format"),
+        "/playground": _get("Playground", "A page to try the model on.", _ALWAYS, page, "A page"),
+        "/docs": _get("Docs", "This description, to browse.", _ALWAYS, page, "A page"),
+        "/docs.json": _get("Description", "This description.", _ALWAYS),
     }
+    paths["/readyz"]["get"]["responses"]["503"] = _reply("Not yet, or no longer", plain)  # BentoML's own error
+    return paths
 
 
 def _operation(
-    name: str, text: str, replies: Json, errors: tuple[int, ...], *, body: Json | None = None, tag: str = "inference"
+    name: str, text: str, reply: Json, errors: tuple[int, ...], *, body: Json | None = None, status: int = 200
 ) -> Json:
-    responses = replies | {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(set(errors))}
+    """An operation: its reply and status when all goes well, the statuses of its errors, its body by media type."""
     operation: Json = {
         "summary": name,
         "description": text,
         "operationId": name.lower().replace(" ", "_"),
-        "tags": [tag],
-        "responses": responses,
+        "tags": ["inference"],
+        "responses": {str(status): reply}
+        | {str(error): {"$ref": f"#/components/responses/{error}"} for error in sorted(errors)},
     }
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": body}
-    return operation
+    return operation if body is None else operation | {"requestBody": {"required": True, "content": body}}
 
 
-def _get(name: str, text: str, schema: Json, errors: tuple[int, ...]) -> Json:
-    return _operation(name, text, {"200": _json_reply(name, schema)}, errors, tag="operations")
+def _get(name: str, text: str, errors: tuple[int, ...], content: Json | None = None, reply: str = "") -> Json:
+    """A path with the method GET alone; by default it replies a JSON object, which is called as the operation."""
+    content = _json(_object()) if content is None else content
+    tag = "pages" if "text/html" in content else "operations"
+    return {"get": _operation(name, text, _reply(reply or name, content), errors) | {"tags": [tag]}}
 
 
-def _error(status: int) -> Json:
-    reply = _json_reply(_MEANINGS[status], _ref("Error"))
-    if status == 429:
-        reply["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds"}}
-    return reply
+def _reply(description: str, content: Json) -> Json:
+    return {"description": description, "content": content}
 
 
-def _json_reply(description: str, schema: Json, headers: Json | None = None) -> Json:
-    reply: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
-    return reply | ({"headers": headers} if headers else {})
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
 
 
 def _ref(name: str) -> Json:
@@ -181,102 +160,76 @@ def _array(items: Json, **limits: int) -> Json:
     return {"type": "array", "items": items, **limits}
 
 
-def _object(properties: Json | None = None, required: list[str] | None = None, **more: Any) -> Json:
-    schema: Json = {"type": "object", **more}
-    if properties is not None:
-        schema["properties"] = properties
-    if required:
-        schema["required"] = required
-    return schema
+def _object(required: Json | None = None, optional: Json | None = None, **more: Any) -> Json:
+    """An object of some required and some optional properties; with neither, any object."""
+    properties = (required or {}) | (optional or {})
+    schema = {"type": "object", **more} | ({"properties": properties} if properties else {})
+    return schema | ({"required": list(required)} if required else {})
 
 
-_TEXT = {"type": "string"}
+def _described(schema: Json, description: str) -> Json:
+    """A header."""
+    return {"schema": schema, "description": description}
+
+
+_TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
 _BATCH_ROW = {"anyOf": [_TEXT, _array(_TEXT, minItems=1, maxItems=2)]}
 _COMPUTE = {
-    "x-compute-tokens": {"schema": {"type": "integer"}, "description": "Tokens of all texts, after the cut"},
-    "x-truncated-texts": {"schema": {"type": "integer"}, "description": "Texts that were cut"},
-    "x-model": {"schema": {"type": "string"}, "description": "Name of the model that answered"},
+    "x-compute-tokens": _described(_INTEGER, "Tokens of all texts, after the cut"),
+    "x-truncated-texts": _described(_INTEGER, "Texts that were cut"),
+    "x-model": _described(_TEXT, "Name of the model that answered"),
 }
 _EXAMPLES = {
     "text": {"summary": "one text", "value": {"inputs": "a gripping film"}},
     "pair": {"summary": "one pair", "value": {"inputs": ["Who wrote it?", "It was written in 1911."]}},
     "batch": {"summary": "a batch", "value": {"inputs": [["a gripping film"], ["dull"]]}},
-    "hub": {
-        "summary": "the Hub's client",
-        "value": {"inputs": "a gripping film", "parameters": {"top_k": 1}},
-    },
+    "hub": {"summary": "the Hub's client", "value": {"inputs": "a gripping film", "parameters": {"top_k": 1}}},
 }
 
 
 def _schemas() -> Json:
-    # null is as good as leaving out: clients send their defaults.
-    flag = {"type": "boolean", "nullable": True}
+    flag = {"type": "boolean", "nullable": True}  # null is as good as leaving out: clients send their defaults
+    sides = _TEXT | {"nullable": True, "enum": ["left", "right", "Left", "Right", None]}
     options = {
         "truncate": flag,
-        "truncation_direction": {
-            "type": "string",
-            "nullable": True,
-            "enum": ["left", "right", "Left", "Right", None],
-            "description": "Which side is cut",
-        },
+        "truncation_direction": sides | {"description": "Which side is cut"},
         "raw_scores": flag | {"description": "Logits in place of scores"},
-        "top_k": {"type": "integer", "minimum": 1, "nullable": True},
-        "function_to_apply": {"type": "string", "nullable": True, "enum": [*FUNCTIONS, None]},
+        "top_k": _INTEGER | {"minimum": 1, "nullable": True},
+        "function_to_apply": _TEXT | {"nullable": True, "enum": [*FUNCTIONS, None]},
     }
-    tensor = _object(
-        {
-            "name": {"type": "string", "enum": ["text", "text_pair"]},
-            "shape": _array({"type": "integer", "minimum": 1}, minItems=1, maxItems=2),
-            "datatype": {"type": "string", "enum": ["BYTES"]},
-            "data": _array({"anyOf": [_TEXT, _array(_TEXT)]}),
-            "parameters": _object(),
-        },
-        ["name", "shape", "datatype"],
-    )
+    parameters = _object(optional=options | {"truncation": flag}, additionalProperties=False, nullable=True)
+    inputs = {
+        "description": '"a" or ["a"]: one text; ["a", "b"]: a pair; [["a"], ["b", "c"]]: a batch',
+        "anyOf": [*_BATCH_ROW["anyOf"], _array(_BATCH_ROW, minItems=1)],
+    }
+    tensor = {
+        "name": _TEXT | {"enum": ["text", "text_pair"]},
+        "shape": _array(_INTEGER | {"minimum": 1}, minItems=1, maxItems=2),
+        "datatype": _TEXT | {"enum": ["BYTES"]},
+    }
+    data = {"data": _array({"anyOf": [_TEXT, _array(_TEXT)]}), "parameters": _object()}
+    info = {
+        "model_id": _TEXT,
+        "task": _TEXT,
+        "kind": _TEXT | {"enum": ["classification", "multilabel", "regression"]},
+        "columns": _array(_TEXT, minItems=1, maxItems=2),
+        "labels": _array(_TEXT),
+        "models": _array(_TEXT, minItems=1),
+        "max_input_length": _INTEGER,
+    }
+    kinds = _TEXT | {"enum": sorted(set(TYPES.values()))}
+    outputs = {"outputs": _array(_object())}
     return {
-        "Error": _object(
-            {"error": _TEXT, "error_type": {"type": "string", "enum": sorted(set(TYPES.values()))}},
-            ["error", "error_type"],
-        ),
-        "Prediction": _array(_object({"label": _TEXT, "score": {"type": "number"}}, ["label", "score"])),
+        "Error": _object({"error": _TEXT, "error_type": kinds}),
+        "Prediction": _array(_object({"label": _TEXT, "score": {"type": "number"}})),
         "Predictions": {"anyOf": [_ref("Prediction"), _array(_ref("Prediction"))]},
-        "PredictRequest": _object(
-            {
-                "inputs": {
-                    "description": '"a" or ["a"]: one text; ["a", "b"]: a pair; [["a"], ["b", "c"]]: a batch',
-                    "anyOf": [_TEXT, _array(_TEXT, minItems=1, maxItems=2), _array(_BATCH_ROW, minItems=1)],
-                },
-                "parameters": _object(options | {"truncation": flag}, additionalProperties=False, nullable=True),
-                **options,
-            },
-            ["inputs"],
-            additionalProperties=False,
-        ),
+        "PredictRequest": _object({"inputs": inputs}, {"parameters": parameters} | options, additionalProperties=False),
         "ClassifyRequest": _object(
-            {"texts": _array(_BATCH_ROW, minItems=1), "model": {"type": "string", "nullable": True}},
-            ["texts"],
-            additionalProperties=False,
+            {"texts": _array(_BATCH_ROW, minItems=1)}, {"model": _TEXT | {"nullable": True}}, additionalProperties=False
         ),
-        "Info": _object(
-            {
-                "model_id": _TEXT,
-                "task": _TEXT,
-                "kind": {"type": "string", "enum": ["classification", "multilabel", "regression"]},
-                "columns": _array(_TEXT, minItems=1, maxItems=2),
-                "labels": _array(_TEXT),
-                "models": _array(_TEXT, minItems=1),
-                "max_input_length": {"type": "integer"},
-                "variant": _TEXT,
-                "provider": _TEXT,
-            },
-            ["model_id", "task", "kind", "columns", "labels", "models", "max_input_length"],
-        ),
+        "Info": _object(info, {"variant": _TEXT, "provider": _TEXT}),
         "InferRequest": _object(
-            {"id": _TEXT, "inputs": _array(tensor, minItems=1), "outputs": _array(_object()), "parameters": _object()},
-            ["inputs"],
+            {"inputs": _array(_object(tensor, data), minItems=1)}, {"id": _TEXT, "parameters": _object()} | outputs
         ),
-        "InferReply": _object(
-            {"model_name": _TEXT, "model_version": _TEXT, "id": _TEXT, "outputs": _array(_object())},
-            ["model_name", "outputs"],
-        ),
+        "InferReply": _object({"model_name": _TEXT} | outputs, {"model_version": _TEXT, "id": _TEXT}),
     }

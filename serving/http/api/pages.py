@@ -12,12 +12,11 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
-from kdc.serving.http.api.codec import JsonResponse
-from kdc.serving.http.api.errors import ApiError
 from kdc.serving.http.api.openapi import describe
+from kdc.serving.http.api.replies import ApiError, JsonResponse
 
 # Read once, at the start, so that a worker needs no disk to answer.
-_PLAYGROUND = (Path(__file__).resolve().parent.parent / "pages" / "playground.html").read_bytes()
+_PAGES = {path.name: path.read_bytes() for path in (Path(__file__).resolve().parent.parent / "pages").iterdir()}
 # The browser enforces what the pages promise: they talk to this service and to nobody else.
 _PLAYGROUND_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -30,22 +29,6 @@ _DOCS_HEADERS = {
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-_DOCS = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>kdc: the API</title>
-<link rel="stylesheet" href="docs/swagger-ui.css">
-</head>
-<body>
-<div id="ui"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
-"""
-_START = 'SwaggerUIBundle({ url: "docs.json", dom_id: "#ui", deepLinking: true });\n'
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "start.js": "text/javascript"}
 
 
@@ -56,12 +39,12 @@ async def home(_: Request) -> Response:
 
 async def playground(_: Request) -> Response:
     """`GET /playground`."""
-    return Response(_PLAYGROUND, media_type="text/html; charset=utf-8", headers=_PLAYGROUND_HEADERS)
+    return Response(_PAGES["playground.html"], media_type="text/html; charset=utf-8", headers=_PLAYGROUND_HEADERS)
 
 
 async def docs(_: Request) -> Response:
     """`GET /docs`."""
-    return Response(_DOCS, media_type="text/html", headers=_DOCS_HEADERS)
+    return Response(_PAGES["docs.html"], media_type="text/html", headers=_DOCS_HEADERS)
 
 
 async def docs_asset(request: Request) -> Response:
@@ -70,18 +53,13 @@ async def docs_asset(request: Request) -> Response:
     if name not in _ASSETS:
         raise ApiError(404, "there is no such file")
     if name == "start.js":
-        return Response(_START, media_type=_ASSETS[name], headers=_DOCS_HEADERS)
+        return Response(_PAGES["start.js"], media_type=_ASSETS[name], headers=_DOCS_HEADERS)
     return FileResponse(_swagger_ui() / name, media_type=_ASSETS[name], headers=_DOCS_HEADERS)
 
 
 async def description(_: Request) -> Response:
     """`GET /docs.json`: the OpenAPI description."""
-    return JsonResponse(_description())
-
-
-@functools.cache
-def _description() -> dict[str, object]:
-    return describe()
+    return JsonResponse(describe())
 
 
 @functools.cache

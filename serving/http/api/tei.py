@@ -1,4 +1,7 @@
-"""The dialect of text-embeddings-inference and of the Hub's clients: `/`, `/predict`, `/info`, `/health`.
+"""The dialects of text-embeddings-inference, the Hub's clients (`/`, `/predict`, `/info`, `/health`) and BentoML's.
+
+BentoML's clients (`client.classify(texts=[...])`) speak the plainest one: `/classify` takes a batch and nothing else.
+The others:
 
 | `inputs` | meaning | reply |
 |---|---|---|
@@ -20,10 +23,8 @@ from starlette.responses import Response
 from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, Text, activate
-from kdc.serving.http.api.asking import ask, require_ready
-from kdc.serving.http.api.body import read_json
-from kdc.serving.http.api.codec import JsonResponse
-from kdc.serving.http.api.errors import ApiError
+from kdc.serving.http.api.asking import ask, model_named, read_json, require_ready, within_limits
+from kdc.serving.http.api.replies import ApiError, JsonResponse
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
@@ -35,25 +36,15 @@ _PARAMETERS = {"top_k", "function_to_apply", "truncate", "truncation_direction",
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request's body, checked.
+    """A request's body, checked."""
 
-    Attributes:
-        rows: texts or pairs.
-        batch: whether the reply is a list of rows.
-        truncate: whether rows that are too long are cut.
-        side: the side to cut, "left" or "right"; None for the artifact's own.
-        function: the kind of task whose function turns logits into scores; None for the task's own.
-        raw: whether the reply has logits instead of scores.
-        top_k: most labels a row; None for all.
-    """
-
-    rows: list[Text]
-    batch: bool
-    truncate: bool
-    side: str | None
-    function: Kind | None
-    raw: bool
-    top_k: int | None
+    rows: list[Text]  # texts or pairs
+    batch: bool  # whether the reply is a list of rows
+    truncate: bool  # whether rows that are too long are cut
+    side: str | None  # the side to cut, "left" or "right"; None for the artifact's own
+    function: Kind | None  # the kind of task whose function turns logits into scores; None for the task's own
+    raw: bool  # whether the reply has logits instead of scores
+    top_k: int | None  # most labels a row; None for all
 
 
 async def predict(request: Request) -> Response:
@@ -68,8 +59,18 @@ async def predict(request: Request) -> Response:
         "x-truncated-texts": str(sum(answer.truncated)),
         "x-model": model.name,
     }
-    request.app.state.metrics.predicted(model, answer)
     return JsonResponse(rows if question.batch else rows[0], headers=headers)
+
+
+async def classify(request: Request) -> Response:
+    """`POST /classify`: all labels of each row, best first: `[[{"label": ..., "score": ...}, ...], ...]`."""
+    body = await read_json(request)
+    if not isinstance(body, dict) or not isinstance(body.get("texts"), list) or body.keys() - {"texts", "model"}:
+        raise ApiError(422, 'the body is not {"texts": [...]}, with "model" at most')
+    name = body.get("model")
+    model: Model = request.app.state.registry.first if name is None else model_named(request, name)
+    answer = await ask(request, model, read_batch(body["texts"], request.app.state.settings, "texts"))
+    return JsonResponse([labelled(model.engine, row) for row in model.engine.activated(answer.logits)])
 
 
 def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
@@ -120,7 +121,7 @@ def understand(body: Any, settings: ServeSettings) -> Question:
 def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
     """The rows of `inputs`, and whether they are a batch."""
     if isinstance(inputs, str):
-        return [_checked((inputs,), settings)], False
+        return within_limits([(inputs,)], settings), False
     if not isinstance(inputs, list) or not inputs:
         raise ApiError(422, "`inputs` is not a text, a pair of texts, or a list of [text] or [text, text]")
     if all(isinstance(item, str) for item in inputs):
@@ -129,7 +130,7 @@ def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
                 422,
                 f"`inputs` has {len(inputs)} texts, which is neither a text nor a pair; for a batch: [[...], [...]]",
             )
-        return [_checked(tuple(inputs), settings)], False
+        return within_limits([inputs], settings), False
     return read_batch(inputs, settings, "inputs"), True
 
 
@@ -146,24 +147,11 @@ def read_batch(items: list[Any], settings: ServeSettings, key: str) -> list[Text
     """
     if not items:
         raise ApiError(422, f"`{key}` is empty")
-    if len(items) > settings.max_texts:
-        raise ApiError(422, f"too many texts; given: {len(items)}; at most {settings.max_texts} a request")
-    return [_checked(_texts_of(item, place, key), settings) for place, item in enumerate(items)]
-
-
-def _texts_of(item: Any, place: int, key: str) -> tuple[str, ...]:
-    if isinstance(item, str):
-        return (item,)
-    if isinstance(item, list) and len(item) in (1, 2) and all(isinstance(text, str) for text in item):
-        return tuple(item)
-    raise ApiError(422, f"row {place} of `{key}` is not a text, [text] or [text, text]")
-
-
-def _checked(texts: tuple[str, ...], settings: ServeSettings) -> Text:
-    longest = max(map(len, texts))
-    if longest > settings.max_text_chars:
-        raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
-    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+    rows = [[item] if isinstance(item, str) else item for item in items]
+    for place, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) not in (1, 2) or not all(isinstance(text, str) for text in row):
+            raise ApiError(422, f"row {place} of `{key}` is not a text, [text] or [text, text]")
+    return within_limits(rows, settings)
 
 
 def _refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,13 @@ from starlette.responses import Response
 
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.asking import ask, model_named, require_ready
-from kdc.serving.http.api.body import read_bytes
-from kdc.serving.http.api.codec import JsonResponse, loads
-from kdc.serving.http.api.errors import ApiError
+from kdc.serving.http.api.asking import ask, decoded, model_named, read_bytes, require_ready, within_limits
+from kdc.serving.http.api.replies import ApiError, JsonResponse
 from kdc.serving.http.model import Model
 from kdc.serving.http.settings import ServeSettings
 
 _HEADER = "inference-header-content-length"
 _OUTPUTS = ("label", "probabilities")
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
-    """One output that the client asked for.
-
-    Attributes:
-        name: "label" or "probabilities".
-        binary: whether it comes as raw bytes after the JSON.
-    """
-
-    name: str
-    binary: bool
 
 
 async def server_metadata(_: Request) -> Response:
@@ -83,10 +67,8 @@ async def infer(request: Request) -> Response:
     header, tail = _split(await read_bytes(request), request.headers.get(_HEADER))
     rows = read_rows(header, tail, request.app.state.settings)
     model = _model(request)  # again: a reload may have replaced it while the body was read
-    answer = await ask(request, model, rows, truncate=request.app.state.settings.auto_truncate, side=None)
-    request.app.state.metrics.predicted(model, answer)
-    probabilities = model.engine.activated(answer.logits)
-    return _reply(model, header, probabilities)
+    answer = await ask(request, model, rows)
+    return _reply(model, header, model.engine.activated(answer.logits))
 
 
 def _model(request: Request) -> Model:
@@ -104,10 +86,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
         if not 0 < len(digits) <= 10 or int(digits) > size:
             raise ApiError(400, "Inference-Header-Content-Length is not a length within the body")
         size = int(digits)
-    try:
-        header = loads(body[:size])
-    except ValueError:
-        raise ApiError(400, "the body is not valid JSON in UTF-8") from None
+    header = decoded(body[:size])
     if not isinstance(header, dict):
         raise ApiError(422, "the body is not an object with `inputs`")
     return header, body[size:]
@@ -142,13 +121,9 @@ def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> l
             start += size
         else:
             values = _flat(tensor.get("data"))
-        columns[name] = _shaped(values, tensor, settings)
+        columns[name] = _shaped(values, tensor)
     if start != len(tail):
         raise ApiError(422, "the body has bytes that no input names")
-    return _rows(columns, settings)
-
-
-def _rows(columns: dict[str, list[list[str]]], settings: ServeSettings) -> list[Text]:
     if "text" not in columns:
         raise ApiError(422, "there is no input `text`")
     rows = columns["text"]
@@ -157,13 +132,10 @@ def _rows(columns: dict[str, list[list[str]]], settings: ServeSettings) -> list[
         if len(others) != len(rows) or any(len(row) != 1 for row in (*rows, *others)):
             raise ApiError(422, "`text` and `text_pair` are not of the same shape [N]")
         rows = [[first[0], second[0]] for first, second in zip(rows, others, strict=True)]
-    longest = max(len(text) for row in rows for text in row)
-    if longest > settings.max_text_chars:
-        raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
-    return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
+    return within_limits(rows, settings)
 
 
-def _shaped(values: list[str], tensor: dict[str, Any], settings: ServeSettings) -> list[list[str]]:
+def _shaped(values: list[str], tensor: dict[str, Any]) -> list[list[str]]:
     """Arrange a tensor's values as rows of one or two texts."""
     shape, kind = tensor.get("shape"), tensor.get("datatype")
     if kind != "BYTES":
@@ -175,8 +147,6 @@ def _shaped(values: list[str], tensor: dict[str, Any], settings: ServeSettings) 
     count, width = sizes[0], (sizes[1:] or [1])[0]
     if count < 1 or count * width != len(values):
         raise ApiError(422, f"an input has {len(values)} elements, which is not what its shape says")
-    if count > settings.max_texts:
-        raise ApiError(422, f"too many texts; given: {count}; at most {settings.max_texts} a request")
     return [values[at : at + width] for at in range(0, len(values), width)]
 
 
@@ -195,27 +165,23 @@ def _read_bytes_tensor(raw: bytes) -> list[str]:
     """Decode a BYTES tensor: each element is a little-endian uint32 length, then that many bytes of UTF-8."""
     values, at = [], 0
     while at < len(raw):
-        if at + 4 > len(raw):
-            raise ApiError(422, "a BYTES tensor ends within an element")
-        (size,) = struct.unpack_from("<I", raw, at)
-        at += 4
-        if at + size > len(raw):
+        start = at + 4
+        at = start + int.from_bytes(raw[at:start], "little")
+        if at > len(raw):
             raise ApiError(422, "a BYTES tensor ends within an element")
         try:
-            values.append(raw[at : at + size].decode())
+            values.append(raw[start:at].decode())
         except UnicodeDecodeError:
             raise ApiError(422, "a text is not valid UTF-8") from None
-        at += size
     return values
 
 
 def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> Response:
-    requested = _requested_outputs(header, has_labels=bool(model.engine.labels))
     outputs: list[dict[str, Any]] = []
     tail = []
-    for output in requested:
-        described, raw = _output(model, output.name, probabilities)
-        if output.binary:
+    for name, is_binary in _requested_outputs(header, has_labels=bool(model.engine.labels)).items():
+        described, raw = _output(model, name, probabilities)
+        if is_binary:
             tail.append(raw)
             described.pop("data")
             described["parameters"] = {"binary_data_size": len(raw)}
@@ -233,18 +199,19 @@ def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> R
     )
 
 
-def _requested_outputs(header: dict[str, Any], *, has_labels: bool) -> list[RequestedOutput]:
-    """The outputs that the client asks for, in order; all of them if it names none."""
+def _requested_outputs(header: dict[str, Any], *, has_labels: bool) -> dict[str, bool]:
+    """The outputs that the client asks for, in order, and whether each comes as raw bytes; all if it names none."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _parameter(header, "binary_data_output")
     asked = header.get("outputs")
     if asked is None or asked == []:
-        return [RequestedOutput(name, by_default) for name in known]
+        return dict.fromkeys(known, by_default)
     if not isinstance(asked, list) or not all(isinstance(item, dict) and item.get("name") in known for item in asked):
         raise ApiError(422, f"`outputs` names something else than {', '.join(known)}")
-    if len({item["name"] for item in asked}) < len(asked):  # a short request could ask for a huge reply
+    outputs = {item["name"]: _parameter(item, "binary_data", by_default) for item in asked}
+    if len(outputs) < len(asked):  # a short request could ask for a huge reply
         raise ApiError(422, "`outputs` names an output twice")
-    return [RequestedOutput(item["name"], _parameter(item, "binary_data", by_default)) for item in asked]
+    return outputs
 
 
 def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool:

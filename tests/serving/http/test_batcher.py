@@ -13,8 +13,7 @@ import pytest
 
 from kdc.common.errors import KdcError
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.refusals import Overloaded, TooLarge
-from kdc.serving.http.rows import BatchReport
+from kdc.serving.http.queue import BatchReport, Overloaded, TooLarge
 
 
 class Row(list[int]):

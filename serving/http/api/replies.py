@@ -1,15 +1,16 @@
-"""Errors over HTTP: everywhere one JSON object, `{"error": what, value and remedy, "error_type": kind}`."""
+"""Replies in JSON. An error is everywhere one object, `{"error": what, value and remedy, "error_type": kind}`."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.common.errors import KdcError
-from kdc.serving.http.api.codec import JsonResponse
-from kdc.serving.http.refusals import Closed, Overloaded, TooLarge
+from kdc.serving.http.queue import Closed, Overloaded, TooLarge
 
 log = logging.getLogger("kdc.serve")
 
@@ -29,6 +30,16 @@ TYPES = {
     503: "Unavailable",
     504: "Timeout",
 }
+
+
+class JsonResponse(Response):
+    """A response of JSON. Floats get as many digits as they need to be read back the same."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The response's body."""
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class ApiError(Exception):
