@@ -267,9 +267,14 @@ def test_the_nvidia_driver(
 
 
 def test_dependencies_come_from_kdcs_own_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = ["numpy", 'onnxruntime>=1; platform_system != "Linux"', 'no-such-thing>=2; extra == "compress"', "pytest"]
-    monkeypatch.setattr(importlib.metadata, "requires", lambda _: wanted)
-    found = doctor.installed_packages()
-    assert found[""]["numpy"] == importlib.metadata.version("numpy")
-    assert found["compress"] == {"no-such-thing": None}
-    assert not any(name.startswith("onnxruntime") and version is None for name, version in found[""].items())
+    requirements = [
+        "numpy",
+        'onnxruntime>=1; platform_system != "Linux"',
+        'no-such-thing>=2; extra == "compress"',
+        "pytest",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: requirements)
+    packages = doctor.installed_packages()
+    assert packages[""]["numpy"] == importlib.metadata.version("numpy")
+    assert packages["compress"] == {"no-such-thing": None}
+    assert not any(name.startswith("onnxruntime") and version is None for name, version in packages[""].items())

@@ -45,14 +45,14 @@ def outcomes(small: Grid) -> list[Outcome]:
 
 def processes() -> list[psutil.Process]:
     """Cells' processes below this one."""
-    found = []
+    cells = []
     for process in psutil.Process().children(recursive=True):
         try:
             if "kdc.tools.study.cell_process" in process.cmdline():
-                found.append(process)
+                cells.append(process)
         except psutil.Error:
             pass
-    return found
+    return cells
 
 
 def test_figures_are_those_of_one_cell_after_the_other(
@@ -71,23 +71,23 @@ def test_figures_are_those_of_one_cell_after_the_other(
 
 
 def test_finished_cells_are_not_done_again_by_either_engine(small: Grid, outcomes: list[Outcome]) -> None:
-    said: list[str] = []
-    assert run_study(small, engine=side_by_side, say=said.append) == outcomes
-    assert run_study(small, say=said.append) == outcomes
-    assert said == []
+    lines: list[str] = []
+    assert run_study(small, engine=side_by_side, say=lines.append) == outcomes
+    assert run_study(small, say=lines.append) == outcomes
+    assert lines == []
 
 
 def test_a_killed_worker_and_a_killed_cell_begin_anew(small: Grid, outcomes: list[Outcome]) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     killed: list[psutil.Process] = []
 
     def kill_twice(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         if "r2" in line and "starts" in line and len(killed) < 2:
-            while not (found := [one for one in processes() if one not in killed]):
+            while not (cells := [one for one in processes() if one not in killed]):
                 time.sleep(0.05)
-            killed.append(found[0])
-            victim = found[0].parent() if len(killed) == 1 else found[0]
+            killed.append(cells[0])
+            victim = cells[0].parent() if len(killed) == 1 else cells[0]
             assert victim is not None
             assert victim.pid != os.getpid()
             victim.kill()
@@ -95,7 +95,7 @@ def test_a_killed_worker_and_a_killed_cell_begin_anew(small: Grid, outcomes: lis
     one = replace(small, methods=("student-lora",), ranks=(2,))
     (outcome,) = run_study(one, engine=side_by_side, say=kill_twice)
     assert outcome.result is not None, outcome.failure
-    anew = [line for line in said if "anew" in line]
+    anew = [line for line in lines if "anew" in line]
     assert len(anew) == 2
     assert "its worker was lost" in anew[0]
     assert "SIGKILL" in anew[1]
@@ -104,18 +104,18 @@ def test_a_killed_worker_and_a_killed_cell_begin_anew(small: Grid, outcomes: lis
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(small: Grid, outcomes: list[Outcome]) -> None:
     wrong = replace(small, methods=("student-fft", "student-lora"), sets=(*small.sets, "student.lora.targets=nothing"))
-    said: list[str] = []
-    whole, adapters = run_study(wrong, engine=side_by_side, say=said.append)
+    lines: list[str] = []
+    whole, adapters = run_study(wrong, engine=side_by_side, say=lines.append)
     assert whole.result is not None, whole.failure
     assert adapters.result is None
     assert "nothing" in adapters.failure
-    assert not any("anew" in line for line in said)
+    assert not any("anew" in line for line in lines)
 
 
 def test_without_their_teacher_all_cells_fail_with_its_reason(small: Grid, outcomes: list[Outcome]) -> None:
     wrong = replace(small, sets=(*small.sets, "teacher.model=/nowhere"))
-    found = run_study(wrong, engine=side_by_side)
-    assert all("/nowhere" in outcome.failure for outcome in found)
+    failed = run_study(wrong, engine=side_by_side)
+    assert all("/nowhere" in outcome.failure for outcome in failed)
 
 
 def test_an_interrupted_study_leaves_no_process_behind(small: Grid, outcomes: list[Outcome]) -> None:

@@ -38,9 +38,9 @@ def outcomes(study: Grid) -> list[Outcome]:
 
 
 def result(outcomes: list[Outcome], method: str) -> CellResult:
-    (found,) = [outcome.result for outcome in outcomes if outcome.cell.method == method]
-    assert found is not None, [outcome.failure for outcome in outcomes]
-    return found
+    (only,) = [outcome.result for outcome in outcomes if outcome.cell.method == method]
+    assert only is not None, [outcome.failure for outcome in outcomes]
+    return only
 
 
 def test_every_method_learns(outcomes: list[Outcome]) -> None:

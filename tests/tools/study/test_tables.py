@@ -72,10 +72,10 @@ def test_the_second_average_leaves_wnli_out() -> None:
 
 
 def test_what_is_kept_is_a_share_of_the_average() -> None:
-    found = summarise(grid(), outcomes())
-    assert kept_percent(found[2], found, "lora") == pytest.approx(100 * (90 + 40) / (91 + 56))
-    assert kept_percent(found[2], found, "fft") == pytest.approx(100 * (90 + 40) / (93 + 55))
-    assert kept_percent(found[2], found, "student-fft") is None
+    summaries = summarise(grid(), outcomes())
+    assert kept_percent(summaries[2], summaries, "lora") == pytest.approx(100 * (90 + 40) / (91 + 56))
+    assert kept_percent(summaries[2], summaries, "fft") == pytest.approx(100 * (90 + 40) / (93 + 55))
+    assert kept_percent(summaries[2], summaries, "student-fft") is None
 
 
 def test_a_collapsed_cell_is_marked_and_not_in_the_mean() -> None:
