@@ -6,10 +6,10 @@ VENV := .venv
 VENV5 := .venv-transformers5
 # KServe's client would hold psutil, protobuf and pandas back by a major version each.
 VENV_KSERVE := .venv-kserve
-# The tool that lists packages, and what it lists: neither has anything of the other's.
+# The tool that writes the bill of materials, and the installation that the bill describes, are kept apart.
 VENV_SBOM := .venv-sbom
 VENV_SERVING := .venv-serving
-# One thread a process: two that spin for the same cores take several times as long.
+# One thread a process: threads of several processes that wait for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n 2 --dist loadfile
 
@@ -68,9 +68,9 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL)
 
-# Anew each time, and without pip, so that it holds what `pip install .` brings and nothing else. Two things are kept from
-# the tool: the folder of this machine from which kdc was installed, and the extras, which it would list as needed where
-# something else brings them too.
+# The environment is made anew each time, and without pip, so that it holds what `pip install .` brings and nothing else.
+# Two things are hidden from the tool: the folder on this machine from which kdc was installed, and the extras, which it
+# would list as needed where another package happens to bring them.
 sbom: $(VENV_SBOM)/.installed
 	rm -rf $(VENV_SERVING) build
 	$(PYTHON) -m venv --without-pip $(VENV_SERVING)
@@ -132,5 +132,5 @@ $(VENV_SBOM)/.installed: $(VENV_SBOM)/.created
 		echo 'On Debian and Ubuntu: apt install python3-venv' >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --upgrade pip  # Python's own may be years old, and takes minutes over what goes with what
+	$(@D)/bin/python -m pip install --upgrade pip  # the one that comes with Python may be years old, and resolves for minutes
 	@touch $@

@@ -1,4 +1,4 @@
-"""pyproject.toml: what is installed is what is here, and the promises of its extras hold."""
+"""pyproject.toml: its list of packages equals the tree, and its dependencies are what the documentation promises."""
 
 from __future__ import annotations
 
@@ -35,11 +35,10 @@ def test_every_folder_is_packaged() -> None:
 
 
 def test_an_image_is_given_every_room() -> None:
-    """What .dockerignore leaves out is missing from the image alone, which no test here starts."""
+    """A room that .dockerignore leaves out would be missing from the image alone, and no fast test builds one."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    given = {line.removeprefix("!") for line in lines if line.startswith("!") and "." not in line}
-    packaged = {name.split(".")[1] for name in SETUPTOOLS["packages"] if name != "kdc"}
-    assert packaged == given - {"LICENSE"}
+    folders = {line.removeprefix("!") for line in lines if line.startswith("!") and "." not in line} - {"LICENSE"}
+    assert folders == {name.split(".")[1] for name in SETUPTOOLS["packages"] if name != "kdc"}
 
 
 def test_the_service_tells_the_version_that_is_packaged() -> None:
@@ -83,8 +82,8 @@ def test_the_pages_are_packaged() -> None:
 
 def test_the_documentation_says_why_each_dependency_is_there() -> None:
     section = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("## What is installed")[2]
-    told = re.findall(r"^\| `([A-Za-z0-9-]+)` \| .", section.partition("more come with them")[0], re.MULTILINE)
-    assert sorted(told) == sorted(_names(PROJECT["project"]["dependencies"]))
+    explained = re.findall(r"^\| `([A-Za-z0-9-]+)` \| .", section.partition("These bring")[0], re.MULTILINE)
+    assert sorted(explained) == sorted(_names(PROJECT["project"]["dependencies"]))
 
 
 def test_the_map_in_the_readme_names_files_that_are_there() -> None:
