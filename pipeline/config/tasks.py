@@ -34,10 +34,6 @@ class Task(TaskBase):
     eval_splits: tuple[str, ...] = ("validation",)
     max_length: int = 128
 
-    def with_labels(self, labels: tuple[str, ...]) -> Task:
-        """The same task with its class names filled in."""
-        return self.model_copy(update={"labels": labels})
-
     def info(self) -> TaskInfo:
         """The task as the artifact describes it."""
         return TaskInfo(**{name: getattr(self, name) for name in TaskBase.model_fields}, metric=self.metrics[0])
@@ -150,22 +146,21 @@ def task_of(config: Config) -> Task:
         InputError: neither a known task nor a training file is named, or no text column.
     """
     data = config.data
-    columns = {name: value for name in ("text", "text_pair", "label") if (value := getattr(data, name)) is not None}
     if data.task is not None:
+        columns = data.model_dump(include={"text", "text_pair", "label"}, exclude_none=True)
         return find_task(data.task).model_copy(update=columns)
-    if data.train is None and data.data is None:
+    source = data.train or data.data
+    if source is None:
         raise InputError(
             "no task and no data were given",
             remedy="kdc compress --task qnli, or --train train.csv --text COLUMN --label COLUMN; see `kdc tasks`",
         )
     if data.text is None:
-        raise InputError("which column holds the text?", given=data.train or data.data, remedy="add --text COLUMN")
-    source = data.train or data.data
-    assert source is not None
+        raise InputError("which column holds the text?", given=source, remedy="add --text COLUMN")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.stem).strip(".") or "task"  # names a folder, so not ".."
     if name in TASKS:
         name = f"own-{name}"  # the name of a known task would bring its rules with it
-    kind = "classification" if data.kind == "auto" else data.kind
-    if data.kind == "auto" and data.separator:
-        kind = "multilabel"
+    kind = data.kind
+    if kind == "auto":
+        kind = "multilabel" if data.separator else "classification"
     return custom_task(name, data.text, data.text_pair, data.label or "label", kind)

@@ -79,12 +79,17 @@ class LabelReader:
         label = _single(value)
         if self.minus_one_is_unlabeled and label in ("-1", "-1.0") and label not in self._known:
             raise RowProblem("row has no label", "-1 marks unlabelled rows", "give a labelled split")
-        if self.kind == "regression":
-            return self._number(label)
-        if self.kind is None:
-            self._look(label, line)
+        if self.kind != "classification":
+            number = self._note_number(label, line)
+            if self.kind == "regression":
+                if number is None:
+                    raise _not_a_number(label)
+                return repr(number)
         label = self._known_name(label)
-        self._count(label)
+        if len(self.counts) <= MAX_LABELS or label in self.counts:
+            self.counts[label] += 1
+        elif self.kind == "classification":
+            raise _too_many_labels()
         return label
 
     def settle(self, log: FileLog) -> Kind:
@@ -100,7 +105,9 @@ class LabelReader:
             self.kind = "classification"
             if measured and self._numeric_rows >= _MOSTLY * self._rows:
                 self.kind = "regression"
-                self._report_not_numbers(log)
+                unseen = self._rows - self._numeric_rows - len(self._not_numbers)
+                for place, (line, problem) in enumerate(self._not_numbers, start=1):
+                    log.mistake(line, problem, count=1 + unseen if place == len(self._not_numbers) else 1)
         if self.kind == "classification" and len(self.counts) > MAX_LABELS:
             log.mistake(None, _too_many_labels())
         return self.kind
@@ -117,11 +124,8 @@ class LabelReader:
             return [item for item in value.split(self.separator) if item.strip()]
         if value is None or is_nan(value):
             raise _missing()
-        raise RowProblem(
-            "label is not a list",
-            show(value),
-            "write a list of labels, or name their separator: --set data.separator=|",
-        )
+        remedy = "write a list of labels, or name their separator: --set data.separator=|"
+        raise RowProblem("label is not a list", show(value), remedy)
 
     def _known_name(self, label: str) -> str:
         if not self._known:
@@ -135,22 +139,8 @@ class LabelReader:
             raise RowProblem(what, f"{show(label)}{hint}", remedy)
         return name
 
-    def _count(self, label: str) -> None:
-        if len(self.counts) <= MAX_LABELS or label in self.counts:
-            self.counts[label] += 1
-        elif self.kind == "classification":
-            raise _too_many_labels()
-
-    def _number(self, label: str) -> str:
-        number = parse_number(label)
-        if number is None:
-            raise _not_a_number(label)
-        if len(self._numbers) <= _FEW_NUMBERS:
-            self._numbers[label] += 1
-        return repr(number)
-
-    def _look(self, label: str, line: int) -> None:
-        """Remember what tells a column of numbers from one of class names."""
+    def _note_number(self, label: str, line: int) -> float | None:
+        """The number that a label says, if any. Notes what tells a column of numbers from one of class names."""
         self._rows += 1
         number = parse_number(label)
         if number is not None:
@@ -160,12 +150,7 @@ class LabelReader:
                 self._numbers[label] += 1
         elif len(self._not_numbers) < MAX_SHOWN:
             self._not_numbers.append((line, _not_a_number(label)))
-
-    def _report_not_numbers(self, log: FileLog) -> None:
-        unseen = self._rows - self._numeric_rows - len(self._not_numbers)
-        for place, (line, problem) in enumerate(self._not_numbers):
-            is_last = place == len(self._not_numbers) - 1
-            log.mistake(line, problem, count=1 + unseen if is_last else 1)
+        return number
 
     @property
     def is_constant(self) -> bool:
@@ -207,7 +192,5 @@ def _not_a_number(label: str) -> RowProblem:
 
 
 def _too_many_labels() -> FileProblem:
-    return FileProblem(
-        f"more than {MAX_LABELS:,} different labels",
-        remedy="check --label; for numbers to predict: --set data.kind=regression",
-    )
+    remedy = "check --label; for numbers to predict: --set data.kind=regression"
+    return FileProblem(f"more than {MAX_LABELS:,} different labels", remedy=remedy)

@@ -61,7 +61,8 @@ def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | N
         KdcError: the hub cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
+    for left in (path for pattern in ("staging-*", "rows", "tokens-*") for path in folder.glob(pattern)):
+        left.unlink() if left.is_symlink() else shutil.rmtree(left)  # of a run that was cut off
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(source, task, Path(staging), seed)
         parts = split_rows(task, rows, max_train_rows, seed)
@@ -78,16 +79,6 @@ def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | N
     task.save(folder / "task.json")
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False), encoding="utf-8")
     return report
-
-
-def _clear(folder: Path) -> None:
-    """Remove the files of a run that was cut off."""
-    for pattern in ("staging-*", "rows", "tokens-*"):
-        for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
 
 
 def write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, *, first_row: int, labeled: bool) -> None:
@@ -235,9 +226,7 @@ def _load(folder: Path) -> datasets.Dataset:
         ) from error
 
 
-def read_labelled(
-    path: Path, task: Task, *, separator: str | None = None
-) -> tuple[list[str] | list[tuple[str, str]], list[Any]]:
+def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:
     """Read and check the rows of one labelled file, all in memory.
 
     Args:
@@ -255,6 +244,5 @@ def read_labelled(
         rows = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
         everything = np.ones(len(rows), dtype=np.bool_)
         write_split(rows, everything, Path(staging) / "rows", task, first_row=0, labeled=True)
-        columns = _load(Path(staging) / "rows").to_dict()
-    texts = list(zip(columns["text"], columns["text_pair"], strict=True)) if task.is_pair else columns["text"]
-    return texts, columns["label"]
+        written = _load(Path(staging) / "rows")
+        return texts_of(written), written["label"][:]

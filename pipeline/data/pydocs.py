@@ -96,17 +96,15 @@ def collect_docstrings() -> list[tuple[str, str, str]]:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COLLECT_TIMEOUT_S, check=True
         )
         return [(module, name, text) for module, name, text in json.loads(done.stdout)["objects"]]
-    except subprocess.CalledProcessError as error:
-        last_words = error.stderr.decode("utf-8", "replace").strip()[-500:]
-        given = f"exit status {error.returncode}: {last_words}"
-        raise KdcError("collecting the standard library's docstrings failed", given=given, remedy=remedy) from error
-    except subprocess.TimeoutExpired as error:
-        given = f"no answer after {COLLECT_TIMEOUT_S} s"
-        raise KdcError("collecting the standard library's docstrings hung", given=given, remedy=remedy) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise KdcError(
-            "collecting the standard library's docstrings failed", given=repr(error), remedy=remedy
-        ) from error
+    except (subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
+        outcome, given = "failed", repr(error)
+        if isinstance(error, subprocess.TimeoutExpired):
+            outcome, given = "hung", f"no answer after {COLLECT_TIMEOUT_S} s"
+        elif isinstance(error, subprocess.CalledProcessError):
+            last_words = error.stderr.decode("utf-8", "replace").strip()[-500:]
+            given = f"exit status {error.returncode}: {last_words}"
+        what = f"collecting the standard library's docstrings {outcome}"
+        raise KdcError(what, given=given, remedy=remedy) from error
 
 
 def first_sentence(docstring: str) -> str:
@@ -155,16 +153,20 @@ def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
     return sorted(random.Random(0).sample(usable, MAX_OBJECTS), key=lambda each: (each.module, each.name))
 
 
+def _by_module(objects: list[Documented]) -> list[list[Documented]]:
+    by_module: dict[str, list[Documented]] = defaultdict(list)
+    for each in objects:
+        by_module[each.module].append(each)
+    return list(by_module.values())
+
+
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:
     """Split into training and evaluation objects, module by module.
 
     A module gives no object or at least two to each side, so that each has a partner to take a non-answer from. The
     remainder of rounding is carried to the next module, which keeps the share. Modules with one object are left out.
     """
-    by_module: dict[str, list[Documented]] = defaultdict(list)
-    for each in objects:
-        by_module[each.module].append(each)
-    modules = [members for members in by_module.values() if len(members) > 1]
+    modules = [members for members in _by_module(objects) if len(members) > 1]
     rng.shuffle(modules)
     train: list[Documented] = []
     evaluation: list[Documented] = []
@@ -185,11 +187,8 @@ def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list
 
 def make_rows(objects: list[Documented], rng: random.Random) -> list[dict[str, str]]:
     """Make two rows of each object: with its own sentence, and with that of another object of its module."""
-    by_module: dict[str, list[Documented]] = defaultdict(list)
-    for each in objects:
-        by_module[each.module].append(each)
     rows: list[dict[str, str]] = []
-    for members in by_module.values():
+    for members in _by_module(objects):
         rng.shuffle(members)
         for each, neighbour in zip(members, [*members[1:], members[0]], strict=True):
             group = f"{each.module}.{each.name}"

@@ -151,10 +151,8 @@ def _check_split(
     path = folder / f"{split.split}.arrow"
     texts, groups = _keep_good(read_rows(split, columns, log, seed=seed), columns, labels, path, log)
     if log.skipped > max(_MOST_BROKEN * len(texts), 1):
-        problem = RowProblem(
-            "row has too few columns", remedy="the file is more broken than the published one: get it again"
-        )
-        log.mistake(None, problem, count=log.skipped)
+        remedy = "the file is more broken than the published one: get it again"
+        log.mistake(None, RowProblem("row has too few columns", remedy=remedy), log.skipped)
     if not len(texts) and len(problems) == before:
         log.mistake(None, FileProblem("no rows", remedy="the file has a header at most: check the path"))
     return CheckedRows(path, texts, groups, labels, log.skipped), log
@@ -192,7 +190,6 @@ def _keep_good(
 
 
 def _write_rows(path: Path, rows: Iterable[_Good], *, is_pair: bool, labels: LabelReader | None) -> None:
-    """Write rows as an Arrow stream."""
     writer: Any = None
     with pa.OSFile(str(path), "wb") as sink:
         for batch in _batches(rows):
@@ -270,7 +267,7 @@ def _settle(task: Task, labels: LabelReader, train: CheckedRows, log: FileLog) -
         log.mistake(None, FileProblem("the label names are too long", f"{length:,} bytes in all", "shorten them"))
     names = () if kind == "regression" else task.labels or labels.sorted_names()
     if kind == task.kind:
-        return task.with_labels(names)
+        return task.model_copy(update={"labels": names})
     settled = custom_task(task.name, task.text, task.text_pair, task.label, kind, names)
     return settled.model_copy(update={"max_length": task.max_length})
 
@@ -283,7 +280,5 @@ def _check_evaluation(labels: LabelReader, training: LabelReader, log: FileLog) 
     if labels.kind == "regression" or not training.counts:
         return
     for name in sorted(labels.counts.keys() - training.counts.keys()):
-        problem = RowProblem(
-            "label is not in the training rows", repr(name), "add training rows of it, or remove these"
-        )
-        log.mistake(None, problem, count=labels.counts[name])
+        remedy = "add training rows of it, or remove these"
+        log.mistake(None, RowProblem("label is not in the training rows", repr(name), remedy), labels.counts[name])

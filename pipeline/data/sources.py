@@ -45,7 +45,6 @@ _GLUE_NAMES: dict[str, dict[str, str]] = {
 }
 # Tasks whose published files have broken lines, which everybody leaves out: some questions of QQP hold line breaks.
 _KNOWN_BROKEN = ("qqp",)
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,11 @@ def source_of(config: Config) -> Source:
     """The source of the rows that the config describes."""
     data = config.data
     task = find_task(data.task).name if data.task is not None else ""
-    own = data.train is not None or data.data is not None
     return Source(
+        **data.model_dump(include={"data", "train", "eval", "unlabeled", "separator"}),
         task=task,
-        data=data.data,
-        train=data.train,
-        eval=data.eval,
-        unlabeled=data.unlabeled,
-        separator=data.separator,
         infer_kind=data.kind == "auto" and not task,
-        group="group" if task == "pydocs" and not own else None,
+        group="group" if task == "pydocs" and data.train is None and data.data is None else None,
     )
 
 
@@ -217,18 +211,13 @@ def input_fingerprint(source: Source) -> str:
             root = split.path / split.part
             for file in sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]:
                 digest.update(f"\0{file.name}\0".encode())
-                _add_contents(digest, file)
+                try:
+                    with file.open("rb") as stream:
+                        hashlib.file_digest(stream, lambda: digest)
+                except OSError as error:
+                    what = f"cannot read the file ({error.strerror})"
+                    raise InputError(what, given=file, remedy="check its permissions") from None
     return digest.hexdigest()
-
-
-def _add_contents(digest: hashlib._Hash, path: Path) -> None:
-    try:
-        with open(path, "rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        what = f"cannot read the file ({error.strerror})"
-        raise InputError(what, given=path, remedy="check its permissions") from None
 
 
 def _hub_splits(task: Task | None) -> dict[str, str]:
@@ -238,6 +227,11 @@ def _hub_splits(task: Task | None) -> dict[str, str]:
 
 
 def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
+    """The splits of a folder with GLUE's files, with other train and dev files, or of `save_to_disk`.
+
+    Raises:
+        InputError: it has no training rows, lacks another split, has one twice, or is damaged.
+    """
     if folder.is_file():
         raise InputError("--data wants a folder", given=folder, remedy=f"for a file: --train {folder}")
     if not folder.is_dir():
@@ -247,9 +241,13 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
         names = {task.glue_folder.lower(), task.name}
         places = sorted(child for child in folder.iterdir() if child.is_dir() and child.name.lower() in names) + places
     for place in places:
-        splits = _saved(place, task) or _files(place, task)
-        if splits:
-            return splits
+        if (place / "state.json").is_file():
+            return _complete({"train": SplitSource("train", "saved", place)}, place, task)
+        if (place / "dataset_dict.json").is_file():
+            return _complete(_saved(place, task), place, task)
+        splits = _files(place, task)
+        if "train" in splits:
+            return _complete(splits, place, task)
     raise InputError(
         "no training rows in this folder",
         given=folder,
@@ -257,17 +255,8 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
     )
 
 
-def _saved(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The splits of a `save_to_disk` folder; none if the folder is something else.
-
-    Raises:
-        InputError: a split is missing or the folder is damaged.
-    """
-    if (folder / "state.json").is_file():
-        return _complete({"train": SplitSource("train", "saved", folder)}, folder, task)
+def _saved(folder: Path, task: Task | None) -> dict[str, SplitSource]:
     listing = folder / "dataset_dict.json"
-    if not listing.is_file():
-        return []
     try:
         parts = set(json.loads(listing.read_text(encoding="utf-8"))["splits"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -277,15 +266,10 @@ def _saved(folder: Path, task: Task | None) -> list[SplitSource]:
         name = next((stem for stem in (part, *_STEMS[part]) if stem in parts), None)
         if name is not None:
             splits[split] = SplitSource(split, "saved", folder, part=name)
-    return _complete(splits, folder, task)
+    return splits
 
 
-def _files(folder: Path, task: Task | None) -> list[SplitSource]:
-    """The files of the splits in a folder; none if there is no training file.
-
-    Raises:
-        InputError: a split is missing, or in two files.
-    """
+def _files(folder: Path, task: Task | None) -> dict[str, SplitSource]:
     splits = {}
     for split, part in _hub_splits(task).items():
         names = [f"{stem}{ending}" for stem in _STEMS[part] for ending in FORMATS]
@@ -295,7 +279,7 @@ def _files(folder: Path, task: Task | None) -> list[SplitSource]:
             raise InputError(f"more than one file for the {split} split", given=given, remedy="keep one of them")
         if files:
             splits[split] = file_source(split, files[0], task.name if task is not None else "")
-    return _complete(splits, folder, task) if "train" in splits else []
+    return splits
 
 
 def _complete(splits: dict[str, SplitSource], folder: Path, task: Task | None) -> list[SplitSource]:
