@@ -20,6 +20,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 BREAKS = {
     "rooms": {"common/injected.py": "def lazy():\n    import kdc.artifact\n"},
     "pipeline": {"pipeline/config/injected.py": "import kdc.pipeline.rundir\n"},
+    "serving-folders": {"serving/bulk/injected.py": "def lazy():\n    import kdc.serving.http\n"},
     "stages": {"pipeline/stages/injected.py": "def lazy():\n    import kdc.pipeline.stages.data\n"},
     "engine": {"serving/engine/injected.py": "import starlette.requests\n"},
     "serving": {"artifact/injected.py": "def lazy():\n    import torch\n"},
