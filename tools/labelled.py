@@ -58,19 +58,19 @@ def compare_again(
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
     if contract.limits.max_drop is None:
-        return list(texts), None
+        return texts, None
     if teacher is None:
         teacher_logits = _kept_logits(artifact, engine.manifest, texts)
     else:
         teacher_logits = _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length)
     logits = engine.logits(texts)
     quality = compare(logits, teacher_logits, labels, info.kind, info.metric, contract=contract, seed=_SEED)
-    return list(texts), quality
+    return texts, quality
 
 
 def read_rows_for(
     info: TaskInfo, data: Path, columns: Mapping[str, str | None]
-) -> tuple[Task, list[str] | list[tuple[str, str]], NDArray[np.generic]]:
+) -> tuple[Task, list[Text], NDArray[np.generic]]:
     """Read a labelled file as an artifact takes its rows.
 
     Args:

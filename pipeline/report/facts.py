@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, field_serializer
+from pydantic import Field, field_serializer
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.manifest import Kind
@@ -157,10 +157,8 @@ class Facts(Result):
         training: by the model that was trained; nothing of a teacher that was brought along fine-tuned.
     """
 
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
-
     verdict: str = ""  # one sentence: what was compressed, what was kept, how much smaller and faster it is
-    schema_number: int = Field(alias="schema")  # of this file; "schema" in JSON
+    schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel has for something else
     task: TaskFacts  # the task
     served: str  # the variant that a CPU loads ("fp32" or "int8")
     models: dict[str, ModelFacts]  # by name, in the table's order

@@ -165,7 +165,10 @@ def _logits(run: Run, split: str) -> Logits:
 
 def _trainings(run: Run) -> dict[str, results.TrainingSummary]:
     """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
-    models = {"teacher": run.result(results.TeacherResult), "student": run.result(results.StudentResult)}
+    models: dict[str, results.ModelResult | None] = {
+        "teacher": run.result(results.TeacherResult),
+        "student": run.result(results.StudentResult),
+    }
     if run.config.run.controls:
         controls = run.result(results.ControlsResult)
         models |= {"teacher_lora": controls.teacher_lora, "student_without_kd": controls.student_without_kd}
@@ -239,7 +242,8 @@ def _candidates(run: Run) -> CandidateFacts | None:
         return None
     measured, terms = run.result(results.CandidatesResult).candidates, run.config.contract.terms
     assert terms is not None  # otherwise nothing is measured
-    trials, chosen = (), next(iter(measured))  # without a search only one student is measured
+    trials: tuple[results.Trial, ...] = ()
+    chosen = next(iter(measured))  # without a search only one student is measured
     if run.config.searches:
         search = run.result(results.SearchResult)
         trials, chosen = search.trials, search.student

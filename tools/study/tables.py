@@ -55,9 +55,9 @@ def costs_table(summaries: Sequence[MethodSummary]) -> Table:
             (
                 summary.label,
                 _number(costs.peak_memory_mb, 0),
-                _number(published and published.memory_mb),
+                _number(published.memory_mb if published else None),
                 _number(costs.inference_s_per_1000_rows, 2),
-                _number(published and published.inference_s, 2),
+                _number(published.inference_s if published else None, 2),
                 _number(costs.seconds, 0),
                 _millions(costs.trainable_parameters, 2),
                 _millions(costs.parameters, 1),
