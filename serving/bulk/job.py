@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.places import File, Folder, exists, file_system, is_local, whole_file_at
-from kdc.serving.bulk.inputs import WINDOW_ROWS, BadRow, Window
+from kdc.serving.bulk.inputs import WINDOW_ROWS, Window
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.windows import Columns, Scorer, answers, split_bad
 from kdc.serving.engine.engine import Engine
@@ -65,44 +65,33 @@ class Job:
         }
 
 
-class WindowRecord(Frozen):
-    """What is kept of a finished window, as `<key>.json`.
-
-    Attributes:
-        read: rows of the window.
-        written: rows that were answered.
-        skipped: rows that are bad.
-        bytes: size of the answered rows, as they were written.
-    """
-
-    read: int
-    written: int
-    skipped: int
-    bytes: int
-
-
-@dataclass
-class Counts:
-    """The rows of a job so far.
-
-    Attributes:
-        read: rows of the input.
-        written: rows that were answered.
-        skipped: rows that are bad.
-        resumed: rows that an earlier run of the job had read.
-    """
+class Rows(Frozen):
+    """Rows: how many were read, were answered and written, and were skipped since they have no text."""
 
     read: int = 0
     written: int = 0
     skipped: int = 0
+
+
+class WindowRecord(Rows):
+    """What is kept of a finished window, as `<key>.json`; `bytes` is the size of the answered rows, as written."""
+
+    bytes: int
+
+
+class Counts(Rows):
+    """The rows of a job so far; `resumed` are those that an earlier, unfinished run of the job had read."""
+
     resumed: int = 0
 
-    def add(self, record: WindowRecord, *, resumed: bool = False) -> None:
-        """Add a window."""
-        self.read += record.read
-        self.written += record.written
-        self.skipped += record.skipped
-        self.resumed += record.read if resumed else 0
+    def plus(self, record: WindowRecord, *, resumed: bool = False) -> Counts:
+        """The counts with another window."""
+        return Counts(
+            read=self.read + record.read,
+            written=self.written + record.written,
+            skipped=self.skipped + record.skipped,
+            resumed=self.resumed + (record.read if resumed else 0),
+        )
 
 
 Progress = Callable[[Counts, int], None]  # called with the counts, and the bytes of the input that have been read
@@ -138,13 +127,7 @@ class FinishedWindows:
         return None if record.skipped and not job.skip_bad else record
 
     def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
-        """Keep a window.
-
-        Args:
-            key: its name.
-            good: the window with its bad rows apart.
-            rows: the answered rows, as they will be written.
-        """
+        """Keep a window (its bad rows apart), and its answered rows as they will be written."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
             self._folder.write(f"{key}.errors", error_lines(good))
@@ -167,10 +150,7 @@ class FinishedWindows:
         self._folder.write(_ERRORS_PLACE, _place(address))
         with whole_file_at(address) as stream:
             for key in keys:
-                try:
-                    stream.write(self._folder.read(f"{key}.errors"))
-                except FileNotFoundError as error:
-                    raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
+                stream.write(_read(self._folder, f"{key}.errors"))
 
     def rows(self, key: str, size: int) -> bytes:
         """A window's answered rows.
@@ -178,20 +158,12 @@ class FinishedWindows:
         Raises:
             KdcError: they are gone, or have another size than when they were written.
         """
-        try:
-            rows = self._rows.read(key + self._ending)
-        except FileNotFoundError as error:
-            raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
+        rows = _read(self._rows, key + self._ending)
         self.check_size(key, size, len(rows))
         return rows
 
     def check_size(self, key: str, size: int, present: int | None) -> None:
-        """Check that a window's answered rows still have their size.
-
-        Args:
-            key: of the window.
-            size: in bytes, when they were written.
-            present: in bytes, now; None if they are gone.
+        """Check that a window's answered rows have as many bytes as were written; `present` is None if they are gone.
 
         Raises:
             KdcError: they are gone or have another size.
@@ -203,6 +175,13 @@ class FinishedWindows:
             raise KdcError(
                 "finished rows were changed", given=f"{name}: {present} bytes, {size} were written", remedy=_START_OVER
             )
+
+
+def _read(folder: Folder, name: str) -> bytes:
+    try:
+        return folder.read(name)
+    except FileNotFoundError as error:
+        raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
 
 
 def answer_window(
@@ -237,11 +216,7 @@ def record_of(good: Window, rows: bytes) -> WindowRecord:
 
 def error_lines(good: Window) -> bytes:
     """A window's bad rows as JSONL."""
-    return b"".join(map(_line, good.bad))
-
-
-def _line(bad: BadRow) -> bytes:
-    return json.dumps(vars(bad)).encode() + b"\n"
+    return b"".join(json.dumps(vars(bad)).encode() + b"\n" for bad in good.bad)
 
 
 def _place(address: str) -> bytes:
@@ -268,14 +243,12 @@ def resume_or_start(job: Job, folder: Folder, shards: Folder | None = None) -> b
     # A job that reads standard input cannot go on, because that cannot be read again.
     goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == fingerprint
     is_own_output = goes_on and shards is not None and SUCCESS not in shards
-    has_own_errors = (
-        goes_on
-        and job.errors is not None
-        and _ERRORS_PLACE in folder
-        and folder.read(_ERRORS_PLACE) == _place(job.errors)
-    )
-    for address in (None if is_own_output else job.output, None if has_own_errors else job.errors):
-        if address is not None and not job.force and exists(address):
+    errors_place = folder.read(_ERRORS_PLACE) if goes_on and _ERRORS_PLACE in folder else None
+    outputs = [] if is_own_output else [job.output]
+    if job.errors is not None and errors_place != _place(job.errors):
+        outputs.append(job.errors)
+    for address in outputs:
+        if not job.force and exists(address):
             raise InputError("the output is there already", given=address, remedy="another name, or --force")
     if goes_on:
         return True

@@ -47,20 +47,19 @@ def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts
         return _stream(job, engine, writer, progress)
     folder = Folder(f"{job.output}.partial", first=JOB)
     with lock(job):
-        _check_no_directory(job.output)
+        system, path = file_system(job.output)
+        if is_local(system) and system.isdir(path):  # even with --force: it may hold more than kdc has written
+            raise InputError("the output is a directory", given=job.output, remedy="another name, or remove it first")
         resume_or_start(job, folder)
         finished = FinishedWindows(folder, folder, ".rows")
         counts, records = _answer_all(job, engine, writer, finished, progress)
-        _join(job, writer, finished, records)
+        if job.errors is not None:
+            bad = (_key(number) for number, record in enumerate(records) if record.skipped)
+            finished.name_errors(job.errors, bad)
+        with whole_file_at(job.output) as stream:  # written last: once it exists, the job is done
+            writer.join((finished.rows(_key(number), record.bytes) for number, record in enumerate(records)), stream)
         folder.remove()
     return counts
-
-
-def _check_no_directory(output: str) -> None:
-    """Refuse to replace a directory, even with --force: it may hold more than kdc has written."""
-    system, path = file_system(output)
-    if is_local(system) and system.isdir(path):
-        raise InputError("the output is a directory", given=output, remedy="another name, or remove it first")
 
 
 def _windows(job: Job) -> Iterator[tuple[Window, int]]:
@@ -89,19 +88,11 @@ def _answer_all(
             record = finished.add(_key(number), good, rows)
         elif writer.needs_types:
             writer.learn(finished.rows(_key(number), record.bytes))
-        counts.add(record, resumed=resumed)
+        counts = counts.plus(record, resumed=resumed)
         records.append(record)
         if progress is not None:
             progress(counts, done)
     return counts, records
-
-
-def _join(job: Job, writer: Writer, finished: FinishedWindows, records: list[WindowRecord]) -> None:
-    """Name the bad rows, and join the windows. The output is written last: once it exists, the job is done."""
-    if job.errors is not None:
-        finished.name_errors(job.errors, (_key(number) for number, record in enumerate(records) if record.skipped))
-    with whole_file_at(job.output) as stream:
-        writer.join((finished.rows(_key(number), record.bytes) for number, record in enumerate(records)), stream)
 
 
 def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:
@@ -115,7 +106,7 @@ def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None)
             sys.stdout.buffer.flush()
             if errors is not None:
                 errors.write(error_lines(good))
-            counts.add(record_of(good, rows))
+            counts = counts.plus(record_of(good, rows))
             if progress is not None:
                 progress(counts, done)
     return counts

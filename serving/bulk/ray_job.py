@@ -215,7 +215,7 @@ def _gather(job: Job, rows: Iterator[Row], progress: Progress | None) -> tuple[C
             windows[file] = window + 1
         if (file, window) not in done:
             done[file, window] = record
-            counts.add(record, resumed=bool(row["resumed"]))
+            counts = counts.plus(record, resumed=bool(row["resumed"]))
         read[file] = max(read[file], int(row["done"]))
         if progress is not None:
             progress(counts, sum(read))

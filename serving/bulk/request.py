@@ -13,7 +13,7 @@ from kdc.artifact.manifest import Device, TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
-from kdc.serving.bulk.job import Job
+from kdc.serving.bulk.job import Counts, Job
 from kdc.serving.bulk.windows import Columns
 
 
@@ -65,14 +65,12 @@ class PredictRequest(Frozen):
         files = [] if self.source == STANDARD else find(self.source)
         uses_parquet = "parquet" in (self.format, *(file.format for file in files))
         if is_packed(self.output):
-            raise InputError(
-                "the output is not compressed by kdc", given=self.output, remedy="pack it afterwards, or .parquet"
-            )
+            remedy = "pack it afterwards, or .parquet"
+            raise InputError("the output is not compressed by kdc", given=self.output, remedy=remedy)
         self._check_apart(files)
         if uses_parquet and importlib.util.find_spec("pyarrow") is None:
-            raise InputError(
-                "Parquet needs pyarrow", given="it is not installed", remedy="pip install 'kdc[predict]', or use .jsonl"
-            )
+            remedy = "pip install 'kdc[predict]', or use .jsonl"
+            raise InputError("Parquet needs pyarrow", given="it is not installed", remedy=remedy)
         return files
 
     def _check_options(self) -> None:
@@ -91,11 +89,8 @@ class PredictRequest(Frozen):
             raise InputError("Ray reads and writes files", given=STANDARD, remedy="name files, or --engine local")
         (source_system, source), (output_system, output) = file_system(self.source), file_system(self.output)
         if source_system.protocol == output_system.protocol and output.startswith(f"{source.rstrip('/')}/"):
-            raise InputError(
-                "the output would lie inside the input",
-                given=f"{self.output} in {self.source}",
-                remedy="a place beside the input",
-            )
+            given = f"{self.output} in {self.source}"
+            raise InputError("the output would lie inside the input", given=given, remedy="a place beside the input")
 
     def _check_apart(self, files: list[File]) -> None:
         """Refuse an output that is one of the input's files, or the file of errors."""
@@ -104,17 +99,11 @@ class PredictRequest(Frozen):
         places += [file_system(address) for address in outputs]
         resolved = [(tuple(system.protocol), str(Path(path).resolve())) for system, path in places]
         if len(set(resolved)) < len(resolved):
-            raise InputError(
-                "input, output and errors are not all different files", given=self.output, remedy="another name"
-            )
+            what = "input, output and errors are not all different files"
+            raise InputError(what, given=self.output, remedy="another name")
 
     def job(self, files: list[File], task: TaskInfo, identity: dict[str, str]) -> Job:
-        """The job of answering these files.
-
-        Args:
-            files: as `check` returns them.
-            task: of the artifact.
-            identity: whatever else decides the answers, to tell this job from another one.
+        """The job of answering the files that `check` returned. For `identity` see `Job`.
 
         Raises:
             InputError: an option does not fit the task.
@@ -134,24 +123,16 @@ class PredictRequest(Frozen):
         return self.address or os.environ.get("RAY_ADDRESS")
 
 
-class PredictResult(Frozen):
-    """What came of it.
+class PredictResult(Counts):
+    """What came of it: the rows, with `read` those of the input and `written` those of the output.
 
     Attributes:
-        read: rows of the input.
-        written: rows of the output.
-        skipped: rows left out, because they have no text or cannot be read.
-        resumed: rows that an earlier, unfinished run of the same job had answered.
         seconds: that it took.
         rows_per_second: of the rows that were not resumed.
         output: where the answers are.
         actors: of Ray; None for the local engine.
     """
 
-    read: int
-    written: int
-    skipped: int
-    resumed: int
     seconds: float
     rows_per_second: float
     output: str
