@@ -57,9 +57,7 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
     percent of two. Candidates of one graph do the same work with other numbers, so the highest of their speeds counts
     for each: what noise alone tells apart must not decide, or another seed would give another file.
 
-    Args:
-        measured: candidates by name; "fp32" holds only timings.
-        standard: what they are held to.
+    `measured` holds candidates by name, and "fp32", which has only timings.
     """
     invariant = {name: each for name, each in measured.items() if is_eligible(each)}
     drops = {name: standard.drop(each) for name, each in invariant.items()}
@@ -89,13 +87,8 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
 def choose_again(before: Int8Choice, measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
     """Choose once more, after further candidates were measured.
 
-    A choice made before stays unless another candidate is more accurate. Among those that are, the ones whose cost
-    counts as nothing come first.
-
-    Args:
-        before: the choice among the first candidates.
-        measured: all candidates, as in `choose`.
-        standard: what they are held to.
+    A choice made before, among the first candidates, stays unless another candidate is more accurate. Among those that
+    are, the ones whose cost counts as nothing come first. `measured` holds all candidates, as in `choose`.
     """
     eligible = {name: each for name, each in measured.items() if is_eligible(each)}
     rivals: Mapping[str, Int8Measurement] = measured

@@ -41,18 +41,22 @@ def store_matrices(graph: GraphProto, except_for: Container[str]) -> int:
     layers = 0
     for node in graph.node:
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in matrices and node.name not in except_for:
-            nodes += _restored_weight(graph, matrices[node.input[1]], node)
+            # One scale an output channel: the axis that is summed over in the product shares it.
+            axis = 1 if attribute(node, "transB", 0) else 0
+            numbers, scales = _add_int8(graph, matrices[node.input[1]], axis)
+            node.input[1] = f"{node.name}_weight"
+            nodes += _product(numbers, scales, node.input[1], node.name)
             layers += 1
         nodes.append(node)
     replace_nodes(graph, nodes)
     return layers
 
 
-def share_with_quantised(graph: GraphProto) -> int:
+def share_with_quantised(graph: GraphProto) -> None:
     """Let stored matrices read the quantised weight of the same matrix, where the quantiser made one.
 
     DeBERTa projects tokens and positions by the same weights: the first product is quantised, the second is stored, and
-    each would have its own copy of the weights. Returns how many copies were removed.
+    each would have its own copy of the weights.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     shared: dict[str, str] = {}
@@ -69,7 +73,6 @@ def share_with_quantised(graph: GraphProto) -> int:
         for place, name in enumerate(node.input):
             node.input[place] = shared.get(name, name)
     replace_nodes(graph, list(graph.node))
-    return len(shared) // 2
 
 
 def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
@@ -84,13 +87,6 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
     ]
 
 
-def _restored_weight(graph: GraphProto, weight: TensorProto, node: NodeProto) -> list[NodeProto]:
-    # One scale an output channel: the axis that is summed over in the product shares it.
-    numbers, scales = _add_int8(graph, weight, axis=1 if attribute(node, "transB", 0) else 0)
-    node.input[1] = f"{node.name}_weight"
-    return _product(numbers, scales, node.input[1], node.name)
-
-
 def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProto]:
     """Nodes for output = float(numbers) * float(scales)."""
     return [
@@ -101,16 +97,8 @@ def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProt
 
 
 def _add_int8(graph: GraphProto, tensor: TensorProto, axis: int) -> tuple[str, str]:
-    """Add the int8 form of a matrix to the graph, unless it is there already.
-
-    Args:
-        graph: changed in place.
-        tensor: the matrix.
-        axis: the numbers along this axis share a scale.
-
-    Returns:
-        Names of the numbers and of the scales.
-    """
+    """Add the int8 form of a matrix to the graph, unless it is there already: the numbers along an axis share a scale.
+    Returns the names of the numbers and of the scales."""
     names = (f"{tensor.name}_int8_{axis}", f"{tensor.name}_scale_{axis}")
     if any(known.name == names[0] for known in graph.initializer):
         return names

@@ -171,13 +171,8 @@ def layers_by_worth(
 
     The error is the mean square of the change of the logits by quantising. A group's gain is the error of the candidate
     minus the error of the same candidate with this group in fp32. Its cost is the number of its multiplications for
-    each token: the size of its weights.
-
-    Args:
-        onnx_path: the fp32 graph that the candidate is made from.
-        candidate: how the layers are quantised.
-        ranges: of that graph's activations.
-        batches: rows to measure on.
+    each token: the size of its weights. The candidate is made from the fp32 graph at `onnx_path`, whose activations
+    have these ranges.
     """
     graph = onnx.load(onnx_path).graph
     sizes = {name: math.prod(tensor.dims) for name, tensor in float_matrices(graph).items()}

@@ -51,12 +51,16 @@ def export_onnx(
     """
     used = choose_exporter(exporter)
     model = load_classifier(model_dir)
-    typed = token_type_ids and _tells_types_apart(model)
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    typed = token_type_ids and takes_types and getattr(model.config, "type_vocab_size", 2) > 1
     with tempfile.TemporaryDirectory(dir=out_file.parent) as scratch:
         try:
             with quiet():
-                export = _export_with_optimum if used == "optimum" else _export_with_torch
-                graph = export(model, Path(scratch), typed)
+                if used == "optimum":
+                    _export_with_optimum(model, Path(scratch))
+                else:
+                    _export_with_torch(model, Path(scratch), typed)
+            graph = onnx.load(Path(scratch) / "model.onnx")
         except Exception as error:  # exporters raise exceptions of many kinds
             other = "torch" if used == "optimum" else "optimum"
             raise KdcError(
@@ -134,18 +138,12 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
     return "torch"
 
 
-def _tells_types_apart(model: PreTrainedModel) -> bool:
-    accepts = "token_type_ids" in inspect.signature(model.forward).parameters
-    return accepts and getattr(model.config, "type_vocab_size", 2) > 1
-
-
-def _export_with_optimum(model: PreTrainedModel, scratch: Path, typed: bool) -> onnx.ModelProto:
+def _export_with_optimum(model: PreTrainedModel, folder: Path) -> None:
     from optimum.exporters.onnx import onnx_export_from_model
 
     onnx_export_from_model(
-        model, scratch, task="text-classification", opset=_OPTIMUM_OPSET, do_validation=False, no_post_process=True
+        model, folder, task="text-classification", opset=_OPTIMUM_OPSET, do_validation=False, no_post_process=True
     )
-    return onnx.load(scratch / "model.onnx")
 
 
 class _LogitsOnly(torch.nn.Module):
@@ -162,7 +160,7 @@ class _LogitsOnly(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
 
 
-def _export_with_torch(model: PreTrainedModel, scratch: Path, typed: bool) -> onnx.ModelProto:
+def _export_with_torch(model: PreTrainedModel, folder: Path, typed: bool) -> None:
     # torch.export takes sizes of 0 and 1 for constants. One row is padded, so that no branch for a mask of ones alone
     # is traced.
     ids = torch.full((2, 7), (model.config.pad_token_id or 0) + 1, dtype=torch.int64)
@@ -170,11 +168,10 @@ def _export_with_torch(model: PreTrainedModel, scratch: Path, typed: bool) -> on
     mask[1, 5:] = 0
     inputs = (ids, mask, torch.zeros_like(ids)) if typed else (ids, mask)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    out_file = scratch / "model.onnx"
     torch.onnx.export(
         _LogitsOnly(model),
         inputs,
-        str(out_file),
+        str(folder / "model.onnx"),
         input_names=list(INPUT_NAMES[: len(inputs)]),
         output_names=["logits"],
         dynamic_shapes=tuple(dynamic for _ in inputs),
@@ -182,7 +179,6 @@ def _export_with_torch(model: PreTrainedModel, scratch: Path, typed: bool) -> on
         external_data=False,
         verbose=False,
     )
-    return onnx.load(out_file)
 
 
 def _normalise(model: onnx.ModelProto, typed: bool) -> None:

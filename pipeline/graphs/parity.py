@@ -26,6 +26,7 @@ LogitsFunction = Callable[[Feeds], np.ndarray]
 
 BATCH_SIZES = (1, 2, 7, 32)
 SHORTEST_ROW = 3  # [CLS] word [SEP]
+_ROW_FIELDS = ("input_ids", "token_type_ids")
 
 
 def torch_logits(model_dir: Path) -> LogitsFunction:
@@ -62,15 +63,12 @@ def parity_batches(rows: Sequence[Row], *, pad_id: int, max_length: int, seed: i
     for size in BATCH_SIZES:
         for length in (SHORTEST_ROW, max_length):
             chosen = [rows[index] for index in generator.integers(len(rows), size=size)]
-            yield _pad([_resize(chosen[0], length), *chosen[1:]], pad_id)
+            first = {name: np.resize(ids, length).tolist() for name, ids in chosen[0].items() if name in _ROW_FIELDS}
+            yield _pad([first, *chosen[1:]], pad_id)
 
 
 def check_parity(
-    run: LogitsFunction,
-    reference: LogitsFunction,
-    batches: Iterable[Feeds],
-    *,
-    tolerance: float = 1e-4,
+    run: LogitsFunction, reference: LogitsFunction, batches: Iterable[Feeds], *, tolerance: float = 1e-4
 ) -> float:
     """Compare two functions from feeds to logits (or to probabilities) on every batch.
 
@@ -79,10 +77,7 @@ def check_parity(
         reference: the function that it must equal.
         batches: feeds, see `parity_batches`.
         tolerance: largest absolute difference that is allowed, times the largest absolute reference value where that
-            exceeds 1.
-
-    Returns:
-        The largest absolute difference.
+            exceeds 1. The largest difference is returned.
 
     Raises:
         KdcError: a difference above the tolerance, a NaN, outputs of another shape, or no batch at all.
@@ -149,11 +144,6 @@ def batch_invariance(
     # A probability of one half is a logit of zero, where a label of a multi-label task is on.
     flips = metrics.changed_labels(alone - 0.5, together - 0.5, kind)
     return BatchInvariance(float(np.abs(alone - together).max()), flips, len(encodings))
-
-
-def _resize(row: Row, length: int) -> dict[str, list[int]]:
-    """The row cut or repeated to `length` tokens."""
-    return {name: list(np.resize(row[name], length)) for name in ("input_ids", "token_type_ids") if name in row}
 
 
 def _pad(rows: Sequence[Row], pad_id: int) -> Feeds:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from scipy.special import rel_entr
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.parity import Feeds, Row
@@ -86,7 +87,9 @@ class Histogram:
             clipped = inside.copy()
             clipped[0] += self._counts[:first].sum()
             clipped[-1] += self._counts[last:].sum()
-            if (divergence := _divergence(clipped, _in_steps(inside, clipped > 0))) < smallest:
+            in_steps = _in_steps(inside, clipped > 0)
+            divergence = float(rel_entr(clipped / clipped.sum(), in_steps / max(in_steps.sum(), 1.0)).sum())
+            if divergence < smallest:
                 smallest = divergence
                 best = max(-threshold, min(self.minimum, 0.0)), min(threshold, max(self.maximum, 0.0))
         return best
@@ -127,15 +130,6 @@ def _in_steps(counts: np.ndarray, filled: np.ndarray) -> np.ndarray:
     step = np.arange(len(counts)) * (_STEPS + 1) // len(counts)
     total, bins = np.bincount(step, counts), np.bincount(step, filled)
     return np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
-
-
-def _divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Kullback-Leibler divergence of counts: sum of p log(p / q); infinite where q is 0 and p is not."""
-    p, q = p / p.sum(), q / max(q.sum(), 1.0)
-    there = p > 0
-    if (q[there] == 0).any():
-        return np.inf
-    return float((p[there] * np.log(p[there] / q[there])).sum())
 
 
 Ranges = Mapping[str, Histogram]  # by tensor name

@@ -66,11 +66,14 @@ def smooth(onnx_in: Path, onnx_out: Path, largest: Mapping[str, np.ndarray]) -> 
     for tensor, nodes in groups.items():
         weights = [matrices[node.input[1]] for node in nodes]
         factors = _factors(largest[tensor], weights)
-        divisions[nodes[0].name] = _divide(model.graph, tensor, factors)
+        # Divided before the first of them; the inverses of the factors become a constant of the graph.
+        smoothed, inverses = f"{tensor}_smoothed", f"{tensor}_smoothed_by"
+        model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), inverses))
+        divisions[nodes[0].name] = helper.make_node("Mul", [tensor, inverses], [smoothed], name=smoothed)
         for node, weight in zip(nodes, weights, strict=True):
             name = f"{node.name}_smoothed_weight"
             model.graph.initializer.append(numpy_helper.from_array(weight * factors[:, None], name))
-            node.input[0], node.input[1] = f"{tensor}_smoothed", name
+            node.input[0], node.input[1] = smoothed, name
     nodes_in_order: list[NodeProto] = []
     for node in model.graph.node:
         nodes_in_order += [divisions[node.name], node] if node.name in divisions else [node]
@@ -93,10 +96,3 @@ def _factors(activation: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarra
     weight = np.max([np.abs(each).max(axis=1) for each in weights], axis=0)
     factors = np.maximum(activation, _LEAST) ** _STRENGTH / np.maximum(weight, _LEAST) ** (1 - _STRENGTH)
     return np.maximum(factors, _LEAST).astype(np.float32)
-
-
-def _divide(graph: GraphProto, tensor: str, factors: np.ndarray) -> NodeProto:
-    """The node that divides a tensor by the factors; their inverses become a constant of the graph."""
-    name = f"{tensor}_smoothed"
-    graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), f"{name}_by"))
-    return helper.make_node("Mul", [tensor, f"{name}_by"], [name], name=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.decision import Basis, rows_needed, unseen
+from kdc.artifact.contract.judgement import Basis, rows_needed, unseen
 from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import Kind
 from kdc.pipeline.quality import metrics
@@ -27,13 +27,10 @@ def compare(
     Args:
         student, teacher: (rows, outputs) logits.
         labels: (rows,), or (rows, outputs) for multi-label.
-        kind: the task's kind.
+        kind: of the task.
         metric: the deciding one.
-        contract: its `max_drop` is the limit of the difference.
+        contract: its `max_drop` is the limit of the difference; without one None is returned.
         seed: of the resampling.
-
-    Returns:
-        None where the contract asks for no `max_drop`.
     """
     max_drop = contract.limits.max_drop
     if max_drop is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from kdc.artifact.contract.decision import missed_costs
+from kdc.artifact.contract.judgement import missed_costs
 from kdc.artifact.contract.terms import Contract, Costs
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned

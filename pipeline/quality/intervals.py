@@ -49,15 +49,8 @@ def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float =
 def score_interval(
     logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, metric: str, *, seed: int
 ) -> tuple[float, float]:
-    """95 % interval of a model's score, in points.
-
-    Args:
-        logits: (rows, outputs).
-        labels: (rows,), or (rows, outputs) for multi-label.
-        kind: of the task.
-        metric: one of `metrics.METRICS`.
-        seed: of the resampling.
-    """
+    """95 % interval of a model's score by one of `metrics.METRICS`, in points. Logits are (rows, outputs); labels are
+    (rows,), or (rows, outputs) for multi-label."""
     answers = metrics.predictions(logits, kind)
     score = metrics.METRICS[metric]
     return bootstrap(lambda rows: 100 * score(labels[rows], answers[rows]), len(labels), seed=seed).interval
@@ -73,10 +66,8 @@ def difference(
     seed: int,
     confidence: float = 0.95,
 ) -> Resampled:
-    """How sure the difference of two models' scores is: of `logits` minus of `others`, in points, on the same rows.
-
-    The arguments are as in `score_interval`.
-    """
+    """How sure the difference of two models' scores is: of `logits` minus of `others`, in points, on the same rows. The
+    arguments are as in `score_interval`."""
     answers, other_answers = metrics.predictions(logits, kind), metrics.predictions(others, kind)
     score = metrics.METRICS[metric]
     return bootstrap(
@@ -131,13 +122,8 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
 def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
     """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    Args:
-        logits: (rows, outputs).
-        labels: (rows,) class ids, or (rows, outputs) in {0, 1}.
-        kind: 1.0 for regression, which has no probabilities.
-
-    Returns:
-        A number in [0.05, 20]; 1.0 where no temperature is better than none.
+    Logits are (rows, outputs); labels are (rows,) class ids, or (rows, outputs) in {0, 1}. The temperature is in
+    [0.05, 20]; 1.0 where none is better than none, and for regression, which has no probabilities.
     """
     if kind == "regression":
         return 1.0
@@ -145,11 +131,10 @@ def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Ki
 
     def surprise(log_temperature: float) -> float:
         probabilities = activate(logits, kind, float(np.exp(log_temperature))).astype(np.float64)
-        likely = (
-            probabilities[np.arange(len(labels)), labels.astype(np.int64)]
-            if kind == "classification"
-            else np.where(labels.astype(bool), probabilities, 1 - probabilities)
-        )
+        if kind == "classification":
+            likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
+        else:
+            likely = np.where(labels.astype(bool), probabilities, 1 - probabilities)
         return float(-np.log(np.maximum(likely, 1e-12)).mean())
 
     best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.decision import decide
-from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.judgement import Judgement, decide
 from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest
 from kdc.common import machine
@@ -61,10 +60,10 @@ def load(artifact: Path, contract: Contract, device: Device, *, variant: str | N
 def judge(
     engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool = True
 ) -> Judgement:
-    """Measure the costs of an engine, and decide whether it keeps its contract.
+    """Measure the costs of an engine, see `load`, and decide whether it keeps its contract.
 
     Args:
-        engine: see `load`.
+        engine: over an artifact.
         contract: what is asked.
         rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
         quality: the student beside its teacher; None where the contract asks for no `max_drop`.
@@ -110,18 +109,9 @@ def judge_variants(
 ) -> tuple[Manifest, Judgement]:
     """Judge the variant that the manifest names; where that one does not pass on a CPU, the other precision too.
 
-    Args:
-        artifact: the folder with its manifest.
-        manifest: of it.
-        contract: what is asked.
-        answers: of the evaluation split.
-        device: see `judged_device`.
-        int8_allowed: whether int8 may be loaded unasked. One that cost more than `quantize.max_int8_drop` is in the
-            artifact for people who ask for it.
-        seed: see `judge_evaluated`.
-
-    Returns:
-        The manifest, whose provider loads the variant that stands best, and the judgement of that variant.
+    Returned are the manifest, whose provider now loads the variant that stands best, and the judgement of that variant.
+    int8 is tried unasked only where it is allowed: one that cost more than `quantize.max_int8_drop` is in the artifact
+    for people who ask for it. The device is that of `judged_device`, the seed is as in `judge_evaluated`.
     """
     best = judge_evaluated(load(artifact, contract, device), contract, answers, seed=seed)
     allowed = ("int8", "fp32") if int8_allowed else ("fp32",)

@@ -109,15 +109,8 @@ def compare_speeds(
 def measure_costs(
     engine: Engine, rows: Sequence[Text], conditions: Conditions, *, size_bytes: int, rounds: int = _ROUNDS
 ) -> Costs:
-    """Time an engine under a contract's conditions.
-
-    Args:
-        engine: loaded with the conditions' threads.
-        rows: the rows to time, see `rows_to_time`.
-        conditions: of the contract.
-        size_bytes: of the ONNX file and `tokenizer.json`.
-        rounds: see `time_in_turns`.
-    """
+    """Time an engine, which was loaded with the conditions' threads, under a contract's conditions on the rows that
+    `rows_to_time` chose. The size is of the ONNX file and `tokenizer.json`; the rounds are as in `time_in_turns`."""
     # So many calls that some of each round lie above the percentile: else it would be the slowest call alone.
     count = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - conditions.percentile / 100) - 1e-6))
     models = {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))}

@@ -26,14 +26,8 @@ def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]
 def compute(
     logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """The named metrics of logits against labels, in points.
-
-    Args:
-        logits: (rows, outputs).
-        labels: (rows,) class ids or numbers, or (rows, outputs) in {0, 1}.
-        kind: of the task.
-        names: keys of `METRICS`.
-    """
+    """The named metrics, keys of `METRICS`, of logits (rows, outputs) against labels, in points. Labels are (rows,)
+    class ids or numbers, or (rows, outputs) in {0, 1}."""
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
     truth = np.asarray(labels)
     if kind != "regression":

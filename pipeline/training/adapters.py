@@ -46,12 +46,9 @@ def with_adapters(model: PreTrainedModel, new_modules: tuple[str, ...], settings
     """Put LoRA adapters on a model. They, the head and new modules are trainable, everything else is frozen.
 
     Args:
-        model: a sequence classifier; changed in place.
+        model: a sequence classifier; changed in place. The PEFT model over it is returned.
         new_modules: as in `Loaded`.
         settings: of the adapters.
-
-    Returns:
-        The PEFT model over it.
 
     Raises:
         InputError: PEFT refuses the settings, or the layers are not there.

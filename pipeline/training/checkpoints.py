@@ -29,7 +29,7 @@ def seal(checkpoint: Path) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` whose seal fits its files; incomplete and damaged ones are removed."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         problem = _problem(checkpoint)
         if not problem:
             return checkpoint
@@ -57,5 +57,6 @@ def _files(checkpoint: Path) -> list[Path]:
     return sorted(file for file in checkpoint.rglob("*") if file.is_file() and not file.name.startswith(SEAL))
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(checkpoint.name.rsplit("-", 1)[1])

@@ -41,9 +41,7 @@ def fine_tune(
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
-        settings: how to train it.
-        data: the rows.
-        environment: seed, device and precision.
+        settings, data, environment: how to train it, the rows, and seed, device and precision.
         role: whose tokens the model takes: "teacher", "teacher-2", ..., or "student".
         pad_id: the tokenizer's padding id.
         checkpoints: folder for checkpoints; training goes on from the last one that is there.
@@ -141,17 +139,14 @@ def score_logits(logits: NDArray[np.floating], labels: NDArray[np.generic], task
 
 
 def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, remedy: str) -> str | None:
-    """Refuse a model that learned nothing.
+    """Refuse a model that learned nothing, by what it answers on the tuning slice.
 
     Args:
-        result: what it answers on the tuning slice.
-        task: names the deciding metric.
+        result: of that model.
+        task: its first metric decides.
         who: "teacher" or "student".
-        allow: only warn.
+        allow: return a warning in place of the error; None is returned where all is well.
         remedy: what to try.
-
-    Returns:
-        The warning, or None where all is well.
 
     Raises:
         KdcError: the model gives one answer to all rows, or does not beat the majority.

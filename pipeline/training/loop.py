@@ -28,7 +28,7 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
-from kdc.pipeline.training.checkpoints import seal
+from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.losses import distillation_loss, label_loss
 
 log = logging.getLogger("kdc")
@@ -154,11 +154,9 @@ def train(
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
-        train_rows: rows to train on.
-        tune_rows: the tuning slice, by which the best step is chosen.
+        train_rows, tune_rows: the rows to train on, and the tuning slice, by which the best step is chosen.
         pad_id: the tokenizer's padding id.
-        objective: what to minimise.
-        plan: how to train.
+        objective, plan: what to minimise, and how.
         folder: where checkpoints are written.
         resume: the checkpoint to go on from, see `last_checkpoint`; None begins anew.
         progress: called with (step, steps).
@@ -182,7 +180,7 @@ def train(
         callbacks=[_Report(progress)] + ([EarlyStoppingCallback(patience)] if patience else []),
     )
     trainer.remove_callback(PrinterCallback)
-    resumed_from = 0 if resume is None else int(resume.name.rsplit("-", 1)[1])
+    resumed_from = 0 if resume is None else step_of(resume)
     if resume is not None:
         log.info("resumes from step %s", resumed_from)
     result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))

@@ -78,9 +78,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if not tokenizer.is_fast:
-        raise InputError(
-            "the model has no fast tokenizer", given=model, remedy="use a model that ships a tokenizer.json"
-        )
+        remedy = "use a model that ships a tokenizer.json"
+        raise InputError("the model has no fast tokenizer", given=model, remedy=remedy)
     return tokenizer
 
 

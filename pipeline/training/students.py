@@ -42,12 +42,9 @@ def distil(
     """Make a student and train it into a folder.
 
     Args:
-        settings: of the student.
-        data: the rows.
-        teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; None trains on the labels
-            alone (a control).
+        settings, data, environment: of the student, the rows, and seed, device and precision.
+        teacher_logits: see `fine_tune`; None trains on the labels alone (a control).
         out: the folder.
-        environment: seed, device and precision.
         cut_from: the model that a student of "layers:..." is cut from.
         role: whose tokens it takes: "teacher" or "student".
         progress: called with (step, steps).
