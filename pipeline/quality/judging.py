@@ -60,10 +60,10 @@ def load(artifact: Path, contract: Contract, device: Device, *, variant: str | N
 def judge(
     engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool = True
 ) -> Judgement:
-    """Measure the costs of an engine, see `load`, and decide whether it keeps its contract.
+    """Measure the costs of an engine, and decide whether it keeps its contract.
 
     Args:
-        engine: over an artifact.
+        engine: as `load` opens it.
         contract: what is asked.
         rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
         quality: the student beside its teacher; None where the contract asks for no `max_drop`.

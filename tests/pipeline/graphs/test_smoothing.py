@@ -1,4 +1,4 @@
-"""`smoothing` and `sensitivity`: equal graphs that lose less by 8 bits, and the layers that lose most."""
+"""Smoothing, and sensitivity of layers: equal graphs that lose less by 8 bits, and the layers that lose most."""
 
 from __future__ import annotations
 
