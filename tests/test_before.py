@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import bag_models
 import numpy as np
@@ -26,7 +27,7 @@ def artifact(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text("# A model card\n", encoding="utf-8")
     logits = np.zeros((2, 2), np.float32)
     hashes = np.array([hashlib.sha256(text.encode()).hexdigest() for text in ROW])
-    arrays = dict.fromkeys(("teacher_logits", "student_logits", "student_int8_logits"), logits)
+    arrays: dict[str, Any] = dict.fromkeys(("teacher_logits", "student_logits", "student_int8_logits"), logits)
     np.savez(tmp_path / "evaluation.npz", text_sha256=hashes, label=np.array([0, 1]), **arrays)
     for name, entry in document["files"].items():
         content = (tmp_path / name).read_bytes()
