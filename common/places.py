@@ -35,9 +35,8 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise InputError(
-            f"cannot reach this place: {error}", given=address, remedy="install the fsspec package of this scheme"
-        ) from error
+        remedy = "install the fsspec package of this scheme"
+        raise InputError(f"cannot reach this place: {error}", given=address, remedy=remedy) from error
 
 
 def is_local(system: Any) -> bool:
@@ -67,10 +66,8 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
     except Exception as error:  # each package has errors of its own, and they share no base
         if isinstance(error, (KdcError, *passing)):
             raise
-        detail = without_secrets(str(error))[:_LONGEST_DETAIL]
-        raise KdcError(
-            "the store refused, or did not answer", given=f"{address}: {type(error).__name__}: {detail}", remedy=remedy
-        ) from error
+        given = f"{address}: {type(error).__name__}: {without_secrets(str(error))[:_LONGEST_DETAIL]}"
+        raise KdcError("the store refused, or did not answer", given=given, remedy=remedy) from error
 
 
 @contextmanager
@@ -86,12 +83,10 @@ def reaching_remote(system: Any, address: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class File:
-    """One input file.
+    """One input file, at `path` on the fsspec file system `system`.
 
     Attributes:
-        address: its address as people are shown it.
-        system: the fsspec file system.
-        path: its path on that file system.
+        address: as people are shown it.
         size: in bytes.
         changed: tells this version from another: the time of its last change, or an entity tag.
     """
@@ -117,9 +112,8 @@ class File:
 
         compression = _COMPRESSED.get(Path(self.address).suffix)
         if compression is not None and compression not in available_compressions():
-            raise InputError(
-                f"nothing that unpacks {compression} is installed", given=self.address, remedy="unpack it first"
-            )
+            what = f"nothing that unpacks {compression} is installed"
+            raise InputError(what, given=self.address, remedy="unpack it first")
         return self.system.open(self.path, "rb", compression=compression)
 
 
@@ -129,11 +123,16 @@ def format_of(address: str) -> str:
     Raises:
         InputError: another ending.
     """
+    ending = _ending(address)
+    if ending not in FORMATS:
+        raise InputError("unknown format", given=address, remedy=f"one of {', '.join(FORMATS)}")
+    return FORMATS[ending]
+
+
+def _ending(address: str) -> str:
+    """The ending that tells the format, ".csv" of "rows.csv.gz"."""
     name = address.removesuffix(Path(address).suffix) if is_packed(address) else address
-    try:
-        return FORMATS[Path(name).suffix.lower()]
-    except KeyError:
-        raise InputError("unknown format", given=address, remedy=f"one of {', '.join(FORMATS)}") from None
+    return Path(name).suffix.lower()
 
 
 def is_packed(address: str) -> bool:
@@ -166,15 +165,14 @@ def find(address: str) -> list[File]:
 
 def _matches(system: Any, path: str, address: str) -> list[str]:
     if system.isdir(path):
-        matches = [name for name in system.find(path) if _has_known_format(name) and not _is_hidden(name, path)]
+        matches = [name for name in system.find(path) if _ending(name) in FORMATS and not _is_hidden(name, path)]
     elif system.exists(path):  # asked before patterns, because data[1].csv can be a file's name
         matches = [path]
     else:
         matches = [name for name in system.glob(path) if not system.isdir(name)] if set(path) & set("*?[") else []
     if not matches:
-        raise InputError(
-            "there is no input", given=address, remedy=f"a file, a directory or a pattern of {', '.join(FORMATS)}"
-        )
+        remedy = f"a file, a directory or a pattern of {', '.join(FORMATS)}"
+        raise InputError("there is no input", given=address, remedy=remedy)
     return sorted(matches)
 
 
@@ -183,13 +181,6 @@ def _describe(system: Any, path: str, address: str) -> File:
     changed = next((str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified", "updated") if key in info), "")
     shown = path if is_local(system) else f"{address.partition('://')[0]}://{path}"
     return File(shown, system, path, int(info.get("size") or 0), changed)
-
-
-def _has_known_format(path: str) -> bool:
-    try:
-        return bool(format_of(path))
-    except InputError:
-        return False
 
 
 def _is_hidden(path: str, root: str) -> bool:
@@ -272,7 +263,7 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
     """A binary stream whose content takes its name only when all of it is written; a local folder is made."""
     system, path = file_system(address)
     if is_local(system):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with files.whole_file(Path(path)) as stream:
             yield stream
         return

@@ -59,13 +59,11 @@ def read_file(path: Path) -> Layer:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            "cannot read the config file", given=path, remedy=f"check --config ({error.strerror})"
-        ) from None
+        remedy = f"check --config ({error.strerror})"
+        raise InputError("cannot read the config file", given=path, remedy=remedy) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the config file is not valid TOML: {error}", given=path, remedy="`kdc config` prints a valid example"
-        ) from None
+        what = f"the config file is not valid TOML: {error}"
+        raise InputError(what, given=path, remedy="`kdc config` prints a valid example") from None
 
 
 def layer_of(flags: Mapping[str, Any]) -> Layer:
@@ -94,18 +92,14 @@ def layer_of_keywords(keywords: Mapping[str, Any]) -> Layer:
             continue
         homes = [key for key in keys if key.rpartition(".")[2] == name]
         if len(homes) > 1:
-            section = homes[0].partition(".")[0]
-            raise InputError(
-                "several sections have a setting of this name",
-                given=f"{name}: {', '.join(homes)}",
-                remedy=f"name the section: {section}={{{name!r}: {value!r}}}",
-            )
+            given = f"{name}: {', '.join(homes)}"
+            remedy = f"name the section: {homes[0].partition('.')[0]}={{{name!r}: {value!r}}}"
+            raise InputError("several sections have a setting of this name", given=given, remedy=remedy)
         if not homes:
             nearest = difflib.get_close_matches(name, [key.rpartition(".")[2] for key in keys], n=1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
-            raise InputError(
-                "there is no setting of this name", given=name, remedy=f"{hint}`kdc config` prints them all"
-            )
+            remedy = f"{hint}`kdc config` prints them all"
+            raise InputError("there is no setting of this name", given=name, remedy=remedy)
         _put(layer, homes[0], value)
     return layer
 
@@ -145,8 +139,7 @@ def _presets(asked: Layer) -> Layer:
         method = _section(asked, section).get("method")
         if method in rates:
             layer = _merge(layer, {section: {"learning_rate": rates[method]}})
-    if task in TASK_PRESETS:
-        layer = _merge(layer, TASK_PRESETS[task])
+    layer = _merge(layer, TASK_PRESETS.get(task, {}))
     if _section(asked, "student").get("model"):  # a person who names a student wants that one
         layer = _merge(layer, {"contract": {"search": "off"}})
     return _merge(layer, {"run": {"family": family}} if family else {})
@@ -202,8 +195,6 @@ def render_defaults() -> str:
         if head != section:
             lines += ["", f"[{head}]"]
             section = head
-        if default is None:
-            lines.append(f"# {name} =  # {meaning}")
-        else:
-            lines.append(f"# {name} = {json.dumps(default)}  # {meaning}")
+        shown = "" if default is None else f" {json.dumps(default)}"
+        lines.append(f"# {name} ={shown}  # {meaning}")
     return "\n".join(lines).strip()

@@ -166,8 +166,6 @@ def _read_glue(path: Path, log: FileLog, *, known_names: tuple[str, ...], skip_b
     """Read tab-separated records without quoting.
 
     Args:
-        path: the file.
-        log: where records that do not fit are reported.
         known_names: names of which a header line has one. If the first line has none of them, it is a row of CoLA,
             whose file has no header. () for the tasks whose files have one.
         skip_broken: leave out and count rows with too few columns, of which QQP's file has some.
@@ -204,11 +202,9 @@ def _read_jsonl(path: Path, log: FileLog) -> Iterator[Record]:
         if number == 1 and is_array:
             remedy = f"convert it: jq -c '.[]' {path} > {path.stem}.jsonl"
             raise FileProblem("one JSON array instead of one object a line", remedy=remedy)
-        remedy = "write one JSON object a line"
-        if isinstance(value, Exception):
-            log.mistake(number, RowProblem("not JSON", show(str(value)), remedy))
-        else:
-            log.mistake(number, RowProblem("not a JSON object", type(value).__name__, remedy))
+        is_broken = isinstance(value, Exception)
+        what, detail = ("not JSON", show(str(value))) if is_broken else ("not a JSON object", type(value).__name__)
+        log.mistake(number, RowProblem(what, detail, "write one JSON object a line"))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -298,10 +294,9 @@ def _from_disk(folder: Path) -> datasets.Dataset:
     import pyarrow as pa
 
     try:
-        dataset = datasets.load_from_disk(str(folder))
+        return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise FileProblem("the save_to_disk folder cannot be read", show(str(error)), "save it again") from None
-    return dataset
 
 
 def _from_hub(source: SplitSource) -> datasets.Dataset:
@@ -326,9 +321,8 @@ def _read_pydocs(split: str, seed: int) -> Iterator[Record]:
         yield Record(number, names, list(row.values()))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # both splits are made together, which imports the standard library in a subprocess
 def _pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The rows of both splits, made once, because that imports the standard library in a subprocess."""
     from kdc.pipeline.data.pydocs import make_pydocs
 
     return make_pydocs(seed)

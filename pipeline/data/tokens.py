@@ -68,11 +68,8 @@ def tokenise(
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"))
     with_types = "token_type_ids" in tokenizer.model_input_names
-    splits = {
-        name: datasets.load_from_disk(str(folder / "rows" / name))
-        for name in SPLITS
-        if (folder / "rows" / name).is_dir()
-    }
+    places = {name: folder / "rows" / name for name in SPLITS}
+    splits = {name: datasets.load_from_disk(str(place)) for name, place in places.items() if place.is_dir()}
     total, done = sum(len(rows) for rows in splits.values()), 0
     out, partial = folder / f"tokens-{role}", folder / f"tokens-{role}.partial"
     shutil.rmtree(partial, ignore_errors=True)

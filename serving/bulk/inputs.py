@@ -79,9 +79,8 @@ class Window:
         try:
             return self.batch.to_pylist()
         except (ValueError, OverflowError) as error:  # nanoseconds, years beyond 9999
-            raise InputError(
-                f"a value has no form in text: {error}", given=self.file, remedy="write .parquet"
-            ) from error
+            what = f"a value has no form in text: {error}"
+            raise InputError(what, given=self.file, remedy="write .parquet") from error
 
     def without(self, bad: list[BadRow]) -> Window:
         """The window with further rows moved to the bad ones."""
@@ -136,11 +135,9 @@ def _read_text(raw: IO[bytes], name: str, kind: str) -> Iterator[Window]:
         _check_names(header, name)
         yield from _windows(_rows_of_fields(records, header), name, header, raw)
     except BrokenQuoting as error:
-        raise InputError(
-            f"broken quoting: {error.reason}",
-            given=f"{name}, line {error.line}",
-            remedy='write a quote inside a quoted field twice (""), and close every quote',
-        ) from None
+        remedy = 'write a quote inside a quoted field twice (""), and close every quote'
+        given = f"{name}, line {error.line}"
+        raise InputError(f"broken quoting: {error.reason}", given=given, remedy=remedy) from None
     finally:
         stream.detach()
 
@@ -150,14 +147,7 @@ _Row = tuple[int, dict[str, Any] | str, int]
 
 
 def _windows(rows: Iterable[_Row], name: str, header: list[str] | None, raw: IO[bytes]) -> Iterator[Window]:
-    """Collect rows into windows.
-
-    Args:
-        rows: of the file.
-        name: of the file.
-        header: column names; None if each row has its own.
-        raw: the file, whose position tells how far it has been read.
-    """
+    """Collect the rows of the file `name` into windows; without a header each row has column names of its own."""
     window, characters, is_first = Window(name, header or []), 0, True
     for line, row, size in rows:
         if isinstance(row, str):
@@ -213,11 +203,8 @@ def _lines(stream: IO[str], name: str) -> Iterator[str]:
     while line := stream.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE and not line.endswith("\n"):
-            raise InputError(
-                f"a line is longer than {LONGEST_LINE >> 20} million characters",
-                given=f"{name}, line {number}",
-                remedy="one row a line: is this another format?",
-            )
+            what = f"a line is longer than {LONGEST_LINE >> 20} million characters"
+            raise InputError(what, given=f"{name}, line {number}", remedy="one row a line: is this another format?")
         yield line
 
 
@@ -253,7 +240,7 @@ def _check_names(names: list[str], file: str) -> None:
 
 
 def _is_utf8(text: str) -> bool:
-    if text.isascii():
+    if text.isascii():  # known without a look at the text
         return True
     try:
         text.encode()

@@ -43,21 +43,15 @@ class Writer:
         """
         taken = sorted(set(window.names) & set(self._added))
         if taken:
-            raise InputError(
-                f"the input has a column {', '.join(taken)} already",
-                given=window.file,
-                remedy="give the new columns other names: --prefix predicted_",
-            )
+            what = f"the input has a column {', '.join(taken)} already"
+            raise InputError(what, given=window.file, remedy="give the new columns other names: --prefix predicted_")
         if self.kind == "jsonl" or not window.names:
             return
         if self._names is None:
             self._names = list(window.names)
         elif more := [name for name in window.names if name not in self._names]:
-            raise InputError(
-                f"rows have columns that the first ones have not: {', '.join(more[:5])}",
-                given=window.file,
-                remedy="write .jsonl, or one output for each file",
-            )
+            what = f"rows have columns that the first ones have not: {', '.join(more[:5])}"
+            raise InputError(what, given=window.file, remedy="write .jsonl, or one output for each file")
 
     @property
     def needs_types(self) -> bool:
@@ -156,18 +150,15 @@ class Writer:
         if window.batch is not None:
             return pa.Table.from_batches([window.batch])
         table = pa.table({name: window.column(name) for name in self._names or []})
-        types = [pa.string() if pa.types.is_null(each.type) else each.type for each in table.schema]
-        if self._schema is not None:
-            known = [self._schema.field(name).type for name in table.column_names]
-            for name, new, old in zip(table.column_names, types, known, strict=True):
-                # A cast would drop the members of an object that the first window did not have.
-                if pa.types.is_nested(new) and new != old:
-                    raise pa.ArrowInvalid(f"column {name} holds {new}, and began with {old}")
-            types = [
-                old if pa.types.is_null(each.type) else new
-                for each, new, old in zip(table.schema, types, known, strict=True)
-            ]
-        return table.cast(pa.schema(list(zip(table.column_names, types, strict=True))))
+        fields = []
+        for field in table.schema:
+            began = None if self._schema is None else self._schema.field(field.name).type
+            is_null = pa.types.is_null(field.type)
+            # A cast would drop the members of an object that the first window did not have.
+            if began is not None and pa.types.is_nested(field.type) and field.type != began:
+                raise pa.ArrowInvalid(f"column {field.name} holds {field.type}, and began with {began}")
+            fields.append((field.name, (began or pa.string()) if is_null else field.type))
+        return table.cast(pa.schema(fields))
 
     def _added_fields(self) -> list[pa.Field]:
         import pyarrow as pa
@@ -196,9 +187,8 @@ def _refusing(window: Window) -> Iterator[None]:
         yield
     except (pa.ArrowException, OverflowError) as error:
         where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
-        raise InputError(
-            f"values that one Parquet column cannot hold: {error}", given=where, remedy="write .jsonl"
-        ) from None
+        what = f"values that one Parquet column cannot hold: {error}"
+        raise InputError(what, given=where, remedy="write .jsonl") from None
 
 
 def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:

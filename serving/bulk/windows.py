@@ -108,11 +108,9 @@ def split_bad(window: Window, columns: Columns, *, skip_bad: bool, columns_seen:
     names = [columns.text] + ([columns.text_pair] if columns.text_pair is not None else [])
     absent = [name for name in names if name not in window.names]
     if absent and not columns_seen and (window.names or not window.bad):
-        raise InputError(
-            f"no column {', '.join(absent)}",
-            given=f"{window.file} has {', '.join(window.names[:20]) or 'none'}",
-            remedy="name the columns: --text COLUMN [--text-pair COLUMN]",
-        )
+        given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
+        remedy = "name the columns: --text COLUMN [--text-pair COLUMN]"
+        raise InputError(f"no column {', '.join(absent)}", given=given, remedy=remedy)
     nothing = [None] * len(window.lines)
     parts = zip(*(window.column(name) if name in window.names else nothing for name in names), strict=True)
     bad: list[BadRow] = []
@@ -126,11 +124,8 @@ def split_bad(window: Window, columns: Columns, *, skip_bad: bool, columns_seen:
     good = window.without(bad) if bad else window
     if good.bad and not skip_bad:
         first = good.bad[0]
-        raise InputError(
-            first.problem,
-            given=f"{first.file}, line {first.line}",
-            remedy="mend the row (the job then starts over), or go on without such rows: --on-error skip",
-        )
+        remedy = "mend the row (the job then starts over), or go on without such rows: --on-error skip"
+        raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy=remedy)
     return good, texts
 
 

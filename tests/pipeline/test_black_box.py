@@ -20,7 +20,7 @@ from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import PreparedData, digest, open_data
-from kdc.pipeline.data.scores import _read, scores_of_rows
+from kdc.pipeline.data.scores import Scores, scores_of_rows
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.run import compress
 from kdc.pipeline.stages.teacher import are_the_labels
@@ -213,10 +213,10 @@ def test_a_number_beside_the_answer_may_be_the_answer_in_regression(data: Prepar
         {"first": "a", "second": "b", "rating": "1", "model": "x", "": "0"},  # as pandas writes its index
         {"first": "c", "second": "d", "rating": "2.5", "model": "x", "": "1"},
     ]
-    known, _ = _read(write(tmp_path / "answers.csv", rows), task)
+    known, _ = Scores(write(tmp_path / "answers.csv", rows), task).by_key()
     assert known[digest(("c", "d"))].tolist() == [2.5]
     with pytest.raises(InputError, match="rating, score may all be the answer"):
-        _read(write(tmp_path / "both.csv", [row | {"score": "4.5"} for row in rows]), task)
+        Scores(write(tmp_path / "both.csv", [row | {"score": "4.5"} for row in rows]), task).by_key()
 
 
 @pytest.mark.parametrize(
@@ -308,5 +308,5 @@ def test_texts_that_look_like_nothing_or_a_number_are_texts(data: PreparedData, 
     odd = [("null", "007", "0.9", "0.1"), ("NA", "1.50", "1", "0")]
     names = ("first", "second", "yes", "no")
     path = write(tmp_path / "odd.csv", [dict(zip(names, row, strict=True)) for row in odd])
-    known, _ = _read(path, data.task)
+    known, _ = Scores(path, data.task).by_key()
     assert set(known) == {digest(("null", "007")), digest(("NA", "1.50"))}
