@@ -62,7 +62,8 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     paths = local(absolute(settings.artifact), allow_failed=settings.allow_failed)
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
-    with tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
+    # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.
+    with _signals() as stop, tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
         folder = Path(name)
         os.environ.update(settings.environment() | {runtime.DIRECTORY: name})
         _announce(settings, host, port)
@@ -70,12 +71,14 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
 
         # The drain, then the requests that were admitted, then two seconds for a worker to close.
         bound_s = settings.drain_delay_s + 2 * settings.timeout_s + 2
-        _run(service.Classifier, address, port, folder, bound_s)
+        if not stop:
+            _run(service.Classifier, address, port, folder, bound_s, stop)
         if (failure := runtime.read_failure(folder)) is not None:
             raise failure
 
 
-def _run(service: Any, address: str, port: int, folder: Path, bound_s: float) -> None:
+def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, stop: list[int]) -> None:
+    """Run the workers until a signal is noted in `stop`, or none of them can start."""
     import circus.controller
     from bentoml._internal.configuration.containers import BentoMLContainer
 
@@ -84,24 +87,22 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float) ->
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder / "metrics"))
     # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
     service.working_dir = str(folder)
-    stop: list[int] = []
-    with _signals(stop):
-        supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
-        try:
-            while not stop and runtime.read_failure(folder) is None:
-                time.sleep(_LOOK_S)
-                if not supervisor._thread.is_alive():
-                    raise KdcError(
-                        "the service stopped: what starts its workers has ended",
-                        given=f"{address}:{port}",
-                        remedy="the reason is printed above; if the port was taken meanwhile, choose one with --port",
-                    )
-                if (folder / runtime.STARTED).exists():
-                    # Restart dead workers, for which the supervisor itself looks every ten seconds.
-                    supervisor.loop.add_callback(_unless_busy, supervisor.manage_watchers)
-        finally:
-            (folder / runtime.STOPPING).touch()
-            _stop(supervisor, bound_s)
+    supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
+    try:
+        while not stop and runtime.read_failure(folder) is None:
+            time.sleep(_LOOK_S)
+            if not supervisor._thread.is_alive():
+                raise KdcError(
+                    "the service stopped: what starts its workers has ended",
+                    given=f"{address}:{port}",
+                    remedy="the reason is printed above; if the port was taken meanwhile, choose one with --port",
+                )
+            if (folder / runtime.STARTED).exists():
+                # Restart dead workers, for which the supervisor itself looks every ten seconds.
+                supervisor.loop.add_callback(_unless_busy, supervisor.manage_watchers)
+    finally:
+        (folder / runtime.STOPPING).touch()
+        _stop(supervisor, bound_s)
 
 
 class _NoSignals:
@@ -141,8 +142,9 @@ def _unless_busy(command: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _signals(stop: list[int]) -> Iterator[None]:
-    """While the block runs, SIGTERM and SIGINT are only noted in `stop`."""
+def _signals() -> Iterator[list[int]]:
+    """While the block runs, SIGTERM and SIGINT are only noted in the list that it gets."""
+    stop: list[int] = []
 
     def handler(number: int, _: FrameType | None) -> None:
         stop.append(number)  # nothing that takes a lock, which the interrupted code may hold
@@ -151,7 +153,7 @@ def _signals(stop: list[int]) -> Iterator[None]:
     # BentoML would restart its workers at a SIGHUP; artifacts reload by themselves.
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        yield
+        yield stop
     finally:
         for each, old in before.items():
             signal.signal(each, old)

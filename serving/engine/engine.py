@@ -247,13 +247,7 @@ class Engine:
         self.run([short])
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """Run one batch in one forward pass with all threads.
-
-        Args:
-            encodings: at least one, of any lengths; they are padded to the longest.
-
-        Returns:
-            float32 logits (rows, outputs).
+        """Run at least one row, padded to the longest, in one pass with all threads: float32 logits (rows, outputs).
 
         Raises:
             KdcError: the model failed, gave NaN or infinity, or is closed.

@@ -76,12 +76,7 @@ def open_session(
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """Run a batch with IO binding: each input is copied to the device once, and only the logits are copied back.
 
-    Args:
-        session: a session on any provider.
-        feeds: the inputs by name, each int64 (rows, longest).
-
-    Returns:
-        the logits, (rows, outputs).
+    Takes the inputs by name, each int64 (rows, longest); returns the logits, (rows, outputs).
     """
     binding = session.io_binding()
     for name, value in feeds.items():

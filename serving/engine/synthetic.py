@@ -8,12 +8,9 @@ from kdc.serving.engine.tokenizing import Text
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
-    """Make a row of the given length, or as near to it as whole words come.
+    """Make a row of `length` tokens, or as near to it as whole words come. `tokens` counts those of a row.
 
-    Args:
-        length: tokens of the row, special tokens included.
-        tokens: returns the number of tokens of a row, special tokens included.
-        is_pair: whether a row has two texts.
+    Both numbers include special tokens.
     """
 
     def words(count: int) -> Text:

@@ -162,12 +162,10 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
     if shorter + longer > room:
         shorter, longer = room // 2, room - room // 2
     counts = (shorter, longer) if len(texts[0]) <= len(texts[1]) else (longer, shorter)
-    kept = [
-        place
-        for text, count in zip(texts, counts, strict=True)
-        for place in (text[len(text) - count :] if from_left else text[:count])
-    ]
-    return sorted([*special, *kept])
+    first, second = (
+        text[len(text) - count :] if from_left else text[:count] for text, count in zip(texts, counts, strict=True)
+    )
+    return sorted([*special, *first, *second])
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:

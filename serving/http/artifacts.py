@@ -47,11 +47,7 @@ def places_by_name(artifacts: str) -> dict[str, str]:
 
 
 def paths_by_name(artifacts: str) -> dict[str, Path]:
-    """`places_by_name` of a list that holds no addresses.
-
-    Raises:
-        InputError: as `places_by_name`.
-    """
+    """`places_by_name` of a list that holds no addresses."""
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 
@@ -66,9 +62,7 @@ def absolute(artifacts: str) -> str:
 def local(artifacts: str, *, allow_failed: bool = False) -> str:
     """The list with paths in place of addresses: artifacts at addresses are downloaded into the cache.
 
-    Args:
-        artifacts: the list.
-        allow_failed: also download an artifact that failed its contract.
+    Without `allow_failed` an artifact that failed its contract is refused.
 
     Raises:
         KdcError: there is no artifact at an address, it cannot be reached, or what arrived is damaged.

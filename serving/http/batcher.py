@@ -21,7 +21,7 @@ import numpy as np
 
 from kdc.common.errors import KdcError
 from kdc.serving.engine.tokenizing import Encoded
-from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Row, TooLarge
+from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Result, Row, TooLarge
 
 if TYPE_CHECKING:
     from kdc.serving.http.spans import Trace
@@ -32,7 +32,8 @@ log = logging.getLogger("kdc.serve")
 _MOST_FAILURES = 32
 
 Forward = Callable[[Sequence[Encoded]], np.ndarray]
-OnRows = Callable[[Sequence[Row], Sequence[np.ndarray | Exception], BatchReport], None]
+# Called in the event loop with the rows of every batch, their outputs or errors, and the report.
+OnBatch = Callable[[Sequence[Row], Sequence[Result], BatchReport], None]
 
 
 class Batcher:
@@ -47,8 +48,7 @@ class Batcher:
         max_queue_seconds: most seconds that the queue may take at the speed of the last batches; beyond that `submit`
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
         max_padding: most padding of a batch, as a share of its real tokens.
-        on_batch: called with the report of every batch, in the event loop.
-        on_rows: called with every batch's rows, their results and the report; for traces.
+        on_batch: records every batch, for metrics and traces.
     """
 
     def __init__(
@@ -61,8 +61,7 @@ class Batcher:
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
         max_padding: float = 0.25,
-        on_batch: Callable[[BatchReport], None] | None = None,
-        on_rows: OnRows | None = None,
+        on_batch: OnBatch | None = None,
     ) -> None:
         self._forward = forward
         self._beside = forward if beside is None else beside
@@ -72,7 +71,6 @@ class Batcher:
         self._max_queue_seconds = max_queue_seconds
         self._max_padding = max_padding
         self._on_batch = on_batch
-        self._on_rows = on_rows
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._idle: list[threading.Condition] = []  # one for each waiting lane; the last is the lane that ran last
@@ -110,12 +108,8 @@ class Batcher:
     async def submit(self, encodings: Sequence[Encoded], trace: Trace | None = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
 
-        Args:
-            encodings: at least one row, tokenised and not padded.
-            trace: the spans of their request, which `on_rows` will find at each row's request.
-
-        Returns:
-            float32 (rows, outputs), in order.
+        Takes at least one row, tokenised and not padded; returns float32 (rows, outputs), in order. `on_batch` will
+        find `trace`, the spans of the rows' request, at the request.
 
         Raises:
             Overloaded: they do not fit into the queue.
@@ -209,14 +203,12 @@ class Batcher:
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung and has outlived its server
             self._loop.call_soon_threadsafe(self._deliver, batch, results, report)
 
-    def _deliver(self, batch: list[Row], results: list[np.ndarray | Exception], report: BatchReport) -> None:
+    def _deliver(self, batch: list[Row], results: list[Result], report: BatchReport) -> None:
         """Answer the batch's requests, then report it. Runs in the event loop, while the lane takes its next batch."""
         _answer(batch, results)
         try:
             if self._on_batch is not None:
-                self._on_batch(report)
-            if self._on_rows is not None:
-                self._on_rows(batch, results, report)
+                self._on_batch(batch, results, report)
         except Exception:
             # Metrics that cannot be written, as on a full disk, must not end the service.
             log.exception("the metrics or traces of a batch could not be written")
@@ -227,9 +219,7 @@ class Batcher:
         if tokens >= self._max_batch_tokens // 4 or (known is not None and speed > known):
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
-    def _answers(
-        self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None
-    ) -> list[np.ndarray | Exception]:
+    def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:
         """Run a batch and return each row's outputs, or the error that it met.
 
         One bad row may fail the whole batch, so a batch that failed is tried again in halves.
@@ -248,7 +238,7 @@ class Batcher:
         return [*self._answers(batch[:middle], forward, failures), *self._answers(batch[middle:], forward, failures)]
 
 
-def _answer(batch: list[Row], results: list[np.ndarray | Exception]) -> None:
+def _answer(batch: list[Row], results: list[Result]) -> None:
     """Hand each row's result to its request, and wake the requests that are complete."""
     for row, result in zip(batch, results, strict=True):
         request = row.request

@@ -28,13 +28,10 @@ class Drain:
         delay_s: seconds of refusing requests before it stops listening.
         bound_s: most seconds that admitted requests get after that.
         workers: number of processes that share the listening socket.
-
-    Attributes:
-        draining: whether SIGTERM has come.
     """
 
     def __init__(self, delay_s: float, bound_s: float, workers: int) -> None:
-        self.draining = False
+        self.draining = False  # whether SIGTERM has come
         self._delay = delay_s
         self._bound = bound_s
         self._workers = workers

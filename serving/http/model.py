@@ -15,18 +15,18 @@ from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.queue import BatchReport
+from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:
     from kdc.serving.http.spans import Trace
-    from kdc.serving.http.tracing import Tracing
 
 # Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
-Observe = Callable[[str, BatchReport], None]
+# Called with a model's name and what `OnBatch` is called with.
+Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,7 @@ class Model:
         max_batch_tokens: most padded tokens of a forward pass.
     """
 
-    def __init__(
-        self,
-        name: str,
-        engine: Engine,
-        settings: ServeSettings,
-        observe: Observe | None = None,
-        traces: Tracing | None = None,
-    ) -> None:
+    def __init__(self, name: str, engine: Engine, settings: ServeSettings, record: Record | None = None) -> None:
         self.name = name
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
@@ -65,8 +58,7 @@ class Model:
             max_batch_tokens=self.max_batch_tokens,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_seconds=settings.max_queue_s,
-            on_batch=None if observe is None else lambda report: observe(name, report),
-            on_rows=None if traces is None else functools.partial(traces.passed, name),
+            on_batch=None if record is None else functools.partial(record, name),
         )
         self._active = 0
 

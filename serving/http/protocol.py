@@ -35,16 +35,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._ended = False  # whether a request ended in the chunk at hand
-        self._slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer of the connection's first head."""
         super().connection_made(transport)
-        self._slow = self.loop.call_later(HEAD_S, transport.close)
+        self._slow: asyncio.TimerHandle = self.loop.call_later(HEAD_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
-        self._disarm()
+        self._slow.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,7 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop counting and timing: the head is complete."""
         self._in_head = False
-        self._disarm()
+        self._slow.cancel()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -77,8 +76,3 @@ class BoundedProtocol(HttpToolsProtocol):
         head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(response.body))
         self.transport.close()
-
-    def _disarm(self) -> None:
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None

@@ -20,16 +20,14 @@ from kdc.serving.engine.tokenizing import Encoded
 if TYPE_CHECKING:
     from kdc.serving.http.spans import Trace
 
+Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
 
 
 class Overloaded(KdcError):
-    """The queue is full.
+    """The queue is full: `queued` tokens wait, and `most` may wait now.
 
-    Args:
-        queued: tokens that wait.
-        most: tokens that may wait now.
-        retry_after: seconds until the queue will probably have room, at least 1.
+    In `retry_after` seconds, at least 1, it will probably have room.
     """
 
     def __init__(self, queued: int, most: int, retry_after: int) -> None:

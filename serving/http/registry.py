@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
@@ -23,11 +22,8 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import trace_settings
 from kdc.serving.http.artifacts import paths_by_name
-from kdc.serving.http.model import Model, Observe, batch_tokens
+from kdc.serving.http.model import Model, Record, batch_tokens
 from kdc.serving.http.settings import ServeSettings
-
-if TYPE_CHECKING:
-    from kdc.serving.http.tracing import Tracing
 
 log = logging.getLogger("kdc.serve")
 
@@ -51,21 +47,16 @@ class Registry:
 
     Args:
         settings: the service's.
-        observe: called with a model's name and the report of every batch that it ran.
-        traces: records the forward passes of traced requests; None where traces are off.
-
-    Attributes:
-        models: the models by name. A reload replaces one.
+        record: called with a model's name and every batch that it ran.
     """
 
-    def __init__(self, settings: ServeSettings, observe: Observe | None = None, traces: Tracing | None = None) -> None:
+    def __init__(self, settings: ServeSettings, record: Record | None = None) -> None:
         self._settings = settings
-        self._observe = observe
-        self._traces = traces
+        self._record = record
         self._paths = paths_by_name(settings.artifact)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, Model] = {}  # by name; a reload replaces one
 
     @property
     def first(self) -> Model:
@@ -80,7 +71,7 @@ class Registry:
         """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
-            self.models[name] = Model(name, self._open(path), self._settings, self._observe, self._traces)
+            self.models[name] = Model(name, self._open(path), self._settings, self._record)
 
     async def watch(self) -> None:
         """Look for changed artifacts and replace their models, until cancelled."""
@@ -105,7 +96,7 @@ class Registry:
         except Exception:  # whatever went wrong, the next change must still be looked at
             log.exception("%s: the new artifact is refused, the old one stays", name)
             return
-        new = Model(name, engine, self._settings, self._observe, self._traces)
+        new = Model(name, engine, self._settings, self._record)
         old, self.models[name] = self.models[name], new
         log.info("%s: now serves %s", name, path.resolve())
         task = asyncio.create_task(old.close())

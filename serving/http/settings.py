@@ -81,11 +81,7 @@ class ServeSettings(BaseModel):
 def resolve(
     flags: Mapping[str, object] = MappingProxyType({}), environment: Mapping[str, str] = os.environ
 ) -> ServeSettings:
-    """Resolve the settings: a flag wins over a variable `KDC_*`, which wins over the default.
-
-    Args:
-        flags: values by setting; None counts as not given.
-        environment: environment variables.
+    """Resolve the settings: a flag that is not None wins over a variable `KDC_*`, which wins over the default.
 
     Raises:
         InputError: lists all wrong values.

@@ -29,13 +29,7 @@ class Share:
 
 
 class Trace:
-    """The spans of one sampled request.
-
-    Args:
-        tracer: makes the spans.
-        span: the span of the whole request, already begun.
-        method: the request's HTTP method.
-    """
+    """The spans of one sampled request. `span`, that of the whole request, was begun already."""
 
     __slots__ = ("_inside", "_method", "_span", "_tracer")
 
@@ -50,12 +44,9 @@ class Trace:
         self._span.set_attributes({"kdc.model": model, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
-        """Record that its rows were tokenised just now.
+        """Record that its rows were tokenised just now: to so many tokens after the cut, with so many rows cut.
 
-        Args:
-            began: when tokenising began, in seconds of `time.perf_counter`.
-            tokens: tokens of all rows, after the cut.
-            truncated: how many rows were cut.
+        Tokenising began at `began`, in seconds of `time.perf_counter`.
         """
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
@@ -63,13 +54,9 @@ class Trace:
         self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
 
     def passed(self, share: Share, batch: dict[str, str | int], began: int, ended: int) -> None:
-        """Record a forward pass that had rows of the request.
+        """Record a forward pass that had rows of the request, from `began` to `ended` in nanoseconds of the epoch.
 
-        Args:
-            share: the request's part of it.
-            batch: attributes of the whole batch, `kdc.batch.id` among them.
-            began: when the pass began, in nanoseconds of the epoch.
-            ended: when it ended.
+        `batch` holds the attributes of the whole batch, `kdc.batch.id` among them.
         """
         own = {"kdc.rows": share.rows, "kdc.tokens": share.tokens, "kdc.batch.id": batch["kdc.batch.id"]}
         queue = self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived)
@@ -82,9 +69,7 @@ class Trace:
     def ended(self, route: str, status: int) -> None:
         """Record that the request was answered, and end its span.
 
-        Args:
-            route: the route's name in the metrics; "none" if there was no such route or the gate refused the request.
-            status: HTTP status.
+        The route is "none", as in the metrics, if there was no such route or the gate refused the request.
         """
         if route != "none":
             self._span.update_name(f"{self._method} {route}")

@@ -28,9 +28,6 @@ _PROTOCOL = "http/protobuf"
 def exporters(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Names of the exporters that are asked for; none without the variables, or where they switch traces off.
 
-    Args:
-        environment: environment variables.
-
     Raises:
         InputError: an unknown exporter, protocol or address, or an exporter whose package is missing.
     """

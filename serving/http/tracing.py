@@ -11,7 +11,6 @@ import threading
 import uuid
 from collections.abc import Sequence
 
-import numpy as np
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -21,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import Scope
 
 from kdc.common.version import __version__
-from kdc.serving.http.queue import BatchReport, Request, Row
+from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.spans import Share, Trace, epoch_ns, offset_ns
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})  # clients may send any word
@@ -31,10 +30,7 @@ _W3C = TraceContextTextMapPropagator()
 class Tracing:
     """Makes the spans of requests and sends them from a thread of its own. What a collector is too slow for is dropped.
 
-    It does not touch the process's global tracer provider, which is BentoML's.
-
-    Args:
-        exporters: names of exporters, "otlp" and "console".
+    It does not touch the process's global tracer provider, which is BentoML's. Exporters are "otlp" and "console".
     """
 
     def __init__(self, exporters: Sequence[str]) -> None:
@@ -50,14 +46,7 @@ class Tracing:
         self._numbers = itertools.count(1)
 
     def begin(self, scope: Scope) -> Trace | None:
-        """Begin the span of a request.
-
-        Args:
-            scope: the request's ASGI scope, of HTTP.
-
-        Returns:
-            None if the request is not sampled.
-        """
+        """Begin the span of an HTTP request; None if the request is not sampled."""
         parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
         context = Context() if parent is None else _W3C.extract({"traceparent": parent.decode("latin-1")}, Context())
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
@@ -66,23 +55,14 @@ class Tracing:
         )
         return Trace(self._tracer, span, method) if span.is_recording() else None
 
-    def passed(
-        self, model: str, rows: Sequence[Row], results: Sequence[np.ndarray | Exception], report: BatchReport
-    ) -> None:
-        """Record one forward pass at each traced request that had rows in it.
-
-        Args:
-            model: the model's name.
-            rows: the batch's rows.
-            results: each row's outputs or error.
-            report: times and sizes of the pass.
-        """
+    def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
+        """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
         offset = offset_ns()
-        shares: dict[Request, Share] = {}
+        shares: dict[Trace, Share] = {}
         for row, result in zip(rows, results, strict=True):
             if row.request.trace is None:
                 continue
-            share = shares.setdefault(row.request, Share(epoch_ns(row.arrived, offset)))
+            share = shares.setdefault(row.request.trace, Share(epoch_ns(row.arrived, offset)))
             share.rows += 1
             share.tokens += row.length
             if isinstance(result, Exception):
@@ -96,9 +76,8 @@ class Tracing:
             "kdc.batch.tokens": report.tokens,
         }
         began, ended = epoch_ns(report.began, offset), epoch_ns(report.began + report.seconds, offset)
-        for request, share in shares.items():
-            if request.trace is not None:
-                request.trace.passed(share, batch, began, ended)
+        for trace, share in shares.items():
+            trace.passed(share, batch, began, ended)
 
     async def close(self) -> None:
         """Send the spans that are left. A caller without time may cancel this: the thread ends with the process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -16,6 +16,7 @@ from kdc.serving.http import trace_settings
 from kdc.serving.http.api import pages, replies, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
+from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.registry import Registry
 from kdc.serving.http.settings import ServeSettings
 
@@ -34,7 +35,13 @@ def make_app(settings: ServeSettings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         traces = trace_settings.start()
-        registry = Registry(settings, metrics.observe_batch, traces)
+
+        def record(model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
+            metrics.observe_batch(model, report)
+            if traces is not None:
+                traces.passed(model, rows, results, report)
+
+        registry = Registry(settings, record)
         registry.load()
         app.state.registry = registry
         metrics.describe(registry.models)
@@ -58,8 +65,8 @@ def make_app(settings: ServeSettings) -> Starlette:
         exception_handlers={
             replies.ApiError: replies.on_api_error,
             KdcError: replies.on_kdc_error,
-            404: replies.not_found,
-            405: replies.method_not_allowed,
+            404: replies.on_no_route,
+            405: replies.on_no_route,
         },
     )
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate

@@ -83,11 +83,7 @@ def decoded(body: bytes) -> Any:
 
 
 def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> list[Text]:
-    """Check how many rows there are and how long their texts; returns texts and pairs.
-
-    Args:
-        rows: each of one or two texts.
-        settings: the limits.
+    """Check how many rows of one or two texts there are, and how long the texts are; returns texts and pairs.
 
     Raises:
         ApiError: 422, too many rows, or a text that is too long.
@@ -122,7 +118,7 @@ async def ask(
         model: the model to ask.
         rows: texts or pairs, at least one.
         truncate: whether rows that are too long are cut; None for the setting.
-        side: the side to cut; None for the artifact's own.
+        side: "left" or "right", the side to cut; None for the artifact's own.
 
     Raises:
         ApiError: 422, the rows are not what the task takes, or too long.

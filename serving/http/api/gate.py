@@ -29,20 +29,13 @@ _NO_ANSWER = 499  # nginx's status of a client that left before there was an ans
 
 
 class Gate:
-    """Lets requests through to an app, or refuses them.
-
-    Args:
-        settings: the limits, and the name of the token's variable.
-        metrics: counts every answer.
-    """
+    """Lets requests through to an app, or refuses them, and counts every answer."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._most = settings.max_requests
-        self._timeout = settings.timeout_s
+        self._settings = settings
         self._token = None if settings.api_key is None else settings.api_key.encode()
         self._inside = 0
-        self._most_bytes = settings.max_bodies_bytes
         self._bytes = 0
         self._warm = False
         self._traces: Tracing | None = None
@@ -68,7 +61,7 @@ class Gate:
         Raises:
             ApiError: 429, all bodies in work together are too large.
         """
-        if self._bytes + size > self._most_bytes:
+        if self._bytes + size > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,
                 "the bodies of all requests in work are too large together; try again in 1 s",
@@ -116,8 +109,10 @@ class Gate:
             refusal = error_response(503, "the service is starting or draining", {"Connection": "close"})
         elif not self._is_allowed(scope):
             refusal = error_response(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
-        elif self._inside >= self._most:
-            refusal = error_response(429, f"{self._most} requests are in work; try again in 1 s", {"Retry-After": "1"})
+        elif self._inside >= self._settings.max_requests:
+            refusal = error_response(
+                429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}
+            )
         else:
             await self._answer(app, scope, receive, send)
             return
@@ -126,11 +121,13 @@ class Gate:
     async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._inside += 1
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._settings.timeout_s):
                 await app(scope, receive, send)
         except TimeoutError:
             if "kdc_status" not in scope:
-                answer = error_response(504, f"no answer within {self._timeout:g} s", {"Connection": "close"})
+                answer = error_response(
+                    504, f"no answer within {self._settings.timeout_s:g} s", {"Connection": "close"}
+                )
                 await answer(scope, receive, send)
         finally:
             self._inside -= 1

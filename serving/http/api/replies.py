@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -43,13 +44,7 @@ class JsonResponse(Response):
 
 
 class ApiError(Exception):
-    """An error that a client gets.
-
-    Args:
-        status: HTTP status, a key of `TYPES`.
-        message: what was wrong, the value, the remedy; never a text that the client sent.
-        headers: headers of the response, such as Retry-After.
-    """
+    """An error that a client gets: a status of `TYPES`, a message that never holds a text of a client, headers."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -89,15 +84,13 @@ def on_unexpected(error: Exception) -> Response:
     return error_response(500, "the service failed on this request; the log names the place")
 
 
-async def not_found(_: Request, __: Exception) -> Response:
-    """404 for routes that do not exist. The answer does not repeat the path, which may hold anything."""
-    return error_response(404, "there is no such route; /docs lists them")
-
-
-async def method_not_allowed(_: Request, error: Exception) -> Response:
-    """405, naming the methods that the route takes."""
-    headers = getattr(error, "headers", None) or {}
-    return error_response(405, f"this route takes {headers.get('Allow', 'another method')}", dict(headers))
+async def on_no_route(_: Request, error: Exception) -> Response:
+    """404 and 405, naming the methods that the route takes. The path, which may hold anything, is not repeated."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(404, "there is no such route; /docs lists them")
+    headers = dict(error.headers or {})
+    return error_response(405, f"this route takes {headers.get('Allow', 'another method')}", headers)
 
 
 def one_line(error: KdcError) -> str:

@@ -135,12 +135,7 @@ def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
 
 
 def read_batch(items: list[Any], settings: ServeSettings, key: str) -> list[Text]:
-    """Check a batch of rows, each a text, [text] or [text, text].
-
-    Args:
-        items: the batch, as it stood in a body.
-        settings: the limits.
-        key: the batch's key in the body, for error messages.
+    """Check a batch of rows, each a text, [text] or [text, text], that stood in a body under `key`.
 
     Raises:
         ApiError: 422, with what is wrong.
@@ -187,17 +182,11 @@ async def info(request: Request) -> Response:
     """`GET /info`: the first model and the limits, under text-embeddings-inference's keys and some of our own."""
     registry, settings = request.app.state.registry, request.app.state.settings
     model: Model = registry.first
-    return JsonResponse({**describe(model, settings), "models": list(registry.models)})
-
-
-def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
-    """What `/info` says of one model."""
-    engine = model.engine
-    task = engine.task
+    engine, task = model.engine, model.engine.task
     columns = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
     places = {name: place for place, name in enumerate(task.labels)}
     by_place = {str(place): name for name, place in places.items()}
-    return {
+    described = {
         "model_id": model.name,
         "model_sha": engine.manifest.sha256 if engine.manifest else None,
         "model_dtype": {"fp16": "float16", "int8": "int8"}.get(engine.variant, "float32"),
@@ -215,7 +204,9 @@ def describe(model: Model, settings: ServeSettings) -> dict[str, Any]:
         "variant": engine.variant,
         "provider": engine.provider,
         "threads": engine.threads,
+        "models": list(registry.models),
     }
+    return JsonResponse(described)
 
 
 async def health(request: Request) -> Response:

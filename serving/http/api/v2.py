@@ -93,12 +93,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byte
 
 
 def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> list[Text]:
-    """The texts or pairs of an inference request.
-
-    Args:
-        header: the JSON part of the body.
-        tail: the binary tensors, in the order of the inputs.
-        settings: the limits.
+    """The texts or pairs of an inference request: of its JSON part, and of the binary tensors in `tail`, in order.
 
     Raises:
         ApiError: 422, with what is wrong.
@@ -153,9 +148,7 @@ def _shaped(values: list[str], tensor: dict[str, Any]) -> list[list[str]]:
 def _flat(data: Any) -> list[str]:
     if not isinstance(data, list):
         raise ApiError(422, "an input has no `data`")
-    values: list[Any] = []
-    for item in data:
-        values.extend(item if isinstance(item, list) else [item])
+    values = [text for item in data for text in (item if isinstance(item, list) else [item])]
     if not all(isinstance(value, str) for value in values):
         raise ApiError(422, "an input's data holds something else than texts")
     return values

@@ -259,7 +259,7 @@ def test_a_device_that_always_fails_is_not_tried_row_by_row() -> None:
 @pytest.mark.parametrize("fault", ["report", "rows"])
 def test_a_fault_beside_the_model_leaves_nobody_waiting(fault: str) -> None:
     async def scenario() -> None:
-        def full_disk(_: BatchReport) -> None:
+        def full_disk(*_: object) -> None:
             raise OSError("no space left")
 
         def one_too_many(rows: Sequence[Any]) -> np.ndarray:
@@ -294,7 +294,7 @@ def test_every_batch_is_reported() -> None:
     async def scenario() -> None:
         reports: list[BatchReport] = []
         model = Model(opened=False)
-        batcher = Batcher(model, on_batch=reports.append)
+        batcher = Batcher(model, on_batch=lambda rows, results, report: reports.append(report))
         tasks = await queue_up(batcher, model, [[row(1, 4), row(2, 5)]])
         model.gate.set()
         await asyncio.gather(*tasks)
