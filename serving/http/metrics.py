@@ -87,24 +87,19 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All workers' metrics in Prometheus' text format."""
-        self._begin_at_zero()
+        # Create the series of what has not happened yet: Prometheus sees no increase in a series that begins at 1, and
+        # a quotient with a missing series is missing.
+        for name, model in list(self._models.items()):
+            for metric in (self.rows, self.truncated, self.queue_tokens):
+                metric.labels(name)
+            for label in model.engine.labels:
+                self.predictions.labels(name, label)
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
         together.register(self._training)
         return generate_latest(together)
-
-    def _begin_at_zero(self) -> None:
-        """Create the series of what has not happened yet.
-
-        Prometheus sees no increase in a series that begins at 1, and a quotient with a missing series is missing.
-        """
-        for name, model in list(self._models.items()):
-            for metric in (self.rows, self.truncated, self.queue_tokens):
-                metric.labels(name)
-            for label in model.engine.labels:
-                self.predictions.labels(name, label)
 
 
 class _TrainingShares(Collector):

@@ -101,15 +101,14 @@ def understand(body: Any, settings: ServeSettings) -> Question:
     parameters = body.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise ApiError(422, "`parameters` is not an object")
-    nested = parameters is not None
-    options = {name: value for name, value in {**body, **(parameters or {})}.items() if value is not None}
     if parameters:
         _refuse_unknown(parameters, _PARAMETERS, "`parameters`")
+    options = {name: value for name, value in {**body, **(parameters or {})}.items() if value is not None}
     rows, batch = _rows(body["inputs"], settings)
     function = _choice(options, "function_to_apply", FUNCTIONS)
     return Question(
         rows=rows,
-        batch=batch or nested,
+        batch=batch or parameters is not None,
         truncate=_flag(options, "truncate", _flag(options, "truncation", settings.auto_truncate)),
         side=_choice(options, "truncation_direction", _SIDES),
         function=None if function == "regression" else function,
@@ -162,13 +161,12 @@ def _flag(options: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def _choice(options: dict[str, Any], name: str, choices: dict[str, Any]) -> Any:
-    value = options.get(name)
-    if value is None:
+    if name not in options:
         return None
-    key = value.lower() if isinstance(value, str) else ""
-    if key not in choices:
+    choice = choices.get(str(options[name]).lower())
+    if choice is None:
         raise ApiError(422, f"`{name}` is none of {', '.join(choices)}")
-    return choices[key]
+    return choice
 
 
 def _count(options: dict[str, Any], name: str) -> int | None:
