@@ -78,8 +78,8 @@ def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., N
         parameters = []
         for name, setting in options.items():
             option = _option(setting.help, f"--{setting.name}", panel=setting.panel, least=setting.least)
-            hint = Annotated[setting.type | None, option]
-            parameters.append(inspect.Parameter(name, keyword, default=None, annotation=hint))
+            hint: Any = setting.type | None
+            parameters.append(inspect.Parameter(name, keyword, default=None, annotation=Annotated[hint, option]))
         parameters += [each.replace(kind=keyword, annotation=hints[each.name]) for each in own]
 
         @functools.wraps(command)
@@ -233,7 +233,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
-    from kdc.artifact.contract.parse import parse_conditions
+    from kdc.artifact.contract.terms import parse_conditions
     from kdc.pipeline.config import resolve as settings
 
     limits = {f"contract.{name}": given.pop(name) for (name,) in (limit.sets for limit in LIMITS) if name in given}

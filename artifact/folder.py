@@ -17,8 +17,6 @@ from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERS
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of, write_whole
 
-_REMAKE = "make the artifact again with `kdc compress`, or copy it again from where it came"
-
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileInfo]:
     """Size and SHA-256 of the named files in a folder, for `Manifest.files`."""
@@ -65,7 +63,18 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
         KdcError: the manifest or a file is damaged, missing, or of a schema that this version does not know.
     """
     path = folder / MANIFEST_NAME
-    manifest = parse_manifest(_read_bounded(path), path, expect_sha256=expect_sha256)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            "there is no artifact here",
+            given=folder,
+            remedy=f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`",
+        ) from error
+    except OSError as error:
+        raise _damaged("the manifest cannot be read", f"{path}: {error}") from error
+    manifest = parse_manifest(content, path, expect_sha256=expect_sha256)
     try:
         _check_files(folder, manifest, hashes=verify)
     except OSError as error:
@@ -75,20 +84,6 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
             remedy="see that this user may read it: `chmod -R a+rX` of the artifact",
         ) from error
     return manifest
-
-
-def _read_bounded(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_MANIFEST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            "there is no artifact here",
-            given=path.parent,
-            remedy=f"give the folder that holds {MANIFEST_NAME}, e.g. `runs/sst2/artifact`",
-        ) from error
-    except OSError as error:
-        raise KdcError("the manifest cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
@@ -104,8 +99,26 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
         KdcError: it is too large, damaged, or of a schema that this version does not know.
     """
     if len(content) > MAX_MANIFEST_BYTES:
-        raise KdcError("the manifest is too large", given=f"{path}: over {MAX_MANIFEST_BYTES} bytes", remedy=_REMAKE)
-    manifest = _parse(path, content)
+        raise _damaged("the manifest is too large", f"{path}: over {MAX_MANIFEST_BYTES} bytes")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged("the manifest is not valid JSON", f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise _damaged("the manifest is not a JSON object", path)
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise KdcError(
+            "the manifest has a schema version that this kdc does not know",
+            given=f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}",
+            remedy="install the kdc that made the artifact, or make the artifact again with this one",
+        )
+    if document.get("sha256") != _canonical_sha256(document):
+        raise _damaged("the manifest does not match its own SHA-256: it was changed", path)
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise _damaged("the manifest does not follow its schema", f"{path}: {problems}") from error
     if expect_sha256 is not None and manifest.sha256 != expect_sha256.strip().lower():
         raise InputError(
             "this is not the artifact that was expected",
@@ -115,28 +128,10 @@ def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = 
     return manifest
 
 
-def _parse(path: object, content: bytes) -> Manifest:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise KdcError("the manifest is not valid JSON", given=f"{path}: {error}", remedy=_REMAKE) from error
-    if not isinstance(document, dict):
-        raise KdcError("the manifest is not a JSON object", given=path, remedy=_REMAKE)
-    if document.get("schema_version") != SCHEMA_VERSION:
-        raise KdcError(
-            "the manifest has a schema version that this kdc does not know",
-            given=f"{path}: schema_version {document.get('schema_version')!r}, known: {SCHEMA_VERSION}",
-            remedy="install the kdc that made the artifact, or make the artifact again with this one",
-        )
-    if document.get("sha256") != _canonical_sha256(document):
-        raise KdcError("the manifest does not match its own SHA-256: it was changed", given=path, remedy=_REMAKE)
-    try:
-        return Manifest.model_validate(document)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise KdcError(
-            "the manifest does not follow its schema", given=f"{path}: {problems}", remedy=_REMAKE
-        ) from error
+def _damaged(what: str, given: object) -> KdcError:
+    return KdcError(
+        what, given=given, remedy="make the artifact again with `kdc compress`, or copy it again from where it came"
+    )
 
 
 def _canonical_sha256(document: dict[str, Any]) -> str:
@@ -151,21 +146,18 @@ def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise KdcError("a file of the artifact is missing", given=path, remedy=_REMAKE)
+            raise _damaged("a file of the artifact is missing", path)
         if not path.resolve().is_relative_to(root):
             raise KdcError(
                 "a file of the artifact is a link that leaves it", given=path, remedy="replace it by a copy of the file"
             )
         size = path.stat().st_size
         if size != expected.size:
-            raise KdcError(
+            raise _damaged(
                 "a file of the artifact has the wrong size",
-                given=f"{path}: {size} bytes, the manifest says {expected.size}",
-                remedy=_REMAKE,
+                f"{path}: {size} bytes, the manifest says {expected.size}",
             )
         if hashes and (digest := sha256_of(path)) != expected.sha256:
-            raise KdcError(
-                "a file of the artifact was changed",
-                given=f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}",
-                remedy=_REMAKE,
+            raise _damaged(
+                "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}"
             )

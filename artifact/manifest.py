@@ -33,25 +33,17 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 class TaskBase(Frozen):
     """What a model reads and answers: the part of a task that training and serving share.
 
-    Attributes:
-        name: the name in commands, in run directories and in the artifact, for example "sst2".
-        kind: "classification" (one of several classes, by softmax), "multilabel" (any number of them, by sigmoid) or
-            "regression" (a number).
-        text: name of the column with the (first) text.
-        text_pair: name of the column with the second text; None for tasks with one text a row.
-        labels: class names in the order of the model's outputs; empty for regression.
-        center, spread: mean and standard deviation of regression's training labels. The model learns and answers
-            (label - center) / spread, so that prices train as well as ratings, and the engine scales back. They are 0
-            and 1 for the other kinds.
+    A regression model learns and answers (label - `center`) / `spread`, so that prices train as well as ratings; the
+    engine scales back.
     """
 
-    name: str
-    kind: Kind
-    text: str = "text"
-    text_pair: str | None = None
-    labels: tuple[str, ...] = ()
-    center: float = 0.0
-    spread: float = Field(default=1.0, gt=0)
+    name: str  # in commands, in run directories and in the artifact, for example "sst2"
+    kind: Kind  # one of several classes, by softmax; any number of them, by sigmoid; or a number
+    text: str = "text"  # name of the column with the (first) text
+    text_pair: str | None = None  # name of the column with the second text; None for tasks with one text a row
+    labels: tuple[str, ...] = ()  # class names in the order of the model's outputs; empty for regression
+    center: float = 0.0  # mean of regression's training labels; 0 for the other kinds
+    spread: float = Field(default=1.0, gt=0)  # standard deviation of the same; 1 for the other kinds
 
     @property
     def outputs(self) -> int:
@@ -65,13 +57,9 @@ class TaskBase(Frozen):
 
 
 class TaskInfo(TaskBase):
-    """A task as the artifact has it: its labels are known.
+    """A task as the artifact has it: its labels are known."""
 
-    Attributes:
-        metric: name of the metric that decides.
-    """
-
-    metric: str = ""
+    metric: str = ""  # the one that decides
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskInfo:
@@ -84,28 +72,18 @@ class TaskInfo(TaskBase):
 
 
 class Lineage(Frozen):
-    """Where the model comes from.
+    """Where the model comes from."""
 
-    Attributes:
-        teacher, student: names of the models.
-        recipe: the distillation recipe.
-        data_fingerprint: hash of the training and evaluation data.
-        seed: of splits, initialisation, order and dropout.
-        packages: package name -> version, at the time of making.
-        cpu: model name of the CPU that judged the int8 variant.
-        gpu: name of the GPU that trained; None where a CPU did.
-        label_share: share of the training rows that carry each label, in the order of the task's labels (the shares
-            sum to 1 except in multi-label tasks); None for regression and in artifacts of older versions.
-    """
-
-    teacher: str
+    teacher: str  # name of the model
     student: str
-    recipe: str
-    data_fingerprint: str
-    seed: int
-    packages: dict[str, str]
-    cpu: str
-    gpu: str | None = None
+    recipe: str  # of the distillation
+    data_fingerprint: str  # hash of the training and evaluation data
+    seed: int  # of splits, initialisation, order and dropout
+    packages: dict[str, str]  # name -> version, at the time of making
+    cpu: str  # model name of the CPU that judged the int8 variant
+    gpu: str | None = None  # name of the GPU that trained; None where a CPU did
+    # share of the training rows that carry each label, in the order of the task's labels (they sum to 1 except in
+    # multi-label tasks); None for regression and in artifacts of older versions
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
 
 
@@ -117,25 +95,15 @@ class FileInfo(Frozen):
 
 
 class TokenizerInfo(Frozen):
-    """How rows are cut and padded, which `tokenizer.json` alone does not say.
+    """How rows are cut and padded, which `tokenizer.json` alone does not say."""
 
-    Attributes:
-        max_length: tokens after which a row is cut, special tokens included (both texts together for pairs).
-        pad_id: id of the token that pads the shorter rows of a batch (1 in RoBERTa).
-        pad_token: that token's text.
-        pad_type_id: token type of padding.
-        token_type_ids: whether the graph takes token types (DistilBERT's does not).
-        pad_side: the side that is padded.
-        truncation_side: the side that is cut.
-    """
-
-    max_length: int = Field(ge=3)
-    pad_id: int = Field(ge=0)
-    pad_token: str
-    pad_type_id: int = Field(default=0, ge=0)
-    token_type_ids: bool
-    pad_side: Literal["left", "right"] = "right"
-    truncation_side: Literal["left", "right"] = "right"
+    max_length: int = Field(ge=3)  # tokens after which a row is cut, special tokens and both texts of a pair included
+    pad_id: int = Field(ge=0)  # id of the token that pads the shorter rows of a batch (1 in RoBERTa)
+    pad_token: str  # that token's text
+    pad_type_id: int = Field(default=0, ge=0)  # token type of padding
+    token_type_ids: bool  # whether the graph takes token types (DistilBERT's does not)
+    pad_side: Literal["left", "right"] = "right"  # the side that is padded
+    truncation_side: Literal["left", "right"] = "right"  # the side that is cut
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -144,64 +112,40 @@ class TokenizerInfo(Frozen):
 
 
 class Variant(Frozen):
-    """One ONNX file, and what was measured of it through the engine that serves.
+    """One ONNX file, and what was measured of it through the engine that serves; None: not measured."""
 
-    Attributes:
-        file: name of the ONNX file.
-        size_bytes: size of that file and `tokenizer.json` together.
-        metrics: metric name -> value on the evaluation split, in points.
-        parity: largest absolute difference to the model that it was made from (fp32: of logits; others: of
-            probabilities).
-        batch_invariance: largest difference of a row's probability alone and in a batch of 16; None: not measured.
-        candidate: name of the winning quantisation candidate; None for fp32 and fp16.
-        latency_p50_ms: median latency of one row; None where no machine could measure it.
-        latency_p95_ms: 95th percentile of the same.
-        rows_per_second: in batches of 32.
-        peak_memory_mb: of the process that ran it.
-    """
-
-    file: str
-    size_bytes: int = Field(ge=0)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    file: str  # name of the ONNX file
+    size_bytes: int = Field(ge=0)  # of that file and `tokenizer.json` together
+    metrics: dict[str, float] = Field(default_factory=dict)  # on the evaluation split, in points
+    # largest absolute difference to the model that it was made from (fp32: of logits; others: of probabilities)
     parity: float | None = None
-    batch_invariance: float | None = None
-    candidate: str | None = None
-    latency_p50_ms: float | None = None
-    latency_p95_ms: float | None = None
-    rows_per_second: float | None = None
-    peak_memory_mb: float | None = None
+    batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
+    candidate: str | None = None  # name of the winning quantisation candidate; None for fp32 and fp16
+    latency_p50_ms: float | None = None  # median latency of one row
+    latency_p95_ms: float | None = None  # 95th percentile of the same
+    rows_per_second: float | None = None  # in batches of 32
+    peak_memory_mb: float | None = None  # of the process that ran it
 
 
 class Manifest(Frozen):
-    """Everything that an engine needs to know to load the model, and the measurements that go with it.
-
-    Attributes:
-        kdc_version: the version of kdc that made it.
-        files: file name -> size and SHA-256; `manifest.json` itself is not in it.
-        input_names: inputs of the graphs, in order.
-        variants: "fp32", "int8", "fp16" -> the file and what was measured of it.
-        providers: execution provider -> the variant that it should load.
-        temperature: logits are divided by it before softmax or sigmoid (fitted on the tuning slice).
-        metrics: the evaluation table: row ("teacher", "student", "merged", ...) -> column -> value.
-        contract: what was asked of the artifact and whether it kept that; None where nothing was asked.
-        created: time of making, UTC, ISO 8601.
-        sha256: of this manifest's canonical JSON without this field. It reveals corruption, not forgery.
-    """
+    """Everything that an engine needs to know to load the model, and the measurements that go with it."""
 
     schema_version: int = SCHEMA_VERSION
-    kdc_version: str
+    kdc_version: str  # that made it
     task: TaskInfo
     lineage: Lineage
-    files: dict[str, FileInfo]
+    files: dict[str, FileInfo]  # by name; `manifest.json` itself is not in it
     tokenizer: TokenizerInfo
-    input_names: tuple[str, ...]
+    input_names: tuple[str, ...]  # inputs of the graphs, in order
     variants: dict[Literal["fp32", "int8", "fp16"], Variant]
-    providers: dict[str, str]
+    providers: dict[str, str]  # execution provider -> the variant that it should load
+    # logits are divided by it before softmax or sigmoid (fitted on the tuning slice)
     temperature: float = Field(default=1.0, gt=0)
+    # the evaluation table: row ("teacher", "student", "merged", ...) -> column -> value
     metrics: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
-    contract: Judgement | None = None
-    created: str
-    sha256: str = ""
+    contract: Judgement | None = None  # what was asked and whether it was kept; None where nothing was asked
+    created: str  # time of making, UTC, ISO 8601
+    sha256: str = ""  # of the canonical JSON without this field. It reveals corruption, not forgery
 
     @property
     def max_length(self) -> int:

@@ -1,12 +1,11 @@
-"""How many cores this process may really use, given its affinity and its container's quota."""
+"""How many cores this process may really use, and the control groups in which Linux writes a container's limits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
-
-from kdc.common.cgroups import cgroup_folders
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -22,23 +21,39 @@ def usable_cores(root: Path = Path("/")) -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # on macOS and Windows
         cores = os.cpu_count() or 1
-    quotas = []
+    limits = [cores]
     for folder, version in cgroup_folders("cpu", root):
-        # A missing file, or one that says "max", sets no limit.
+        # A missing file, or one that says "max", sets no limit; nor does the quota -1 of version 1.
         with contextlib.suppress(OSError, ValueError):
-            quotas.append(_read_quota(folder, version))
-    return max(1, min([cores, *(int(quota) for quota in quotas if quota > 0)]))
+            names = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
+            if int(quota) > 0:
+                limits.append(int(quota) // int(period))
+    return max(1, min(limits))
 
 
-def _read_quota(folder: Path, version: int) -> float:
-    """The quota in cores; negative where version 1 says unlimited.
+def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
+    """The folders of this process's control group and of the groups above it, whose limits hold too.
 
-    Raises:
-        ValueError: version 2 says unlimited ("max").
+    A folder may be missing. There is none on macOS and Windows.
+
+    Args:
+        controller: "cpu" or "memory".
+        root: where `/proc` and `/sys` are found.
+
+    Yields:
+        A folder, and the version (1 or 2) of control groups that says which files are in it.
     """
-    if version == 2:
-        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-    else:
-        quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
-        period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
-    return int(quota) / int(period)
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        # Version 2 names no controllers and has one tree. Version 1 has a tree for each, which is mounted under the
+        # controller's name or that of several, such as "cpu,cpuacct".
+        for tree in {controller, controllers} if controllers else {""}:
+            for level in (PurePosixPath(group), *PurePosixPath(group).parents):
+                yield root / "sys/fs/cgroup" / tree / str(level).lstrip("/"), 1 if controllers else 2

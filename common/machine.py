@@ -15,8 +15,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from kdc.common.cgroups import cgroup_folders
-from kdc.common.cores import usable_cores
+from kdc.common.cores import cgroup_folders, usable_cores
 from kdc.common.frozen import Frozen
 
 # Our name -> the name in /proc/cpuinfo. AVX2 alone saturates in int8 products, the VNNI instructions do not.
@@ -33,66 +32,39 @@ _SMI_TIMEOUT_S = 15
 
 
 class Cpu(Frozen):
-    """The CPU.
-
-    Attributes:
-        model: its name.
-        architecture: for example "x86_64".
-        instructions: the instruction sets that matter for int8, and whether the CPU has them; None where that is
-            unknown.
-    """
+    """The CPU."""
 
     model: str
-    architecture: str
+    architecture: str  # for example "x86_64"
+    # which of the instruction sets that matter for int8 it has; None: unknown
     instructions: dict[str, bool] | None = None
 
 
 class Cores(Frozen):
-    """Numbers of cores.
+    """Numbers of cores."""
 
-    Attributes:
-        host: of the machine.
-        affinity: on which this process may be scheduled; None where the system knows no such thing.
-        usable: that this process may really use, given its container's quota.
-    """
-
-    host: int | None
-    affinity: int | None
-    usable: int
+    host: int | None  # of the machine
+    affinity: int | None  # on which this process may be scheduled; None where the system knows no such thing
+    usable: int  # that this process may really use, given its container's quota
 
 
 class Memory(Frozen):
-    """Memory in bytes.
+    """Memory, in bytes."""
 
-    Attributes:
-        total_bytes: of the machine; None where that is unknown.
-        limit_bytes: of the container; None where there is no limit.
-    """
-
-    total_bytes: int | None
-    limit_bytes: int | None
+    total_bytes: int | None  # of the machine; None: unknown
+    limit_bytes: int | None  # of the container; None: no limit
 
 
 class Nvidia(Frozen):
-    """The NVIDIA driver and its devices.
+    """The NVIDIA driver and its devices."""
 
-    Attributes:
-        driver: its version; None where there is none.
-        devices: their names with their memory.
-        detail: why there is no driver; "" where there is one.
-    """
-
-    driver: str | None = None
-    devices: tuple[str, ...] = ()
-    detail: str = ""
+    driver: str | None = None  # its version; None: there is none
+    devices: tuple[str, ...] = ()  # their names with their memory
+    detail: str = ""  # why there is no driver
 
 
 def cpu(root: Path = Path("/")) -> Cpu:
-    """Describe the CPU.
-
-    Args:
-        root: where `/proc` is found.
-    """
+    """Describe the CPU, by `/proc` under `root` where there is one."""
     architecture = platform.machine()
     model = platform.processor()
     instructions: dict[str, bool] | None = None
@@ -106,7 +78,7 @@ def cpu(root: Path = Path("/")) -> Cpu:
         if flags:
             present = set(flags.group(1).split())
             sets = _ARM if architecture.lower() in ("aarch64", "arm64") else _X86
-            instructions = {ours: theirs in present for ours, theirs in sets.items()}
+            instructions = {name: flag in present for name, flag in sets.items()}
     elif platform.system() == "Darwin":
         model = _sysctl("machdep.cpu.brand_string") or model
         values = {name: _sysctl(key) for name, key in _MACOS.items()}
@@ -121,11 +93,7 @@ def cores() -> Cores:
 
 
 def memory(root: Path = Path("/")) -> Memory:
-    """Read the machine's memory and the container's limit.
-
-    Args:
-        root: where `/proc` and `/sys` are found.
-    """
+    """Read the machine's memory and the container's limit, the latter by `/proc` and `/sys` under `root`."""
     total = None
     with contextlib.suppress(AttributeError, ValueError, OSError):  # on Windows
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -135,9 +103,8 @@ def memory(root: Path = Path("/")) -> Memory:
         with contextlib.suppress(OSError, ValueError):
             file = folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")
             limits.append(int(file.read_text(encoding="utf-8")))
-    return Memory(
-        total_bytes=total, limit_bytes=min((limit for limit in limits if total is None or limit < total), default=None)
-    )
+    below = [limit for limit in limits if total is None or limit < total]  # version 1 says a huge number for no limit
+    return Memory(total_bytes=total, limit_bytes=min(below, default=None))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

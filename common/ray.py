@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from kdc.common import machine
+from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 
 _ANSWER_TIMEOUT_S = 10
@@ -44,17 +44,13 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # Without "local", Ray would join any cluster that happens to run on this machine.
-    alone: dict[str, Any] = {"num_cpus": max(cores, machine.cores().usable), "include_dashboard": False}
+    options: dict[str, Any] = {"address": address}
+    if not address:  # without "local", Ray would join any cluster that happens to run on this machine
+        options = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
     try:
         _check_answers(address)
         with _without_stderr():  # failures are raised
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **({} if address else alone),
-            )
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         if not address:
@@ -88,14 +84,9 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _check_answers(address: str | None) -> None:
-    """See that something listens at an address, because Ray itself would try for a quarter of an hour.
-
-    Raises:
-        OSError: nothing does.
-        ValueError: it is not an address.
-    """
+    """See that something listens at an address, because Ray itself would try for a quarter of an hour."""
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "auto")
+        address = os.environ.get("RAY_ADDRESS")
     if address is None or address == "auto":
         return
     host, _, port = address.rpartition(":")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.contract.parse import replace
-from kdc.artifact.contract.terms import Contract, Quality
+from kdc.artifact.contract.terms import Contract, Quality, replace
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest
 from kdc.common.errors import InputError
@@ -46,7 +45,7 @@ def verify_artifact(
         artifact: its folder.
         contract: judged in place of the artifact's own; None takes the artifact's own.
         given: single limits and conditions that replace those of that contract, or that are one by themselves; see
-            `kdc.artifact.contract.parse.replace`.
+            `kdc.artifact.contract.terms.replace`.
         data: file of labelled rows; those that the artifact was evaluated on need no teacher.
         columns: names of the file's columns `text`, `text_pair` and `label`, and the `separator` of labels in one
             cell; None, or left out, for those that are named as in training.

@@ -1,15 +1,19 @@
 """The terms of a contract: what can be asked of an artifact, under which conditions, and what is measured of it.
 
+Also reads terms as people give them, and puts them in place of an artifact's own.
+
 The settings of a run (`[contract]` in `kdc.pipeline.config.settings`) are built from the same models, so that a field's
 type, range, default and description are written once.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 
 Verdict = Literal["pass", "fail", "not shown"]
@@ -67,15 +71,10 @@ class Proof(Frozen):
 
 
 class Contract(Proof):
-    """What is asked of an artifact, and what counts as shown.
+    """What is asked of an artifact, and what counts as shown."""
 
-    Attributes:
-        limits: what must hold.
-        at: the conditions under which it must hold.
-    """
-
-    limits: Limits = Limits()
-    at: Conditions = Conditions()
+    limits: Limits = Limits()  # what must hold
+    at: Conditions = Conditions()  # under which it must hold
 
 
 class Costs(Frozen):
@@ -87,23 +86,59 @@ class Costs(Frozen):
 
 
 class Quality(Frozen):
-    """The student beside its teacher on the same evaluation rows.
+    """The student beside its teacher on the same evaluation rows."""
 
-    Attributes:
-        metric: the task's deciding one.
-        teacher, student: in points.
-        difference: student minus teacher, in points.
-        interval: of the difference, at the contract's confidence, by a paired bootstrap; never narrower than so few
-            rows allow (`kdc.artifact.contract.decision.unseen`).
-        rows: number of rows that were compared.
-        rows_needed: about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the
-            measured difference is the true one; None where no number would, or none is needed.
-    """
-
-    metric: str
-    teacher: float
-    student: float
-    difference: float
+    metric: str  # the task's deciding one
+    teacher: float  # in points
+    student: float  # in points
+    difference: float  # student minus teacher, in points
+    # of the difference, at the contract's confidence, by a paired bootstrap; never narrower than so few rows allow
+    # (`kdc.artifact.contract.judgement.unseen`)
     interval: tuple[float, float]
-    rows: int
+    rows: int  # that were compared
+    # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
+    # is the true one; None where no number would, or none is needed
     rows_needed: int | None = None
+
+
+def parse_conditions(text: str | None) -> dict[str, str]:
+    """The conditions in a text such as `length=64,batch=1`, by name; none for None.
+
+    Names and ranges are checked later, together with everything else.
+
+    Raises:
+        InputError: a part that is not `name=number`.
+    """
+    conditions: dict[str, str] = {}
+    for part in text.split(",") if text is not None else ():
+        name, sign, value = (piece.strip() for piece in part.partition("="))
+        if not (name and sign and value):
+            raise InputError(
+                "--at wants name=number, separated by commas",
+                given=part,
+                remedy="for example --at length=64,batch=1,percentile=95,threads=2",
+            )
+        conditions[name] = value
+    return conditions
+
+
+def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
+    """A contract with some of its terms replaced.
+
+    Args:
+        contract: an artifact's, or an empty one.
+        changes: limits by name, `at` as `parse_conditions` takes it, `evidence`, `confidence`. None changes nothing.
+
+    Raises:
+        InputError: an unknown condition, or a value that is not allowed.
+    """
+    new = {name: value for name, value in changes.items() if value is not None}
+    terms = contract.model_dump()
+    terms["at"] |= parse_conditions(new.pop("at", None))
+    terms |= {name: new.pop(name) for name in ("evidence", "confidence") if name in new}
+    terms["limits"] |= new
+    try:
+        return Contract.model_validate(terms)
+    except ValidationError as error:
+        problems = [f"{item['loc'][-1]}: {item['msg']} (given: {item['input']!r})" for item in error.errors()]
+        raise InputError("wrong contract: " + "; ".join(problems), remedy="`kdc verify --help`") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.judgement import Judgement, judge_drop
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 
@@ -43,26 +43,25 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
 def table(judgement: Judgement) -> list[list[str]]:
     """A header, then a line for each limit: what is limited, the limit, the measurement, whether it holds."""
     limits, at, costs, quality = judgement.contract.limits, judgement.contract.at, judgement.costs, judgement.quality
+    length = "rows as they come" if at.length is None else f"{at.length} tokens"
+    latency = f"p{at.percentile:g} latency, batch {at.batch}, {length}"
+    # title, sign, limit, measurement, its digits, unit
+    checks = (
+        (latency, "<=", limits.max_latency_ms, costs.latency_ms, 2, " ms"),
+        ("rows/s, batch 32", ">=", limits.min_rows_per_s, costs.rows_per_s, 0, ""),
+        ("size", "<=", limits.max_size_mb, costs.size_mb, 2, " MB"),
+    )
     rows = [["contract", "limit", "found", "holds"]]
-    yes_no = {True: "yes", False: "no"}
-    if limits.max_latency_ms is not None:
-        length = "rows as they come" if at.length is None else f"{at.length} tokens"
-        what = f"p{at.percentile:g} latency, batch {at.batch}, {length}"
-        holds = yes_no[costs.latency_ms <= limits.max_latency_ms]
-        rows.append([what, f"<= {limits.max_latency_ms:g} ms", f"{costs.latency_ms:.2f} ms", holds])
-    if limits.min_rows_per_s is not None:
-        holds = yes_no[costs.rows_per_s >= limits.min_rows_per_s]
-        rows.append(["rows/s, batch 32", f">= {limits.min_rows_per_s:g}", f"{costs.rows_per_s:.0f}", holds])
-    if limits.max_size_mb is not None:
-        holds = yes_no[costs.size_mb <= limits.max_size_mb]
-        rows.append(["size", f"<= {limits.max_size_mb:g} MB", f"{costs.size_mb:.2f} MB", holds])
+    for title, sign, limit, cost, digits, unit in checks:
+        if limit is not None:
+            holds = cost <= limit if sign == "<=" else cost >= limit
+            rows.append([title, f"{sign} {limit:g}{unit}", f"{cost:.{digits}f}{unit}", "yes" if holds else "no"])
     if limits.max_drop is not None and quality is not None:  # a judgement has both or neither
         low, high = quality.interval
-        difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f})"
-        if not judgement.compared:
-            difference += ", as made"
-        what = f"{quality.metric} against the teacher"
-        rows.append([what, f">= -{limits.max_drop:g} points", difference, _drop_holds(judgement)])
+        origin = "" if judgement.compared else ", as made"
+        difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f}){origin}"
+        answer = {"pass": "yes", "fail": "no", "not shown": "not shown"}[judge_drop(judgement.contract, quality)]
+        rows.append([f"{quality.metric} against the teacher", f">= -{limits.max_drop:g} points", difference, answer])
     return rows
 
 
@@ -74,11 +73,9 @@ def sentence(judgement: Judgement) -> str:
     if judgement.verdict == "fail":
         return f"contract: fail ({where}): {'; '.join(judgement.missed)}{unchecked}"
     if judgement.verdict == "not shown" and quality is not None:
-        more = (
-            "no number of rows would show it: the difference is at the limit"
-            if quality.rows_needed is None
-            else f"about {quality.rows_needed} rows would show it (power 80 %)"
-        )
+        more = "no number of rows would show it: the difference is at the limit"
+        if quality.rows_needed is not None:
+            more = f"about {quality.rows_needed} rows would show it (power 80 %)"
         return (
             f"contract: not shown ({where}): {quality.rows} evaluation rows are too few to say with "
             f"{100 * contract.confidence:g} % confidence that at most {contract.limits.max_drop:g} points are lost; "
@@ -99,16 +96,6 @@ def advice(judgement: Judgement) -> list[str]:
         suggestions.append(_FASTER)
     if limits.max_size_mb is not None and costs.size_mb > limits.max_size_mb:
         suggestions.append(_SMALLER)
-    if judgement.quality is not None and _drop_holds(judgement) == "no":
+    if judge_drop(judgement.contract, judgement.quality) == "fail":
         suggestions.append(_BETTER)
     return suggestions
-
-
-def _drop_holds(judgement: Judgement) -> str:
-    """Whether `max_drop` holds: yes, no, or not shown."""
-    quality, limit = judgement.quality, judgement.contract.limits.max_drop
-    assert quality is not None and limit is not None  # noqa: PT018 - asked by the callers
-    if quality.difference < -limit:
-        return "no"
-    shown = judgement.contract.evidence == "point" or quality.interval[0] >= -limit
-    return "yes" if shown else "not shown"

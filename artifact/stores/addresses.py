@@ -16,15 +16,10 @@ _TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?::([A-Za-z0-9][A-Za-z0-9._-]*)
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository of the Hugging Face hub.
+    """A model repository of the Hugging Face hub."""
 
-    Attributes:
-        name: owner/name.
-        revision: branch, tag or commit; None: the default branch.
-    """
-
-    name: str
-    revision: str | None
+    name: str  # owner/name
+    revision: str | None  # branch, tag or commit; None: the default branch
 
     def __str__(self) -> str:
         return f"{HUB}{self.name}" + (f"@{self.revision}" if self.revision else "")
@@ -32,25 +27,13 @@ class Repository:
 
 @dataclass(frozen=True)
 class Tag:
-    """A model of BentoML's store.
-
-    Attributes:
-        name: the model's name.
-        version: None stands for the newest version, and in a push for a new one.
-    """
+    """A model of BentoML's store."""
 
     name: str
-    version: str | None
+    version: str | None  # None stands for the newest version, and in a push for a new one
 
     def __str__(self) -> str:
         return self.name if self.version is None else f"{self.name}:{self.version}"
-
-
-@dataclass(frozen=True)
-class Files:
-    """A folder of any file system that fsspec knows, this machine's included."""
-
-    url: str
 
 
 def is_address(text: str) -> bool:
@@ -58,8 +41,8 @@ def is_address(text: str) -> bool:
     return "://" in text or text.startswith(BENTO)
 
 
-def parse_address(text: str) -> Repository | Tag | Files:
-    """What an address names.
+def parse_address(text: str) -> Repository | Tag | str:
+    """What an address names; a text is the URL or path of a folder on any file system that fsspec knows.
 
     Raises:
         InputError: it is empty, or no possible hub address or tag.
@@ -80,7 +63,7 @@ def parse_address(text: str) -> Repository | Tag | Files:
         return Tag(match[1], match[2])
     if not text.strip():
         raise InputError("the address is empty", remedy="a path, s3://bucket/path, hf://owner/name or bento:NAME")
-    return Files(text.rstrip("/") or "/")
+    return text.rstrip("/") or "/"
 
 
 def name_of(text: str) -> str:
@@ -91,8 +74,8 @@ def name_of(text: str) -> str:
     Raises:
         InputError: no possible hub address or tag.
     """
-    place: Repository | Tag | Files = parse_address(text) if is_address(text) else Files(text)
-    if not isinstance(place, Files):
+    place = parse_address(text) if is_address(text) else text
+    if not isinstance(place, str):
         return place.name.rpartition("/")[2]
-    path = PurePath(place.url.partition("?")[0].partition("://")[2] if is_address(text) else text)
+    path = PurePath(place.partition("?")[0].partition("://")[2] if is_address(text) else text)
     return path.parent.name if path.name == "artifact" else path.name

@@ -10,6 +10,7 @@ from typing import Any
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import BENTO, Tag
+from kdc.artifact.stores.sources import Outgoing
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import reaching
 
@@ -31,16 +32,12 @@ def folder_of(tag: Tag) -> Path:
     return Path(model.path)
 
 
-def push_to_bento(
-    tag: Tag, artifact: Path, manifest: Manifest, content: bytes, *, force: bool
-) -> tuple[int | None, str]:
+def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | None, str]:
     """Add an artifact to the store: as the version that is named, or as a new one unless it is there already.
 
     Args:
         tag: name and version of the model.
-        artifact: the artifact's folder.
-        manifest: its manifest.
-        content: the manifest's bytes.
+        artifact: what to add.
         force: replace another artifact of the same version.
 
     Returns:
@@ -50,10 +47,10 @@ def push_to_bento(
         InputError: the version is another artifact, or a file has a name that BentoML reserves.
         KdcError: the store cannot be written.
     """
+    manifest = artifact.manifest
     if reserved := [name for name in _RESERVED if name in manifest.files]:
         raise InputError("a file of the artifact is named as one of BentoML's", given=reserved[0], remedy="rename it")
-    same = _same_version(tag, manifest)
-    if same is not None:
+    if (same := _same_version(tag, manifest)) is not None:
         return None, f"{BENTO}{same.tag}"
     bentoml = _bentoml()
     with reaching(f"{BENTO}{tag}", _REMEDY):
@@ -70,10 +67,10 @@ def push_to_bento(
             metadata={"kdc_sha256": manifest.sha256},
         ) as model:
             for name in manifest.files:
-                shutil.copyfile(artifact / name, Path(model.path) / name)
-            (Path(model.path) / MANIFEST_NAME).write_bytes(content)
+                shutil.copyfile(artifact.folder / name, Path(model.path) / name)
+            (Path(model.path) / MANIFEST_NAME).write_bytes(artifact.content)
             load_manifest(Path(model.path), expect_sha256=manifest.sha256)
-    return manifest.size_bytes + len(content), f"{BENTO}{model.tag}"
+    return artifact.size_bytes, f"{BENTO}{model.tag}"
 
 
 def _same_version(tag: Tag, manifest: Manifest) -> Any:

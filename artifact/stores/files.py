@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
-from kdc.artifact.stores.sources import Opened, missing, no_artifact, read_manifest
+from kdc.artifact.stores.sources import Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import file_system, is_local, reaching, whole_file_at, without_secrets
 from kdc.common.progress import Meter
@@ -28,80 +28,47 @@ _REMEDY = (
 )
 
 
-class FileSource:
-    """An artifact in a folder.
-
-    Args:
-        url: of the folder.
-        shown: the address that people see, where it is not the URL.
-    """
+class FileSource(Source):
+    """An artifact in the folder of a URL; `shown` is the address that people see, where it is not the URL."""
 
     def __init__(self, url: str, shown: str | None = None) -> None:
-        self._shown = shown or without_secrets(url)
+        self.shown = shown or without_secrets(url)
         try:
-            with reaching(self._shown, _REMEDY):  # some packages connect here
+            with reaching(self.shown, _REMEDY):  # some packages connect here
                 self._system, path = file_system(url)
         except InputError as error:  # its message holds the address as it was given
-            raise InputError(without_secrets(error.what), given=self._shown, remedy=error.remedy) from None
+            raise InputError(without_secrets(error.what), given=self.shown, remedy=error.remedy) from None
         self._path = path.rstrip("/")
         self._system.invalidate_cache()  # a long-running process must not see an old listing
 
-    @property
-    def shown(self) -> str:
-        """Its address, as people may see it."""
-        return self._shown
-
-    def read_manifest(self, limit: int) -> bytes:
-        """At most `limit` bytes of `manifest.json`; see `Source`."""
-        try:
-            return self._read(MANIFEST_NAME, limit)
-        except FileNotFoundError:
-            with self._reaching():
-                is_unfinished = self._system.exists(self._at(JOURNAL_NAME))
-            raise no_artifact(self._shown, "a push to it was not finished" if is_unfinished else "") from None
-
-    def open(self, name: str, offset: int) -> Opened:
+    def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
         try:
-            with self._reaching(name, passing=(FileNotFoundError,)):
-                stream = self._open(name)
+            with self._reaching(name, passing=(FileNotFoundError, NotADirectoryError)):
+                block_size = _REQUEST_BYTES
+                if "https" in self._system.protocol and not self._system.info(self._at(name)).get("partial"):
+                    block_size = 0  # the web server answers no ranges; fsspec then reads one stream
+                stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
                 start = _seek(stream, offset) if offset else 0
-        except FileNotFoundError as error:
-            raise missing(f"{self._shown}/{name}") from error
+        except NotADirectoryError as error:
+            raise FileNotFoundError(name) from error
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
+
+    def has_unfinished_push(self) -> bool:
+        """Whether a journal says that a push to it was cut off."""
+        with self._reaching():
+            return bool(self._system.exists(self._at(JOURNAL_NAME)))
 
     def _chunks(self, stream: Any, name: str) -> Generator[bytes, None, None]:
         with self._reaching(name), stream:
             while chunk := stream.read(_REQUEST_BYTES):
                 yield chunk
 
-    def _read(self, name: str, limit: int) -> bytes:
-        """At most `limit` bytes of a file.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            KdcError: the store refused, or did not answer.
-        """
-        try:
-            with (
-                self._reaching(name, passing=(FileNotFoundError, NotADirectoryError)),
-                self._open(name) as stream,
-            ):
-                return bytes(stream.read(limit))
-        except NotADirectoryError as error:
-            raise FileNotFoundError(name) from error
-
-    def _open(self, name: str) -> Any:
-        block_size = _REQUEST_BYTES
-        if "https" in self._system.protocol and not self._system.info(self._at(name)).get("partial"):
-            block_size = 0  # the web server answers no ranges; fsspec then reads one stream
-        return self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
-
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}"
 
     def _reaching(self, name: str = "", passing: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
-        return reaching(f"{self._shown}/{name}" if name else self._shown, _REMEDY, passing)
+        return reaching(f"{self.shown}/{name}" if name else self.shown, _REMEDY, passing)
 
 
 def _seek(stream: Any, offset: int) -> int:
@@ -120,13 +87,11 @@ class FileTarget(FileSource):
     need not send them again.
     """
 
-    def send(self, artifact: Path, manifest: Manifest, content: bytes, *, force: bool, meter: Meter) -> int | None:
+    def send(self, artifact: Outgoing, *, force: bool, meter: Meter) -> int | None:
         """Send the files that are not there, and the manifest last.
 
         Args:
-            artifact: the artifact's folder.
-            manifest: its manifest.
-            content: the manifest's bytes.
+            artifact: what to send.
             force: replace another artifact, or write into a folder of other things.
             meter: shows the progress.
 
@@ -137,57 +102,51 @@ class FileTarget(FileSource):
             InputError: something else is there, and `force` was not given.
             KdcError: the store refused or did not answer, or a file changed while it was sent.
         """
+        manifest = artifact.manifest
         old = self._artifact_to_replace(manifest, force)
         stored = old.files if old is not None else self._read_journal()
         present = {
             name: info for name, info in manifest.files.items() if stored.get(name) == info and self._has(name, info)
         }
-        meter.start(f"push {self._shown}", manifest.size_bytes)
+        meter.start(f"push {self.shown}", manifest.size_bytes)
         meter.advance(sum(info.size for info in present.values()))
         if old is not None and old.sha256 == manifest.sha256 and len(present) == len(manifest.files):
             return None
-        self._write(JOURNAL_NAME, _to_json(present))
+        self._write_journal(present)
         self._remove([MANIFEST_NAME])
-        sent = len(content)
+        sent = len(artifact.content)
         for name in sorted(manifest.files.keys() - present.keys(), key=lambda name: manifest.files[name].size):
-            self._send_file(artifact / name, name, manifest.files[name], meter)
+            self._send_file(artifact.folder / name, name, manifest.files[name], meter)
             sent += manifest.files[name].size
             present[name] = manifest.files[name]
-            self._write(JOURNAL_NAME, _to_json(present))
-        self._write(MANIFEST_NAME, content)
+            self._write_journal(present)
+        self._write(MANIFEST_NAME, artifact.content)
         # The names in a manifest are plain file names. Those in a journal were not checked and are never removed.
         outdated = set() if old is None else old.files.keys() - manifest.files.keys()
         self._remove([*sorted(outdated), JOURNAL_NAME])
         return sent
 
     def _artifact_to_replace(self, manifest: Manifest, force: bool) -> Manifest | None:
-        """The artifact that is there, if it may be replaced; None where there is none.
-
-        Raises:
-            InputError: something else is there, and `force` was not given.
-        """
+        """The artifact that is there, if it may be replaced; None where there is none."""
         try:
-            old, _ = read_manifest(self)
+            old, _ = self.read_manifest()
         except KdcError as error:
             if not self._is_occupied(error) or force:
                 return None
             raise InputError(
-                "something else is there", given=self._shown, remedy="another place, or --force to write into it"
+                "something else is there", given=self.shown, remedy="another place, or --force to write into it"
             ) from error
         if old.sha256 != manifest.sha256 and not force:
             raise InputError(
                 "another artifact is there",
-                given=f"{self._shown}: {old.task.name}, SHA-256 {old.sha256}",
+                given=f"{self.shown}: {old.task.name}, SHA-256 {old.sha256}",
                 remedy="another place, or --force to replace it",
             )
         return old
 
     def _is_occupied(self, error: KdcError) -> bool:
-        """Whether the folder holds something that no push of ours left: an unreadable manifest, or other files.
-
-        Args:
-            error: what reading the manifest raised.
-        """
+        """Whether the folder holds something that no push of ours left: other files, or a manifest whose reading raised
+        `error`."""
         with self._reaching():
             if not self._system.exists(self._path):
                 return False
@@ -202,10 +161,14 @@ class FileTarget(FileSource):
     def _read_journal(self) -> dict[str, FileInfo]:
         """The files that a push sent whole before it was cut off; none where the journal is missing or damaged."""
         try:
-            files = json.loads(self._read(JOURNAL_NAME, _JOURNAL_BYTES))
+            files = json.loads(self.read(JOURNAL_NAME, _JOURNAL_BYTES))
             return {name: FileInfo.model_validate(info) for name, info in files.items()}
         except (FileNotFoundError, ValueError, AttributeError, RecursionError):
             return {}
+
+    def _write_journal(self, files: dict[str, FileInfo]) -> None:
+        document = {name: info.model_dump() for name, info in files.items()}
+        self._write(JOURNAL_NAME, json.dumps(document, indent=1).encode())
 
     def _has(self, name: str, info: FileInfo) -> bool:
         """Whether the store has a file: by its hash on this machine, by its size elsewhere."""
@@ -239,7 +202,3 @@ class FileTarget(FileSource):
             for name in names:
                 if self._system.exists(self._at(name)):
                     self._system.rm_file(self._at(name))
-
-
-def _to_json(files: dict[str, FileInfo]) -> bytes:
-    return json.dumps({name: info.model_dump() for name, info in files.items()}, indent=1).encode()

@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.artifact.stores.addresses import Repository
-from kdc.artifact.stores.sources import Opened, missing, no_artifact
+from kdc.artifact.stores.sources import Opened, Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import reaching
 
@@ -31,7 +30,7 @@ _REMEDY = (
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class HubSource:
+class HubSource(Source):
     """An artifact in a repository, at one commit, so that a push during the download changes nothing.
 
     Args:
@@ -44,8 +43,8 @@ class HubSource:
 
     def __init__(self, place: Repository) -> None:
         self._name = place.name
-        self._shown = str(place)
-        with asking_hub(self._shown):
+        self.shown = str(place)
+        with asking_hub(self.shown):
             api = hub_api()
             self._commit = api.repo_info(place.name, revision=place.revision, timeout=TIMEOUT_S).sha
         self._endpoint = api.endpoint
@@ -56,44 +55,17 @@ class HubSource:
             event_hooks={"request": [lambda request: _check_safe(str(request.url), self._endpoint)]},
         )
 
-    @property
-    def shown(self) -> str:
-        """Its address, for people."""
-        return self._shown
-
-    def read_manifest(self, limit: int) -> bytes:
-        """At most `limit` bytes of `manifest.json`; see `Source`."""
-        content = bytearray()
-        opened = self._open(MANIFEST_NAME, 0)
-        if opened is None:
-            raise no_artifact(self._shown)
-        for chunk in opened.chunks:
-            content += chunk
-            if len(content) >= limit:
-                break
-        opened.chunks.close()
-        return bytes(content[:limit])
-
-    def open(self, name: str, offset: int) -> Opened:
+    def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
-        opened = self._open(name, offset)
-        if opened is None:
-            raise missing(f"{self._shown}/{name}")
-        return opened
-
-    def _open(self, name: str, offset: int) -> Opened | None:
         response = self._ask(name, offset)
-        if response is None:
-            return None
         start, size = _extent(response)
-        return Opened(start, size, self._chunks(name, response, start, size))
+        return Opened(start, size, self._chunks(name, response))
 
-    def _chunks(
-        self, name: str, response: httpx.Response, position: int, size: int | None
-    ) -> Generator[bytes, None, None]:
+    def _chunks(self, name: str, response: httpx.Response) -> Generator[bytes, None, None]:
         """The bytes of a response; where the connection breaks, a new request goes on at the same position."""
+        position, size = _extent(response)
         failures = 0
-        with reaching(f"{self._shown}/{name}", _REMEDY):
+        with reaching(f"{self.shown}/{name}", _REMEDY):
             try:
                 while True:
                     try:
@@ -109,17 +81,16 @@ class HubSource:
                             raise
                     response.close()
                     time.sleep(_PAUSE_S * 2 ** (failures - 1))
-                    again = self._ask(name, position)
-                    if again is None or _extent(again) != (position, size):
+                    response = self._ask(name, position)
+                    if _extent(response) != (position, size):
                         raise KdcError(
-                            "the hub changed a file while it was read", given=f"{self._shown}/{name}", remedy=_REMEDY
+                            "the hub changed a file while it was read", given=f"{self.shown}/{name}", remedy=_REMEDY
                         )
-                    response = again
             finally:
                 response.close()
 
-    def _ask(self, name: str, offset: int) -> httpx.Response | None:
-        """The response whose body holds a file from a byte on; None where there is no such file."""
+    def _ask(self, name: str, offset: int) -> httpx.Response:
+        """The response whose body holds a file from a byte on; raises what `open` does."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -128,24 +99,23 @@ class HubSource:
         if offset:
             headers["range"] = f"bytes={offset}-"
         request = self._client.build_request("GET", url, headers=headers)
-        with reaching(f"{self._shown}/{name}", _REMEDY):
-            for attempt in range(_TRIES):
-                is_last = attempt == _TRIES - 1
+        with reaching(f"{self.shown}/{name}", _REMEDY, passing=(FileNotFoundError,)):
+            for attempt in range(1, _TRIES + 1):
                 try:
                     response = self._client.send(request, stream=True)
                 except httpx.TransportError:
-                    if is_last:
+                    if attempt == _TRIES:
                         raise
                 else:
-                    if response.status_code in (200, 206):
+                    status = response.status_code
+                    if status in (200, 206):
                         return response
                     response.close()
-                    status = response.status_code
                     if status == 404:
-                        return None
-                    if is_last or (status != 429 and status < 500):
-                        raise KdcError("the hub refused", given=f"{self._shown}/{name}: HTTP {status}", remedy=_REMEDY)
-                time.sleep(_PAUSE_S * 2**attempt)
+                        raise FileNotFoundError(name)
+                    if attempt == _TRIES or (status != 429 and status < 500):
+                        raise KdcError("the hub refused", given=f"{self.shown}/{name}: HTTP {status}", remedy=_REMEDY)
+                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -174,17 +144,11 @@ def hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """See that tokens and files go over https. Only a hub on this very machine may do without.
-
-    Raises:
-        InputError: the address is another.
-    """
-    if urlsplit(url).scheme == "https":
-        return
-    if urlsplit(url).hostname in _LOOPBACK and urlsplit(endpoint).hostname in _LOOPBACK:
-        return
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
+    """Refuse an address to which tokens and files would not go over https, except for a hub on this very machine."""
+    is_on_this_machine = urlsplit(url).hostname in _LOOPBACK and urlsplit(endpoint).hostname in _LOOPBACK
+    if urlsplit(url).scheme != "https" and not is_on_this_machine:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
 
 
 @contextmanager
@@ -205,9 +169,8 @@ def asking_hub(shown: str) -> Iterator[None]:
         with reaching(shown, _REMEDY, passing=known):
             yield
     except RevisionNotFoundError as error:
-        raise InputError(
-            "the repository has no such revision", given=shown, remedy="name a branch or tag it has"
-        ) from error
+        remedy = "name a branch or tag it has"
+        raise InputError("the repository has no such revision", given=shown, remedy=remedy) from error
     except RepositoryNotFoundError as error:
         raise InputError("the hub has no such repository, or does not show it", given=shown, remedy=_REMEDY) from error
     except OfflineModeIsEnabled as error:

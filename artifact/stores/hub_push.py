@@ -12,25 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
+from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import HUB, Repository
 from kdc.artifact.stores.hub import TIMEOUT_S, HubSource, asking_hub, hub_api
-from kdc.artifact.stores.sources import read_manifest
+from kdc.artifact.stores.sources import Outgoing
 from kdc.common.errors import KdcError
 from kdc.common.files import sha256_of
 from kdc.common.progress import Meter
 
 
-def push_to_hub(
-    place: Repository, artifact: Path, manifest: Manifest, content: bytes, *, public: bool, meter: Meter
-) -> tuple[int | None, str]:
+def push_to_hub(place: Repository, artifact: Outgoing, *, public: bool, meter: Meter) -> tuple[int | None, str]:
     """Commit the files that differ, and remove those of the artifact before. A missing repository is made.
 
     Args:
         place: repository, and the branch if it shall not be the default one.
-        artifact: the artifact's folder.
-        manifest: its manifest.
-        content: the manifest's bytes.
+        artifact: what to commit.
         public: make a new repository public.
         meter: says whether somebody watches; the library then draws bars of its own.
 
@@ -41,14 +37,16 @@ def push_to_hub(
         InputError: this token may not see the repository.
         KdcError: the hub refused, or did not answer.
     """
+    manifest = artifact.manifest
     with asking_hub(str(place)):
         api = hub_api()
         before = _repository(api, place, public)
-        stored = {file.rfilename: file for file in before.siblings or ()}
-        files = {name: artifact / name for name in manifest.files if not _is_same(stored.get(name), artifact / name)}
-        if not files and _is_same(stored.get(MANIFEST_NAME), artifact / MANIFEST_NAME):
+        stored = {file.rfilename for file in before.siblings or ()}
+        differing = _differing(before, artifact)
+        if not differing:
             return None, f"{HUB}{place.name}@{before.sha}"
-        operations = _additions(files, manifest.files, content) + _removals(place, before.sha, manifest, set(stored))
+        files = [name for name in differing if name != MANIFEST_NAME]
+        operations = _additions(artifact, files) + _removals(place, before.sha, manifest, stored)
         with _bars(meter.is_shown), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the library warns of a model card without metadata
             commit = api.create_commit(
@@ -58,8 +56,15 @@ def push_to_hub(
                 parent_commit=before.sha,
                 commit_message=f"{manifest.task.name}: artifact {manifest.sha256[:12]}",
             )
-        _check_arrived(api, place, commit.oid, artifact, manifest)
-    return sum(manifest.files[name].size for name in files) + len(content), f"{HUB}{place.name}@{commit.oid}"
+        after = api.repo_info(place.name, revision=commit.oid, files_metadata=True, timeout=TIMEOUT_S)
+        # Because of a .gitignore, say, the hub leaves files out without an error.
+        if lost := _differing(after, artifact):
+            raise KdcError(
+                "the hub took the commit without some files",
+                given=f"{HUB}{place.name}: {', '.join(lost)}",
+                remedy="check the .gitignore of the repository, then push again",
+            )
+    return sum(manifest.files[name].size for name in files) + len(artifact.content), f"{HUB}{place.name}@{commit.oid}"
 
 
 def _repository(api: Any, place: Repository, public: bool) -> Any:
@@ -82,32 +87,33 @@ def _repository(api: Any, place: Repository, public: bool) -> Any:
     return ask(place.revision)
 
 
-def _is_same(stored: Any, path: Path) -> bool:
-    """Whether the hub's file has the same bytes: by SHA-256 where it is large, by git's hash elsewhere.
+def _differing(commit: Any, artifact: Outgoing) -> list[str]:
+    """The artifact's files, the manifest included, that a commit of the hub does not hold as they are here."""
+    stored = {file.rfilename: file for file in commit.siblings or ()}
+    names = [*artifact.manifest.files, MANIFEST_NAME]
+    return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
 
-    Args:
-        stored: the hub's description of the file; None where it has none.
-        path: the file here.
-    """
-    if stored is None or stored.size != path.stat().st_size:
+
+def _is_same(stored: Any, path: Path) -> bool:
+    """Whether the hub's file has the same bytes: by SHA-256 where it is large, by git's hash elsewhere."""
+    if stored.size != path.stat().st_size:
         return False
     if stored.lfs is not None:
         return bool(stored.lfs.sha256 == sha256_of(path))
-    content = path.read_bytes()
-    return bool(
-        stored.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    )
+    content = b"blob %d\0" % stored.size + path.read_bytes()
+    return bool(stored.blob_id == hashlib.sha1(content, usedforsecurity=False).hexdigest())
 
 
-def _additions(files: dict[str, Path], infos: dict[str, FileInfo], content: bytes) -> list[Any]:
+def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
     from huggingface_hub import CommitOperationAdd
 
-    additions = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-    for addition in additions:
-        name = addition.path_in_repo
-        if addition.upload_info.sha256.hex() != infos[name].sha256:
-            raise KdcError("a file of the artifact changed while it was read", given=files[name], remedy="push again")
-    return [*additions, CommitOperationAdd(MANIFEST_NAME, content)]
+    additions = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
+    for name, addition in zip(files, additions, strict=True):
+        if addition.upload_info.sha256.hex() != artifact.manifest.files[name].sha256:
+            raise KdcError(
+                "a file of the artifact changed while it was read", given=artifact.folder / name, remedy="push again"
+            )
+    return [*additions, CommitOperationAdd(MANIFEST_NAME, artifact.content)]
 
 
 def _removals(place: Repository, commit: str, manifest: Manifest, stored: set[str]) -> list[Any]:
@@ -117,27 +123,10 @@ def _removals(place: Repository, commit: str, manifest: Manifest, stored: set[st
     if MANIFEST_NAME not in stored:
         return []
     try:
-        old, _ = read_manifest(HubSource(Repository(place.name, commit)))
+        old, _ = HubSource(Repository(place.name, commit)).read_manifest()
     except KdcError:  # the old manifest is damaged, so that nobody knows its files
         return []
     return [CommitOperationDelete(name) for name in sorted(old.files.keys() - manifest.files.keys()) if name in stored]
-
-
-def _check_arrived(api: Any, place: Repository, commit: str, artifact: Path, manifest: Manifest) -> None:
-    """See that the commit holds all files: because of a .gitignore, say, the hub leaves files out without an error.
-
-    Raises:
-        KdcError: a file is missing in the commit.
-    """
-    info = api.repo_info(place.name, revision=commit, files_metadata=True, timeout=TIMEOUT_S)
-    stored = {file.rfilename: file for file in info.siblings or ()}
-    lost = [name for name in [*manifest.files, MANIFEST_NAME] if not _is_same(stored.get(name), artifact / name)]
-    if lost:
-        raise KdcError(
-            "the hub took the commit without some files",
-            given=f"{HUB}{place.name}: {', '.join(lost)}",
-            remedy="check the .gitignore of the repository, then push again",
-        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ is deleted). The next pull to the same target cleans up.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -46,26 +47,23 @@ def holds(folder: Path, manifest: Manifest, *, force: bool) -> bool:
     return False
 
 
-def partial_folder(folder: Path, manifest: Manifest) -> Path:
-    """The hidden folder beside the target in which an artifact's files arrive."""
-    return folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
+def prepare(folder: Path, manifest: Manifest) -> Path:
+    """The hidden folder beside the target in which an artifact's files arrive: new, or as an earlier pull left it.
 
-
-def prepare(partial: Path, folder: Path) -> None:
-    """Make the hidden folder, or keep it as an earlier pull left it; remove those of other artifacts.
+    What pulls of other artifacts left is removed.
 
     Raises:
         InputError: it belongs to somebody else, whose links in it could lead anywhere.
     """
-    for old in folder.parent.glob(f".{_escaped(folder.name)}{_REMOVED}*"):
-        shutil.rmtree(old, ignore_errors=True)
-    for old in folder.parent.glob(f".{_escaped(folder.name)}.partial-*"):
-        if old != partial and old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old, ignore_errors=True)
+    partial = folder.parent / f".{folder.name}.partial-{manifest.sha256[:16]}"
+    for kind in (_REMOVED, ".partial-"):
+        for old in folder.parent.glob(f".{glob.escape(folder.name)}{kind}*"):
+            if old != partial and old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old, ignore_errors=True)
     partial.mkdir(mode=0o700, exist_ok=True)
-    status = partial.lstat()
-    if partial.is_symlink() or (hasattr(os, "geteuid") and status.st_uid != os.geteuid()):
+    if partial.is_symlink() or (hasattr(os, "geteuid") and partial.lstat().st_uid != os.geteuid()):
         raise InputError("another user's folder is in the way", given=partial, remedy="remove it, or pull elsewhere")
+    return partial
 
 
 def recover(folder: Path) -> None:
@@ -82,10 +80,9 @@ def recover(folder: Path) -> None:
 def publish(partial: Path, folder: Path) -> None:
     """Rename the finished hidden folder to the target; an old artifact is moved aside, and back if that fails."""
     partial.chmod(0o755)  # a server may run as another user
-    if not folder.exists():
-        os.rename(partial, folder)
-    elif not any(folder.iterdir()):
+    if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
+    if not folder.exists():
         os.rename(partial, folder)
     else:
         os.rename(folder, _replaced(folder))
@@ -113,8 +110,3 @@ def _delete_replaced(folder: Path) -> None:
     removed = tempfile.mkdtemp(prefix=f".{folder.name}{_REMOVED}", dir=folder.parent)
     os.rename(_replaced(folder), removed)
     shutil.rmtree(removed, ignore_errors=True)
-
-
-def _escaped(name: str) -> str:
-    """A file name as a pattern that matches just this name (`glob.escape` knows no `]`)."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

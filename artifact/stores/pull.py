@@ -1,4 +1,4 @@
-"""`kdc pull`: an artifact from a store into a folder, which is there only when all of it is, and verified.
+"""`kdc pull`, and the cache of `kdc serve`: an artifact from a store into a folder, verified and whole or not at all.
 
 Files arrive in a hidden folder beside the target. What a pull that was cut off left there is used by the next one.
 """
@@ -6,15 +6,17 @@ Files arrive in a hidden folder beside the target. What a pull that was cut off 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
+from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import BENTO, Repository, Tag, parse_address
-from kdc.artifact.stores.placing import holds, partial_folder, prepare, publish, recover
+from kdc.artifact.stores.placing import holds, prepare, publish, recover
 from kdc.artifact.stores.receiving import receive_files
-from kdc.artifact.stores.sources import Source, read_manifest
+from kdc.artifact.stores.sources import Source
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
@@ -22,29 +24,17 @@ from kdc.common.progress import Meter
 
 
 class Pulled(Frozen):
-    """What `kdc pull` did.
+    """What `kdc pull` did."""
 
-    Attributes:
-        source: the address that it pulled from.
-        folder: where the artifact is.
-        sha256: of the manifest.
-        task: the task's name.
-        changed: whether the folder is new; False where the same artifact was in it already.
-        files: number of files, the manifest included.
-        bytes: their size in all.
-        received_bytes: bytes that came from the store.
-        seconds: wall-clock time.
-    """
-
-    source: str
-    folder: str
-    sha256: str
-    task: str
-    changed: bool
-    files: int
-    bytes: int
+    source: str  # the address that it pulled from
+    folder: str  # where the artifact is
+    sha256: str  # of the manifest
+    task: str  # its name
+    changed: bool  # whether the folder is new; False where the same artifact was in it already
+    files: int  # their number, the manifest included
+    bytes: int  # their size in all
     received_bytes: int
-    seconds: float
+    seconds: float  # wall-clock time
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
@@ -62,9 +52,8 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
     """
     began = time.perf_counter()
     store = open_source(source)
-    manifest, content = read_manifest(store, expect_sha256)
-    with Meter() as meter:
-        received = fetch(store, manifest, content, folder, force=force, meter=meter)
+    manifest, content = store.read_manifest(expect_sha256)
+    received = fetch(store, manifest, content, folder, force=force)
     return Pulled(
         source=store.shown,
         folder=str(folder),
@@ -76,6 +65,36 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
         received_bytes=(received or 0) + len(content),
         seconds=round(time.perf_counter() - began, 3),
     )
+
+
+def cached(name: str, address: str, *, allow_failed: bool = False) -> Path:
+    """The folder in the cache that holds the artifact of an address; what is there already is not fetched again.
+
+    The cache is the folder that `KDC_CACHE` names, or kdc's folder among this user's caches.
+
+    Args:
+        name: the name that the artifact will have in the service, for the line that is printed.
+        address: see `kdc.artifact.stores.addresses`.
+        allow_failed: also accept an artifact that failed its contract.
+
+    Raises:
+        InputError: there is no artifact, or it failed its contract.
+        KdcError: what arrived is damaged, the store refused or did not answer, or the disk is full.
+    """
+    source = open_source(address)
+    manifest, content = source.read_manifest()
+    refuse_failed(manifest.contract, allow=allow_failed)  # before its files are fetched
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):
+        caches = os.path.expanduser("~/.cache")
+    cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
+    folder = Path(cache, "artifacts", manifest.sha256)
+    # The folder is named by the hash, so that whatever else is there is a damaged copy, which may be replaced.
+    received = fetch(source, manifest, content, folder, force=True)
+    how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
+    sys.stderr.write(f"fetched {name}: {source.shown}, SHA-256 {manifest.sha256}, {how}\n")
+    sys.stderr.flush()
+    return folder
 
 
 def open_source(address: str) -> Source:
@@ -96,10 +115,10 @@ def open_source(address: str) -> Source:
         from kdc.artifact.stores.bento import folder_of
 
         return FileSource(str(folder_of(place)), shown=f"{BENTO}{place}")
-    return FileSource(place.url)
+    return FileSource(place)
 
 
-def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, meter: Meter) -> int | None:
+def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool) -> int | None:
     """Bring an artifact into a folder. Two processes that do so at once for the same folder take turns.
 
     Args:
@@ -108,7 +127,6 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
         content: the manifest's bytes.
         folder: where the artifact shall be.
         force: replace another artifact, or a damaged one.
-        meter: shows the progress.
 
     Returns:
         The number of bytes that came from the store; None where the same artifact was in the folder already.
@@ -122,15 +140,14 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
     folder = Path(os.path.abspath(folder))
     if holds(folder, manifest, force=force):
         return None
-    partial = partial_folder(folder, manifest)
     lock = folder.parent / f".{folder.name}.lock"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with FileLock(lock), Meter() as meter:
             recover(folder)
             if holds(folder, manifest, force=force):  # another process brought it meanwhile
                 return None
-            prepare(partial, folder)
+            partial = prepare(folder, manifest)
             received = receive_files(source, manifest, partial, meter)
             write_whole(partial / MANIFEST_NAME, content)
             load_manifest(partial, verify=False, expect_sha256=manifest.sha256)
@@ -140,7 +157,6 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
         raise KdcError(
             "cannot write the artifact",
             given=f"{error.filename or folder}: {error.strerror or error}",
-            remedy="see that the folder's parent can be written to; a mounted folder cannot be replaced: "
-            "name one inside of it",
+            remedy="make its parent writable; a mounted folder cannot be replaced: name one inside of it",
         ) from error
     return received

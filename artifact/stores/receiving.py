@@ -30,7 +30,14 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
     Raises:
         KdcError: the disk is full, the store refused or did not answer, or what arrived is damaged.
     """
-    _check_free_space(manifest, folder)
+    present = sum(path.lstat().st_size for path in folder.iterdir())
+    needed, free = manifest.size_bytes - present + _SPARE_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        raise KdcError(
+            "the disk has no room for the artifact",
+            given=f"{folder.parent}: {free} bytes free, {needed} needed",
+            remedy="free some, or pull elsewhere (`kdc serve`: set KDC_CACHE)",
+        )
     meter.start(f"pull {source.shown}", manifest.size_bytes)
     received = 0
     for name, info in sorted(manifest.files.items(), key=lambda item: (item[1].size, item[0])):
@@ -38,27 +45,8 @@ def receive_files(source: Source, manifest: Manifest, folder: Path, meter: Meter
     return received
 
 
-def _check_free_space(manifest: Manifest, folder: Path) -> None:
-    present = sum(path.lstat().st_size for path in folder.iterdir())
-    needed = manifest.size_bytes - present + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise KdcError(
-            "the disk has no room for the artifact",
-            given=f"{folder.parent}: {free} bytes free, {needed} needed",
-            remedy="free some, or pull elsewhere (`kdc serve`: set KDC_CACHE)",
-        )
-
-
 def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> int:
-    """Complete one file, and fetch it once more from its start if its hash is wrong.
-
-    Returns:
-        The number of bytes that came from the store.
-
-    Raises:
-        KdcError: what arrived is not what the manifest says.
-    """
+    """Complete one file, and fetch it once more from its start if its hash is wrong; return the bytes that came."""
     received = 0
     for is_second_try in (False, True):
         start, count, digest = _receive_rest(source, name, info, path, meter)
@@ -78,11 +66,7 @@ def _receive_file(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 
 def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: Meter) -> tuple[int, int, str]:
-    """Append what is missing of a file.
-
-    Returns:
-        The byte at which it began, the number of bytes that came, and the SHA-256 of the whole file.
-    """
+    """Append what is missing of a file; return where that began, how many bytes came, and the SHA-256 of it all."""
     # The hidden folder is ours but lies where others may write, so that no link in it is followed.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags, 0o644)
@@ -93,7 +77,14 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
         meter.advance(start)
         if start == info.size:
             return start, 0, digest.hexdigest()
-        opened = source.open(name, start)
+        try:
+            opened = source.open(name, start)
+        except FileNotFoundError as error:
+            raise KdcError(
+                "a file of the artifact is missing",
+                given=f"{source.shown}/{name}",
+                remedy="push the artifact again: `kdc push` sends what is missing",
+            ) from error
         with contextlib.closing(opened.chunks):
             _check_size(source, name, opened.size, info)
             if opened.start != start:  # the store can only begin at the file's first byte
@@ -115,11 +106,7 @@ def _receive_rest(source: Source, name: str, info: FileInfo, path: Path, meter: 
 
 
 def _check_size(source: Source, name: str, size: int | None, info: FileInfo, *, is_end: bool = True) -> None:
-    """Compare the bytes of a file so far (`is_end`: in all) with the manifest.
-
-    Raises:
-        KdcError: they are too many, or at the end too few.
-    """
+    """Refuse more bytes of a file than the manifest says, and at its end fewer too."""
     if size is None or size == info.size or (not is_end and size < info.size):
         return
     comparison = "fewer" if size < info.size else "more"

@@ -1,78 +1,83 @@
-"""What every store must answer so that an artifact can be pulled from it, and the errors that all stores share."""
+"""What every store must answer so that an artifact can be pulled from it, and what is handed to a store in a push."""
 
 from __future__ import annotations
 
+import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 from kdc.artifact.folder import parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A verified artifact that is to be pushed."""
+
+    folder: Path
+    manifest: Manifest
+    content: bytes  # of `manifest.json`
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all its files, `manifest.json` included."""
+        return self.manifest.size_bytes + len(self.content)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file of a store that is being read.
+    """A file of a store that is being read."""
 
-    Attributes:
-        start: the byte at which `chunks` begins: the one that was asked for, or 0 where the store can only begin there.
-        size: of the whole file in bytes; None where the store does not say.
-        chunks: the file's bytes from `start` on. Close the generator to end early.
-    """
-
-    start: int
-    size: int | None
-    chunks: Generator[bytes, None, None]
+    start: int  # the byte at which `chunks` begins: the one that was asked for, or 0 where the store cannot do that
+    size: int | None  # of the whole file in bytes; None where the store does not say
+    chunks: Generator[bytes, None, None]  # the file's bytes from `start` on. Close the generator to end early
 
 
-class Source(Protocol):
+class Source(ABC):
     """A store that holds one artifact."""
 
-    @property
-    def shown(self) -> str:
-        """Its address, as people may see it."""
+    shown: str  # its address, as people may see it
 
-    def read_manifest(self, limit: int) -> bytes:
-        """At most `limit` bytes of `manifest.json`.
-
-        Raises:
-            InputError: there is none.
-            KdcError: the store refused, or did not answer.
-        """
-
-    def open(self, name: str, offset: int) -> Opened:
+    @abstractmethod
+    def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on. Reading its chunks may raise KdcError too.
 
         Raises:
-            KdcError: the file is missing, or the store refused or did not answer.
+            FileNotFoundError: it is not there.
+            KdcError: the store refused, or did not answer.
         """
 
+    def has_unfinished_push(self) -> bool:
+        """Whether a push to it was cut off, where the store can tell."""
+        return False
 
-def read_manifest(source: Source, expect_sha256: str | None = None) -> tuple[Manifest, bytes]:
-    """The manifest of the artifact in a store, and its bytes.
+    def read(self, name: str, limit: int) -> bytes:
+        """At most `limit` bytes of a file; raises what `open` does."""
+        content = bytearray()
+        with contextlib.closing(self.open(name).chunks) as chunks:
+            for chunk in chunks:
+                content += chunk
+                if len(content) >= limit:
+                    break
+        return bytes(content[:limit])
 
-    Raises:
-        InputError: there is no artifact, or another one than `expect_sha256` names.
-        KdcError: it is damaged, or the store refused or did not answer.
-    """
-    content = source.read_manifest(MAX_MANIFEST_BYTES + 1)
-    return parse_manifest(content, f"{source.shown}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content
+    def read_manifest(self, expect_sha256: str | None = None) -> tuple[Manifest, bytes]:
+        """The artifact's manifest, and its bytes.
 
-
-def no_artifact(address: str, why: str = "") -> InputError:
-    """The error for an address without a manifest."""
-    return InputError(
-        "there is no artifact here" + (f": {why}" if why else ""),
-        given=address,
-        remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {address}` puts one there",
-    )
-
-
-def missing(address: str) -> KdcError:
-    """The error for a file that the manifest names and the store does not have."""
-    return KdcError(
-        "a file of the artifact is missing",
-        given=address,
-        remedy="push the artifact again: `kdc push` sends what is missing",
-    )
+        Raises:
+            InputError: there is no artifact, or another one than `expect_sha256` names.
+            KdcError: it is damaged, or the store refused or did not answer.
+        """
+        try:
+            content = self.read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
+        except FileNotFoundError:
+            why = ": a push to it was not finished" if self.has_unfinished_push() else ""
+            raise InputError(
+                f"there is no artifact here{why}",
+                given=self.shown,
+                remedy=f"give the place that holds {MANIFEST_NAME}; `kdc push ARTIFACT {self.shown}` puts one there",
+            ) from None
+        return parse_manifest(content, f"{self.shown}/{MANIFEST_NAME}", expect_sha256=expect_sha256), content

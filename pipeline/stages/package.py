@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from kdc.artifact.card import Int8Candidate, Int8Summary, model_card
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo, Variant
 from kdc.common.files import write_whole
@@ -25,6 +24,7 @@ from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import EvaluateResult, ExportResult, PackageResult, QuantizeResult, Table
+from kdc.pipeline.results.card import model_card
 from kdc.pipeline.rundir.context import Run, read_result
 from kdc.pipeline.rundir.files import (
     ALL_LOGITS,
@@ -68,7 +68,7 @@ def run(run: Run, out: Path) -> PackageResult:
             seed=run.config.run.seed,
         )
     example = _example(manifest.task)
-    card = model_card(manifest, _int8_summary(quantized, manifest.task.metric), judgement, example)
+    card = model_card(manifest, quantized, judgement, example)
     (working / "README.md").write_text(card, encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
     manifest = write_manifest(working, manifest.model_copy(update={"files": files, "contract": judgement}))
@@ -173,22 +173,6 @@ def holds_on_cuda(variant: str, table: Table) -> bool:
     """Whether a variant can serve on a GPU. False where CUDA was measured and the variant failed there: fp16 may
     overflow on a GPU alone, since the CPU computes it in fp32."""
     return f"{variant} (cuda)" in table or not any(name.endswith(" (cuda)") for name in table)
-
-
-def _int8_summary(quantized: QuantizeResult, metric: str) -> Int8Summary:
-    """What the model card says of the int8 candidates."""
-    candidates = [
-        Int8Candidate(
-            name=name,
-            score=each.tune[metric],
-            batch_invariant=each.batch_invariant,
-            max_probability_difference=each.max_probability_difference or 0.0,
-            latency_against_fp32=each.latency_against_fp32,
-        )
-        for name, each in quantized.candidates.items()
-        if each.tune is not None
-    ]
-    return Int8Summary(quantized.chosen, quantized.winner, quantized.note, candidates)
 
 
 def _answers(run: Run) -> EvaluationAnswers:

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kdc.artifact.contract.decision import Basis, decide, missed_costs, rows_needed
-from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.contract.parse import parse_conditions, replace
-from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality
+from kdc.artifact.contract.judgement import Basis, Judgement, decide, missed_costs, rows_needed
+from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.comparison import basis_of, compare
@@ -274,10 +272,10 @@ def test_conditions_that_are_not_name_and_number_are_refused(text: str) -> None:
         parse_conditions(text)
 
 
-@pytest.mark.parametrize("given", [{"at": "lenght=3"}, {"at": "batch=0"}, {"max_drop": -1}, {"evidence": "hope"}])
-def test_terms_that_are_not_possible_are_refused(given: dict[str, object]) -> None:
+@pytest.mark.parametrize("changes", [{"at": "lenght=3"}, {"at": "batch=0"}, {"max_drop": -1}, {"evidence": "hope"}])
+def test_terms_that_are_not_possible_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InputError, match="wrong contract"):
-        replace(contract(max_drop=1), given)
+        replace(contract(max_drop=1), changes)
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,10 @@ def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
     client = pytest.importorskip("aiobotocore.client").AioBaseClient
     counted, original = Traffic(), client._make_api_call
 
-    async def call(self: Any, operation: str, given: dict[str, Any]) -> Any:
-        first = given.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
-        counted.asked.append((operation, str(given.get("Key", "")).rpartition("/")[2], int(first)))
-        return await original(self, operation, given)
+    async def call(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        first = parameters.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
+        counted.asked.append((operation, str(parameters.get("Key", "")).rpartition("/")[2], int(first)))
+        return await original(self, operation, parameters)
 
     monkeypatch.setattr(client, "_make_api_call", call)
     return counted

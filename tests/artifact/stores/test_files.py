@@ -186,8 +186,12 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(
 def test_a_store_that_sends_without_end_is_stopped(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def endless(self: Any, stream: Any, told: str) -> Any:
-        while True:
+    original = files.FileSource._chunks
+
+    def endless(self: Any, stream: Any, name: str) -> Any:
+        if name == "manifest.json":
+            yield from original(self, stream, name)
+        while name != "manifest.json":
             yield b"x" * 1_000_000
 
     monkeypatch.setattr(files.FileSource, "_chunks", endless)
@@ -202,9 +206,9 @@ def test_a_pull_that_was_cut_off_fetches_only_what_is_missing(
     put(bucket, artifact)
     original = files.FileSource._chunks
 
-    def cut(self: Any, stream: Any, told: str) -> Any:
-        for number, chunk in enumerate(original(self, stream, told)):
-            if told.endswith(BIG) and number == 1:
+    def cut(self: Any, stream: Any, name: str) -> Any:
+        for number, chunk in enumerate(original(self, stream, name)):
+            if name == BIG and number == 1:
                 raise KeyboardInterrupt
             yield chunk
 

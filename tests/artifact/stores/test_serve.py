@@ -74,7 +74,7 @@ def test_an_artifact_that_failed_its_contract_is_not_fetched(artifact: Path, cac
         if not allow:
             raise InputError("the artifact failed its contract")
 
-    monkeypatch.setattr("kdc.artifact.stores.cache.refuse_failed", refuses)
+    monkeypatch.setattr("kdc.artifact.stores.pull.refuse_failed", refuses)
     with pytest.raises(InputError, match="failed its contract"):
         local(artifact.as_uri())
     assert not cache.exists()
@@ -96,7 +96,7 @@ def test_an_artifact_is_named_by_the_last_part_of_its_address() -> None:
 def test_a_path_imports_nothing_of_stores() -> None:
     code = (
         "import sys\nfrom kdc.serving.http.artifacts import absolute, local\nlocal(absolute('mood=/some/path'))\n"
-        "print([m for m in ('kdc.artifact.stores.cache', 'kdc.artifact.stores.pull', 'huggingface_hub', "
+        "print([m for m in ('kdc.artifact.stores.pull', 'huggingface_hub', "
         "'filelock', 's3fs') "
         "if m in sys.modules])"
     )

@@ -1,59 +1,21 @@
-"""The model card: the artifact's README.md, in Markdown."""
+"""The model card: the results of a run as the artifact's README.md, in Markdown."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
+from kdc.pipeline.results.graphs import QuantizeResult
 
 
-@dataclass(frozen=True)
-class Int8Candidate:
-    """One way to quantise the model, as measured on the tuning slice.
-
-    Attributes:
-        name: of the candidate.
-        score: the task's metric, in points.
-        batch_invariant: whether a row's answer is the same alone and in a batch.
-        max_probability_difference: largest difference of a row's probability between the two.
-        latency_against_fp32: its median latency divided by fp32's.
-    """
-
-    name: str
-    score: float
-    batch_invariant: bool
-    max_probability_difference: float
-    latency_against_fp32: float
-
-
-@dataclass(frozen=True)
-class Int8Summary:
-    """How the int8 variant came about.
-
-    Attributes:
-        chosen: name of the candidate that a CPU loads; None: a CPU loads fp32.
-        winner: name of the candidate whose file is in the artifact; None: there is no int8 file.
-        note: what a reader should know of the choice; "" where all is well.
-        candidates: those that could be made and measured.
-    """
-
-    chosen: str | None
-    winner: str | None
-    note: str = ""
-    candidates: Sequence[Int8Candidate] = ()
-
-
-def model_card(manifest: Manifest, int8: Int8Summary, judgement: Judgement | None, example: str) -> str:
+def model_card(manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str) -> str:
     """The card: what the model answers, what was measured, how to use it, and its limits.
 
     Args:
         manifest: of the artifact.
-        int8: how its int8 variant came about.
+        int8: how its int8 variant came about, and what was measured of each candidate.
         judgement: how it kept its contract; None where nothing was asked of it.
         example: arguments for `kdc try`, quoted for a shell.
     """
@@ -65,6 +27,7 @@ def model_card(manifest: Manifest, int8: Int8Summary, judgement: Judgement | Non
     untouched = "On the evaluation split, which nothing was chosen by."
     if judgement is not None and int8.chosen and judgement.variant == "fp32":
         untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
+    contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
     note = int8.note or f"int8 is the candidate `{int8.winner}`."
     return f"""# {task.name}: a compressed text classifier
 
@@ -75,7 +38,7 @@ Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lin
 
 {markdown(cells(manifest.metrics, task.metric))}
 
-{_contract(judgement)}{_candidates(int8, task.metric)}
+{contract}{_candidates(int8, task.metric)}
 {untouched} ONNX rows ran through the engine that serves. Latency is of one
 row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
 {note} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
@@ -101,23 +64,16 @@ confidence. Longer texts are cut. Its labels mean what they meant in the trainin
 """
 
 
-def _contract(judgement: Judgement | None) -> str:
-    """What was asked and what was measured; empty where nothing was asked."""
-    if judgement is None:
-        return ""
-    return f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
-
-
-def _candidates(int8: Int8Summary, metric: str) -> str:
-    """The table of int8 candidates; empty where int8 was not asked for."""
-    if not int8.candidates:
-        return ""
+def _candidates(int8: QuantizeResult, metric: str) -> str:
+    """The table of int8 candidates that could be measured; empty where there is none."""
     lines = [
         f"int8 candidates, on the tuning slice | {metric} | batch-invariant | latency against fp32",
         "---|---:|---|---:",
     ]
-    for each in int8.candidates:
-        mark = " (chosen)" if each.name == int8.chosen else ""
-        invariant = "yes" if each.batch_invariant else f"no, {each.max_probability_difference:.2g}"
-        lines.append(f"{each.name}{mark} | {each.score:.2f} | {invariant} | {each.latency_against_fp32:.2f}")
-    return "\n".join(lines) + "\n"
+    for name, candidate in int8.candidates.items():
+        if candidate.tune is not None:
+            mark = " (chosen)" if name == int8.chosen else ""
+            invariant = "yes" if candidate.batch_invariant else f"no, {candidate.max_probability_difference or 0.0:.2g}"
+            latency = candidate.latency_against_fp32
+            lines.append(f"{name}{mark} | {candidate.tune[metric]:.2f} | {invariant} | {latency:.2f}")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
