@@ -21,6 +21,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
+# One of several classes (by softmax), any number of them (by sigmoid), a number.
 Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 Scalar = float | int | str | None
@@ -38,7 +39,7 @@ class TaskBase(Frozen):
     """
 
     name: str  # in commands, in run directories and in the artifact, for example "sst2"
-    kind: Kind  # one of several classes, by softmax; any number of them, by sigmoid; or a number
+    kind: Kind
     text: str = "text"  # name of the column with the (first) text
     text_pair: str | None = None  # name of the column with the second text; None for tasks with one text a row
     labels: tuple[str, ...] = ()  # class names in the order of the model's outputs; empty for regression
