@@ -128,15 +128,15 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
         (out / "teacher.copy").rename(out / "teacher")  # the same rows and settings: it is found finished
     sys.stderr.write(f"{task} {name} seed {seed}\n")
     from kdc.pipeline.config.settings import Config
-    from kdc.tools.study.cell import CellRequest
     from kdc.tools.study.grid import Cell
+    from kdc.tools.study.jobs import Job
 
     method = "fft" if name == "teacher" else "kd-lora"
     config = Config.model_validate(_config(task, name, seed, out, options))
-    request = CellRequest(cell=Cell(task, "minilm", method, 0, seed), config=config, rows="", file=file)
+    job = Job(cell=Cell(task, "minilm", method, 0, seed), config=config, rows="", file=file)
     subprocess.run(
         [sys.executable, "-m", "kdc.tools.study.cell_process"],
-        input=request.model_dump_json(),
+        input=job.model_dump_json(),
         text=True,
         check=True,
         cwd=ROOT,

@@ -36,7 +36,14 @@ def disagreements(
         most: rows that are quoted at most.
     """
     if task.kind == "regression":
-        return _largest_differences(rows, teacher, student, labels, task, most)
+        # Its answers always differ: quote the rows on which they differ most, in the labels' unit.
+        order = np.argsort(-np.abs(teacher[:, 0] - student[:, 0]), kind="stable")[:most]
+        scores = [task.center + task.spread * logits[:, 0] for logits in (teacher, student)]
+        most_different = tuple(
+            _quote(rows[int(row)], float(labels[row]), float(scores[0][row]), float(scores[1][row]), None)
+            for row in order
+        )
+        return Disagreements(count=None, rows=most_different)
     answers = [metrics.predictions(logits, task.kind) for logits in (teacher, student)]
     confidence = _confidence(activate(student, task.kind, temperature), answers, task)
     differ = np.flatnonzero((answers[0] != answers[1]).reshape(len(labels), -1).any(axis=1))
@@ -51,24 +58,6 @@ def disagreements(
         student_right=int(right[1].sum()),
         rows=tuple(quoted),
     )
-
-
-def _largest_differences(
-    rows: Any,
-    teacher: NDArray[np.float32],
-    student: NDArray[np.float32],
-    labels: NDArray[np.generic],
-    task: Task,
-    most: int,
-) -> Disagreements:
-    """For regression, where answers always differ: the rows on which they differ most, in the labels' unit."""
-    order = np.argsort(-np.abs(teacher[:, 0] - student[:, 0]), kind="stable")[:most]
-    by_teacher, by_student = ((task.center + task.spread * logits[:, 0]) for logits in (teacher, student))
-    quoted = tuple(
-        _quote(rows[int(row)], float(labels[row]), float(by_teacher[row]), float(by_student[row]), None)
-        for row in order
-    )
-    return Disagreements(count=None, rows=quoted)
 
 
 def _confidence(
@@ -89,16 +78,15 @@ def _names(answer: Any, task: Task) -> str:
 
 
 def _quote(row: dict[str, Any], label: Answer, teacher: Answer, student: Answer, confidence: float | None) -> QuotedRow:
-    pair = row.get("text_pair")
+    texts = (row["text"], row.get("text_pair"))
+    text, pair = (
+        text if text is None or len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " …" for text in texts
+    )
     return QuotedRow(
-        text=_shortened(row["text"]),
-        text_pair=None if pair is None else _shortened(pair),
+        text=text,
+        text_pair=pair,
         label=label,
         teacher=teacher,
         student=student,
         confidence=confidence,
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " …"

@@ -11,21 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # The colours that matplotlib draws with are stand-ins for variables of the page.
-INK, SOFT, PAPER, FIRST, SECOND, THIRD, FOURTH = (f"#0a0b{number:02x}" for number in range(16, 23))
-_VARIABLES = {
-    INK: "--ink",
-    SOFT: "--soft",
-    PAPER: "--paper",
-    FIRST: "--first",
-    SECOND: "--second",
-    THIRD: "--third",
-    FOURTH: "--fourth",
-}
-SERIES = (FIRST, SECOND, THIRD, FOURTH)
+_NAMES = ("ink", "soft", "paper", "first", "second", "third", "fourth")
+_VARIABLES = {f"#0a0b{number:02x}": f"--{name}" for number, name in enumerate(_NAMES, start=16)}
+INK, SOFT, PAPER, *SERIES = _VARIABLES
+FIRST, SECOND = SERIES[:2]
+_MARKS = "os^D"
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kdc",
@@ -76,13 +71,20 @@ def svg(name: str, words: str, inches: tuple[float, float], draw: Callable[[Figu
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    opening = re.compile(r"<svg[^>]*?viewBox=\"([^\"]+)\"[^>]*>", re.DOTALL)
+    box = re.search(r'viewBox="[^"]+"', text)
+    assert box is not None
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'{box.group()} role="img" aria-labelledby="{name}-told"><title id="{name}-told">{html.escape(words)}</title>'
+    )
+    return head + text[text.index(">") + 1 :]
 
-    def head(match: re.Match[str]) -> str:
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{match.group(1)}" role="img" aria-labelledby="{name}-told">'
-            f'<title id="{name}-told">{html.escape(words)}</title>'
-        )
 
-    return opening.sub(head, text, count=1)
+def series(place: int) -> tuple[str, str]:
+    """The colour and the mark of a series that is the only one to have both."""
+    return SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
+
+
+def write(axes: Axes, text: str, place: tuple[float, float], *, above: float, colour: str = INK) -> None:
+    """Write a text, centred, `above` points above a place in the axes' data."""
+    axes.annotate(text, place, xytext=(0, above), textcoords="offset points", ha="center", color=colour)

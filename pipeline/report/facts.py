@@ -21,17 +21,13 @@ Answer = str | float  # names of labels; a number for regression
 
 
 class TaskFacts(Result):
-    """The task.
-
-    Attributes:
-        name, kind, labels: as in the manifest.
-    """
+    """The task; its name, kind and labels are those of the manifest."""
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    metric: str  # the deciding one
-    columns: tuple[str, ...]  # of the text, or of both texts
+    metric: str  # the one that decides
+    columns: tuple[str, ...]  # names of the column of the text, or of both texts
 
 
 class ModelFacts(Result):
@@ -151,25 +147,21 @@ class Origin(Result):
 
 
 class Facts(Result):
-    """All facts of a run.
-
-    Attributes:
-        training: by the model that was trained; nothing of a teacher that was brought along fine-tuned.
-    """
+    """All facts of a run."""
 
     verdict: str = ""  # one sentence: what was compressed, what was kept, how much smaller and faster it is
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel has for something else
-    task: TaskFacts  # the task
+    task: TaskFacts
     served: str  # the variant that a CPU loads ("fp32" or "int8")
     models: dict[str, ModelFacts]  # by name, in the table's order
-    training: dict[str, TrainingFacts]
+    training: dict[str, TrainingFacts]  # by model; nothing of a teacher that was brought along fine-tuned
     confusion: ConfusionFacts | None  # None except for classification with few classes
     calibration: CalibrationFacts | None  # None for regression
     lengths: LengthFacts  # of the training rows
     disagreements: Disagreements  # of the teacher and the served student
     contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for
     candidates: CandidateFacts | None  # None where no contract limits the costs
-    where: Origin  # where and how
+    where: Origin
 
     @field_serializer("contract")
     def _whole_contract(self, contract: Judgement | None) -> Any:

@@ -65,6 +65,8 @@ def gather(root: Path, *, examples: int) -> Facts:
     labels = np.asarray(data.rows(split)["label"][:])
     served = str(manifest.providers[CPU_PROVIDER])
     table, trainings = run.result(results.EvaluateResult).table, _trainings(run)
+    tokens, role = run.result(results.DataResult), run.student_role
+    train = tokens.tokens[role]["train"]
     facts = Facts(
         schema=SCHEMA,
         task=TaskFacts(
@@ -82,7 +84,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         },
         confusion=_confusion(task, logits["teacher"], logits[served], labels),
         calibration=_calibration(task, logits[served], labels, manifest.temperature),
-        lengths=_lengths(run.result(results.DataResult), run.student_role),
+        lengths=LengthFacts(**dict(train.lengths), cut=tokens.max_length[role], truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
             logits["teacher"],
@@ -132,17 +134,7 @@ def _open(root: Path) -> Run:
             given=root,
             remedy="run its `kdc compress` again",
         )
-    _check_unchanged(root)
-    config = root / "package" / SETTINGS
-    return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
-
-
-def _check_unchanged(root: Path) -> None:
-    """Refuse a run of which a later, unfinished start has redone stages: old answers would stand beside new rows.
-
-    Raises:
-        InputError: this is such a run.
-    """
+    # Where a later, unfinished start has redone stages, old answers would stand beside new rows.
     made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
     for stage, fingerprint in made_from.items():
         record = root / stage / "stage.json"
@@ -154,6 +146,8 @@ def _check_unchanged(root: Path) -> None:
                 given=root / stage,
                 remedy="run `kdc compress` to its end; the report of before is still in the directory",
             )
+    config = root / "package" / SETTINGS
+    return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
 
 
 def _logits(run: Run, split: str) -> Logits:
@@ -232,11 +226,6 @@ def _calibration(
     )
 
 
-def _lengths(data: results.DataResult, role: str) -> LengthFacts:
-    train = data.tokens[role]["train"]
-    return LengthFacts(**dict(train.lengths), cut=data.max_length[role], truncated=train.truncated)
-
-
 def _candidates(run: Run) -> CandidateFacts | None:
     if not run.config.measures_first:
         return None
@@ -255,15 +244,9 @@ def _origin(run: Run, manifest: Manifest) -> Origin:
     lineage = manifest.lineage
     records = sorted(run.root.glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
     return Origin(
-        teacher=lineage.teacher,
-        student=lineage.student,
-        recipe=lineage.recipe,
-        seed=lineage.seed,
+        **lineage.model_dump(include={"teacher", "student", "recipe", "seed", "data_fingerprint", "cpu", "gpu"}),
         commands=tuple(read_commands(run.root)),
         rows={name: split.rows for name, split in run.result(results.DataResult).tokens["student"].items()},
-        data_fingerprint=lineage.data_fingerprint,
-        cpu=lineage.cpu,
-        gpu=lineage.gpu,
         packages={"kdc": manifest.kdc_version, **lineage.packages},
         created=manifest.created,
         artifact_sha256=manifest.sha256,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import markdown as markdown_table
 from kdc.pipeline.report import plots
-from kdc.pipeline.report.facts import Answer, Facts
+from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import gather
-from kdc.pipeline.report.markup import document, html_table
-from kdc.pipeline.report.pareto import pareto
+from kdc.pipeline.report.markup import render
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
@@ -40,11 +38,6 @@ _COLUMNS = (
     ("rows_per_second", "rows/s", 1, 0),
     ("peak_memory_bytes", "peak, MB", 1e-6, 0),
     ("training_seconds", "training, s", 1, 0),
-)
-_NOTE = (
-    "Scores and differences are in points, intervals by 1000 bootstrap resamples of the evaluation rows, paired where "
-    "two models are compared. p50, p95: one row, tokenising included; rows/s: batches of 32; size: the model file and "
-    "tokenizer.json; a dash: not measured, or not trained by itself; *: it gives all rows one answer."
 )
 
 
@@ -103,12 +96,16 @@ def _number(value: float | None, digits: int, factor: float = 1) -> str:
 
 def markdown(facts: Facts) -> str:
     """The report in Markdown: verdict, contract, table and origin."""
-    parts = [f"# {facts.task.name}: what compression kept", facts.verdict]
+    parts = [f"# {_title(facts)}", facts.verdict]
     if facts.contract is not None:
         parts += [markdown_table(contract_table(facts.contract)), sentence(facts.contract)]
     parts.append(markdown_table(table(facts)))
     parts.append("\n".join(f"- {title}: {text}" for title, text in _origin(facts)))
     return "\n\n".join(parts) + "\n"
+
+
+def _title(facts: Facts) -> str:
+    return f"{facts.task.name}: what compression kept"
 
 
 def _origin(facts: Facts) -> list[tuple[str, str]]:
@@ -129,42 +126,24 @@ def _origin(facts: Facts) -> list[tuple[str, str]]:
 
 def page(facts: Facts) -> str:
     """The whole HTML page."""
-    title = f"{facts.task.name}: what compression kept"
-    head, *body = table(facts)
-    marks = ["served" if name == facts.served else "" for name in in_order(facts.models)]
-    origin = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in _origin(facts))
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="verdict">{html.escape(facts.verdict)}</p>',
-        *_contract(facts),
-        "<h2>All models, on the evaluation rows</h2>",
-        f'<div class="wide">{html_table(head, body, marks=marks)}</div>',
-        f"<p>{html.escape(_NOTE)}</p>",
-        "<h2>Figures</h2>",
-        *(f"<figure>{svg}</figure>" for svg in _figures(facts)),
-        _examples(facts),
-        "<h2>Where and how</h2>",
-        f"<dl>{''.join(origin)}</dl>",
-        *(f"<pre>{html.escape(command)}</pre>" for command in facts.where.commands),
-    ]
-    return document(title, parts)
-
-
-def _contract(facts: Facts) -> list[str]:
-    """The contract and how it was kept, with the Pareto picture where candidates were measured; empty without one."""
-    judgement = facts.contract
-    if judgement is None:
-        return []
-    head, *body = contract_table(judgement)
-    parts = [
-        f"<h2>Contract: {judgement.verdict}</h2>",
-        f'<div class="wide">{html_table(head, body)}</div>',
-        f"<p>{html.escape(sentence(judgement))}</p>",
-    ]
-    if facts.candidates is not None:
-        teacher, artifact = (facts.models[name].metrics[facts.task.metric] for name in ("teacher", judgement.variant))
-        parts.append(f"<figure>{pareto(facts.candidates, judgement, teacher=teacher, artifact=artifact)}</figure>")
-    return parts
+    judgement, pareto = facts.contract, None
+    if judgement is not None and facts.candidates is not None:
+        scores = {name: model.metrics[facts.task.metric] for name, model in facts.models.items()}
+        artifact = scores[judgement.variant]
+        pareto = plots.pareto(facts.candidates, judgement, teacher=scores["teacher"], artifact=artifact)
+    return render(
+        Path(__file__).with_name("report.html"),
+        title=_title(facts),
+        facts=facts,
+        contract=judgement and contract_table(judgement),
+        judgement=judgement and sentence(judgement),
+        pareto=pareto,
+        models=table(facts),
+        marks=["served" if name == facts.served else "" for name in in_order(facts.models)],
+        figures=_figures(facts),
+        examples=_examples(facts),
+        origin=_origin(facts),
+    )
 
 
 def _figures(facts: Facts) -> list[str]:
@@ -179,32 +158,17 @@ def _figures(facts: Facts) -> list[str]:
     return [*figures, plots.lengths(facts.lengths)]
 
 
-def _examples(facts: Facts) -> str:
-    """The rows on which teacher and student differ."""
-    differ, columns = facts.disagreements, facts.task.columns
-    if differ.count is None:
-        words = "The rows on which teacher and student differ most."
-    else:
-        words = (
-            f"Teacher and student answer {differ.count} of {facts.where.rows['eval']} rows differently: the "
-            f"teacher is right on {differ.teacher_right} of them, the student on {differ.student_right}."
+def _examples(facts: Facts) -> list[list[str]]:
+    """The quoted rows on which teacher and student differ, header first."""
+    columns = facts.task.columns
+    rows = [[*columns, "true label", "teacher", "student", "confidence"]]
+    for row in facts.disagreements.rows:
+        answers = (row.label, row.teacher, row.student)
+        rows.append(
+            [
+                *(row.text, row.text_pair or "")[: len(columns)],
+                *(answer if isinstance(answer, str) else f"{answer:.3f}" for answer in answers),
+                _number(row.confidence, 2),
+            ]
         )
-        if differ.rows:
-            words += " Those of which the student is most confident come first."
-    parts = ["<h2>What compression cost, in examples</h2>", f"<p>{words}</p>"]
-    quoted = [
-        [
-            *(row.text, row.text_pair or "")[: len(columns)],
-            *map(_answer, (row.label, row.teacher, row.student)),
-            _number(row.confidence, 2),
-        ]
-        for row in differ.rows
-    ]
-    if quoted:
-        head = [*columns, "true label", "teacher", "student", "confidence"]
-        parts.append(f'<div class="wide examples">{html_table(head, quoted)}</div>')
-    return "\n".join(parts)
-
-
-def _answer(value: Answer) -> str:
-    return value if isinstance(value, str) else f"{value:.3f}"
+    return rows

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SERIES, SOFT, svg
-from kdc.pipeline.report.facts import CalibrationFacts, ConfusionFacts, LengthFacts, Matrix, ModelFacts, TrainingFacts
+from kdc.artifact.contract.judgement import Judgement, missed_costs
+from kdc.artifact.contract.terms import Costs
+from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, svg, write
+from kdc.pipeline.report.facts import (
+    CalibrationFacts,
+    CandidateFacts,
+    ConfusionFacts,
+    LengthFacts,
+    Matrix,
+    ModelFacts,
+    TrainingFacts,
+)
 
-_MARKS = "osD^"
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
+_AREA = 12.0  # points squared a MB
+_LEAST_AREA = 30.0
+_FAR = 4.0  # a limit of more than so many times the slowest candidate's latency is written, not drawn
 
 
 def curves(training: Mapping[str, TrainingFacts], metric: str, names: Mapping[str, str]) -> str:
@@ -23,12 +36,12 @@ def curves(training: Mapping[str, TrainingFacts], metric: str, names: Mapping[st
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         for place, (name, curve) in enumerate(training.items()):
-            colour, label = SERIES[place % len(SERIES)], names.get(name, name)
+            (colour, _), label = series(place), names.get(name, name)
             left.plot(*_columns(curve.loss), color=colour, label=label)
             right.plot(*_columns(curve.score), color=colour, label=label)
             right.plot([curve.best_step], [best[name]], "o", color=colour)
-        _label(left, "Training loss (with KD, the distillation loss)", "step", "loss")
-        _label(right, f"{metric} on the tuning slice", "step", "points")
+        left.set(title="Training loss (with KD, the distillation loss)", xlabel="step", ylabel="loss")
+        right.set(title=f"{metric} on the tuning slice", xlabel="step", ylabel="points")
         right.legend()
 
     words = ", ".join(
@@ -49,7 +62,7 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         for place, (name, (model, size_mb)) in enumerate(shown.items()):
-            colour, mark = SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
+            colour, mark = series(place)
             for axes, x in ((left, model.latency_p50_ms), (right, size_mb)):
                 if x is not None:
                     axes.plot([x, x], model.interval, color=colour, alpha=0.6)
@@ -57,8 +70,8 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
         for axes in (left, right):
             axes.margins(x=0.1)
             axes.set_xlim(left=0)
-        _label(left, "Against latency", "milliseconds for one row (p50)", metric)
-        _label(right, "Against size", "MB, model file and tokenizer", metric)
+        left.set(title="Against latency", xlabel="milliseconds for one row (p50)", ylabel=metric)
+        right.set(title="Against size", xlabel="MB, model file and tokenizer", ylabel=metric)
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 
     words = "; ".join(
@@ -88,7 +101,7 @@ def confusion(counts: ConfusionFacts, labels: Sequence[str], served: str) -> str
         places = [place + 0.5 for place in range(classes)]
         axes.set_xticks(places, labels, rotation=0 if classes <= 3 else 90)
         axes.set_yticks(places, labels)
-        _label(axes, title, "answer", "true label")
+        axes.set(title=title, xlabel="answer", ylabel="true label")
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
@@ -117,7 +130,7 @@ def reliability(calibration: CalibrationFacts) -> str:
                 size = 4 + 16 * (each.rows / rows) ** 0.5
                 axes.plot([each.confidence], [each.accuracy], "o", color=SECOND, markersize=size, alpha=0.6)
             axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
-            _label(axes, f"{title}: ECE {100 * shown.ece:.1f} %", "confidence", "share that is right")
+            axes.set(title=f"{title}: ECE {100 * shown.ece:.1f} %", xlabel="confidence", ylabel="share that is right")
 
     words = (
         f"Reliability: expected calibration error {100 * before.ece:.1f} % without temperature, "
@@ -137,16 +150,108 @@ def lengths(lengths: LengthFacts) -> str:
         axes.axvline(cut, color=SECOND)
         axes.annotate(f" cut at {cut}", (cut, 1), xycoords=("data", "axes fraction"), va="top", color=SECOND)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _label(axes, "Length of training rows", f"tokens (the last bar: {width * (len(counts) - 1)} and more)", "rows")
+        axes.set(
+            title="Length of training rows",
+            xlabel=f"tokens (the last bar: {width * (len(counts) - 1)} and more)",
+            ylabel="rows",
+        )
 
     words = f"Lengths of {sum(counts)} training rows: {lengths.truncated} are longer than {cut} tokens and are cut."
     return svg("lengths", words, (9, 2.8), draw)
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
+    """Draw the candidates, the artifact and the contract.
+
+    Students that were tried are hollow and at their score on the tuning slice after a short training; untrained ones
+    are at the bottom, because their metric is not known. The artifact is filled and at its score on the evaluation
+    rows. The limits of the contract are lines.
+
+    Args:
+        candidates: the students.
+        judgement: of the artifact.
+        teacher, artifact: scores on the evaluation rows, in points.
+    """
+    limits = judgement.contract.limits
+    points = _points(candidates, judgement)
+    tried = {trial.student: trial.score for trial in candidates.trials}
+    slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
+    heights = [*tried.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
+    floor = min(heights) - 0.15 * max(1.0, max(heights) - min(heights))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        by_latency = sorted(points, key=lambda student: (points[student][1].latency_ms, student))
+        for rank, student in enumerate(by_latency):
+            costs = points[student][1]
+            place = (costs.latency_ms, tried.get(student, floor))
+            colour = FIRST if student in candidates.kept else SOFT
+            axes.scatter(*place, s=_area(costs), facecolors="none", edgecolors=colour)
+            ink = INK if student in tried else SOFT
+            write(axes, _short(student), place, above=9 + 13 * (rank % 2), colour=ink)
+        place = (judgement.costs.latency_ms, artifact)
+        axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
+        write(axes, f"the artifact, {judgement.variant}", place, above=-20)
+        axes.axhline(teacher, color=SOFT, linestyle=":")
+        axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
+        if limits.max_latency_ms is not None:
+            _draw_latency_limit(axes, limits.max_latency_ms, slowest)
+        if limits.max_drop is not None:
+            axes.axhline(teacher - limits.max_drop, color=SECOND, linestyle="--")
+        axes.set_xlim(left=0)
+        axes.margins(y=0.2)
+        at = judgement.contract.at
+        axes.set(
+            title="What could keep the contract (dashed); area is size",
+            xlabel=f"milliseconds, p{at.percentile:g} of a call with {at.batch} row{'s' * (at.batch > 1)}",
+            ylabel="points" if points.keys() <= tried.keys() else "points (at the bottom: not trained)",
+        )
+
+    return svg("pareto", _words(points, tried, candidates.chosen, judgement), (9, 4), draw)
+
+
+def _points(candidates: CandidateFacts, judgement: Judgement) -> dict[str, tuple[str, Costs]]:
+    """By student the precision with the fewest missed limits, of these the fastest, with its costs."""
+    points = {}
+    for student, measured in candidates.measured.items():
+        precisions = [(name, costs) for name, costs in measured.variants.items() if isinstance(costs, Costs)]
+        if precisions:
+            points[student] = min(
+                precisions, key=lambda each: (len(missed_costs(judgement.contract, each[1])), each[1].latency_ms)
+            )
+    return points
+
+
+def _area(costs: Costs) -> float:
+    return max(_LEAST_AREA, _AREA * costs.size_mb)
+
+
+def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
+    if limit <= _FAR * slowest:
+        axes.axvline(limit, color=SECOND, linestyle="--")
+        return
+    axes.set_xlim(right=1.25 * slowest)  # a line far away would press all points against the axis
+    corner: Any = {"xycoords": "axes fraction", "xytext": (-4, 4), "textcoords": "offset points"}
+    axes.annotate(f"the limit is at {limit:g} ms", (1, 0), **corner, ha="right", va="bottom", color=SECOND)
+
+
+def _short(student: str) -> str:
+    """A short name: the depth of a student that is cut from the teacher, the last part of a checkpoint's name."""
+    if not student.startswith("layers:"):
+        return student.rsplit("/", 1)[-1]
+    depth = student.count(",") + 1
+    return f"{depth} layer{'s' * (depth > 1)}"
+
+
+def _words(
+    points: Mapping[str, tuple[str, Costs]], tried: Mapping[str, float], chosen: str, judgement: Judgement
+) -> str:
+    parts = [
+        f"{_short(student)} in {name}: {costs.latency_ms:.2f} ms, {costs.size_mb:.1f} MB"
+        + (f", {tried[student]:.1f} points after a short training" if student in tried else "")
+        for student, (name, costs) in points.items()
+    ]
+    return f"Candidates for the contract: {'; '.join(parts)}. Chosen: {_short(chosen)}; {judgement.verdict}."
 
 
 def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:

@@ -15,7 +15,7 @@ from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
-from kdc.pipeline.report.pareto import _short
+from kdc.pipeline.report.plots import _short
 from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, Trial
 from kdc.pipeline.rundir.context import Run, read_result
 from kdc.pipeline.stages import candidates, search

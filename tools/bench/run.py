@@ -131,12 +131,8 @@ class _Running:
         self.subject = subject
         self.turns: dict[Case, list[Turn]] = {}
         self._began = time.perf_counter()
-        self._request = {
-            "path": str(subject.path.absolute()),
-            "variant": subject.variant,
-            "device": device,
-            "threads": threads,
-        }
+        path = str(subject.path.absolute())
+        self._request = {"path": path, "variant": subject.variant, "device": device, "threads": threads}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdc.tools.bench.subject_process"],
             stdin=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """The program that a study starts for each cell, so that its peak memory is its own and its failure harms no other.
 
-`python -m kdc.tools.study.cell_process` reads a `CellRequest` as one line of JSON on stdin, trains, measures on the
+`python -m kdc.tools.study.cell_process` reads a `Job` as one line of JSON on stdin, trains, measures on the
 evaluation split, and writes the `CellResult` last. Where stdin stays open after that line, the process ends with the
 one that holds its other end.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
-from kdc.tools.study.cell import CellInputs, CellRequest, CellResult
+from kdc.tools.study.jobs import CellInputs, CellResult, Job
 
 if TYPE_CHECKING:
     from kdc.pipeline.results import ModelResult
@@ -78,16 +78,15 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
             given=config.teacher.model,
             remedy="leave out fft from --methods, or teacher.finetuned from --set",
         )
-    host_memory = _memory_of_stage(run, "teacher") if inputs.cell.method == "fft" else own_peak_memory_bytes()
-    scores, collapsed = _score(run, model, role)
+    host_memory = own_peak_memory_bytes()
+    if inputs.cell.method == "fft":  # it was trained by the process that did the stage
+        host_memory = json.loads((run.folder("teacher") / "stage.json").read_text("utf-8"))["peak_memory_bytes"]
+    scores, collapsed, inference_seconds = _measure(run, model, role)
     return CellResult(
-        cell=inputs.cell,
-        config=config,
-        rows=inputs.rows,
-        file=inputs.file,
+        **{name: getattr(inputs, name) for name in CellInputs.model_fields},
         scores=scores,
         collapsed=collapsed,
-        inference_s_per_1000_rows=_inference_seconds(run, model, role),
+        inference_s_per_1000_rows=inference_seconds,
         tune=trained.tune,
         seconds=training.seconds,
         steps=training.steps,
@@ -131,61 +130,39 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
     return trained, merged_student(work), "student"
 
 
-def _memory_of_stage(run: Run, stage: str) -> int:
-    """Peak memory of the process that did a stage, in bytes."""
-    record = json.loads((run.folder(stage) / "stage.json").read_text(encoding="utf-8"))
-    return record["peak_memory_bytes"]
+def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, float]:
+    """Have the model answer the evaluation splits.
 
-
-def _score(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool]:
-    """Metrics on the evaluation splits, and whether the model gives all rows of one of them the same answer."""
+    Returns:
+        The metrics in points, whether it gives all rows of a split one answer, and its seconds for 1000 rows: the
+        median of a few rounds over the first rows of the first split.
+    """
     import numpy as np
 
+    from kdc.common.timing import seconds_of
     from kdc.pipeline.quality import metrics
     from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.models import load_tokenizer
     from kdc.pipeline.training.predict import predict
 
-    data = run.data()
+    data, student = run.data(), run.config.student.model
+    # A student that is cut has the teacher's tokenizer.
+    own = role == "student" and not student.startswith("layers:")
+    pad_id = load_tokenizer(student if own else run.config.teacher.model).pad_token_id
     model.to(run.device).eval()
     scores: dict[str, float] = {}
     collapsed = False
     for split in data.eval_splits:
         tokens = data.tokens(role, split)
-        logits = predict(model, Rows([tokens]), pad_id=_pad_id(run.config, role))
+        logits = predict(model, Rows([tokens]), pad_id=pad_id)
         suffix = split.removeprefix("eval")
         values = metrics.compute(logits, np.asarray(tokens["label"][:]), data.task.kind, data.task.metrics)
         scores |= {name + suffix: value for name, value in values.items()}
         collapsed = collapsed or metrics.is_constant(logits, data.task.kind)
-    return scores, collapsed
-
-
-def _inference_seconds(run: Run, model: Any, role: str) -> float:
-    """Seconds for 1000 rows: the median of a few rounds over the first rows of the evaluation split."""
-    from kdc.common.timing import seconds_of
-    from kdc.pipeline.training.batches import Rows
-    from kdc.pipeline.training.predict import predict
-
-    tokens = run.data().tokens(role, run.data().eval_splits[0])
+    tokens = data.tokens(role, data.eval_splits[0])
     rows = Rows([tokens.select(range(min(_TIMED_ROWS, len(tokens))))])
-    pad_id = _pad_id(run.config, role)
     times = [seconds_of(lambda: predict(model, rows, pad_id=pad_id)) for _ in range(_TIMED_ROUNDS)]
-    return 1000 * median(times) / len(rows)
-
-
-def _pad_id(config: Config, role: str) -> int:
-    """The padding token of the tokenizer whose tokens are read; a student that is cut has the teacher's."""
-    from kdc.pipeline.training import models
-
-    own = role == "student" and not config.student.model.startswith("layers:")
-    return models.load_tokenizer(config.student.model if own else config.teacher.model).pad_token_id
-
-
-def _read_request() -> CellRequest:
-    """Read what to do; from a caller that keeps stdin open, on the condition that it lives."""
-    line = sys.stdin.readline()
-    if line.endswith("\n"):
-        threading.Thread(target=_end_with_caller, daemon=True).start()
-    return CellRequest.model_validate_json(line)
+    return scores, collapsed, 1000 * median(times) / len(rows)
 
 
 def _end_with_caller() -> None:
@@ -198,26 +175,29 @@ def _end_with_caller() -> None:
 
 def main() -> None:
     """Read, train, write; an error of ours is printed on stderr and gives the exit code."""
-    request = _read_request()
-    request.file.parent.mkdir(parents=True, exist_ok=True)
-    work = request.file.with_suffix(".work")
+    line = sys.stdin.readline()
+    if line.endswith("\n"):  # the caller keeps stdin open while it lives
+        threading.Thread(target=_end_with_caller, daemon=True).start()
+    job = Job.model_validate_json(line)
+    job.file.parent.mkdir(parents=True, exist_ok=True)
+    work = job.file.with_suffix(".work")
     try:
         from kdc.pipeline.compress import prepare_libraries
 
-        prepare_libraries(request.config)
-        if request.shared != "there":
-            make_shared(request.config)
-        if request.shared == "only":
+        prepare_libraries(job.config)
+        if job.shared != "there":
+            make_shared(job.config)
+        if job.shared == "only":
             return
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        result = run_cell(request, work)
+        result = run_cell(job, work)
     except KdcError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    write_whole(request.file, result.model_dump_json(indent=2))
+    write_whole(job.file, result.model_dump_json(indent=2))
 
 
 if __name__ == "__main__":

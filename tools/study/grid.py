@@ -26,11 +26,7 @@ RANKED = ("lora", "kd-lora", "student-lora")  # methods that train adapters, whi
 
 @dataclass(frozen=True)
 class Cell:
-    """One training.
-
-    Attributes:
-        task, family: names.
-    """
+    """One training."""
 
     task: str
     family: str
@@ -55,11 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a study is asked to train: every combination of these.
-
-    Attributes:
-        tasks, families, methods: names, in the order of the tables.
-    """
+    """What a study is asked to train: every combination of these names, which stand in the order of the tables."""
 
     tasks: tuple[str, ...]
     families: tuple[str, ...]

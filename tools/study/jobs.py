@@ -1,4 +1,4 @@
-"""What an engine is given to do: one cell, or what the cells of a run directory share, each in a process of its own."""
+"""A cell as a job: what is asked for, the process of its own that does it, and what it measures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,40 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from kdc.pipeline.config.settings import Config
-from kdc.tools.study.cell import CellRequest, CellResult, Shared
 from kdc.tools.study.grid import Cell
 
 _LAST_WORDS = 3  # lines of a process's stderr that a failure quotes
+
+
+class CellInputs(BaseModel):
+    """What a cell's result depends on, and its file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cell: Cell  # which training
+    config: Config  # its settings; `run.out` is the run directory that it shares with other cells
+    rows: str  # fingerprint of its data
+    file: Path  # where its result is kept
+
+
+class CellResult(CellInputs):
+    """What one training came to; its JSON is the cell's file."""
+
+    scores: dict[str, float]  # points by metric, on the evaluation split; the names of a second split end in its name
+    collapsed: bool  # whether the model gives all rows of a split one answer
+    inference_s_per_1000_rows: float  # seconds, adapters merged, in batches of like length
+    tune: dict[str, float]  # points by metric, on the tuning slice
+    seconds: float  # of training
+    steps: int  # of training
+    parameters: int  # of the model, adapters merged
+    trainable_parameters: int  # that were trained
+    peak_memory_bytes: int  # most memory while training: of the device on CUDA, else resident memory of the process
+    device: str  # "cpu" or "cuda"
 
 
 @dataclass(frozen=True)
@@ -27,25 +55,18 @@ class Outcome:
     died: bool = False  # whether its process was killed from outside, so that the same again may go well
 
 
-@dataclass(frozen=True)
-class Job:
-    """A cell that is to be done. It can be sent to another machine that sees the same disk.
+class Job(CellInputs):
+    """A cell that is to be done, as `cell_process.py` reads it. Another machine that sees the same disk can do it.
 
     Attributes:
-        cell, config: which, and its settings.
+        shared: what to do about the data, teacher and targets that the cells of a run directory share: "make"
+            what is missing and then train the cell, make "only" them, or train the cell with them because they
+            are "there". Making them takes the run directory's lock.
+        threads: of its process; None leaves them to the environment.
     """
 
-    cell: Cell
-    config: Config
-    out: Path  # directory of the study
-    rows: str  # fingerprint of its data
-    threads: int | None = None  # of its process; None leaves them to the environment
-    shared: Shared = "make"  # see `CellRequest`
-
-    @property
-    def directory(self) -> Path:
-        """The run directory with what it shares."""
-        return self.cell.base(self.out)
+    shared: Literal["make", "only", "there"] = "make"
+    threads: int | None = None
 
     @property
     def name(self) -> str:
@@ -55,55 +76,50 @@ class Job:
 
     def do(self) -> Outcome:
         """Do the job in a process of its own, and wait for that."""
-        request = CellRequest(
-            cell=self.cell,
-            config=self.config,
-            rows=self.rows,
-            file=self.cell.file(self.out).absolute(),
-            shared=self.shared,
-        )
-        exit_code, words = _run(request, self.threads)
-        if exit_code < 0 and not _is_done(request):
+        exit_code, words = self._run()
+        if exit_code < 0 and not self._is_done():
             signal_name = signal.Signals(-exit_code).name
             return Outcome(self.cell, None, f"its process was killed by {signal_name}", died=True)
         if exit_code > 0:
             return Outcome(self.cell, None, words or f"exit {exit_code}")
-        return Outcome(self.cell, None if self.shared == "only" else _read(request.file))
+        return Outcome(self.cell, None if self.shared == "only" else read_result(self.file))
+
+    def _is_done(self) -> bool:
+        """Whether a killed process had done its work before: it writes its result last, and whole."""
+        if self.shared == "only" or not self.file.exists():
+            return False
+        result = read_result(self.file)
+        return (result.cell, result.config, result.rows) == (self.cell, self.config, self.rows)
+
+    def _run(self) -> tuple[int, str]:
+        """Start the process and wait for it: its exit code and its last words.
+
+        Its stdin stays open while this process lives, so that it ends when this process is killed: see
+        `cell_process.py`.
+        """
+        threads = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
+        with subprocess.Popen(
+            [sys.executable, "-m", "kdc.tools.study.cell_process"],
+            stdin=subprocess.PIPE,
+            stdout=sys.stderr,
+            stderr=subprocess.PIPE,
+            env=os.environ | threads,
+            bufsize=0,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stderr is not None
+            with suppress(BrokenPipeError):  # a process that ended before it read says why by its code and words
+                process.stdin.write(self.model_dump_json().encode() + b"\n")
+            printed = process.stderr.read().decode(errors="replace")
+            exit_code = process.wait()
+        lines = [line.strip() for line in printed.splitlines() if line.strip()]
+        return exit_code, "; ".join(lines[-_LAST_WORDS:])
 
 
-def _read(file: Path) -> CellResult:
-    return CellResult.model_validate_json(file.read_text(encoding="utf-8"))
+def read_result(file: Path) -> CellResult:
+    """Read a cell's file.
 
-
-def _is_done(request: CellRequest) -> bool:
-    """Whether a killed process had done its work before: it writes its result last, and whole."""
-    if request.shared == "only" or not request.file.exists():
-        return False
-    result = _read(request.file)
-    return (result.cell, result.config, result.rows) == (request.cell, request.config, request.rows)
-
-
-def _run(request: CellRequest, threads: int | None) -> tuple[int, str]:
-    """Start the process and wait for it: its exit code and its last words.
-
-    Its stdin stays open while this process lives, so that it ends when this process is killed: see `cell_process.py`.
+    Raises:
+        pydantic.ValidationError: it is damaged, or of another version of kdc.
     """
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    with subprocess.Popen(
-        [sys.executable, "-m", "kdc.tools.study.cell_process"],
-        stdin=subprocess.PIPE,
-        stdout=sys.stderr,
-        stderr=subprocess.PIPE,
-        env=environment,
-        bufsize=0,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
-        with suppress(BrokenPipeError):  # a process that ended before it read says why by its code and words
-            process.stdin.write(request.model_dump_json().encode() + b"\n")
-        printed = process.stderr.read().decode(errors="replace")
-        exit_code = process.wait()
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return exit_code, "; ".join(lines[-_LAST_WORDS:])
+    return CellResult.model_validate_json(file.read_text(encoding="utf-8"))

@@ -47,9 +47,9 @@ def side_by_side(
             given=f"--address {address}",
             remedy="start it on a node of the cluster, with --address auto",
         )
-    groups: dict[Path, list[Job]] = {}
+    groups: dict[Path | None, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.directory, []).append(replace(job, threads=job.threads or 1))
+        groups.setdefault(job.config.run.out, []).append(job.model_copy(update={"threads": job.threads or 1}))
     with connected(address) as ray:
         gpus = ray.cluster_resources().get("GPU", 0)
         resources = resources_of_a_job(jobs[0].config.run.device, jobs[0].threads or 1, gpus)
@@ -57,16 +57,16 @@ def side_by_side(
         tasks = _Tasks(ray, resources, say)
         try:
             for group in groups.values():
-                tasks.add(replace(group[0], shared="only"))
+                tasks.add(group[0].model_copy(update={"shared": "only"}))
             for job, outcome in tasks.outcomes():
-                group = groups[job.directory]
+                group = groups[job.config.run.out]
                 if job.shared == "there":
                     yield outcome
                 elif outcome.failure:
                     yield from (replace(outcome, cell=one.cell) for one in group)
                 else:
                     for one in group:
-                        tasks.add(replace(one, shared="there"))
+                        tasks.add(one.model_copy(update={"shared": "there"}))
         finally:
             tasks.cancel()
 

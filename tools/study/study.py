@@ -1,20 +1,41 @@
-"""`kdc study`: a whole study for a person who watches, from the command line's words to the files with its tables."""
+"""`kdc study`: finds the cells that are not done, has an engine do them, shows progress, and writes the tables."""
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.sources import input_fingerprint, source_of
 from kdc.pipeline.rundir.commands import note_command
 from kdc.pipeline.rundir.directory import locked
 from kdc.pipeline.training import ranks
-from kdc.tools.study.grid import Grid, check
-from kdc.tools.study.jobs import Outcome
-from kdc.tools.study.schedule import Engine, one_by_one, run_study
+from kdc.tools.study.grid import Cell, Grid, check
+from kdc.tools.study.jobs import CellResult, Job, Outcome, read_result
+
+# Does jobs, reports when one starts, and yields the outcome of each as it comes.
+Engine = Callable[[Sequence[Job], Callable[[str], None]], Generator[Outcome, None, None]]
+# Settings that no cell depends on: places, and what happens to a student after its training.
+_OUTSIDE: Any = {
+    "run": {"out", "device"},
+    "data": {"data", "train", "eval", "unlabeled"},
+    "export": True,
+    "quantize": True,
+    "evaluate": True,
+    "contract": True,
+    "report": True,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,6 @@ def study_for_people(
         )
     does_cells = _engine(engine, address)
     check(grid)
-    from kdc.common import machine
     from kdc.tools.study.write import write_study
 
     command = shlex.join(["kdc", *sys.argv[1:]])
@@ -59,28 +79,19 @@ def study_for_people(
         origin["engine"] = f"Ray at {address or 'this machine'}, cells side by side"
     with locked(grid.out):
         note_command(grid.out, command)
-        outcomes = _watched(grid, does_cells, threads, command)
+        reporter = Reporter()
+        reporter.started("study", f"{len(grid.cells())} cells")
+        try:
+            outcomes = run_study(grid, engine=does_cells, threads=threads, say=reporter.say, progress=reporter.progress)
+        except KeyboardInterrupt:
+            raise KdcError(
+                "stopped by Ctrl-C; finished cells are kept", remedy=f"run the same command again to go on: {command}"
+            ) from None
+        finally:
+            reporter.stop()
         files = write_study(grid, outcomes, origin)
     failed = [outcome.cell.name for outcome in outcomes if outcome.failure]
     return StudyResult(files=tuple(map(str, files)), failed=tuple(failed))
-
-
-def _watched(grid: Grid, engine: Engine, threads: int | None, command: str) -> list[Outcome]:
-    """`run_study` with its progress on stderr.
-
-    Raises:
-        KdcError: Ctrl-C; and as `run_study` says.
-    """
-    reporter = Reporter()
-    reporter.started("study", f"{len(grid.cells())} cells")
-    try:
-        return run_study(grid, engine=engine, threads=threads, say=reporter.say, progress=reporter.progress)
-    except KeyboardInterrupt:
-        raise KdcError(
-            "stopped by Ctrl-C; finished cells are kept", remedy=f"run the same command again to go on: {command}"
-        ) from None
-    finally:
-        reporter.stop()
 
 
 def _engine(name: str, address: str | None) -> Engine:
@@ -94,7 +105,84 @@ def _engine(name: str, address: str | None) -> Engine:
     if name == "ray":
         from kdc.tools.study.ray_engine import side_by_side
 
-        return partial(side_by_side, address=address)
+        return functools.partial(side_by_side, address=address)
     if address is not None:
         raise InputError("only Ray has an address", given=f"--address {address}", remedy="--engine ray --address ...")
     return one_by_one
+
+
+def one_by_one(jobs: Sequence[Job], say: Callable[[str], None]) -> Generator[Outcome, None, None]:
+    """The engine `local`: one job after the other on this machine."""
+    for job in jobs:
+        say(f"{job.name}: starts")
+        yield job.do()
+
+
+def run_study(
+    grid: Grid,
+    *,
+    engine: Engine = one_by_one,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Outcome]:
+    """Do all cells that are not done. A cell that fails is reported, and tried again by the next start.
+
+    Args:
+        grid: what is asked for.
+        engine: does the cells.
+        threads: of a cell's process; None leaves them to the engine.
+        say: called with a line whenever a cell starts or ends.
+        progress: called with cells done and cells in all.
+
+    Returns:
+        An outcome for each cell, in the grid's order.
+
+    Raises:
+        InputError: the grid has mistakes, or a cell's result of before cannot be read.
+        KdcError: as the engine says.
+    """
+    check(grid)
+    cells = grid.cells()
+    outcomes: dict[Cell, Outcome] = {}
+    jobs = []
+    fingerprint = functools.cache(input_fingerprint)  # many cells share few data sets
+    for cell in cells:
+        config = grid.config(cell)
+        rows = fingerprint(source_of(config))
+        file = cell.file(grid.out)
+        result = _finished(file, config, rows)
+        if result is None:
+            jobs.append(Job(cell=cell, config=config, rows=rows, file=file.absolute(), threads=threads))
+        else:
+            outcomes[cell] = Outcome(cell, result)
+    progress(len(outcomes), len(cells))
+    with closing(engine(jobs, say)) as coming:
+        for outcome in coming:
+            say(f"{outcome.cell.name}: {_words(outcome)}")
+            outcomes[outcome.cell] = outcome
+            progress(len(outcomes), len(cells))
+    return [outcomes[cell] for cell in cells]
+
+
+def _finished(file: Path, config: Config, rows: str) -> CellResult | None:
+    """The result of a cell, if it was made with the same settings from the same rows, wherever those lie."""
+    if not file.exists():
+        return None
+    try:
+        result = read_result(file)
+    except ValidationError as error:
+        raise InputError(
+            "the result of a cell is damaged, or of another version of kdc",
+            given=f"{file}: {error.errors()[0]['msg']}",
+            remedy="remove the file to have the cell done again, or name another --out",
+        ) from error
+    before, now = (each.model_dump(mode="json", exclude=_OUTSIDE) for each in (result.config, config))
+    return result if result.rows == rows and before == now else None
+
+
+def _words(outcome: Outcome) -> str:
+    if outcome.result is None:
+        return f"failed: {outcome.failure}"
+    scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome.result.scores.items())
+    return scores + (", one answer for all rows" if outcome.result.collapsed else "")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from kdc.pipeline.config.tasks import TASKS
-from kdc.tools.study.cell import CellResult
 from kdc.tools.study.grid import RANKED, Grid
-from kdc.tools.study.jobs import Outcome
+from kdc.tools.study.jobs import CellResult, Outcome
 from kdc.tools.study.paper import PUBLISHED, RANK, Published
 
 _UNBEATABLE = "wnli"  # no model answers it better than its most frequent label, so that it blurs an average
@@ -37,11 +36,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TrainingCosts:
-    """What one method costs: the most memory of its cells, and means over them; None where no cell was done.
-
-    Attributes:
-        trainable_parameters, parameters: counts.
-    """
+    """What one method costs: the most memory of its cells, and means over them; None where no cell was done."""
 
     peak_memory_mb: float | None = None  # while training
     inference_s_per_1000_rows: float | None = None  # seconds
@@ -52,15 +47,11 @@ class TrainingCosts:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method of one family at one rank: a row of the tables.
-
-    Attributes:
-        family, method, rank: which; the rank is 0 where the method has none.
-    """
+    """One method of one family at one rank: a row of the tables."""
 
     family: str
     method: str
-    rank: int
+    rank: int  # of its adapters; 0 where it trains none
     scores: dict[str, Score]  # by column, see `columns`
     costs: TrainingCosts  # of its cells
     published: Published | None  # the paper's figures; None where it has none

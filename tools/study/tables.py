@@ -21,6 +21,16 @@ class Table:
     body: tuple[tuple[str, ...], ...]  # rows
     note: str  # what marks and figures mean
 
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """All rows, header first."""
+        return (self.head, *self.body)
+
+    @property
+    def marks(self) -> list[str]:
+        """The class in HTML of each row of the body: "quiet" for one that belongs to the row above it."""
+        return ["quiet" if row[0].startswith("  ") else "" for row in self.body]
+
 
 def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
     """The paper's table 1: scores, averages and what is kept; below each row the published figures and differences."""

@@ -7,7 +7,7 @@ import pytest
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.pipeline.report.facts import CandidateFacts
-from kdc.pipeline.report.pareto import pareto
+from kdc.pipeline.report.plots import pareto
 from kdc.pipeline.results import StudentCosts
 
 

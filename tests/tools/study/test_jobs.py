@@ -26,7 +26,7 @@ def grid(out: Path, device: str = "cpu") -> Grid:
 
 def job(out: Path) -> Job:
     (cell,) = grid(out).cells()
-    return Job(cell, grid(out).config(cell), out, "rows")
+    return Job(cell=cell, config=grid(out).config(cell), rows="rows", file=cell.file(out))
 
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:

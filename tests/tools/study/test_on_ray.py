@@ -15,7 +15,7 @@ from kdc.common.errors import InputError
 from kdc.tools.study.grid import Grid
 from kdc.tools.study.jobs import Outcome
 from kdc.tools.study.ray_engine import side_by_side
-from kdc.tools.study.schedule import run_study
+from kdc.tools.study.study import run_study
 from kdc.tools.study.summary import summarise
 from kdc.tools.study.tables import scores_table
 

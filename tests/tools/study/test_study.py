@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from kdc.common.errors import InputError
-from kdc.tools.study.cell import CellInputs, CellRequest, CellResult
 from kdc.tools.study.cell_process import main, make_shared, run_cell
 from kdc.tools.study.grid import Grid
-from kdc.tools.study.jobs import Job, Outcome
-from kdc.tools.study.schedule import run_study
+from kdc.tools.study.jobs import CellResult, Job, Outcome
+from kdc.tools.study.study import run_study
 
 METHODS = ("fft", "lora", "kd-lora", "student-lora", "student-fft")
 
@@ -24,11 +23,9 @@ def in_this_process(jobs: Sequence[Job], say: Callable[[str], None]) -> Generato
     """An engine that saves the start of a process for each cell."""
     for job in jobs:
         make_shared(job.config)
-        file = job.cell.file(job.out)
-        file.parent.mkdir(exist_ok=True)
-        inputs = CellInputs(cell=job.cell, config=job.config, rows=job.rows, file=file)
-        result = run_cell(inputs, file.with_suffix(".work"))
-        file.write_text(result.model_dump_json(), encoding="utf-8")
+        job.file.parent.mkdir(exist_ok=True)
+        result = run_cell(job, job.file.with_suffix(".work"))
+        job.file.write_text(result.model_dump_json(), encoding="utf-8")
         yield Outcome(job.cell, result)
 
 
@@ -92,8 +89,8 @@ def test_a_training_that_fails_says_why_and_leaves_nothing_behind(
     wrong = replace(study, methods=("student-lora",), sets=(*study.sets, "student.lora.targets=nothing"))
     (cell,) = wrong.cells()
     file = cell.file(wrong.out)
-    request = CellRequest(cell=cell, config=wrong.config(cell), rows="", file=file, shared="there")
-    monkeypatch.setattr("sys.stdin", io.StringIO(request.model_dump_json()))
+    job = Job(cell=cell, config=wrong.config(cell), rows="", file=file, shared="there")
+    monkeypatch.setattr("sys.stdin", io.StringIO(job.model_dump_json()))
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == InputError.exit_code

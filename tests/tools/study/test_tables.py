@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from kdc.common.errors import InputError
-from kdc.tools.study.cell import CellResult
 from kdc.tools.study.grid import Cell, Grid, check
-from kdc.tools.study.jobs import Outcome
+from kdc.tools.study.jobs import CellResult, Outcome
 from kdc.tools.study.summary import columns, kept_percent, summarise
 from kdc.tools.study.tables import costs_table, ranks_table, scores_table
 from kdc.tools.study.write import write_study
