@@ -31,9 +31,8 @@ class LabelReader:
     Attributes:
         kind: what the column holds; None until `settle` has inferred it.
         names: the known labels; empty to learn them from this split.
-        by_index: whether "0", "1", ... stand for the known names in order, as some of GLUE's files write them.
         separator: between the labels of a multi-label cell.
-        minus_one_is_unlabeled: whether -1 marks a row without label, as in GLUE's test splits.
+        is_glue: whether "0", "1", ... stand for the known names in order, and -1 for no label, as in GLUE's files.
         learned: whether `names` were learned from the training rows. A message about another label then says so.
         counts: rows by label; empty for regression.
         is_list: whether a row has a list of labels; None until the kind or the first row tells.
@@ -41,9 +40,8 @@ class LabelReader:
 
     kind: Kind | None
     names: tuple[str, ...] = ()
-    by_index: bool = False
     separator: str | None = None
-    minus_one_is_unlabeled: bool = False
+    is_glue: bool = False
     learned: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     is_list: bool | None = None
@@ -55,7 +53,7 @@ class LabelReader:
     _not_numbers: list[tuple[int, RowProblem]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.by_index:
+        if self.is_glue:
             self._known = {str(index): name for index, name in enumerate(self.names)}
         self._known.update({name: name for name in self.names})
         if self.kind is not None:
@@ -77,7 +75,7 @@ class LabelReader:
             self.counts.update(labels)
             return labels
         label = _single(value)
-        if self.minus_one_is_unlabeled and label in ("-1", "-1.0") and label not in self._known:
+        if self.is_glue and label in ("-1", "-1.0") and label not in self._known:
             raise RowProblem("row has no label", "-1 marks unlabelled rows", "give a labelled split")
         if self.kind != "classification":
             number = self._note_number(label, line)

@@ -153,12 +153,7 @@ def write_dataset(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBa
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A finished data stage.
-
-    Attributes:
-        folder: of the stage.
-        task: with its label names.
-    """
+    """A finished data stage: its folder, and its task with the label names."""
 
     folder: Path
     task: Task
@@ -196,12 +191,10 @@ def open_data(folder: Path) -> PreparedData:
         KdcError: the folder is missing or damaged.
     """
     try:
-        task = Task.load(folder / "task.json")
+        return PreparedData(folder, Task.load(folder / "task.json"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KdcError(
-            "the data stage is missing or damaged", given=folder, remedy="run again with `--from data`"
-        ) from error
-    return PreparedData(folder, task)
+        what = "the data stage is missing or damaged"
+        raise KdcError(what, given=folder, remedy="run again with `--from data`") from error
 
 
 def texts_of(rows: Any) -> list[Text]:
@@ -221,9 +214,8 @@ def _load(folder: Path) -> datasets.Dataset:
     try:
         return datasets.Dataset.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise KdcError(
-            "rows of the data stage are missing or damaged", given=folder, remedy="run again with `--from data`"
-        ) from error
+        what = "rows of the data stage are missing or damaged"
+        raise KdcError(what, given=folder, remedy="run again with `--from data`") from error
 
 
 def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tuple[list[Text], list[Any]]:

@@ -54,14 +54,13 @@ class Problems:
 
     def add(self, file: str, place: str, problem: RowProblem, count: int = 1) -> None:
         """Add one mistake, or the first of `count` equal ones; `place` (":12", " row 12") follows the file's name."""
-        shown = self._of_file[file] < MAX_SHOWN
-        self._counts[problem.what] += count
-        self._of_file[file] += count
-        if shown:
+        if self._of_file[file] < MAX_SHOWN:
             detail = f" ({problem.detail})" if problem.detail else ""
             self._shown.append(f"{file}{place}: {problem.what}{detail}")
             if problem.remedy:
                 self._remedies[problem.remedy] = None
+        self._counts[problem.what] += count
+        self._of_file[file] += count
 
     def raise_if_any(self) -> None:
         """Report the mistakes, if there are any.

@@ -132,10 +132,9 @@ def gives_name_away(name: str, sentence: str) -> bool:
 
 
 def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
-    """The objects whose first sentence can be asked about, each sentence once, at most `MAX_OBJECTS`.
+    """Choose of (module, name, docstring) the objects whose first sentence can be asked about, at most `MAX_OBJECTS`.
 
-    Args:
-        docstrings: (module, name within the module, docstring).
+    Each sentence is taken once.
     """
     usable: list[Documented] = []
     seen: set[str] = set()

@@ -111,11 +111,7 @@ def read_records(
 ) -> Iterator[Record]:
     """Read all records of a split; a table with a header gives that first.
 
-    Args:
-        source: what to read.
-        log: where records that do not fit are reported.
-        seed: of the built-in task `pydocs`.
-        columns: those that are needed. Formats that keep columns apart read no others; None reads all.
+    Args as `read_rows`, but formats that keep columns apart read no others than `columns`; None reads all.
 
     Raises:
         FileProblem, KdcError: as `read_rows`.

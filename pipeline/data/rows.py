@@ -130,9 +130,7 @@ def read_split(split: SplitSource, task: Task, folder: Path, *, separator: str |
 
 def _label_reader(task: Task, kind: Kind | None, separator: str | None, *, learned: bool = False) -> LabelReader:
     glue = is_glue(task.name)
-    return LabelReader(
-        kind, task.labels, by_index=glue, separator=separator, minus_one_is_unlabeled=glue, learned=learned
-    )
+    return LabelReader(kind, task.labels, separator=separator, is_glue=glue, learned=learned)
 
 
 def _check_split(

@@ -248,11 +248,8 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
         splits = _files(place, task)
         if "train" in splits:
             return _complete(splits, place, task)
-    raise InputError(
-        "no training rows in this folder",
-        given=folder,
-        remedy="it wants train.tsv and dev.tsv (or .csv, .jsonl, .parquet), or a folder made by `save_to_disk`",
-    )
+    remedy = "it wants train.tsv and dev.tsv (or .csv, .jsonl, .parquet), or a folder made by `save_to_disk`"
+    raise InputError("no training rows in this folder", given=folder, remedy=remedy)
 
 
 def _saved(folder: Path, task: Task | None) -> dict[str, SplitSource]:
@@ -287,9 +284,6 @@ def _complete(splits: dict[str, SplitSource], folder: Path, task: Task | None) -
     missing = [part for split, part in _hub_splits(task).items() if split not in splits]
     if missing and (task is not None or "train" not in splits):
         names = [f"{_STEMS[part][0]}.tsv" if is_glue(task.name if task else "") else part for part in missing]
-        raise InputError(
-            f"{' and '.join(names)} missing",
-            given=folder,
-            remedy="add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)",
-        )
+        remedy = "add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)"
+        raise InputError(f"{' and '.join(names)} missing", given=folder, remedy=remedy)
     return list(splits.values())

@@ -18,12 +18,7 @@ _SMALL_TUNE = 100  # rows below which what the tuning slice decides is mostly ch
 
 @dataclass(frozen=True)
 class Part:
-    """One split of the run.
-
-    Attributes:
-        origin: the split of the source that its rows come from.
-        chosen: (rows of that split,) which of them it has.
-    """
+    """One split of the run: which rows it has, `chosen` (rows of origin,), of the source's split `origin`."""
 
     origin: str
     chosen: Mask
@@ -33,13 +28,9 @@ class Part:
 
 
 def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | None, seed: int) -> dict[str, Part]:
-    """Decide the rows of every split.
+    """Decide the rows of every split of the run, from the checked rows of every split of the source.
 
-    Args:
-        task: with its kind and label names.
-        rows: the checked rows of every split of the source.
-        max_train_rows: rows to train on at most.
-        seed: of the slices.
+    At most `max_train_rows` are trained on; `seed` decides the slices.
 
     Raises:
         InputError: there are too few rows.
@@ -79,18 +70,14 @@ def _check_parts(parts: dict[str, Part], classes: Ints, rows: int) -> None:
     """Every split must have rows, and every class some to train on."""
     for name, what in (("eval", "an evaluation slice"), ("tune", "the tuning slice")):
         if name in parts and not len(parts[name]):
-            raise InputError(
-                f"too few rows to hold out {what}",
-                given=f"{rows} training rows with {len(np.unique(classes))} classes",
-                remedy="give more rows with different texts, at least two of some class (is --label the right column?)",
-            )
+            given = f"{rows} training rows with {len(np.unique(classes))} classes"
+            remedy = "give more rows with different texts, at least two of some class (is --label the right column?)"
+            raise InputError(f"too few rows to hold out {what}", given=given, remedy=remedy)
     lost = len(np.unique(classes)) - len(np.unique(classes[parts["train"].chosen]))
     if lost:
-        raise InputError(
-            f"{lost} classes have no row to train on",
-            given=f"{len(parts['train'])} rows to train on",
-            remedy="allow more of them: --max-train-rows",
-        )
+        given = f"{len(parts['train'])} rows to train on"
+        remedy = "allow more of them: --max-train-rows"
+        raise InputError(f"{lost} classes have no row to train on", given=given, remedy=remedy)
 
 
 def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]) -> DataReport:
@@ -144,8 +131,7 @@ def _warnings(task: Task, report: DataReport) -> list[str]:
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
         warnings.append(f"{count:,} broken rows of the published {name} file were left out")
-    tune = report.splits["tune"].rows
-    if tune < _SMALL_TUNE:
+    if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
         warnings.append(f"the tuning slice has only {tune} rows: what it decides is mostly chance")
     if task.kind == "classification":
         absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]

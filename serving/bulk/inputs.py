@@ -62,6 +62,11 @@ class Window:
         """The number of rows, bad ones included."""
         return len(self.lines) + len(self.bad)
 
+    @property
+    def place(self) -> str:
+        """Where its rows are, for messages."""
+        return f"{self.file}, rows from line {self.lines[0]} on" if self.lines else self.file
+
     def column(self, name: str) -> list[Any]:
         """A column's values; None for rows that do not have it."""
         if self.batch is None:

@@ -107,7 +107,7 @@ class FinishedWindows:
     """
 
     def __init__(self, folder: Folder, rows: Folder, ending: str) -> None:
-        self._folder, self._rows, self._ending = folder, rows, ending
+        self.folder, self._rows, self._ending = folder, rows, ending
 
     def find(self, key: str, window: Window, job: Job) -> WindowRecord | None:
         """The record of a window that an earlier run has finished; None if the window has to be answered.
@@ -117,9 +117,9 @@ class FinishedWindows:
         Raises:
             KdcError: the window had another number of rows.
         """
-        if f"{key}.json" not in self._folder:
+        if f"{key}.json" not in self.folder:
             return None
-        record = WindowRecord.model_validate_json(self._folder.read(f"{key}.json"))
+        record = WindowRecord.model_validate_json(self.folder.read(f"{key}.json"))
         if record.read != len(window):
             raise KdcError(
                 "the input changed while the job was stopped", given=window.file, remedy="start over: --force"
@@ -130,9 +130,9 @@ class FinishedWindows:
         """Keep a window (its bad rows apart), and its answered rows as they will be written."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
-            self._folder.write(f"{key}.errors", error_lines(good))
+            self.folder.write(f"{key}.errors", error_lines(good))
         record = record_of(good, rows)
-        self._folder.write(f"{key}.json", record.model_dump_json().encode())
+        self.folder.write(f"{key}.json", record.model_dump_json().encode())
         return record
 
     def name_errors(self, address: str, keys: Iterable[str]) -> None:
@@ -147,10 +147,10 @@ class FinishedWindows:
         Raises:
             KdcError: the lines of a window are gone.
         """
-        self._folder.write(_ERRORS_PLACE, _place(address))
+        self.folder.write(_ERRORS_PLACE, _place(address))
         with whole_file_at(address) as stream:
             for key in keys:
-                stream.write(_read(self._folder, f"{key}.errors"))
+                stream.write(_read(self.folder, f"{key}.errors"))
 
     def rows(self, key: str, size: int) -> bytes:
         """A window's answered rows.

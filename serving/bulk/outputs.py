@@ -186,9 +186,8 @@ def _refusing(window: Window) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OverflowError) as error:
-        where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
         what = f"values that one Parquet column cannot hold: {error}"
-        raise InputError(what, given=where, remedy="write .jsonl") from None
+        raise InputError(what, given=window.place, remedy="write .jsonl") from None
 
 
 def _json_lines(window: Window, answers: Mapping[str, Sequence[Any]]) -> Iterable[bytes]:

@@ -95,7 +95,7 @@ def run(
         job: what to answer.
         model: the artifact, see `read_model`.
         task: of the artifact.
-        actors: how many there are, and what each has.
+        actors: see `share_out`.
         progress: called after each window.
 
     Raises:
@@ -111,7 +111,7 @@ def run(
         writer = Writer(job.kind, job.columns.added(task))
         columns_seen_at = _first_rows(job, writer)
         finished = FinishedWindows(records, shards, f".{job.kind}")
-        work = Work(job, writer, finished, records, goes_on, columns_seen_at, run=str(time.time_ns()))
+        work = Work(job, writer, finished, goes_on, columns_seen_at, run=str(time.time_ns()))
         with _quiet(ray), _plain_errors(), closing(_rows(ray, work, model, actors)) as rows:
             counts, done = _gather(job, rows, progress)
         _check(job, finished, shards, done)

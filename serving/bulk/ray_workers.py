@@ -55,7 +55,6 @@ class Work:
         job: what is asked.
         writer: already knows the columns and their types, so that all shards have the same.
         finished: keeps the finished windows.
-        folder: of their records.
         goes_on: whether an earlier run of the job may have finished some windows.
         columns_seen_at: file and window of the first good row. All later windows come after a row with the columns.
         run: tells the marks of this run from those of an earlier one.
@@ -64,7 +63,6 @@ class Work:
     job: Job
     writer: Writer
     finished: FinishedWindows
-    folder: Folder
     goes_on: bool
     columns_seen_at: tuple[int, int]
     run: str
@@ -157,7 +155,7 @@ class Answerer:
     def _answer(self, file: int, number: int, window: Window) -> WindowRecord:
         work, key = self._work, key_of(file, number)
         if self._restarted:
-            count_try(work.folder, f"{key}.{work.run}.tries", window)
+            count_try(work.finished.folder, f"{key}.{work.run}.tries", window)
         work.writer.check(window)
         seen = (file, number) > work.columns_seen_at
         good, rows = answer_window(work.job, self._engine, self._scorer, work.writer, window, columns_seen=seen)
@@ -165,24 +163,15 @@ class Answerer:
 
 
 def count_try(folder: Folder, mark: str, window: Window) -> None:
-    """Count the tries of a restarted actor at a window. Ray itself would let actors die at the window for ever.
-
-    Args:
-        folder: that keeps the count.
-        mark: name of the file with the count.
-        window: that is about to be answered.
+    """Count the tries of a restarted actor at a window, in the file `mark`. Ray would let actors die there for ever.
 
     Raises:
         KdcError: actors died at it too often.
     """
     tries = int(folder.read(mark)) if mark in folder else 1  # the first actor that died left no mark
     if tries >= _TRIES:
-        where = f"{window.file}, rows from line {window.lines[0]} on" if window.lines else window.file
-        raise KdcError(
-            f"Ray's workers died at these rows, {tries} times",
-            given=where,
-            remedy="did memory run out? fewer --actors; then the same command goes on",
-        )
+        remedy = "did memory run out? fewer --actors; then the same command goes on"
+        raise KdcError(f"Ray's workers died at these rows, {tries} times", given=window.place, remedy=remedy)
     folder.write(mark, str(tries + 1).encode())
 
 
