@@ -85,4 +85,4 @@ def test_a_bento_carries_only_what_serves(store: Path) -> None:
     carried = {path.relative_to(source).as_posix() for path in files}
     rooms = {path.as_posix() for path in tracked() if path.parts[0] in ("artifact", "common", "serving")}
     serving = {name for name in rooms if not name.startswith("serving/bulk/")}
-    assert carried - {"bentofile.yaml"} == serving | {"__init__.py", "deploy/bento.py"}
+    assert carried - {"bentofile.yaml"} == serving | {"__init__.py", "deploy/__init__.py", "deploy/bento.py"}
