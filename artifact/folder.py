@@ -47,6 +47,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         )
     _check_files(folder, manifest, hashes=True)
     write_whole(folder / MANIFEST_NAME, content)
+    (folder / MANIFEST_NAME).chmod(0o644)  # whatever the umask: a server that runs as another user reads it too
     return manifest.model_copy(update={"sha256": document["sha256"]})
 
 

@@ -17,14 +17,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> None:
     """Write a file in one step: a reader finds the old content or the new one, never a part.
 
     Args:
         path: the file; its folder exists.
         content: text (written as UTF-8) or bytes.
+        shared: several processes may write the same file at once, see `whole_file`.
     """
-    with whole_file(path) as stream:
+    with whole_file(path, shared=shared) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 

@@ -86,7 +86,7 @@ def cached(name: str, address: str, *, allow_failed: bool = False) -> Path:
     refuse_failed(manifest.contract, allow=allow_failed)  # before its files are fetched
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):
-        caches = os.path.expanduser("~/.cache")
+        caches = str(Path.home() / ".cache")  # raises where there is no home, and makes no folder named ~
     cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
     folder = Path(cache, "artifacts", manifest.sha256)
     # The folder is named by the hash, so that whatever else is there is a damaged copy, which may be replaced.

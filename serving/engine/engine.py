@@ -231,6 +231,10 @@ class Engine:
         """
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task))
 
+    def has_cut(self, side: str | None) -> bool:
+        """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""
+        return self._tokenizer.has_cut(side)
+
     def warm_up(self, max_batch_tokens: int = 1024) -> None:
         """Run inputs of all lengths once, so that the first requests do not wait for ONNX Runtime to allocate memory.
 

@@ -83,6 +83,10 @@ class RowTokenizer:
         """
         return self if side in (None, self._side) else self._other_side
 
+    def has_cut(self, side: str | None) -> bool:
+        """Whether `cutting(side)` returns at once, since the tokenizer is its own or was made before."""
+        return side in (None, self._side) or "_other_side" in self.__dict__
+
     def encode(self, rows: Sequence[Text]) -> list[Encoded]:
         """Tokenise rows, special tokens included, and cut them.
 
@@ -99,9 +103,7 @@ class RowTokenizer:
             short = [row for row in rows if not self._is_long(row)]
             encodings = self._cutting.encode_batch_fast(short)
             for place in long:
-                row = rows[place]
-                whole = self._whole.encode(row) if isinstance(row, str) else self._whole.encode(*row)
-                encodings.insert(place, self._cut(whole))
+                encodings.insert(place, self._cut(*self._whole.encode_batch_fast([rows[place]])))
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
             raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")

@@ -85,7 +85,8 @@ class Model:
         try:
             began = 0.0 if trace is None else time.perf_counter()
             characters = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in rows)
-            if characters < _INLINE_CHARS and side is None:
+            # The first row that is cut on the other side waits for another tokenizer, which takes 50 ms and more.
+            if characters < _INLINE_CHARS and self.engine.has_cut(side):
                 encodings = self.engine.encode(rows)
             else:
                 encodings = await asyncio.to_thread(self.engine.encode, rows, side=side)

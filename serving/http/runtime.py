@@ -39,7 +39,7 @@ def report_failure(folder: Path, error: KdcError) -> None:
     """Note why no worker can start."""
     given = str(error.given or "") or None
     failure = _Failure(what=error.what, given=given, remedy=error.remedy, exit_code=error.exit_code)
-    write_whole(folder / _FAILED, failure.model_dump_json())
+    write_whole(folder / _FAILED, failure.model_dump_json(), shared=True)  # all workers fail at the same moment
 
 
 def read_failure(folder: Path) -> KdcError | None:

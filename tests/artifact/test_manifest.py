@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,6 +204,16 @@ def test_no_manifest_is_written_for_files_that_are_missing(tmp_path: Path) -> No
     with pytest.raises(KdcError, match="missing"):
         write_manifest(tmp_path, make_manifest())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_runs_as_another_user_may_read_a_manifest(folder: Path) -> None:
+    """Would catch a manifest whose mode is left to the umask of who made it."""
+    before = os.umask(0o077)
+    try:
+        write_manifest(folder, load_manifest(folder))
+    finally:
+        os.umask(before)
+    assert (folder / "manifest.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_importing_the_manifest_loads_no_heavy_package() -> None:

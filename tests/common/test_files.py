@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,13 @@ def test_two_writers_of_a_shared_file_do_not_mix(tmp_path: Path) -> None:
             second.write(b"second")
         assert (tmp_path / "file").read_bytes() == b"second"
     assert (tmp_path / "file").read_bytes() == b"first"
+
+
+def test_several_writers_of_one_file_leave_one_whole_content(tmp_path: Path) -> None:
+    """Would catch one temporary file for all: they would remove and rename each other's."""
+    contents = {str(number) * 100_000 for number in range(8)}
+    for _ in range(5):
+        with ThreadPoolExecutor(len(contents)) as pool:
+            list(pool.map(lambda content: write_whole(tmp_path / "file", content, shared=True), contents))
+        assert (tmp_path / "file").read_text(encoding="utf-8") in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -97,3 +97,22 @@ def test_a_cut_is_seen_where_no_special_tokens_are_added(side: Side) -> None:
     assert [(len(row), bool(row.overflowing)) for row in rows] == [(8, True), (8, False), (1, False)]
     with pytest.raises(InputError, match="no tokens"):
         RowTokenizer(tokenizer, 8, side).encode(["w", ""])
+
+
+def test_long_and_short_pairs_have_their_types_from_one_way_of_encoding(tmp_path: Path) -> None:
+    """Would catch a long row that goes another way than a short one: without a post-processor their types differed."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = RowTokenizer.read(tmp_path / "tokenizer.json", info(4, "right"))
+    short, long = rows.encode([("a a", "a a"), ("a " * 5000, "a " * 5000)])
+    assert list(short.type_ids) == list(long.type_ids)
+
+
+def test_a_side_that_was_cut_before_is_at_hand(tokenizer_json: Path) -> None:
+    rows = RowTokenizer.read(tokenizer_json, info(8, "right"))
+    assert rows.has_cut(None)
+    assert rows.has_cut("right")
+    assert not rows.has_cut("left")
+    rows.cutting("left")
+    assert rows.has_cut("left")
