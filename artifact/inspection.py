@@ -7,7 +7,7 @@ from typing import Any
 
 from kdc.artifact.contract.text import render as render_contract
 from kdc.artifact.manifest import Manifest
-from kdc.common.tables import aligned
+from kdc.common.tables import aligned, number
 
 _ORDER = ("teacher", "teacher_lora", "student", "student_without_kd", "merged", "fp32", "int8", "fp16")
 # column of the table in the manifest, title, factor, digits
@@ -70,12 +70,8 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
     for name in in_order(rows):
         row = rows[name]
         share = f"{100 * row[metric] / teacher:.1f}" if teacher and metric in row else "-"
-        numbers = [_number(row.get(key), 1, 2) for key in metrics]
+        numbers = [number(row.get(key), 2) for key in metrics]
         lines.append(
-            [name, *numbers, share, *(_number(row.get(key), scale, digits) for key, _, scale, digits in _COSTS)]
+            [name, *numbers, share, *(number(row.get(key), digits, scale) for key, _, scale, digits in _COSTS)]
         )
     return lines
-
-
-def _number(value: Any, scale: float, digits: int) -> str:
-    return "-" if value is None else f"{value * scale:.{digits}f}"

@@ -1,4 +1,4 @@
-"""Tables of text: aligned for a terminal, and in Markdown."""
+"""Tables of text: their cells, aligned for a terminal, and in Markdown."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
+    """A cell with `value` times `factor`; "-" for None."""
+    return "-" if value is None else f"{value * factor:.{digits}f}"

@@ -75,9 +75,13 @@ def test_no_index_and_no_local_version_is_named() -> None:
     assert "+cpu" not in text
 
 
-def test_the_pages_are_packaged() -> None:
-    (pattern,) = SETUPTOOLS["package-data"]["kdc.serving.http"]
-    assert (ROOT / "serving" / "http" / "pages" / "playground.html") in set((ROOT / "serving" / "http").glob(pattern))
+@pytest.mark.parametrize("folder", ["serving/http", "pipeline/report", "tools/study"])
+def test_the_pages_are_packaged(folder: str) -> None:
+    patterns = SETUPTOOLS["package-data"][f"kdc.{folder.replace('/', '.')}"]
+    packaged = {path for pattern in patterns for path in (ROOT / folder).glob(pattern)}
+    pages = {path for ending in ("html", "css") for path in (ROOT / folder).rglob(f"*.{ending}")}
+    assert pages
+    assert pages <= packaged
 
 
 def test_the_documentation_says_why_each_dependency_is_there() -> None:

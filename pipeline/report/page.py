@@ -10,6 +10,7 @@ from kdc.artifact.contract.text import table as contract_table
 from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import markdown as markdown_table
+from kdc.common.tables import number
 from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import gather
@@ -80,18 +81,14 @@ def table(facts: Facts) -> list[list[str]]:
         lines.append(
             [
                 NAMES.get(name, name) + (" (served)" if name == facts.served else "") + (" *" * model.collapsed),
-                _number(model.metrics[metric], 1),
+                number(model.metrics[metric]),
                 f"{low:.1f} to {high:.1f}",
-                *(_number(model.metrics.get(other), 1) for other in others),
-                _number(model.kept_percent, 1),
-                *(_number(getattr(model, field), digits, factor) for field, _, factor, digits in _COLUMNS),
+                *(number(model.metrics.get(other)) for other in others),
+                number(model.kept_percent),
+                *(number(getattr(model, field), digits, factor) for field, _, factor, digits in _COLUMNS),
             ]
         )
     return lines
-
-
-def _number(value: float | None, digits: int, factor: float = 1) -> str:
-    return "-" if value is None else f"{value * factor:.{digits}f}"
 
 
 def markdown(facts: Facts) -> str:
@@ -168,7 +165,7 @@ def _examples(facts: Facts) -> list[list[str]]:
             [
                 *(row.text, row.text_pair or "")[: len(columns)],
                 *(answer if isinstance(answer, str) else f"{answer:.3f}" for answer in answers),
-                _number(row.confidence, 2),
+                number(row.confidence, 2),
             ]
         )
     return rows

@@ -98,8 +98,14 @@ def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | 
 
 
 def _load_torch(path: Path, device: str, threads: int | None) -> Model:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    try:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'kdc[compress]'"
+        raise KdcError(
+            "a model in torch needs the compress extra", given=f"no module {error.name}", remedy=remedy
+        ) from None
 
     from kdc.common.cores import usable_cores
 
@@ -158,11 +164,6 @@ def main() -> None:
         reply({"peak_memory_bytes": own_peak_memory_bytes()})
     except KdcError as error:
         reply({"error": [error.what, str(error.given), error.remedy], "exit_code": error.exit_code})
-    except ModuleNotFoundError as error:
-        remedy = "pip install 'kdc[compress]'"
-        reply(
-            {"error": ["a model in torch needs the compress extra", f"no module {error.name}", remedy], "exit_code": 1}
-        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdc.common.tables import aligned
+from kdc.common.tables import aligned, number
 from kdc.tools.bench.result import BenchResult, SubjectResult
 
 _SUBJECT_TITLES = ("subject", "runtime", "on", "threads", "cold start s", "peak MB")
@@ -50,7 +50,7 @@ def _case_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, ...]]:
             name,
             *(f"{milliseconds:.2f}" for milliseconds in (case.p50_ms, case.p95_ms, case.p99_ms)),
             f"{case.rows_per_second:.0f}",
-            "-" if case.against_first is None else f"{case.against_first:.2f}",
+            number(case.against_first, 2),
         )
         for case, name in cases
     ]

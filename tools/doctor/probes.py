@@ -12,6 +12,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports its use unless it is told not to
@@ -59,11 +60,11 @@ def probe_torch() -> dict[str, Any]:
     }
 
 
-def probe_hub(url: str, timeout_s: float) -> dict[str, Any]:
+def probe_hub(url: str, timeout_s: str) -> dict[str, Any]:
     """Check whether anything answers at the hub's address."""
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "kdc-doctor"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        with urllib.request.urlopen(request, timeout=float(timeout_s)) as response:
             return {"reachable": True, "detail": f"HTTP {response.status}"}
     except urllib.error.HTTPError as error:
         # Other answers come from a proxy that refuses, or from a gateway with nothing behind it.
@@ -72,19 +73,12 @@ def probe_hub(url: str, timeout_s: float) -> dict[str, Any]:
         return {"reachable": False, "detail": str(getattr(error, "reason", error))}
 
 
-def main(arguments: list[str]) -> None:
-    """Answer the question that the command line asks."""
-    question, *rest = arguments
-    if question == "providers":
-        answer = probe_providers()
-    elif question == "provider":
-        answer = probe_provider(rest[0])
-    elif question == "torch":
-        answer = probe_torch()
-    else:
-        answer = probe_hub(rest[0], float(rest[1]))
-    print("\n" + json.dumps(answer))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    question, *details = sys.argv[1:]
+    probes: dict[str, Callable[..., dict[str, Any]]] = {
+        "providers": probe_providers,
+        "provider": probe_provider,
+        "torch": probe_torch,
+        "hub": probe_hub,
+    }
+    print("\n" + json.dumps(probes[question](*details)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdc.common.tables import number
 from kdc.tools.study import paper
 from kdc.tools.study.grid import RANKED, Grid
 from kdc.tools.study.summary import MethodSummary, Score, columns, kept_percent
@@ -40,10 +41,10 @@ def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
         scores = [summary.scores[place] for place in places]
         averages = (summary.average(), summary.average(without_wnli=True))
         shares = (kept_percent(summary, summaries, "lora"), kept_percent(summary, summaries, "fft"))
-        body.append((summary.label, *map(_score, scores), *map(_number, (*averages, *shares))))
+        body.append((summary.label, *map(_score, scores), *map(number, (*averages, *shares))))
         if any(score.published is not None for score in scores):
             published = [score.published for score in scores]
-            body.append(("  paper", *map(_number, (*published, summary.published_average)), "", "", ""))
+            body.append(("  paper", *map(number, (*published, summary.published_average)), "", "", ""))
             gaps = [_gap(score.mean, score.published) for score in scores]
             body.append(("  difference", *gaps, _gap(averages[0], summary.published_average), "", "", ""))
     return Table(
@@ -64,13 +65,13 @@ def costs_table(summaries: Sequence[MethodSummary]) -> Table:
         body.append(
             (
                 summary.label,
-                _number(costs.peak_memory_mb, 0),
-                _number(published.memory_mb if published else None),
-                _number(costs.inference_s_per_1000_rows, 2),
-                _number(published.inference_s if published else None, 2),
-                _number(costs.seconds, 0),
-                _millions(costs.trainable_parameters, 2),
-                _millions(costs.parameters, 1),
+                number(costs.peak_memory_mb, 0),
+                number(published.memory_mb if published else None),
+                number(costs.inference_s_per_1000_rows, 2),
+                number(published.inference_s if published else None, 2),
+                number(costs.seconds, 0),
+                number(costs.trainable_parameters, 2, 1e-6),
+                number(costs.parameters, 1, 1e-6),
             )
         )
     head = (
@@ -98,26 +99,18 @@ def ranks_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
         for method in grid.methods:
             if method in RANKED:
                 by_rank = [summary for summary in summaries if (summary.family, summary.method) == (family, method)]
-                averages = [_number(summary.average()) for summary in by_rank]
-                sizes = [_millions(summary.costs.trainable_parameters, 2) for summary in by_rank]
+                averages = [number(summary.average()) for summary in by_rank]
+                sizes = [number(summary.costs.trainable_parameters, 2, 1e-6) for summary in by_rank]
                 body.append((f"{family} {method}", *averages, *sizes))
     head = ("model", *(f"r {rank}" for rank in grid.ranks), *(f"trainable at r {rank}, M" for rank in grid.ranks))
     return Table("Ranks", head, tuple(body), "Average over the tasks, in points; alpha is twice the rank.")
 
 
 def _score(score: Score) -> str:
-    text = _number(score.mean)
+    text = number(score.mean)
     text += "" if score.deviation is None else f" ± {score.deviation:.1f}"
     text += f" {COLLAPSED}{score.collapsed}" if score.collapsed else ""
     return text + (f" {FAILED}{score.failed}" if score.failed else "")
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _millions(count: float | None, digits: int) -> str:
-    return _number(None if count is None else count / 1e6, digits)
 
 
 def _gap(value: float | None, published: float | None) -> str:

@@ -136,7 +136,11 @@ def _kept_plot(grid: Grid, summaries: Sequence[MethodSummary]) -> str:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
     words = "; ".join(
-        f"{label}: " + ", ".join(f"{place} {_words(value)}" for place, value in zip(places, values, strict=True))
+        f"{label}: "
+        + ", ".join(
+            f"{place} {'not known' if value is None else f'{value:.1f}'}"
+            for place, value in zip(places, values, strict=True)
+        )
         for label, values in shares.items()
     )
     words = f"Percent of the fully fine-tuned teacher's score that each method keeps. {words}."
@@ -146,7 +150,3 @@ def _kept_plot(grid: Grid, summaries: Sequence[MethodSummary]) -> str:
 def _share(summary: MethodSummary, teacher: MethodSummary, place: str) -> float | None:
     score, base = summary.scores[place].mean, teacher.scores[place].mean
     return 100 * score / base if score is not None and base else None
-
-
-def _words(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.1f}"
