@@ -15,8 +15,10 @@ Measured = Mapping[str, StudentCosts]  # by student: an id, a path, or "layers:0
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision, those with the most parameters first."""
-    fitting = {name for name, precision, costs in _made(measured) if not missed_costs(contract, costs)}
+    """Students that can keep the contract in some precision, those with the most parameters first; of as many
+    parameters, in the order of measuring."""
+    # A dict keeps that order, which goes into fingerprints; a set's order differs between processes.
+    fitting = {name: None for name, precision, costs in _made(measured) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: -measured[name].parameters)
 
 

@@ -23,7 +23,7 @@ from kdc.serving.engine.synthetic import row_of
 from kdc.serving.engine.tokenizing import Text
 
 _BATCH = 32  # rows of a batch whose rows a second count
-_WARM_UP_CALLS = 5  # the first calls allocate memory
+_WARM_UP_CALLS = 5  # before a contract's costs are measured
 _CALLS = 100  # calls a round that a contract's latency is a percentile of, at least
 _CALLS_ABOVE = 5  # calls of a round that are slower than that percentile, at least
 _BATCHES = 8  # batches a round that a contract's rows a second are taken from
@@ -54,6 +54,7 @@ def time_in_turns(
     *,
     percentiles: Sequence[float],
     rounds: int,
+    warm_up_calls: int = 0,
 ) -> dict[str, Timing]:
     """Time models on the same rows, one after the other in each round, so that noise of the machine hits all alike.
 
@@ -64,11 +65,13 @@ def time_in_turns(
         percentiles: of the calls' latencies, within [0, 100].
         rounds: how often everything is repeated; medians over the rounds are kept, so that one slow moment of the
             machine does not decide.
+        warm_up_calls: how many calls each model answers before the rounds, beside one batch: the first ones allocate
+            memory.
     """
     rows = sum(len(batch) for batch in batches)
     measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
     for answer in models.values():
-        for warm_up in (*calls[:_WARM_UP_CALLS], batches[0]):
+        for warm_up in (*calls[:warm_up_calls], batches[0]):
             answer(warm_up)
     for _ in range(rounds):
         for name, answer in models.items():
@@ -116,7 +119,14 @@ def measure_costs(
     models = {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))}
     calls = [_cyclic(rows, place * conditions.batch, conditions.batch) for place in range(count)]
     batches = [_cyclic(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)]
-    timing = time_in_turns(models, calls, batches, percentiles=(conditions.percentile,), rounds=rounds)["engine"]
+    timing = time_in_turns(
+        models,
+        calls,
+        batches,
+        percentiles=(conditions.percentile,),
+        rounds=rounds,
+        warm_up_calls=_WARM_UP_CALLS,
+    )["engine"]
     return Costs(
         latency_ms=round(timing.percentiles_ms[0], 3),
         rows_per_s=round(timing.rows_per_second, 1),

@@ -32,5 +32,7 @@ def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
 
 def average(logits: Sequence[NDArray[np.floating]], shares: NDArray[np.float64]) -> NDArray[np.float32]:
     """The weighted mean of several teachers' logits, each (rows, outputs)."""
-    parts = [share * np.asarray(part, dtype=np.float64) for part, share in zip(logits, shares, strict=True)]
-    return np.sum(parts, axis=0).astype(np.float32)
+    total = np.zeros(logits[0].shape, dtype=np.float64)
+    for part, share in zip(logits, shares, strict=True):  # one by one: together they may be larger than memory
+        total += share * part
+    return total.astype(np.float32)

@@ -29,6 +29,11 @@ def test_students_that_fit_stand_by_their_parameters() -> None:
     assert fitting_students(MEASURED, within(min_rows_per_s=1000)) == []
 
 
+def test_students_of_as_many_parameters_stand_as_they_were_measured() -> None:
+    names = [f"layers:{number}" for number in range(20)]  # so many that no set of them stands in this order by chance
+    assert fitting_students(dict.fromkeys(names, SMALL), within(max_size_mb=10)) == names
+
+
 def test_the_table_says_what_is_kept_and_why_the_rest_is_dropped() -> None:
     head, failed, kept, dropped = table(MEASURED, within(max_latency_ms=1.5))
     assert head.split() == ["student", "variant", "M", "params", "ms", "rows/s", "MB"]

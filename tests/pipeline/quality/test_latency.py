@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from kdc.artifact.contract.terms import Conditions
 from kdc.pipeline.quality import latency
-from kdc.pipeline.quality.latency import compare_speeds, time_in_turns
+from kdc.pipeline.quality.latency import compare_speeds, measure_costs, time_in_turns
 
 
 class Clock:
@@ -38,13 +40,28 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_models_are_timed_in_turns_after_a_warm_up(clock: Clock) -> None:
     models = {name: clock.model(name, lambda rows: 1.0) for name in ("a", "b")}
-    time_in_turns(models, calls=[["x"]], batches=[["x", "y"]], percentiles=(50,), rounds=2)
-    one_turn = [[(name, 1), (name, 2)] for name in ("a", "b")]
-    assert clock.called == [call for turn in one_turn * 3 for call in turn]  # a warm-up and two rounds
+    time_in_turns(models, calls=[["x"]] * 3, batches=[["x", "y"]], percentiles=(50,), rounds=2, warm_up_calls=1)
+    warm_up = [(name, rows) for name in ("a", "b") for rows in (1, 2)]
+    one_round = [(name, rows) for name in ("a", "b") for rows in (1, 1, 1, 2)]
+    assert clock.called == warm_up + 2 * one_round
+
+
+def test_models_that_are_compared_warm_up_with_one_batch(clock: Clock) -> None:
+    models = {name: clock.model(name, lambda rows: 1.0) for name in ("a", "b")}
+    compare_speeds(models, ["x"], latency_rows=2, throughput_rows=40, rounds=1)
+    assert clock.called[:2] == [("a", 32), ("b", 32)]
+    assert clock.called[2:] == [(name, rows) for name in ("a", "b") for rows in (1, 1, 32, 8)]
+
+
+def test_an_engine_warms_up_with_five_calls_and_a_batch_before_its_costs_are_measured(clock: Clock) -> None:
+    answer = clock.model("engine", lambda rows: 1.0)
+    engine = SimpleNamespace(predict=lambda texts, batch_size: answer(texts))
+    measure_costs(engine, ["x"], Conditions(batch=2), size_bytes=1, rounds=1)  # type: ignore[arg-type]
+    assert clock.called == [("engine", 2)] * 5 + [("engine", 32)] + [("engine", 2)] * 100 + [("engine", 32)] * 8
 
 
 def test_percentiles_and_speed_are_medians_over_the_rounds(clock: Clock) -> None:
-    factors = iter([1.0] * 6 + [1.0] * 6 + [9.0] * 6 + [2.0] * 6)  # a warm-up and three rounds, one of them disturbed
+    factors = iter([1.0] + [1.0] * 6 + [9.0] * 6 + [2.0] * 6)  # a warm-up and three rounds, one of them disturbed
     durations = {"fast": 0.001, "slow": 0.003}
     model = clock.model("m", lambda rows: next(factors) * sum(durations[row] for row in rows))
     timing = time_in_turns(

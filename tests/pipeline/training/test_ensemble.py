@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,24 @@ def test_teachers_that_all_learned_nothing_weigh_alike() -> None:
 def test_the_mean_of_logits_by_hand() -> None:
     logits = [np.array([[1.0, 3.0]]), np.array([[5.0, -1.0]])]
     assert ensemble.average(logits, np.array([0.75, 0.25])).tolist() == [[2.0, 2.0]]
+
+
+def test_the_mean_takes_the_memory_of_one_sum_however_many_teachers() -> None:
+    logits = [np.ones((20_000, 4), dtype=np.float32)] * 8
+    tracemalloc.start()
+    ensemble.average(logits, np.full(8, 1 / 8))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * (2 * logits[0].nbytes)  # the sum is of float64; beside it one product and the result
+
+
+def test_the_mean_adds_the_teachers_one_after_the_other() -> None:
+    parts, shares = np.float32([0.1, 0.7, 1e8, -1e8]), np.array([0.3, 0.3, 0.2, 0.2])
+    total = 0.0
+    for part, share in zip(parts, shares, strict=True):
+        total += float(share) * float(part)
+    mean = ensemble.average([np.full((1, 1), part) for part in parts], shares)
+    assert mean.tolist() == [[float(np.float32(total))]]
 
 
 @pytest.fixture(scope="module")
