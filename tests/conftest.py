@@ -60,6 +60,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(folder, teacher, config, tiny_runs.compress(config))
 
 
+@pytest.fixture
+def among_foreign_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder whose files are named like libraries, and cannot be imported."""
+    folder = tmp_path / "among_foreign_modules"
+    folder.mkdir()
+    for name in ("numpy", "pydantic"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('this is not the library {name}')\n", encoding="utf-8")
+    monkeypatch.chdir(folder)
+
+
 @pytest.fixture(scope="module")  # while it is open, its event loop runs in this thread
 def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdc[browser]'")

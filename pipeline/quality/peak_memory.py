@@ -37,7 +37,7 @@ def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
         KdcError: the process failed.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "kdc.pipeline.quality.peak_memory"],
+        [sys.executable, "-P", "-m", "kdc.pipeline.quality.peak_memory"],  # -P: no module of the caller's folder
         input=json.dumps({"files": files.model_dump(mode="json"), "texts": texts}),
         capture_output=True,
         text=True,

@@ -87,13 +87,14 @@ def _why_to_run(stage: Stage, record: dict[str, Any] | None, fingerprint: str, r
     """Why a stage must be run, in words for the person who watches; "" where it is done."""
     if record is None:
         return "new"
-    if record["fingerprint"] != fingerprint or not stage.is_intact(root):
-        return "its settings or inputs changed"
+    changed = "its settings or inputs changed"
+    if record["fingerprint"] != fingerprint:
+        return changed
     try:
         stage.result.model_validate(record["metrics"])
     except ValueError:
         return "its folder is of another version of kdc, which kept too little to go on from"
-    return ""
+    return "" if stage.is_intact(root) else changed  # asked last, because it reads the record too
 
 
 def _do(

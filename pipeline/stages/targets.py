@@ -90,7 +90,7 @@ def _answer(run: Run, place: int, path: Path, answers: Path) -> int:
     parts.mkdir(parents=True, exist_ok=True)
     missing = [start for start in windows(total) if not _part(parts, start).exists()]
     if missing:
-        rows = Rows([data.tokens(ensemble.role(place), split) for split in _SPLITS if data.has(split)])
+        rows = Rows.read(data, ensemble.role(place), [split for split in _SPLITS if data.has(split)])
         teacher = run.folder("teacher") / ensemble.folder(place)
         answer_with(str(teacher), data.task, rows, missing, parts, device=run.device, progress=run.progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from kdc.pipeline.data.prepared import PreparedData
+
 
 class Rows(Dataset):
     """Tokenised rows by position, each joined by row id with the teacher's logits for it.
@@ -20,7 +22,11 @@ class Rows(Dataset):
         parts: `datasets.Dataset`s with the columns `row` (the row id), `input_ids`, `length`, and maybe
             `token_type_ids` and `label`. The rows of a part without `label` are unlabelled.
         teacher_logits: (row ids, outputs), indexed by row id; may be memory-mapped.
+
+    Another process is sent rows that were `read` as the names of their files, which it opens itself.
     """
+
+    _files: tuple[PreparedData, str, tuple[str, ...], Path | None] | None = None  # as given to `read`
 
     def __init__(self, parts: list[Any], teacher_logits: NDArray[np.float32] | None = None) -> None:
         self.parts = parts
@@ -30,16 +36,27 @@ class Rows(Dataset):
         labels = next((part["label"][0] for part in parts if "label" in part.column_names), 0)
         self.no_label = [0.0] * len(labels) if isinstance(labels, list) else type(labels)(0)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs; of memory-mapped logits only the file's name."""
-        logits = self.teacher_logits
-        return {**vars(self), "teacher_logits": logits.filename if isinstance(logits, np.memmap) else logits}
+    @classmethod
+    def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Rows:
+        """Open tokenised splits of a run.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        logits = state["teacher_logits"]
-        if isinstance(logits, str | Path):
-            self.teacher_logits = np.load(logits, mmap_mode="r")
+        Args:
+            data: the run's rows.
+            role: whose tokens to take: "teacher", "teacher-2", ..., or "student".
+            splits: which.
+            teacher_logits: file (.npy) with the teacher's logits by row id, which is memory-mapped; None for none.
+
+        Raises:
+            KdcError: a split is not there.
+        """
+        logits = None if teacher_logits is None else np.load(teacher_logits, mmap_mode="r")
+        rows = cls([data.tokens(role, split) for split in splits], logits)
+        rows._files = (data, role, tuple(splits), teacher_logits)
+        return rows
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # By the names as they were given: another host may see the shared disk under another absolute path.
+        return super().__reduce_ex__(protocol) if self._files is None else (Rows.read, self._files)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

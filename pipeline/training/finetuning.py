@@ -54,9 +54,8 @@ def fine_tune(
     """
     task = data.task
     splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
-    logits = np.load(teacher_logits, mmap_mode="r") if teacher_logits else None
-    rows = Rows([data.tokens(role, split) for split in splits], logits)
-    tune = Rows([data.tokens(role, "tune")], logits)
+    rows = Rows.read(data, role, splits, teacher_logits)
+    tune = Rows.read(data, role, ["tune"], teacher_logits)
     training = train(
         model,
         rows,

@@ -11,6 +11,7 @@ import pytest
 import tiny_runs
 import torch
 from conftest import Finished
+from safetensors.torch import load_file
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TokenizerInfo
@@ -38,12 +39,13 @@ def copied(finished: Finished, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def instant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages that are redone hand on what they did before: for tests of what is redone."""
+def instant(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that are redone hand on what the finished run's did: for tests of what is redone."""
+    earlier = finished.folder / "run"
 
     def do(run: Run, stage: Stage, settings: dict, fingerprint: str, reporter: Reporter, why: str) -> StageRecord:
-        shutil.copytree(run.root / stage.name, run.root / f"{stage.name}.partial", symlinks=True)
-        record = json.loads((run.root / stage.name / "stage.json").read_text())
+        shutil.copytree(earlier / stage.name, run.root / f"{stage.name}.partial", symlinks=True)
+        record = json.loads((earlier / stage.name / "stage.json").read_text())
         record |= {"settings": settings, "fingerprint": fingerprint}
         (run.root / f"{stage.name}.partial" / "stage.json").write_text(json.dumps(record))
         return StageRecord(skipped=False, **record)
@@ -194,10 +196,23 @@ def test_the_same_cut_by_another_name_is_not_trained_again(finished: Finished, c
     assert all(skipped.values())
 
 
-@pytest.mark.usefixtures("instant")
 def test_another_cut_is_trained(finished: Finished, copied: Path) -> None:
-    skipped = again(finished, copied, how={"until": "student"}, flags={"student.model": "layers:0"})
-    assert [name for name, was in skipped.items() if not was] == ["student"]
+    skipped = again(finished, copied, how={"until": "merge"}, flags={"student.model": "layers:0"})
+    assert [name for name, was in skipped.items() if not was] == ["student", "merge"]
+    teacher, before, now = (
+        load_file(folder / "model.safetensors")
+        for folder in (
+            copied / "teacher" / "model",
+            finished.folder / "run" / "merge" / "model",
+            copied / "merge" / "model",
+        )
+    )
+    # Only adapters and head are trained, so the embedding tells nothing; a layer norm shows which layer was kept.
+    for student, layer in ((before, 1), (now, 0)):
+        norm = "output.LayerNorm.weight"
+        kept = student[f"bert.encoder.layer.0.{norm}"]
+        assert torch.equal(kept, teacher[f"bert.encoder.layer.{layer}.{norm}"])
+    assert not torch.equal(now["classifier.weight"], teacher["classifier.weight"])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +232,15 @@ def test_auto_trains_in_bf16_where_the_cpu_multiplies_it(
     assert open_run(finished.folder, config, Reporter(quiet=True)).bf16 is bf16
 
 
-def test_force_redoes_all(finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("instant")
+def test_force_redoes_all(finished: Finished, copied: Path) -> None:
+    skipped = again(finished, copied, how={"force": True})
+    assert skipped == dict.fromkeys(finished.result.stages, False)
+
+
+def test_force_forgets_all_stages_before_it_redoes_the_first(
+    finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun: list[str] = []
 
     def stop(run: Run, stage: Stage, *rest: object) -> StageRecord:

@@ -13,6 +13,7 @@ import torch
 from bag_models import write_artifact
 
 from kdc.common.errors import InputError, KdcError
+from kdc.tools.bench import run
 from kdc.tools.bench.plot import check_format, draw
 from kdc.tools.bench.result import BenchResult
 from kdc.tools.bench.run import Case, Subject, parse_subject, run_bench
@@ -56,6 +57,13 @@ def test_the_result_says_what_ran_and_how(result: BenchResult) -> None:
     assert {subject.threads for subject in result.subjects} == {1}
     assert result.machine.cores.usable >= 1
     assert result.settings.rounds == 3
+
+
+@pytest.mark.usefixtures("among_foreign_modules")
+def test_a_subject_imports_nothing_from_the_callers_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "STARTS", 1)
+    result = run_bench([Subject("a", artifact)], [Case(1, 4)], rounds=1, seconds=0.01, device="cpu", threads=1)
+    assert [subject.name for subject in result.subjects] == ["a"]
 
 
 @pytest.fixture(scope="module")

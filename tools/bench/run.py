@@ -134,7 +134,7 @@ class _Running:
         path = str(subject.path.absolute())
         self._request = {"path": path, "variant": subject.variant, "device": device, "threads": threads}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kdc.tools.bench.subject_process"],
+            [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no module of the caller's folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -99,7 +99,7 @@ class Job(CellInputs):
         """
         threads = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
         with subprocess.Popen(
-            [sys.executable, "-m", "kdc.tools.study.cell_process"],
+            [sys.executable, "-P", "-m", "kdc.tools.study.cell_process"],  # -P: no module of the caller's folder
             stdin=subprocess.PIPE,
             stdout=sys.stderr,
             stderr=subprocess.PIPE,

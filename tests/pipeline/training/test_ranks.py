@@ -22,6 +22,8 @@ import pytest
 import tiny_runs
 
 from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import SEAL
@@ -131,14 +133,24 @@ def test_wrong_input_is_told_once(tmp_path: Path) -> None:
     assert "perhaps" in told
 
 
-def test_rows_are_sent_with_their_logits_by_name(tmp_path: Path) -> None:
+def test_rows_are_sent_as_names_of_files_on_a_disk_that_hosts_see_under_other_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All teacher's logits may be larger than memory: another process maps the same file."""
-    np.save(tmp_path / "logits.npy", np.arange(200_000, dtype=np.float32).reshape(-1, 2))
+    here, there = tmp_path / "here", tmp_path / "there"
     tokens = datasets.Dataset.from_dict({"row": [7, 3], "input_ids": [[1], [2]], "length": [1, 1]})
-    rows = Rows([tokens], np.load(tmp_path / "logits.npy", mmap_mode="r"))
-    sent = pickle.dumps(rows)
+    tokens.save_to_disk(here / "data" / "tokens-student" / "train")
+    np.save(here / "logits.npy", np.arange(200_000, dtype=np.float32).reshape(-1, 2))
+    monkeypatch.chdir(here)
+    data = PreparedData(
+        Path("data"),
+        Task(name="t", kind="classification", labels=("no", "yes"), text="text", label="label", metrics=("accuracy",)),
+    )
+    sent = pickle.dumps(Rows.read(data, "student", ["train"], Path("logits.npy")))
+    assert len(sent) < 10_000
+    here.rename(there)
+    monkeypatch.chdir(there)
     received = pickle.loads(sent)
-    assert len(sent) < 100_000
     assert [row["teacher_logits"].tolist() for row in (received[0], received[1])] == [[14, 15], [6, 7]]
 
 

@@ -73,6 +73,16 @@ def test_a_cell_killed_before_it_reads_died_and_did_not_fail(tmp_path: Path, mon
     assert "SIGKILL" in outcome.failure
 
 
+@pytest.mark.usefixtures("among_foreign_modules")
+def test_a_cells_process_imports_nothing_from_the_callers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "model_dump_json", lambda self: "{}")  # the process then ends where it reads the job
+    failure = job(tmp_path).do().failure
+    assert "this is not the library" not in failure
+    assert "Field required" in failure
+
+
 def test_a_cell_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no such module >&2\nexit 1\n", encoding="utf-8")
