@@ -46,7 +46,7 @@ def test_the_mean_takes_the_memory_of_one_sum_however_many_teachers() -> None:
 
 
 def test_the_mean_adds_the_teachers_one_after_the_other() -> None:
-    parts, shares = np.float32([0.1, 0.7, 1e8, -1e8]), np.array([0.3, 0.3, 0.2, 0.2])
+    parts, shares = np.array([0.1, 0.7, 1e8, -1e8], dtype=np.float32), np.array([0.3, 0.3, 0.2, 0.2])
     total = 0.0
     for part, share in zip(parts, shares, strict=True):
         total += float(share) * float(part)
