@@ -22,7 +22,7 @@ _LAST_WORDS = 3  # lines of a process's stderr that a failure quotes
 class CellInputs(BaseModel):
     """What a cell's result depends on, and its file."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")  # a score may be NaN, which null is not
 
     cell: Cell  # which training
     config: Config  # its settings; `run.out` is the run directory that it shares with other cells

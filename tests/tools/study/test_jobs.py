@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.ray import connected
 from kdc.pipeline.rundir.directory import locked
 from kdc.tools.study.grid import Grid
-from kdc.tools.study.jobs import Job
+from kdc.tools.study.jobs import CellInputs, CellResult, Job, read_result
 from kdc.tools.study.ray_engine import resources_of_a_job, side_by_side
 from kdc.tools.study.study import study_for_people
 
@@ -71,6 +72,22 @@ def test_a_cell_killed_before_it_reads_died_and_did_not_fail(tmp_path: Path, mon
     outcome = job(tmp_path).do()
     assert outcome.died
     assert "SIGKILL" in outcome.failure
+
+
+def test_a_cells_file_may_hold_a_score_that_is_nan(tmp_path: Path) -> None:
+    numbers = dict.fromkeys(("inference_s_per_1000_rows", "seconds"), 1.0)
+    counts = dict.fromkeys(("steps", "parameters", "trainable_parameters", "peak_memory_bytes"), 1)
+    result = CellResult(
+        **job(tmp_path).model_dump(include=set(CellInputs.model_fields)),
+        **numbers,
+        **counts,
+        scores={"pearson": math.nan},
+        collapsed=True,
+        tune={"pearson": math.nan},
+        device="cpu",
+    )
+    (tmp_path / "cell.json").write_text(result.model_dump_json(), encoding="utf-8")
+    assert math.isnan(read_result(tmp_path / "cell.json").scores["pearson"])
 
 
 @pytest.mark.usefixtures("among_foreign_modules")
