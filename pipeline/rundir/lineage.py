@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Lineage
 from kdc.common import machine
 from kdc.pipeline.config.settings import TeacherSettings
-from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.device import gpu_name
 from kdc.pipeline.training.minilm import HUB_ID
@@ -31,7 +32,7 @@ _PACKAGES = (
 
 def lineage_of(run: Run) -> Lineage:
     """Teacher, student, recipe, data, versions and machine of a run."""
-    config = run.config
+    config, data = run.config, run.data()
     student = run.student.model
     cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
     if config.teacher.scores is not None:
@@ -45,18 +46,17 @@ def lineage_of(run: Run) -> Lineage:
         packages=machine.versions(_PACKAGES),
         cpu=machine.cpu().model,
         gpu=gpu_name(run.device),
-        label_share=label_share(run.data()),
+        label_share=label_share(np.asarray(data.rows("train")["label"][:]), data.task),
     )
 
 
-def label_share(data: PreparedData) -> tuple[float, ...] | None:
+def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
     """The share of the training rows that carry each label, so that a service can tell when its answers drift; None
-    for regression."""
-    if data.task.kind == "regression":
+    for regression. Labels are (rows,), or (rows, outputs) for multi-label."""
+    if task.kind == "regression":
         return None
-    labels = np.asarray(data.rows("train")["label"][:])
-    if data.task.kind == "classification":
-        labels = labels[:, None] == np.arange(data.task.outputs)
+    if task.kind == "classification":
+        labels = labels[:, None] == np.arange(task.outputs)
     return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from transfers import seal
 
 from kdc.artifact.folder import load_manifest, write_manifest
-from kdc.artifact.manifest import TaskInfo
+from kdc.artifact.manifest import Kind, TaskInfo
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.rundir.lineage import label_share
 
 TAGS = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
@@ -61,11 +61,9 @@ def test_the_manifest_tells_the_training_rows(finished: Finished) -> None:
         ("regression", [1.5, 2.5], None),
     ],
 )
-def test_shares_by_kind(kind: str, labels: list[Any], wanted: tuple[float, ...] | None) -> None:
-    data: Any = SimpleNamespace(
-        task=SimpleNamespace(kind=kind, outputs=1 if kind == "regression" else 3), rows=lambda split: {"label": labels}
-    )
-    assert label_share(data) == wanted
+def test_shares_by_kind(kind: Kind, labels: list[Any], wanted: tuple[float, ...] | None) -> None:
+    names = () if kind == "regression" else ("bad", "so so", "good")
+    assert label_share(np.array(labels), custom_task("mood", "text", None, "label", kind, names)) == wanted
 
 
 def test_an_artifact_from_before_loads_and_keeps_its_sha(tmp_path: Path) -> None:

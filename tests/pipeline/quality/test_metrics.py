@@ -79,6 +79,7 @@ def test_multilabel_macro_f1_is_over_the_labels_that_some_row_has(labels: list, 
     assert score == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")  # scikit-learn's, of the rows of one class
 @pytest.mark.parametrize("classes", [2, 3, 77])
 def test_metrics_of_classes_equal_those_of_scikit_learn(classes: int) -> None:
     """Would catch: a class that only one of truth and answers holds, or none; rows of one class alone."""
