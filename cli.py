@@ -167,7 +167,11 @@ COMPRESS = (
         ("text", str, "Name of the column with the text."),
         ("text-pair", str, "Name of the column with the second text of a pair."),
         ("label", str, "Name of the column with the label (default label)."),
-        ("kind", str, "What it holds: classification, multilabel or regression (default: as its values tell)."),
+        (
+            "kind",
+            str,
+            "What it holds: auto (default; its values tell), classification, multilabel or regression.",
+        ),
         ("separator", str, "Character between the labels of a multi-label cell."),
     ),
     *_settings(
@@ -185,7 +189,7 @@ COMPRESS = (
         (
             "teacher-is-finetuned",
             bool,
-            "It is fine-tuned for the task: check it, do not train it.",
+            "The teacher is fine-tuned for the task already: check it, do not train it.",
             "teacher.finetuned",
         ),
         ("teacher-labels", str, "Names, in order, for the labels of a LABEL_0 teacher: neg,pos.", "teacher.labels"),
@@ -193,7 +197,8 @@ COMPRESS = (
     Setting(
         "student",
         str,
-        "Hub id or path, or layers:0,1,5 for these layers of the teacher, counted from 0.",
+        "Hub id or path, or the teacher's layers to keep, counted from 0: layers:0,1,5, layers:first-and-last, "
+        "layers:first-half or layers:every-second.",
         panel=_MODELS,
         keys=("student.model",),
     ),
@@ -201,7 +206,12 @@ COMPRESS = (
     EPOCHS,
     Setting("seed", int, "Seed of splits, initialisation, order of the rows and dropout (default 0).", "run"),
     TRAINING_DEVICE,
-    Setting("max-int8-drop", float, "Points that int8 may lose and a CPU still loads it (default 1.0).", "quantize"),
+    Setting(
+        "max-int8-drop",
+        float,
+        "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).",
+        "quantize",
+    ),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,
     *_settings(
@@ -213,7 +223,11 @@ COMPRESS = (
             "Short trainings that choose the student: of the three largest candidates that can keep latency and size "
             "(quick, the default), of all (full), or none (off).",
         ),
-        ("max-hours", float, "Longest time of these trainings, in hours; then the best so far is taken (no default)."),
+        (
+            "max-hours",
+            float,
+            "Longest time of these trainings, in hours; the best so far is then taken (no default).",
+        ),
     ),
 )
 
@@ -491,7 +505,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Host name or IP address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port to listen on.", min=1, max=65535)] = 3000,
 ) -> None:
-    """Serve artifacts over HTTP. Every option is a KDC_* variable too, and all are in docs/serving.md."""
+    """Serve artifacts over HTTP. All options but --host and --port are KDC_* variables too: see docs/serving.md."""
     # A container's first process misses signals that it has no handler for, and the imports take seconds. At once: an
     # exception that is raised while a C extension is imported comes out as an ImportError.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -515,7 +529,10 @@ PREDICT = (
     Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
     Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice)."),
     Setting(
-        "threads", int, "Threads of all forward passes (default: all usable cores); with ray of an actor (1).", least=1
+        "threads",
+        int,
+        "Threads of all passes (default: all usable cores); with --engine ray, threads of one actor (default 1).",
+        least=1,
     ),
     Setting("engine", str, "local (default) works in this process; ray in actors on a cluster, into a directory."),
     Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone)."),

@@ -1,7 +1,7 @@
 """The pipeline, top to bottom: from a labelled task to a verified artifact.
 
 A stage whose fingerprint (its settings, and everything before it) still matches is skipped; one that was cut off goes
-on from what its folder holds (`rundir/folders.py`).
+on from what its folder holds (`rundir/folders.py`, which says at `Stage` what `after`, `check` and the rest mean).
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ STAGES = (
         is_wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
-    # The teacher is fine-tuned, or one that was brought along is checked.
+    # The teacher is fine-tuned, or one that was brought along is checked. "labelled" is stage `data` without its
+    # unlabelled rows and the student's tokens: changing those does not train the teacher again.
     Stage(results.TeacherResult, teacher.run, teacher.depends_on, after=("labelled",)),
     # The teacher answers every row that the student learns from.
     Stage(results.TargetsResult, targets.run, targets.depends_on, after=("data", "teacher")),
@@ -58,7 +59,8 @@ STAGES = (
         after=("targets",),
         is_wanted=lambda config: config.searches,
     ),
-    # The student learns from the teacher's answers and from the labels, through LoRA adapters.
+    # The student, by `depends_on` the one that the search chose, learns from the teacher's answers and from the labels,
+    # through LoRA adapters.
     Stage(results.StudentResult, student.run, student.depends_on, after=("targets",)),
     # The adapters are merged into the weights.
     Stage(results.MergeResult, merge.run, merge.depends_on, after=("student",)),

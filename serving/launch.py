@@ -25,8 +25,8 @@ from kdc.serving.http.artifacts import absolute, local, paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 
-_LOOK_S = 0.2  # between two looks at the supervisor
-_KILLED_S = 5.0  # that the supervisor gets to end once its workers were killed
+_LOOK_S = 0.2  # seconds between two looks at the supervisor
+_KILLED_S = 5.0  # seconds that the supervisor gets to end once its workers were killed
 
 
 def address_of(host: str, port: int) -> str:

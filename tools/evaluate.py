@@ -17,7 +17,7 @@ class Evaluation(Frozen):
     """What `kdc evaluate --json` prints.
 
     Attributes:
-        variant, provider: what answered them.
+        variant, provider: the ONNX file that answered the rows, and the execution provider that ran it.
         promised: the metrics that the artifact's manifest states for this variant, of its own evaluation split.
     """
 

@@ -24,9 +24,9 @@ from kdc.pipeline.rundir.files import EVALUATION
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-_SEED = 0  # of the resampling behind the interval of the difference
+_SEED = 0  # seed of the resampling behind the interval of the difference
 _BATCH = 32
-_MOST_BYTES = 1 << 30  # of the unpacked evaluation: tens of millions of rows
+_MOST_BYTES = 1 << 30  # most bytes of the unpacked evaluation: tens of millions of rows
 _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 
 

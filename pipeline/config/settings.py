@@ -168,7 +168,7 @@ class StudentSettings(TrainSettings):
         "by layers:first-and-last, layers:first-half or layers:every-second",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
-        "finetuned", description="whether a student of layers:... is cut from the finetuned or the pretrained teacher"
+        "finetuned", description="whether a student of layers:... is cut from the fine-tuned or the pretrained teacher"
     )
     method: Literal["full", "lora"] = Field("lora", description="what to train: adapters (lora) or all weights (full)")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")

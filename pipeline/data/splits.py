@@ -13,12 +13,12 @@ from kdc.pipeline.data.slices import HELD_OUT_SHARE, Ints, Mask, connect, pick_s
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results import DataReport, SplitCounts
 
-_SMALL_TUNE = 100  # rows below which what the tuning slice decides is mostly chance
+_SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split of the run: which rows it has, `chosen` (rows of origin,), of the source's split `origin`."""
+    """One split of the run: the rows of the source's split `origin` that the mask `chosen` selects, (rows,)."""
 
     origin: str
     chosen: Mask

@@ -28,7 +28,7 @@ class Standard:
         return self.fp32_score - candidate.tune[self.metric]
 
     def is_free(self, candidate: Int8Measurement) -> bool:
-        """Whether a candidate may serve, at a cost that counts as nothing to within what the tuning slice can tell.
+        """Whether a candidate may serve and costs no more than `free_drop`, as far as the tuning slice can tell.
 
         Each of the rows whose label changed may as well have changed for the better, so that the standard error of
         the cost is the root of their number.
@@ -53,9 +53,10 @@ def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8C
     Among those whose speed differs by no more than noise, the one whose answers differ least from fp32's is taken:
     over all rows, that says more than the few labels by which their metrics differ.
 
-    Speed is rows a second in batches of 32: the latency of single rows says the same, but a busy machine makes twenty
-    percent of two. Candidates of one graph do the same work with other numbers, so the highest of their speeds counts
-    for each: what noise alone tells apart must not decide, or another seed would give another file.
+    Speed is rows a second in batches of 32: the latency of single rows says the same, but there a busy machine can
+    turn a difference of two percent into one of twenty. Candidates of one graph do the same work with other numbers,
+    so the highest of their speeds counts for each: what noise alone tells apart must not decide, or another seed would
+    give another file.
 
     `measured` holds candidates by name, and "fp32", which has only timings.
     """

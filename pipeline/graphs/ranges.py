@@ -28,7 +28,7 @@ PERCENTILE = 99.99  # of the values; half of the rest is cut off at each end
 _FIRST_BINS = 2048
 _MOST_BINS = 8 * _FIRST_BINS
 _STEPS = 255  # of an 8-bit number
-_THRESHOLDS = 128  # that the entropy method tries
+_THRESHOLDS = 128  # thresholds that the entropy method tries
 
 
 class Histogram:

@@ -14,7 +14,7 @@ class History(Result):
 
     loss: Points  # mean training loss since the point before
     score: Points  # the deciding metric on the tuning slice, at each look at it
-    tune_loss: Points  # the loss there
+    tune_loss: Points  # the loss on the tuning slice, at each look at it
 
 
 class TrainingSummary(Result):
@@ -26,7 +26,7 @@ class TrainingSummary(Result):
     resumed_from: int = 0  # the step that the training went on from; 0 where it began anew
     train_rows: int = 0  # rows that were trained on
     rows_per_second: float  # while training
-    seconds: float  # since it began or went on
+    seconds: float  # seconds since the training began, or went on
     trainable_parameters: int  # weights that were trained
     history: History  # its curves
     peak_memory_bytes: int | None = None  # of the device, on CUDA only
@@ -80,7 +80,7 @@ class TargetsResult(StageResult):
 
     STAGE = "targets"
 
-    rows: int  # that have logits
+    rows: int  # rows that have logits
     # rows that were answered before the stage was cut off; None with several teachers or a black box
     resumed_from: int | None = None
     weights: tuple[float, ...] | None = None  # of several teachers, in their order; their sum is 1

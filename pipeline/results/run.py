@@ -53,8 +53,8 @@ class StageRecord(Result):
     fingerprint: str  # of its settings and of the stages that it builds on
     settings: dict[str, Any] = Field(default_factory=dict)  # what it depends on, beside those stages
     metrics: dict[str, Any]  # the JSON of its result; `Run.result` gives it typed
-    seconds: float = 0.0  # that it took, when it was done
-    peak_memory_bytes: int | None = None  # of the process meanwhile
+    seconds: float = 0.0  # seconds that the stage took when it was done
+    peak_memory_bytes: int | None = None  # most resident bytes of the process during the stage
 
 
 class CompressResult(Result):

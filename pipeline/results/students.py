@@ -33,10 +33,10 @@ class Trial(Result):
     """One short training of the search."""
 
     student: str  # what was trained: an id, a path, or "layers:0,1,2"
-    steps: int  # for how long
+    steps: int  # updates of the weights
     parameters: int  # of its model
     score: float  # the deciding metric on the tuning slice
-    seconds: float  # that it took
+    seconds: float  # seconds that the training took
 
 
 class SearchResult(StageResult):

@@ -1,7 +1,7 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
 
 The same student without KD (labels alone), and the teacher with LoRA in place of full fine-tuning.
-Reads `data/`, `teacher/`. Writes one plain model a control.
+Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Stage `export`: the merged student as ONNX, fp32 for every device and fp16 for CUDA, proven equal to it.
 
-Reads `data/`, `merge/`. Writes `model.onnx`, `model.fp16.onnx`, `tokenizer.json`, `tokenizer_info.json`.
+Reads `data/`, `merge/`, and `search/` where there was a search. Writes `model.onnx`, `model.fp16.onnx`,
+`tokenizer.json`, `tokenizer_info.json`.
 """
 
 from __future__ import annotations

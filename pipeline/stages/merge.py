@@ -1,6 +1,7 @@
 """Stage `merge`: adapters into the weights, in fp32, and the proof that nothing was lost.
 
-Reads `data/`, `student/`. Writes `model/` (save_pretrained, with its tokenizer).
+Reads `data/`, `student/`, and `search/` where there was a search. Writes `model/` (save_pretrained, with its
+tokenizer).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Stage `student`: make a smaller model and distil the teacher into it through LoRA adapters.
 
-Reads `data/`, `teacher/`, `targets/`. Writes the student's folder as `training/students.py` describes it.
+Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. Writes the student's folder as
+`training/students.py` describes it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Helpers wait while the leader reads rows or measures. That another process died they learn at once all the same.
+# Helpers wait while the leader reads rows or measures. When another process dies they learn it at once.
 _PATIENCE = timedelta(days=7)
 
 _group: Any = None  # the processes that this one works with; None where it is alone

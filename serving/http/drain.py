@@ -18,7 +18,7 @@ from typing import Any
 
 from kdc.serving.http import runtime
 
-_FRESH_S = 0.5  # that a new connection gets to send its first request
+_FRESH_S = 0.5  # seconds that a new connection gets to send its first request
 
 
 class Drain:

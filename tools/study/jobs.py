@@ -37,8 +37,8 @@ class CellResult(CellInputs):
     collapsed: bool  # whether the model gives all rows of a split one answer
     inference_s_per_1000_rows: float  # seconds, adapters merged, in batches of like length
     tune: dict[str, float]  # points by metric, on the tuning slice
-    seconds: float  # of training
-    steps: int  # of training
+    seconds: float  # seconds of training
+    steps: int  # updates of the weights in the training
     parameters: int  # of the model, adapters merged
     trainable_parameters: int  # that were trained
     peak_memory_bytes: int  # most memory while training: of the device on CUDA, else resident memory of the process

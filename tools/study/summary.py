@@ -40,7 +40,7 @@ class TrainingCosts:
 
     peak_memory_mb: float | None = None  # while training
     inference_s_per_1000_rows: float | None = None  # seconds
-    seconds: float | None = None  # of training
+    seconds: float | None = None  # seconds of training
     trainable_parameters: float | None = None
     parameters: float | None = None
 
