@@ -98,7 +98,7 @@ def _counts(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """By class: rows where it is answered and right, rows where it is answered, rows that have it.
 
-    By counting, not by scikit-learn, whose checks of its input take a hundred times as long: an interval asks for a
+    By counting, not by scikit-learn, whose checks of its input take about fifty times as long: an interval asks for a
     thousand resamples.
     """
     if truth.ndim > 1:
