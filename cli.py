@@ -107,9 +107,11 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
 ]
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
-Variant = Annotated[str | None, _option("ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice).")]
+VARIANT = Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice).")
+Variant = Annotated[str | None, _option(VARIANT.help)]
 Sha256 = Annotated[str | None, _option("SHA-256 that the manifest must have; any other artifact is refused.")]
-AllowFailed = Annotated[bool, _option("Accept an artifact that failed its contract.", "--allow-failed")]
+ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")
+AllowFailed = Annotated[bool, _option(ALLOW_FAILED.help, "--allow-failed")]
 NoExamples = Annotated[bool, _option("Quote no rows in the report.", "--no-examples")]
 Text = Annotated[str | None, _option("Name of the column with the text (default: as in training).")]
 TextPair = Annotated[
@@ -460,10 +462,10 @@ def try_(
 SERVE = (
     Setting("workers", int, "Worker processes, which share the port (default 1)."),
     Setting("device", str, "Where to run: auto (default; CUDA where it starts, else the CPU), cpu, cuda or tensorrt."),
-    Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice)."),
+    VARIANT,
     Setting("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
     Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
-    Setting("allow-failed", bool, "Accept an artifact that failed its contract."),
+    ALLOW_FAILED,
     Setting(
         "drain-delay",
         float,
@@ -506,8 +508,8 @@ def serve(
     port: Annotated[int, typer.Option(help="TCP port to listen on.", min=1, max=65535)] = 3000,
 ) -> None:
     """Serve artifacts over HTTP. All options but --host and --port are KDC_* variables too: see docs/serving.md."""
-    # A container's first process misses signals that it has no handler for, and the imports take seconds. At once: an
-    # exception that is raised while a C extension is imported comes out as an ImportError.
+    # A container's first process misses signals that it has no handler for, and the imports take seconds. The handler
+    # ends the process itself: an exception raised while a C extension is imported would come out as an ImportError.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from kdc.serving import launch
     from kdc.serving.http import settings
@@ -527,7 +529,7 @@ PREDICT = (
     Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
     Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
     Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
-    Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice)."),
+    VARIANT,
     Setting(
         "threads",
         int,
@@ -538,7 +540,7 @@ PREDICT = (
     Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone)."),
     Setting("actors", int, "Number of Ray actors (default: as many as there are cores or GPUs).", least=1),
     Setting("force", bool, "Replace an existing output, and drop an unfinished job."),
-    Setting("allow-failed", bool, "Accept an artifact that failed its contract."),
+    ALLOW_FAILED,
 )
 
 

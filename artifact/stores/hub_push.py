@@ -81,7 +81,7 @@ def _repository(api: Any, place: Repository, public: bool) -> Any:
     except RepositoryNotFoundError:
         api.create_repo(place.name, private=not public)
     except RevisionNotFoundError:
-        pass
+        pass  # the repository is there, and the branch is made below
     if place.revision is not None:
         api.create_branch(place.name, branch=place.revision, exist_ok=True)
     return ask(place.revision)
