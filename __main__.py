@@ -1,7 +1,5 @@
 """`python -m kdc`, `torchrun -m kdc`: the command line."""
 
-from __future__ import annotations
-
 from kdc.cli import main
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 Options that set a setting are rows of a table (`Setting`) beside their command; `takes` makes Typer's options of them.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

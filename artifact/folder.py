@@ -3,8 +3,6 @@
 Reads `manifest.json` and every file that it names (size and SHA-256). Writes `manifest.json`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """An artifact as text for a terminal, and its evaluation table. No heavy import."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -4,10 +4,8 @@ Only the models are here; `kdc.artifact.folder` reads and writes the file. Light
 pydantic), because the serving half starts with it.
 """
 
-from __future__ import annotations
-
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -63,7 +61,7 @@ class TaskInfo(TaskBase):
     metric: str = ""  # the one that decides
 
     @model_validator(mode="after")
-    def _labels_fit_kind(self) -> TaskInfo:
+    def _labels_fit_kind(self) -> Self:
         fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.kind]
         if len(self.labels) < fewest or (self.kind == "regression" and self.labels):
             raise ValueError(f"a {self.kind} task cannot have {len(self.labels)} labels")
@@ -159,7 +157,7 @@ class Manifest(Frozen):
         return sum(file.size for file in self.files.values())
 
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> Manifest:
+    def _parts_fit_together(self) -> Self:
         for name in self.files:
             if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")

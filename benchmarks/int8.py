@@ -4,8 +4,6 @@ Command: `python benchmarks/int8.py RUN [RUN ...]`, after `kdc compress`. Prints
 probabilities are from fp32's, the points lost, and the latency of one text against fp32.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

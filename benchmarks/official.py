@@ -17,8 +17,6 @@ its own teacher logits, the head is trained, and the schedule ends with the time
 Each arm runs in a process of its own, in turns. The number of steps is what the arm's own speed allows in the seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ Rows that are accepted wait for those before them, and the queue's limits in tok
 the longest that a full queue takes at the speed that was measured first.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -17,8 +17,6 @@ the whole command, in which Ray starts and ends, and rows a second inside, from 
 Markdown tables.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import importlib.util

@@ -6,8 +6,6 @@ rows of QNLI). Runs are kept in `--runs` and go on where they were cut off. Need
 without KD and the LoRA teacher.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -6,8 +6,6 @@ compress --until student` on SST-2 (MiniLM, one epoch of each): one process that
 slice's accuracy.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -10,8 +10,6 @@ the dev rows: they tell half a point apart, and the dev split stays untouched by
 by the tuning slice, dev is only told.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -24,8 +24,6 @@ was seen of the process that answers; "same label" is against the engine. wrk ad
 hid ("coordinated omission") to the percentiles. Leaves with 1 if a mark does not hold.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

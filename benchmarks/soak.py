@@ -5,8 +5,6 @@ of one word to twice what the model takes. Prints resident memory over time; lea
 request failed. Needs wrk.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -15,8 +15,6 @@ and one of what a token costs in batches of growing size, alone and in lanes.
 | the rest | all, less the parts: the wait of one thread for another, the allocator, threads that spin |
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import http.client

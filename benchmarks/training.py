@@ -6,8 +6,6 @@ the adapters of recipe `best` and distillation, in one process, in turns; prints
 does all: only padding and order, or the precision, differ. bf16 pays on CPUs that multiply it (`run.precision=auto`).
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile

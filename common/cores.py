@@ -1,7 +1,5 @@
 """How many cores this process may really use, and the control groups in which Linux writes a container's limits."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The command line prints them without a traceback and ends with their exit code. 
 2 (wrong input), and 3 and 4 for the verdicts of a contract (`kdc.artifact.contract.terms`).
 """
 
-from __future__ import annotations
-
 
 class KdcError(Exception):
     """Something failed. Exit code 1.

@@ -1,7 +1,5 @@
 """Atomic writing: after a crash at any moment a file has its old content or its new one, never a part."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import uuid

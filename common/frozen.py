@@ -1,7 +1,5 @@
 """The base of every typed record that is kept as JSON: manifest, contract, settings, results of stages."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict
 
 

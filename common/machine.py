@@ -3,8 +3,6 @@
 Reads `/proc`, the limits of control groups, `nvidia-smi`, and `sysctl` on macOS. Writes nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """Places of input and output: local paths, and every address that fsspec has a package for (s3://, gs://, ...)."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Ray, where it is asked for: joins a cluster, or starts Ray on this machine alone, quietly."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -4,8 +4,6 @@ The caller decodes the lines and decides what a broken record means for it. Each
 from 1, on which it begins.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Tables of text: their cells, aligned for a terminal, and in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 

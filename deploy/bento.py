@@ -5,8 +5,6 @@ A Bento holds a copy of the repository's files, but not an installed package: th
 imports the service. Where `kdc` has been imported already, from an installation or a checkout, it is left as it is.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

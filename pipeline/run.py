@@ -4,8 +4,6 @@ A stage whose fingerprint (its settings, and everything before it) still matches
 on from what its folder holds (`rundir/folders.py`, which says at `Stage` what `after`, `check` and the rest mean).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kdc.common.errors import InputError

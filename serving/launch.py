@@ -4,8 +4,6 @@ Reads the artifacts; sets `KDC_*` for the workers. BentoML's supervisor runs in 
 handles signals and workers that cannot start.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

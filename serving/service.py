@@ -4,8 +4,6 @@ BentoML brings packaging, workers, lifecycle and clients. Requests reach our app
 handling, which would cost more than a small model's forward pass (docs/serving.md has the figures).
 """
 
-from __future__ import annotations
-
 if not __name__.startswith("kdc."):  # before any other import of ours: those could fail with less clear errors
     raise ImportError(
         f"the service has another name now\n  given: {__name__}:Classifier\n"

@@ -1,7 +1,5 @@
 """Artifacts whose answers numpy can compute too: the logits are sums over words, and words are split at spaces."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

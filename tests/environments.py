@@ -1,7 +1,5 @@
 """Virtual environments that see the libraries of this one but not its `kdc`, which they get by pip, or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import subprocess
 import sys

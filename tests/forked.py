@@ -3,8 +3,6 @@
 A server process imports them once and forks a child for each command (multiprocessing's "forkserver").
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """A hub in a thread: the few endpoints that `huggingface_hub` asks to look, to download and to commit."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import http.server

@@ -1,7 +1,5 @@
 """Makes tables for `kdc predict`, reads them back, and compares them with the answers that numpy gives too."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

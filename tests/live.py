@@ -1,7 +1,5 @@
 """Two ways to serve in tests: the app in a thread of the test process, and `kdc serve` in a process of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

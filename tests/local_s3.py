@@ -1,7 +1,5 @@
 """A local S3 in this process, without network or account."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

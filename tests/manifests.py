@@ -1,7 +1,5 @@
 """What `kubectl apply -k` would send for a folder of deploy/k8s, rendered without a cluster."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

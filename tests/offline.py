@@ -1,8 +1,6 @@
 """Imported first by a process that forks children (`forked.py`): no network, one thread, as those libraries read at
 their import."""
 
-from __future__ import annotations
-
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"

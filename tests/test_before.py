@@ -1,7 +1,5 @@
 """An artifact as kdc 0.1 wrote it loads, is verified and answers; only its models are replaced by tiny ones."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

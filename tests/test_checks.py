@@ -1,7 +1,5 @@
 """`make check` finds what it is there to find: errors are put into a copy of the repository and have to be reported."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

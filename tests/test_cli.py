@@ -1,7 +1,5 @@
 """The command line in fresh processes: what it prints, its exit codes, and what people get when things go wrong."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

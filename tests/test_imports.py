@@ -1,7 +1,5 @@
 """Which file imports which: each contract of import-linter can fail, and what no contract says holds too."""
 
-from __future__ import annotations
-
 import graphlib
 import os
 import subprocess

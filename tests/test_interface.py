@@ -3,8 +3,6 @@
 A list in tests/interface/ changes only together with CHANGELOG.md.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """`kill -9` and Ctrl-C in the middle of a real run: the same command goes on, and no finished stage is repeated."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """docs/operations.md: every alert has a heading, its commands parse, its figures stand where it says they do."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """pyproject.toml: its list of packages equals the tree, and its dependencies are what the documentation promises."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

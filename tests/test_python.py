@@ -1,7 +1,5 @@
 """The public names of `import kdc`, and the examples of docs/python.md, run one after another."""
 
-from __future__ import annotations
-
 import csv
 import os
 import random

@@ -1,7 +1,5 @@
 """The real thing, when its data and weights are at hand: MiniLM on rows of SST-2. Minutes long."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

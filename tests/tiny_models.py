@@ -1,7 +1,5 @@
 """Tiny random classifiers of several architectures, saved as a merged student would be, with a word-level tokenizer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A whole run in seconds: tiny models without a head, a task that a tiny model can learn, and `kdc` in a process."""
 
-from __future__ import annotations
-
 import csv
 import random
 import subprocess

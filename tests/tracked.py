@@ -1,7 +1,5 @@
 """Copies of what git tracks, so that a test may change, build or install the repository without touching it."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

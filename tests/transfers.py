@@ -1,7 +1,5 @@
 """Helpers for tests of transfers: artifacts with a file of some size, comparisons, and a count of S3's requests."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

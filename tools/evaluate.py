@@ -1,7 +1,5 @@
 """`kdc evaluate`: the metrics of an artifact on a file of labelled rows, through the engine that serves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Needs the compress extra. The rows of the artifact's own evaluation need no teacher: the artifact keeps its answers.
 """
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Another machine means another latency, and can mean other int8 arithmetic. Reads
 file of labelled rows. Hashes, size and latency need only the serving install; the metric needs the compress extra.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,11 +1,9 @@
 """The judgement: a contract, what was measured, and the verdict that follows from these numbers."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -33,7 +31,7 @@ class Judgement(Frozen):
     verdict: Verdict  # "not shown": no limit is missed, but the rows are too few to show it
 
     @model_validator(mode="after")
-    def _verdict_follows(self) -> Judgement:
+    def _verdict_follows(self) -> Self:
         if (self.quality is None) is not (self.contract.limits.max_drop is None):
             raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
         verdict, _ = decide(self.contract, self.costs, self.quality)

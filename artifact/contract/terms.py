@@ -6,8 +6,6 @@ The settings of a run (`[contract]` in `kdc.pipeline.config.settings`) are built
 type, range, default and description are written once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """A judgement for people: a table of limits and measurements, the verdict in a sentence, and what to try."""
 
-from __future__ import annotations
-
 from kdc.artifact.contract.judgement import Judgement, judge_drop
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned

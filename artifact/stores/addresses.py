@@ -1,7 +1,5 @@
 """Addresses of artifacts: `hf://owner/name[@revision]`, `bento:NAME[:VERSION]`, a URL of fsspec, or a path."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """BentoML's model store on this machine: an artifact is a model, and each push a version of it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Artifacts in a folder of any file system that fsspec knows: local paths, s3://, gs://, file://, https:// to read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Generator

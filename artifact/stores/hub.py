@@ -4,8 +4,6 @@ Token, endpoint and API calls are those of `huggingface_hub`. The files are down
 too many bytes is stopped, and an interrupted download goes on by a range request.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 `huggingface_hub` does the work. It does not send large files again that it uploaded before a push was cut off.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Beside a target `copy` a pull may leave, if it is killed, `.copy.partial-*` (wha
 is deleted). The next pull to the same target cleans up.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import shutil

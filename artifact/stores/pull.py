@@ -3,8 +3,6 @@
 Files arrive in a hidden folder beside the target. What a pull that was cut off left there is used by the next one.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

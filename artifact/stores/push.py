@@ -1,7 +1,5 @@
 """`kdc push`: an artifact from a folder into a store. The manifest goes last: a half-sent artifact is no artifact."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

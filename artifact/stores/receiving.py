@@ -4,8 +4,6 @@ A file that is in the folder already is used: as it is where its hash is right, 
 off.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

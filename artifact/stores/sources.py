@@ -1,7 +1,5 @@
 """What every store must answer so that an artifact can be pulled from it, and what is handed to a store in a push."""
 
-from __future__ import annotations
-
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator

@@ -3,8 +3,6 @@
 Reads `KDC_*`; takes the port as its argument.
 """
 
-from __future__ import annotations
-
 import sys
 
 import uvicorn

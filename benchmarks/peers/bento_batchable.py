@@ -3,8 +3,6 @@
 Reads the artifact's path from `PEER_ARTIFACT`. Access log off, as in `kdc serve`; all else is BentoML's default.
 """
 
-from __future__ import annotations
-
 import os
 
 import bentoml

@@ -1,7 +1,5 @@
 """A BentoML service that does nothing: how long BentoML alone takes to be ready."""
 
-from __future__ import annotations
-
 import bentoml
 
 

@@ -4,8 +4,6 @@ Reads the model's folder from `PEER_MODEL`; takes the port as its argument. Runs
 (requirements.txt).
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

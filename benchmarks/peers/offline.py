@@ -3,8 +3,6 @@
 Prints {"rows_per_second": ...} of all rows once, after a few that warm up.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Asks `kdc serve` at a given load and judges every reply by what the engine says of its own rows."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

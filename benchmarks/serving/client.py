@@ -1,7 +1,5 @@
 """A lean HTTP client on asyncio's streams: it shares the cores with what it measures, and reads every reply."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Loads, and wrk as their generator: it costs a tenth of what a client in Python does, and shares the cores."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What has to hold, whether it does, and the table that says so."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Starts a server, waits until it is ready, finds the process that answers, and stops it."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

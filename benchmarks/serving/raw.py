@@ -7,8 +7,6 @@ A process of its own, so that it is measured as the servers are. Arguments: arti
 seconds. Prints rows a second and the percentiles of one pass as one JSON object.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

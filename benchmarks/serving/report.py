@@ -1,7 +1,5 @@
 """Rounds to tables: medians, ratios within a round, and the marks that the service has to hold."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median

@@ -1,7 +1,5 @@
 """The servers that are compared: how each is started, asked and understood; and why one is left out."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The rows that are sent: GLUE's own, or made-up ones of the same lengths."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Presets: the settings of a recipe, a model family or a task, which hold unless the person sets them otherwise."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # `paper`: Azimi et al. 2024, section 4 (r 8, alpha 16, dropout 0.05, query and value, T 2, alpha 0.5, lr 5e-4).

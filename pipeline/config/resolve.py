@@ -4,8 +4,6 @@ A flag wins over `--set`, `--set` over the file, the file over presets, and pres
 these layers, refuses unknown keys with the nearest valid name, and reports all mistakes at once.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import tomllib

@@ -3,8 +3,6 @@
 `resolve.py` makes them from flags, `--set`, a file and presets.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Tasks (columns, kind, labels and metrics): the nine of GLUE, the built-in one, and people's own."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import re
@@ -43,7 +41,7 @@ class Task(TaskBase):
         write_whole(path, self.model_dump_json(indent=2))
 
     @staticmethod
-    def load(path: Path) -> Task:
+    def load(path: Path) -> "Task":
         """Read what `save` wrote, also by a kdc that still had the field `allow_majority`."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("allow_majority", None)

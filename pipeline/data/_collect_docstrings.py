@@ -10,8 +10,6 @@ Writes: one JSON object on standard output: `objects`, a list of [module, name, 
 Command: `python -I -S -B -W ignore pipeline/data/_collect_docstrings.py`
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """Reads a label column: each row's label, the names that there are, and the column's kind if it was not given."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ read). `Problems` collects both over all files of a run, so that a person sees t
 lines, and how many there are in all. Messages quote labels, numbers and column names; they never quote a text.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections import Counter

@@ -14,8 +14,6 @@ Reads: the standard library, imported in a subprocess (`_collect_docstrings.py`)
 Writes: nothing.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

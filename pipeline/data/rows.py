@@ -6,8 +6,6 @@ group.
 Writes: `<split>.arrow` in a folder of the caller (an Arrow stream with text, text_pair and label as strings).
 """
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator

@@ -5,8 +5,6 @@ stage gave. For each label it has a column with its probability, or one column w
 or regression's number. It must cover every row of the run.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

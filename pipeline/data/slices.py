@@ -1,7 +1,5 @@
 """Cuts slices of rows that keep the share of every class and never part equal rows. Pure functions on arrays."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

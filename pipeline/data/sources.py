@@ -10,8 +10,6 @@ Rows come from one of these sources:
 `readers.py` reads the splits that are found here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Decides which of the checked rows every split gets, and reports the counts with warnings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

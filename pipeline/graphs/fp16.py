@@ -1,7 +1,5 @@
 """The fp16 variant of an ONNX classifier, for CUDA. Reads the fp32 graph; writes one ONNX file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -6,8 +6,6 @@ neighbours in the batch. Attention's own products, Softmax, LayerNorm and Add st
 Embeddings, and the weights of layers left in fp32, are stored as int8 (`int8_storage.py`), so the file is small.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections import Counter

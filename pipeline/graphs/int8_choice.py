@@ -1,7 +1,5 @@
 """Which int8 candidate serves: decided from what was measured of each on the tuning slice. No model is run here."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ scale, so that little is lost. A table's rows are restored after they are looked
 ONNX Runtime folds constants while it loads the graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container
 
 import numpy as np

@@ -6,8 +6,6 @@ fp32, and the accuracy that this gains is divided by the time that it costs.
 Reads the fp32 graph and the tuning slice; writes one ONNX file a candidate.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

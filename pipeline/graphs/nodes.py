@@ -3,8 +3,6 @@
 `replace_nodes` changes its graph in place; all else only reads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Every graph takes int64 `input_ids`, `attention_mask` and, where they matter, `t
 and gives float32 `logits` (batch, outputs).
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import logging

@@ -3,8 +3,6 @@
 Reads a folder that `save_pretrained` wrote, and ONNX files; writes nothing.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

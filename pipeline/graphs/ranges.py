@@ -5,8 +5,6 @@ batch updates one histogram for each tensor and is then forgotten, so that any n
 Reads the fp32 graph; writes nothing that stays.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ one factor for each channel, and the rows of the weights are multiplied by it. T
 fp32: after BERT's LayerNorm the residual connection reads the same tensor, so the factors cannot go into the LayerNorm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

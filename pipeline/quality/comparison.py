@@ -1,7 +1,5 @@
 """A student compared with its teacher on the same evaluation rows, as a contract judges it."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Which students can keep a contract, by the costs that were measured of them untrained. Plain values in and out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

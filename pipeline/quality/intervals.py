@@ -1,8 +1,6 @@
 """How sure a score is (confidence intervals), and how well probabilities are calibrated. Plain arrays in, plain numbers
 out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Reads an artifact's folder; writes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

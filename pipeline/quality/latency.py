@@ -4,8 +4,6 @@ One mechanism, `time_in_turns`, times every model: torch models and ONNX variant
 (`compare_speeds`), and the one engine that a contract limits (`measure_costs`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

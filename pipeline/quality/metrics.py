@@ -1,7 +1,5 @@
 """Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100)."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import partial

@@ -4,8 +4,6 @@ As a program (`python -m kdc.pipeline.quality.peak_memory`) it is that process: 
 one model, answers the texts, and prints its peak resident memory in bytes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

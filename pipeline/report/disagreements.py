@@ -1,7 +1,5 @@
 """What compression cost, in examples: the rows on which student and teacher answer differently."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -2,8 +2,6 @@
 texts stay texts, so that they can be read aloud, searched and copied.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import re

@@ -3,8 +3,6 @@
 Scores and differences are points, times are seconds or milliseconds as their names say, sizes are bytes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field, field_serializer

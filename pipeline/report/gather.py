@@ -3,8 +3,6 @@
 Every figure is a stage's own, or is computed here from the logits that stage `evaluate` kept.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pages in HTML from the templates beside this file, which escape what they are given."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

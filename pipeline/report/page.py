@@ -1,7 +1,5 @@
 """Writes the facts of a run as `report.html` (one file, no outside request), `report.json` and `report.md`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

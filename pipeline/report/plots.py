@@ -1,7 +1,5 @@
 """The report's plots: facts in, inline SVG out. `names` are short names of models; others are called as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

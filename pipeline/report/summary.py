@@ -1,7 +1,5 @@
 """The end of `kdc compress` as text for a terminal."""
 
-from __future__ import annotations
-
 import shlex
 
 from kdc.artifact.contract.text import render as render_contract

@@ -7,8 +7,6 @@ Scores are points (0 to 100; correlations -100 to 100), by the name of the metri
 says milliseconds, sizes are bytes unless the name says megabytes.
 """
 
-from __future__ import annotations
-
 from kdc.pipeline.results.base import Points, Result, Scores, StageResult, Table
 from kdc.pipeline.results.data import DataReport, DataResult, Lengths, SplitCounts, TokenCounts
 from kdc.pipeline.results.graphs import ExportResult, Int8Choice, Int8Measurement, QuantizeResult

@@ -1,7 +1,5 @@
 """Models that all results are made of."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict

@@ -1,7 +1,5 @@
 """The model card: the results of a run as the artifact's README.md, in Markdown."""
 
-from __future__ import annotations
-
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.inspection import cells

@@ -1,7 +1,5 @@
 """What stage `data` hands on."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from kdc.pipeline.results.base import Result, StageResult

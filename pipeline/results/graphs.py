@@ -1,7 +1,5 @@
 """What stages `export` and `quantize` hand on."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from kdc.pipeline.results.base import Result, Scores, StageResult

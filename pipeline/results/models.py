@@ -1,7 +1,5 @@
 """What the stages that train or answer with a model hand on: teacher, targets, student, merge, controls."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator

@@ -1,7 +1,5 @@
 """What the last stages and a whole run hand on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What is known of students before the full training: stages `candidates` and `search`."""
 
-from __future__ import annotations
-
 from kdc.artifact.contract.terms import Costs
 from kdc.pipeline.results.base import Result, StageResult
 

@@ -1,7 +1,5 @@
 """The commands that made a run, in its `commands.json`, so that its report can name them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

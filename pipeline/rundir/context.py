@@ -1,7 +1,5 @@
 """What a stage is given: the run's folder, its settings, the device, and someone to tell about progress."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Where a run trains, and in which precision."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from kdc.common.errors import InputError

@@ -1,7 +1,5 @@
 """The run directory: where it is, that nobody else works in it, and that a run replaces nothing but a run's files."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ A finished stage is skipped while its fingerprint is the same. So these settings
 that was moved, or a model under another name, is the same input.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

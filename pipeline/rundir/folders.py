@@ -3,8 +3,6 @@
 A stage works in `<stage>.partial/`, which is renamed to `<stage>/` at its end, so a folder that exists is complete.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

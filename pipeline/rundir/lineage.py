@@ -1,7 +1,5 @@
 """Where the model of a run comes from, as the artifact's manifest says it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The serving engine over an ONNX file of a run, so that what is measured is what will serve."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from kdc.artifact.manifest import Device, TokenizerInfo

@@ -5,8 +5,6 @@ teacher cut to each depth) is exported untrained, quantised on real rows, and ti
 Reads `data/`. Writes one record a student, so that a stage that is cut off goes on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ The same student without KD (labels alone), and the teacher with LoRA in place o
 Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

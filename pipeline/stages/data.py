@@ -3,8 +3,6 @@
 Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

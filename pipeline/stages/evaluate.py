@@ -5,8 +5,6 @@ the serving engine, so that what is measured is what will serve. Writes `table.j
 artifact) and `logits.npz` (of all models on all evaluation splits, for the report).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

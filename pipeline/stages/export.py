@@ -4,8 +4,6 @@ Reads `data/`, `merge/`, and `search/` where there was a search. Writes `model.o
 `tokenizer.json`, `tokenizer_info.json`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

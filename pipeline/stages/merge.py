@@ -4,8 +4,6 @@ Reads `data/`, `student/`, and `search/` where there was a search. Writes `model
 tokenizer).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerpri
 the symlink `artifact` at it. One that fails its contract goes to `rejected/<fingerprint>/`, and no link names it.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

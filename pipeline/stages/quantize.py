@@ -8,8 +8,6 @@ passes, the most accurate batch-invariant one is kept for people who want it, bu
 `candidates.json`.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from functools import partial

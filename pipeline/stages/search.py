@@ -7,8 +7,6 @@ Writes one record a trial to `search.kept/`, so that a search that was cut off g
 more time repeats nothing; trained weights are not kept.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. W
 `training/students.py` describes it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ Goes on where it was cut off; with one teacher, memory does not grow with the ro
 window, each into a file of its own, so that several processes can share the work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Reads `data/`. Writes `model/` (save_pretrained, outputs in the task's label ord
 and so on for further teachers; where a black box is the teacher, `scores.npy` alone: (rows, outputs) by row id.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from pathlib import Path

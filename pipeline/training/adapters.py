@@ -3,8 +3,6 @@
 Writes `adapter_model.safetensors` and `adapter_config.json`, as PEFT does.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

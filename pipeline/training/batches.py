@@ -1,11 +1,9 @@
 """Tokenised rows as batches: joined with the teacher's logits, padded to the longest, grouped by length."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -37,7 +35,7 @@ class Rows(Dataset):
         self.no_label = [0.0] * len(labels) if isinstance(labels, list) else type(labels)(0)
 
     @classmethod
-    def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Rows:
+    def read(cls, data: PreparedData, role: str, splits: Sequence[str], teacher_logits: Path | None = None) -> Self:
         """Open tokenised splits of a run.
 
         Args:

@@ -4,8 +4,6 @@ The Trainer writes a checkpoint file by file, and would go on from an incomplete
 holds the SHA-256 of every file, so that an incomplete or damaged checkpoint is dropped and the one before it is taken.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Several teachers as one: the mean of their logits, weighted by their scores on the tuning slice or equally."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

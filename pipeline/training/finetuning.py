@@ -1,7 +1,5 @@
 """From a stage's settings to a trained model, and what that model then answers on the tuning slice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

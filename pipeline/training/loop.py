@@ -7,8 +7,6 @@ some hundred rows is mostly chance), and resumes from the last complete checkpoi
 Writes checkpoints, which the caller removes once the trained model is saved.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

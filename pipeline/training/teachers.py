@@ -1,7 +1,5 @@
 """A teacher that is brought along fine-tuned: loaded, checked, its outputs put into the task's order of labels."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

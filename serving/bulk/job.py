@@ -5,8 +5,6 @@ and a small record that is written last, and at the end `errors` (where the bad 
 goes on with the windows that have no record.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -84,7 +82,7 @@ class Counts(Rows):
 
     resumed: int = 0
 
-    def plus(self, record: WindowRecord, *, resumed: bool = False) -> Counts:
+    def plus(self, record: WindowRecord, *, resumed: bool = False) -> "Counts":
         """The counts with another window."""
         return Counts(
             read=self.read + record.read,

@@ -3,8 +3,6 @@
 The output appears whole. Until then its rows lie in `OUTPUT.partial/`, beside the records of `kdc.serving.bulk.job`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext

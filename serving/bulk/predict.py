@@ -1,7 +1,5 @@
 """`kdc predict`: answers a table, shows on standard error how far it is, and returns what came of it."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

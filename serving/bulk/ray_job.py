@@ -6,8 +6,6 @@ whose sorted names are in the order of the input. On a local disk the directory 
 grows, and `_SUCCESS` is written last.
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 import pickle

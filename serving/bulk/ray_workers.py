@@ -3,8 +3,6 @@
 Errors travel as values. If they were raised, they would arrive as Ray's errors, with their parts lost in a traceback.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import platform

@@ -1,7 +1,5 @@
 """What `kdc predict` is asked to do, and what it answers."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Answers one window of rows: rows of like length share forward passes, and passes run side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

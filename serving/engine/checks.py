@@ -1,7 +1,5 @@
 """Checks of the engine: whether a graph fits its task and tokenizer, and whether rows are what the task takes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import onnxruntime

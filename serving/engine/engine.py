@@ -4,10 +4,9 @@ Reads an artifact (or a bare ONNX file and `tokenizer.json`); writes nothing; im
 It needs numpy, onnxruntime and tokenizers only, so that a server starts fast and small.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnxruntime
@@ -99,7 +98,7 @@ class Engine:
         lanes: int = 1,
         verify: bool = True,
         expect_sha256: str | None = None,
-    ) -> Engine:
+    ) -> Self:
         """Load an artifact.
 
         Args:
@@ -159,7 +158,7 @@ class Engine:
         temperature: float = 1.0,
         device: Device = "cpu",
         threads: int | None = None,
-    ) -> Engine:
+    ) -> Self:
         """Load a bare ONNX file, to measure it before there is an artifact, by the code that will serve it.
 
         Raises:
@@ -169,7 +168,7 @@ class Engine:
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
         return cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

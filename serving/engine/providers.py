@@ -3,8 +3,6 @@
 Reads the ONNX file. A session runs on an execution provider: CPU, CUDA or TensorRT.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Synthetic rows of a wanted length, for measuring: latency depends on the number of tokens, not on what they say."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from kdc.serving.engine.tokenizing import Text

@@ -3,13 +3,11 @@
 Needs the `tokenizers` library alone.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -63,7 +61,7 @@ class RowTokenizer:
         self._few_characters = _FEW_PIECES * (max_length + 1)
 
     @classmethod
-    def read(cls, path: Path, info: TokenizerInfo) -> RowTokenizer:
+    def read(cls, path: Path, info: TokenizerInfo) -> Self:
         """Read a `tokenizer.json`.
 
         Raises:
@@ -76,7 +74,7 @@ class RowTokenizer:
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
             ) from error
 
-    def cutting(self, side: str | None) -> RowTokenizer:
+    def cutting(self, side: str | None) -> Self:
         """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
 
         The first call for the other side takes 50 ms, or 500 ms with a large vocabulary.
@@ -122,7 +120,7 @@ class RowTokenizer:
         return max(map(len, (row,) if isinstance(row, str) else row)) > self._few_characters
 
     @functools.cached_property
-    def _other_side(self) -> RowTokenizer:
+    def _other_side(self) -> "RowTokenizer":
         """Made from memory, since the file may have been replaced."""
         return RowTokenizer(self._copy(), self._max_length, "right" if self._side == "left" else "left")
 

@@ -4,8 +4,6 @@ A list is text such as `runs/qnli/artifact` or `stable=hf://me/one,canary=s3://b
 environment, so the functions here take and return text.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

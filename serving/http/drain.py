@@ -4,8 +4,6 @@ Load balancers need that while to take the instance out. Meanwhile the server ar
 BentoML) keeps listening, and new requests are refused with 503.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

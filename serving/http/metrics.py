@@ -8,8 +8,6 @@ of one half or more, which may be none. `kdc_rows` counts the rows, so that for 
 with `kdc_training_label_share`. Regression has neither labels nor shares.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ uvicorn has neither limit, and our app sees a request only after its head: one c
 end, and thousands could keep their sockets open by sending nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any, ClassVar

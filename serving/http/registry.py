@@ -5,8 +5,6 @@ to it, and the old one is dropped once its last request is answered. If the new 
 the old one goes on.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

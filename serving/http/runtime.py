@@ -3,8 +3,6 @@
 An environment variable names it to the workers. Without `kdc serve`, as under `bentoml serve`, there is no such folder.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

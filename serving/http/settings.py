@@ -4,8 +4,6 @@ Reads environment variables `KDC_*`, so that a container, `bentoml serve` and `k
 workers) are configured alike.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from types import MappingProxyType

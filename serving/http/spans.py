@@ -9,8 +9,6 @@ own session span for a pass, and `kdc.batch.id` is the same in all of them. No s
 header. Of `traceparent` only the ids are kept, and `tracestate`, which may hold anything, is not read.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

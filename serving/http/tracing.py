@@ -3,8 +3,6 @@
 `kdc.serving.http.trace_settings` decides that; `kdc.serving.http.spans` describes the spans.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import threading

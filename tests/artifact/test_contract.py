@@ -1,7 +1,5 @@
 """Verdicts and the rows that would be needed, on cases that can be worked out by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """The artifact's folder: a manifest survives the disk, and whatever is damaged, missing or forged is named."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Atomic writing: a file has its old content or its new one, whatever happens."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Progress: bars on a terminal alone, and lines on stderr."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

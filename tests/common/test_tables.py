@@ -1,7 +1,5 @@
 """Tables of text."""
 
-from __future__ import annotations
-
 from kdc.common.tables import aligned, markdown
 
 ROWS = [["model", "score"], ["teacher", "90.1"], ["int8", "8.25"]]

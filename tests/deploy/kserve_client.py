@@ -4,8 +4,6 @@
 `python kserve_client.py fields`
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -4,8 +4,6 @@ kserve would hold psutil, protobuf and pandas back by a major version, so it has
 `make test-kserve`.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How common each label was in training: from the training rows into the manifest, and from there into the metrics."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

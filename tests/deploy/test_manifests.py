@@ -1,7 +1,5 @@
 """deploy/k8s: what it renders to is valid for Kubernetes, and fits the service that it starts."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

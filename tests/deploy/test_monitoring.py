@@ -1,7 +1,5 @@
 """The alerts and the dashboard: they ask for what a running service tells, and promtool agrees with the rules."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

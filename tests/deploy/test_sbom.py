@@ -1,7 +1,5 @@
 """`make sbom`, as far as it can be seen without a package registry."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import tomllib

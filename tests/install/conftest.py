@@ -1,7 +1,5 @@
 """Environments that are made once for all tests of installing: from the wheel, editable, and without kdc."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Names of our rooms that others use too: modules beside a script, and other wheels."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

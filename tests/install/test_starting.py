@@ -1,7 +1,5 @@
 """Ways to start what is installed: children of each kind, BentoML by name, and a Bento where kdc is not installed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

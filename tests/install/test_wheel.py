@@ -1,7 +1,5 @@
 """The wheel: one name, the tracked files of the installed rooms, and all that an editable installation can import."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

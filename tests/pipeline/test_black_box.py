@@ -1,7 +1,5 @@
 """A black box in the teacher's place: what it said is learned from and compared with; what does not fit is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A model that learned nothing fails the run, and says what to try; weights of classes; plans of steps."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

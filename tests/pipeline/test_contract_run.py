@@ -1,7 +1,5 @@
 """A contract from the command line to the server: judged, refused, warned of, judged again elsewhere."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

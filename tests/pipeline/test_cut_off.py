@@ -1,7 +1,5 @@
 """Runs that are killed at moments that are short and hurt: nothing finished is done again, nothing half done counts."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every architecture from its encoder to a prediction by the engine in a fresh process, and every kind of task."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Results of stages as JSON: what is written is read again, also what an older version wrote."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whole runs: what is skipped, resumed and redone, and that the artifact keeps what was learned."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

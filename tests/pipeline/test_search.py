@@ -1,7 +1,5 @@
 """Before training, students that cannot keep the contract are dropped; by short trainings the others are ranked."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

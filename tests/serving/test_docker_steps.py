@@ -3,8 +3,6 @@
 What only Docker does (base image, layers, cache mounts, user and root filesystem) is not seen here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json

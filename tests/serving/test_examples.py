@@ -1,7 +1,5 @@
 """examples/: each client against the service, and its retries against a server that refuses."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import importlib.util

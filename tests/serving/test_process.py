@@ -1,7 +1,5 @@
 """`kdc serve` as a process: what it prints, how it ends, how it refuses to start, and the clients that people have."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

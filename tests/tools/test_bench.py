@@ -1,7 +1,5 @@
 """`kdc bench`: what is measured, of whom, and what is refused. No figure is judged: a test's machine is busy."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`kdc doctor`: what it says is there is there, what does not work is named, and every finding has a remedy."""
 
-from __future__ import annotations
-
 import copy
 import http.server
 import importlib.metadata

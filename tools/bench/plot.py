@@ -1,7 +1,5 @@
 """The result of a benchmark as a picture. Needs matplotlib, which comes with `[compress]`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.axes import Axes

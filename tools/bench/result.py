@@ -1,7 +1,5 @@
 """The result of a benchmark: what `kdc bench --json` prints."""
 
-from __future__ import annotations
-
 from kdc.common.frozen import Frozen
 from kdc.common.machine import Cores, Cpu, Nvidia
 

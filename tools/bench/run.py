@@ -2,8 +2,6 @@
 machine meets all of them alike.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

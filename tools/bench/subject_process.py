@@ -5,8 +5,6 @@ one row, by what was loaded. Each further line asks for one turn and is answered
 empty line ends the process and is answered by its peak memory.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The result of a benchmark as text for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from kdc.common.tables import aligned, number

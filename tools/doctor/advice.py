@@ -1,7 +1,5 @@
 """Draws the conclusions from the facts that `kdc doctor` gathered: what is wrong, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from kdc.pipeline.training.minilm import INSTALL_COMMAND

@@ -4,8 +4,6 @@ It imports neither torch nor ONNX Runtime itself: what may hang, crash or print 
 its own.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import json

@@ -5,8 +5,6 @@ Reads the network (`hub`) or the GPU (`provider`, `torch`). Writes one JSON obje
 Command: `python tools/doctor/probes.py providers | provider NAME | torch | hub URL SECONDS`
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

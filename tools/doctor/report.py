@@ -1,7 +1,5 @@
 """The report of `kdc doctor`: its JSON is what `kdc doctor --json` prints."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import field_serializer

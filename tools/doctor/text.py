@@ -1,7 +1,5 @@
 """The report of `kdc doctor` as text for a terminal."""
 
-from __future__ import annotations
-
 from kdc.tools.doctor.report import Report
 
 

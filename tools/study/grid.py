@@ -1,7 +1,5 @@
 """Which trainings a study has, and the settings of each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A cell as a job: what is asked for, the process of its own that does it, and what it measures."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -4,8 +4,6 @@ They were transcribed second-hand from a public reproduction's tables. CoLA's is
 Pearson or Spearman correlation as reported there; whether MRPC's and QQP's are accuracy or F1 is not said there.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SOURCE = (

@@ -5,8 +5,6 @@ a task of its own and takes that as it is. A task only starts and watches the pr
 cell's peak memory is its own here too. A task is begun anew if its worker or its process is killed, not if it fails.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -1,7 +1,5 @@
 """`kdc study`: finds the cells that are not done, has an engine do them, shows progress, and writes the tables."""
 
-from __future__ import annotations
-
 import functools
 import shlex
 import sys

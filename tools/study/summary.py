@@ -1,7 +1,5 @@
 """Summarises the cells of a study: means over seeds, what each method keeps, the paper's figures beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev

@@ -1,7 +1,5 @@
 """The tables of a study as rows of text, which all its files share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Writes the files of a study: `study.html`, `.md`, `.csv` and `.tex` with its tables, `study.json` with every cell."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

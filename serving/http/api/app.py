@@ -1,7 +1,5 @@
 """The service's HTTP app: routes, error handlers, and the gate around them. It runs alone or inside BentoML."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -1,7 +1,5 @@
 """What all dialects share: reading the body, the limits of its rows, the model that is asked, and its answer."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence

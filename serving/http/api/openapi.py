@@ -1,7 +1,5 @@
 """The service's OpenAPI description, at `/docs.json`: every route, its bodies, its replies and all its errors."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -3,8 +3,6 @@
 `/docs` is Swagger UI, whose files BentoML ships, on the description at `/docs.json`.
 """
 
-from __future__ import annotations
-
 import functools
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Replies in JSON. An error is everywhere one object, `{"error": what, value and remedy, "error_type": kind}`."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -11,8 +11,6 @@ The others:
 | any, with `parameters` | what huggingface_hub's clients send | a list of those, also for one row |
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

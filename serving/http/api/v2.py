@@ -4,8 +4,6 @@ Input: BYTES tensor `text` of shape [N] or [N, 1]; for pairs `text` of shape [N,
 Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regression `probabilities` holds the numbers.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from typing import Any

@@ -1,7 +1,5 @@
 """Fixtures of transfers: two artifacts, and a local S3."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`kdc push` and `kdc pull` with BentoML's model store."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

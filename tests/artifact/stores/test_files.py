@@ -1,7 +1,5 @@
 """`kdc push` and `kdc pull` by fsspec: paths, and an object store in this process."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import json

@@ -1,7 +1,5 @@
 """`kdc push` and `kdc pull` with the hub: the real client, against a server here that speaks the hub's endpoints."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

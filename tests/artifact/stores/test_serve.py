@@ -1,7 +1,5 @@
 """`kdc serve` with addresses: fetched once and verified, the next time from the cache."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Resolving settings: precedence, presets, and all mistakes reported at once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What people get wrong in their rows: named with file and line, all at once, without quoting a text."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

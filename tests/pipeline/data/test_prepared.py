@@ -1,7 +1,5 @@
 """Stage data: rows are checked, split and numbered; every mistake that a person can make is named."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections import Counter

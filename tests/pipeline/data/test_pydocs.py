@@ -1,7 +1,5 @@
 """The built-in task: balanced, split by object, no sentence on both sides, nothing given away, the same every time."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

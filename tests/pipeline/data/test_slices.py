@@ -1,7 +1,5 @@
 """Slices: the arithmetic of sizes and shares, against values worked out by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

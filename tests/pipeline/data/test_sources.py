@@ -1,7 +1,5 @@
 """Readers: every format gives the rows that were written, and what a person gets wrong is named with its place."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokenising: the same ids as the tokenizer's own truncation gives, in constant memory, counted."""
 
-from __future__ import annotations
-
 import json
 import random
 import time

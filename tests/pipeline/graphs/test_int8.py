@@ -1,7 +1,5 @@
 """`int8`, `int8_storage` and `ranges`: int8 graphs that are quantised, near to fp32 and batch-invariant."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

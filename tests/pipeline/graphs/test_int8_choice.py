@@ -1,7 +1,5 @@
 """Which int8 candidate is chosen, and what more is tried where int8 costs something."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

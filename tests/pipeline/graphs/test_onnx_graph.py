@@ -3,8 +3,6 @@
 The oracle is the model object itself, never loaded by the code under test.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

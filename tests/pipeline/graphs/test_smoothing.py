@@ -1,7 +1,5 @@
 """Smoothing, and sensitivity of layers: equal graphs that lose less by 8 bits, and the layers that lose most."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which untrained students can keep a contract, and what is said where none can."""
 
-from __future__ import annotations
-
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.results import NotMeasured, StudentCosts

@@ -1,7 +1,5 @@
 """Which variant of an artifact a contract loads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The timing of models: in turns, medians over the rounds. Durations come from a clock that the models set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Metrics against values derived by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

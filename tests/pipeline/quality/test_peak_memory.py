@@ -1,7 +1,5 @@
 """The process in which a model's memory is measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

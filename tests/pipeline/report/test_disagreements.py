@@ -1,7 +1,5 @@
 """Which rows are quoted, in which order, and what is said of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

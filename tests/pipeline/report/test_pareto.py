@@ -1,7 +1,5 @@
 """The Pareto picture: what cannot be drawn is told."""
 
-from __future__ import annotations
-
 import pytest
 
 from kdc.artifact.contract.judgement import Judgement

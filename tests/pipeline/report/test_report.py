@@ -1,7 +1,5 @@
 """The report of a finished run: every figure is a stage's own, and the page says what `report.json` says."""
 
-from __future__ import annotations
-
 import copy
 import html
 import json

@@ -1,7 +1,5 @@
 """The run directory: nothing that no run made is replaced."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """When a stage is done again."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The teacher's logits: each under its own row id, and not computed twice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

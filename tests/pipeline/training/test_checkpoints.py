@@ -1,7 +1,5 @@
 """Checkpoints: only one that was written whole, and is still as it was, counts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Several teachers: how they are weighted, and that the student learns from their mean."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training loop: order, padding, the join with the teacher, resuming."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The distillation loss against a hand-written numpy version."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The minilm family's teacher: found without being imported, and only if its weights are the original's."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys

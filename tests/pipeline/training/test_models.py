@@ -1,7 +1,5 @@
 """Models: what is cut, where adapters go, what is trained beside them, whose labels are whose."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,8 +1,6 @@
 """Two processes that train together (gloo, on the CPU), started by torchrun as people do it, or forked as it would
 start them, which saves importing torch three times."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

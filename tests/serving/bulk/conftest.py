@@ -1,7 +1,5 @@
 """Fixtures of bulk scoring: a local S3."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

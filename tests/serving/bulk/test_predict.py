@@ -1,7 +1,5 @@
 """`kdc predict`: all rows come out in order, with the answers that numpy gives too; a kill loses no finished window."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """`kdc predict --engine ray`: the rows, order and numbers of the local engine; what was done is not done again."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`kdc predict` on an object store: a local S3 in this process, without network or account."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 from typing import Any

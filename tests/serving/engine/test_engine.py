@@ -1,7 +1,5 @@
 """The engine and its execution providers, against a hand-made graph whose answer numpy can give too."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Rows to token ids: equal to the library's own truncation, without its cost on long pairs."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The batcher: right answers whatever shares a batch, nobody starves, nothing is unbounded, nothing is lost."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -1,7 +1,5 @@
 """What protects the service: token, sizes, queue, time limits, clients that leave; and that logs hold no texts."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gzip

@@ -1,7 +1,5 @@
 """The description at `/docs.json` is true: generated requests meet no 5xx, no undocumented status or body."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Seconds of more load than the service can hold: the extra is refused at once, nothing is mixed up or lost."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -1,7 +1,5 @@
 """A changed artifact takes over without a pause; a bad one is refused and the old one stays."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """The service's settings: where they come from, what is refused, and that the manual lists them."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The dialect of text-embeddings-inference: each form of body, each option, each error, against numpy's answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

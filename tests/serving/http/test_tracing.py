@@ -1,7 +1,5 @@
 """Traces: what spans hold, whose children they are, and that they cost nothing where they are off."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

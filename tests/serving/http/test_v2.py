@@ -1,7 +1,5 @@
 """The Open Inference Protocol V2: by NVIDIA's own client, binary and JSON, and bodies that no client would send."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A study of tiny models that several files do, each in a directory of its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a job reports of its process, and how a study is refused that cannot be begun."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

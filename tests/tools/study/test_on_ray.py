@@ -1,7 +1,5 @@
 """A study's cells side by side on a real Ray: the same figures as one by one, killed workers, failures, Ctrl-C."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

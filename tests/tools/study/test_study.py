@@ -1,7 +1,5 @@
 """A small study for real: what every method trains and measures, what is shared and resumed, and what fails."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable, Generator, Sequence

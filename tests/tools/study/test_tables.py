@@ -1,7 +1,5 @@
 """A study's tables from outcomes that are made up, against sums done by hand."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
