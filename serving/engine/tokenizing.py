@@ -74,7 +74,7 @@ class RowTokenizer:
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
             ) from error
 
-    def cutting(self, side: str | None) -> Self:
+    def cutting(self, side: str | None) -> "RowTokenizer":
         """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
 
         The first call for the other side takes 50 ms, or 500 ms with a large vocabulary.
