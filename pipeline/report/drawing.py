@@ -5,12 +5,10 @@ texts stay texts, so that they can be read aloud, searched and copied.
 import html
 import io
 import re
-from collections.abc import Callable
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # The colours that matplotlib draws with are stand-ins for variables of the page.
@@ -40,6 +38,7 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
@@ -47,21 +46,19 @@ _STYLE: Any = {
 }
 
 
-def svg(name: str, words: str, inches: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    """A figure with its text alternative.
+styled = rc_context(_STYLE)  # decorates what draws: a figure takes some of its style when it is made, some when saved
+
+
+def svg(figure: Figure, name: str, words: str) -> str:
+    """A figure as a part of a page; call it where the figure was made, under `styled`.
 
     Args:
+        figure: what was drawn.
         name: what the ids of its parts begin with, so that the ids of a page are unique.
         words: the text alternative.
-        inches: width and height.
-        draw: draws into the empty figure.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=inches, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -34,9 +34,10 @@ from kdc.pipeline.report.facts import (
     TaskFacts,
     TrainingFacts,
 )
-from kdc.pipeline.rundir.commands import read_commands
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.directory import read_commands
 from kdc.pipeline.rundir.files import ALL_LOGITS, MADE_FROM, SETTINGS
+from kdc.pipeline.rundir.record import RECORD, read_record
 from kdc.serving.engine.engine import activate
 
 _MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
@@ -124,7 +125,7 @@ def _open(root: Path) -> Run:
     Raises:
         InputError: the run is not finished, is of an older kdc, or was changed since.
     """
-    if not (root / "package" / "stage.json").exists():
+    if not (root / "package" / RECORD).exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
     if not ((root / "evaluate" / ALL_LOGITS).exists() and (root / "package" / MADE_FROM).exists()):
         raise InputError(
@@ -134,11 +135,10 @@ def _open(root: Path) -> Run:
         )
     # Where a later, unfinished start has redone stages, old answers would stand beside new rows.
     made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
+    made_from.pop("labelled", None)  # a part of `data`, without a folder
     for stage, fingerprint in made_from.items():
-        record = root / stage / "stage.json"
-        if stage == "labelled":  # a part of `data`, without a folder
-            continue
-        if not record.exists() or json.loads(record.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+        record = read_record(root / stage)
+        if record is None or record.fingerprint != fingerprint:
             raise InputError(
                 "a later start has changed the run since its artifact was made",
                 given=root / stage,
@@ -240,7 +240,8 @@ def _candidates(run: Run) -> CandidateFacts | None:
 
 def _origin(run: Run, manifest: Manifest) -> Origin:
     lineage = manifest.lineage
-    records = sorted(run.root.glob("*/stage.json"), key=lambda path: path.stat().st_mtime)
+    files = sorted(run.root.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    records = {file.parent.name: read_record(file.parent) for file in files}
     return Origin(
         **lineage.model_dump(include={"teacher", "student", "recipe", "seed", "data_fingerprint", "cpu", "gpu"}),
         commands=tuple(read_commands(run.root)),
@@ -248,7 +249,5 @@ def _origin(run: Run, manifest: Manifest) -> Origin:
         packages={"kdc": manifest.kdc_version, **lineage.packages},
         created=manifest.created,
         artifact_sha256=manifest.sha256,
-        stage_seconds={
-            record.parent.name: json.loads(record.read_text(encoding="utf-8"))["seconds"] for record in records
-        },
+        stage_seconds={name: record.seconds for name, record in records.items() if record is not None},
     )

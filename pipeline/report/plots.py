@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdc.artifact.contract.judgement import Judgement, missed_costs
 from kdc.artifact.contract.terms import Costs
-from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, svg, write
+from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 from kdc.pipeline.report.facts import (
     CalibrationFacts,
     CandidateFacts,
@@ -27,27 +27,28 @@ _LEAST_AREA = 30.0
 _FAR = 4.0  # a limit of more than so many times the slowest candidate's latency is written, not drawn
 
 
+@styled
 def curves(training: Mapping[str, TrainingFacts], metric: str, names: Mapping[str, str]) -> str:
     """Loss and the tuning slice's metric over the steps of each training; a dot marks the step that was kept."""
     best = {name: dict(curve.score)[curve.best_step] for name, curve in training.items()}
-
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        for place, (name, curve) in enumerate(training.items()):
-            (colour, _), label = series(place), names.get(name, name)
-            left.plot(*_columns(curve.loss), color=colour, label=label)
-            right.plot(*_columns(curve.score), color=colour, label=label)
-            right.plot([curve.best_step], [best[name]], "o", color=colour)
-        left.set(title="Training loss (with KD, the distillation loss)", xlabel="step", ylabel="loss")
-        right.set(title=f"{metric} on the tuning slice", xlabel="step", ylabel="points")
-        right.legend()
+    figure = Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2)
+    for place, (name, curve) in enumerate(training.items()):
+        (colour, _), label = series(place), names.get(name, name)
+        left.plot(*zip(*curve.loss, strict=True), color=colour, label=label)
+        right.plot(*zip(*curve.score, strict=True), color=colour, label=label)
+        right.plot([curve.best_step], [best[name]], "o", color=colour)
+    left.set(title="Training loss (with KD, the distillation loss)", xlabel="step", ylabel="loss")
+    right.set(title=f"{metric} on the tuning slice", xlabel="step", ylabel="points")
+    right.legend()
 
     words = ", ".join(
         f"{names.get(name, name)} {best[name]:.1f} at step {curve.best_step}" for name, curve in training.items()
     )
-    return svg("curves", f"Loss and {metric} over training steps. Kept: {words}.", (9, 3.4), draw)
+    return svg(figure, "curves", f"Loss and {metric} over training steps. Kept: {words}.")
 
 
+@styled
 def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str, str]) -> str:
     """The metric with its interval against latency, and against size."""
     # Adapters and merged weights answer the same: one mark is enough.
@@ -56,21 +57,20 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
         for name, model in models.items()
         if name != "student" and model.size_bytes is not None
     }
-
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        for place, (name, (model, size_mb)) in enumerate(shown.items()):
-            colour, mark = series(place)
-            for axes, x in ((left, model.latency_p50_ms), (right, size_mb)):
-                if x is not None:
-                    axes.plot([x, x], model.interval, color=colour, alpha=0.6)
-                    axes.plot([x], [model.metrics[metric]], mark, color=colour, label=names.get(name, name))
-        for axes in (left, right):
-            axes.margins(x=0.1)
-            axes.set_xlim(left=0)
-        left.set(title="Against latency", xlabel="milliseconds for one row (p50)", ylabel=metric)
-        right.set(title="Against size", xlabel="MB, model file and tokenizer", ylabel=metric)
-        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
+    figure = Figure(figsize=(9, 3.8))
+    left, right = figure.subplots(1, 2)
+    for place, (name, (model, size_mb)) in enumerate(shown.items()):
+        colour, mark = series(place)
+        for axes, x in ((left, model.latency_p50_ms), (right, size_mb)):
+            if x is not None:
+                axes.plot([x, x], model.interval, color=colour, alpha=0.6)
+                axes.plot([x], [model.metrics[metric]], mark, color=colour, label=names.get(name, name))
+    for axes in (left, right):
+        axes.margins(x=0.1)
+        axes.set_xlim(left=0)
+    left.set(title="Against latency", xlabel="milliseconds for one row (p50)", ylabel=metric)
+    right.set(title="Against size", xlabel="MB, model file and tokenizer", ylabel=metric)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 
     words = "; ".join(
         f"{names.get(name, name)} {model.metrics[metric]:.1f}, "
@@ -78,86 +78,90 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
         + f"{size_mb:.1f} MB"
         for name, (model, size_mb) in shown.items()
     )
-    return svg("trade-offs", f"{metric} against latency and size: {words}.", (9, 3.8), draw)
+    return svg(figure, "trade-offs", f"{metric} against latency and size: {words}.")
 
 
+@styled
 def confusion(counts: ConfusionFacts, labels: Sequence[str], served: str) -> str:
     """Confusion matrices of teacher and student side by side; shade is the share of the true label's rows."""
-    classes = len(labels)
-    width = 4.5 if classes <= _MOST_NUMBERS else 5.5
-
-    def panel(axes: Axes, matrix: Matrix, title: str, colour: str) -> None:
-        for row, line in enumerate(matrix):
-            for column, count in enumerate(line):
-                share = count / max(1, sum(line))
-                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, alpha=share, edgecolor="none"))
-                if classes <= _MOST_NUMBERS:
-                    ink = PAPER if share > 0.6 else INK
-                    axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=ink)
-        axes.set(xlim=(0, classes), ylim=(classes, 0), aspect="equal")
-        axes.grid(visible=False)
-        places = [place + 0.5 for place in range(classes)]
-        axes.set_xticks(places, labels, rotation=0 if classes <= 3 else 90)
-        axes.set_yticks(places, labels)
-        axes.set(title=title, xlabel="answer", ylabel="true label")
-
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        panel(left, counts.teacher, "Teacher", FIRST)
-        panel(right, counts.student, f"Student, {served}", SECOND)
-
-    right = [sum(matrix[place][place] for place in range(classes)) for matrix in (counts.teacher, counts.student)]
-    words = (
-        f"Confusion matrices. Of {sum(map(sum, counts.teacher))} rows the teacher has {right[0]} right, the student "
-        f"{right[1]}."
+    width = 4.5 if len(labels) <= _MOST_NUMBERS else 5.5
+    figure = Figure(figsize=(2 * width, width * 0.85))
+    left, right = figure.subplots(1, 2)
+    _draw_confusion(left, counts.teacher, labels, FIRST)
+    _draw_confusion(right, counts.student, labels, SECOND)
+    left.set_title("Teacher")
+    right.set_title(f"Student, {served}")
+    by_teacher, by_student = (
+        sum(matrix[place][place] for place in range(len(labels))) for matrix in (counts.teacher, counts.student)
     )
-    return svg("confusion", words, (2 * width, width * 0.85), draw)
+    words = (
+        f"Confusion matrices. Of {sum(map(sum, counts.teacher))} rows the teacher has {by_teacher} right, the student "
+        f"{by_student}."
+    )
+    return svg(figure, "confusion", words)
 
 
+def _draw_confusion(axes: Axes, matrix: Matrix, labels: Sequence[str], colour: str) -> None:
+    classes = len(labels)
+    for row, line in enumerate(matrix):
+        for column, count in enumerate(line):
+            share = count / max(1, sum(line))
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, alpha=share, edgecolor="none"))
+            if classes <= _MOST_NUMBERS:
+                ink = PAPER if share > 0.6 else INK
+                axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=ink)
+    axes.set(xlim=(0, classes), ylim=(classes, 0), aspect="equal", xlabel="answer", ylabel="true label")
+    axes.grid(visible=False)
+    places = [place + 0.5 for place in range(classes)]
+    axes.set_xticks(places, labels, rotation=0 if classes <= 3 else 90)
+    axes.set_yticks(places, labels)
+
+
+@styled
 def reliability(calibration: CalibrationFacts) -> str:
     """Accuracy by confidence, without and with the temperature; the diagonal is where confidence is honest."""
     before, after = calibration.before, calibration.after
-
-    def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, shown, title in ((left, before, "Without temperature"), (right, after, "As served")):
-            rows = sum(each.rows for each in shown.bins)
-            axes.plot([0, 1], [0, 1], "--", color=SOFT)
-            axes.plot([each.confidence for each in shown.bins], [each.accuracy for each in shown.bins], color=SECOND)
-            for each in shown.bins:
-                size = 4 + 16 * (each.rows / rows) ** 0.5
-                axes.plot([each.confidence], [each.accuracy], "o", color=SECOND, markersize=size, alpha=0.6)
-            axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
-            axes.set(title=f"{title}: ECE {100 * shown.ece:.1f} %", xlabel="confidence", ylabel="share that is right")
+    figure = Figure(figsize=(9, 3.6))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, shown, title in ((left, before, "Without temperature"), (right, after, "As served")):
+        rows = sum(each.rows for each in shown.bins)
+        axes.plot([0, 1], [0, 1], "--", color=SOFT)
+        axes.plot([each.confidence for each in shown.bins], [each.accuracy for each in shown.bins], color=SECOND)
+        for each in shown.bins:
+            size = 4 + 16 * (each.rows / rows) ** 0.5
+            axes.plot([each.confidence], [each.accuracy], "o", color=SECOND, markersize=size, alpha=0.6)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
+        axes.set(title=f"{title}: ECE {100 * shown.ece:.1f} %", xlabel="confidence", ylabel="share that is right")
 
     words = (
         f"Reliability: expected calibration error {100 * before.ece:.1f} % without temperature, "
         f"{100 * after.ece:.1f} % with {calibration.temperature:.2f}. Dots grow with their rows."
     )
-    return svg("reliability", words, (9, 3.6), draw)
+    return svg(figure, "reliability", words)
 
 
+@styled
 def lengths(lengths: LengthFacts) -> str:
     """Training rows by tokens before the cut, and the cut."""
     width, counts, cut = lengths.width, lengths.counts, lengths.cut
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        places = range(len(counts))
-        axes.bar([width * (place + 0.5) for place in places], counts, width=0.9 * width, color=FIRST)
-        axes.axvline(cut, color=SECOND)
-        axes.annotate(f" cut at {cut}", (cut, 1), xycoords=("data", "axes fraction"), va="top", color=SECOND)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(
-            title="Length of training rows",
-            xlabel=f"tokens (the last bar: {width * (len(counts) - 1)} and more)",
-            ylabel="rows",
-        )
+    figure = Figure(figsize=(9, 2.8))
+    axes = figure.subplots()
+    places = range(len(counts))
+    axes.bar([width * (place + 0.5) for place in places], counts, width=0.9 * width, color=FIRST)
+    axes.axvline(cut, color=SECOND)
+    axes.annotate(f" cut at {cut}", (cut, 1), xycoords=("data", "axes fraction"), va="top", color=SECOND)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(
+        title="Length of training rows",
+        xlabel=f"tokens (the last bar: {width * (len(counts) - 1)} and more)",
+        ylabel="rows",
+    )
 
     words = f"Lengths of {sum(counts)} training rows: {lengths.truncated} are longer than {cut} tokens and are cut."
-    return svg("lengths", words, (9, 2.8), draw)
+    return svg(figure, "lengths", words)
 
 
+@styled
 def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
     """Draw the candidates, the artifact and the contract.
 
@@ -176,36 +180,35 @@ def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, 
     slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
     heights = [*tried.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
     floor = min(heights) - 0.15 * max(1.0, max(heights) - min(heights))
+    figure = Figure(figsize=(9, 4))
+    axes = figure.subplots()
+    by_latency = sorted(points, key=lambda student: (points[student][1].latency_ms, student))
+    for rank, student in enumerate(by_latency):
+        costs = points[student][1]
+        place = (costs.latency_ms, tried.get(student, floor))
+        colour = FIRST if student in candidates.kept else SOFT
+        axes.scatter(*place, s=_area(costs), facecolors="none", edgecolors=colour)
+        ink = INK if student in tried else SOFT
+        write(axes, _short(student), place, above=9 + 13 * (rank % 2), colour=ink)
+    place = (judgement.costs.latency_ms, artifact)
+    axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
+    write(axes, f"the artifact, {judgement.variant}", place, above=-20)
+    axes.axhline(teacher, color=SOFT, linestyle=":")
+    axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
+    if limits.max_latency_ms is not None:
+        _draw_latency_limit(axes, limits.max_latency_ms, slowest)
+    if limits.max_drop is not None:
+        axes.axhline(teacher - limits.max_drop, color=SECOND, linestyle="--")
+    axes.set_xlim(left=0)
+    axes.margins(y=0.2)
+    at = judgement.contract.at
+    axes.set(
+        title="What could keep the contract (dashed); area is size",
+        xlabel=f"milliseconds, p{at.percentile:g} of a call with {at.batch} row{'s' * (at.batch > 1)}",
+        ylabel="points" if points.keys() <= tried.keys() else "points (at the bottom: not trained)",
+    )
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        by_latency = sorted(points, key=lambda student: (points[student][1].latency_ms, student))
-        for rank, student in enumerate(by_latency):
-            costs = points[student][1]
-            place = (costs.latency_ms, tried.get(student, floor))
-            colour = FIRST if student in candidates.kept else SOFT
-            axes.scatter(*place, s=_area(costs), facecolors="none", edgecolors=colour)
-            ink = INK if student in tried else SOFT
-            write(axes, _short(student), place, above=9 + 13 * (rank % 2), colour=ink)
-        place = (judgement.costs.latency_ms, artifact)
-        axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
-        write(axes, f"the artifact, {judgement.variant}", place, above=-20)
-        axes.axhline(teacher, color=SOFT, linestyle=":")
-        axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
-        if limits.max_latency_ms is not None:
-            _draw_latency_limit(axes, limits.max_latency_ms, slowest)
-        if limits.max_drop is not None:
-            axes.axhline(teacher - limits.max_drop, color=SECOND, linestyle="--")
-        axes.set_xlim(left=0)
-        axes.margins(y=0.2)
-        at = judgement.contract.at
-        axes.set(
-            title="What could keep the contract (dashed); area is size",
-            xlabel=f"milliseconds, p{at.percentile:g} of a call with {at.batch} row{'s' * (at.batch > 1)}",
-            ylabel="points" if points.keys() <= tried.keys() else "points (at the bottom: not trained)",
-        )
-
-    return svg("pareto", _words(points, tried, candidates.chosen, judgement), (9, 4), draw)
+    return svg(figure, "pareto", _words(points, tried, candidates.chosen, judgement))
 
 
 def _points(candidates: CandidateFacts, judgement: Judgement) -> dict[str, tuple[str, Costs]]:
@@ -250,7 +253,3 @@ def _words(
         for student, (name, costs) in points.items()
     ]
     return f"Candidates for the contract: {'; '.join(parts)}. Chosen: {_short(chosen)}; {judgement.verdict}."
-
-
-def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [step for step, _ in points], [value for _, value in points]

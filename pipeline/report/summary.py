@@ -4,7 +4,7 @@ import shlex
 
 from kdc.artifact.contract.text import render as render_contract
 from kdc.artifact.inspection import table
-from kdc.pipeline.results import CompressResult
+from kdc.pipeline.rundir.record import CompressResult
 
 
 def render(compressed: CompressResult) -> str:

@@ -7,7 +7,6 @@ one that holds its other end.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -59,11 +58,12 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
     from kdc.common.progress import Reporter
     from kdc.pipeline.rundir.context import open_run
+    from kdc.pipeline.rundir.record import read_record
 
     config = inputs.config
     assert config.run.out is not None
     run = open_run(config.run.out, config, Reporter(quiet=True))
-    if not (run.folder(_LAST_SHARED) / "stage.json").exists():
+    if read_record(run.folder(_LAST_SHARED)) is None:
         raise InputError(
             "this machine does not see the teacher that the cell learns from",
             given=run.root.absolute(),
@@ -79,8 +79,9 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
             remedy="leave out fft from --methods, or teacher.finetuned from --set",
         )
     host_memory = own_peak_memory_bytes()
-    if inputs.cell.method == "fft":  # it was trained by the process that did the stage
-        host_memory = json.loads((run.folder("teacher") / "stage.json").read_text("utf-8"))["peak_memory_bytes"]
+    teacher = read_record(run.folder("teacher"))
+    if inputs.cell.method == "fft" and teacher is not None:  # it was trained by the process that did the stage
+        host_memory = teacher.peak_memory_bytes or host_memory
     scores, collapsed, inference_seconds = _measure(run, model, role)
     return CellResult(
         **{name: getattr(inputs, name) for name in CellInputs.model_fields},
@@ -105,10 +106,9 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
         "student".
     """
     from kdc.pipeline.results import TeacherResult
-    from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.stages.controls import teacher_lora
     from kdc.pipeline.training import models
-    from kdc.pipeline.training.students import distil, merged_student
+    from kdc.pipeline.training.students import merged_student
 
     task = run.data().task
     if method == "fft":  # the teacher that cells share
@@ -116,17 +116,7 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
         return run.result(TeacherResult), models.load_model(str(folder / "model"), task).model, "teacher"
     if method == "lora":
         return teacher_lora(run, work), models.load_model(str(work / "model"), task).model, "teacher"
-    settings = run.config.student
-    trained = distil(
-        settings,
-        run.data(),
-        run.folder("targets") / TEACHER_LOGITS if method == "kd-lora" else None,
-        work,
-        run.environment,
-        cut_from=run.cut_from(settings),
-        role="student",
-        progress=run.progress,
-    )
+    trained = run.distil(run.config.student, work, labels_alone=method != "kd-lora")
     return trained, merged_student(work), "student"
 
 

@@ -16,8 +16,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.sources import input_fingerprint, source_of
-from kdc.pipeline.rundir.commands import note_command
-from kdc.pipeline.rundir.directory import locked
+from kdc.pipeline.rundir.directory import locked, note_command
 from kdc.pipeline.training import ranks
 from kdc.tools.study.grid import Cell, Grid, check
 from kdc.tools.study.jobs import CellResult, Job, Outcome, read_result

@@ -1,4 +1,4 @@
-"""Writes the files of a study: `study.html`, `.md`, `.csv` and `.tex` with its tables, `study.json` with every cell."""
+"""Writes the files of a study: its tables as `study.html`, `.md`, `.tex` and `.csv`, every cell in `study.json`."""
 
 import csv
 import io
@@ -11,19 +11,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kdc.common.files import write_whole
-from kdc.common.tables import markdown
-from kdc.pipeline.report.drawing import SOFT, series, svg, write
+from kdc.pipeline.report.drawing import SOFT, series, styled, svg, write
 from kdc.pipeline.report.markup import render
 from kdc.tools.study.grid import METHODS, Grid
 from kdc.tools.study.jobs import CellInputs, Outcome
 from kdc.tools.study.summary import MethodSummary, columns, summarise
-from kdc.tools.study.tables import COLLAPSED, FAILED, Table, costs_table, ranks_table, scores_table
-
-_TEX = str.maketrans(
-    {character: rf"\{character}" for character in "&%_#$"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", COLLAPSED: r"$\dagger$", FAILED: r"$\ddagger$"}
-)
+from kdc.tools.study.tables import Table, costs_table, ranks_table, scores_table
 
 
 def write_study(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str]) -> list[Path]:
@@ -41,20 +34,20 @@ def write_study(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str])
     tables = [scores_table(grid, summaries), costs_table(summaries)]
     if len(grid.ranks) > 1:
         tables.append(ranks_table(grid, summaries))
-    failures = [f"{outcome.cell.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+    values = {
+        "title": "Study",
+        "tables": tables,
+        "figure": _kept_plot(grid, summaries) if "fft" in grid.methods else None,
+        "failures": [f"{outcome.cell.name}: {outcome.failure}" for outcome in outcomes if outcome.failure],
+        "origin": origin,
+    }
+    pages = {ending: render(Path(__file__).with_name(f"study.{ending}"), **values) for ending in ("md", "tex", "html")}
     files = {
         "study.json": json.dumps(_all_cells(grid, outcomes, origin), indent=2),
-        "study.md": _markdown(tables, failures, origin),
+        "study.md": pages["md"],
         "study.csv": _csv(tables),
-        "study.tex": "\n".join(map(_latex_table, tables)),
-        "study.html": render(
-            Path(__file__).with_name("study.html"),
-            title="Study",
-            tables=tables,
-            figure=_kept_plot(grid, summaries) if "fft" in grid.methods else None,
-            failures=failures,
-            origin=origin,
-        ),
+        "study.tex": pages["tex"],
+        "study.html": pages["html"],
     }
     for name, text in files.items():
         write_whole(grid.out / name, text)
@@ -70,16 +63,6 @@ def _all_cells(grid: Grid, outcomes: Sequence[Outcome], origin: dict[str, str]) 
     return {"origin": origin, "methods": {name: METHODS[name] for name in grid.methods}, "cells": cells}
 
 
-def _markdown(tables: Sequence[Table], failures: Sequence[str], origin: dict[str, str]) -> str:
-    parts = ["# Study", *(f"{title}: {text}" for title, text in origin.items())]
-    for table in tables:
-        rows = [[cell.strip() for cell in row] for row in table.rows]
-        parts += [f"## {table.title}", markdown(rows), table.note]
-    if failures:
-        parts += ["## Failed", "\n".join(f"- {failure}" for failure in failures)]
-    return "\n\n".join(parts) + "\n"
-
-
 def _csv(tables: Sequence[Table]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -88,24 +71,7 @@ def _csv(tables: Sequence[Table]) -> str:
     return stream.getvalue()
 
 
-def _latex_table(table: Table) -> str:
-    head, *body = (" & ".join(cell.strip().translate(_TEX) for cell in row) + r" \\" for row in table.rows)
-    lines = (
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{table.title.translate(_TEX)}. {table.note.translate(_TEX)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
-        r"\hline",
-        head,
-        r"\hline",
-        *body,
-        r"\hline",
-        r"\end{tabular}",
-        r"\end{table}",
-    )
-    return "\n".join(lines) + "\n"
-
-
+@styled
 def _kept_plot(grid: Grid, summaries: Sequence[MethodSummary]) -> str:
     """Dots of each method's score in percent of its family's fully fine-tuned teacher; missing scores leave gaps."""
     places = columns(grid.tasks)
@@ -115,34 +81,33 @@ def _kept_plot(grid: Grid, summaries: Sequence[MethodSummary]) -> str:
         for summary in summaries
         if summary.method != "fft"
     }
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        width = 0.8 / max(1, len(shares))
-        for number, (label, values) in enumerate(shares.items()):
-            shift = (number - (len(shares) - 1) / 2) * width
-            points = [(place + shift, value) for place, value in enumerate(values) if value is not None]
-            colour, mark = series(number)
-            x, y = [place for place, _ in points], [value for _, value in points]
-            axes.plot(x, y, mark, color=colour, markersize=9, label=label)
-            for place, value in points:
-                write(axes, f"{value:.0f}", (place, value), above=8)
-        axes.axhline(100, color=SOFT, linestyle="--")
-        axes.margins(y=0.15)
-        axes.set(xlim=(-0.5, len(places) - 0.5), title="Kept of full fine-tuning", ylabel="percent")
-        axes.set_xticks(range(len(places)), places)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
-
-    words = "; ".join(
-        f"{label}: "
-        + ", ".join(
-            f"{place} {'not known' if value is None else f'{value:.1f}'}"
-            for place, value in zip(places, values, strict=True)
+    figure = Figure(figsize=(9, 4))
+    axes = figure.subplots()
+    width = 0.8 / max(1, len(shares))
+    words = []
+    for rank, (label, values) in enumerate(shares.items()):
+        shift = (rank - (len(shares) - 1) / 2) * width
+        points = [(place + shift, value) for place, value in enumerate(values) if value is not None]
+        colour, mark = series(rank)
+        axes.plot(
+            [place for place, _ in points],
+            [value for _, value in points],
+            mark,
+            color=colour,
+            markersize=9,
+            label=label,
         )
-        for label, values in shares.items()
-    )
-    words = f"Percent of the fully fine-tuned teacher's score that each method keeps. {words}."
-    return svg("kept", words, (9, 4), draw)
+        for point in points:
+            write(axes, f"{point[1]:.0f}", point, above=8)
+        shown = ["not known" if value is None else f"{value:.1f}" for value in values]
+        words.append(f"{label}: " + ", ".join(map(" ".join, zip(places, shown, strict=True))))
+    axes.axhline(100, color=SOFT, linestyle="--")
+    axes.margins(y=0.15)
+    axes.set(xlim=(-0.5, len(places) - 0.5), title="Kept of full fine-tuning", ylabel="percent")
+    axes.set_xticks(range(len(places)), places)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    told = "; ".join(words)
+    return svg(figure, "kept", f"Percent of the fully fine-tuned teacher's score that each method keeps. {told}.")
 
 
 def _share(summary: MethodSummary, teacher: MethodSummary, place: str) -> float | None:
