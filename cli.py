@@ -1,22 +1,19 @@
 """The command line `kdc`: parse, build one request, make one call. Nothing heavy is imported before it is needed.
 
-Options that set a setting are rows of a table (`Setting`) beside their command; `takes` makes Typer's options of them.
+Options that set a setting are rows of a table beside their command (`kdc.common.options`).
 """
 
-import functools
-import inspect
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.options import Setting, argument, option, settings, taken, takes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,94 +28,20 @@ _CONTRACT = "Contract: what the artifact must keep (exit code 3: it does not, 4:
 _FLOW = "Which stages run"
 _LIMITS = "Limits"
 
-
-@dataclass(frozen=True)
-class Setting:
-    """An option of a command that sets a setting; where it is not given, it sets nothing.
-
-    Attributes:
-        name: of the option, e.g. "max-drop".
-        type: of its value; bool makes a flag.
-        help: what it does, its unit, its default.
-        section: of the setting, e.g. "contract"; "" for one that stands alone.
-        panel: heading under which `--help` lists it.
-        keys: the settings that it sets, where they are named otherwise than section and option.
-        least: smallest value, for a number.
-    """
-
-    name: str
-    type: Any
-    help: str
-    section: str = ""
-    panel: str | None = None
-    keys: tuple[str, ...] = ()
-    least: int | None = None
-
-    @property
-    def sets(self) -> tuple[str, ...]:
-        """Dotted names of the settings that it sets."""
-        return self.keys or (".".join(filter(None, (self.section, self.name.replace("-", "_")))),)
-
-
-def _settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Options of one section and panel, each (name, type, help) or (name, type, help, key of the setting)."""
-    return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
-
-
-def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options; its first argument receives the values that were given, by the settings' names."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = {setting.name.replace("-", "_"): setting for setting in settings}
-        hints = get_type_hints(command, include_extras=True)
-        _, *own = inspect.signature(command).parameters.values()
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = []
-        for name, setting in options.items():
-            option = _option(setting.help, f"--{setting.name}", panel=setting.panel, least=setting.least)
-            hint: Any = setting.type | None
-            parameters.append(inspect.Parameter(name, keyword, default=None, annotation=Annotated[hint, option]))
-        parameters += [each.replace(kind=keyword, annotation=hints[each.name]) for each in own]
-
-        @functools.wraps(command)
-        def run(**values: Any) -> None:
-            pairs = [(options[name], values.pop(name)) for name in options]
-            command({key: value for setting, value in pairs if value is not None for key in setting.sets}, **values)
-
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
-
-    return decorate
-
-
-def _option(help: str, *names: str, panel: str | None = None, least: int | None = None) -> Any:
-    """An option whose help says its default."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
-
-
 # What several commands take.
-Artifact = Annotated[
-    Path, typer.Argument(help="Folder of an artifact, for example runs/qnli/artifact.", show_default=False)
-]
+Artifact = Annotated[Path, argument("Folder of an artifact, for example runs/qnli/artifact.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
 ]
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
 VARIANT = Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice).")
-Variant = Annotated[str | None, _option(VARIANT.help)]
-Sha256 = Annotated[str | None, _option("SHA-256 that the manifest must have; any other artifact is refused.")]
+Variant = Annotated[str | None, option(VARIANT.help)]
+Sha256 = Annotated[str | None, option("SHA-256 that the manifest must have; any other artifact is refused.")]
 ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")
-AllowFailed = Annotated[bool, _option(ALLOW_FAILED.help, "--allow-failed")]
-NoExamples = Annotated[bool, _option("Quote no rows in the report.", "--no-examples")]
-Text = Annotated[str | None, _option("Name of the column with the text (default: as in training).")]
-TextPair = Annotated[
-    str | None, _option("Name of the column with the second text of a pair (default: as in training).")
-]
-Label = Annotated[str | None, _option("Name of the column with the label (default label).")]
-Separator = Annotated[str | None, _option("Character that separates the labels of a multi-label cell.")]
+NoExamples = Annotated[bool, option("Quote no rows in the report.", "--no-examples")]
+Replace = Annotated[bool, option("Replace another artifact that is there already.", "--force")]
 Set = Annotated[
-    list[str] | None, _option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
+    list[str] | None, option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
 ]
 
 EPOCHS = Setting(
@@ -129,8 +52,20 @@ EPOCHS = Setting(
 )
 MAX_TRAIN_ROWS = Setting("max-train-rows", int, "Largest number of rows to train on (default: all).", "data")
 TRAINING_DEVICE = Setting("device", str, "Where to train: auto (default; CUDA where there is one), cpu or cuda.", "run")
+# The columns of a file of rows.
+TEXTS = settings(
+    "",
+    None,
+    ("text", str, "Name of the column with the text (default: as in training)."),
+    ("text-pair", str, "Name of the column with the second text of a pair (default: as in training)."),
+)
+COLUMNS = (
+    *TEXTS,
+    Setting("label", str, "Name of the column with the label (default label)."),
+    Setting("separator", str, "Character that separates the labels of a multi-label cell."),
+)
 # What a contract asks, to compress to it or to judge it again.
-LIMITS = _settings(
+LIMITS = settings(
     "",
     _CONTRACT,
     ("max-latency-ms", float, "Longest time of one call, in milliseconds, at the percentile of --at."),
@@ -152,13 +87,13 @@ LIMITS = _settings(
     ("confidence", float, "Confidence of that interval, above 0.5 and at most 0.99 (default 0.95)."),
 )
 COMPRESS = (
-    *_settings(
+    *settings(
         "data",
         None,
         ("task", str, "Name of a GLUE task, or pydocs, which needs no data: see `kdc tasks`."),
         ("data", Path, "Folder with the data: GLUE's TSV files, `save_to_disk`, or files (default: the hub)."),
     ),
-    *_settings(
+    *settings(
         "data",
         _OWN,
         ("train", Path, "Labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
@@ -167,21 +102,17 @@ COMPRESS = (
         ("text", str, "Name of the column with the text."),
         ("text-pair", str, "Name of the column with the second text of a pair."),
         ("label", str, "Name of the column with the label (default label)."),
-        (
-            "kind",
-            str,
-            "What it holds: auto (default; its values tell), classification, multilabel or regression.",
-        ),
+        ("kind", str, "What it holds: auto (default; its values tell), classification, multilabel or regression."),
         ("separator", str, "Character between the labels of a multi-label cell."),
     ),
-    *_settings(
+    *settings(
         "run",
         _MODELS,
         ("family", str, "Model family: bert (default), roberta, deberta or minilm."),
         ("recipe", str, "Distillation recipe: best (default), or paper, the published one."),
         ("controls", bool, "Also train and evaluate the student without distillation, and the teacher with LoRA."),
     ),
-    *_settings(
+    *settings(
         "teacher",
         _MODELS,
         ("teacher", list[str], "Hub id or path. Repeated: several are averaged, and a student is cut from the first."),
@@ -206,15 +137,10 @@ COMPRESS = (
     EPOCHS,
     Setting("seed", int, "Seed of splits, initialisation, order of the rows and dropout (default 0).", "run"),
     TRAINING_DEVICE,
-    Setting(
-        "max-int8-drop",
-        float,
-        "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).",
-        "quantize",
-    ),
+    Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,
-    *_settings(
+    *settings(
         "contract",
         _CONTRACT,
         (
@@ -223,11 +149,7 @@ COMPRESS = (
             "Short trainings that choose the student: of the three largest candidates that can keep latency and size "
             "(quick, the default), of all (full), or none (off).",
         ),
-        (
-            "max-hours",
-            float,
-            "Longest time of these trainings, in hours; the best so far is then taken (no default).",
-        ),
+        ("max-hours", float, "Longest time of these trainings, in hours; the best so far is then taken (no default)."),
     ),
 )
 
@@ -237,29 +159,27 @@ COMPRESS = (
 def compress(
     given: dict[str, Any],
     no_examples: NoExamples = False,
-    config: Annotated[
-        Path | None, _option("TOML file with settings; `kdc config` prints one with all of them.")
-    ] = None,
+    config: Annotated[Path | None, option("TOML file with settings; `kdc config` prints one with all of them.")] = None,
     set_: Set = None,
-    from_: Annotated[str | None, _option("Stage from which on all is done again.", "--from", panel=_FLOW)] = None,
-    until: Annotated[str | None, _option("Stage to stop after.", panel=_FLOW)] = None,
-    force: Annotated[bool, _option("Do all stages again.", "--force", panel=_FLOW)] = False,
+    from_: Annotated[str | None, option("Stage from which on all is done again.", "--from", panel=_FLOW)] = None,
+    until: Annotated[str | None, option("Stage to stop after.", panel=_FLOW)] = None,
+    force: Annotated[bool, option("Do all stages again.", "--force", panel=_FLOW)] = False,
     as_json: Json = False,
 ) -> None:
     """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
-    from kdc.artifact.contract.terms import parse_conditions
-    from kdc.pipeline.config import resolve as settings
+    from kdc.artifact.contract.terms import EXIT_CODES, parse_conditions
+    from kdc.pipeline.config import resolve
 
-    limits = {f"contract.{name}": given.pop(name) for (name,) in (limit.sets for limit in LIMITS) if name in given}
+    limits = {f"contract.{name}": value for name, value in taken(given, LIMITS).items()}
     conditions = parse_conditions(limits.pop("contract.at", None))
     limits |= {f"contract.at.{name}": value for name, value in conditions.items()}
     first, *more = given.pop("teacher.teacher", None) or [None]
     teachers = {"teacher.model": first, "teacher.more": tuple(more) or None}
     examples = {"report.examples": False} if no_examples else {}
-    resolved = settings.resolve(
-        flags=settings.layer_of(given | limits | teachers | examples),
-        sets=settings.parse_sets(set_ or []),
-        file=settings.read_file(config) if config else {},
+    resolved = resolve.resolve(
+        flags=resolve.layer_of(given | limits | teachers | examples),
+        sets=resolve.parse_sets(set_ or []),
+        file=resolve.read_file(config) if config else {},
     )
     from kdc.pipeline.compress import command_to_go_on, compress_for_people
 
@@ -267,18 +187,15 @@ def compress(
     result = compress_for_people(resolved, start_from=from_, until=until, force=force, command=command)
     if not result.stages:  # a process that torchrun started beside the one that tells
         return
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        from kdc.pipeline.report.summary import render
+    from kdc.pipeline.report.summary import render
 
-        typer.echo(render(result))
-    _leave(result.verdict)
+    _print(as_json, result.to_json(), render(result))
+    raise typer.Exit(EXIT_CODES[result.verdict or "pass"])
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run directory of a finished `kdc compress`.", show_default=False)],
+    run: Annotated[Path, argument("Run directory of a finished `kdc compress`.")],
     no_examples: NoExamples = False,
     as_json: Json = False,
 ) -> None:
@@ -287,34 +204,30 @@ def report(
     from kdc.pipeline.report.page import write_report
 
     facts = write_report(run, examples=not no_examples)
-    _print_json(facts.to_json()) if as_json else typer.echo(f"{facts.verdict}\nreport: {run / 'report.html'}")
+    _print(as_json, facts.to_json(), f"{facts.verdict}\nreport: {run / 'report.html'}")
 
 
 @app.command()
 def bench(
     subjects: Annotated[
         list[str],
-        typer.Argument(
-            help="What to measure, as [NAME=]PATH[@VARIANT]: artifacts, or folders with Hugging Face models. "
-            "The first one is the measure of the others.",
-            show_default=False,
+        argument(
+            "What to measure, as [NAME=]PATH[@VARIANT]: artifacts, or folders with Hugging Face models. "
+            "The first one is the measure of the others."
         ),
     ],
     batch: Annotated[str, typer.Option(help="Numbers of rows in a call, separated by commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Numbers of tokens in a row, separated by commas.")] = "16,64,128",
     rounds: Annotated[
         int,
-        typer.Option(
-            help="How many turns each subject has at each combination of rows and tokens; the figures are medians.",
-            min=1,
-        ),
+        typer.Option(help="Turns of each subject at each number of rows and tokens; the figures are medians.", min=1),
     ] = 5,
     seconds: Annotated[float, typer.Option(help="Length of a turn, in seconds.", min=0.01)] = 0.5,
     threads: Annotated[
-        int | None, _option("Threads of a forward pass (default: all cores that the process may use).")
+        int | None, option("Threads of a forward pass (default: all cores that the process may use).")
     ] = None,
     device: Device = "auto",
-    plot: Annotated[Path | None, _option("File for a picture of the result: .svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
     """Latency, throughput, cold start and memory, side by side, the first one the measure of the others."""
@@ -323,14 +236,13 @@ def bench(
     from kdc.tools.bench.text import render
 
     if plot is not None:
-        from kdc.tools.bench.plot import check_format
+        from kdc.tools.bench.plot import check_format, draw
 
         check_format(plot)
     cases = [Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)]
     parsed = [parse_subject(subject) for subject in subjects]
-    reporter = Reporter()
-    reporter.started("bench", "loads every subject three times")
-    try:
+    with Reporter() as reporter:
+        reporter.started("bench", "loads every subject three times")
         result = run_bench(
             parsed,
             cases,
@@ -340,13 +252,9 @@ def bench(
             threads=threads,
             progress=reporter.progress,
         )
-    finally:
-        reporter.stop()
     if plot is not None:
-        from kdc.tools.bench.plot import draw
-
         draw(result, plot)
-    _print_json(result.model_dump(mode="json")) if as_json else typer.echo(render(result))
+    _print(as_json, result, render(result))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -373,8 +281,8 @@ STUDY = (
 @takes(*STUDY)
 def study(
     given: dict[str, Any],
-    tasks: Annotated[str, _option("Names of GLUE tasks, or pydocs, separated by commas.")],
-    out: Annotated[Path, _option("Directory of the study. The same one again goes on where it was cut off.")],
+    tasks: Annotated[str, option("Names of GLUE tasks, or pydocs, separated by commas.")],
+    out: Annotated[Path, option("Directory of the study. The same one again goes on where it was cut off.")],
     families: Annotated[
         str, typer.Option(help="Model families, separated by commas: bert, roberta, deberta, minilm.")
     ] = "bert,roberta,deberta",
@@ -394,14 +302,14 @@ def study(
     ] = "local",
     address: Annotated[
         str | None,
-        _option("Address of the Ray cluster, or auto for the one that Ray finds (default: Ray on this machine alone)."),
+        option("Address of the Ray cluster, or auto for the one that Ray finds (default: Ray on this machine alone)."),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
-            help="Threads of a training; with ray also the cores that it reserves (default: as the "
-            "environment says; with ray 1).",
-            min=1,
+        option(
+            "Threads of a training; with ray also the cores that it reserves (default: as the environment says; with "
+            "ray 1).",
+            least=1,
         ),
     ] = None,
     set_: Set = None,
@@ -422,8 +330,7 @@ def study(
         flags=tuple(({"run.recipe": "paper"} | given).items()),
     )
     result = study_for_people(grid, engine=engine, address=address, threads=threads)
-    files = {"files": result.files, "failed": result.failed}
-    _print_json(files) if as_json else typer.echo("\n".join(result.files))
+    _print(as_json, {"files": result.files, "failed": result.failed}, "\n".join(result.files))
     if result.failed:
         raise KdcError("some cells failed", given="; ".join(result.failed), remedy="the same command tries them again")
 
@@ -431,10 +338,8 @@ def study(
 @app.command(name="try")
 def try_(
     artifact: Artifact,
-    text: Annotated[str, typer.Argument(help="Text to classify.", show_default=False)],
-    pair: Annotated[
-        str | None, typer.Argument(help="Second text, where the task takes pairs.", show_default=False)
-    ] = None,
+    text: Annotated[str, argument("Text to classify.")],
+    pair: Annotated[str | None, argument("Second text, where the task takes pairs.")] = None,
     variant: Variant = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -444,17 +349,16 @@ def try_(
 
     engine = Engine.load(artifact, variant=variant, device=_device(device))
     (answer,) = engine.predict([text if pair is None else (text, pair)])
-    scores = [
-        {"label": name, "score": float(score)} for name, score in zip(engine.labels or ("score",), answer, strict=True)
-    ]
-    scores.sort(key=lambda entry: -float(entry["score"]))  # type: ignore[arg-type]
-    if as_json:
-        _print_json({"scores": scores, "variant": engine.variant, "provider": engine.provider})
-        return
-    width = max(len(str(entry["label"])) for entry in scores)
-    for entry in scores:
-        bar = "" if not engine.labels else "  " + "#" * round(40 * float(entry["score"]))  # type: ignore[arg-type]
-        typer.echo(f"{entry['label']!s:<{width}}  {entry['score']:.4f}{bar}")
+    scores = dict(zip(engine.labels or ("score",), map(float, answer), strict=True))
+    best_first = sorted(scores, key=lambda label: -scores[label])
+    width = max(map(len, scores))
+    lines = []
+    for label in best_first:
+        bar = "  " + "#" * round(40 * scores[label]) if engine.labels else ""
+        lines.append(f"{label:<{width}}  {scores[label]:.4f}{bar}")
+    entries = [{"label": label, "score": scores[label]} for label in best_first]
+    document = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
+    _print(as_json, document, "\n".join(lines))
 
 
 SERVE = (
@@ -470,7 +374,7 @@ SERVE = (
         "Seconds for which SIGTERM is followed by 503 answers before the service stops listening (default 2).",
         keys=("drain_delay_s",),
     ),
-    *_settings(
+    *settings(
         "",
         _LIMITS,
         ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
@@ -479,11 +383,7 @@ SERVE = (
         ("max-texts", int, "Most texts in a request (default 1024)."),
         ("max-queue-tokens", int, "Most tokens that may wait for a forward pass; beyond, 429 (default 65536)."),
         ("max-queue", float, "Longest expected wait, in seconds; beyond, 429 (default 1).", "max_queue_s"),
-        (
-            "max-batch-tokens",
-            int,
-            "Most tokens of a forward pass, padding included (default: 256 on a CPU, 4096 on a GPU).",
-        ),
+        ("max-batch-tokens", int, "Most tokens of a pass, padding included (default: 256 on a CPU, 4096 on a GPU)."),
         ("max-requests", int, "Most requests in work at one time (default 1024)."),
         ("timeout", float, "Seconds until a request is given up (default 10).", "timeout_s"),
     ),
@@ -496,10 +396,8 @@ def serve(
     given: dict[str, Any],
     artifacts: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Artifacts to serve, as [NAME=]PATH or [NAME=]ADDRESS (see `kdc pull`); default: the newest "
-            "one in runs/.",
-            show_default=False,
+        argument(
+            "Artifacts to serve, as [NAME=]PATH or [NAME=]ADDRESS (see `kdc pull`); default: the newest one in runs/."
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Host name or IP address to listen on.")] = "127.0.0.1",
@@ -510,19 +408,18 @@ def serve(
     # ends the process itself: an exception raised while a C extension is imported would come out as an ImportError.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     from kdc.serving import launch
-    from kdc.serving.http import settings
     from kdc.serving.http.artifacts import newest
+    from kdc.serving.http.settings import resolve
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # from here on there may be something to clean up
 
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
         artifacts = [str(newest())]
-    launch.serve(settings.resolve({"artifact": ",".join(artifacts or []) or None} | given), host, port)
+    launch.serve(resolve({"artifact": ",".join(artifacts or []) or None} | given), host, port)
 
 
 PREDICT = (
-    Setting("text", str, "Name of the column with the text (default: as in training)."),
-    Setting("text-pair", str, "Name of the column with the second text of a pair (default: as in training)."),
+    *TEXTS,
     Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
     Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
     Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
@@ -547,15 +444,9 @@ PREDICT = (
 def predict(
     given: dict[str, Any],
     artifact: Artifact,
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="File, directory, pattern or URL; - is JSONL on standard input."),
-    ],
+    source: Annotated[str, argument("File, directory, pattern or URL; - is JSONL on standard input.", "INPUT")],
     output: Annotated[
-        str,
-        typer.Argument(
-            metavar="OUTPUT", help=".parquet, .jsonl, .csv or .tsv, or a URL; - is JSONL on standard output."
-        ),
+        str, argument(".parquet, .jsonl, .csv or .tsv, or a URL; - is JSONL on standard output.", "OUTPUT")
     ],
     device: Device = "auto",
     as_json: Json = False,
@@ -567,21 +458,17 @@ def predict(
     request = PredictRequest(artifact=artifact, source=source, output=output, device=_device(device), **given)
     result = predict_table(request)
     if as_json and output != "-":
-        _print_json(result.to_json())
+        _print(as_json, result.to_json(), result.summary)
     else:
         sys.stderr.write(f"{result.summary}\n")
 
 
 @app.command()
+@takes(*COLUMNS)
 def evaluate(
+    columns: dict[str, Any],
     artifact: Artifact,
-    data: Annotated[
-        Path, typer.Option(help="File with labelled rows: .csv, .tsv, .jsonl or .parquet.", show_default=False)
-    ],
-    text: Text = None,
-    text_pair: TextPair = None,
-    label: Label = None,
-    separator: Separator = None,
+    data: Annotated[Path, option("File with labelled rows: .csv, .tsv, .jsonl or .parquet.")],
     variant: Variant = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -590,86 +477,66 @@ def evaluate(
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.tools.evaluate import evaluate_artifact, render
 
-    columns = {"text": text, "text_pair": text_pair, "label": label, "separator": separator}
     evaluation = evaluate_artifact(artifact, data, columns=columns, variant=variant, device=_device(device))
-    _print_json(evaluation.model_dump(mode="json")) if as_json else typer.echo(render(evaluation))
+    _print(as_json, evaluation, render(evaluation))
 
 
 @app.command()
-@takes(*LIMITS)
+@takes(*LIMITS, *COLUMNS)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,
     data: Annotated[
-        Path | None,
-        _option("File with labelled rows to compare on (default: the quality is not measured again)."),
+        Path | None, option("File with labelled rows to compare on (default: the quality is not measured again).")
     ] = None,
     teacher: Annotated[
-        str | None,
-        _option("Hub id or path of the teacher, needed for rows that the artifact was not evaluated on."),
+        str | None, option("Hub id or path of the teacher, needed for rows that the artifact was not evaluated on.")
     ] = None,
-    text: Text = None,
-    text_pair: TextPair = None,
-    label: Label = None,
-    separator: Separator = None,
     expect_sha256: Sha256 = None,
     device: Annotated[
-        str | None, _option("Where to measure: cpu, cuda or auto (default: where the contract was judged).")
+        str | None, option("Where to measure: cpu, cuda or auto (default: where the contract was judged).")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
     from kdc.tools.verify import verify_artifact
 
     judgement, before = verify_artifact(
         artifact,
+        columns=taken(given, COLUMNS),
         given=given,
         data=data,
         teacher=teacher,
         device=None if device is None else _device(device),
         expect_sha256=expect_sha256,
-        columns={"text": text, "text_pair": text_pair, "label": label, "separator": separator},
     )
-    found = judgement.model_dump(mode="json")
-    _print_json(found) if as_json else typer.echo(render(judgement, before))
-    _leave(judgement.verdict)
+    _print(as_json, judgement, render(judgement, before))
+    raise typer.Exit(EXIT_CODES[judgement.verdict])
 
 
 @app.command(name="inspect")
-def inspect_(
-    artifact: Artifact,
-    expect_sha256: Sha256 = None,
-    as_json: Json = False,
-) -> None:
+def inspect_(artifact: Artifact, expect_sha256: Sha256 = None, as_json: Json = False) -> None:
     """Manifest, lineage and metrics of an artifact, after checking every file's hash."""
     from kdc.artifact.folder import load_manifest
-
-    manifest = load_manifest(artifact, expect_sha256=expect_sha256)
-    if as_json:
-        _print_json(manifest.model_dump(mode="json"))
-        return
     from kdc.artifact.inspection import render
 
-    typer.echo(render(manifest))
+    manifest = load_manifest(artifact, expect_sha256=expect_sha256)
+    _print(as_json, manifest, render(manifest))
 
 
 @app.command()
 def push(
     artifact: Artifact,
     target: Annotated[
-        str,
-        typer.Argument(
-            help="Where to send it: hf://owner/name, bento:NAME, s3://bucket/path or another URL, or a path.",
-            show_default=False,
-        ),
+        str, argument("Where to send it: hf://owner/name, bento:NAME, s3://bucket/path or another URL, or a path.")
     ],
-    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there already.")] = False,
-    allow_failed: AllowFailed = False,
+    force: Replace = False,
+    allow_failed: Annotated[bool, option(ALLOW_FAILED.help, "--allow-failed")] = False,
     public: Annotated[
-        bool,
-        typer.Option("--public", help="Make the hub repository public, where a new one is created (default: private)."),
+        bool, option("Make the hub repository public, where a new one is created (default: private).", "--public")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -677,39 +544,29 @@ def push(
     from kdc.artifact.stores.push import push_artifact
 
     result = push_artifact(artifact, target, force=force, allow_failed=allow_failed, public=public)
-    if as_json:
-        _print_json(result.model_dump(mode="json"))
-        return
     done = f"{result.sent_bytes:,} of {result.bytes:,} bytes sent" if result.changed else "is there already"
-    typer.echo(f"{result.target}: {done}, {result.files} files, SHA-256 {result.sha256}")
+    _print(as_json, result, f"{result.target}: {done}, {result.files} files, SHA-256 {result.sha256}")
 
 
 @app.command()
 def pull(
     source: Annotated[
         str,
-        typer.Argument(
-            help="Where it is: hf://owner/name[@revision], bento:NAME[:VERSION], s3://bucket/path or another "
-            "URL, or a path.",
-            show_default=False,
+        argument(
+            "Where it is: hf://owner/name[@revision], bento:NAME[:VERSION], s3://bucket/path or another URL, or a path."
         ),
     ],
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder that will hold the artifact.", show_default=False)
-    ],
+    folder: Annotated[Path, argument("Folder that will hold the artifact.", "DIR")],
     expect_sha256: Sha256 = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another artifact that is there already.")] = False,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
     from kdc.artifact.stores.pull import pull_artifact
 
     result = pull_artifact(source, folder, expect_sha256=expect_sha256, force=force)
-    if as_json:
-        _print_json(result.model_dump(mode="json"))
-        return
     done = f"{result.received_bytes:,} of {result.bytes:,} bytes received, all hashes match"
-    typer.echo(f"{folder}: {done if result.changed else 'is there already'}, SHA-256 {result.sha256}")
+    _print(as_json, result, f"{folder}: {done if result.changed else 'is there already'}, SHA-256 {result.sha256}")
 
 
 @app.command()
@@ -717,13 +574,12 @@ def tasks(as_json: Json = False) -> None:
     """The tasks that are known by name."""
     from kdc.pipeline.config.tasks import TASKS
 
-    if as_json:
-        _print_json({name: task.model_dump(mode="json") for name, task in TASKS.items()})
-        return
+    lines = []
     for task in TASKS.values():
         columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
-        typer.echo(f"{task.name:<8}{columns:<26}{', '.join(task.labels) or 'a number':<40}{', '.join(task.metrics)}")
-    typer.echo("\nyours:  kdc compress --train train.csv --text COLUMN [--text-pair COLUMN] --label COLUMN")
+        lines.append(f"{task.name:<8}{columns:<26}{', '.join(task.labels) or 'a number':<40}{', '.join(task.metrics)}")
+    lines.append("\nyours:  kdc compress --train train.csv --text COLUMN [--text-pair COLUMN] --label COLUMN")
+    _print(as_json, TASKS, "\n".join(lines))
 
 
 @app.command()
@@ -744,15 +600,7 @@ def doctor(
     from kdc.tools.doctor.text import render
 
     report = diagnose(check_hub=hub)
-    _print_json(report.model_dump(mode="json")) if as_json else typer.echo(render(report))
-
-
-def _leave(verdict: str | None) -> None:
-    """Exit with the code of a contract's verdict; go on where there is no contract, or it is kept."""
-    from kdc.artifact.contract.terms import EXIT_CODES
-
-    if verdict is not None and (code := EXIT_CODES[verdict]):
-        raise typer.Exit(code)
+    _print(as_json, report, render(report))
 
 
 def _device(name: str) -> Any:
@@ -761,8 +609,11 @@ def _device(name: str) -> Any:
     return name
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+def _print(as_json: bool, document: Any, text: str) -> None:
+    """Print a result: its document as JSON, with pydantic models in it as their JSON objects, or its text."""
+    if as_json:
+        text = json.dumps(document, indent=2, default=lambda model: model.model_dump(mode="json"))
+    typer.echo(text)
 
 
 def main() -> None:
@@ -770,16 +621,18 @@ def main() -> None:
     try:
         app()
     except KdcError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        sys.exit(_tell(error))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "kdc":
             raise
-        sys.stderr.write(
-            f"error: this command needs more than the serving install\n  given: no module {error.name}\n"
-            "  remedy: pip install 'kdc[compress]'\n"
-        )
-        sys.exit(1)
+        what = "this command needs more than the serving install"
+        sys.exit(_tell(KdcError(what, given=f"no module {error.name}", remedy="pip install 'kdc[compress]'")))
+
+
+def _tell(error: KdcError) -> int:
+    """Print an error; return its exit code."""
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code
 
 
 if __name__ == "__main__":

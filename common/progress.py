@@ -3,15 +3,9 @@
 `Reporter` shows the stages of a run, `Meter` the bytes of a transfer, `RowCounter` the rows of a prediction.
 """
 
-from __future__ import annotations
-
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:  # rich is imported when something is shown, so that this module costs nothing
-    from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+from typing import Any, Self
 
 
 class _Bar:
@@ -25,11 +19,11 @@ class _Bar:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        from rich.console import Console
+        from rich.console import Console  # here, so that importing this module costs nothing
 
-        self.console: Console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.is_shown = self.console.is_terminal and not quiet
-        self._progress: Progress | None = None
+        self._progress: Any = None
         self._task: Any = None
 
     def say(self, line: str) -> None:
@@ -48,23 +42,19 @@ class _Bar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def _draw(self, title: str, total: float | None, **fields: Any) -> None:
-        """Begin a new bar of the subclass's columns."""
-        self.stop()
-        if not self.is_shown:
-            return
+    def _draw(self, columns: list[Any], title: str, total: float | None, **fields: Any) -> None:
+        """Begin a new bar of rich's columns."""
         from rich.progress import Progress
 
-        self._progress = Progress(*self._columns(), console=self.console, transient=True)
-        self._task = self._progress.add_task(title, total=total, **fields)
-        self._progress.start()
+        self.stop()
+        if self.is_shown:
+            self._progress = Progress(*columns, console=self.console, transient=True)
+            self._task = self._progress.add_task(title, total=total, **fields)
+            self._progress.start()
 
     def _update(self, **values: Any) -> None:
         if self._progress is not None:
             self._progress.update(self._task, **values)
-
-    def _columns(self) -> list[ProgressColumn]:
-        raise NotImplementedError
 
 
 class Reporter(_Bar):
@@ -82,16 +72,13 @@ class Reporter(_Bar):
         logging.getLogger("kdc").handlers = [handler]
         logging.getLogger("kdc").setLevel(logging.INFO)
 
-    def _columns(self) -> list[ProgressColumn]:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        title, left = TextColumn("  [bold]{task.description}"), TextColumn("left")
-        return [title, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn()]
-
     def started(self, stage: str, why: str) -> None:
         """Say that a stage begins, and why it has to be done."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
+
         self.say(f"{stage}: starts ({why})")
-        self._draw(stage, None)
+        bar = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn()]
+        self._draw(["  [bold]{task.description}", *bar], stage, None)
 
     def progress(self, done: int, total: int) -> None:
         """Move the bar of the current stage to `done` of `total` steps."""
@@ -110,15 +97,12 @@ class Reporter(_Bar):
 class Meter(_Bar):
     """The bytes of one transfer."""
 
-    def _columns(self) -> list[ProgressColumn]:
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-        title = TextColumn("{task.description}", markup=False)
-        return [title, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
-
     def start(self, title: str, total: int) -> None:
         """Begin a bar of `total` bytes."""
-        self._draw(title, total)
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+        bar = [BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+        self._draw([TextColumn("{task.description}", markup=False), *bar], title, total)
 
     def advance(self, count: int) -> None:
         """Move the bar by so many bytes; back where `count` is negative, since some have to be sent again."""
@@ -137,15 +121,12 @@ class RowCounter(_Bar):
         super().__init__()
         self.is_shown = self.is_shown and not quiet
 
-    def _columns(self) -> list[ProgressColumn]:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
-        rows, speed = TextColumn("  {task.fields[rows]:,} rows"), TextColumn("{task.fields[speed]:,.0f} rows/s")
-        return [rows, speed, BarColumn(), TextColumn("left"), TimeRemainingColumn()]
-
     def start(self, total: int | None) -> None:
         """Begin a bar of `total` bytes of input; None where that is not known."""
-        self._draw("rows", total, rows=0, speed=0.0)
+        from rich.progress import BarColumn, TimeRemainingColumn
+
+        figures = ["  {task.fields[rows]:,} rows", "{task.fields[speed]:,.0f} rows/s"]
+        self._draw([*figures, BarColumn(), "left", TimeRemainingColumn()], "rows", total, rows=0, speed=0.0)
 
     def update(self, done: int, rows: int, rows_per_second: float) -> None:
         """Move the bar to `done` bytes of input, and show the rows that were read and the speed."""

@@ -1,0 +1,89 @@
+"""Options of commands that set a setting: each is a row of a table (`Setting`), of which Typer's options are made."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An option of a command that sets a setting; where it is not given, it sets nothing.
+
+    Attributes:
+        name: of the option, e.g. "max-drop".
+        type: of its value; bool makes a flag.
+        help: what it does, its unit, its default.
+        section: of the setting, e.g. "contract"; "" for one that stands alone.
+        panel: heading under which `--help` lists it.
+        keys: the settings that it sets, where they are named otherwise than section and option.
+        least: smallest value, for a number.
+    """
+
+    name: str
+    type: Any
+    help: str
+    section: str = ""
+    panel: str | None = None
+    keys: tuple[str, ...] = ()
+    least: int | None = None
+
+    @property
+    def argument(self) -> str:
+        """The name of the command's argument that receives its value."""
+        return self.name.replace("-", "_")
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Dotted names of the settings that it sets."""
+        return self.keys or (f"{self.section}.{self.argument}".removeprefix("."),)
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """The parameter of a function of which Typer makes the option."""
+        hint: Any = self.type | None
+        hint = Annotated[hint, option(self.help, f"--{self.name}", panel=self.panel, least=self.least)]
+        return inspect.Parameter(self.argument, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+
+
+def settings(section: str, panel: str | None, *rows: tuple[Any, ...]) -> tuple[Setting, ...]:
+    """Options of one section and panel, each (name, type, help) or (name, type, help, key of the setting)."""
+    return tuple(Setting(name, kind, help, section, panel, tuple(keys)) for name, kind, help, *keys in rows)
+
+
+def takes(*settings: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options; its first argument receives the values that were given, by the settings' names."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(command).parameters.values()
+        parameters = [setting.parameter for setting in settings]
+        parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            pairs = [(setting, values.pop(setting.argument)) for setting in settings]
+            command({key: value for setting, value in pairs if value is not None for key in setting.sets}, **values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
+    """Take the values of these settings out of the values that a command was given."""
+    return {key: given.pop(key) for setting in settings for key in setting.sets if key in given}
+
+
+def option(help: str, *names: str, panel: str | None = None, least: int | None = None) -> Any:
+    """An option whose help says its default."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
+
+
+def argument(help: str, metavar: str | None = None) -> Any:
+    """A positional argument, whose help says its default."""
+    return typer.Argument(help=help, metavar=metavar, show_default=False)
