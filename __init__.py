@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdc.artifact.contract.judgement import Judgement
     from kdc.artifact.contract.terms import Contract
     from kdc.artifact.manifest import Device
-    from kdc.pipeline.results import CompressResult
+    from kdc.pipeline.rundir.record import CompressResult
     from kdc.serving.engine.engine import Engine
 
 __all__ = ["Contract", "Engine", "InputError", "KdcError", "__version__", "compress", "load", "verify"]

@@ -1,27 +1,22 @@
 """What `kdc compress` calls: one run for a person who watches."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdc.common.errors import KdcError
+from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
-from kdc.pipeline.data.sources import locate, source_of
-from kdc.pipeline.results import CompressResult
-from kdc.pipeline.rundir.commands import note_command
+from kdc.pipeline.data.sources import locate
+from kdc.pipeline.rundir.directory import note_command
+from kdc.pipeline.rundir.record import CompressResult
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.minilm import HUB_ID, find_minilm
-
-if TYPE_CHECKING:
-    from kdc.common.progress import Reporter
 
 
 def compress_for_people(
@@ -35,10 +30,7 @@ def compress_for_people(
     """`kdc.pipeline.run.compress` with progress on stderr, quiet libraries, a report, and errors that say how to go on.
 
     Args:
-        config: resolved settings.
-        start_from: redo from that stage on.
-        until: stop after that stage.
-        force: redo all stages.
+        config, start_from, until, force: see `kdc.pipeline.run.compress`.
         command: with which a person goes on, see `command_to_go_on`; None where this is called from Python.
 
     Returns:
@@ -51,26 +43,15 @@ def compress_for_people(
     rank = ranks.rank()
     try:
         task_of(config)  # refuses a request that can be seen to be wrong without reading a row
-        locate(source_of(config))
-        return _compress(config, start_from=start_from, until=until, force=force, command=command)
-    except KdcError as error:
-        if ranks.is_told_by_another(error, rank):
-            raise SystemExit(error.exit_code) from error
-        raise
+        locate(config.data)
+        with (
+            _told_how_to_go_on(command),
+            Reporter(quiet=rank > 0) as reporter,
+            contextlib.redirect_stdout(sys.stderr),  # stdout is the result's alone
+        ):
+            prepare_libraries(config)
+            from kdc.pipeline.run import compress
 
-
-def _compress(
-    config: Config, *, start_from: str | None, until: str | None, force: bool, command: str | None
-) -> CompressResult:
-    from kdc.common.progress import Reporter
-
-    reporter = Reporter(quiet=ranks.rank() > 0)
-    again = f"run the same command again to go on: {command}" if command else "call it again to go on"
-    try:
-        prepare_libraries(config)
-        from kdc.pipeline.run import compress
-
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
             result = compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
             if command and result.stages:
                 note_command(result.out, command)
@@ -78,6 +59,18 @@ def _compress(
                 return result
             report = _report(result.out, config, reporter, sha256=result.result.sha256)
             return result.model_copy(update={"report": report})
+    except KdcError as error:
+        if ranks.is_told_by_another(error, rank):
+            raise SystemExit(error.exit_code) from error
+        raise
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(command: str | None) -> Iterator[None]:
+    """Name the command in the errors of a run that is cut off: by Ctrl-C, a lost process, or a full disk."""
+    again = f"run the same command again to go on: {command}" if command else "call it again to go on"
+    try:
+        yield
     except KeyboardInterrupt:
         raise ranks.Stopped("stopped by Ctrl-C; finished stages and checkpoints are kept", remedy=again) from None
     except ranks.Lost as error:
@@ -88,8 +81,6 @@ def _compress(
                 "the disk is full; finished stages are kept", given=error, remedy=f"make room, then {again}"
             ) from error
         raise
-    finally:
-        reporter.stop()
 
 
 def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> Path:

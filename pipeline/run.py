@@ -4,17 +4,19 @@ A stage whose fingerprint (its settings, and everything before it) still matches
 on from what its folder holds (`rundir/folders.py`, which says at `Stage` what `after`, `check` and the rest mean).
 """
 
+from functools import partial
 from pathlib import Path
 
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import CompressResult, PackageResult, StageRecord
+from kdc.pipeline.results import PackageResult
 from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.rundir.directory import claim, locked, root_of
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, labelled_rows
 from kdc.pipeline.rundir.folders import Stage, forget, run_stage
+from kdc.pipeline.rundir.record import CompressResult, StageRecord
 from kdc.pipeline.stages import (
     candidates,
     controls,
@@ -109,10 +111,7 @@ def compress(
     last = names.index(until) if until else len(stages) - 1
     root = root_of(config)
     run = open_run(root, config, reporter)
-
-    def check_same_run(settings: str) -> None:
-        _check_same_run(config, root, settings)
-
+    check_same_run = partial(_check_same_run, config, root)
     ranks.join(run.device)
     if ranks.rank() > 0:
         ranks.help_leader(check_same_run)

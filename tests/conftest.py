@@ -12,7 +12,7 @@ import pytest
 import tiny_runs
 
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import CompressResult
+from kdc.pipeline.rundir.record import CompressResult
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -14,7 +14,7 @@ from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
 
 from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import CompressResult
+from kdc.pipeline.rundir.record import CompressResult
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.

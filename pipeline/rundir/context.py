@@ -1,37 +1,23 @@
 """What a stage is given: the run's folder, its settings, the device, and someone to tell about progress."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from kdc.common.errors import KdcError
+import torch
+
+from kdc.artifact.manifest import Device, TokenizerInfo
+from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.data.prepared import PreparedData, open_data
-from kdc.pipeline.results import SearchResult, StageResult
-from kdc.pipeline.rundir.device import choose_device
+from kdc.pipeline.results import ModelResult, SearchResult
+from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON
+from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.loop import Environment
-
-AnyResult = TypeVar("AnyResult", bound=StageResult)
-
-
-def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
-    """What a finished stage of a run directory handed on, e.g. `read_result(root, StudentResult)`.
-
-    Raises:
-        KdcError: the stage's record is damaged.
-    """
-    file = root / kind.STAGE / "stage.json"
-    try:
-        return kind.model_validate(json.loads(file.read_text(encoding="utf-8"))["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise KdcError(
-            "the record of a stage is damaged, or of another version of kdc",
-            given=file,
-            remedy=f"run `kdc compress` again with --from {kind.STAGE}",
-        ) from error
+from kdc.pipeline.training.students import distil
+from kdc.serving.engine.engine import Engine
 
 
 def _silent(done: int, total: int) -> None:
@@ -68,9 +54,40 @@ class Run:
         """The rows that stage `data` made."""
         return open_data(self.folder("data"))
 
+    def tokenizer_info(self) -> TokenizerInfo:
+        """How rows are cut and padded for the student, as stage `export` wrote it."""
+        file = self.folder("export") / TOKENIZER_INFO
+        return TokenizerInfo.model_validate_json(file.read_text(encoding="utf-8"))
+
+    def open_engine(self, onnx_file: Path, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
+        """The serving engine over one of the run's ONNX files, so that what is measured is what will serve. Logits are
+        divided by the temperature."""
+        return Engine.from_files(
+            onnx_file,
+            self.folder("export") / TOKENIZER_JSON,
+            task=self.data().task.info(),
+            tokenizer_info=self.tokenizer_info(),
+            temperature=temperature,
+            device=device,
+        )
+
     def result(self, kind: type[AnyResult]) -> AnyResult:
         """What a finished stage handed on; see `read_result`."""
         return read_result(self.root, kind)
+
+    def distil(self, student: StudentSettings, out: Path, *, labels_alone: bool = False) -> ModelResult:
+        """Make and train a student in `out`, by the teacher's logits and the labels, or by the labels alone; see
+        `kdc.pipeline.training.students.distil`."""
+        return distil(
+            student,
+            self.data(),
+            None if labels_alone else self.folder("targets") / TEACHER_LOGITS,
+            out,
+            self.environment,
+            cut_from=self.cut_from(student),
+            role=self.role_of(student.model),
+            progress=self.progress,
+        )
 
     @property
     def environment(self) -> Environment:
@@ -109,5 +126,26 @@ def open_run(root: Path, config: Config, reporter: Reporter) -> Run:
     Raises:
         InputError: the device or the precision that was asked for is not there.
     """
-    device, bf16 = choose_device(config.run.device, config.run.precision)
+    has_cuda = torch.cuda.is_available()
+    if config.run.device == "cuda" and not has_cuda:
+        raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
+    device = "cuda" if has_cuda and config.run.device != "cpu" else "cpu"
+    bf16 = _is_bf16(device, config.run.precision)
     return Run(root=root, config=config, device=device, bf16=bf16, progress=reporter.progress, say=reporter.say)
+
+
+def _is_bf16(device: str, precision: str) -> bool:
+    """Whether to train in bf16; "auto" is bf16 on CUDA with bf16 units, or a CPU with AMX or AVX-512's bf16 products.
+
+    Raises:
+        InputError: bf16 was asked for and the GPU has none.
+    """
+    if device == "cuda" and precision != "fp32":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not has_bf16:
+            raise InputError("this GPU has no bf16", given="run.precision=bf16", remedy="--set run.precision=fp32")
+        return has_bf16
+    if precision != "auto":
+        return precision == "bf16"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.6
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))

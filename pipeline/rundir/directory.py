@@ -1,4 +1,5 @@
-"""The run directory: where it is, that nobody else works in it, and that a run replaces nothing but a run's files."""
+"""The run directory: where it is, that nobody else works in it, that a run replaces nothing but a run's files, and the
+commands that made it, so that its report can name them."""
 
 import json
 import os
@@ -12,9 +13,10 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 
 _CONFIG = "config.json"
+_COMMANDS = "commands.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder
 _ENDINGS = ("", ".partial", ".old", ".kept")  # of a stage's folders
-_RESULTS = (_CONFIG, "commands.json", "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
+_RESULTS = (_CONFIG, _COMMANDS, "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
 
 
 def root_of(config: Config) -> Path:
@@ -74,6 +76,19 @@ def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
                 remedy="name another --out",
             )
     write_whole(root / _CONFIG, config.model_dump_json(indent=2))
+
+
+def note_command(root: Path, command: str) -> None:
+    """Add a command to a run directory, which exists; does nothing where it was the last one too."""
+    commands = read_commands(root)
+    if commands[-1:] != [command]:
+        write_whole(root / _COMMANDS, json.dumps([*commands, command], indent=2))
+
+
+def read_commands(root: Path) -> list[str]:
+    """The commands so far, the oldest first; none where nobody noted any (a run from Python)."""
+    file = root / _COMMANDS
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:

@@ -4,16 +4,16 @@ A finished stage is skipped while its fingerprint is the same. So these settings
 that was moved, or a model under another name, is the same input.
 """
 
-import dataclasses
 import hashlib
 import json
 from typing import Any
 
+import torch
+
 from kdc.common import machine
 from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
 from kdc.pipeline.config.tasks import task_of
-from kdc.pipeline.data.sources import input_fingerprint, source_of
-from kdc.pipeline.rundir.device import gpu_name
+from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.training import models
 
 _LAYOUT = 2  # of the stages' folders: raising it makes older ones stale
@@ -38,7 +38,7 @@ def labelled_rows(config: Config) -> dict[str, Any]:
         **config.data.model_dump(mode="json", exclude=paths),
         "task_name": task_of(config).name,
         "seed": config.run.seed,
-        "rows": input_fingerprint(dataclasses.replace(source_of(config), unlabeled=None)),
+        "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
         "teacher_models": [models.fingerprint(source) for source in config.teacher.sources],
     }
 
@@ -53,6 +53,11 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
         "seed": config.run.seed,
         "precision": config.run.precision,
     }
+
+
+def gpu_name(device: str) -> str | None:
+    """The name of the GPU that a run trains on; None on a CPU."""
+    return str(torch.cuda.get_device_name()) if device == "cuda" else None
 
 
 def this_machine(device: str) -> dict[str, Any]:

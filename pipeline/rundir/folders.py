@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import StageRecord, StageResult
+from kdc.pipeline.results import StageResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
+from kdc.pipeline.rundir.record import RECORD, StageRecord, read_record
 
-_RECORD = "stage.json"
 _MARK = "fingerprint"  # in a partial folder: whose work it is
 
 
@@ -64,15 +63,15 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
     fingerprint = fingerprint_of(stage.name, settings, [run.fingerprints[name] for name in stage.after])
     run.fingerprints[stage.name] = fingerprint
     folder, partial = run.root / stage.name, run.root / f"{stage.name}.partial"
-    earlier = _read_record(folder)
-    why = _why_to_run(stage, earlier, fingerprint, run.root)
-    if why and _fingerprint(_read_record(partial)) == fingerprint:
+    record = read_record(folder)
+    why = _why_to_run(stage, record, fingerprint, run.root)
+    finished = read_record(partial) if why else None
+    if finished is not None and finished.fingerprint == fingerprint:
         _publish(partial, folder)  # the process was killed between its last write and the rename
-        earlier = _read_record(folder)
-        why = _why_to_run(stage, earlier, fingerprint, run.root)
-    if earlier is not None and not why:
+        record = finished
+        why = _why_to_run(stage, record, fingerprint, run.root)
+    if record is not None and not why:
         reporter.skipped(stage.name)
-        record = StageRecord(skipped=True, **earlier)
     else:
         record = _do(run, stage, settings, fingerprint, reporter, why)
         _publish(partial, folder)
@@ -81,15 +80,15 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
     return record
 
 
-def _why_to_run(stage: Stage, record: dict[str, Any] | None, fingerprint: str, root: Path) -> str:
+def _why_to_run(stage: Stage, record: StageRecord | None, fingerprint: str, root: Path) -> str:
     """Why a stage must be run, in words for the person who watches; "" where it is done."""
     if record is None:
         return "new"
     changed = "its settings or inputs changed"
-    if record["fingerprint"] != fingerprint:
+    if record.fingerprint != fingerprint:
         return changed
     try:
-        stage.result.model_validate(record["metrics"])
+        stage.result.model_validate(record.metrics)
     except ValueError:
         return "its folder is of another version of kdc, which kept too little to go on from"
     return "" if stage.is_intact(root) else changed  # asked last, because it reads the record too
@@ -114,7 +113,7 @@ def _do(
         seconds=round(time.monotonic() - began, 2),
         peak_memory_bytes=own_peak_memory_bytes(),
     )
-    write_whole(partial / _RECORD, json.dumps(record.model_dump(exclude={"skipped"}), indent=2))
+    write_whole(partial / RECORD, json.dumps(record.model_dump(exclude={"skipped"}), indent=2))
     return record
 
 
@@ -129,30 +128,7 @@ def forget(root: Path, name: str) -> None:
     would leave later stages that look finished but were made from other results."""
     _remove(root / f"{name}.partial")
     shutil.rmtree(kept_folder(root, name), ignore_errors=True)
-    (root / name / _RECORD).unlink(missing_ok=True)
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    """A stage's record, or None where the folder is not complete.
-
-    Raises:
-        KdcError: it is there and damaged.
-    """
-    file = folder / _RECORD
-    if not file.exists():
-        return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        StageRecord(skipped=True, **record)
-    except (ValueError, TypeError) as error:
-        raise KdcError(
-            "the record of a stage is damaged", given=file, remedy=f"remove the folder {folder} and run again"
-        ) from error
-    return record
-
-
-def _fingerprint(record: dict[str, Any] | None) -> str | None:
-    return None if record is None else record["fingerprint"]
+    (root / name / RECORD).unlink(missing_ok=True)
 
 
 def _open_partial(partial: Path, fingerprint: str) -> bool:
@@ -169,7 +145,7 @@ def _open_partial(partial: Path, fingerprint: str) -> bool:
 def _remove(partial: Path) -> None:
     """Remove a working folder. The files that say whose work it is go first: if the process is killed in between, the
     rest must not count as the beginning of anything."""
-    for name in (_RECORD, _MARK):
+    for name in (RECORD, _MARK):
         (partial / name).unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
 

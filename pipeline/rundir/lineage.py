@@ -10,7 +10,7 @@ from kdc.common import machine
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.device import gpu_name
+from kdc.pipeline.rundir.fingerprints import gpu_name
 from kdc.pipeline.training.minilm import HUB_ID
 
 _PACKAGES = (

@@ -15,7 +15,7 @@ from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training import adapters, models
 from kdc.pipeline.training.finetuning import fine_tune
-from kdc.pipeline.training.students import distil, merged_student
+from kdc.pipeline.training.students import merged_student
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -40,17 +40,7 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 def student_without_kd(run: Run, work: Path) -> ModelResult:
     """Train the student on the labels alone; `work/model` is the merged model."""
-    settings = run.student
-    result = distil(
-        settings,
-        run.data(),
-        None,
-        work,
-        run.environment,
-        cut_from=run.cut_from(settings),
-        role=run.role_of(settings.model),
-        progress=run.progress,
-    )
+    result = run.distil(run.student, work, labels_alone=True)
     merged_student(work).save_pretrained(work / "model")
     models.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
     return result

@@ -11,7 +11,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
-from kdc.pipeline.data.sources import input_fingerprint, source_of
+from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.quality.latency import check_length
@@ -26,7 +26,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
     student = run.config.student.model
     return labelled_rows(run.config) | {
-        "rows": input_fingerprint(source_of(run.config)),
+        "rows": input_fingerprint(run.config.data),
         "student_model": "the teacher's" if student.startswith("layers:") else models.fingerprint(student),
     }
 
@@ -34,9 +34,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> DataResult:
     """Make the rows and their tokens in `out`."""
     config = run.config
-    report = prepare(
-        out, task_of(config), source_of(config), max_train_rows=config.data.max_train_rows, seed=config.run.seed
-    )
+    report = prepare(out, task_of(config), config.data, seed=config.run.seed)
     for warning in report.warnings:
         run.say(f"warning: {warning}")
     task = open_data(out).task

@@ -35,7 +35,6 @@ from kdc.pipeline.rundir.files import (
     TOKENIZER_JSON,
 )
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.served import open_engine
 from kdc.pipeline.training import ensemble, models
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
@@ -264,7 +263,7 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 def _onnx_entry(run: Run, file: Path, device: Device, *, timed: bool) -> Entry:
     """An ONNX file in the engine that serves."""
-    engine = open_engine(run, file, device=device)
+    engine = run.open_engine(file, device=device)
     tokenizer = run.folder("export") / TOKENIZER_JSON
     files = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
     return Entry(

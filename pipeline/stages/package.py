@@ -22,8 +22,8 @@ from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import EvaluateResult, ExportResult, PackageResult, QuantizeResult, Table
-from kdc.pipeline.results.card import model_card
-from kdc.pipeline.rundir.context import Run, read_result
+from kdc.pipeline.rundir.card import model_card
+from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import (
     ALL_LOGITS,
     EVALUATION,
@@ -36,7 +36,7 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.rundir.lineage import lineage_of
-from kdc.pipeline.rundir.served import read_tokenizer_info
+from kdc.pipeline.rundir.record import read_result
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
 def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
     """The manifest of the files that are in the folder so far."""
     variants = _variants(folder, table, run.result(ExportResult), quantized)
-    info = read_tokenizer_info(run)
+    info = run.tokenizer_info()
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
         task=run.data().task.info(),
@@ -139,11 +139,11 @@ def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -
 
 def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
     """What was measured of each ONNX file; a file that was dropped when it was evaluated is removed."""
-    int8 = quantized.best
+    int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
     parity = {
         "fp32": exported.fp32_parity,
         "int8": None if int8 is None else int8.parity,
-        "fp16": exported.fp16_difference,
+        "fp16": exported.fp16_parity if isinstance(exported.fp16_parity, float) else None,
     }
     variants = {}
     for name, file in {"fp32": FP32_ONNX, "int8": INT8_ONNX, "fp16": FP16_ONNX}.items():

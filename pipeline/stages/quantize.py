@@ -27,7 +27,6 @@ from kdc.pipeline.results import QuantizeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.served import open_engine
 from kdc.serving.engine.engine import Engine
 
 
@@ -39,7 +38,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> QuantizeResult:
     """Make and judge the candidates in `out`."""
     settings = run.config.quantize
-    fp32 = open_engine(run, run.folder("export") / FP32_ONNX)
+    fp32 = run.open_engine(run.folder("export") / FP32_ONNX)
     rows = _tuning_slice(run, fp32)
     temperature = calibrate(rows.logits, rows.labels, rows.task.kind)
     if not settings.enabled:
@@ -94,7 +93,7 @@ def _trials(run: Run, fp32: Engine, rows: TuningSlice, temperature: float, out: 
         batches=batches,
         rows=rows,
         fp32=fp32,
-        open_engine=partial(open_engine, run, temperature=temperature),
+        open_engine=partial(run.open_engine, temperature=temperature),
         invariance_rows=settings.invariance_rows,
         rounds=settings.rounds,
         seed=seed,

@@ -19,10 +19,8 @@ from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results import CandidatesResult, SearchResult, Trial
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.rundir.folders import kept_folder
 from kdc.pipeline.training.finetuning import plan_for
-from kdc.pipeline.training.students import distil
 
 _FIRST_STEPS = 400  # fewer rank students by how fast they begin
 _QUICK_SURVIVORS = 3
@@ -93,16 +91,7 @@ def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
         record.parent.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         began = time.monotonic()
-        result = distil(
-            settings,
-            run.data(),
-            run.folder("targets") / TEACHER_LOGITS,
-            work,
-            run.environment,
-            cut_from=run.cut_from(settings),
-            role=run.role_of(student),
-            progress=run.progress,
-        )
+        result = run.distil(settings, work)
         assert result.training is not None
         assert result.parameters is not None
         trial = Trial(

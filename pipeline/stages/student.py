@@ -10,9 +10,7 @@ from typing import Any
 from kdc.pipeline.results import StudentResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import TEACHER_LOGITS
 from kdc.pipeline.training.finetuning import check_learned
-from kdc.pipeline.training.students import distil
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
@@ -27,18 +25,9 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> StudentResult:
     """Make the distilled student in `out`."""
-    settings, data = run.student, run.data()
-    result = distil(
-        settings,
-        data,
-        run.folder("targets") / TEACHER_LOGITS,
-        out,
-        run.environment,
-        cut_from=run.cut_from(settings),
-        role=run.role_of(settings.model),
-        progress=run.progress,
-    )
-    warning = check_learned(result, data.task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
+    settings = run.student
+    result = run.distil(settings, out)
+    warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
     if warning:
         run.say(f"warning: {warning}")
     return StudentResult(**result.to_json())

@@ -106,17 +106,8 @@ def answer_with(
     device: str,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Load a teacher and have it answer windows of rows; under torchrun each process answers its share of them.
-
-    Args:
-        teacher: its folder.
-        task: what it answers.
-        rows: all rows.
-        starts: first rows of the windows.
-        parts: see `answer_windows`.
-        device: "cpu" or "cuda".
-        progress: called with windows done and windows in all.
-    """
+    """Load a teacher from its folder and have it answer, as `answer_windows` does; under torchrun each process answers
+    its share of the windows. The device is "cpu" or "cuda"."""
     model = models.load_model(teacher, task).model.to(device).eval()
     pad_id = models.load_tokenizer(teacher).pad_token_id
     answer_windows(model, rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)

@@ -16,7 +16,7 @@ from transformers import set_seed
 from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.scores import scores_of_rows
-from kdc.pipeline.data.sources import input_fingerprint, source_of
+from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results import ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
@@ -38,7 +38,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     settings, file = run.config.teacher, run.config.teacher.scores
     scores = None
     if file is not None and file.is_file():  # its answers are kept by row id, those to unlabelled rows among them
-        scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(source_of(run.config))]
+        scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(run.config.data)]
     more = [models.fingerprint(source) for source in settings.sources[1:]]
     return fingerprints.training(run.config, settings) | {"more": more, "scores": scores}
 

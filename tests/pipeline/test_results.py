@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from kdc.pipeline.results import History, ModelResult, StageRecord, TeacherResult, TrainingSummary
+from kdc.pipeline.results import History, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.run import STAGES
 from kdc.pipeline.rundir.fingerprints import fingerprint_of
+from kdc.pipeline.rundir.record import StageRecord
 
 # What version 0.1 wrote as each stage's `stage.json`, on a tiny run; lists and tables are shortened.
 RECORDS: dict[str, Any] = json.loads(Path(__file__).with_name("stages_of_0.1.json").read_text(encoding="utf-8"))

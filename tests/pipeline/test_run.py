@@ -21,11 +21,11 @@ from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
-from kdc.pipeline.results import StageRecord
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.folders import Stage
+from kdc.pipeline.rundir.record import StageRecord
 from kdc.pipeline.stages import package
 
 

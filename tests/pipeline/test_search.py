@@ -15,7 +15,8 @@ from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.plots import _short
 from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, Trial
-from kdc.pipeline.rundir.context import Run, read_result
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import candidates, search
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
@@ -205,13 +206,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Trials of a few steps; what was trained, in order."""
     monkeypatch.setattr(search, "_FIRST_STEPS", 8)
     trained: list[tuple[str, int]] = []
-    distil = getattr(search, "distil")  # noqa: B009
+    distil = Run.distil
 
-    def noted(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
-        trained.append((settings.model, settings.min_steps))
-        return distil(settings, *rest, **named)
+    def noted(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
+        if out.parent.name == "search.partial":
+            trained.append((student.model, student.min_steps))
+        return distil(run, student, out, **named)
 
-    monkeypatch.setattr(search, "distil", noted)
+    monkeypatch.setattr(Run, "distil", noted)
     return trained
 
 
@@ -227,13 +229,15 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         (DEEP[1], 16): 81.0,
         (DEEP[2], 16): 85.0,
     }
-    distil = getattr(search, "distil")  # noqa: B009
+    distil = Run.distil
 
-    def scored(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
-        tune = {"macro_f1": scores[settings.model, settings.min_steps]}
-        return distil(settings, *rest, **named).model_copy(update={"tune": tune})
+    def scored(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
+        result = distil(run, student, out, **named)
+        if out.parent.name != "search.partial":
+            return result
+        return result.model_copy(update={"tune": {"macro_f1": scores[student.model, student.min_steps]}})
 
-    monkeypatch.setattr(search, "distil", scored)
+    monkeypatch.setattr(Run, "distil", scored)
     compress(rows.config(run, "contract.search=full", max_size_mb=100.0), until="student")
     assert short == [*((student, 8) for student in DEEP), (DEEP[1], 16), (DEEP[2], 16)]
     base = json.loads((run / "student" / "base" / "config.json").read_text())
@@ -277,17 +281,17 @@ def test_a_search_that_is_cut_off_goes_on_where_it_was(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = rows.config(run, max_size_mb=100.0)
-    noted = getattr(search, "distil")  # noqa: B009
+    noted = Run.distil
 
-    def killed_at_the_third(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
+    def killed_at_the_third(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
         if len(short) == 2:
             raise KeyboardInterrupt
-        return noted(settings, *rest, **named)
+        return noted(run, student, out, **named)
 
-    monkeypatch.setattr(search, "distil", killed_at_the_third)
+    monkeypatch.setattr(Run, "distil", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         compress(config, until="search")
-    monkeypatch.setattr(search, "distil", noted)
+    monkeypatch.setattr(Run, "distil", noted)
     compress(config, until="search")
     assert [student for student, _ in short] == list(DEEP[:3])
 
@@ -296,12 +300,13 @@ def test_a_search_out_of_time_takes_the_best_so_far(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
-    distil = getattr(search, "distil")  # noqa: B009
+    distil = Run.distil
 
-    def scored(settings: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
-        return distil(settings, *rest, **named).model_copy(update={"tune": {"macro_f1": scores[settings.model]}})
+    def scored(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
+        tune = {"macro_f1": scores[student.model]}
+        return distil(run, student, out, **named).model_copy(update={"tune": tune})
 
-    monkeypatch.setattr(search, "distil", scored)
+    monkeypatch.setattr(Run, "distil", scored)
     monkeypatch.setattr(search, "_is_out_of_time", lambda trials, max_hours: len(trials) == 2)
     compress(rows.config(run, max_size_mb=100.0, max_hours=1.0), until="search")
     result = read_result(run, SearchResult)

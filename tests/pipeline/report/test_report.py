@@ -21,7 +21,7 @@ from kdc.pipeline.compress import compress_for_people
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import verdict
 from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report
-from kdc.pipeline.rundir.commands import note_command, read_commands
+from kdc.pipeline.rundir.directory import note_command, read_commands
 
 
 class Reader(HTMLParser):

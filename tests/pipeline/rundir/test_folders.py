@@ -9,8 +9,9 @@ from tiny_runs import config_for
 from kdc.common.errors import KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline.results import StageResult
-from kdc.pipeline.rundir.context import Run, read_result
+from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.folders import Stage, run_stage
+from kdc.pipeline.rundir.record import read_result
 
 
 class Counted(StageResult):

@@ -5,7 +5,7 @@ from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
-from kdc.pipeline.results.graphs import QuantizeResult
+from kdc.pipeline.results import QuantizeResult
 
 
 def model_card(manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str) -> str:
