@@ -19,7 +19,7 @@ from typing import Any
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http import runtime
-from kdc.serving.http.artifacts import absolute, local, paths_by_name
+from kdc.serving.http.artifacts import local, paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 
@@ -57,7 +57,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         KdcError: an artifact is damaged, a worker could not start, or BentoML's supervisor ended by itself.
     """
     address = address_of(host, port)
-    paths = local(absolute(settings.artifact), allow_failed=settings.allow_failed)
+    paths = local(settings.artifact, allow_failed=settings.allow_failed)
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.

@@ -64,7 +64,7 @@ class FrontDoor:
     logging={"access": {"enabled": False}},
     # Our own time limit answers first. BentoML never cancels its timer, so its limit must not be long.
     traffic={"timeout": _SETTINGS.timeout_s + 1},
-    # We make spans ourselves (kdc.serving.http.spans). BentoML's would repeat each request's, without its parts.
+    # We make spans ourselves (kdc.serving.http.tracing). BentoML's would repeat each request's, without its parts.
     tracing={"excluded_urls": ".*"},
 )
 class Classifier:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from kdc.artifact.manifest import MANIFEST_NAME
-from kdc.artifact.stores.addresses import BENTO, is_address, name_of
+from kdc.artifact.stores.addresses import is_address, name_of
 from kdc.common.errors import InputError
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -49,30 +49,24 @@ def paths_by_name(artifacts: str) -> dict[str, Path]:
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 
-def absolute(artifacts: str) -> str:
-    """The list with absolute paths, since workers may run in another folder. Links are not resolved."""
-    return ",".join(
-        f"{name}={place if is_address(place) else os.path.abspath(place)}"
-        for name, place in places_by_name(artifacts).items()
-    )
-
-
 def local(artifacts: str, *, allow_failed: bool = False) -> str:
-    """The list with paths in place of addresses: artifacts at addresses are downloaded into the cache.
+    """The list with absolute paths, since workers may run in another folder. Links are not resolved.
 
-    Without `allow_failed` an artifact that failed its contract is refused.
+    Artifacts at addresses are downloaded into the cache. Without `allow_failed` one that failed its contract is
+    refused.
 
     Raises:
         KdcError: there is no artifact at an address, it cannot be reached, or what arrived is damaged.
     """
-    if not is_address(artifacts) and BENTO not in artifacts:
-        return artifacts  # and the stores' modules, which take long to import, are not needed
-    from kdc.artifact.stores.pull import cached
+    paths = places_by_name(artifacts)
+    for name, place in paths.items():
+        if is_address(place):
+            from kdc.artifact.stores.pull import cached  # takes long to import, and is not needed for paths
 
-    return ",".join(
-        f"{name}={cached(name, place, allow_failed=allow_failed) if is_address(place) else place}"
-        for name, place in places_by_name(artifacts).items()
-    )
+            paths[name] = str(cached(name, place, allow_failed=allow_failed))
+        else:
+            paths[name] = os.path.abspath(place)
+    return ",".join(f"{name}={path}" for name, path in paths.items())
 
 
 def newest(runs: Path = Path("runs")) -> Path:

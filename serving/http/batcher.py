@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdc.common.errors import KdcError
+from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.tokenizing import Encoded
-from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Result, Row, TooLarge
+from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Result, Row
 
 if TYPE_CHECKING:
-    from kdc.serving.http.spans import Trace
+    from kdc.serving.http.tracing import Trace
 
 log = logging.getLogger("kdc.serve")
 
@@ -114,7 +114,7 @@ class Batcher:
 
         Raises:
             Overloaded: they do not fit into the queue.
-            TooLarge: they would not fit into an empty queue.
+            InputError: they would not fit into an empty queue.
             Closed: `close` was called.
             KdcError: the forward pass failed.
         """
@@ -122,7 +122,11 @@ class Batcher:
             raise ValueError("a request has at least one row")
         tokens = sum(map(len, encodings))
         if tokens > self._max_queue_tokens:
-            raise TooLarge(tokens, self._max_queue_tokens)
+            raise InputError(
+                "the request has too many tokens",
+                given=f"{tokens}; at most {self._max_queue_tokens}",
+                remedy="send fewer texts a request",
+            )
         request = Request(self._loop.create_future(), len(encodings), [None] * len(encodings), trace)
         now = time.perf_counter()
         rows: list[Row] = []

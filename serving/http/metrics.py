@@ -27,8 +27,12 @@ _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Metrics:
-    """Everything that the service counts and measures."""
+class Metrics(Collector):
+    """Everything that the service counts and measures.
+
+    Attributes:
+        models: those whose series `exposition` shows, by name. They are read anew each time: a reload shows.
+    """
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
@@ -48,17 +52,12 @@ class Metrics:
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
-        self._models: Mapping[str, Model] = {}
-        self._training = _TrainingShares()
+        self.models: Mapping[str, Model] = {}
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         if self._shared:
             _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         else:
-            own.register(self._training)
-
-    def describe(self, models: Mapping[str, Model]) -> None:
-        """Set the models, by name, whose series `exposition` shows. They are read anew each time: a reload shows."""
-        self._models = self._training.models = models
+            own.register(self)
 
     def observe_batch(self, model: str, report: BatchReport) -> None:
         """Count one forward pass."""
@@ -87,7 +86,7 @@ class Metrics:
         """All workers' metrics in Prometheus' text format."""
         # Create the series of what has not happened yet: Prometheus sees no increase in a series that begins at 1, and
         # a quotient with a missing series is missing.
-        for name, model in list(self._models.items()):
+        for name, model in list(self.models.items()):
             for metric in (self.rows, self.truncated, self.queue_tokens):
                 metric.labels(name)
             for label in model.engine.labels:
@@ -96,21 +95,15 @@ class Metrics:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
-        together.register(self._training)
+        together.register(self)
         return generate_latest(together)
 
-
-class _TrainingShares(Collector):
-    """How common each label was in training, from the manifests of the models that are loaded now.
-
-    This is not a gauge: with several workers a gauge is a file, and the labels of an artifact that was replaced would
-    stay in it. All workers read the same manifests, so the worker that is asked answers for all.
-    """
-
-    def __init__(self) -> None:
-        self.models: Mapping[str, Model] = {}
-
     def collect(self) -> Iterator[Metric]:
+        """How common each label was in training, from the manifests of the models that are loaded now.
+
+        This is not a gauge: with several workers a gauge is a file, and the labels of an artifact that was replaced
+        would stay in it. All workers read the same manifests, so the worker that is asked answers for all.
+        """
         family = GaugeMetricFamily(
             "kdc_training_label_share", "Share of the training rows that carry a label.", labels=["model", "label"]
         )

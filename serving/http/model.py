@@ -19,7 +19,7 @@ from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from kdc.serving.http.spans import Trace
+    from kdc.serving.http.tracing import Trace
 
 # Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
 # larger passes make other rows wait, smaller ones take more calls.
@@ -74,9 +74,9 @@ class Model:
             trace: the request's spans; None where it is not traced.
 
         Raises:
-            InputError: a row is not what the task takes, or is too long and must not be cut.
+            InputError: a row is not what the task takes, or is too long and must not be cut; or the rows together have
+                more tokens than even an empty queue takes.
             Overloaded: the queue is full.
-            TooLarge: the rows have more tokens than even an empty queue takes.
         """
         if trace is not None:
             trace.asked(self.name, len(rows))

@@ -18,7 +18,7 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.tokenizing import Encoded
 
 if TYPE_CHECKING:
-    from kdc.serving.http.spans import Trace
+    from kdc.serving.http.tracing import Trace
 
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
@@ -37,15 +37,6 @@ class Overloaded(KdcError):
             remedy=f"try again in {retry_after} s",
         )
         self.retry_after = retry_after
-
-
-class TooLarge(KdcError):
-    """A request has more tokens than even an empty queue takes."""
-
-    def __init__(self, tokens: int, most: int) -> None:
-        super().__init__(
-            "the request has too many tokens", given=f"{tokens}; at most {most}", remedy="send fewer texts a request"
-        )
 
 
 class Closed(KdcError):

@@ -18,10 +18,9 @@ from kdc.common import machine
 from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http import trace_settings
 from kdc.serving.http.artifacts import paths_by_name
 from kdc.serving.http.model import Model, Record, batch_tokens
-from kdc.serving.http.settings import ServeSettings
+from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
 
@@ -35,7 +34,7 @@ def verify(settings: ServeSettings) -> None:
         KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.
     """
     _ = settings.api_key
-    trace_settings.exporters()
+    trace_exporters()
     for path in paths_by_name(settings.artifact).values():
         refuse_failed(load_manifest(path).contract, allow=settings.allow_failed)
 

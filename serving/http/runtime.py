@@ -3,10 +3,9 @@
 An environment variable names it to the workers. Without `kdc serve`, as under `bentoml serve`, there is no such folder.
 """
 
+import json
 import os
 from pathlib import Path
-
-from pydantic import BaseModel
 
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
@@ -18,15 +17,6 @@ STOPPING = "stopping"  # is there once the whole service stops, not one worker a
 _FAILED = "failed.json"
 
 
-class _Failure(BaseModel):
-    """A `KdcError`, as the file holds it."""
-
-    what: str
-    given: str | None
-    remedy: str
-    exit_code: int
-
-
 def directory() -> Path | None:
     """The folder; None without `kdc serve`."""
     name = os.environ.get(DIRECTORY)
@@ -35,15 +25,15 @@ def directory() -> Path | None:
 
 def report_failure(folder: Path, error: KdcError) -> None:
     """Note why no worker can start."""
-    given = str(error.given or "") or None
-    failure = _Failure(what=error.what, given=given, remedy=error.remedy, exit_code=error.exit_code)
-    write_whole(folder / _FAILED, failure.model_dump_json(), shared=True)  # all workers fail at the same moment
+    parts = {"what": error.what, "given": str(error.given or "") or None, "remedy": error.remedy}
+    content = json.dumps({"exit_code": error.exit_code, "parts": parts})
+    write_whole(folder / _FAILED, content, shared=True)  # all workers fail at the same moment
 
 
 def read_failure(folder: Path) -> KdcError | None:
     """Why no worker can start; None if none has said so."""
     if not (folder / _FAILED).exists():
         return None
-    failure = _Failure.model_validate_json((folder / _FAILED).read_bytes())
-    kind = InputError if failure.exit_code == InputError.exit_code else KdcError
-    return kind(failure.what, given=failure.given, remedy=failure.remedy)
+    failure = json.loads((folder / _FAILED).read_bytes())
+    kind = InputError if failure["exit_code"] == InputError.exit_code else KdcError
+    return kind(**failure["parts"])

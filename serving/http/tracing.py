@@ -1,28 +1,97 @@
-"""Makes the spans of requests and sends them. Imports OpenTelemetry, so it is imported only where traces are wanted.
+"""The spans of requests, by OpenTelemetry. Imported only where `kdc.serving.http.settings` says that they are wanted.
 
-`kdc.serving.http.trace_settings` decides that; `kdc.serving.http.spans` describes the spans.
+    POST /predict           the request; child of the caller's span where it sent a `traceparent`
+      tokenise              of all its rows
+      queue, session        a pair for each forward pass that had rows of it
+
+A request's rows may be spread over several passes, and a pass has rows of several requests. So each request gets its
+own session span for a pass, and `kdc.batch.id` is the same in all of them. No span holds a text, a token, a path or a
+header. Of `traceparent` only the ids are kept, and `tracestate`, which may hold anything, is not read.
 """
 
 import asyncio
 import itertools
 import threading
+import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
 from kdc.common.version import __version__
 from kdc.serving.http.queue import BatchReport, Result, Row
-from kdc.serving.http.spans import Share, Trace, epoch_ns, offset_ns
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})  # clients may send any word
 _W3C = TraceContextTextMapPropagator()
+
+
+@dataclass(slots=True)
+class _Share:
+    """The part of a forward pass that belonged to one request."""
+
+    arrived: int  # when its first row came, in nanoseconds of the epoch
+    rows: int = 0  # its rows in the batch
+    tokens: int = 0  # their tokens, without padding
+    failure: Exception | None = None  # the error that one of them met, if any
+
+
+class Trace:
+    """The spans of one sampled request. `span`, that of the whole request, was begun already."""
+
+    __slots__ = ("_inside", "_method", "_span", "_tracer")
+
+    def __init__(self, tracer: Tracer, span: Span, method: str) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._method = method
+        self._inside = set_span_in_context(span, Context())
+
+    def asked(self, model: str, rows: int) -> None:
+        """Record the model that the request asks and its number of rows."""
+        self._span.set_attributes({"kdc.model": model, "kdc.rows": rows})
+
+    def tokenised(self, began: float, tokens: int, truncated: int) -> None:
+        """Record that its rows were tokenised just now: to so many tokens after the cut, with so many rows cut.
+
+        Tokenising began at `began`, in seconds of `time.perf_counter`.
+        """
+        counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
+        self._span.set_attributes(counts)
+        start = _epoch_ns(began, _offset_ns())
+        self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
+
+    def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
+        """Record a forward pass that had rows of the request, from `began` to `ended` in nanoseconds of the epoch.
+
+        `batch` holds the attributes of the whole batch, `kdc.batch.id` among them.
+        """
+        own = {"kdc.rows": share.rows, "kdc.tokens": share.tokens, "kdc.batch.id": batch["kdc.batch.id"]}
+        queue = self._tracer.start_span("queue", self._inside, attributes=own, start_time=share.arrived)
+        queue.end(began)
+        session = self._tracer.start_span("session", self._inside, attributes={**own, **batch}, start_time=began)
+        if share.failure is not None:  # its message may hold a text
+            session.set_status(StatusCode.ERROR, type(share.failure).__name__)
+        session.end(ended)
+
+    def ended(self, route: str, status: int) -> None:
+        """Record that the request was answered, and end its span.
+
+        The route is "none", as in the metrics, if there was no such route or the gate refused the request.
+        """
+        if route != "none":
+            self._span.update_name(f"{self._method} {route}")
+            self._span.set_attribute("http.route", route)
+        self._span.set_attribute("http.response.status_code", status)
+        if status >= 500 or status == 424:
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
 
 
 class Tracing:
@@ -55,12 +124,12 @@ class Tracing:
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
         """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
-        offset = offset_ns()
-        shares: dict[Trace, Share] = {}
+        offset = _offset_ns()
+        shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
             if row.request.trace is None:
                 continue
-            share = shares.setdefault(row.request.trace, Share(epoch_ns(row.arrived, offset)))
+            share = shares.setdefault(row.request.trace, _Share(_epoch_ns(row.arrived, offset)))
             share.rows += 1
             share.tokens += row.length
             if isinstance(result, Exception):
@@ -73,7 +142,7 @@ class Tracing:
             "kdc.batch.rows": report.rows,
             "kdc.batch.tokens": report.tokens,
         }
-        began, ended = epoch_ns(report.began, offset), epoch_ns(report.began + report.seconds, offset)
+        began, ended = _epoch_ns(report.began, offset), _epoch_ns(report.began + report.seconds, offset)
         for trace, share in shares.items():
             trace.passed(share, batch, began, ended)
 
@@ -91,3 +160,13 @@ def _exporter(name: str) -> SpanExporter:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter()
+
+
+def _offset_ns() -> int:
+    """Nanoseconds from `time.perf_counter`'s zero to the epoch. Taken anew each time, since the clock may be set."""
+    return time.time_ns() - time.perf_counter_ns()
+
+
+def _epoch_ns(moment: float, offset: int) -> int:
+    """A moment of `time.perf_counter`, in seconds, as nanoseconds of the epoch."""
+    return round(moment * 1e9) + offset

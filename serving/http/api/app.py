@@ -10,13 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kdc.common.errors import KdcError
-from kdc.serving.http import trace_settings
 from kdc.serving.http.api import pages, replies, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.registry import Registry
-from kdc.serving.http.settings import ServeSettings
+from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -32,7 +31,11 @@ def make_app(settings: ServeSettings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        traces = trace_settings.start()
+        traces = None
+        if names := trace_exporters():
+            from kdc.serving.http.tracing import Tracing  # imports OpenTelemetry
+
+            traces = Tracing(names)
 
         def record(model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
             metrics.observe_batch(model, report)
@@ -42,7 +45,7 @@ def make_app(settings: ServeSettings) -> Starlette:
         registry = Registry(settings, record)
         registry.load()
         app.state.registry = registry
-        metrics.describe(registry.models)
+        metrics.models = registry.models
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:

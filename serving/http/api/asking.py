@@ -8,9 +8,8 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.replies import ApiError, one_line
+from kdc.serving.http.api.replies import ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
@@ -119,15 +118,12 @@ async def ask(
         side: "left" or "right", the side to cut; None for the artifact's own.
 
     Raises:
-        ApiError: 422, the rows are not what the task takes, or too long.
+        KdcError: as `Model.answer`.
     """
     state = request.app.state
     truncate = state.settings.auto_truncate if truncate is None else truncate
-    try:
-        with _cancelled_when_gone(request):
-            answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
-    except InputError as error:
-        raise ApiError(422, one_line(error)) from None
+    with _cancelled_when_gone(request):
+        answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
     state.metrics.predicted(model, answer)
     return answer
 

@@ -1,6 +1,7 @@
 """Replies in JSON. An error is everywhere one object, `{"error": what, value and remedy, "error_type": kind}`."""
 
 import logging
+import traceback
 from typing import Any
 
 import orjson
@@ -8,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.common.errors import KdcError
-from kdc.serving.http.queue import Closed, Overloaded, TooLarge
+from kdc.common.errors import InputError, KdcError
+from kdc.serving.http.queue import Closed, Overloaded
 
 log = logging.getLogger("kdc.serve")
 
@@ -63,12 +64,12 @@ async def on_api_error(_: Request, error: Exception) -> Response:
 
 
 async def on_kdc_error(_: Request, error: Exception) -> Response:
-    """Handler of errors out of the batcher and the engine: 429, 422 or 503 for its refusals, 424 for all others."""
+    """Handler of errors out of the batcher and the engine: 422, 429 or 503 for refusals, 424 for all others."""
     assert isinstance(error, KdcError)
-    message = one_line(error)
+    message = "; ".join(filter(None, [error.what, f"given: {error.given}" if error.given else "", error.remedy]))
     if isinstance(error, Overloaded):
         return error_response(429, message, {"Retry-After": str(error.retry_after)})
-    if isinstance(error, TooLarge):
+    if isinstance(error, InputError):
         return error_response(422, message)
     if isinstance(error, Closed):
         return error_response(503, message, {"Connection": "close"})
@@ -78,7 +79,8 @@ async def on_kdc_error(_: Request, error: Exception) -> Response:
 
 def on_unexpected(error: Exception) -> Response:
     """500 for any other error. The log gets its kind and place, but not its message, which may hold a text."""
-    log.error("unexpected %s in %s", type(error).__name__, _place(error))
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
     return error_response(500, "the service failed on this request; the log names the place")
 
 
@@ -89,16 +91,3 @@ async def on_no_route(_: Request, error: Exception) -> Response:
         return error_response(404, "there is no such route; /docs lists them")
     headers = dict(error.headers or {})
     return error_response(405, f"this route takes {headers.get('Allow', 'another method')}", headers)
-
-
-def one_line(error: KdcError) -> str:
-    """The error's three parts in one line: what was wrong, the value, the remedy."""
-    parts = [error.what, f"given: {error.given}" if error.given else "", error.remedy]
-    return "; ".join(filter(None, parts))
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "an unknown place"

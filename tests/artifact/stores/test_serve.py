@@ -14,7 +14,7 @@ from transfers import BIG, BIG_BYTES, Traffic, contents
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.push import push_artifact
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.http.artifacts import absolute, local, places_by_name
+from kdc.serving.http.artifacts import local, places_by_name
 
 ADDRESS = "s3://models/team/mood"
 
@@ -84,7 +84,7 @@ def test_an_artifact_is_named_by_the_last_part_of_its_address() -> None:
     result = places_by_name(text)
     assert list(result) == ["qnli", "mood", "x", "n.b", "tag", "n", "b"]
     assert result["n.b"] == "hf://o/n.b@v1"
-    assert absolute("hf://o/n,b=rel") == f"n=hf://o/n,b={Path.cwd() / 'rel'}"
+    assert local("b=rel") == f"b={Path.cwd() / 'rel'}"
     assert list(places_by_name("s3://b/k=1/mood")) == ["mood"]
     for wrong in ("hf://only-a-name", "bento:a:b:c"):
         with pytest.raises(InputError, match="this is no"):
@@ -93,7 +93,7 @@ def test_an_artifact_is_named_by_the_last_part_of_its_address() -> None:
 
 def test_a_path_imports_nothing_of_stores() -> None:
     code = (
-        "import sys\nfrom kdc.serving.http.artifacts import absolute, local\nlocal(absolute('mood=/some/path'))\n"
+        "import sys\nfrom kdc.serving.http.artifacts import local\nlocal('mood=/some/path')\n"
         "print([m for m in ('kdc.artifact.stores.pull', 'huggingface_hub', "
         "'filelock', 's3fs') "
         "if m in sys.modules])"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.common.errors import KdcError
+from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.queue import BatchReport, Overloaded, TooLarge
+from kdc.serving.http.queue import BatchReport, Overloaded
 
 
 class Row(list[int]):
@@ -152,7 +152,7 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         await asyncio.gather(*tasks)
         assert batcher.queued_tokens == 0
         assert (await batcher.submit([row(3, 20)])).tolist() == [[3, 20]]
-        with pytest.raises(TooLarge):
+        with pytest.raises(InputError):
             await batcher.submit([row(4, 15), row(4, 6)])  # more than it ever takes
         await batcher.close()
 
