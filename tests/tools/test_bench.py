@@ -13,10 +13,9 @@ from bag_models import write_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.tools.bench import run
 from kdc.tools.bench.plot import check_format, draw
-from kdc.tools.bench.result import BenchResult
+from kdc.tools.bench.result import BenchResult, render
 from kdc.tools.bench.run import Case, Subject, parse_subject, run_bench
 from kdc.tools.bench.subject_process import load
-from kdc.tools.bench.text import render
 
 CASES = [Case(1, 4), Case(3, 8), Case(1, 500)]
 

@@ -17,8 +17,7 @@ from kdc.common import machine
 from kdc.tools.doctor import diagnose as doctor
 from kdc.tools.doctor import probes
 from kdc.tools.doctor.advice import advise
-from kdc.tools.doctor.report import Hub, Provider, Report
-from kdc.tools.doctor.text import render
+from kdc.tools.doctor.report import Hub, Provider, Report, render
 
 HEALTHY: dict[str, Any] = {
     "kdc": "0.1.0",

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kdc.common.errors import InputError
-from kdc.tools.bench.result import BenchResult, CaseResult
+from kdc.tools.bench.result import BenchResult
 
 _MARKS = "os^Dv*"
 FORMATS = (".svg", ".png", ".pdf")
@@ -26,24 +24,24 @@ def draw(result: BenchResult, path: Path) -> None:
     check_format(path)
     batches = sorted({case.batch for subject in result.subjects for case in subject.cases})
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for number, subject in enumerate(result.subjects):
         mark = _MARKS[number % len(_MARKS)]
-        latencies, speeds = (_by_tokens(subject.cases, batch) for batch in (batches[0], batches[-1]))
-        tokens = [case.tokens for case in latencies]
-        (line,) = left.plot(tokens, [case.p50_ms for case in latencies], marker=mark)
-        ends = [case.p50_ms for case in latencies], [case.p95_ms for case in latencies]
-        left.vlines(tokens, *ends, color=line.get_color(), alpha=0.5)
-        right.plot(
-            [case.tokens for case in speeds],
-            [case.rows_per_second for case in speeds],
-            marker=mark,
-            label=subject.name,
-        )
-    _label(left, f"Latency of {_rows(batches[0])}", "milliseconds (p50, bar to p95)")
-    _label(right, f"Throughput, {_rows(batches[-1])} a call", "rows a second")
+        cases = sorted(subject.cases, key=lambda case: case.tokens)
+        smallest, largest = ([case for case in cases if case.batch == batch] for batch in (batches[0], batches[-1]))
+        tokens = [case.tokens for case in smallest]
+        p50, p95 = [case.p50_ms for case in smallest], [case.p95_ms for case in smallest]
+        (line,) = left.plot(tokens, p50, marker=mark)
+        left.vlines(tokens, p50, p95, color=line.get_color(), alpha=0.5)
+        speeds = [case.rows_per_second for case in largest]
+        right.plot([case.tokens for case in largest], speeds, marker=mark, label=subject.name)
+    left.set(title=f"Latency of {_rows(batches[0])}", ylabel="milliseconds (p50, bar to p95)")
+    right.set(title=f"Throughput, {_rows(batches[-1])} a call", ylabel="rows a second")
     right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
     machine = result.machine
     figure.supxlabel(f"tokens a row. {machine.cpu.model}, {machine.cores.usable} cores", fontsize=9)
     try:
@@ -68,16 +66,5 @@ def check_format(path: Path) -> None:
         )
 
 
-def _by_tokens(cases: tuple[CaseResult, ...], batch: int) -> list[CaseResult]:
-    return sorted((case for case in cases if case.batch == batch), key=lambda case: case.tokens)
-
-
 def _rows(count: int) -> str:
     return "one row" if count == 1 else f"{count} rows"
-
-
-def _label(axes: Axes, title: str, unit: str) -> None:
-    axes.set(title=title, ylabel=unit)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

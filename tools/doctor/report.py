@@ -1,4 +1,4 @@
-"""The report of `kdc doctor`: its JSON is what `kdc doctor --json` prints."""
+"""The report of `kdc doctor`, printed as JSON or as text."""
 
 from typing import Any, Literal
 
@@ -77,3 +77,68 @@ class Report(Frozen):
     def _only_what_it_said(self, torch: Torch | None) -> dict[str, Any] | None:
         """In JSON, a broken PyTorch has nothing but its error, and one that works has none."""
         return None if torch is None else torch.model_dump(exclude_unset=True)
+
+
+def render(report: Report) -> str:
+    """The report, one fact a line, and what to do at the end."""
+    lines = [
+        f"kdc {report.kdc or '(not installed)'}, Python {report.python}, {report.system}",
+        *_packages(report.packages),
+        *_devices(report),
+        *_machine(report),
+        "",
+    ]
+    for advice in report.advice:
+        lines += [f"{advice.level}: {advice.what}", f"  -> {advice.remedy}"]
+    if not any(advice.level == "problem" for advice in report.advice):
+        lines.append("no problems found")
+    return "\n".join(lines)
+
+
+def _packages(packages: dict[str, dict[str, str | None]]) -> list[str]:
+    """Installed versions, and what is missing, a line for each extra."""
+    lines = []
+    for extra, versions in packages.items():
+        have = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        absent = ", ".join(name for name, version in versions.items() if version is None)
+        parts = [have, f"not installed: {absent}" if absent else ""]
+        lines.append(f"{f'[{extra}]' if extra else 'base'}: {'; '.join(filter(None, parts))}")
+    return lines
+
+
+def _devices(report: Report) -> list[str]:
+    """ONNX Runtime's providers, PyTorch, and the GPU."""
+    torch, nvidia = report.torch, report.nvidia
+    if torch is None:
+        pytorch = "not installed"
+    elif torch.error:
+        pytorch = f"broken: {torch.error}"
+    else:
+        build = f"for CUDA {torch.cuda_build}" if torch.cuda_build else "for CPUs only"
+        pytorch = f"built {build}, {'sees a GPU' if torch.cuda else 'sees no GPU'}"
+    return [
+        *(f"{each.name}: {'starts' if each.starts else f'does not start: {each.reason}'}" for each in report.providers),
+        f"PyTorch: {pytorch}",
+        f"NVIDIA: driver {nvidia.driver}, {', '.join(nvidia.devices)}" if nvidia.driver else f"NVIDIA: {nvidia.detail}",
+    ]
+
+
+def _machine(report: Report) -> list[str]:
+    """CPU, cores, memory, hub."""
+    cpu, cores, memory, hub = report.cpu, report.cores, report.memory, report.hub
+    instructions = "unknown"
+    if cpu.instructions is not None:
+        instructions = " ".join(name for name, present in cpu.instructions.items() if present) or "none"
+    affinity, usable = ("unknown" if count is None else count for count in (cores.affinity, cores.usable))
+    total, limit = (
+        none if size is None else f"{size / 1024**3:.1f} GiB"
+        for size, none in ((memory.total_bytes, "unknown"), (memory.limit_bytes, "none"))
+    )
+    reach = {True: "reachable", False: "not reachable", None: "not known"}[hub.reachable]
+    return [
+        f"CPU: {cpu.model or 'unknown'} ({cpu.architecture}); instructions for int8: {instructions}",
+        f"cores: {cores.host} in the machine, {affinity} by affinity, {usable} usable under the quota",
+        f"memory: {total}, the container's limit: {limit}",
+        f"hub: {hub.endpoint} {reach} ({hub.detail})",
+        f"all-MiniLM-L6-v2: {report.minilm.detail}",
+    ]

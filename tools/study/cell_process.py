@@ -15,13 +15,21 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
+from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
+from kdc.common.progress import Reporter
+from kdc.common.timing import seconds_of
+from kdc.pipeline.compress import prepare_libraries
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.results import ModelResult, TeacherResult
+from kdc.pipeline.rundir.record import read_record
 from kdc.tools.study.jobs import CellInputs, CellResult, Job
 
 if TYPE_CHECKING:
-    from kdc.pipeline.results import ModelResult
     from kdc.pipeline.rundir.context import Run
 
 _LAST_SHARED = "targets"  # the stage up to which cells have everything in common
@@ -37,7 +45,6 @@ def make_shared(config: Config) -> None:
     Raises:
         InputError, KdcError: as the stages say; also while another process works in the run directory.
     """
-    from kdc.common.progress import Reporter
     from kdc.pipeline.run import compress
 
     compress(config, reporter=Reporter(quiet=True), until=_LAST_SHARED)
@@ -47,7 +54,7 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     """Train one cell and measure the model.
 
     Args:
-        inputs: which; its run directory holds what cells share, see `make_shared`.
+        inputs: the cell, whose run directory holds what cells share, see `make_shared`.
         work: an empty folder for what the training writes.
 
     Raises:
@@ -55,10 +62,7 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
             is that teacher.
         KdcError: as the training says.
     """
-    from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
-    from kdc.common.progress import Reporter
     from kdc.pipeline.rundir.context import open_run
-    from kdc.pipeline.rundir.record import read_record
 
     config = inputs.config
     assert config.run.out is not None
@@ -105,7 +109,6 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
         What the training reported, the model with its adapters merged, and whose tokens it reads: "teacher" or
         "student".
     """
-    from kdc.pipeline.results import TeacherResult
     from kdc.pipeline.stages.controls import teacher_lora
     from kdc.pipeline.training import models
     from kdc.pipeline.training.students import merged_student
@@ -127,10 +130,6 @@ def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, f
         The metrics in points, whether it gives all rows of a split one answer, and its seconds for 1000 rows: the
         median of a few rounds over the first rows of the first split.
     """
-    import numpy as np
-
-    from kdc.common.timing import seconds_of
-    from kdc.pipeline.quality import metrics
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.models import load_tokenizer
     from kdc.pipeline.training.predict import predict
@@ -172,8 +171,6 @@ def main() -> None:
     job.file.parent.mkdir(parents=True, exist_ok=True)
     work = job.file.with_suffix(".work")
     try:
-        from kdc.pipeline.compress import prepare_libraries
-
         prepare_libraries(job.config)
         if job.shared != "there":
             make_shared(job.config)

@@ -29,8 +29,8 @@ class Cell:
     task: str
     family: str
     method: str  # one of `METHODS`
-    rank: int  # of its adapters; 0 where it trains none
-    seed: int  # of the slices of the data and of the training
+    rank: int  # rank of its adapters; 0 where it trains none
+    seed: int  # seed of the slices of the data and of the training
 
     @property
     def name(self) -> str:
@@ -54,8 +54,8 @@ class Grid:
     tasks: tuple[str, ...]
     families: tuple[str, ...]
     methods: tuple[str, ...]
-    ranks: tuple[int, ...]  # of the adapters, for the methods that train any
-    seeds: tuple[int, ...]  # numbers
+    ranks: tuple[int, ...]  # ranks of the adapters, for the methods that train any
+    seeds: tuple[int, ...]  # seeds of the slices of the data and of the training
     out: Path  # directory of the study
     sets: tuple[str, ...] = ()  # settings of every cell, written as for `--set`: "section.key=value"
     flags: tuple[tuple[str, Any], ...] = ()  # settings of every cell: dotted key and value

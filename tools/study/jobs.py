@@ -7,13 +7,24 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.tools.study.grid import Cell
 
+# Settings that no cell depends on: places, and what happens to a student after its training.
+_OUTSIDE: Any = {
+    "run": {"out", "device"},
+    "data": {"data", "train", "eval", "unlabeled"},
+    "export": True,
+    "quantize": True,
+    "evaluate": True,
+    "contract": True,
+    "report": True,
+}
 _LAST_WORDS = 3  # lines of a process's stderr that a failure quotes
 
 
@@ -22,10 +33,29 @@ class CellInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")  # a score may be NaN, which null is not
 
-    cell: Cell  # which training
+    cell: Cell  # the training
     config: Config  # its settings; `run.out` is the run directory that it shares with other cells
     rows: str  # fingerprint of its data
     file: Path  # where its result is kept
+
+    def finished(self) -> "CellResult | None":
+        """The result of the cell, if it was made with the same settings from the same rows, wherever those lie.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if not self.file.exists():
+            return None
+        try:
+            result = CellResult.model_validate_json(self.file.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise InputError(
+                "the result of a cell is damaged, or of another version of kdc",
+                given=f"{self.file}: {error.errors()[0]['msg']}",
+                remedy="remove the file to have the cell done again, or name another --out",
+            ) from error
+        before, now = (each.model_dump(mode="json", exclude=_OUTSIDE) for each in (result.config, self.config))
+        return result if result.rows == self.rows and before == now else None
 
 
 class CellResult(CellInputs):
@@ -37,8 +67,8 @@ class CellResult(CellInputs):
     tune: dict[str, float]  # points by metric, on the tuning slice
     seconds: float  # seconds of training
     steps: int  # updates of the weights in the training
-    parameters: int  # of the model, adapters merged
-    trainable_parameters: int  # that were trained
+    parameters: int  # how many the model has, adapters merged
+    trainable_parameters: int  # how many of them, or of its adapters, were trained
     peak_memory_bytes: int  # most memory while training: of the device on CUDA, else resident memory of the process
     device: str  # "cpu" or "cuda"
 
@@ -75,19 +105,13 @@ class Job(CellInputs):
     def do(self) -> Outcome:
         """Do the job in a process of its own, and wait for that."""
         exit_code, words = self._run()
-        if exit_code < 0 and not self._is_done():
-            signal_name = signal.Signals(-exit_code).name
-            return Outcome(self.cell, None, f"its process was killed by {signal_name}", died=True)
         if exit_code > 0:
             return Outcome(self.cell, None, words or f"exit {exit_code}")
-        return Outcome(self.cell, None if self.shared == "only" else read_result(self.file))
-
-    def _is_done(self) -> bool:
-        """Whether a killed process had done its work before: it writes its result last, and whole."""
-        if self.shared == "only" or not self.file.exists():
-            return False
-        result = read_result(self.file)
-        return (result.cell, result.config, result.rows) == (self.cell, self.config, self.rows)
+        result = None if self.shared == "only" else self.finished()
+        if exit_code < 0 and result is None:  # a process that is killed may have written its result, last and whole
+            signal_name = signal.Signals(-exit_code).name
+            return Outcome(self.cell, None, f"its process was killed by {signal_name}", died=True)
+        return Outcome(self.cell, result)
 
     def _run(self) -> tuple[int, str]:
         """Start the process and wait for it: its exit code and its last words.
@@ -112,12 +136,3 @@ class Job(CellInputs):
             exit_code = process.wait()
         lines = [line.strip() for line in printed.splitlines() if line.strip()]
         return exit_code, "; ".join(lines[-_LAST_WORDS:])
-
-
-def read_result(file: Path) -> CellResult:
-    """Read a cell's file.
-
-    Raises:
-        pydantic.ValidationError: it is damaged, or of another version of kdc.
-    """
-    return CellResult.model_validate_json(file.read_text(encoding="utf-8"))

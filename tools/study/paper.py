@@ -16,17 +16,17 @@ _COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "ss
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figures of one method of one family."""
+    """The paper's figures of one method of one family; without values where it has none."""
 
-    points: tuple[float, ...]  # on each of `_COLUMNS`
-    average: float  # over the tasks, in points
-    memory_mb: float  # peak memory while training
-    inference_s: float  # seconds of inference on the paper's own rows and GPU
+    points: tuple[float, ...] = ()  # on each of `_COLUMNS`
+    average: float | None = None  # over the tasks, in points
+    memory_mb: float | None = None  # peak memory while training
+    inference_s: float | None = None  # seconds of inference on the paper's own rows and GPU
 
     @property
     def scores(self) -> dict[str, float]:
         """Points by column: the name of a task, or "mnli_mismatched"."""
-        return dict(zip(_COLUMNS, self.points, strict=True))
+        return dict(zip(_COLUMNS, self.points, strict=False))
 
 
 # By family and method.

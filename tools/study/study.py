@@ -5,39 +5,23 @@ import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
+from kdc.common.frozen import Frozen
 from kdc.common.progress import Reporter
-from kdc.pipeline.config.settings import Config
-from kdc.pipeline.data.sources import input_fingerprint, source_of
+from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.rundir.directory import locked, note_command
 from kdc.pipeline.training import ranks
 from kdc.tools.study.grid import Cell, Grid, check
-from kdc.tools.study.jobs import CellResult, Job, Outcome, read_result
+from kdc.tools.study.jobs import Job, Outcome
 
 # Does jobs, reports when one starts, and yields the outcome of each as it comes.
 Engine = Callable[[Sequence[Job], Callable[[str], None]], Generator[Outcome, None, None]]
-# Settings that no cell depends on: places, and what happens to a student after its training.
-_OUTSIDE: Any = {
-    "run": {"out", "device"},
-    "data": {"data", "train", "eval", "unlabeled"},
-    "export": True,
-    "quantize": True,
-    "evaluate": True,
-    "contract": True,
-    "report": True,
-}
 
 
-@dataclass(frozen=True)
-class StudyResult:
-    """What a study came to."""
+class StudyResult(Frozen):
+    """What a study came to: what `kdc study --json` prints."""
 
     files: tuple[str, ...]  # paths of what was written
     failed: tuple[str, ...]  # names of the cells that failed
@@ -146,13 +130,12 @@ def run_study(
     fingerprint = functools.cache(input_fingerprint)  # many cells share few data sets
     for cell in cells:
         config = grid.config(cell)
-        rows = fingerprint(source_of(config))
-        file = cell.file(grid.out)
-        result = _finished(file, config, rows)
-        if result is None:
-            jobs.append(Job(cell=cell, config=config, rows=rows, file=file.absolute(), threads=threads))
-        else:
+        rows, file = fingerprint(config.data), cell.file(grid.out).absolute()
+        job = Job(cell=cell, config=config, rows=rows, file=file, threads=threads)
+        if (result := job.finished()) is not None:
             outcomes[cell] = Outcome(cell, result)
+        else:
+            jobs.append(job)
     progress(len(outcomes), len(cells))
     with closing(engine(jobs, say)) as coming:
         for outcome in coming:
@@ -160,22 +143,6 @@ def run_study(
             outcomes[outcome.cell] = outcome
             progress(len(outcomes), len(cells))
     return [outcomes[cell] for cell in cells]
-
-
-def _finished(file: Path, config: Config, rows: str) -> CellResult | None:
-    """The result of a cell, if it was made with the same settings from the same rows, wherever those lie."""
-    if not file.exists():
-        return None
-    try:
-        result = read_result(file)
-    except ValidationError as error:
-        raise InputError(
-            "the result of a cell is damaged, or of another version of kdc",
-            given=f"{file}: {error.errors()[0]['msg']}",
-            remedy="remove the file to have the cell done again, or name another --out",
-        ) from error
-    before, now = (each.model_dump(mode="json", exclude=_OUTSIDE) for each in (result.config, config))
-    return result if result.rows == rows and before == now else None
 
 
 def _words(outcome: Outcome) -> str:

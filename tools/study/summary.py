@@ -19,7 +19,6 @@ class Score:
     values: tuple[float, ...]  # points of the seeds that count
     collapsed: int  # seeds whose model gave one answer to all rows; they are not in `values`
     failed: int  # seeds whose training failed, or was not done
-    published: float | None  # the paper's figure; None where it has none
 
     @property
     def mean(self) -> float | None:
@@ -33,32 +32,34 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TrainingCosts:
-    """What one method costs: the most memory of its cells, and means over them; None where no cell was done."""
-
-    peak_memory_mb: float | None = None  # while training
-    inference_s_per_1000_rows: float | None = None  # seconds
-    seconds: float | None = None  # seconds of training
-    trainable_parameters: float | None = None
-    parameters: float | None = None
-
-
-@dataclass(frozen=True)
 class MethodSummary:
     """One method of one family at one rank: a row of the tables."""
 
     family: str
     method: str
-    rank: int  # of its adapters; 0 where it trains none
+    rank: int  # rank of its adapters; 0 where it trains none
     scores: dict[str, Score]  # by column, see `columns`
-    costs: TrainingCosts  # of its cells
-    published: Published | None  # the paper's figures; None where it has none
-    published_average: float | None  # the paper's average; None unless the columns are the paper's
+    results: tuple[CellResult, ...]  # results of the cells that were done
+    published: Published  # the paper's figures, as far as it has them
 
     @property
     def label(self) -> str:
         """Its name in tables."""
         return f"{self.family} {self.method}" + (f", r {self.rank}" if self.rank else "")
+
+    @property
+    def published_average(self) -> float | None:
+        """The paper's average; None unless the columns are the paper's."""
+        return self.published.average if self.scores.keys() == self.published.scores.keys() else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most that any of the cells held while it was trained; None where no cell was done."""
+        return max((result.peak_memory_bytes for result in self.results), default=None)
+
+    def mean_of(self, cost: str) -> float | None:
+        """Mean over the cells of that field of `CellResult`; None where no cell was done."""
+        return mean(getattr(result, cost) for result in self.results) if self.results else None
 
     def average(self, *, without_wnli: bool = False) -> float | None:
         """Mean over the tasks (MNLI's two columns count half each); None where a task has no score."""
@@ -94,8 +95,6 @@ def _summary(grid: Grid, outcomes: Sequence[Outcome], family: str, method: str, 
         for outcome in outcomes
         if (outcome.cell.family, outcome.cell.method, outcome.cell.rank) == (family, method, rank)
     ]
-    published = PUBLISHED.get((family, method)) if rank in (0, RANK) else None
-    published_scores = published.scores if published is not None else {}
     scores = {}
     for column in columns(grid.tasks):
         task = column.removesuffix("_mismatched")
@@ -106,30 +105,10 @@ def _summary(grid: Grid, outcomes: Sequence[Outcome], family: str, method: str, 
             values=tuple(result.scores[metric] for result in done if not result.collapsed),
             collapsed=sum(result.collapsed for result in done),
             failed=len(results) - len(done),
-            published=published_scores.get(column),
         )
-    comparable = published is not None and scores.keys() == published_scores.keys()
-    return MethodSummary(
-        family,
-        method,
-        rank,
-        scores,
-        _costs([outcome.result for outcome in own if outcome.result is not None]),
-        published,
-        published_average=published.average if published is not None and comparable else None,
-    )
-
-
-def _costs(results: Sequence[CellResult]) -> TrainingCosts:
-    if not results:
-        return TrainingCosts()
-    return TrainingCosts(
-        peak_memory_mb=max(result.peak_memory_bytes for result in results) / 1e6,
-        inference_s_per_1000_rows=mean(result.inference_s_per_1000_rows for result in results),
-        seconds=mean(result.seconds for result in results),
-        trainable_parameters=mean(result.trainable_parameters for result in results),
-        parameters=mean(result.parameters for result in results),
-    )
+    all_done = tuple(outcome.result for outcome in own if outcome.result is not None)
+    published = PUBLISHED.get((family, method), Published()) if rank in (0, RANK) else Published()
+    return MethodSummary(family, method, rank, scores, all_done, published)
 
 
 def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:

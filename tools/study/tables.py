@@ -40,11 +40,11 @@ def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
         averages = (summary.average(), summary.average(without_wnli=True))
         shares = (kept_percent(summary, summaries, "lora"), kept_percent(summary, summaries, "fft"))
         body.append((summary.label, *map(_score, scores), *map(number, (*averages, *shares))))
-        if any(score.published is not None for score in scores):
-            published = [score.published for score in scores]
-            body.append(("  paper", *map(number, (*published, summary.published_average)), "", "", ""))
-            gaps = [_gap(score.mean, score.published) for score in scores]
-            body.append(("  difference", *gaps, _gap(averages[0], summary.published_average), "", "", ""))
+        published = [*map(summary.published.scores.get, places), summary.published_average]
+        if any(value is not None for value in published):
+            means = [*(score.mean for score in scores), averages[0]]
+            body.append(("  paper", *map(number, published), "", "", ""))
+            body.append(("  difference", *map(_gap, means, published), "", "", ""))
     return Table(
         "Scores",
         ("model", *places, "average", "without WNLI", "kept % of LoRA", "kept % of FFT"),
@@ -57,37 +57,25 @@ def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
 
 def costs_table(summaries: Sequence[MethodSummary]) -> Table:
     """The paper's table of memory and inference time."""
-    body = []
-    for summary in summaries:
-        costs, published = summary.costs, summary.published
-        body.append(
-            (
-                summary.label,
-                number(costs.peak_memory_mb, 0),
-                number(published.memory_mb if published else None),
-                number(costs.inference_s_per_1000_rows, 2),
-                number(published.inference_s if published else None, 2),
-                number(costs.seconds, 0),
-                number(costs.trainable_parameters, 2, 1e-6),
-                number(costs.parameters, 1, 1e-6),
-            )
-        )
-    head = (
-        "model",
-        "peak memory while training, MB",
-        "paper",
-        "inference, s per 1000 rows",
-        "paper, s",
-        "training, s",
-        "trainable, M",
-        "parameters, M",
-    )
+    rows = [
+        {
+            "model": summary.label,
+            "peak memory while training, MB": number(summary.peak_memory_bytes, 0, 1e-6),
+            "paper": number(summary.published.memory_mb),
+            "inference, s per 1000 rows": number(summary.mean_of("inference_s_per_1000_rows"), 2),
+            "paper, s": number(summary.published.inference_s, 2),
+            "training, s": number(summary.mean_of("seconds"), 0),
+            "trainable, M": number(summary.mean_of("trainable_parameters"), 2, 1e-6),
+            "parameters, M": number(summary.mean_of("parameters"), 1, 1e-6),
+        }
+        for summary in summaries
+    ]
     note = (
         "Peak memory is the true one, the most at any moment: of the GPU (torch.cuda.max_memory_allocated) where there "
         "is one, else resident memory of the training's own process. Inference: batches of like length, adapters "
         "merged, mean over tasks and seeds. The paper's seconds are of its own rows and GPU: only ratios compare."
     )
-    return Table("Memory and time", head, tuple(body), note)
+    return Table("Memory and time", tuple(rows[0]), tuple(tuple(row.values()) for row in rows), note)
 
 
 def ranks_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
@@ -98,7 +86,7 @@ def ranks_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
             if method in RANKED:
                 by_rank = [summary for summary in summaries if (summary.family, summary.method) == (family, method)]
                 averages = [number(summary.average()) for summary in by_rank]
-                sizes = [number(summary.costs.trainable_parameters, 2, 1e-6) for summary in by_rank]
+                sizes = [number(summary.mean_of("trainable_parameters"), 2, 1e-6) for summary in by_rank]
                 body.append((f"{family} {method}", *averages, *sizes))
     head = ("model", *(f"r {rank}" for rank in grid.ranks), *(f"trainable at r {rank}, M" for rank in grid.ranks))
     return Table("Ranks", head, tuple(body), "Average over the tasks, in points; alpha is twice the rank.")

@@ -14,7 +14,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.ray import connected
 from kdc.pipeline.rundir.directory import locked
 from kdc.tools.study.grid import Grid
-from kdc.tools.study.jobs import CellInputs, CellResult, Job, read_result
+from kdc.tools.study.jobs import CellInputs, CellResult, Job
 from kdc.tools.study.ray_engine import resources_of_a_job, side_by_side
 from kdc.tools.study.study import study_for_people
 
@@ -85,7 +85,7 @@ def test_a_cells_file_may_hold_a_score_that_is_nan(tmp_path: Path) -> None:
         device="cpu",
     )
     (tmp_path / "cell.json").write_text(result.model_dump_json(), encoding="utf-8")
-    assert math.isnan(read_result(tmp_path / "cell.json").scores["pearson"])
+    assert math.isnan(CellResult.model_validate_json((tmp_path / "cell.json").read_text()).scores["pearson"])
 
 
 @pytest.mark.usefixtures("among_foreign_modules")
