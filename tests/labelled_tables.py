@@ -14,7 +14,8 @@ import pytest
 from scipy.special import softmax
 
 from kdc.serving.bulk import predict as bulk
-from kdc.serving.bulk.request import PredictRequest, PredictResult
+from kdc.serving.bulk.predict import PredictResult
+from kdc.serving.bulk.request import PredictRequest
 
 LABELS = bag_models.SINGLE.labels
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from kdc.common.errors import InputError
 from kdc.common.places import STANDARD, File, reaching_remote
 from kdc.common.records import DELIMITERS, LONGEST_LINE, BrokenQuoting, parse_delimited, parse_jsonl
+from kdc.serving.engine.tokenizing import is_utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,15 +92,13 @@ class Window:
         """The window with further rows moved to the bad ones."""
         lines = {each.line for each in bad}
         good = [place for place, line in enumerate(self.lines) if line not in lines]
-        return Window(
-            self.file,
-            self.names,
-            [self.rows[place] for place in good] if self.batch is None else [],
-            self.batch.take(good) if self.batch is not None else None,
-            [self.lines[place] for place in good],
-            sorted([*self.bad, *bad], key=lambda each: each.line),
-            self.done,
-        )
+        kept = Window(self.file, self.names, lines=[self.lines[place] for place in good], done=self.done)
+        kept.bad = sorted([*self.bad, *bad], key=lambda each: each.line)
+        if self.batch is None:
+            kept.rows = [self.rows[place] for place in good]
+        else:
+            kept.batch = self.batch.take(good)
+        return kept
 
 
 def read_windows(file: File) -> Iterator[Window]:
@@ -182,7 +181,7 @@ def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str])
             continue
         if len(fields) != len(header):
             yield line, f"the row has {len(fields)} columns, the header {len(header)}", 0
-        elif not _is_utf8(whole := "".join(fields)):
+        elif not is_utf8(whole := "".join(fields)):
             yield line, "the row is not valid UTF-8", 0
         else:
             yield line, dict(zip(header, fields, strict=True)), len(whole)
@@ -192,7 +191,7 @@ def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
     for line, text, row in parse_jsonl(lines):
         if not isinstance(row, dict):
             yield line, "the line is no JSON object", 0
-        elif not _is_utf8(text) or ("\\ud" in text.lower() and not _is_utf8(json.dumps(row, ensure_ascii=False))):
+        elif not is_utf8(text) or ("\\ud" in text.lower() and not is_utf8(json.dumps(row, ensure_ascii=False))):
             yield line, "the row is not valid UTF-8", 0
         else:
             yield line, row, len(text)
@@ -240,15 +239,5 @@ def _check_names(names: list[str], file: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError("two columns have one name", given=f"{file}: {', '.join(twice)}", remedy="rename one")
-    if not all(map(_is_utf8, names)):
+    if not all(map(is_utf8, names)):
         raise InputError("the header is not valid UTF-8", given=file, remedy="save the file as UTF-8")
-
-
-def _is_utf8(text: str) -> bool:
-    if text.isascii():  # known without a look at the text
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -6,21 +6,20 @@ goes on with the windows that have no record.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.places import File, Folder, exists, file_system, is_local, whole_file_at
 from kdc.serving.bulk.inputs import WINDOW_ROWS, Window
-from kdc.serving.bulk.outputs import Writer
-from kdc.serving.bulk.windows import Columns, Scorer, answers, split_bad
-from kdc.serving.engine.engine import Engine
+from kdc.serving.bulk.request import PredictRequest
 
 JOB = "job.json"
 _ERRORS_PLACE = "errors"  # holds where the file of bad rows is that this job writes
@@ -30,34 +29,53 @@ _START_OVER = "does another process work there? then start over: --force"
 
 @dataclass(frozen=True)
 class Job:
-    """What to answer, and where to write it.
+    """A request, with what was found for it.
 
     Attributes:
+        request: what to answer, and where to write it.
         files: the input in its order; an empty list stands for JSONL on standard input.
-        output: address of the file or directory to write, or "-".
-        kind: the format of the output.
-        columns: where the texts are, and which columns are added.
-        skip_bad: whether bad rows are left out; otherwise the first one stops the job.
-        errors: address of the file that names the bad rows, or None.
-        identity: whatever else decides the answers (artifact, variant, provider), to tell this job from another.
-        force: whether an existing output and an unfinished job are dropped.
+        task: what the artifact answers.
+        identity: what else decides the answers (artifact, variant, provider), to tell this job from another.
+
+    Raises:
+        InputError: an option does not fit the task.
     """
 
+    request: PredictRequest
     files: list[File]
-    output: str
-    kind: str
-    columns: Columns
-    skip_bad: bool
-    errors: str | None
+    task: TaskInfo
     identity: dict[str, str]
-    force: bool = False
+
+    def __post_init__(self) -> None:
+        text_pair = self.request.text_pair
+        if text_pair is not None and not self.task.is_pair:
+            raise InputError(f"the task {self.task.name} takes one text a row", given=f"--text-pair {text_pair}")
+        if self.request.all_scores and self.task.kind == "regression":
+            raise InputError("regression has no classes", given="--all-scores", remedy="leave it out")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that hold the texts: two for a task with pairs of texts, else one."""
+        request, task = self.request, self.task
+        pair = () if task.text_pair is None else (request.text_pair or task.text_pair,)
+        return (request.text or task.text, *pair)
+
+    @property
+    def added_columns(self) -> dict[str, str]:
+        """The new columns by name, with the type of their values: "text", "texts" or "number"."""
+        kind, labels = self.task.kind, self.task.labels if self.request.all_scores else ()
+        types = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
+        types |= {"score": "number"} | {f"score_{label}": "number" for label in labels}
+        return {self.request.prefix + name: type_name for name, type_name in types.items()}
 
     def fingerprint(self) -> dict[str, Any]:
         """Equal for jobs whose windows are the same."""
+        request, (text, text_pair) = self.request, (*self.text_columns, None)[:2]
+        columns = {"text": text, "text_pair": text_pair, "prefix": request.prefix, "all_scores": request.all_scores}
         return {
             "files": [[file.address, file.size, file.changed] for file in self.files],
-            "kind": self.kind,
-            "columns": vars(self.columns),
+            "kind": request.format,
+            "columns": columns,
             "window_rows": WINDOW_ROWS,
             **self.identity,
         }
@@ -75,6 +93,11 @@ class WindowRecord(Rows):
     """What is kept of a finished window, as `<key>.json`; `bytes` is the size of the answered rows, as written."""
 
     bytes: int
+
+    @classmethod
+    def of(cls, good: Window, rows: bytes) -> Self:
+        """The record of a window whose bad rows are apart, and whose other rows were written as `rows`."""
+        return cls(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 
 class Counts(Rows):
@@ -98,16 +121,19 @@ Progress = Callable[[Counts, int], None]  # called with the counts, and the byte
 class FinishedWindows:
     """The finished windows of a job: their answered rows, the lines that name their bad rows, and their records.
 
+    Windows are found by keys, whose sorted order is the order of the input.
+
     Args:
+        job: whose windows they are.
         folder: of the records and the lines.
         rows: folder of the answered rows.
         ending: of the files with the answered rows.
     """
 
-    def __init__(self, folder: Folder, rows: Folder, ending: str) -> None:
-        self.folder, self._rows, self._ending = folder, rows, ending
+    def __init__(self, job: Job, folder: Folder, rows: Folder, ending: str) -> None:
+        self.job, self.folder, self._rows, self._ending = job, folder, rows, ending
 
-    def find(self, key: str, window: Window, job: Job) -> WindowRecord | None:
+    def find(self, key: str, window: Window) -> WindowRecord | None:
         """The record of a window that an earlier run has finished; None if the window has to be answered.
 
         A window with bad rows is answered again if bad rows stop the job.
@@ -122,57 +148,54 @@ class FinishedWindows:
             raise KdcError(
                 "the input changed while the job was stopped", given=window.file, remedy="start over: --force"
             )
-        return None if record.skipped and not job.skip_bad else record
+        return None if record.skipped and self.job.request.on_error != "skip" else record
 
     def add(self, key: str, good: Window, rows: bytes) -> WindowRecord:
         """Keep a window (its bad rows apart), and its answered rows as they will be written."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
             self.folder.write(f"{key}.errors", error_lines(good))
-        record = record_of(good, rows)
+        record = WindowRecord.of(good, rows)
         self.folder.write(f"{key}.json", record.model_dump_json().encode())
         return record
 
-    def name_errors(self, address: str, keys: Iterable[str]) -> None:
-        """Write the file that names the bad rows.
+    def rows(self, key: str) -> bytes:
+        """A window's answered rows.
+
+        Raises:
+            KdcError: they are gone.
+        """
+        return _read(self._rows, key + self._ending)
+
+    def check(self, records: Mapping[str, WindowRecord]) -> None:
+        """Check that this process sees the answered rows of all these windows as they were written.
+
+        Raises:
+            KdcError: rows are gone, or have another size.
+        """
+        sizes = self._rows.sizes()
+        for name, size in ((key + self._ending, record.bytes) for key, record in records.items()):
+            if name not in sizes:
+                raise KdcError("finished rows are gone", given=name, remedy=_START_OVER)
+            if sizes[name] != size:
+                given = f"{name}: {sizes[name]} bytes, {size} were written"
+                raise KdcError("finished rows were changed", given=given, remedy=_START_OVER)
+
+    def name_errors(self, records: Mapping[str, WindowRecord]) -> None:
+        """Write the file that names the bad rows of these windows, if the request asks for one.
 
         Its place is kept first. A job that is killed after this finds the file there, and knows that it is its own.
-
-        Args:
-            address: of the file.
-            keys: of the windows that have bad rows, in their order.
 
         Raises:
             KdcError: the lines of a window are gone.
         """
+        if (address := self.job.request.errors) is None:
+            return
         self.folder.write(_ERRORS_PLACE, _place(address))
         with whole_file_at(address) as stream:
-            for key in keys:
-                stream.write(_read(self.folder, f"{key}.errors"))
-
-    def rows(self, key: str, size: int) -> bytes:
-        """A window's answered rows.
-
-        Raises:
-            KdcError: they are gone, or have another size than when they were written.
-        """
-        rows = _read(self._rows, key + self._ending)
-        self.check_size(key, size, len(rows))
-        return rows
-
-    def check_size(self, key: str, size: int, present: int | None) -> None:
-        """Check that a window's answered rows have as many bytes as were written; `present` is None if they are gone.
-
-        Raises:
-            KdcError: they are gone or have another size.
-        """
-        name = key + self._ending
-        if present is None:
-            raise KdcError("finished rows are gone", given=name, remedy=_START_OVER)
-        if present != size:
-            raise KdcError(
-                "finished rows were changed", given=f"{name}: {present} bytes, {size} were written", remedy=_START_OVER
-            )
+            for key in sorted(records):
+                if records[key].skipped:
+                    stream.write(_read(self.folder, f"{key}.errors"))
 
 
 def _read(folder: Folder, name: str) -> bytes:
@@ -180,36 +203,6 @@ def _read(folder: Folder, name: str) -> bytes:
         return folder.read(name)
     except FileNotFoundError as error:
         raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
-
-
-def answer_window(
-    job: Job, engine: Engine, scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool
-) -> tuple[Window, bytes]:
-    """Answer one window.
-
-    Args:
-        job: what is asked.
-        engine: the model.
-        scorer: of that engine.
-        writer: of the output.
-        window: as it was read.
-        columns_seen: whether an earlier row had the columns with the texts.
-
-    Returns:
-        the window with its bad rows apart, and its other rows with their answers, as they will be written.
-
-    Raises:
-        InputError: the columns are missing, a row is bad and bad rows stop the job, or a value does not fit the
-            output's format.
-    """
-    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
-    good, texts = split_bad(window, job.columns, skip_bad=job.skip_bad, columns_seen=columns_seen and is_jsonl)
-    return good, writer.piece(good, answers(scorer(texts), engine, job.columns))
-
-
-def record_of(good: Window, rows: bytes) -> WindowRecord:
-    """The record of a window whose bad rows are apart, and whose other rows were written as `rows`."""
-    return WindowRecord(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 
 def error_lines(good: Window) -> bytes:
@@ -235,25 +228,26 @@ def resume_or_start(job: Job, folder: Folder, shards: Folder | None = None) -> b
         Whether an unfinished job goes on.
 
     Raises:
-        InputError: the output exists, or another job with this output is unfinished, and `job.force` is not set.
+        InputError: the output exists, or another job with this output is unfinished, and `--force` is not given.
     """
     fingerprint = json.dumps(job.fingerprint(), sort_keys=True).encode()
     # A job that reads standard input cannot go on, because that cannot be read again.
     goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == fingerprint
     is_own_output = goes_on and shards is not None and SUCCESS not in shards
     errors_place = folder.read(_ERRORS_PLACE) if goes_on and _ERRORS_PLACE in folder else None
-    outputs = [] if is_own_output else [job.output]
-    if job.errors is not None and errors_place != _place(job.errors):
-        outputs.append(job.errors)
+    output, errors, force = job.request.output, job.request.errors, job.request.force
+    outputs = [] if is_own_output else [output]
+    if errors is not None and errors_place != _place(errors):
+        outputs.append(errors)
     for address in outputs:
-        if not job.force and exists(address):
+        if not force and exists(address):
             raise InputError("the output is there already", given=address, remedy="another name, or --force")
     if goes_on:
         return True
-    if folder.exists() and not job.force:
+    if folder.exists() and not force:
         raise InputError(
             "another job with this output is unfinished: its input, artifact or options were others",
-            given=f"{job.output}.partial",
+            given=f"{output}.partial",
             remedy="finish it by the same command as before, or drop it: --force",
         )
     folder.remove()
@@ -264,13 +258,13 @@ def resume_or_start(job: Job, folder: Folder, shards: Folder | None = None) -> b
 
 
 @contextmanager
-def lock(job: Job) -> Iterator[None]:
+def lock(output: str) -> Iterator[None]:
     """Keep other processes from writing the same output. Only local outputs are locked: object stores have no locks.
 
     Raises:
         InputError: another process writes it.
     """
-    system, path = file_system(job.output)
+    system, path = file_system(output)
     if not is_local(system):
         yield
         return
@@ -280,7 +274,7 @@ def lock(job: Job) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        raise InputError("another process writes this output", given=job.output, remedy="wait for it") from None
+        raise InputError("another process writes this output", given=output, remedy="wait for it") from None
     try:
         yield
     finally:

@@ -17,18 +17,16 @@ from kdc.serving.bulk.job import (
     Job,
     Progress,
     WindowRecord,
-    answer_window,
     error_lines,
     lock,
-    record_of,
     resume_or_start,
 )
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.bulk.windows import Scorer
+from kdc.serving.bulk.windows import Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
 
-def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts:
+def run(job: Job, engine: Engine, *, progress: Progress) -> Counts:
     """Answer everything.
 
     Args:
@@ -40,22 +38,21 @@ def run(job: Job, engine: Engine, *, progress: Progress | None = None) -> Counts
         InputError: the input cannot be used, a row is bad and bad rows stop the job, or the output exists.
         KdcError: the model failed, or finished rows are gone.
     """
-    writer = Writer(job.kind, job.columns.added(engine.task))
-    if job.output == STANDARD:
+    writer, output = Writer(job), job.request.output
+    if output == STANDARD:
         return _stream(job, engine, writer, progress)
-    folder = Folder(f"{job.output}.partial", first=JOB)
-    with lock(job):
-        system, path = file_system(job.output)
+    folder = Folder(f"{output}.partial", first=JOB)
+    with lock(output):
+        system, path = file_system(output)
         if is_local(system) and system.isdir(path):  # even with --force: it may hold more than kdc has written
-            raise InputError("the output is a directory", given=job.output, remedy="another name, or remove it first")
+            raise InputError("the output is a directory", given=output, remedy="another name, or remove it first")
         resume_or_start(job, folder)
-        finished = FinishedWindows(folder, folder, ".rows")
-        counts, records = _answer_all(job, engine, writer, finished, progress)
-        if job.errors is not None:
-            bad = (_key(number) for number, record in enumerate(records) if record.skipped)
-            finished.name_errors(job.errors, bad)
-        with whole_file_at(job.output) as stream:  # written last: once it exists, the job is done
-            writer.join((finished.rows(_key(number), record.bytes) for number, record in enumerate(records)), stream)
+        finished = FinishedWindows(job, folder, folder, ".rows")
+        counts, records = _answer_all(finished, engine, writer, progress)
+        finished.check(records)
+        finished.name_errors(records)
+        with whole_file_at(output) as stream:  # written last: once it exists, the job is done
+            writer.join(map(finished.rows, records), stream)
         folder.remove()
     return counts
 
@@ -73,42 +70,39 @@ def _windows(job: Job) -> Iterator[tuple[Window, int]]:
 
 
 def _answer_all(
-    job: Job, engine: Engine, writer: Writer, finished: FinishedWindows, progress: Progress | None
-) -> tuple[Counts, list[WindowRecord]]:
-    """Answer every window that is not finished. Returns the rows' counts, and the record of each window."""
-    counts, records, scorer = Counts(), [], Scorer(engine)
-    for number, (window, done) in enumerate(_windows(job)):
+    finished: FinishedWindows, engine: Engine, writer: Writer, progress: Progress
+) -> tuple[Counts, dict[str, WindowRecord]]:
+    """Answer every window that is not finished. Returns the rows' counts, and the record of each window by its key."""
+    counts, scorer = Counts(), Scorer(engine)
+    records: dict[str, WindowRecord] = {}
+    for number, (window, done) in enumerate(_windows(finished.job)):
+        key = f"{number:09d}"
         writer.check(window)
-        record = finished.find(_key(number), window, job)
+        record = finished.find(key, window)
         resumed = record is not None
         if record is None:
-            good, rows = answer_window(job, engine, scorer, writer, window, columns_seen=counts.written > 0)
-            record = finished.add(_key(number), good, rows)
+            answered = answer_window(finished.job, scorer, writer, window, columns_seen=counts.written > 0)
+            record = finished.add(key, *answered)
         elif writer.needs_types:
-            writer.learn(finished.rows(_key(number), record.bytes))
+            finished.check({key: record})
+            writer.learn(finished.rows(key))
         counts = counts.plus(record, resumed=resumed)
-        records.append(record)
-        if progress is not None:
-            progress(counts, done)
+        records[key] = record
+        progress(counts, done)
     return counts, records
 
 
-def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress | None) -> Counts:
+def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress) -> Counts:
     """Write the answers to standard output as they come. Nothing is kept, so the job cannot go on after a kill."""
-    counts, scorer = Counts(), Scorer(engine)
-    with whole_file_at(job.errors) if job.errors is not None else nullcontext() as errors:
+    counts, scorer, errors = Counts(), Scorer(engine), job.request.errors
+    with nullcontext() if errors is None else whole_file_at(errors) as named:
         for window, done in _windows(job):
             writer.check(window)
-            good, rows = answer_window(job, engine, scorer, writer, window, columns_seen=counts.written > 0)
+            good, rows = answer_window(job, scorer, writer, window, columns_seen=counts.written > 0)
             sys.stdout.buffer.write(rows)
             sys.stdout.buffer.flush()
-            if errors is not None:
-                errors.write(error_lines(good))
-            counts = counts.plus(record_of(good, rows))
-            if progress is not None:
-                progress(counts, done)
+            if named is not None:
+                named.write(error_lines(good))
+            counts = counts.plus(WindowRecord.of(good, rows))
+            progress(counts, done)
     return counts
-
-
-def _key(number: int) -> str:
-    return f"{number:09d}"

@@ -14,6 +14,7 @@ import orjson
 from kdc.common.errors import InputError
 from kdc.common.records import DELIMITERS
 from kdc.serving.bulk.inputs import Window
+from kdc.serving.bulk.job import Job
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,16 +23,11 @@ _SEPARATOR = "|"  # between the labels of a multi-label task in one cell
 
 
 class Writer:
-    """Writes one format.
+    """Writes the output of a job, in its format and with its new columns."""
 
-    Args:
-        kind: csv, tsv, jsonl or parquet.
-        added: the new columns with the types of their values, see `Columns.added`.
-    """
-
-    def __init__(self, kind: str, added: Mapping[str, str]) -> None:
-        self.kind = kind
-        self._added = dict(added)
+    def __init__(self, job: Job) -> None:
+        self.kind = job.request.format  # csv, tsv, jsonl or parquet
+        self._added = job.added_columns
         self._names: list[str] | None = None  # of the first window, which every row of a table has
         self._schema: pa.Schema | None = None
 

@@ -1,8 +1,10 @@
 """`kdc predict`: answers a table, shows on standard error how far it is, and returns what came of it."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
@@ -11,9 +13,37 @@ from kdc.common.progress import RowCounter
 from kdc.common.ray import connected
 from kdc.serving.bulk import local_job
 from kdc.serving.bulk.job import Counts, Job, Progress
-from kdc.serving.bulk.request import PredictRequest, PredictResult
+from kdc.serving.bulk.request import PredictRequest
 from kdc.serving.bulk.windows import LANES
 from kdc.serving.engine.engine import Engine
+
+
+class PredictResult(Counts):
+    """What came of it: the rows, with `read` those of the input and `written` those of the output.
+
+    Attributes:
+        seconds: time that the job took.
+        rows_per_second: speed at the rows that were answered now, not resumed.
+        output: where the answers are.
+        actors: number of Ray's actors; None for the local engine.
+    """
+
+    seconds: float
+    rows_per_second: float
+    output: str
+    actors: int | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line for the person who watches."""
+        resumed = f", {self.resumed:,} of them before" if self.resumed else ""
+        skipped = f", {self.skipped:,} skipped" if self.skipped else ""
+        speed = f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s"
+        return f"{self.read:,} rows read{resumed}, {self.written:,} written{skipped}: {speed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`: `actors` only with Ray."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def predict(request: PredictRequest) -> PredictResult:
@@ -34,9 +64,9 @@ def _locally(request: PredictRequest, files: list[File]) -> PredictResult:
     assert engine.manifest is not None
     refuse_failed(engine.manifest.contract, allow=request.allow_failed)
     identity = {"artifact": engine.manifest.sha256, "variant": engine.variant, "provider": engine.provider}
-    job = request.job(files, engine.task, identity)
-    title = f"{engine.task.name}: {engine.variant} on {engine.provider}, {engine.threads} threads -> {job.output}"
-    return _watched(job, title, lambda progress: local_job.run(job, engine, progress=progress))
+    job = Job(request, files, engine.task, identity)
+    where = f"{engine.variant} on {engine.provider}, {engine.threads} threads"
+    return _watched(job, where, lambda progress: local_job.run(job, engine, progress=progress))
 
 
 def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
@@ -44,28 +74,24 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
 
     manifest = load_manifest(request.artifact)
     refuse_failed(manifest.contract, allow=request.allow_failed)
-    with connected(request.ray_address, (request.actors or 1) * (request.threads or 1)) as ray:
-        actors = ray_job.share_out(ray_job.resources(ray), request.device, request.actors, request.threads)
+    address = request.address or os.environ.get("RAY_ADDRESS")  # None is Ray on this machine alone
+    with connected(address, (request.actors or 1) * (request.threads or 1)) as ray:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        actors = ray_job.share_out(nodes, request.device, request.actors, request.threads)
         # "engine" makes it another job than a local one, whose finished rows lie elsewhere.
-        variant = request.variant or ""
-        identity = {"engine": "ray", "artifact": manifest.sha256, "variant": variant, "provider": actors.device}
-        job = request.job(files, manifest.task, identity)
+        chosen = {"variant": request.variant or "", "provider": actors.device}
+        job = Job(request, files, manifest.task, {"engine": "ray", "artifact": manifest.sha256, **chosen})
         where = f"Ray, {actors.count} actors on {actors.device}, {actors.threads} threads each"
-
-        def work(progress: Progress) -> Counts:
-            model = ray_job.read_model(request.artifact, manifest, request.variant)
-            return ray_job.run(ray, job, model, manifest.task, actors, progress=progress)
-
-        result = _watched(job, f"{manifest.task.name}: {where} -> {job.output}", work)
+        result = _watched(job, where, lambda progress: ray_job.run(ray, job, manifest, actors, progress=progress))
     return result.model_copy(update={"actors": actors.count})
 
 
-def _watched(job: Job, title: str, work: Callable[[Progress], Counts]) -> PredictResult:
-    """Do the work with a progress bar."""
+def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
+    """Do the work with a progress bar; `where` says what does it."""
     total = sum(file.size for file in job.files) or None
     began, speed = time.perf_counter(), Speed()
-    with RowCounter(quiet=job.output == STANDARD and sys.stdout.isatty()) as counter:
-        counter.say(title)
+    with RowCounter(quiet=job.request.output == STANDARD and sys.stdout.isatty()) as counter:
+        counter.say(f"{job.task.name}: {where} -> {job.request.output}")
         counter.start(total)
         counts = work(lambda counts, done: counter.update(done, counts.read, speed(counts)))
     seconds = time.perf_counter() - began
@@ -73,7 +99,7 @@ def _watched(job: Job, title: str, work: Callable[[Progress], Counts]) -> Predic
         **vars(counts),
         seconds=round(seconds, 2),
         rows_per_second=round((counts.read - counts.resumed) / max(seconds, 1e-9), 1),
-        output=job.output,
+        output=job.request.output,
     )
 
 

@@ -13,10 +13,9 @@ import time
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import MANIFEST_NAME, Device, Manifest, TaskInfo
+from kdc.artifact.manifest import MANIFEST_NAME, Device, Manifest
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import Folder, file_system, is_local
 from kdc.serving.bulk.inputs import read_windows
@@ -32,28 +31,21 @@ from kdc.serving.bulk.job import (
     resume_or_start,
 )
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.bulk.ray_workers import Actors, Answerer, Model, Row, Work, key_of, windows_of
+from kdc.serving.bulk.ray_workers import Actors, Answerer, Row, Work, key_of, windows_of
 from kdc.serving.bulk.windows import split_bad
 
 # One reader feeds so many actors: reading and parsing is many times faster than answering. Readers reserve no core.
 _ACTORS_A_READER = 4
-
-Records = dict[tuple[int, int], WindowRecord]  # by file and window
-
-
-def resources(ray: Any) -> list[dict[str, float]]:
-    """The resources of each living node of the cluster that the module `ray` is connected to."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, threads: int | None) -> Actors:
     """Plan the actors for the whole cluster: one for each GPU, or one for each `threads` cores of a node.
 
     Args:
-        nodes: the resources of each node, as Ray names them ("CPU", "GPU"); see `resources`.
+        nodes: the resources of each node, as Ray names them ("CPU", "GPU").
         device: "auto" is CUDA if the cluster has GPUs.
         count: number of actors. Those for which there is no room yet wait for nodes that join.
-        threads: of each actor; None gives 1 on a CPU, and on a GPU its share of the node's cores.
+        threads: threads of each actor; None gives 1 on a CPU, and on a GPU its share of the node's cores.
 
     Raises:
         InputError: no node has room for an actor.
@@ -77,22 +69,13 @@ def share_out(nodes: list[dict[str, float]], device: Device, count: int | None, 
     return Actors(count or room, threads, device)
 
 
-def read_model(artifact: Path, manifest: Manifest, variant: str | None) -> Model:
-    """Read an artifact's files. They travel through Ray, so that the nodes need not reach the folder."""
-    files = {name: (artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
-    return Model(files, manifest.sha256, variant)
-
-
-def run(
-    ray: Any, job: Job, model: Model, task: TaskInfo, actors: Actors, *, progress: Progress | None = None
-) -> Counts:
+def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Progress) -> Counts:
     """Answer everything.
 
     Args:
         ray: the module, connected (`kdc.common.ray.connected`).
         job: what to answer.
-        model: the artifact, see `read_model`.
-        task: of the artifact.
+        manifest: of the artifact.
         actors: see `share_out`.
         progress: called after each window.
 
@@ -100,25 +83,27 @@ def run(
         InputError: the input cannot be used, a row is bad and bad rows stop the job, or the output exists.
         KdcError: a worker failed, or finished rows are gone.
     """
-    records = Folder(f"{job.output}.partial", first=JOB)
-    grows = not is_local(file_system(job.output)[0])
-    shards = Folder(job.output if grows else f"{job.output}.partial/rows", first=SUCCESS)
+    output = job.request.output
+    folder = Folder(f"{output}.partial", first=JOB)
+    grows = not is_local(file_system(output)[0])
+    shards = Folder(output if grows else f"{output}.partial/rows", first=SUCCESS)
     importlib.import_module("ray.data")  # `import ray` leaves it out
-    with lock(job):
-        goes_on = resume_or_start(job, records, shards if grows else None)
-        writer = Writer(job.kind, job.columns.added(task))
+    # The artifact's files travel through Ray, so that the nodes need not reach the folder.
+    files = {name: (job.request.artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
+    with lock(output):
+        goes_on = resume_or_start(job, folder, shards if grows else None)
+        writer = Writer(job)
         columns_seen_at = _first_rows(job, writer)
-        finished = FinishedWindows(records, shards, f".{job.kind}")
-        work = Work(job, writer, finished, goes_on, columns_seen_at, run=str(time.time_ns()))
-        with _quiet(ray), _plain_errors(), closing(_rows(ray, work, model, actors)) as rows:
-            counts, done = _gather(job, rows, progress)
-        _check(job, finished, shards, done)
-        if job.errors is not None:
-            finished.name_errors(job.errors, (key_of(*place) for place in sorted(done) if done[place].skipped))
+        finished = FinishedWindows(job, folder, shards, f".{writer.kind}")
+        work = Work(finished, writer, goes_on, columns_seen_at, run=str(time.time_ns()))
+        with _quiet(ray), _plain_errors(), closing(_rows(ray, work, actors, files)) as rows:
+            counts, records = _gather(job, rows, progress)
+        finished.check(records)
+        finished.name_errors(records)
         shards.write(SUCCESS, b"")
         if not grows:
-            shards.move(job.output)
-        records.remove()
+            shards.move(output)
+        folder.remove()
     return counts
 
 
@@ -133,27 +118,27 @@ def _first_rows(job: Job, writer: Writer) -> tuple[int, int]:
         for window_number, window in enumerate(read_windows(file)):
             place = (number, window_number)
             writer.check(window)
-            good, _ = split_bad(window, job.columns, skip_bad=job.skip_bad, columns_seen=False)
+            good, _ = split_bad(window, job, columns_seen=False)
             writer.begin_with(good)
             if good.lines:
                 return place
     return place
 
 
-def _rows(ray: Any, work: Work, model: Model, actors: Actors) -> Generator[Row]:
+def _rows(ray: Any, work: Work, actors: Actors, artifact: dict[str, bytes]) -> Generator[Row]:
     """The record of each window, as the actors finish them."""
-    files = [{"file": number} for number in range(len(work.job.files))]
+    files = [{"file": number} for number in range(len(work.finished.job.files))]
     readers = max(1, min(len(files), actors.count // _ACTORS_A_READER))
     windows = ray.data.from_items(files, override_num_blocks=len(files)).flat_map(
         windows_of, fn_kwargs={"work": work}, num_cpus=0, concurrency=readers
     )
-    task = ray.put((work, model, actors))  # stored once; each node then fetches it once
+    task = ray.put((work, actors, artifact))  # stored once; each node then fetches it once
     answered = windows.map(
         Answerer,
         fn_constructor_args=[[task]],
         compute=ray.data.ActorPoolStrategy(size=actors.count),
         num_cpus=actors.threads,
-        num_gpus=actors.gpus or None,
+        num_gpus=None if actors.device == "cpu" else 1,
     )
     yield from answered.iter_rows()
 
@@ -196,14 +181,14 @@ def _plain_errors() -> Iterator[None]:
         ) from error
 
 
-def _gather(job: Job, rows: Iterator[Row], progress: Progress | None) -> tuple[Counts, Records]:
-    """Count the rows, and collect the record of each window.
+def _gather(job: Job, rows: Iterator[Row], progress: Progress) -> tuple[Counts, dict[str, WindowRecord]]:
+    """Count the rows, and collect the record of each window by its key.
 
     Raises:
         KdcError: a worker reported an error, or windows did not come back.
     """
     counts, windows = Counts(), {}
-    done: Records = {}
+    records: dict[str, WindowRecord] = {}
     read = [0] * len(job.files)
     for row in rows:
         record, file, window = pickle.loads(row["data"]), int(row["file"]), int(row["window"])
@@ -211,31 +196,16 @@ def _gather(job: Job, rows: Iterator[Row], progress: Progress | None) -> tuple[C
             raise record
         if row["last"]:
             windows[file] = window + 1
-        if (file, window) not in done:
-            done[file, window] = record
+        if (key := key_of(file, window)) not in records:
+            records[key] = record
             counts = counts.plus(record, resumed=bool(row["resumed"]))
         read[file] = max(read[file], int(row["done"]))
-        if progress is not None:
-            progress(counts, sum(read))
-    expected = {(file, window) for file, many in windows.items() for window in range(many)}
-    if len(windows) < len(job.files) or expected != set(done):
+        progress(counts, sum(read))
+    expected = {key_of(file, window) for file, many in windows.items() for window in range(many)}
+    if len(windows) < len(job.files) or expected != set(records):
         raise KdcError(
             "not every window came back",
-            given=f"{len(done)} windows of {len(windows)} files, of {len(job.files)}",
+            given=f"{len(records)} windows of {len(windows)} files, of {len(job.files)}",
             remedy="the same command answers what is missing",
         )
-    return counts, done
-
-
-def _check(job: Job, finished: FinishedWindows, shards: Folder, done: Records) -> None:
-    """Check that no row was lost, and that this process sees all shards as they were written.
-
-    Raises:
-        KdcError: rows or shards are missing.
-    """
-    sizes = shards.sizes()
-    for place, record in done.items():
-        key = key_of(*place)
-        finished.check_size(key, record.bytes, sizes.get(f"{key}.{job.kind}"))
-        if record.read != record.written + record.skipped:
-            raise KdcError("rows were lost", given=f"{key}: {record}", remedy="this is a bug of kdc, please report it")
+    return counts, records

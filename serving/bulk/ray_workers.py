@@ -7,7 +7,7 @@ import os
 import pickle
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from kdc.artifact.manifest import Device
 from kdc.common.errors import KdcError
 from kdc.common.places import Folder
 from kdc.serving.bulk.inputs import Window, read_windows
-from kdc.serving.bulk.job import FinishedWindows, Job, WindowRecord, answer_window
+from kdc.serving.bulk.job import FinishedWindows, Job, WindowRecord
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.bulk.windows import LANES, Scorer
+from kdc.serving.bulk.windows import LANES, Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
 Row = dict[str, Any]  # of a Ray Dataset
@@ -31,7 +31,7 @@ class Actors:
 
     Attributes:
         count: number of actors, each with its own model.
-        threads: of each actor; Ray reserves as many cores for it.
+        threads: threads of each actor; Ray reserves as many cores for it.
         device: what each actor runs on. It is never "auto", because all actors must give the same answers.
     """
 
@@ -39,46 +39,24 @@ class Actors:
     threads: int
     device: Device
 
-    @property
-    def gpus(self) -> int:
-        """GPUs of each actor."""
-        return 0 if self.device == "cpu" else 1
-
 
 @dataclass(frozen=True)
 class Work:
     """What every node has to know.
 
     Attributes:
-        job: what is asked.
+        finished: the job's finished windows.
         writer: already knows the columns and their types, so that all shards have the same.
-        finished: keeps the finished windows.
         goes_on: whether an earlier run of the job may have finished some windows.
         columns_seen_at: file and window of the first good row. All later windows come after a row with the columns.
         run: tells the marks of this run from those of an earlier one.
     """
 
-    job: Job
-    writer: Writer
     finished: FinishedWindows
+    writer: Writer
     goes_on: bool
     columns_seen_at: tuple[int, int]
     run: str
-
-
-@dataclass(frozen=True)
-class Model:
-    """An artifact on its way to the nodes; it travels once to each of them.
-
-    Attributes:
-        files: content by name, the manifest included.
-        sha256: of the manifest.
-        variant: "fp32", "int8" or "fp16"; None takes the manifest's choice.
-    """
-
-    files: dict[str, bytes]
-    sha256: str
-    variant: str | None
 
 
 def key_of(file: int, window: int) -> str:
@@ -96,7 +74,7 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
     file = row["file"]
     number, waiting = 0, None
     try:
-        for window in read_windows(work.job.files[file]):
+        for window in read_windows(work.finished.job.files[file]):
             if waiting is not None:
                 yield _row(file, number, waiting, work, last=False)
                 number += 1
@@ -108,7 +86,7 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 def _row(file: int, number: int, window: Window, work: Work, *, last: bool) -> Row:
-    record = work.finished.find(key_of(file, number), window, work.job) if work.goes_on else None
+    record = work.finished.find(key_of(file, number), window) if work.goes_on else None
     data = pickle.dumps(window if record is None else record)
     return {"file": file, "window": number, "last": last, "done": window.done, "data": data}
 
@@ -117,8 +95,8 @@ class Answerer:
     """An actor: loads the model once, answers window after window, and writes the shard of each.
 
     Args:
-        task: a list with one reference to (`Work`, `Model`, `Actors`) in Ray's object store. It is in a list so that
-            Ray hands the reference itself on, and each actor fetches the content from its own node.
+        task: a list with one reference to (`Work`, `Actors`, the artifact's files by name) in Ray's object store. It is
+            in a list so that Ray hands the reference itself on, and each actor fetches the content from its own node.
     """
 
     _work: Work
@@ -126,16 +104,13 @@ class Answerer:
     def __init__(self, task: list[Any]) -> None:
         import ray
 
-        model: Model
-        actors: Actors
-        self._work, model, actors = ray.get(task[0])
+        self._work, actors, files = ray.get(task[0])
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
         self._problem: KdcError | None = None
         # Otherwise the tokenizer of every actor starts a thread for each core of the machine.
         os.environ.setdefault("RAYON_NUM_THREADS", str(actors.threads))
         try:
-            self._engine = _load(model, actors)
-            self._scorer = Scorer(self._engine)
+            self._scorer = Scorer(_load(self._work.finished.job, actors, files))
         except (KdcError, OSError) as error:
             self._problem = _portable(error)
 
@@ -156,7 +131,7 @@ class Answerer:
             count_try(work.finished.folder, f"{key}.{work.run}.tries", window)
         work.writer.check(window)
         seen = (file, number) > work.columns_seen_at
-        good, rows = answer_window(work.job, self._engine, self._scorer, work.writer, window, columns_seen=seen)
+        good, rows = answer_window(work.finished.job, self._scorer, work.writer, window, columns_seen=seen)
         return work.finished.add(key, good, work.writer.file(rows))
 
 
@@ -173,18 +148,18 @@ def count_try(folder: Folder, mark: str, window: Window) -> None:
     folder.write(mark, str(tries + 1).encode())
 
 
-def _load(model: Model, actors: Actors) -> Engine:
+def _load(job: Job, actors: Actors, files: Mapping[str, bytes]) -> Engine:
     """Load the engine, from files that are removed as soon as it is loaded."""
     with tempfile.TemporaryDirectory(prefix="kdc-artifact-") as place:
-        for name, content in model.files.items():
+        for name, content in files.items():
             (Path(place) / name).write_bytes(content)
         return Engine.load(
             place,
-            variant=model.variant,
+            variant=job.request.variant,
             device=actors.device,
             threads=actors.threads,
             lanes=LANES,
-            expect_sha256=model.sha256,
+            expect_sha256=job.identity["artifact"],
         )
 
 

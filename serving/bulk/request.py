@@ -1,18 +1,14 @@
-"""What `kdc predict` is asked to do, and what it answers."""
+"""What `kdc predict` is asked to do: one table to answer, with the checks of its options and files."""
 
 import importlib.util
-import os
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from kdc.artifact.manifest import Device, TaskInfo
+from kdc.artifact.manifest import Device
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
-from kdc.serving.bulk.job import Counts, Job
-from kdc.serving.bulk.windows import Columns
 
 
 class PredictRequest(Frozen):
@@ -62,9 +58,6 @@ class PredictRequest(Frozen):
         self._check_options()
         files = [] if self.source == STANDARD else find(self.source)
         uses_parquet = "parquet" in (self.format, *(file.format for file in files))
-        if is_packed(self.output):
-            remedy = "pack it afterwards, or .parquet"
-            raise InputError("the output is not compressed by kdc", given=self.output, remedy=remedy)
         self._check_apart(files)
         if uses_parquet and importlib.util.find_spec("pyarrow") is None:
             remedy = "pip install 'kdc[predict]', or use .jsonl"
@@ -76,6 +69,9 @@ class PredictRequest(Frozen):
             raise InputError("no such way to treat a bad row", given=self.on_error, remedy="stop or skip")
         if self.errors is not None and self.on_error != "skip":
             raise InputError("--errors names rows that are skipped", given="--on-error stop", remedy="--on-error skip")
+        if is_packed(self.output):
+            remedy = "pack it afterwards, or .parquet"
+            raise InputError("the output is not compressed by kdc", given=self.output, remedy=remedy)
         if self.engine not in ("local", "ray"):
             raise InputError("no such engine", given=self.engine, remedy="local or ray")
         if self.engine == "local":
@@ -99,51 +95,3 @@ class PredictRequest(Frozen):
         if len(set(resolved)) < len(resolved):
             what = "input, output and errors are not all different files"
             raise InputError(what, given=self.output, remedy="another name")
-
-    def job(self, files: list[File], task: TaskInfo, identity: dict[str, str]) -> Job:
-        """The job of answering the files that `check` returned. For `identity` see `Job`.
-
-        Raises:
-            InputError: an option does not fit the task.
-        """
-        if self.text_pair is not None and not task.is_pair:
-            raise InputError(f"the task {task.name} takes one text a row", given=f"--text-pair {self.text_pair}")
-        if self.all_scores and task.kind == "regression":
-            raise InputError("regression has no classes", given="--all-scores", remedy="leave it out")
-        text_pair = (self.text_pair or task.text_pair) if task.is_pair else None
-        columns = Columns(self.text or task.text, text_pair, self.prefix, self.all_scores)
-        skip_bad = self.on_error == "skip"
-        return Job(files, self.output, self.format, columns, skip_bad, self.errors, identity, self.force)
-
-    @property
-    def ray_address(self) -> str | None:
-        """The address of the Ray cluster; None for Ray on this machine alone."""
-        return self.address or os.environ.get("RAY_ADDRESS")
-
-
-class PredictResult(Counts):
-    """What came of it: the rows, with `read` those of the input and `written` those of the output.
-
-    Attributes:
-        seconds: that it took.
-        rows_per_second: of the rows that were not resumed.
-        output: where the answers are.
-        actors: of Ray; None for the local engine.
-    """
-
-    seconds: float
-    rows_per_second: float
-    output: str
-    actors: int | None = None
-
-    @property
-    def summary(self) -> str:
-        """One line for the person who watches."""
-        resumed = f", {self.resumed:,} of them before" if self.resumed else ""
-        skipped = f", {self.skipped:,} skipped" if self.skipped else ""
-        speed = f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s"
-        return f"{self.read:,} rows read{resumed}, {self.written:,} written{skipped}: {speed}"
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`: `actors` only with Ray."""
-        return self.model_dump(mode="json", exclude_none=True)

@@ -2,46 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from kdc.artifact.manifest import CPU_PROVIDER, TaskInfo
+from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
 from kdc.serving.bulk.inputs import BadRow, Window
+from kdc.serving.bulk.job import Job
+from kdc.serving.bulk.outputs import Writer
 from kdc.serving.engine.engine import Engine, Text
+from kdc.serving.engine.tokenizing import is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
 LANES = 64  # forward passes side by side; the engine takes no more than it has threads
 _THRESHOLD = 0.5  # probability from which a multi-label task gives a label
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns hold the texts, and which columns are added.
-
-    Attributes:
-        text: column of the (first) text.
-        text_pair: column of the second text; None for tasks with one text a row.
-        prefix: what the names of the new columns begin with.
-        all_scores: whether each class has a column with its score.
-    """
-
-    text: str
-    text_pair: str | None
-    prefix: str
-    all_scores: bool
-
-    def added(self, task: TaskInfo) -> dict[str, str]:
-        """The new columns by name, with the type of their values: "text", "texts" or "number"."""
-        kind, labels = task.kind, task.labels if self.all_scores else ()
-        types = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
-        types |= {"score": "number"} | {f"score_{label}": "number" for label in labels}
-        return {self.prefix + name: type_name for name, type_name in types.items()}
 
 
 class Scorer:
@@ -87,13 +65,36 @@ def _batches(encodings: Sequence[Encoding], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def split_bad(window: Window, columns: Columns, *, skip_bad: bool, columns_seen: bool) -> tuple[Window, list[Text]]:
+def answer_window(
+    job: Job, scorer: Scorer, writer: Writer, window: Window, *, columns_seen: bool
+) -> tuple[Window, bytes]:
+    """Answer one window.
+
+    Args:
+        job: what is asked.
+        scorer: with the model.
+        writer: of the output.
+        window: as it was read.
+        columns_seen: whether an earlier row had the columns with the texts.
+
+    Returns:
+        the window with its bad rows apart, and its other rows with their answers, as they will be written.
+
+    Raises:
+        InputError: the columns are missing, a row is bad and bad rows stop the job, or a value does not fit the
+            output's format.
+    """
+    is_jsonl = window.batch is None and not (job.files and job.files[0].format in ("csv", "tsv"))
+    good, texts = split_bad(window, job, columns_seen=columns_seen and is_jsonl)
+    return good, writer.piece(good, _answers(scorer(texts), job))
+
+
+def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, list[Text]]:
     """Move the rows that have no text to the window's bad ones.
 
     Args:
         window: as it was read.
-        columns: which hold the texts.
-        skip_bad: whether bad rows are left out; otherwise the first one is an error.
+        job: names the columns with the texts, and says whether bad rows are skipped.
         columns_seen: whether earlier JSONL rows had the columns. Rows that lack them are then bad rows, and not
             another table.
 
@@ -103,7 +104,7 @@ def split_bad(window: Window, columns: Columns, *, skip_bad: bool, columns_seen:
     Raises:
         InputError: the columns are missing, or a row is bad and bad rows are not skipped.
     """
-    names = [columns.text] + ([columns.text_pair] if columns.text_pair is not None else [])
+    names = job.text_columns
     absent = [name for name in names if name not in window.names]
     if absent and not columns_seen and (window.names or not window.bad):
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
@@ -120,7 +121,7 @@ def split_bad(window: Window, columns: Columns, *, skip_bad: bool, columns_seen:
         else:
             texts.append(row if len(row) == 2 else row[0])
     good = window.without(bad) if bad else window
-    if good.bad and not skip_bad:
+    if good.bad and job.request.on_error != "skip":
         first = good.bad[0]
         remedy = "mend the row (the job then starts over), or go on without such rows: --on-error skip"
         raise InputError(first.problem, given=f"{first.file}, line {first.line}", remedy=remedy)
@@ -132,31 +133,18 @@ def _problem(name: str, value: Any) -> str | None:
         return f"no text in column {name}"
     if not isinstance(value, str):
         return f"column {name} holds {type(value).__name__}, not text"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return f"column {name} is not valid UTF-8"
-    return None
+    return None if is_utf8(value) else f"column {name} is not valid UTF-8"
 
 
-def answers(scores: NDArray[np.float32], engine: Engine, columns: Columns) -> dict[str, list[Any]]:
-    """The new columns: label and score of each row, and the score of each class if `columns.all_scores`.
-
-    Args:
-        scores: (rows, outputs), as `Scorer` gives them.
-        engine: knows the task.
-        columns: which columns are added.
-
-    Returns:
-        the values of each new column by its name.
-    """
-    kind, labels, prefix = engine.task.kind, engine.labels, columns.prefix
+def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
+    """The values of each new column by its name, from the scores (rows, outputs) that `Scorer` gives."""
+    kind, labels = job.task.kind, job.task.labels
     values: dict[str, list[Any]] = {}
     if kind == "classification":
         values["label"] = [labels[place] for place in scores.argmax(axis=1)]
     elif kind == "multilabel":
         values["label"] = [[labels[place] for place in np.flatnonzero(row >= _THRESHOLD)] for row in scores]
     values["score"] = scores.max(axis=1).tolist() if len(scores) else []
-    if columns.all_scores:
+    if job.request.all_scores:
         values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
-    return {prefix + name: column for name, column in values.items()}
+    return {job.request.prefix + name: column for name, column in values.items()}

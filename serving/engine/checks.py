@@ -6,7 +6,7 @@ import onnxruntime
 
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.tokenizing import Text
+from kdc.serving.engine.tokenizing import Text, is_utf8
 
 _REMAKE = "make it again with `kdc compress`"
 
@@ -53,16 +53,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo) -> list[Text]:
                 given=f"row {number}: {type(row).__name__} with {len(parts)} text(s)",
                 remedy='give ("first text", "second text")' if task.is_pair else 'give "text"',
             )
-        if not all(isinstance(part, str) and _is_utf8(part) for part in parts):
+        if not all(isinstance(part, str) and is_utf8(part) for part in parts):
             raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
         rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
     return rows
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether the text has a UTF-8 form. A lone surrogate has none; the tokenizer would fail without naming the row."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -36,6 +36,17 @@ class Tokens:
 Encoded: TypeAlias = Encoding | Tokens
 
 
+def is_utf8(text: str) -> bool:
+    """Whether the text has a UTF-8 form. A lone surrogate has none; the tokenizer would fail without naming the row."""
+    if text.isascii():  # known without a look at the text
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class RowTokenizer:
     """Tokenises rows and cuts them to a maximum length; `pad` pads them later. Several threads may share one object.
 

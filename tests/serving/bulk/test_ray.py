@@ -21,8 +21,8 @@ from kdc.common.ray import connected
 from kdc.serving.bulk import ray_job
 from kdc.serving.bulk.inputs import Window
 from kdc.serving.bulk.job import Counts
+from kdc.serving.bulk.predict import PredictResult
 from kdc.serving.bulk.ray_workers import Actors, count_try
-from kdc.serving.bulk.request import PredictResult
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray", reason="needs Ray: pip install 'kdc[ray]'")
