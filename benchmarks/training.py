@@ -53,13 +53,13 @@ def main() -> None:
 
 def _rows(data: Path, scratch: Path) -> Any:
     """QNLI's training rows, tokenised by the pipeline itself."""
+    from kdc.pipeline.config.settings import DataSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.data.prepared import open_data, prepare
-    from kdc.pipeline.data.sources import Source
     from kdc.pipeline.data.tokens import tokenise
     from kdc.pipeline.training import models
 
-    prepare(scratch, find_task("qnli"), Source(task="qnli", data=data), max_train_rows=None, seed=0)
+    prepare(scratch, find_task("qnli"), DataSettings(task="qnli", data=data), seed=0)
     tokenise(scratch, "student", models.load_tokenizer("minilm"), 128)
     return open_data(scratch).tokens("student", "train")
 

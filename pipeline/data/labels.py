@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kdc.artifact.manifest import Kind
-from kdc.pipeline.data.problems import MAX_SHOWN, FileLog, FileProblem, RowProblem, is_nan, nearest_name, show
+from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_nan, nearest_name, show
+from kdc.pipeline.data.sources import SplitSource
 
 MAX_LABELS = 10_000  # a column with more different labels does not hold classes
 _FEW_NUMBERS = 20  # a column with more different numbers holds measurements, not class names
@@ -88,8 +89,8 @@ class LabelReader:
             raise _too_many_labels()
         return label
 
-    def settle(self, log: FileLog) -> Kind:
-        """Settle the column's kind after the last row. Mistakes that only now show themselves go to `log`.
+    def settle(self, source: SplitSource, problems: Problems) -> Kind:
+        """Settle the column's kind after the last row, and report the mistakes that only now show themselves.
 
         If the kind was not given, lists or a separator mean multi-label; numbers with a decimal point, or more than 20
         different numbers, mean regression; everything else is classification.
@@ -103,9 +104,9 @@ class LabelReader:
                 self.kind = "regression"
                 unseen = self._rows - self._numeric_rows - len(self._not_numbers)
                 for place, (line, problem) in enumerate(self._not_numbers, start=1):
-                    log.mistake(line, problem, count=1 + unseen if place == len(self._not_numbers) else 1)
+                    problems.add(source, line, problem, count=1 + unseen if place == len(self._not_numbers) else 1)
         if self.kind == "classification" and len(self.counts) > MAX_LABELS:
-            log.mistake(None, _too_many_labels())
+            problems.add(source, None, _too_many_labels())
         return self.kind
 
     def sorted_names(self) -> tuple[str, ...]:

@@ -30,10 +30,11 @@ import pyarrow.compute as pc
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.rows import CheckedRows, read_all, read_split
 from kdc.pipeline.data.slices import Mask
-from kdc.pipeline.data.sources import SPLITS, Source, file_source
+from kdc.pipeline.data.sources import SPLITS, file_source
 from kdc.pipeline.data.splits import make_report, split_rows
 from kdc.pipeline.results import DataReport
 from kdc.serving.engine.tokenizing import Text
@@ -42,15 +43,14 @@ if TYPE_CHECKING:
     import datasets
 
 
-def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | None, seed: int) -> DataReport:
+def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
     """Read, check, split and write all rows.
 
     Args:
         folder: of the stage; made if it is missing.
-        task: what the rows hold. Label names that are not given are learned from the training rows, and with
-            `source.infer_kind` the kind as well.
-        source: where the rows come from.
-        max_train_rows: rows to train on at most.
+        task: what the rows hold. Label names that are not given are learned from the training rows, and so is the kind
+            where `data` names neither a task nor a kind.
+        data: where the rows come from, and how many to train on at most.
         seed: of the slices, and of `pydocs`.
 
     Returns:
@@ -64,14 +64,13 @@ def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | N
     for left in (path for pattern in ("staging-*", "rows", "tokens-*") for path in folder.glob(pattern)):
         left.unlink() if left.is_symlink() else shutil.rmtree(left)  # of a run that was cut off
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
-        task, rows = read_all(source, task, Path(staging), seed)
-        parts = split_rows(task, rows, max_train_rows, seed)
+        task, rows = read_all(data, task, Path(staging), seed)
+        parts = split_rows(task, rows, data.max_train_rows, seed)
         report = make_report(task, rows, parts)
         first_row = 0
         for name in (name for name in SPLITS if name in parts and len(parts[name])):
             part = parts[name]
-            target, labeled = folder / "rows" / name, name != "unlabeled"
-            write_split(rows[part.origin], part.chosen, target, task, first_row=first_row, labeled=labeled)
+            _write_split(rows[part.origin], part.chosen, folder / "rows" / name, task, first_row)
             first_row += len(part)
     if task.kind == "regression":
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
@@ -81,21 +80,12 @@ def prepare(folder: Path, task: Task, source: Source, *, max_train_rows: int | N
     return report
 
 
-def write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, *, first_row: int, labeled: bool) -> None:
-    """Write the chosen rows with their row numbers, and with the labels as the model takes them.
-
-    Args:
-        rows: the checked rows.
-        chosen: (rows,) which of them belong to the split.
-        folder: of the split.
-        task: kind and label names.
-        first_row: number of the first row; the others count on.
-        labeled: whether the rows have a label.
-    """
+def _write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int) -> None:
+    """Write the chosen rows, numbered from `first_row`, and with the labels as the model takes them."""
     fields = [pa.field("row", pa.int64()), pa.field("text", pa.string())]
     if task.is_pair:
         fields.append(pa.field("text_pair", pa.string()))
-    if labeled:
+    if rows.labels is not None:
         fields.append(pa.field("label", _label_type(task.kind)))
     schema = pa.schema(fields)
 
@@ -105,7 +95,7 @@ def write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, *, fi
             picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
             columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
             columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in schema.names}
-            if labeled:
+            if rows.labels is not None:
                 columns["label"] = _stored_labels(picked.column("label"), task)
             at, number = at + batch.num_rows, number + picked.num_rows
             yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
@@ -234,7 +224,6 @@ def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tu
     """
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
         rows = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
-        everything = np.ones(len(rows), dtype=np.bool_)
-        write_split(rows, everything, Path(staging) / "rows", task, first_row=0, labeled=True)
+        _write_split(rows, np.ones(len(rows), dtype=np.bool_), Path(staging) / "rows", task, first_row=0)
         written = _load(Path(staging) / "rows")
         return texts_of(written), written["label"][:]

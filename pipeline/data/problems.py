@@ -9,9 +9,9 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from kdc.common.errors import InputError
+from kdc.pipeline.data.sources import SplitSource
 
 MAX_SHOWN = 5  # mistakes shown of each file
 
@@ -23,25 +23,27 @@ class RowProblem(Exception):
         what: the kind of mistake, in the same words for every row that has it, because mistakes are counted by it.
         detail: what stands in this row.
         remedy: what the person can do.
+        line: of a `FileProblem`: where the part that cannot be read begins; None means the file as a whole.
     """
 
-    def __init__(self, what: str, detail: str = "", remedy: str = "") -> None:
-        super().__init__(what, detail, remedy)
-        self.what, self.detail, self.remedy = what, detail, remedy
+    def __init__(self, what: str, detail: str = "", remedy: str = "", line: int | None = None) -> None:
+        super().__init__(what, detail, remedy, line)
+        self.what, self.detail, self.remedy, self.line = what, detail, remedy, line
 
 
 class FileProblem(RowProblem):
-    """The rest of a file cannot be read. `line` is where that part begins; None means the file as a whole."""
-
-    def __init__(self, what: str, detail: str = "", remedy: str = "", line: int | None = None) -> None:
-        super().__init__(what, detail, remedy)
-        self.line = line
+    """The rest of a file cannot be read."""
 
 
 class Problems:
-    """The mistakes so far, over all files of a run."""
+    """The mistakes so far, over all files of a run.
+
+    Attributes:
+        skipped: by split, the rows left out because the published file is known to be broken there.
+    """
 
     def __init__(self) -> None:
+        self.skipped: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._of_file: Counter[str] = Counter()
         self._shown: list[str] = []
@@ -50,15 +52,16 @@ class Problems:
     def __len__(self) -> int:
         return self._counts.total()
 
-    def add(self, file: str, place: str, problem: RowProblem, count: int = 1) -> None:
-        """Add one mistake, or the first of `count` equal ones; `place` (":12", " row 12") follows the file's name."""
-        if self._of_file[file] < MAX_SHOWN:
+    def add(self, source: SplitSource, line: int | None, problem: RowProblem, count: int = 1) -> None:
+        """Add a mistake at a line (from 1), or of the whole file (None); or the first of `count` equal ones."""
+        if self._of_file[source.name] < MAX_SHOWN:
+            place = "" if line is None else f"{source.unit}{line}"
             detail = f" ({problem.detail})" if problem.detail else ""
-            self._shown.append(f"{file}{place}: {problem.what}{detail}")
+            self._shown.append(f"{source.name}{place}: {problem.what}{detail}")
             if problem.remedy:
                 self._remedies[problem.remedy] = None
         self._counts[problem.what] += count
-        self._of_file[file] += count
+        self._of_file[source.name] += count
 
     def raise_if_any(self) -> None:
         """Report the mistakes, if there are any.
@@ -77,27 +80,6 @@ class Problems:
             given="\n    ".join(["", *lines]) if len(lines) > 1 else lines[0],
             remedy="; ".join(self._remedies) or "correct or remove these rows",
         )
-
-
-@dataclass
-class FileLog:
-    """What is wrong with one file, and what was left out of it.
-
-    Attributes:
-        file: the file's name, as the person wrote it.
-        unit: what stands before a place in the file: ":" for lines, " row " for rows.
-        problems: the list of the whole run.
-        skipped: rows left out because the published file is known to be broken there.
-    """
-
-    file: str
-    unit: str
-    problems: Problems
-    skipped: int = 0
-
-    def mistake(self, line: int | None, problem: RowProblem, count: int = 1) -> None:
-        """Add a mistake at a line (from 1), or of the whole file (None); or the first of `count` equal ones."""
-        self.problems.add(self.file, "" if line is None else f"{self.unit}{line}", problem, count)
 
 
 def nearest_name(name: str, known: Collection[str]) -> str:

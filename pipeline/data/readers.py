@@ -16,15 +16,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdc.common.errors import KdcError
 from kdc.common.records import DELIMITERS, LONGEST_LINE, BrokenQuoting, parse_delimited, parse_jsonl
-from kdc.pipeline.data.problems import FileLog, FileProblem, RowProblem, nearest_name, show
+from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, nearest_name, show
+from kdc.pipeline.data.pydocs import make_pydocs
 from kdc.pipeline.data.sources import HUB_NAME, Columns, SplitSource
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+_pydocs = lru_cache(maxsize=1)(make_pydocs)  # makes both splits, and imports the standard library in a subprocess
 _BATCH_ROWS = 1024
+# The columns of CoLA's own files, which have no header line.
 _COLA_HEADER = ["source", "label", "star", "sentence"]
+# Tasks whose published files have broken lines, which everybody leaves out: some questions of QQP hold line breaks.
+_KNOWN_BROKEN = ("qqp",)
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -52,13 +57,13 @@ class Row(NamedTuple):
     group: object
 
 
-def read_rows(source: SplitSource, columns: Columns, log: FileLog, *, seed: int) -> Iterator[Row]:
+def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:
     """Read the rows of a split in their order.
 
     Args:
         source: what to read.
         columns: what to take of each record.
-        log: where records that do not fit are reported.
+        problems: where records that do not fit are reported.
         seed: of the built-in task `pydocs`.
 
     Raises:
@@ -67,15 +72,14 @@ def read_rows(source: SplitSource, columns: Columns, log: FileLog, *, seed: int)
     """
     names: Sequence[str] = ()
     places: list[int | None] = []
-    for record in read_records(source, log, seed=seed, columns=columns):
+    for record in read_records(source, problems, seed=seed, columns=columns):
         try:
             if record.names is not names:
                 places, names = find_columns(record.names, columns), record.names
         except FileProblem as problem:
             if record.line == 0:
                 raise
-            # In JSONL each record has its own columns.
-            log.mistake(record.line, RowProblem(problem.what, problem.detail, problem.remedy))
+            problems.add(source, record.line, problem)  # in JSONL each record has its own columns
             continue
         if record.fields is not None:
             fields = record.fields
@@ -107,7 +111,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
 
 
 def read_records(
-    source: SplitSource, log: FileLog, *, seed: int = 0, columns: Columns | None = None
+    source: SplitSource, problems: Problems, *, seed: int = 0, columns: Columns | None = None
 ) -> Iterator[Record]:
     """Read all records of a split; a table with a header gives that first.
 
@@ -127,29 +131,43 @@ def read_records(
         elif source.format == "parquet":
             yield from _read_parquet(path, columns)
         elif source.format == "jsonl":
-            yield from _read_jsonl(path, log)
-        elif source.format == "glue_tsv":
-            known = columns.text if columns is not None and source.headless else ()
-            yield from _read_glue(path, log, known_names=known, skip_broken=source.skip_broken)
+            yield from _read_jsonl(source, path, problems)
         else:
-            yield from _read_delimited(path, log, DELIMITERS[source.format])
+            yield from _read_delimited(source, path, problems, columns)
     except OSError as error:
         if error.filename is None or str(error.filename) != str(source.path):
             raise
         raise FileProblem(f"cannot read the file ({error.strerror})", remedy="check its permissions") from None
 
 
-def _read_delimited(path: Path, log: FileLog, delimiter: str) -> Iterator[Record]:
-    header: list[str] = []
+def _read_delimited(source: SplitSource, path: Path, problems: Problems, columns: Columns | None) -> Iterator[Record]:
+    if source.format == "glue_tsv":
+        lines = (line.removesuffix("\n").removesuffix("\r").split("\t") for line in _lines(path))
+        records: Iterator[tuple[int, list[str]]] = enumerate(lines, start=1)
+        blank = [""]
+    else:
+        records, blank = _quoted(path, DELIMITERS[source.format]), []
+    first = next(records)
+    header = first[1]
+    if source.task == "cola" and columns is not None and not set(columns.text) & set(header):
+        header, records = _COLA_HEADER, chain([first], records)
+    yield Record(0, header, None)
+    for line, fields in records:
+        if len(fields) == len(header):
+            yield Record(line, header, fields)
+        elif len(fields) < len(header) and fields != blank and source.task in _KNOWN_BROKEN:
+            problems.skipped[source.split] += 1
+        elif fields != blank:
+            is_short = len(fields) < len(header)
+            what = "row has too few columns" if is_short else "row has too many columns"
+            remedy = "complete or remove these rows" if is_short else "quote fields that hold the separator"
+            problems.add(source, line, RowProblem(what, f"{len(fields)} instead of {len(header)}", remedy))
+
+
+def _quoted(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV or TSV file, each with the line on which it begins."""
     try:
-        for line, fields in parse_delimited(_lines(path), delimiter):
-            if line == 1:
-                header = fields
-                yield Record(0, header, None)
-            elif len(fields) == len(header):
-                yield Record(line, header, fields)
-            elif fields:
-                log.mistake(line, _wrong_width(len(fields), len(header)))
+        yield from parse_delimited(_lines(path), delimiter)
     except BrokenQuoting as error:
         if "new-line character" in error.reason:
             remedy = f"end lines with line feeds: tr '\\r' '\\n' < {path} > {path.stem}.lf{path.suffix}"
@@ -158,49 +176,17 @@ def _read_delimited(path: Path, log: FileLog, delimiter: str) -> Iterator[Record
         raise FileProblem("broken quoting", error.reason, remedy, line=error.line) from None
 
 
-def _read_glue(path: Path, log: FileLog, *, known_names: tuple[str, ...], skip_broken: bool) -> Iterator[Record]:
-    """Read tab-separated records without quoting.
-
-    Args:
-        known_names: names of which a header line has one. If the first line has none of them, it is a row of CoLA,
-            whose file has no header. () for the tasks whose files have one.
-        skip_broken: leave out and count rows with too few columns, of which QQP's file has some.
-    """
-    lines = (line.removesuffix("\n").removesuffix("\r") for line in _lines(path))
-    numbered: Iterable[tuple[int, str]] = enumerate(lines, start=1)
-    first = next(iter(numbered))
-    header = first[1].split("\t")
-    if known_names and not any(name in header for name in known_names):
-        header, numbered = _COLA_HEADER, chain([first], numbered)
-    yield Record(0, header, None)
-    for number, line in numbered:
-        fields = line.split("\t")
-        if len(fields) == len(header):
-            yield Record(number, header, fields)
-        elif line and len(fields) < len(header) and skip_broken:
-            log.skipped += 1
-        elif line:
-            log.mistake(number, _wrong_width(len(fields), len(header)))
-
-
-def _wrong_width(width: int, expected: int) -> RowProblem:
-    what = "row has too few columns" if width < expected else "row has too many columns"
-    remedy = "complete or remove these rows" if width < expected else "quote fields that hold the separator"
-    return RowProblem(what, f"{width} instead of {expected}", remedy)
-
-
-def _read_jsonl(path: Path, log: FileLog) -> Iterator[Record]:
+def _read_jsonl(source: SplitSource, path: Path, problems: Problems) -> Iterator[Record]:
     for number, line, value in parse_jsonl(_lines(path)):
+        is_broken = isinstance(value, Exception)
         if isinstance(value, dict):
             yield Record(number, list(value), list(value.values()))
-            continue
-        is_array = isinstance(value, list) or (isinstance(value, Exception) and line.lstrip().startswith("["))
-        if number == 1 and is_array:
+        elif number == 1 and (isinstance(value, list) or (is_broken and line.lstrip().startswith("["))):
             remedy = f"convert it: jq -c '.[]' {path} > {path.stem}.jsonl"
             raise FileProblem("one JSON array instead of one object a line", remedy=remedy)
-        is_broken = isinstance(value, Exception)
-        what, detail = ("not JSON", show(str(value))) if is_broken else ("not a JSON object", type(value).__name__)
-        log.mistake(number, RowProblem(what, detail, "write one JSON object a line"))
+        else:
+            what, detail = ("not JSON", show(str(value))) if is_broken else ("not a JSON object", type(value).__name__)
+            problems.add(source, number, RowProblem(what, detail, "write one JSON object a line"))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -299,11 +285,11 @@ def _from_hub(source: SplitSource) -> datasets.Dataset:
     import datasets
 
     try:
-        return datasets.load_dataset(HUB_NAME, source.hub_config, split=source.part)
+        return datasets.load_dataset(HUB_NAME, source.task, split=source.part)
     except (OSError, ValueError) as error:  # unreachable, refused, offline, or not in the cache of an offline machine
         raise KdcError(
             f"cannot get {HUB_NAME} from the hub ({type(error).__name__}: {error})",
-            given=source.hub_config,
+            given=source.task,
             remedy="go on without it: `--data DIR` with GLUE's files, or `kdc compress --task pydocs --family minilm`; "
             "`kdc doctor` says whether the hub can be reached",
         ) from error
@@ -315,10 +301,3 @@ def _read_pydocs(split: str, seed: int) -> Iterator[Record]:
     yield Record(0, names, None)
     for number, row in enumerate(train if split == "train" else evaluation, start=1):
         yield Record(number, names, list(row.values()))
-
-
-@lru_cache(maxsize=1)  # both splits are made together, which imports the standard library in a subprocess
-def _pydocs(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    from kdc.pipeline.data.pydocs import make_pydocs
-
-    return make_pydocs(seed)

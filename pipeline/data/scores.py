@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
-from kdc.pipeline.data.problems import FileLog, FileProblem, Problems
+from kdc.pipeline.data.problems import FileProblem, Problems
 from kdc.pipeline.data.readers import read_records
-from kdc.pipeline.data.sources import FORMATS, SPLITS, file_source
+from kdc.pipeline.data.sources import SPLITS, file_source
 
 Table = dict[str, list[Any]]  # the values of each column, by its name
 
@@ -63,29 +63,21 @@ def scores_of_rows(path: Path, data: PreparedData) -> NDArray[np.float32]:
 
 def _read_table(path: Path) -> Table:
     """Read all columns. Those of CSV and TSV are text, as the run's own rows are: "null" and "007" stay themselves."""
-    if path.suffix not in FORMATS:
-        raise InputError("unknown format of the teacher's scores", given=path, remedy=", ".join(FORMATS))
-    if not path.is_file():
-        raise InputError("there is no such file", given=path, remedy="check --teacher-scores")
     source, problems = file_source("scores", path, ""), Problems()
-    log = FileLog(source.name, source.unit, problems)
-    table: Table = {}
-    count = 0
+    rows: list[dict[str, Any]] = []
+    names: dict[str, None] = {}
     try:
-        for record in read_records(source, log):
-            for name in record.names:
-                if list(record.names).count(name) > 1:
-                    raise FileProblem("two columns have one name", repr(name), "rename one")
-                table.setdefault(name, [None] * count)  # JSONL may name a column late
+        for record in read_records(source, problems):
+            if len(set(record.names)) < len(record.names):
+                twice = next(name for name in record.names if record.names.count(name) > 1)
+                raise FileProblem("two columns have one name", repr(twice), "rename one")
+            names.update(dict.fromkeys(record.names))  # JSONL may name a column late
             if record.fields is not None:
-                count += 1
-                row = dict(zip(record.names, record.fields, strict=True))
-                for name, column in table.items():
-                    column.append(row.get(name))
+                rows.append(dict(zip(record.names, record.fields, strict=True)))
     except FileProblem as problem:
-        log.mistake(problem.line, problem)
+        problems.add(source, problem.line, problem)
     problems.raise_if_any()
-    return table
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 class Scores:

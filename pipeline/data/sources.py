@@ -19,7 +19,7 @@ from typing import Literal
 
 from kdc.common import records
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
 Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]
@@ -41,45 +41,6 @@ _GLUE_NAMES: dict[str, dict[str, str]] = {
     "qqp": {"label": "is_duplicate"},
     "stsb": {"label": "score"},
 }
-# Tasks whose published files have broken lines, which everybody leaves out: some questions of QQP hold line breaks.
-_KNOWN_BROKEN = ("qqp",)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows of a run come from: `data`, or `train`, or else the task's own source (the hub, or built in).
-
-    Attributes:
-        task: name of a known task ("qnli", "pydocs"); "" for a person's own data.
-        data: folder with local data: GLUE's root or the task's folder, a `save_to_disk` folder, or train / dev files.
-        train: training file (.csv .tsv .jsonl .parquet) or `save_to_disk` folder of one split.
-        eval: evaluation file; if it is None, a slice of the training rows is held out.
-        unlabeled: file with further texts.
-        separator: between the labels of a multi-label cell.
-        infer_kind: find out from the training rows whether the task is classification, multi-label or regression.
-        group: column whose equal values must not stand on both sides of a split.
-    """
-
-    task: str = ""
-    data: Path | None = None
-    train: Path | None = None
-    eval: Path | None = None
-    unlabeled: Path | None = None
-    separator: str | None = None
-    infer_kind: bool = False
-    group: str | None = None
-
-
-def source_of(config: Config) -> Source:
-    """The source of the rows that the config describes."""
-    data = config.data
-    task = find_task(data.task).name if data.task is not None else ""
-    return Source(
-        **data.model_dump(include={"data", "train", "eval", "unlabeled", "separator"}),
-        task=task,
-        infer_kind=data.kind == "auto" and not task,
-        group="group" if task == "pydocs" and data.train is None and data.data is None else None,
-    )
 
 
 @dataclass(frozen=True)
@@ -87,29 +48,25 @@ class SplitSource:
     """Where the rows of one split are.
 
     Attributes:
-        split: "train", "eval", "eval_mismatched" or "unlabeled".
+        split: "train", "eval", "eval_mismatched", "unlabeled", or "scores" for a black box's answers.
         format: how to read it.
         path: file, or `save_to_disk` folder; None for the hub and the built-in task.
         part: name of the split inside a `save_to_disk` folder or on the hub; "" where there is only one.
-        hub_config: configuration on the hub.
-        skip_broken: leave out rows with too few columns instead of refusing them.
-        headless: the file may lack a header line, as GLUE's CoLA does.
+        task: GLUE's task whose file this is, or whose configuration of the hub; "" for other rows.
     """
 
     split: str
     format: Format
     path: Path | None = None
     part: str = ""
-    hub_config: str = ""
-    skip_broken: bool = False
-    headless: bool = False
+    task: str = ""
 
     @property
     def name(self) -> str:
         """The name that a person knows it by."""
         if self.path is not None:
             return f"{self.path}[{self.part}]" if self.part else str(self.path)
-        return f"{HUB_NAME} {self.hub_config} {self.part}" if self.format == "hub" else f"pydocs {self.split}"
+        return f"{HUB_NAME} {self.task} {self.part}" if self.format == "hub" else f"pydocs {self.split}"
 
     @property
     def unit(self) -> str:
@@ -127,8 +84,13 @@ class Columns:
     group: tuple[str, ...] = ()
 
 
-def columns_of(task: Task, *, labeled: bool, group: str | None = None) -> Columns:
-    """The columns of a task's files, also under the names that GLUE's own files use."""
+def columns_of(task: Task, *, labeled: bool, grouped: bool = False) -> Columns:
+    """The columns of a task's files, also under the names that GLUE's own files use.
+
+    Args:
+        labeled: whether the rows have a label.
+        grouped: whether they have a column `group`, whose equal values must not stand on both sides of a split.
+    """
     own = _GLUE_NAMES.get(task.name, {})
 
     def names(column: str) -> tuple[str, ...]:
@@ -138,35 +100,36 @@ def columns_of(task: Task, *, labeled: bool, group: str | None = None) -> Column
         text=names(task.text),
         text_pair=names(task.text_pair) if task.text_pair else (),
         label=names(task.label) if labeled else (),
-        group=(group,) if group and labeled else (),
+        group=("group",) if grouped else (),
     )
 
 
-def locate(source: Source) -> tuple[SplitSource, ...]:
-    """Find the rows of every split that the source has: train first, then the evaluation splits, then unlabeled.
+def locate(data: DataSettings) -> tuple[SplitSource, ...]:
+    """Find the rows of every split that there are: train first, then the evaluation splits, then unlabeled.
 
     Raises:
-        InputError: a folder or file is missing or of unknown format, or two sources contradict each other.
+        InputError: the task is unknown, a folder or file is missing or of unknown format, or two sources contradict
+            each other.
     """
-    task = TASKS.get(source.task)
-    if source.data is not None and (source.train is not None or source.eval is not None):
+    task = find_task(data.task) if data.task is not None else None
+    name = task.name if task is not None else ""
+    if data.data is not None and (data.train is not None or data.eval is not None):
         raise InputError("two sources of data", given="--data and --train / --eval", remedy="give one of them")
-    if source.eval is not None and source.train is None:
-        raise InputError("an evaluation file without a training file", given=source.eval, remedy="add --train FILE")
-    if source.train is not None:
-        splits = [file_source("train", source.train, source.task)]
-        splits += [file_source("eval", source.eval, source.task)] if source.eval is not None else []
-    elif source.data is not None:
-        splits = _in_folder(source.data, task)
+    if data.eval is not None and data.train is None:
+        raise InputError("an evaluation file without a training file", given=data.eval, remedy="add --train FILE")
+    if data.train is not None:
+        splits = [file_source("train", data.train, name)]
+        splits += [file_source("eval", data.eval, name)] if data.eval is not None else []
+    elif data.data is not None:
+        splits = _in_folder(data.data, task)
     elif task is not None and task.hub_config:
-        parts = _hub_splits(task).items()
-        splits = [SplitSource(split, "hub", part=part, hub_config=task.hub_config) for split, part in parts]
+        splits = [SplitSource(split, "hub", part=part, task=name) for split, part in _hub_splits(task).items()]
     elif task is not None:
         splits = [SplitSource("train", "pydocs"), SplitSource("eval", "pydocs")]
     else:
         raise InputError("no data was given", remedy="`kdc compress --train train.csv --text TEXT_COLUMN`")
-    if source.unlabeled is not None:
-        splits.append(file_source("unlabeled", source.unlabeled, source.task))
+    if data.unlabeled is not None:
+        splits.append(file_source("unlabeled", data.unlabeled, name))
     return tuple(splits)
 
 
@@ -190,21 +153,21 @@ def file_source(split: str, path: Path, task_name: str) -> SplitSource:
     if kind is None:
         raise InputError("unknown file format", given=path, remedy=f"known endings: {', '.join(FORMATS)}")
     if kind == "tsv" and is_glue(task_name):
-        broken, headless = task_name in _KNOWN_BROKEN, task_name == "cola"
-        return SplitSource(split, "glue_tsv", path, skip_broken=broken, headless=headless)
+        return SplitSource(split, "glue_tsv", path, task=task_name)
     return SplitSource(split, kind, path)
 
 
-def input_fingerprint(source: Source) -> str:
+def input_fingerprint(data: DataSettings) -> str:
     """SHA-256 (hex) of what the rows are made of: the files' contents, the hub's name, or the Python of `pydocs`.
 
     Raises:
         InputError: as `locate`.
     """
     digest = hashlib.sha256()
-    for split in locate(source):
+    for split in locate(data):
         origin = platform.python_version() if split.format == "pydocs" else HUB_NAME if split.format == "hub" else ""
-        digest.update(json.dumps([split.split, split.format, split.part, split.hub_config, origin]).encode())
+        hub_config = split.task if split.format == "hub" else ""
+        digest.update(json.dumps([split.split, split.format, split.part, hub_config, origin]).encode())
         if split.path is not None:
             root = split.path / split.part
             for file in sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]:
@@ -240,12 +203,20 @@ def _in_folder(folder: Path, task: Task | None) -> list[SplitSource]:
         places = sorted(child for child in folder.iterdir() if child.is_dir() and child.name.lower() in names) + places
     for place in places:
         if (place / "state.json").is_file():
-            return _complete({"train": SplitSource("train", "saved", place)}, place, task)
-        if (place / "dataset_dict.json").is_file():
-            return _complete(_saved(place, task), place, task)
-        splits = _files(place, task)
-        if "train" in splits:
-            return _complete(splits, place, task)
+            splits = {"train": SplitSource("train", "saved", place)}
+        elif (place / "dataset_dict.json").is_file():
+            splits = _saved(place, task)
+        else:
+            splits = _files(place, task)
+            if "train" not in splits:
+                continue
+        missing = [part for split, part in _hub_splits(task).items() if split not in splits]
+        # Of a person's own rows, a part can be held out for the evaluation.
+        if missing and (task is not None or "train" not in splits):
+            absent = [f"{_STEMS[part][0]}.tsv" if task is not None and task.glue_folder else part for part in missing]
+            remedy = "add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)"
+            raise InputError(f"{' and '.join(absent)} missing", given=place, remedy=remedy)
+        return list(splits.values())
     remedy = "it wants train.tsv and dev.tsv (or .csv, .jsonl, .parquet), or a folder made by `save_to_disk`"
     raise InputError("no training rows in this folder", given=folder, remedy=remedy)
 
@@ -275,13 +246,3 @@ def _files(folder: Path, task: Task | None) -> dict[str, SplitSource]:
         if files:
             splits[split] = file_source(split, files[0], task.name if task is not None else "")
     return splits
-
-
-def _complete(splits: dict[str, SplitSource], folder: Path, task: Task | None) -> list[SplitSource]:
-    """Refuse a known task's folder that lacks a split; for own data the evaluation rows can be held out."""
-    missing = [part for split, part in _hub_splits(task).items() if split not in splits]
-    if missing and (task is not None or "train" not in splits):
-        names = [f"{_STEMS[part][0]}.tsv" if is_glue(task.name if task else "") else part for part in missing]
-        remedy = "add them, or name the files: --train FILE --eval FILE (without --eval a slice is held out)"
-        raise InputError(f"{' and '.join(names)} missing", given=folder, remedy=remedy)
-    return list(splits.values())

@@ -46,11 +46,12 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
     free = free & ~tune
     parts["tune"] = Part("train", tune)
     parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
-    for name in rows.keys() - {"train"}:
-        texts = rows[name].texts
-        # An unlabelled text of the tuning slice would be trained on, with the teacher's answer.
-        is_tuned_on = np.isin(texts, train.texts[tune]) if name == "unlabeled" else np.zeros(len(texts), dtype=np.bool_)
-        parts[name] = Part(name, ~is_tuned_on)
+    for name, others in rows.items():
+        if name == "unlabeled":
+            # An unlabelled text of the tuning slice would be trained on, with the teacher's answer.
+            parts[name] = Part(name, ~np.isin(others.texts, train.texts[tune]))
+        elif name != "train":
+            parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
     _check_parts(parts, classes, len(train))
     return {name: parts[name] for name in SPLITS if name in parts}
 
@@ -106,7 +107,7 @@ def _duplicates(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
     if task.kind == "classification":
         labelled = np.unique(np.stack([texts, rows["train"].classes(task)], axis=1), axis=0)
         counts["texts_with_different_labels"] = int((np.unique(labelled[:, 0], return_counts=True)[1] > 1).sum())
-    for name in rows.keys() - {"train", "unlabeled"}:
+    for name in (name for name in rows if name.startswith("eval")):
         counts[f"{name}_rows_in_train"] = int(np.isin(rows[name].texts, texts).sum())
     if "unlabeled" in rows:
         counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum())

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import set_seed
 
 from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
@@ -22,10 +21,10 @@ from kdc.pipeline.results import ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES
-from kdc.pipeline.training import adapters, ensemble, models
+from kdc.pipeline.training import ensemble, models
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.finetuning import check_learned, fine_tune, score_logits, score_model
-from kdc.pipeline.training.teachers import load_finetuned
+from kdc.pipeline.training.finetuning import check_learned, score_logits, score_model
+from kdc.pipeline.training.teachers import load_finetuned, train_teacher
 
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
@@ -65,28 +64,14 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
     source, task = settings.sources[place], data.task
     tokenizer = models.load_tokenizer(source)
-    set_seed(run.config.run.seed)
     if settings.finetuned:
         model: Any = load_finetuned(source, task, settings.labels).to(run.device)
         result = score_model(model, Rows([data.tokens(role, "tune")]), task, tokenizer.pad_token_id)
+        model = model.to("cpu")
     else:
-        loaded = models.load_model(source, task)
-        model = loaded.model
-        if settings.method == "lora":
-            model = adapters.with_adapters(model, loaded.new_modules, settings.lora)
-        result = fine_tune(
-            model,
-            settings,
-            data,
-            run.environment,
-            role=role,
-            pad_id=tokenizer.pad_token_id,
-            checkpoints=checkpoints,
-            progress=run.progress,
+        model, result = train_teacher(
+            source, settings, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
         )
-    model = model.to("cpu")
-    if settings.method == "lora" and not settings.finetuned:
-        model = model.merge_and_unload()
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

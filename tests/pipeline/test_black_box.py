@@ -237,7 +237,7 @@ def test_answers_that_are_the_labels_are_known_for_every_kind(
 
 def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path) -> None:
     (tmp_path / "scores.xml").write_text("")
-    with pytest.raises(InputError, match="unknown format"):
+    with pytest.raises(InputError, match="unknown file format"):
         scores_of_rows(tmp_path / "scores.xml", data)
 
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, find_task
-from kdc.pipeline.data.problems import FileLog, FileProblem, Problems
+from kdc.pipeline.data.problems import FileProblem, Problems
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import (
     Columns,
-    Source,
     SplitSource,
     columns_of,
     file_source,
@@ -29,7 +29,7 @@ PAIR = Columns(text=("a",), text_pair=("b",), label=("label",))
 
 def _read(source: SplitSource, columns: Columns = COLUMNS) -> list[Row]:
     problems = Problems()
-    rows = list(read_rows(source, columns, FileLog(source.name, source.unit, problems), seed=0))
+    rows = list(read_rows(source, columns, problems, seed=0))
     problems.raise_if_any()
     return rows
 
@@ -86,7 +86,7 @@ def test_saved_dataset_gives_class_names(tmp_path: Path) -> None:
     train = datasets.Dataset.from_dict({"sentence": ["bad", "good"], "label": [0, 1]}, features=features)
     saved = datasets.DatasetDict({"train": train, "validation": train.select([1])})
     saved.save_to_disk(str(tmp_path / "saved"))
-    splits = locate(Source(task="sst2", data=tmp_path / "saved"))
+    splits = locate(DataSettings(task="sst2", data=tmp_path / "saved"))
     rows = [_texts(_read(split, columns_of(find_task("sst2"), labeled=True))) for split in splits]
     assert rows == [[(1, "bad", "negative"), (2, "good", "positive")], [(1, "good", "positive")]]
 
@@ -133,7 +133,7 @@ def test_data_may_be_glues_root_or_the_tasks_folder(tmp_path: Path, below: str) 
     folder.mkdir(exist_ok=True)
     for name in ("train.tsv", "dev.tsv"):
         (folder / name).write_text("index\tquestion\tsentence\tlabel\n")
-    splits = locate(Source(task="qnli", data=tmp_path))
+    splits = locate(DataSettings(task="qnli", data=tmp_path))
     assert [(split.split, split.path, split.format) for split in splits] == [
         ("train", folder / "train.tsv", "glue_tsv"),
         ("eval", folder / "dev.tsv", "glue_tsv"),
@@ -143,7 +143,7 @@ def test_data_may_be_glues_root_or_the_tasks_folder(tmp_path: Path, below: str) 
 def test_mnli_has_both_evaluation_sets(tmp_path: Path) -> None:
     for name in ("train.tsv", "dev_matched.tsv", "dev_mismatched.tsv"):
         (tmp_path / name).write_text("sentence1\tsentence2\tgold_label\n")
-    files = {split.split: split.path.name for split in locate(Source(task="mnli", data=tmp_path)) if split.path}
+    files = {split.split: split.path.name for split in locate(DataSettings(task="mnli", data=tmp_path)) if split.path}
     assert files == {"train": "train.tsv", "eval": "dev_matched.tsv", "eval_mismatched": "dev_mismatched.tsv"}
 
 
@@ -195,28 +195,27 @@ def test_mistake_names_its_place(tmp_path: Path, name: str) -> None:
 def _read_reporting(source: SplitSource) -> None:
     """As `stage` does it: what ends a file is one more mistake."""
     problems = Problems()
-    log = FileLog(source.name, source.unit, problems)
     try:
-        list(read_rows(source, COLUMNS, log, seed=0))
+        list(read_rows(source, COLUMNS, problems, seed=0))
     except FileProblem as problem:
-        log.mistake(problem.line, problem)
+        problems.add(source, problem.line, problem)
     problems.raise_if_any()
 
 
 def test_broken_rows_of_qqp_are_left_out_and_counted(tmp_path: Path) -> None:
     head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
     source = _file(tmp_path, "train.tsv", head + "1\t2\t3\tHow\nis it?\tWhy?\t0\n4\t5\t6\tA\tB\t1\n", "qqp")
-    log = FileLog(source.name, source.unit, Problems())
-    rows = list(read_rows(source, columns_of(find_task("qqp"), labeled=True), log, seed=0))
-    assert ([row.text for row in rows], log.skipped) == (["A"], 2)
+    problems = Problems()
+    rows = list(read_rows(source, columns_of(find_task("qqp"), labeled=True), problems, seed=0))
+    assert ([row.text for row in rows], problems.skipped["train"]) == (["A"], 2)
 
 
 WRONG_SOURCES = {
-    "no such folder": (Source(task="qnli", data=Path("nowhere")), "no such folder"),
-    "no such file": (Source(train=Path("nowhere.csv")), "no such file"),
-    "two sources": (Source(data=Path("."), train=Path("t.csv")), "two sources of data"),
-    "evaluation alone": (Source(eval=Path("t.csv")), "without a training file"),
-    "nothing": (Source(), "no data was given"),
+    "no such folder": (DataSettings(task="qnli", data=Path("nowhere")), "no such folder"),
+    "no such file": (DataSettings(train=Path("nowhere.csv")), "no such file"),
+    "two sources": (DataSettings(data=Path("."), train=Path("t.csv")), "two sources of data"),
+    "evaluation alone": (DataSettings(eval=Path("t.csv")), "without a training file"),
+    "nothing": (DataSettings(), "no data was given"),
 }
 
 
@@ -239,13 +238,13 @@ def test_incomplete_folder_is_refused(tmp_path: Path, files: tuple[str, ...], ex
     for name in files:
         (tmp_path / name).write_text("question\tsentence\tlabel\n")
     with pytest.raises(InputError, match=expected):
-        locate(Source(task="qnli", data=tmp_path))
+        locate(DataSettings(task="qnli", data=tmp_path))
 
 
 def test_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "t.xlsx").write_text("x")
     with pytest.raises(InputError, match=r"known endings: \.csv, \.tsv, \.jsonl"):
-        locate(Source(train=tmp_path / "t.xlsx"))
+        locate(DataSettings(train=tmp_path / "t.xlsx"))
 
 
 def test_unreachable_hub_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +252,7 @@ def test_unreachable_hub_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
         raise ConnectionError("Couldn't reach the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    train = locate(Source(task="qnli"))[0]
+    train = locate(DataSettings(task="qnli"))[0]
     with pytest.raises(KdcError, match="--task pydocs --family minilm") as caught:
         _read(train, columns_of(find_task("qnli"), labeled=True))
     assert caught.value.exit_code == 1
@@ -267,7 +266,7 @@ def test_hub_is_asked_for_the_tasks_configuration(monkeypatch: pytest.MonkeyPatc
         return datasets.Dataset.from_dict({"premise": ["a"], "hypothesis": ["b"], "label": [2]})
 
     monkeypatch.setattr(datasets, "load_dataset", give)
-    for split in locate(Source(task="mnli")):
+    for split in locate(DataSettings(task="mnli")):
         _read(split, columns_of(find_task("mnli"), labeled=True))
     parts = ("train", "validation_matched", "validation_mismatched")
     assert asked == [("nyu-mll/glue", "mnli", part) for part in parts]
@@ -277,8 +276,8 @@ def test_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     first.write_text("text,label\na,x\n")
     second.write_text("text,label\na,x\n")
-    before = input_fingerprint(Source(train=first, eval=second))
-    assert input_fingerprint(Source(train=first, eval=second)) == before
-    assert input_fingerprint(Source(train=first)) != before
+    before = input_fingerprint(DataSettings(train=first, eval=second))
+    assert input_fingerprint(DataSettings(train=first, eval=second)) == before
+    assert input_fingerprint(DataSettings(train=first)) != before
     second.write_text("text,label\na,y\n")
-    assert input_fingerprint(Source(train=first, eval=second)) != before
+    assert input_fingerprint(DataSettings(train=first, eval=second)) != before

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import PreparedData, open_data, prepare
-from kdc.pipeline.data.sources import Source
 from kdc.pipeline.data.tokens import tokenise
 
 PROCESSORS = {
@@ -48,8 +48,8 @@ def _words(rng: random.Random, most: int) -> str:
 def _prepared(tmp_path: Path, rows: list[dict[str, str]], *, pairs: bool) -> PreparedData:
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = custom_task("own", "a", "b" if pairs else None, "label", "classification")
-    source = Source(train=tmp_path / "t.jsonl", unlabeled=tmp_path / "t.jsonl")
-    prepare(tmp_path / "data", task, source, max_train_rows=None, seed=0)
+    settings = DataSettings(train=tmp_path / "t.jsonl", unlabeled=tmp_path / "t.jsonl", kind="classification")
+    prepare(tmp_path / "data", task, settings, seed=0)
     return open_data(tmp_path / "data")
 
 
