@@ -36,10 +36,11 @@ Json = Annotated[
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
 VARIANT = Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice).")
 Variant = Annotated[str | None, option(VARIANT.help)]
-Sha256 = Annotated[str | None, option("SHA-256 that the manifest must have; any other artifact is refused.")]
+SHA256 = Setting("expect-sha256", str, "SHA-256 that the manifest must have; any other artifact is refused.")
 ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")
 NoExamples = Annotated[bool, option("Quote no rows in the report.", "--no-examples")]
-Replace = Annotated[bool, option("Replace another artifact that is there already.", "--force")]
+REPLACE = Setting("force", bool, "Replace another artifact that is there already.")
+RAY_ADDRESS = Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone).")
 Set = Annotated[
     list[str] | None, option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
 ]
@@ -207,8 +208,19 @@ def report(
     _print(as_json, facts.to_json(), f"{facts.verdict}\nreport: {run / 'report.html'}")
 
 
+BENCH = (
+    Setting(
+        "rounds", int, "Turns of each subject at each size of call; the figures are their medians (default 5).", least=1
+    ),
+    Setting("seconds", float, "Length of a turn, in seconds (default 0.5).", least=0.01),
+    Setting("threads", int, "Threads of a forward pass (default: all cores that the process may use)."),
+)
+
+
 @app.command()
+@takes(*BENCH)
 def bench(
+    given: dict[str, Any],
     subjects: Annotated[
         list[str],
         argument(
@@ -218,22 +230,14 @@ def bench(
     ],
     batch: Annotated[str, typer.Option(help="Numbers of rows in a call, separated by commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Numbers of tokens in a row, separated by commas.")] = "16,64,128",
-    rounds: Annotated[
-        int,
-        typer.Option(help="Turns of each subject at each number of rows and tokens; the figures are medians.", min=1),
-    ] = 5,
-    seconds: Annotated[float, typer.Option(help="Length of a turn, in seconds.", min=0.01)] = 0.5,
-    threads: Annotated[
-        int | None, option("Threads of a forward pass (default: all cores that the process may use).")
-    ] = None,
     device: Device = "auto",
     plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
     """Latency, throughput, cold start and memory, side by side, the first one the measure of the others."""
     from kdc.common.progress import Reporter
+    from kdc.tools.bench.result import render
     from kdc.tools.bench.run import Case, parse_subject, run_bench
-    from kdc.tools.bench.text import render
 
     if plot is not None:
         from kdc.tools.bench.plot import check_format, draw
@@ -243,15 +247,7 @@ def bench(
     parsed = [parse_subject(subject) for subject in subjects]
     with Reporter() as reporter:
         reporter.started("bench", "loads every subject three times")
-        result = run_bench(
-            parsed,
-            cases,
-            rounds=rounds,
-            seconds=seconds,
-            device=_device(device),
-            threads=threads,
-            progress=reporter.progress,
-        )
+        result = run_bench(parsed, cases, device=_device(device), progress=reporter.progress, **given)
     if plot is not None:
         draw(result, plot)
     _print(as_json, result, render(result))
@@ -261,10 +257,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
 
-def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+def _numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and least <= int(part) <= 100_000 for part in parts):
-        raise InputError(f"{option} is not a list of whole numbers from {least} on", given=text, remedy="e.g. 1,8,32")
+        raise InputError(f"{name} is not a list of whole numbers from {least} on", given=text, remedy="e.g. 1,8,32")
     return tuple(int(part) for part in parts)
 
 
@@ -275,10 +271,20 @@ STUDY = (
     EPOCHS,
     TRAINING_DEVICE,
 )
+STUDY_ENGINE = (
+    Setting("engine", str, "local (default) trains one cell after the other; ray trains side by side on a cluster."),
+    RAY_ADDRESS,
+    Setting(
+        "threads",
+        int,
+        "Threads of a training; with ray also the cores that it reserves (default: as the environment says; ray: 1).",
+        least=1,
+    ),
+)
 
 
 @app.command()
-@takes(*STUDY)
+@takes(*STUDY, *STUDY_ENGINE)
 def study(
     given: dict[str, Any],
     tasks: Annotated[str, option("Names of GLUE tasks, or pydocs, separated by commas.")],
@@ -297,21 +303,6 @@ def study(
     seeds: Annotated[
         str, typer.Option(help="Seeds, separated by commas; every training is done once for each.")
     ] = "1,2,3",
-    engine: Annotated[
-        str, typer.Option(help="local trains one cell after the other; ray trains them side by side on a Ray cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None,
-        option("Address of the Ray cluster, or auto for the one that Ray finds (default: Ray on this machine alone)."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        option(
-            "Threads of a training; with ray also the cores that it reserves (default: as the environment says; with "
-            "ray 1).",
-            least=1,
-        ),
-    ] = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -319,6 +310,7 @@ def study(
     from kdc.tools.study.grid import Grid
     from kdc.tools.study.study import study_for_people
 
+    how = taken(given, STUDY_ENGINE)
     grid = Grid(
         tasks=_names(tasks),
         families=_names(families),
@@ -329,7 +321,7 @@ def study(
         sets=tuple(set_ or ()),
         flags=tuple(({"run.recipe": "paper"} | given).items()),
     )
-    result = study_for_people(grid, engine=engine, address=address, threads=threads)
+    result = study_for_people(grid, **how)
     _print(as_json, {"files": result.files, "failed": result.failed}, "\n".join(result.files))
     if result.failed:
         raise KdcError("some cells failed", given="; ".join(result.failed), remedy="the same command tries them again")
@@ -432,7 +424,7 @@ PREDICT = (
         least=1,
     ),
     Setting("engine", str, "local (default) works in this process; ray in actors on a cluster, into a directory."),
-    Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone)."),
+    RAY_ADDRESS,
     Setting("actors", int, "Number of Ray actors (default: as many as there are cores or GPUs).", least=1),
     Setting("force", bool, "Replace an existing output, and drop an unfinished job."),
     ALLOW_FAILED,
@@ -481,18 +473,18 @@ def evaluate(
     _print(as_json, evaluation, render(evaluation))
 
 
+VERIFY = (
+    Setting("data", Path, "File with labelled rows to compare on (default: the quality is not measured again)."),
+    Setting("teacher", str, "Hub id or path of the teacher, needed for rows that the artifact was not evaluated on."),
+    SHA256,
+)
+
+
 @app.command()
-@takes(*LIMITS, *COLUMNS)
+@takes(*LIMITS, *COLUMNS, *VERIFY)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,
-    data: Annotated[
-        Path | None, option("File with labelled rows to compare on (default: the quality is not measured again).")
-    ] = None,
-    teacher: Annotated[
-        str | None, option("Hub id or path of the teacher, needed for rows that the artifact was not evaluated on.")
-    ] = None,
-    expect_sha256: Sha256 = None,
     device: Annotated[
         str | None, option("Where to measure: cpu, cuda or auto (default: where the contract was judged).")
     ] = None,
@@ -504,52 +496,50 @@ def verify(
     from kdc.artifact.contract.text import render
     from kdc.tools.verify import verify_artifact
 
-    judgement, before = verify_artifact(
-        artifact,
-        columns=taken(given, COLUMNS),
-        given=given,
-        data=data,
-        teacher=teacher,
-        device=None if device is None else _device(device),
-        expect_sha256=expect_sha256,
-    )
+    columns, how = taken(given, COLUMNS), taken(given, VERIFY)
+    where = None if device is None else _device(device)
+    judgement, before = verify_artifact(artifact, given=given, columns=columns, device=where, **how)
     _print(as_json, judgement, render(judgement, before))
     raise typer.Exit(EXIT_CODES[judgement.verdict])
 
 
 @app.command(name="inspect")
-def inspect_(artifact: Artifact, expect_sha256: Sha256 = None, as_json: Json = False) -> None:
+@takes(SHA256)
+def inspect_(given: dict[str, Any], artifact: Artifact, as_json: Json = False) -> None:
     """Manifest, lineage and metrics of an artifact, after checking every file's hash."""
     from kdc.artifact.folder import load_manifest
     from kdc.artifact.inspection import render
 
-    manifest = load_manifest(artifact, expect_sha256=expect_sha256)
+    manifest = load_manifest(artifact, **given)
     _print(as_json, manifest, render(manifest))
 
 
 @app.command()
+@takes(
+    REPLACE,
+    ALLOW_FAILED,
+    Setting("public", bool, "Make the hub repository public, where a new one is created (default: private)."),
+)
 def push(
+    given: dict[str, Any],
     artifact: Artifact,
     target: Annotated[
         str, argument("Where to send it: hf://owner/name, bento:NAME, s3://bucket/path or another URL, or a path.")
     ],
-    force: Replace = False,
-    allow_failed: Annotated[bool, option(ALLOW_FAILED.help, "--allow-failed")] = False,
-    public: Annotated[
-        bool, option("Make the hub repository public, where a new one is created (default: private).", "--public")
-    ] = False,
     as_json: Json = False,
 ) -> None:
     """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
     from kdc.artifact.stores.push import push_artifact
 
-    result = push_artifact(artifact, target, force=force, allow_failed=allow_failed, public=public)
+    result = push_artifact(artifact, target, **given)
     done = f"{result.sent_bytes:,} of {result.bytes:,} bytes sent" if result.changed else "is there already"
     _print(as_json, result, f"{result.target}: {done}, {result.files} files, SHA-256 {result.sha256}")
 
 
 @app.command()
+@takes(SHA256, REPLACE)
 def pull(
+    given: dict[str, Any],
     source: Annotated[
         str,
         argument(
@@ -557,14 +547,12 @@ def pull(
         ),
     ],
     folder: Annotated[Path, argument("Folder that will hold the artifact.", "DIR")],
-    expect_sha256: Sha256 = None,
-    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
     from kdc.artifact.stores.pull import pull_artifact
 
-    result = pull_artifact(source, folder, expect_sha256=expect_sha256, force=force)
+    result = pull_artifact(source, folder, **given)
     done = f"{result.received_bytes:,} of {result.bytes:,} bytes received, all hashes match"
     _print(as_json, result, f"{folder}: {done if result.changed else 'is there already'}, SHA-256 {result.sha256}")
 
@@ -597,7 +585,7 @@ def doctor(
 ) -> None:
     """Versions, execution providers and whether each really starts, CPU, quota, hub; and what to do."""
     from kdc.tools.doctor.diagnose import diagnose
-    from kdc.tools.doctor.text import render
+    from kdc.tools.doctor.report import render
 
     report = diagnose(check_hub=hub)
     _print(as_json, report, render(report))

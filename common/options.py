@@ -29,7 +29,7 @@ class Setting:
     section: str = ""
     panel: str | None = None
     keys: tuple[str, ...] = ()
-    least: int | None = None
+    least: float | None = None
 
     @property
     def argument(self) -> str:
@@ -79,7 +79,7 @@ def taken(given: dict[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
     return {key: given.pop(key) for setting in settings for key in setting.sets if key in given}
 
 
-def option(help: str, *names: str, panel: str | None = None, least: int | None = None) -> Any:
+def option(help: str, *names: str, panel: str | None = None, least: float | None = None) -> Any:
     """An option whose help says its default."""
     return typer.Option(*names, help=help, rich_help_panel=panel, min=least, show_default=False)
 

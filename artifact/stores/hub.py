@@ -1,23 +1,30 @@
-"""Artifacts in model repositories of the Hugging Face hub: reading them. `hub_push.py` writes.
+"""Artifacts in model repositories of the Hugging Face hub.
 
 Token, endpoint and API calls are those of `huggingface_hub`. The files are downloaded here, so that a server that sends
-too many bytes is stopped, and an interrupted download goes on by a range request.
+too many bytes is stopped, and an interrupted download goes on by a range request. A push is one commit, which is there
+or not; the library does not send large files again that it uploaded before a push was cut off.
 """
 
+import hashlib
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from kdc.artifact.stores.addresses import Repository
-from kdc.artifact.stores.sources import Opened, Source
+from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+from kdc.artifact.stores.addresses import HUB, Repository
+from kdc.artifact.stores.sources import Opened, Outgoing, Source
 from kdc.common.errors import InputError, KdcError
+from kdc.common.files import sha256_of
 from kdc.common.places import reaching
+from kdc.common.progress import Meter
 
-TIMEOUT_S = 30.0
+_TIMEOUT_S = 30.0
 _TRIES = 4  # attempts in a row that bring no byte
 _PAUSE_S = 0.5  # before the second attempt; twice as long before each further one
 _CHUNK_BYTES = 1024 * 1024
@@ -42,79 +49,72 @@ class HubSource(Source):
     def __init__(self, place: Repository) -> None:
         self._name = place.name
         self.shown = str(place)
-        with asking_hub(self.shown):
-            api = hub_api()
-            self._commit = api.repo_info(place.name, revision=place.revision, timeout=TIMEOUT_S).sha
+        with _asking_hub(self.shown):
+            api = _hub_api()
+            self._commit = api.repo_info(place.name, revision=place.revision, timeout=_TIMEOUT_S).sha
         self._endpoint = api.endpoint
         self._client = httpx.Client(
             follow_redirects=True,
             max_redirects=5,
-            timeout=TIMEOUT_S,
+            timeout=_TIMEOUT_S,
             event_hooks={"request": [lambda request: _check_safe(str(request.url), self._endpoint)]},
         )
 
     def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
-        response = self._ask(name, offset)
-        start, size = _extent(response)
-        return Opened(start, size, self._chunks(name, response))
+        chunks = self._stream(name, offset)
+        start, size = next(chunks)
+        return Opened(start, size, chunks)
 
-    def _chunks(self, name: str, response: httpx.Response) -> Generator[bytes, None, None]:
-        """The bytes of a response; where the connection breaks, a new request goes on at the same position."""
-        position, size = _extent(response)
-        failures = 0
-        with reaching(f"{self.shown}/{name}", _REMEDY):
-            try:
-                while True:
-                    try:
+    def _stream(self, name: str, offset: int) -> Generator[Any, None, None]:
+        """The byte at which the answer begins and the size of the file, then the answer's bytes in chunks.
+
+        Where the connection breaks or the hub is busy, a new request goes on at the same position.
+        """
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        shown = f"{self.shown}/{name}"
+        url = hf_hub_url(self._name, name, revision=self._commit, endpoint=self._endpoint)
+        headers = {**build_hf_headers(), "accept-encoding": "identity"}
+        position, extent, failures = offset, None, 0
+        with reaching(shown, _REMEDY, passing=(FileNotFoundError,)):
+            while True:
+                if position:
+                    headers["range"] = f"bytes={position}-"
+                try:
+                    with self._client.stream("GET", url, headers=headers) as response:
+                        if response.status_code == 404 and extent is None:
+                            raise FileNotFoundError(name)
+                        _refuse_failure(response, shown)
+                        if extent is None:
+                            extent = position, size = _extent(response)
+                            yield extent
+                        elif _extent(response) != (position, size):
+                            raise KdcError("the hub changed a file while it was read", given=shown, remedy=_REMEDY)
                         # Raw, because decompressed bytes could be more than the size that was checked.
                         for chunk in response.iter_raw(_CHUNK_BYTES):
                             position += len(chunk)
                             failures = 0
                             yield chunk
                         return
-                    except httpx.TransportError:
-                        failures += 1
-                        if failures == _TRIES:
-                            raise
-                    response.close()
-                    time.sleep(_PAUSE_S * 2 ** (failures - 1))
-                    response = self._ask(name, position)
-                    if _extent(response) != (position, size):
-                        raise KdcError(
-                            "the hub changed a file while it was read", given=f"{self.shown}/{name}", remedy=_REMEDY
-                        )
-            finally:
-                response.close()
-
-    def _ask(self, name: str, offset: int) -> httpx.Response:
-        """The response whose body holds a file from a byte on; raises what `open` does."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
-        url = hf_hub_url(self._name, name, revision=self._commit, endpoint=self._endpoint)
-        headers = {**build_hf_headers(), "accept-encoding": "identity"}
-        if offset:
-            headers["range"] = f"bytes={offset}-"
-        request = self._client.build_request("GET", url, headers=headers)
-        with reaching(f"{self.shown}/{name}", _REMEDY, passing=(FileNotFoundError,)):
-            for attempt in range(1, _TRIES + 1):
-                try:
-                    response = self._client.send(request, stream=True)
-                except httpx.TransportError:
-                    if attempt == _TRIES:
+                except (httpx.TransportError, _Busy):
+                    failures += 1
+                    if failures == _TRIES:
                         raise
-                else:
-                    status = response.status_code
-                    if status in (200, 206):
-                        return response
-                    response.close()
-                    if status == 404:
-                        raise FileNotFoundError(name)
-                    if attempt == _TRIES or (status != 429 and status < 500):
-                        raise KdcError("the hub refused", given=f"{self.shown}/{name}: HTTP {status}", remedy=_REMEDY)
-                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+                time.sleep(_PAUSE_S * 2 ** (failures - 1))
+
+
+class _Busy(KdcError):
+    """The hub could not answer just now."""
+
+
+def _refuse_failure(response: httpx.Response, shown: str) -> None:
+    """Raise where the hub sends no bytes of a file: `_Busy` where another attempt may help."""
+    status = response.status_code
+    if status not in (200, 206):
+        kind = _Busy if status == 429 or status >= 500 else KdcError
+        raise kind("the hub refused", given=f"{shown}: HTTP {status}", remedy=_REMEDY)
 
 
 def _extent(response: httpx.Response) -> tuple[int, int | None]:
@@ -129,7 +129,7 @@ def _extent(response: httpx.Response) -> tuple[int, int | None]:
     return 0, int(length) if length.isdigit() else None
 
 
-def hub_api() -> Any:
+def _hub_api() -> Any:
     """The client of `huggingface_hub`, at the endpoint that the person's environment sets.
 
     Raises:
@@ -150,7 +150,7 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 
 @contextmanager
-def asking_hub(shown: str) -> Iterator[None]:
+def _asking_hub(shown: str) -> Iterator[None]:
     """Turn what `huggingface_hub` raises within the block into errors of kdc.
 
     Args:
@@ -173,3 +173,115 @@ def asking_hub(shown: str) -> Iterator[None]:
         raise InputError("the hub has no such repository, or does not show it", given=shown, remedy=_REMEDY) from error
     except OfflineModeIsEnabled as error:
         raise InputError("the hub is switched off", given="HF_HUB_OFFLINE", remedy="unset it") from error
+
+
+def push_to_hub(place: Repository, artifact: Outgoing, *, public: bool, meter: Meter) -> tuple[int | None, str]:
+    """Commit the files that differ, and remove those of the artifact before. A missing repository is made.
+
+    Args:
+        place: repository, and the branch if it shall not be the default one.
+        artifact: what to commit.
+        public: make a new repository public.
+        meter: says whether somebody watches; the library then draws bars of its own.
+
+    Returns:
+        The size of the files that differ in bytes (None: all was there), and the address of the commit.
+
+    Raises:
+        InputError: this token may not see the repository.
+        KdcError: the hub refused, or did not answer.
+    """
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    manifest = artifact.manifest
+    with _asking_hub(str(place)):
+        api = _hub_api()
+        before = _repository(api, place, public)
+        stored = {file.rfilename for file in before.siblings or ()}
+        differing = _differing(before, artifact)
+        if not differing:
+            return None, f"{HUB}{place.name}@{before.sha}"
+        files = [name for name in differing if name != MANIFEST_NAME]
+        operations = _additions(artifact, files) + _removals(place, before.sha, manifest, stored)
+        if not meter.is_shown:
+            disable_progress_bars()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the library warns of a model card without metadata
+            commit = api.create_commit(
+                place.name,
+                operations,
+                revision=place.revision,
+                parent_commit=before.sha,
+                commit_message=f"{manifest.task.name}: artifact {manifest.sha256[:12]}",
+            )
+        after = api.repo_info(place.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
+        # Because of a .gitignore, say, the hub leaves files out without an error.
+        if lost := _differing(after, artifact):
+            raise KdcError(
+                "the hub took the commit without some files",
+                given=f"{HUB}{place.name}: {', '.join(lost)}",
+                remedy="check the .gitignore of the repository, then push again",
+            )
+    return sum(manifest.files[name].size for name in files) + len(artifact.content), f"{HUB}{place.name}@{commit.oid}"
+
+
+def _repository(api: Any, place: Repository, public: bool) -> Any:
+    """The branch as it is, with its files. A repository or branch that is missing is made."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def ask(revision: str | None) -> Any:
+        return api.repo_info(place.name, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+
+    try:
+        return ask(place.revision)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        api.create_repo(place.name, private=not public)
+    except RevisionNotFoundError:
+        pass  # the repository is there, and the branch is made below
+    if place.revision is not None:
+        api.create_branch(place.name, branch=place.revision, exist_ok=True)
+    return ask(place.revision)
+
+
+def _differing(commit: Any, artifact: Outgoing) -> list[str]:
+    """The artifact's files, the manifest included, that a commit of the hub does not hold as they are here."""
+    stored = {file.rfilename: file for file in commit.siblings or ()}
+    names = [*artifact.manifest.files, MANIFEST_NAME]
+    return [name for name in names if name not in stored or not _is_same(stored[name], artifact.folder / name)]
+
+
+def _is_same(stored: Any, path: Path) -> bool:
+    """Whether the hub's file has the same bytes: by SHA-256 where it is large, by git's hash elsewhere."""
+    if stored.size != path.stat().st_size:
+        return False
+    if stored.lfs is not None:
+        return bool(stored.lfs.sha256 == sha256_of(path))
+    content = b"blob %d\0" % stored.size + path.read_bytes()
+    return bool(stored.blob_id == hashlib.sha1(content, usedforsecurity=False).hexdigest())
+
+
+def _additions(artifact: Outgoing, files: list[str]) -> list[Any]:
+    from huggingface_hub import CommitOperationAdd
+
+    additions = [CommitOperationAdd(name, str(artifact.folder / name)) for name in files]
+    for name, addition in zip(files, additions, strict=True):
+        if addition.upload_info.sha256.hex() != artifact.manifest.files[name].sha256:
+            raise KdcError(
+                "a file of the artifact changed while it was read", given=artifact.folder / name, remedy="push again"
+            )
+    return [*additions, CommitOperationAdd(MANIFEST_NAME, artifact.content)]
+
+
+def _removals(place: Repository, commit: str, manifest: Manifest, stored: set[str]) -> list[Any]:
+    """Remove the files that only the artifact before had. Whatever else is in the repository stays."""
+    from huggingface_hub import CommitOperationDelete
+
+    if MANIFEST_NAME not in stored:
+        return []
+    try:
+        old, _ = HubSource(Repository(place.name, commit)).read_manifest()
+    except KdcError:  # the old manifest is damaged, so that nobody knows its files
+        return []
+    return [CommitOperationDelete(name) for name in sorted(old.files.keys() - manifest.files.keys()) if name in stored]

@@ -53,7 +53,7 @@ def push_artifact(
     sent: int | None  # bytes; None: all was there
     with Meter() as meter:
         if isinstance(place, Repository):
-            from kdc.artifact.stores.hub_push import push_to_hub
+            from kdc.artifact.stores.hub import push_to_hub
 
             sent, address = push_to_hub(place, outgoing, public=public, meter=meter)
         elif isinstance(place, Tag):
