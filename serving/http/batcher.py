@@ -7,24 +7,18 @@ gather, and a lane that becomes free takes them at once. Each batch is built aro
 grows by the rows nearest to it in length, so the wait is bounded and little is computed on padding.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.tokenizing import Encoded
 from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Result, Row
-
-if TYPE_CHECKING:
-    from kdc.serving.http.tracing import Trace
 
 log = logging.getLogger("kdc.serve")
 
@@ -48,8 +42,10 @@ class Batcher:
         max_queue_tokens: most tokens that may wait; beyond that `submit` raises `Overloaded`.
         max_queue_seconds: most seconds that the queue may take at the speed of the last batches; beyond that `submit`
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
-        max_padding: most padding of a batch, as a share of its real tokens.
         on_batch: records every batch, for metrics and traces.
+
+    Attributes:
+        queue: the rows that wait.
     """
 
     def __init__(
@@ -61,7 +57,6 @@ class Batcher:
         max_batch_tokens: int = 4096,
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
-        max_padding: float = 0.25,
         on_batch: OnBatch | None = None,
     ) -> None:
         self._forward = forward
@@ -70,12 +65,11 @@ class Batcher:
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_seconds = max_queue_seconds
-        self._max_padding = max_padding
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._idle: list[threading.Condition] = []  # one for each waiting lane; the last is the lane that ran last
-        self._queue = Queue()
+        self.queue = Queue()
         self._arrivals = 0
         self._running = 0
         self._alone = False  # whether a pass with all threads is running
@@ -87,11 +81,6 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def queued_tokens(self) -> int:
-        """Tokens that wait for a forward pass."""
-        return self._queue.tokens
-
     def check_room(self, tokens: int) -> None:
         """Refuse tokens for which the queue has no room. An empty queue has room for any number.
 
@@ -100,17 +89,17 @@ class Batcher:
         Raises:
             Overloaded: they do not fit.
         """
-        queued, speed, most = self._queue.tokens, self._tokens_per_second, self._max_queue_tokens
+        queued, speed, most = self.queue.tokens, self._tokens_per_second, self._max_queue_tokens
         if speed is not None:
             most = min(most, int(speed * self._max_queue_seconds))
         if queued and queued + tokens > most:
             raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
 
-    async def submit(self, encodings: Sequence[Encoded], trace: Trace | None = None) -> np.ndarray:
+    async def submit(self, encodings: Sequence[Encoded], trace: object = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
 
         Takes at least one row, tokenised and not padded; returns float32 (rows, outputs), in order. `on_batch` will
-        find `trace`, the spans of the rows' request, at the request.
+        find `trace` at the rows' request.
 
         Raises:
             Overloaded: they do not fit into the queue.
@@ -136,8 +125,8 @@ class Batcher:
             self.check_room(tokens)
             for place, encoding in enumerate(encodings):
                 self._arrivals += 1
-                row = Row(len(encoding), self._arrivals, encoding, request, place, now)
-                self._queue.add(row)
+                row = Row(len(encoding), (len(encoding), self._arrivals), encoding, request, place, now)
+                self.queue.add(row)
                 rows.append(row)
             if not self._alone:  # otherwise the lane that runs alone wakes the others when it ends
                 self._wake(len(rows))
@@ -146,7 +135,7 @@ class Batcher:
         except BaseException:  # the client has left, or one of the rows failed
             with self._lock:
                 for row in rows:
-                    self._queue.remove(row)
+                    self.queue.remove(row)
             raise
 
     async def close(self) -> None:
@@ -164,22 +153,18 @@ class Batcher:
         free_since: float | None = None  # when this lane ended its last pass; None if it then found nothing to run
         while True:
             with self._lock:
-                while self._alone or not len(self._queue):
-                    if self._closing and not len(self._queue):
+                while self._alone or not len(self.queue):
+                    if self._closing and not len(self.queue):
                         return
                     free_since = None
                     self._idle.append(work)
                     work.wait()
-                alone = not self._running and 2 * len(self._queue) <= max(2, self._lanes)
+                alone = not self._running and 2 * len(self.queue) <= max(2, self._lanes)
                 free = 1 if alone else self._lanes - self._running  # lanes that share the rows that wait
-                batch = self._queue.take(
-                    max_rows=-(-len(self._queue) // free),
-                    max_tokens=self._max_batch_tokens,
-                    max_padding=self._max_padding,
-                )
+                batch = self.queue.take(max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens)
                 self._running += 1
                 self._alone = alone
-                queued = self._queue.tokens
+                queued = self.queue.tokens
             try:
                 self._run(batch, queued, alone, free_since)
             finally:
@@ -188,7 +173,7 @@ class Batcher:
                     self._running -= 1
                     if alone:  # the other lanes have waited for its end
                         self._alone = False
-                        self._wake(self._lanes if self._closing else len(self._queue) - 1)
+                        self._wake(self._lanes if self._closing else len(self.queue) - 1)
 
     def _wake(self, lanes: int) -> None:
         """Have idle lanes look at the queue; the one that ran last comes first, as its core's cache is still warm."""

@@ -3,25 +3,20 @@
 Its owner, the batcher, holds a lock around the queue.
 """
 
-from __future__ import annotations
-
 import asyncio
 import bisect
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdc.common.errors import KdcError
 from kdc.serving.engine.tokenizing import Encoded
 
-if TYPE_CHECKING:
-    from kdc.serving.http.tracing import Trace
-
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
+_MOST_PADDING = 0.25  # of a batch, as a share of its real tokens
 
 
 class Overloaded(KdcError):
@@ -53,7 +48,7 @@ class Request:
     future: asyncio.Future[np.ndarray]  # gets float32 (rows, outputs) once every row has its answer
     missing: int  # how many rows have no answer yet
     answers: list[np.ndarray | None]  # each row's outputs, None while they are missing
-    trace: Trace | None = None  # the request's spans; None where it is not traced
+    trace: object = None  # whatever `submit` was given to find at the rows of a batch: the request's spans
 
 
 @dataclass(slots=True, eq=False)
@@ -61,16 +56,12 @@ class Row:
     """One row of a request."""
 
     length: int  # its number of tokens
-    number: int  # counts all rows in the order of their arrival
+    key: tuple[int, int]  # what the queue sorts by: length, then the number of its arrival
     encoding: Encoded  # its tokens
     request: Request  # the request that it belongs to
     place: int  # its index within that request
     arrived: float  # when it came, in seconds of `time.perf_counter`
     taken: bool = False  # whether it has left the queue
-    key: tuple[int, int] = field(init=False)  # what the queue sorts by: length, then arrival
-
-    def __post_init__(self) -> None:
-        self.key = (self.length, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +104,12 @@ class Queue:
             self.tokens -= row.length
             del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_key)]
 
-    def take(self, *, max_rows: int, max_tokens: int, max_padding: float) -> list[Row]:
+    def take(self, *, max_rows: int, max_tokens: int) -> list[Row]:
         """Take a batch out of the queue, which must not be empty: the oldest row and the rows nearest to it in length.
 
         Args:
             max_rows: most rows of the batch.
             max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
-            max_padding: most padding of the batch, as a share of its real tokens.
 
         Returns:
             rows by growing length.
@@ -140,7 +130,7 @@ class Queue:
             take_longer = shorter is None or (longer is not None and longer < shorter)
             new = rows[last] if take_longer else rows[first - 1]
             padded = count * max(longest, new.length)
-            if padded > max_tokens or padded > (1 + max_padding) * (real + new.length):
+            if padded > max_tokens or padded > (1 + _MOST_PADDING) * (real + new.length):
                 break
             longest, real = max(longest, new.length), real + new.length
             first, last = (first, last + 1) if take_longer else (first - 1, last)

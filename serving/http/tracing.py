@@ -64,7 +64,7 @@ class Trace:
         """
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
-        start = _epoch_ns(began, _offset_ns())
+        start = _epoch_ns(began)
         self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
 
     def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
@@ -124,12 +124,12 @@ class Tracing:
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
         """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
-        offset = _offset_ns()
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
-            if row.request.trace is None:
+            trace = row.request.trace
+            if not isinstance(trace, Trace):  # the request is not traced
                 continue
-            share = shares.setdefault(row.request.trace, _Share(_epoch_ns(row.arrived, offset)))
+            share = shares.setdefault(trace, _Share(_epoch_ns(row.arrived)))
             share.rows += 1
             share.tokens += row.length
             if isinstance(result, Exception):
@@ -142,7 +142,7 @@ class Tracing:
             "kdc.batch.rows": report.rows,
             "kdc.batch.tokens": report.tokens,
         }
-        began, ended = _epoch_ns(report.began, offset), _epoch_ns(report.began + report.seconds, offset)
+        began, ended = _epoch_ns(report.began), _epoch_ns(report.began + report.seconds)
         for trace, share in shares.items():
             trace.passed(share, batch, began, ended)
 
@@ -162,11 +162,6 @@ def _exporter(name: str) -> SpanExporter:
     return OTLPSpanExporter()
 
 
-def _offset_ns() -> int:
-    """Nanoseconds from `time.perf_counter`'s zero to the epoch. Taken anew each time, since the clock may be set."""
-    return time.time_ns() - time.perf_counter_ns()
-
-
-def _epoch_ns(moment: float, offset: int) -> int:
-    """A moment of `time.perf_counter`, in seconds, as nanoseconds of the epoch."""
-    return round(moment * 1e9) + offset
+def _epoch_ns(moment: float) -> int:
+    """A moment of `time.perf_counter`, in seconds, as nanoseconds of the epoch, by the clock as it is set now."""
+    return time.time_ns() - time.perf_counter_ns() + round(moment * 1e9)

@@ -63,7 +63,7 @@ async def predict(request: Request) -> Response:
 async def classify(request: Request) -> Response:
     """`POST /classify`: all labels of each row, best first: `[[{"label": ..., "score": ...}, ...], ...]`."""
     body = await read_json(request)
-    if not isinstance(body, dict) or not isinstance(body.get("texts"), list) or body.keys() - {"texts", "model"}:
+    if not isinstance(body, dict) or "texts" not in body or body.keys() - {"texts", "model"}:
         raise ApiError(422, 'the body is not {"texts": [...]}, with "model" at most')
     name = body.get("model")
     model: Model = request.app.state.registry.first if name is None else model_named(request, name)
@@ -102,11 +102,12 @@ def understand(body: Any, settings: ServeSettings) -> Question:
     if parameters:
         _refuse_unknown(parameters, _PARAMETERS, "`parameters`")
     options = {name: value for name, value in {**body, **(parameters or {})}.items() if value is not None}
-    rows, batch = _rows(body["inputs"], settings)
+    inputs = body["inputs"]
+    is_row = isinstance(inputs, str) or (isinstance(inputs, list) and all(isinstance(text, str) for text in inputs))
     function = _choice(options, "function_to_apply", FUNCTIONS)
     return Question(
-        rows=rows,
-        batch=batch or parameters is not None,
+        rows=read_batch([inputs] if is_row else inputs, settings, "inputs"),
+        batch=not is_row or parameters is not None,
         truncate=_flag(options, "truncate", _flag(options, "truncation", settings.auto_truncate)),
         side=_choice(options, "truncation_direction", _SIDES),
         function=None if function == "regression" else function,
@@ -115,34 +116,20 @@ def understand(body: Any, settings: ServeSettings) -> Question:
     )
 
 
-def _rows(inputs: Any, settings: ServeSettings) -> tuple[list[Text], bool]:
-    """The rows of `inputs`, and whether they are a batch."""
-    if isinstance(inputs, str):
-        return within_limits([(inputs,)], settings), False
-    if not isinstance(inputs, list) or not inputs:
-        raise ApiError(422, "`inputs` is not a text, a pair of texts, or a list of [text] or [text, text]")
-    if all(isinstance(item, str) for item in inputs):
-        if len(inputs) > 2:
-            raise ApiError(
-                422,
-                f"`inputs` has {len(inputs)} texts, which is neither a text nor a pair; for a batch: [[...], [...]]",
-            )
-        return within_limits([inputs], settings), False
-    return read_batch(inputs, settings, "inputs"), True
-
-
-def read_batch(items: list[Any], settings: ServeSettings, key: str) -> list[Text]:
+def read_batch(items: Any, settings: ServeSettings, key: str) -> list[Text]:
     """Check a batch of rows, each a text, [text] or [text, text], that stood in a body under `key`.
 
     Raises:
         ApiError: 422, with what is wrong.
     """
-    if not items:
-        raise ApiError(422, f"`{key}` is empty")
+    if not isinstance(items, list) or not items:
+        raise ApiError(422, f"`{key}` is not a list of texts, [text] or [text, text], or is empty")
     rows = [[item] if isinstance(item, str) else item for item in items]
     for place, row in enumerate(rows):
         if not isinstance(row, list) or len(row) not in (1, 2) or not all(isinstance(text, str) for text in row):
-            raise ApiError(422, f"row {place} of `{key}` is not a text, [text] or [text, text]")
+            raise ApiError(
+                422, f"row {place} of `{key}` is not a text, [text] or [text, text]; a batch: [[...], [...]]"
+            )
     return within_limits(rows, settings)
 
 

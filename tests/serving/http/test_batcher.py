@@ -113,7 +113,7 @@ def test_a_batch_keeps_to_its_tokens_and_to_little_padding() -> None:
 
     async def scenario() -> None:
         model = Model(opened=False)
-        batcher = Batcher(model, max_batch_tokens=256, max_padding=0.25)
+        batcher = Batcher(model, max_batch_tokens=256)
         tasks = await queue_up(batcher, model, [[row(i, int(random.integers(1, 120)))] for i in range(1, 300)])
         model.gate.set()
         await asyncio.gather(*tasks)
@@ -147,10 +147,10 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         with pytest.raises(Overloaded) as caught:
             await batcher.submit([row(2, 6)])
         assert caught.value.retry_after >= 1
-        assert batcher.queued_tokens == 15
+        assert batcher.queue.tokens == 15
         model.gate.set()
         await asyncio.gather(*tasks)
-        assert batcher.queued_tokens == 0
+        assert batcher.queue.tokens == 0
         assert (await batcher.submit([row(3, 20)])).tolist() == [[3, 20]]
         with pytest.raises(InputError):
             await batcher.submit([row(4, 15), row(4, 6)])  # more than it ever takes
@@ -202,11 +202,11 @@ def test_rows_whose_client_is_gone_are_not_computed() -> None:
         tasks = await queue_up(batcher, model, [[row(1, 4)], [row(2, 4)]])
         tasks[1].cancel()
         await asyncio.gather(tasks[1], return_exceptions=True)
-        assert batcher.queued_tokens == 4  # their room is free at once
+        assert batcher.queue.tokens == 4  # their room is free at once
         model.gate.set()
         await asyncio.gather(tasks[0], tasks[2])
         assert [item[0] for batch in model.batches for item in batch] == [0, 2]
-        assert batcher.queued_tokens == 0
+        assert batcher.queue.tokens == 0
         await batcher.close()
 
     in_loop(scenario)
