@@ -74,8 +74,7 @@ def check_parity(
         run: the function that is checked.
         reference: the function that it must equal.
         batches: feeds, see `parity_batches`.
-        tolerance: largest absolute difference that is allowed, times the largest absolute reference value where that
-            exceeds 1. The largest difference is returned.
+        tolerance: see `check_equal`. The largest difference is returned.
 
     Raises:
         KdcError: a difference above the tolerance, a NaN, outputs of another shape, or no batch at all.
@@ -89,18 +88,37 @@ def check_parity(
                 "the graph gives outputs of another shape than the model",
                 given=f"{actual.shape}, expected {expected.shape}",
             )
-        difference = float(np.abs(actual - expected).max())
-        allowed = tolerance * max(1.0, float(np.abs(expected).max()))
-        if not difference <= allowed:  # also catches NaN
-            raise KdcError(
-                "the graph does not compute what the model does",
-                given=f"difference {difference:.3g} at (batch, sequence) {shapes[-1]}, allowed {allowed:.3g}",
-                remedy="try the other exporter: `--set export.exporter=torch` or `optimum`",
-            )
+        difference, _ = check_equal(
+            actual,
+            expected,
+            tolerance,
+            problem="the graph does not compute what the model does",
+            where=f"(batch, sequence) {shapes[-1]}",
+            remedy="try the other exporter: `--set export.exporter=torch` or `optimum`",
+        )
         worst = max(worst, difference)
     if not shapes:
         raise KdcError("parity was checked on no batch", remedy="give at least one tokenised row")
     return worst
+
+
+def check_equal(
+    actual: np.ndarray, expected: np.ndarray, tolerance: float, *, problem: str, where: str, remedy: str
+) -> tuple[float, float]:
+    """Compare the logits (or probabilities) of one model with those of another.
+
+    Returns:
+        The largest absolute difference, and what was allowed: the tolerance, times the largest absolute expected value
+        where that exceeds 1.
+
+    Raises:
+        KdcError: the problem, where the difference is larger or is NaN.
+    """
+    difference = float(np.abs(actual - expected).max())
+    allowed = tolerance * max(1.0, float(np.abs(expected).max()))
+    if not difference <= allowed:  # also catches NaN
+        raise KdcError(problem, given=f"difference {difference:.3g} at {where}, allowed {allowed:.3g}", remedy=remedy)
+    return difference, allowed
 
 
 @dataclass(frozen=True)

@@ -20,31 +20,17 @@ from kdc.pipeline.training.students import distil
 from kdc.serving.engine.engine import Engine
 
 
-def _silent(done: int, total: int) -> None:
-    """Nobody watches."""
-
-
 @dataclass(frozen=True)
 class Run:
-    """One run in one directory.
+    """One run in one directory."""
 
-    Attributes:
-        root: the run directory.
-        config: resolved settings.
-        device: "cpu" or "cuda", decided.
-        bf16: train in bf16 autocast.
-        fingerprints: of the stages so far, by name.
-        progress: called with (done, total) during long work of the current stage.
-        say: prints one line for the person who watches.
-    """
-
-    root: Path
-    config: Config
-    device: str = "cpu"
-    bf16: bool = False
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    progress: Callable[[int, int], None] = _silent
-    say: Callable[[str], None] = print
+    root: Path  # the run directory
+    config: Config  # resolved settings
+    device: str = "cpu"  # "cpu" or "cuda", decided
+    bf16: bool = False  # whether to train in bf16 autocast
+    fingerprints: dict[str, str] = field(default_factory=dict)  # hashes of the stages so far, by name
+    progress: Callable[[int, int], None] = lambda done, total: None  # called during long work of the current stage
+    say: Callable[[str], None] = print  # prints one line for the person who watches
 
     def folder(self, stage: str) -> Path:
         """Where a finished stage keeps its files."""

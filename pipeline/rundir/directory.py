@@ -55,12 +55,7 @@ def claim(root: Path, config: Config, stages: Iterable[str]) -> None:
     """Write the run's settings into its directory, which makes it a run directory.
 
     Stages replace the folders of their names, and a folder `data` or `export` may well be somebody's own. So a
-    directory that is not a run's yet must hold no such folder, unless a stage made it.
-
-    Args:
-        root: the directory.
-        config: the run's settings.
-        stages: names of all stages.
+    directory that is not a run's yet must hold no folder of a name in `stages`, unless a stage made it.
 
     Raises:
         InputError: it holds something that a run would replace and that no run made.

@@ -26,26 +26,16 @@ _MARK = "fingerprint"  # in a partial folder: whose work it is
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline.
+    """One step of the pipeline."""
 
-    Attributes:
-        result: the model of what it hands on, which also names the stage and its folder.
-        run: does the work in the folder it is given.
-        depends_on: the settings that its result depends on, beside the stages before it.
-        after: stages whose results it reads; with the settings, their fingerprints make its own. "labelled" is the
-            data without the unlabelled rows and the student: changing those does not train the teacher again.
-        is_intact: whether what the stage keeps outside its folder is still in the run directory.
-        is_wanted: whether the settings ask for it.
-        check: called when the stage is done, and also when it is skipped; may refuse to go on.
-    """
-
-    result: type[StageResult]
-    run: Callable[[Run, Path], StageResult]
-    depends_on: Callable[[Run], dict[str, Any]]
-    after: tuple[str, ...]
+    result: type[StageResult]  # the model of what it hands on, which also names the stage and its folder
+    run: Callable[[Run, Path], StageResult]  # does the work in the folder that it is given
+    depends_on: Callable[[Run], dict[str, Any]]  # settings that its result depends on, beside the stages before it
+    after: tuple[str, ...]  # stages whose results it reads: their fingerprints, with the settings, make its own
+    # whether what the stage keeps outside its folder is still in the run directory
     is_intact: Callable[[Path], bool] = lambda root: True
-    is_wanted: Callable[[Config], bool] = lambda config: True
-    check: Callable[[Run], None] = lambda run: None
+    is_wanted: Callable[[Config], bool] = lambda config: True  # whether the settings ask for it
+    check: Callable[[Run], None] = lambda run: None  # called when it is done or skipped; may refuse to go on
 
     @property
     def name(self) -> str:

@@ -72,7 +72,7 @@ def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
     """
     record = read_record(root / kind.STAGE)
     try:
-        return kind.model_validate(record and record.metrics)
+        return kind.model_validate(None if record is None else record.metrics)
     except ValueError as error:
         raise KdcError(
             "the record of a stage is damaged, or of another version of kdc",

@@ -7,6 +7,8 @@ Reads `data/`. Writes one record a student, so that a stage that is cut off goes
 
 import hashlib
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
-from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
+from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
+from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
@@ -31,6 +34,7 @@ from kdc.pipeline.results import CandidatesResult, DataResult, NotMeasured, Stud
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.training import models
+from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 
 _ROUNDS = 3
@@ -112,62 +116,58 @@ def precisions(run: Run) -> tuple[str, ...]:
 
 def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts:
     """Make a student untrained, export it, and measure it in each precision."""
-    set_seed(run.config.run.seed)
-    cut, role = student.startswith("layers:"), run.role_of(student)
-    source = run.config.teacher.model if cut else student
-    model = models.load_model(source, run.data().task).model
-    if cut:
-        model = models.cut(model, models.parse_layers(student, model.config.num_hidden_layers))
+    config, data, role = run.config, run.data(), run.role_of(student)
+    set_seed(config.run.seed)
+    loaded, source = new_student(student, data.task, cut_from=config.teacher.model)
+    parameters = models.count_parameters(loaded.model)
+    tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
+    max_length = run.result(DataResult).max_length[role]
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
-        info = _export(run, model, source, role, Path(name))
-        variants = {variant: _costs(run, Path(name), variant, info, role, contract) for variant in precisions(run)}
-    return StudentCosts(parameters=models.count_parameters(model), variants=variants)
+        folder = Path(name)
+        info = _export(loaded.model, source, folder, max_length=max_length, exporter=config.export.exporter)
+        rows, seed = config.quantize.calibration_rows, config.run.seed
+        batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
+        variants: dict[str, Costs | NotMeasured] = {}
+        for variant in precisions(run):
+            try:
+                file = _converted(folder, variant, batches)
+                engine = Engine.from_files(
+                    file,
+                    folder / _TOKENIZER,
+                    task=data.task.info(),
+                    tokenizer_info=info,
+                    device=judged_device(run.device),
+                    threads=contract.at.threads,
+                )
+            except InputError:
+                raise
+            except KdcError as error:
+                variants[variant] = NotMeasured(failed=f"{error.what} ({error.given})")
+            else:
+                size = file.stat().st_size + (folder / _TOKENIZER).stat().st_size
+                timed = rows_to_time(engine, texts, contract.at)
+                variants[variant] = measure_costs(engine, timed, contract.at, size_bytes=size, rounds=_ROUNDS)
+    return StudentCosts(parameters=parameters, variants=variants)
 
 
-def _export(run: Run, model: Any, source: str, role: str, folder: Path) -> TokenizerInfo:
-    """Write `fp32.onnx` and `tokenizer.json` into the folder."""
+def _export(model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter) -> TokenizerInfo:
+    """Write `fp32.onnx` and `tokenizer.json` into the folder; the tokenizer is that of the source."""
     tokenizer = models.load_tokenizer(source)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER), pretty=False)
-    typed = "token_type_ids" in run.data().tokens(role, "train").column_names
-    export_onnx(folder / "model", folder / "fp32.onnx", exporter=run.config.export.exporter, token_type_ids=typed)
-    return tokenizer_info(
-        tokenizer,
-        max_length=run.result(DataResult).max_length[role],
-        token_type_ids="token_type_ids" in graph_inputs(folder / "fp32.onnx"),
-    )
+    typed = "token_type_ids" in tokenizer.model_input_names
+    export_onnx(folder / "model", folder / "fp32.onnx", exporter=exporter, token_type_ids=typed)
+    typed = "token_type_ids" in graph_inputs(folder / "fp32.onnx")
+    return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
 
 
-def _costs(
-    run: Run, folder: Path, variant: str, info: TokenizerInfo, role: str, contract: Contract
-) -> Costs | NotMeasured:
-    """Make one precision of `fp32.onnx` in the folder and measure it, or say why it cannot be had."""
+def _converted(folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]]) -> Path:
+    """The file of one precision in the folder, made of its `fp32.onnx`."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
-    try:
-        if variant == "int8":
-            batches = sample_batches(
-                run.data().tokens(role, "train"),
-                info.input_names,
-                rows=run.config.quantize.calibration_rows,
-                seed=run.config.run.seed,
-            )
-            source = make_source(fp32, batches, smoothed_file=folder / "smoothed.onnx")
-            quantise(source.file, file, _INT8, source.ranges)
-        elif variant == "fp16":
-            to_fp16(fp32, file)
-        engine = Engine.from_files(
-            file,
-            folder / _TOKENIZER,
-            task=run.data().task.info(),
-            tokenizer_info=info,
-            device=judged_device(run.device),
-            threads=contract.at.threads,
-        )
-    except InputError:
-        raise
-    except KdcError as error:
-        return NotMeasured(failed=f"{error.what} ({error.given})")
-    rows = rows_to_time(engine, texts_of(run.data().rows("tune")), contract.at)
-    size = file.stat().st_size + (folder / _TOKENIZER).stat().st_size
-    return measure_costs(engine, rows, contract.at, size_bytes=size, rounds=_ROUNDS)
+    if variant == "int8":
+        source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
+        quantise(source.file, file, _INT8, source.ranges)
+    elif variant == "fp16":
+        to_fp16(fp32, file)
+    return file

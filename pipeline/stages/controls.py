@@ -8,14 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
-
 from kdc.common.files import write_whole
 from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.training import adapters, models
-from kdc.pipeline.training.finetuning import fine_tune
+from kdc.pipeline.training import models
 from kdc.pipeline.training.students import merged_student
+from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -51,21 +49,15 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
     model."""
     student, teacher = run.student, run.config.teacher
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
-    settings = teacher.model_copy(update={"learning_rate": student.learning_rate})
-    set_seed(run.config.run.seed)
-    loaded = models.load_model(source, run.data().task)
-    tokenizer = models.load_tokenizer(source)
-    adapted = adapters.with_adapters(loaded.model, loaded.new_modules, student.lora)
-    result = fine_tune(
-        adapted,
-        settings,
+    model, result = train_teacher(
+        source,
+        teacher.model_copy(update={"method": "lora", "lora": student.lora, "learning_rate": student.learning_rate}),
         run.data(),
         run.environment,
         role="teacher",
-        pad_id=tokenizer.pad_token_id,
         checkpoints=work / "checkpoints",
         progress=run.progress,
     )
-    adapted.to("cpu").merge_and_unload().save_pretrained(work / "model")
-    tokenizer.save_pretrained(work / "model")
+    model.save_pretrained(work / "model")
+    models.load_tokenizer(source).save_pretrained(work / "model")
     return result

@@ -6,8 +6,9 @@ artifact) and `logits.npz` (of all models on all evaluation splits, for the repo
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kdc.artifact.manifest import Device, Scalar
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
@@ -39,6 +41,7 @@ from kdc.pipeline.training import ensemble, models
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import load_student
+from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
@@ -49,23 +52,14 @@ Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
 
 @dataclass
 class Entry:
-    """One model under evaluation.
+    """One model under evaluation."""
 
-    Attributes:
-        answer: texts to logits, tokenising included.
-        predict: a split's name to logits of the whole split.
-        row: its line of the table.
-        memory: what a process of its own loads to measure its memory, or None where it is not measured.
-        timed: whether its latency says anything here (fp16 on a CPU does not).
-        logits: by split, once it was asked.
-    """
-
-    answer: Answer
-    predict: Callable[[str], NDArray[np.float32]]
-    row: dict[str, Scalar]
-    memory: ModelFiles | None = None
-    timed: bool = True
-    logits: Logits = field(default_factory=dict)
+    answer: Answer  # texts to logits, tokenising included
+    predict: Callable[[str], NDArray[np.float32]]  # a split's name to logits of the whole split
+    row: dict[str, Scalar]  # its line of the table
+    memory: ModelFiles | None = None  # what a process of its own loads to measure its memory; None: not measured
+    timed: bool = True  # whether its latency says anything here (fp16 on a CPU does not)
+    logits: Logits = field(default_factory=dict)  # its answers by split, once it was asked
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -145,47 +139,48 @@ def check_served(merged: Logits, served: Logits, tolerance: float = 1e-3) -> Non
     Raises:
         KdcError: it does not.
     """
+    problem = "the engine does not answer as the merged model does"
+    remedy = "run again with --from export; if it stays, report the model's tokenizer"
     for split, expected in merged.items():
-        difference = float(np.abs(expected - served[split]).max())
-        if not difference <= tolerance * max(1.0, float(np.abs(expected).max())):
-            raise KdcError(
-                "the engine does not answer as the merged model does",
-                given=f"largest logit difference {difference:.2e} on {split}",
-                remedy="run again with --from export; if it stays, report the model's tokenizer",
-            )
+        check_equal(served[split], expected, tolerance, problem=problem, where=split, remedy=remedy)
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
     """Teacher, student with adapters, merged student, and the controls where there are any."""
-    data, role = run.data(), run.student_role
-    merged, student = run.folder("merge") / "model", run.folder("student")
+    torch_entry = partial(_torch_entry, run.data(), run.result(DataResult).max_length, run.device)
+    merged, student, role = run.folder("merge") / "model", run.folder("student"), run.student_role
     entries = {
-        "teacher": _teacher_entry(run),
-        "student": _torch_entry(run, data, load_student(student), student / "base", role, weights=merged),
-        "merged": _torch_entry(run, data, models.load_model(str(merged), data.task).model, merged, role),
+        "teacher": _teacher_entry(run, torch_entry),
+        "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
+        "merged": torch_entry(merged, role),
     }
     if run.config.run.controls:
         for name, whose in CONTROLS.items():
-            folder = run.folder("controls") / name
-            model = models.load_model(str(folder), data.task).model
-            entries[name] = _torch_entry(run, data, model, folder, role if whose == "student" else whose)
+            entries[name] = torch_entry(run.folder("controls") / name, role if whose == "student" else whose)
     return entries
 
 
 def _torch_entry(
-    run: Run, data: PreparedData, model: Any, folder: Path, role: str, *, weights: Path | None = None
+    data: PreparedData,
+    max_length: Mapping[str, int],
+    device: str,
+    folder: Path,
+    role: str,
+    *,
+    model: Any = None,
+    weights: Path | None = None,
 ) -> Entry:
-    """A torch model. Its folder holds tokenizer and weights, or `weights` is the folder of a model of its size."""
-    model = model.to(run.device).eval()
+    """A torch model. Its folder holds tokenizer and weights; or it is given, and `weights` is the folder of a model of
+    its size. The role is whose tokens it takes, by which the longest rows are known too."""
+    model = (model or models.load_model(str(folder), data.task).model).to(device).eval()
     tokenizer = models.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
-    max_length = run.result(DataResult).max_length[role]
-    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
+    info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed)
     rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:
         feeds = pad(rows.encode(texts), info)
-        batch = {name: torch.from_numpy(values).to(run.device) for name, values in feeds.items()}
+        batch = {name: torch.from_numpy(values).to(device) for name, values in feeds.items()}
         with torch.inference_mode():
             return model(**batch).logits.float().cpu().numpy()
 
@@ -200,15 +195,15 @@ def _torch_entry(
         answer=answer,
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
-            "runtime": f"torch {run.device}",
+            "runtime": f"torch {device}",
             "parameters": models.count_parameters(model),
             "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
         },
-        memory=files if weights is None and run.device == "cpu" else None,
+        memory=files if weights is None and device == "cpu" else None,
     )
 
 
-def _teacher_entry(run: Run) -> Entry:
+def _teacher_entry(run: Run, torch_entry: Callable[[Path, str], Entry]) -> Entry:
     """The teacher, several as one, or a black box, of which there are only answers."""
     data, settings = run.data(), run.config.teacher
     if settings.scores is not None:
@@ -219,11 +214,9 @@ def _teacher_entry(run: Run) -> Entry:
             row={"runtime": "a black box"},
             timed=False,
         )
-    teachers = []
-    for place in range(len(settings.sources)):
-        folder = run.folder("teacher") / ensemble.folder(place)
-        model = models.load_model(str(folder), data.task).model
-        teachers.append(_torch_entry(run, data, model, folder, ensemble.role(place)))
+    folder = run.folder("teacher")
+    places = range(len(settings.sources))
+    teachers = [torch_entry(folder / ensemble.folder(place), ensemble.role(place)) for place in places]
     if len(teachers) == 1:
         return teachers[0]
     scores = run.result(TeacherResult).scores(data.task.metrics[0])
@@ -242,18 +235,23 @@ def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64]) -> Entry:
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     """The variants that were made, each on the CPU, and where the run trains on CUDA also there."""
-    export = run.folder("export")
+    export, parameters = run.folder("export"), run.result(StudentResult).parameters
     files = {"fp32": export / FP32_ONNX}
     if run.result(QuantizeResult).int8:
         files["int8"] = run.folder("quantize") / INT8_ONNX
     if (export / FP16_ONNX).exists():
         files["fp16"] = export / FP16_ONNX
+
+    def entry(file: Path, device: Device) -> Entry:
+        engine = run.open_engine(file, device=device)
+        return _onnx_entry(engine, file, export / TOKENIZER_JSON, run.data(), device, parameters)
+
     entries = {}
     for name, file in files.items():
-        entries[name] = _onnx_entry(run, file, "cpu", timed=name != "fp16")
+        entries[name] = entry(file, "cpu")
         if run.device == "cuda" and name != "int8":
             try:
-                entries[f"{name} (cuda)"] = _onnx_entry(run, file, "cuda", timed=True)
+                entries[f"{name} (cuda)"] = entry(file, "cuda")
             except KdcError as error:
                 if run.config.run.device == "cuda":
                     raise
@@ -261,17 +259,18 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     return entries
 
 
-def _onnx_entry(run: Run, file: Path, device: Device, *, timed: bool) -> Entry:
-    """An ONNX file in the engine that serves."""
-    engine = run.open_engine(file, device=device)
-    tokenizer = run.folder("export") / TOKENIZER_JSON
+def _onnx_entry(
+    engine: Engine, file: Path, tokenizer: Path, data: PreparedData, device: Device, parameters: int | None
+) -> Entry:
+    """An ONNX file in the engine that serves, which is open on the device. fp16 is not timed on a CPU."""
+    timed = device == "cuda" or file.name != FP16_ONNX
     files = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
     return Entry(
         answer=engine.logits,
-        predict=lambda split: engine.logits(texts_of(run.data().rows(split))),
+        predict=lambda split: engine.logits(texts_of(data.rows(split))),
         row={
             "runtime": f"onnxruntime {device}",
-            "parameters": run.result(StudentResult).parameters,
+            "parameters": parameters,
             "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
         },
         memory=files if device == "cpu" and timed else None,

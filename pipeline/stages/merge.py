@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.results import MergeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training import models
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
+
+_TOLERANCE = 1e-5  # of a logit, see `check_equal`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -49,15 +52,15 @@ def check_merge(
     Raises:
         KdcError: they do not.
     """
-    tolerance = 1e-5 * max(1.0, float(np.abs(adapted).max()))
-    difference = float(np.abs(merged - adapted).max())
+    difference, tolerance = check_equal(
+        merged,
+        adapted,
+        _TOLERANCE,
+        problem="the merged model does not answer as the model with adapters does",
+        where="the tuning slice",
+        remedy="run the stage again with --from student; if it stays, report the adapter settings",
+    )
     learned = float(np.abs(merged - untrained).max())
-    if not difference <= tolerance:
-        raise KdcError(
-            "the merged model does not answer as the model with adapters does",
-            given=f"{difference:.2e}, tolerance {tolerance:.2e}",
-            remedy="run the stage again with --from student; if it stays, report the adapter settings",
-        )
     if learned <= 100 * tolerance:
         raise KdcError(
             "the trained student answers as it did before training",

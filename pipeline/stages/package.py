@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
-from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo, Variant
+from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Lineage, Manifest, TaskInfo, Variant
+from kdc.common import machine
 from kdc.common.files import write_whole
+from kdc.pipeline.config.settings import TeacherSettings
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.quality.metrics import METRICS
@@ -34,9 +38,24 @@ from kdc.pipeline.rundir.files import (
     SETTINGS,
     TOKENIZER_JSON,
 )
-from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.lineage import lineage_of
+from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
 from kdc.pipeline.rundir.record import read_result
+from kdc.pipeline.training.minilm import HUB_ID
+
+# Packages whose versions the artifact names.
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "tokenizers",
+    "datasets",
+    "numpy",
+)
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -122,7 +141,7 @@ def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
         task=run.data().task.info(),
-        lineage=lineage_of(run),
+        lineage=_lineage(run),
         files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
         tokenizer=info,
         input_names=info.input_names,
@@ -171,6 +190,49 @@ def holds_on_cuda(variant: str, table: Table) -> bool:
     """Whether a variant can serve on a GPU. False where CUDA was measured and the variant failed there: fp16 may
     overflow on a GPU alone, since the CPU computes it in fp32."""
     return f"{variant} (cuda)" in table or not any(name.endswith(" (cuda)") for name in table)
+
+
+def _lineage(run: Run) -> Lineage:
+    """Teacher, student, recipe, data, versions and machine of a run."""
+    config, data = run.config, run.data()
+    student = run.student.model
+    cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
+    if config.teacher.scores is not None:
+        cut_from = "pretrained"
+    return Lineage(
+        teacher=_teacher_name(config.teacher),
+        student=f"{student} of the {cut_from} teacher" if student.startswith("layers:") else _public_name(student),
+        recipe=config.run.recipe,
+        data_fingerprint=run.fingerprints["data"],
+        seed=config.run.seed,
+        packages=machine.versions(_PACKAGES),
+        cpu=machine.cpu().model,
+        gpu=gpu_name(run.device),
+        label_share=label_share(np.asarray(data.rows("train")["label"][:]), data.task),
+    )
+
+
+def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
+    """The share of the training rows that carry each label, so that a service can tell when its answers drift; None
+    for regression. Labels are (rows,), or (rows, outputs) for multi-label."""
+    if task.kind == "regression":
+        return None
+    if task.kind == "classification":
+        labels = labels[:, None] == np.arange(task.outputs)
+    return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
+
+
+def _teacher_name(settings: TeacherSettings) -> str:
+    if settings.scores is not None:
+        return f"a black box ({settings.scores.name})"
+    return " + ".join(_public_name(source) for source in settings.sources)
+
+
+def _public_name(model: str) -> str:
+    """An id as it is, a local path as its last part: the artifact says nothing of the machine's folders."""
+    if model == "minilm":
+        return HUB_ID
+    return Path(model).name if Path(model).exists() else model
 
 
 def _answers(run: Run) -> EvaluationAnswers:

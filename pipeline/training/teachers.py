@@ -1,14 +1,57 @@
-"""A teacher that is brought along fine-tuned: loaded, checked, its outputs put into the task's order of labels."""
+"""A teacher: trained here, or brought along fine-tuned, whose outputs are then put into the task's order of labels."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.training import models
+from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.results import ModelResult
+from kdc.pipeline.training import adapters, models
+from kdc.pipeline.training.finetuning import fine_tune
+from kdc.pipeline.training.loop import Environment
+
+
+def train_teacher(
+    source: str,
+    settings: TeacherSettings,
+    data: PreparedData,
+    environment: Environment,
+    *,
+    role: str,
+    checkpoints: Path,
+    progress: Callable[[int, int], None],
+) -> tuple[Any, ModelResult]:
+    """Load a pretrained teacher (path or hub id) and fine-tune it: all weights, or through adapters, which are merged.
+    For the other arguments see `fine_tune`.
+
+    Returns:
+        The model, on the CPU, and how it was trained.
+    """
+    set_seed(environment.seed)
+    loaded = models.load_model(source, data.task)
+    through_adapters = settings.method == "lora"
+    model = loaded.model
+    if through_adapters:
+        model = adapters.with_adapters(model, loaded.new_modules, settings.lora)
+    result = fine_tune(
+        model,
+        settings,
+        data,
+        environment,
+        role=role,
+        pad_id=models.load_tokenizer(source).pad_token_id,
+        checkpoints=checkpoints,
+        progress=progress,
+    )
+    model = model.to("cpu")
+    return model.merge_and_unload() if through_adapters else model, result
 
 
 def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:
