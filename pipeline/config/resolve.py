@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.presets import FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
@@ -109,21 +110,15 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
         InputError: lists every unknown key and wrong value.
     """
     asked = _merge(_merge(file, sets), flags)
-    problems = _unknown_keys(asked, Config, "")
     try:
-        config = Config.model_validate(_merge(_presets(asked), asked))
+        return Config.model_validate(_merge(_presets(asked), asked))
     except ValidationError as error:
-        problems += [
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
-            for item in error.errors()
-            if item["type"] != "extra_forbidden"
-        ]
-    if problems:
+        unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        problems = [line for item in unknown_first for line in _mistakes(item)]
         raise InputError(
             f"{len(problems)} wrong setting{'s' * (len(problems) > 1)}:\n    " + "\n    ".join(problems),
             remedy="`kdc config` prints every setting with its default and meaning",
-        )
-    return config
+        ) from None
 
 
 def _presets(asked: Layer) -> Layer:
@@ -167,20 +162,17 @@ def _put(layer: Layer, key: str, value: Any) -> None:
     layer[name] = value
 
 
-def _unknown_keys(layer: Layer, model: type[BaseModel], prefix: str) -> list[str]:
+def _mistakes(item: ErrorDetails) -> list[str]:
+    """One of pydantic's errors in words; an unknown section is one mistake for each of its keys."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return [f"{key}: {item['msg']} (given: {item['input']!r})"]
+    known = [other for other, _, _ in settings_of()]
     problems = []
-    known = [key for key, _, _ in settings_of()]
-    for name, value in layer.items():
-        key = f"{prefix}{name}"
-        field = model.model_fields.get(name)
-        if field is None:
-            leaves = [key] if not isinstance(value, dict) else [f"{key}.{inner}" for inner in value]
-            for leaf in leaves:
-                by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]
-                nearest = by_name or difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
-                problems.append(f"unknown setting {leaf}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
-        elif isinstance(value, dict) and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            problems += _unknown_keys(value, field.annotation, f"{key}.")
+    for leaf in [f"{key}.{inner}" for inner in item["input"]] if isinstance(item["input"], dict) else [key]:
+        by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]
+        nearest = by_name or difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+        problems.append(f"unknown setting {leaf}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
     return problems
 
 

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from kdc.artifact.manifest import Kind, TaskBase, TaskInfo
 from kdc.common.errors import InputError
@@ -48,27 +49,11 @@ class Task(TaskBase):
         return Task.model_validate(values)
 
 
-def _glue(
-    name: str,
-    folder: str,
-    columns: tuple[str, str | None],
-    labels: tuple[str, ...],
-    metrics: tuple[str, ...],
-    kind: Kind = "classification",
-    eval_splits: tuple[str, ...] = ("validation",),
-) -> Task:
-    return Task(
-        name=name,
-        text=columns[0],
-        text_pair=columns[1],
-        label="label",
-        kind=kind,
-        labels=labels,
-        metrics=metrics,
-        glue_folder=folder,
-        hub_config=name,
-        eval_splits=eval_splits,
-    )
+def _glue(name: str, folder: str, columns: tuple[str, str | None], labels: tuple[str, ...], **more: Any) -> Task:
+    """One of GLUE's tasks; `more` are fields in which it is not like the most of them."""
+    fields = {"kind": "classification", "label": "label", "metrics": ("accuracy",), **more}
+    text, text_pair = columns
+    return Task(name=name, hub_config=name, glue_folder=folder, text=text, text_pair=text_pair, labels=labels, **fields)
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -76,22 +61,21 @@ _ENTAILMENT = ("entailment", "not_entailment")
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _glue("cola", "CoLA", ("sentence", None), ("unacceptable", "acceptable"), ("matthews",)),
-        _glue("sst2", "SST-2", ("sentence", None), ("negative", "positive"), ("accuracy",)),
-        _glue("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        _glue("stsb", "STS-B", ("sentence1", "sentence2"), (), ("pearson", "spearman"), kind="regression"),
-        _glue("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+        _glue("cola", "CoLA", ("sentence", None), ("unacceptable", "acceptable"), metrics=("matthews",)),
+        _glue("sst2", "SST-2", ("sentence", None), ("negative", "positive")),
+        _glue("mrpc", "MRPC", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), metrics=("accuracy", "f1")),
+        _glue("stsb", "STS-B", ("sentence1", "sentence2"), (), kind="regression", metrics=("pearson", "spearman")),
+        _glue("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), metrics=("accuracy", "f1")),
         _glue(
             "mnli",
             "MNLI",
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
-            ("accuracy",),
             eval_splits=("validation_matched", "validation_mismatched"),
         ),
-        _glue("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, ("accuracy",)),
-        _glue("rte", "RTE", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
-        _glue("wnli", "WNLI", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
+        _glue("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT),
+        _glue("rte", "RTE", ("sentence1", "sentence2"), _ENTAILMENT),
+        _glue("wnli", "WNLI", ("sentence1", "sentence2"), ("not_entailment", "entailment")),
         Task(
             name="pydocs",
             text="question",

@@ -1,4 +1,4 @@
-"""Tokenises all splits once: unpadded, cut, special tokens included. Memory stays constant.
+"""Tokenises all splits once: unpadded, cut, special tokens included. Of every row, two integers stay in memory.
 
 Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,13 +74,14 @@ def tokenise(
     total, done = sum(len(rows) for rows in splits.values()), 0
     out, partial = folder / f"tokens-{role}", folder / f"tokens-{role}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    tallies = {name: _Tally(max_length) for name in splits}
+    counts = {}
 
-    def tokenised(rows: datasets.Dataset, schema: pa.Schema, tally: _Tally) -> Iterator[pa.RecordBatch]:
+    def tokenised(schema: pa.Schema, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
         nonlocal done
         for batch in _batches(rows):
             columns, lengths = _encode(batch, cutter)
-            tally.add(columns["length"], lengths)
+            cut.extend(columns["length"])
+            uncut.extend(lengths)
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             done += batch.num_rows
@@ -87,11 +89,12 @@ def tokenise(
                 on_rows(done, total)
 
     for name, rows in splits.items():
-        schema = _schema(rows, with_types=with_types)
-        write_dataset(partial / name, schema, tokenised(rows, schema, tallies[name]))
+        schema, cut, uncut = _schema(rows, with_types=with_types), array("i"), array("i")
+        write_dataset(partial / name, schema, tokenised(schema, cut, uncut))
+        counts[name] = _count(cut, uncut, max_length)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
-    return {name: tally.counts for name, tally in tallies.items()}
+    return counts
 
 
 def tokenizer_info(tokenizer: Any, *, max_length: int, token_type_ids: bool) -> TokenizerInfo:
@@ -106,26 +109,16 @@ def tokenizer_info(tokenizer: Any, *, max_length: int, token_type_ids: bool) -> 
     )
 
 
-class _Tally:
-    """Counts the rows and tokens of a split, without keeping the length of each row."""
-
-    def __init__(self, max_length: int) -> None:
-        self._max_length = max_length
-        self._rows = self._tokens = self._truncated = 0
-        self._width = max(1, -(-max_length // _BINS_TO_THE_CUT))
-        self._bins = np.zeros(2 * _BINS_TO_THE_CUT + 1, dtype=np.int64)
-
-    def add(self, lengths: list[int], uncut: list[int]) -> None:
-        """Add a batch of rows, by their lengths after and before the cut."""
-        self._rows += len(lengths)
-        self._tokens += sum(lengths)
-        self._truncated += sum(length > self._max_length for length in uncut)
-        np.add.at(self._bins, np.minimum(np.asarray(uncut) // self._width, len(self._bins) - 1), 1)
-
-    @property
-    def counts(self) -> TokenCounts:
-        lengths = Lengths(width=self._width, counts=tuple(self._bins.tolist()))
-        return TokenCounts(rows=self._rows, tokens=self._tokens, truncated=self._truncated, lengths=lengths)
+def _count(cut: array[int], uncut: array[int], max_length: int) -> TokenCounts:
+    """Count the rows and tokens of a split, by the length of each row after and before the cut."""
+    width, lengths = -(-max_length // _BINS_TO_THE_CUT), np.asarray(uncut)
+    bins = np.bincount(np.minimum(lengths // width, 2 * _BINS_TO_THE_CUT), minlength=2 * _BINS_TO_THE_CUT + 1)
+    return TokenCounts(
+        rows=len(uncut),
+        tokens=sum(cut),
+        truncated=int((lengths > max_length).sum()),
+        lengths=Lengths(width=width, counts=tuple(bins.tolist())),
+    )
 
 
 def _schema(rows: datasets.Dataset, *, with_types: bool) -> pa.Schema:
