@@ -1,13 +1,15 @@
 """Which variant of an artifact a contract loads."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from bag_models import write_artifact
 
+from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract
+from kdc.artifact.folder import load_manifest
 from kdc.pipeline.quality import judging
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants
 
@@ -19,14 +21,14 @@ CPU = "CPUExecutionProvider"
     [(True, "int8", "int8"), (True, "fp32", "fp32"), (False, "fp32", "fp32"), (False, "int8", "fp32")],
 )
 def test_a_contract_loads_no_int8_that_cost_too_much(
-    monkeypatch: pytest.MonkeyPatch, int8_allowed: bool, passes: str, loads: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8_allowed: bool, passes: str, loads: str
 ) -> None:
     first = "int8" if int8_allowed else "fp32"
-    manifest: Any = SimpleNamespace(variants={"fp32": None, "int8": None}, providers={CPU: first})
-    manifest.model_copy = lambda update: SimpleNamespace(**update)
+    manifest = load_manifest(write_artifact(tmp_path)).model_copy(update={"providers": {CPU: first}})
 
-    def judged(variant: str, *given: Any, seed: int) -> Any:
-        return SimpleNamespace(variant=variant, provider=CPU, verdict="pass" if variant == passes else "fail")
+    def judged(variant: str, *given: Any, seed: int) -> Judgement:
+        verdict = "pass" if variant == passes else "fail"
+        return Judgement.model_construct(variant=variant, provider=CPU, verdict=verdict)
 
     monkeypatch.setattr(judging, "load", lambda artifact, contract, device, variant=None: variant or first)
     monkeypatch.setattr(judging, "judge_evaluated", judged)

@@ -1,13 +1,15 @@
 """The timing of models: in turns, medians over the rounds. Durations come from a clock that the models set."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
+from bag_models import write_artifact
 
 from kdc.artifact.contract.terms import Conditions
 from kdc.pipeline.quality import latency
 from kdc.pipeline.quality.latency import compare_speeds, measure_costs, time_in_turns
+from kdc.serving.engine.engine import Engine
 
 
 class Clock:
@@ -51,10 +53,12 @@ def test_models_that_are_compared_warm_up_with_one_batch(clock: Clock) -> None:
     assert clock.called[2:] == [(name, rows) for name in ("a", "b") for rows in (1, 1, 32, 8)]
 
 
-def test_an_engine_warms_up_with_five_calls_and_a_batch_before_its_costs_are_measured(clock: Clock) -> None:
+def test_an_engine_warms_up_with_five_calls_and_a_batch_before_its_costs_are_measured(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = clock.model("engine", lambda rows: 1.0)
-    engine = SimpleNamespace(predict=lambda texts, batch_size: answer(texts))
-    measure_costs(engine, ["x"], Conditions(batch=2), size_bytes=1, rounds=1)  # type: ignore[arg-type]
+    monkeypatch.setattr(Engine, "predict", lambda engine, texts, batch_size: answer(texts))
+    measure_costs(Engine.load(write_artifact(tmp_path)), ["x"], Conditions(batch=2), size_bytes=1, rounds=1)
     assert clock.called == [("engine", 2)] * 5 + [("engine", 32)] + [("engine", 2)] * 100 + [("engine", 32)] * 8
 
 
