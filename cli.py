@@ -182,14 +182,12 @@ def compress(
         sets=resolve.parse_sets(set_ or []),
         file=resolve.read_file(config) if config else {},
     )
-    from kdc.pipeline.compress import command_to_go_on, compress_for_people
+    from kdc.pipeline.compress import command_to_go_on, compress_for_people, render
 
     command = command_to_go_on(sys.argv[1:])
     result = compress_for_people(resolved, start_from=from_, until=until, force=force, command=command)
     if not result.stages:  # a process that torchrun started beside the one that tells
         return
-    from kdc.pipeline.report.summary import render
-
     _print(as_json, result.to_json(), render(result))
     raise typer.Exit(EXIT_CODES[result.verdict or "pass"])
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from kdc.artifact.contract.text import render as render_contract
+from kdc.artifact.inspection import table
 from kdc.common.errors import KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
@@ -92,6 +94,22 @@ def _report(root: Path, config: Config, reporter: Reporter, *, sha256: str) -> P
         facts = write_report(root, examples=config.report.examples)
         reporter.say(f"report: {facts.verdict}")
     return root / "report.html"
+
+
+def render(compressed: CompressResult) -> str:
+    """The evaluation's table, what was decided, and where the artifact is; or where a run that was stopped lies."""
+    result = compressed.result
+    if result is None:
+        return f"stopped as asked; the run is in {compressed.out}"
+    lines = [table(result.table, result.metric), ""]
+    lines += [f"{provider} loads {variant}" for provider, variant in result.providers.items()]
+    lines += [f"note: {note}" for note in result.notes]
+    if result.contract is not None:
+        lines += ["", render_contract(result.contract), ""]
+    lines.append(f"artifact: {compressed.artifact}")
+    lines.append(f"report:   {compressed.report}")
+    lines.append(f"try it:   kdc try {shlex.quote(str(compressed.artifact))} {result.example}")
+    return "\n".join(lines)
 
 
 def is_local(config: Config) -> bool:

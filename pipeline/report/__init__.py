@@ -2,6 +2,5 @@
 
 `gather.py` gathers what the stages measured, with intervals and calibration, as the models of `facts.py`;
 `disagreements.py` adds examples. `plots.py` draws with `drawing.py`; `page.py` writes `report.html` (from the templates
-beside it, through `markup.py`), `report.json` and `report.md` into the run. `summary.py` is the end of `kdc compress`
-on a terminal.
+beside it, through `markup.py`), `report.json` and `report.md` into the run.
 """

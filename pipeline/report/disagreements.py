@@ -33,29 +33,36 @@ def disagreements(
         temperature: by which the student's logits are divided for its confidence.
         most: rows that are quoted at most.
     """
+    answers: list[NDArray[Any]]
+    confidence = None
+    counts: dict[str, Any] = {"count": None}
     if task.kind == "regression":
         # Its answers always differ: quote the rows on which they differ most, in the labels' unit.
+        answers = [task.center + task.spread * logits[:, 0] for logits in (teacher, student)]
         order = np.argsort(-np.abs(teacher[:, 0] - student[:, 0]), kind="stable")[:most]
-        scores = [task.center + task.spread * logits[:, 0] for logits in (teacher, student)]
-        most_different = tuple(
-            _quote(rows[int(row)], float(labels[row]), float(scores[0][row]), float(scores[1][row]), None)
-            for row in order
-        )
-        return Disagreements(count=None, rows=most_different)
-    answers = [metrics.predictions(logits, task.kind) for logits in (teacher, student)]
-    confidence = _confidence(activate(student, task.kind, temperature), answers, task)
-    differ = np.flatnonzero((answers[0] != answers[1]).reshape(len(labels), -1).any(axis=1))
-    right = [(answer == labels).reshape(len(labels), -1).all(axis=1)[differ] for answer in answers]
+    else:
+        answers = [metrics.predictions(logits, task.kind) for logits in (teacher, student)]
+        confidence = _confidence(activate(student, task.kind, temperature), answers, task)
+        differ = np.flatnonzero((answers[0] != answers[1]).reshape(len(labels), -1).any(axis=1))
+        order = differ[np.argsort(-confidence[differ], kind="stable")][:most]
+        right = [(answer == labels).reshape(len(labels), -1).all(axis=1)[differ].sum() for answer in answers]
+        counts = {"count": len(differ), "teacher_right": int(right[0]), "student_right": int(right[1])}
     quoted = []
-    for row in differ[np.argsort(-confidence[differ], kind="stable")][:most]:
-        label, by_teacher, by_student = (_names(values[row], task) for values in (labels, *answers))
-        quoted.append(_quote(rows[int(row)], label, by_teacher, by_student, float(confidence[row])))
-    return Disagreements(
-        count=len(differ),
-        teacher_right=int(right[0].sum()),
-        student_right=int(right[1].sum()),
-        rows=tuple(quoted),
-    )
+    for place in order:
+        row = rows[int(place)]
+        pair = row.get("text_pair")
+        label, by_teacher, by_student = (_in_words(values[place], task) for values in (labels, *answers))
+        quoted.append(
+            QuotedRow(
+                text=_shortened(row["text"]),
+                text_pair=None if pair is None else _shortened(pair),
+                label=label,
+                teacher=by_teacher,
+                student=by_student,
+                confidence=None if confidence is None else float(confidence[place]),
+            )
+        )
+    return Disagreements(**counts, rows=tuple(quoted))
 
 
 def _confidence(
@@ -68,23 +75,14 @@ def _confidence(
     return np.where(answers[0] != answers[1], surer, 0).max(axis=1)
 
 
-def _names(answer: Any, task: Task) -> str:
-    """The name of a label, or of all labels that are on."""
+def _in_words(answer: Any, task: Task) -> Answer:
+    """The name of a label, or of all labels that are on; a number for regression."""
+    if task.kind == "regression":
+        return float(answer)
     if task.kind == "multilabel":
         return ", ".join(name for name, on in zip(task.labels, answer, strict=True) if on) or "(none)"
     return task.labels[int(answer)]
 
 
-def _quote(row: dict[str, Any], label: Answer, teacher: Answer, student: Answer, confidence: float | None) -> QuotedRow:
-    texts = (row["text"], row.get("text_pair"))
-    text, pair = (
-        text if text is None or len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " …" for text in texts
-    )
-    return QuotedRow(
-        text=text,
-        text_pair=pair,
-        label=label,
-        teacher=teacher,
-        student=student,
-        confidence=confidence,
-    )
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " …"

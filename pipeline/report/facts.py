@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_serializer
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.manifest import Kind
+from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.intervals import Reliability
 from kdc.pipeline.results import History, Lengths, Result, Scores, StudentCosts, Trial
 
@@ -29,12 +29,7 @@ class TaskFacts(Result):
 
 
 class ModelFacts(Result):
-    """One model on the evaluation rows. What was not measured, or was not trained by itself, is None.
-
-    Attributes:
-        trainable_parameters, training_seconds: of its training.
-        latency_p50_ms, latency_p95_ms: of one row, tokenising included.
-    """
+    """One model on the evaluation rows. What was not measured, or was not trained by itself, is None."""
 
     metrics: Scores  # by name, in points
     collapsed: bool  # whether it gives all rows one answer
@@ -42,13 +37,13 @@ class ModelFacts(Result):
     kept_percent: float | None  # the deciding metric in percent of the teacher's; None where the teacher's is 0
     difference: float  # the deciding metric minus the teacher's
     difference_interval: Interval  # 95 % interval of that, paired by row
-    trainable_parameters: int | None
-    training_seconds: float | None
+    trainable_parameters: int | None  # parameters that its training changed
+    training_seconds: float | None  # seconds that its training took
     runtime: str | None = None  # what ran it, and on what device
     parameters: int | None = None  # how many it has
     size_bytes: int | None = None  # of the model's file and of tokenizer.json
-    latency_p50_ms: float | None = None
-    latency_p95_ms: float | None = None
+    latency_p50_ms: float | None = None  # of one row, tokenising included
+    latency_p95_ms: float | None = None  # of one row, tokenising included
     rows_per_second: float | None = None  # in batches of 32 rows
     peak_memory_bytes: int | None = None  # of a process that loads it and answers
 
@@ -58,13 +53,6 @@ class TrainingFacts(History):
 
     best_step: int
     steps: int
-
-
-class ConfusionFacts(Result):
-    """Counts of rows by true label (down) and answer (across), of the teacher and of the student that is served."""
-
-    teacher: Matrix
-    student: Matrix
 
 
 class CalibrationFacts(Result):
@@ -83,33 +71,23 @@ class LengthFacts(Lengths):
 
 
 class QuotedRow(Result):
-    """A row on which teacher and student differ.
-
-    Attributes:
-        text, text_pair: shortened where they are long.
-        teacher, student: their answers.
-    """
+    """A row on which teacher and student differ. Long texts are shortened."""
 
     text: str
     text_pair: str | None
     label: Answer  # the truth
-    teacher: Answer
-    student: Answer
+    teacher: Answer  # the teacher's answer
+    student: Answer  # the student's answer
     confidence: float | None  # the student's in its answer, within [0, 1]; None for regression
 
 
 class Disagreements(Result):
-    """The rows on which teacher and student differ.
-
-    Attributes:
-        teacher_right, student_right: on how many of them; None for regression.
-        rows: some of them: those of which the student is most confident; for regression the largest
-            differences.
-    """
+    """The rows on which teacher and student differ."""
 
     count: int | None  # how many; None for regression, where answers always differ
-    teacher_right: int | None = None
-    student_right: int | None = None
+    teacher_right: int | None = None  # on how many of them the teacher is right; None for regression
+    student_right: int | None = None  # on how many of them the student is right; None for regression
+    # those of which the student is most confident; for regression the largest differences
     rows: tuple[QuotedRow, ...]
 
 
@@ -122,26 +100,14 @@ class CandidateFacts(Result):
     chosen: str  # the one that got the full training
 
 
-class Origin(Result):
-    """Where and how the artifact was made.
+class Origin(Lineage):
+    """Where and how the artifact was made; `packages` begins with kdc."""
 
-    Attributes:
-        teacher, student, recipe, seed, data_fingerprint, cpu, gpu: as in the manifest's lineage.
-    """
-
-    teacher: str
-    student: str
-    recipe: str
-    seed: int
-    commands: tuple[str, ...]  # that made the run, the oldest first
-    rows: dict[str, int]  # of each tokenised split
-    data_fingerprint: str
-    cpu: str
-    gpu: str | None
-    packages: dict[str, str]  # versions by name, kdc first
+    commands: tuple[str, ...]  # the commands that made the run, the oldest first
+    rows: dict[str, int]  # rows of each tokenised split
     created: str  # when
-    artifact_sha256: str  # of the artifact's manifest
-    stage_seconds: dict[str, float]  # that each stage took, in the order in which they ended
+    artifact_sha256: str  # SHA-256 of the artifact's manifest
+    stage_seconds: dict[str, float]  # seconds that each stage took, in the order in which they ended
 
 
 class Facts(Result):
@@ -153,7 +119,9 @@ class Facts(Result):
     served: str  # the variant that a CPU loads ("fp32" or "int8")
     models: dict[str, ModelFacts]  # by name, in the table's order
     training: dict[str, TrainingFacts]  # by model; nothing of a teacher that was brought along fine-tuned
-    confusion: ConfusionFacts | None  # None except for classification with few classes
+    # counts of rows by true label (down) and answer (across), of the "teacher" and of the "student" that is served;
+    # None except for classification with few classes
+    confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
     lengths: LengthFacts  # of the training rows
     disagreements: Disagreements  # of the teacher and the served student

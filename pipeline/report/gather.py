@@ -26,7 +26,6 @@ from kdc.pipeline.report.facts import (
     SCHEMA,
     CalibrationFacts,
     CandidateFacts,
-    ConfusionFacts,
     Facts,
     LengthFacts,
     ModelFacts,
@@ -199,17 +198,15 @@ def _models(
 
 def _confusion(
     task: Task, teacher: NDArray[np.float32], student: NDArray[np.float32], labels: NDArray[np.generic]
-) -> ConfusionFacts | None:
+) -> dict[str, Any] | None:
     if task.kind != "classification" or len(task.labels) > _MOST_CLASSES:
         return None
     classes = len(task.labels)
-
-    def counts(logits: NDArray[np.float32]) -> Any:
-        answers = metrics.predictions(logits, task.kind).astype(np.int64)
-        flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)
-        return flat.reshape(classes, classes).tolist()
-
-    return ConfusionFacts(teacher=counts(teacher), student=counts(student))
+    counts = {}
+    for name, logits in (("teacher", teacher), ("student", student)):
+        pairs = labels.astype(np.int64) * classes + metrics.predictions(logits, task.kind).astype(np.int64)
+        counts[name] = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist()
+    return counts
 
 
 def _calibration(
@@ -239,14 +236,13 @@ def _candidates(run: Run) -> CandidateFacts | None:
 
 
 def _origin(run: Run, manifest: Manifest) -> Origin:
-    lineage = manifest.lineage
     files = sorted(run.root.glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     records = {file.parent.name: read_record(file.parent) for file in files}
     return Origin(
-        **lineage.model_dump(include={"teacher", "student", "recipe", "seed", "data_fingerprint", "cpu", "gpu"}),
+        **manifest.lineage.model_dump(exclude={"packages", "label_share"}),
         commands=tuple(read_commands(run.root)),
         rows={name: split.rows for name, split in run.result(results.DataResult).tokens["student"].items()},
-        packages={"kdc": manifest.kdc_version, **lineage.packages},
+        packages={"kdc": manifest.kdc_version, **manifest.lineage.packages},
         created=manifest.created,
         artifact_sha256=manifest.sha256,
         stage_seconds={name: record.seconds for name, record in records.items() if record is not None},

@@ -26,7 +26,6 @@ NAMES = {
     "int8": "ONNX int8",
     "fp16": "ONNX fp16",
 }
-_SHORT = {"teacher_lora": "LoRA teacher", "student_without_kd": "without KD", "merged": "merged"}
 # Field of `ModelFacts`, title, factor, digits.
 _COLUMNS = (
     ("trainable_parameters", "trainable, M", 1e-6, 2),
@@ -136,34 +135,17 @@ def page(facts: Facts) -> str:
         models=table(facts),
         marks=["served" if name == facts.served else "" for name in in_order(facts.models)],
         figures=_figures(facts),
-        examples=_examples(facts),
         origin=_origin(facts),
     )
 
 
 def _figures(facts: Facts) -> list[str]:
     task = facts.task
-    figures = [plots.trade_offs(facts.models, task.metric, _SHORT)]
+    figures = [plots.trade_offs(facts.models, task.metric)]
     if facts.confusion is not None:
         figures.append(plots.confusion(facts.confusion, task.labels, facts.served))
     if facts.calibration is not None:
         figures.append(plots.reliability(facts.calibration))
     if facts.training:
-        figures.append(plots.curves(facts.training, task.metric, _SHORT))
+        figures.append(plots.curves(facts.training, task.metric))
     return [*figures, plots.lengths(facts.lengths)]
-
-
-def _examples(facts: Facts) -> list[list[str]]:
-    """The quoted rows on which teacher and student differ, header first."""
-    columns = facts.task.columns
-    rows = [[*columns, "true label", "teacher", "student", "confidence"]]
-    for row in facts.disagreements.rows:
-        answers = (row.label, row.teacher, row.student)
-        rows.append(
-            [
-                *(row.text, row.text_pair or "")[: len(columns)],
-                *(answer if isinstance(answer, str) else f"{answer:.3f}" for answer in answers),
-                number(row.confidence, 2),
-            ]
-        )
-    return rows

@@ -1,4 +1,4 @@
-"""The report's plots: facts in, inline SVG out. `names` are short names of models; others are called as they are."""
+"""The report's plots: facts in, inline SVG out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series,
 from kdc.pipeline.report.facts import (
     CalibrationFacts,
     CandidateFacts,
-    ConfusionFacts,
     LengthFacts,
     Matrix,
     ModelFacts,
     TrainingFacts,
 )
 
+_NAMES = {"teacher_lora": "LoRA teacher", "student_without_kd": "without KD"}  # other models are called as they are
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
@@ -28,13 +28,13 @@ _FAR = 4.0  # a limit of more than so many times the slowest candidate's latency
 
 
 @styled
-def curves(training: Mapping[str, TrainingFacts], metric: str, names: Mapping[str, str]) -> str:
+def curves(training: Mapping[str, TrainingFacts], metric: str) -> str:
     """Loss and the tuning slice's metric over the steps of each training; a dot marks the step that was kept."""
     best = {name: dict(curve.score)[curve.best_step] for name, curve in training.items()}
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
     for place, (name, curve) in enumerate(training.items()):
-        (colour, _), label = series(place), names.get(name, name)
+        (colour, _), label = series(place), _NAMES.get(name, name)
         left.plot(*zip(*curve.loss, strict=True), color=colour, label=label)
         right.plot(*zip(*curve.score, strict=True), color=colour, label=label)
         right.plot([curve.best_step], [best[name]], "o", color=colour)
@@ -43,13 +43,13 @@ def curves(training: Mapping[str, TrainingFacts], metric: str, names: Mapping[st
     right.legend()
 
     words = ", ".join(
-        f"{names.get(name, name)} {best[name]:.1f} at step {curve.best_step}" for name, curve in training.items()
+        f"{_NAMES.get(name, name)} {best[name]:.1f} at step {curve.best_step}" for name, curve in training.items()
     )
     return svg(figure, "curves", f"Loss and {metric} over training steps. Kept: {words}.")
 
 
 @styled
-def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str, str]) -> str:
+def trade_offs(models: Mapping[str, ModelFacts], metric: str) -> str:
     """The metric with its interval against latency, and against size."""
     # Adapters and merged weights answer the same: one mark is enough.
     shown = {
@@ -64,7 +64,7 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
         for axes, x in ((left, model.latency_p50_ms), (right, size_mb)):
             if x is not None:
                 axes.plot([x, x], model.interval, color=colour, alpha=0.6)
-                axes.plot([x], [model.metrics[metric]], mark, color=colour, label=names.get(name, name))
+                axes.plot([x], [model.metrics[metric]], mark, color=colour, label=_NAMES.get(name, name))
     for axes in (left, right):
         axes.margins(x=0.1)
         axes.set_xlim(left=0)
@@ -73,7 +73,7 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 
     words = "; ".join(
-        f"{names.get(name, name)} {model.metrics[metric]:.1f}, "
+        f"{_NAMES.get(name, name)} {model.metrics[metric]:.1f}, "
         + (f"{model.latency_p50_ms:.2f} ms, " if model.latency_p50_ms else "")
         + f"{size_mb:.1f} MB"
         for name, (model, size_mb) in shown.items()
@@ -82,20 +82,21 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str, names: Mapping[str
 
 
 @styled
-def confusion(counts: ConfusionFacts, labels: Sequence[str], served: str) -> str:
+def confusion(counts: Mapping[str, Matrix], labels: Sequence[str], served: str) -> str:
     """Confusion matrices of teacher and student side by side; shade is the share of the true label's rows."""
+    teacher, student = counts["teacher"], counts["student"]
     width = 4.5 if len(labels) <= _MOST_NUMBERS else 5.5
     figure = Figure(figsize=(2 * width, width * 0.85))
     left, right = figure.subplots(1, 2)
-    _draw_confusion(left, counts.teacher, labels, FIRST)
-    _draw_confusion(right, counts.student, labels, SECOND)
+    _draw_confusion(left, teacher, labels, FIRST)
+    _draw_confusion(right, student, labels, SECOND)
     left.set_title("Teacher")
     right.set_title(f"Student, {served}")
     by_teacher, by_student = (
-        sum(matrix[place][place] for place in range(len(labels))) for matrix in (counts.teacher, counts.student)
+        sum(matrix[place][place] for place in range(len(labels))) for matrix in (teacher, student)
     )
     words = (
-        f"Confusion matrices. Of {sum(map(sum, counts.teacher))} rows the teacher has {by_teacher} right, the student "
+        f"Confusion matrices. Of {sum(map(sum, teacher))} rows the teacher has {by_teacher} right, the student "
         f"{by_student}."
     )
     return svg(figure, "confusion", words)

@@ -23,6 +23,7 @@ from kdc.tools.doctor.report import Hub, Minilm, Provider, Report, Torch
 
 HUB_TIMEOUT_S = 3.0
 DEFAULT_ENDPOINT = "https://huggingface.co"
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PROBE_TIMEOUT_S = 90.0
 _PROBES = Path(__file__).with_name("probes.py")
 # Where ONNX Runtime's log names the cause of a failure, the most telling pattern first.
@@ -72,12 +73,9 @@ def installed_packages() -> dict[str, dict[str, str | None]]:
         if group in packages:
             packages[group][name] = _version(name)
     # Which of the two packages is right depends on the platform: where one is installed, the other is not missing.
-    versions = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu")}
-    if any(versions.values()):
-        for name, version in versions.items():
-            packages[""].pop(name, None)
-            if version:
-                packages[""][name] = version
+    if installed := machine.versions(_RUNTIMES):
+        others = {name: version for name, version in packages[""].items() if name not in _RUNTIMES}
+        packages[""] = {**others, **installed}
     return packages
 
 
@@ -103,11 +101,8 @@ def hub() -> Hub:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Hub(endpoint=endpoint, reachable=None, detail="not checked: HF_HUB_OFFLINE is set")
     answer = _probe("hub", endpoint, str(HUB_TIMEOUT_S), timeout_s=HUB_TIMEOUT_S + 2)
-    return Hub(
-        endpoint=endpoint,
-        reachable=bool(answer.get("reachable")),
-        detail=answer.get("detail") or _reason(answer),
-    )
+    detail = answer.get("detail") or _reason(answer)
+    return Hub(endpoint=endpoint, reachable=bool(answer.get("reachable")), detail=detail)
 
 
 def _probe(*question: str, timeout_s: float = _PROBE_TIMEOUT_S) -> dict[str, Any]:
