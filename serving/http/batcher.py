@@ -36,8 +36,8 @@ class Batcher:
     Args:
         forward: turns one batch into (rows, outputs) with all threads; called while no other pass runs.
         beside: the same with a share of the threads; several lanes call it at once. None where there is one lane.
-        lanes: how many passes may run at once. While at most half as many rows
-            wait, each still gets a pass with all threads.
+        lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
+            threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
         max_queue_tokens: most tokens that may wait; beyond that `submit` raises `Overloaded`.
         max_queue_seconds: most seconds that the queue may take at the speed of the last batches; beyond that `submit`

@@ -16,7 +16,7 @@ from kdc.serving.engine.tokenizing import Encoded
 
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
-_MOST_PADDING = 0.25  # of a batch, as a share of its real tokens
+_MOST_PADDING = 0.25  # most padding of a batch, as a share of its real tokens
 
 
 class Overloaded(KdcError):
@@ -55,11 +55,11 @@ class Request:
 class Row:
     """One row of a request."""
 
-    length: int  # its number of tokens
+    length: int  # number of its tokens
     key: tuple[int, int]  # what the queue sorts by: length, then the number of its arrival
-    encoding: Encoded  # its tokens
+    encoding: Encoded  # the tokens
     request: Request  # the request that it belongs to
-    place: int  # its index within that request
+    place: int  # index of the row within that request
     arrived: float  # when it came, in seconds of `time.perf_counter`
     taken: bool = False  # whether it has left the queue
 

@@ -53,7 +53,7 @@ class Registry:
         self._paths = paths_by_name(settings.artifact)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self.models: dict[str, Model] = {}  # by name; a reload replaces one
+        self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
 
     @property
     def first(self) -> Model:
@@ -131,13 +131,10 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
 
 
 def _signature(path: Path) -> object:
-    """A value that changes when the artifact does: where its link leads, and the identity of its files.
+    """A value that changes when the artifact does: where its link leads, and its files' identities. None: no artifact.
 
     It covers all files, not the manifest alone. An artifact that is being copied into place may be seen, and refused,
     while files are missing; when they arrive the value changes, and it is looked at again.
-
-    Returns:
-        None while there is no artifact.
     """
     try:
         with os.scandir(path) as entries:

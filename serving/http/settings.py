@@ -4,10 +4,9 @@ Reads environment variables (`KDC_*`, and OpenTelemetry's `OTEL_*`), so that a c
 `kdc serve` (which sets them for its workers) are configured alike.
 """
 
-import contextlib
+import importlib
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -110,8 +109,8 @@ def trace_exporters(environment: Mapping[str, str] = os.environ) -> tuple[str, .
     """Names of OpenTelemetry's exporters that are asked for: none without the variables, or where they switch it off.
 
     Reads the standard variables OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_PROTOCOL and _ENDPOINT (or
-    OTEL_EXPORTER_OTLP_TRACES_...). OpenTelemetry, which this does not import, reads the others, such as
-    OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
+    OTEL_EXPORTER_OTLP_TRACES_...). OpenTelemetry reads the others, such as OTEL_SERVICE_NAME and
+    OTEL_TRACES_SAMPLER; it is imported only where an exporter is asked for.
 
     Raises:
         InputError: an unknown exporter, protocol or address, or an exporter whose package is missing.
@@ -127,21 +126,17 @@ def trace_exporters(environment: Mapping[str, str] = os.environ) -> tuple[str, .
                 given=f"OTEL_TRACES_EXPORTER={name}",
                 remedy="set it to otlp, console or none",
             )
-        if not _is_there(_MODULES[name]):
+        try:
+            importlib.import_module(_MODULES[name])
+        except ModuleNotFoundError:
             raise InputError(
                 "traces are asked for, but their exporter is not installed",
                 given=f"OTEL_TRACES_EXPORTER={name}",
                 remedy="`pip install 'kdc[otel]'` (in a checkout: `pip install '.[otel]'`), or unset the variable",
-            )
+            ) from None
     if "otlp" in names:
         _check_otlp(environment)
     return names
-
-
-def _is_there(module: str) -> bool:
-    with contextlib.suppress(ModuleNotFoundError):  # raised where the package around the module is missing
-        return find_spec(module) is not None
-    return False
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:

@@ -36,10 +36,10 @@ _W3C = TraceContextTextMapPropagator()
 class _Share:
     """The part of a forward pass that belonged to one request."""
 
-    arrived: int  # when its first row came, in nanoseconds of the epoch
-    rows: int = 0  # its rows in the batch
-    tokens: int = 0  # their tokens, without padding
-    failure: Exception | None = None  # the error that one of them met, if any
+    arrived: int  # when the first of these rows came, in nanoseconds of the epoch
+    rows: int = 0  # rows that the request has in the batch
+    tokens: int = 0  # tokens of these rows, without padding
+    failure: Exception | None = None  # the error that one of these rows met, if any
 
 
 class Trace:

@@ -110,12 +110,7 @@ async def ask(
 ) -> Answer:
     """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
 
-    Args:
-        request: its body was read.
-        model: the model to ask.
-        rows: texts or pairs, at least one.
-        truncate: whether rows that are too long are cut; None for the setting.
-        side: "left" or "right", the side to cut; None for the artifact's own.
+    Arguments as of `Model.answer`; without `truncate` the setting says whether rows that are too long are cut.
 
     Raises:
         KdcError: as `Model.answer`.

@@ -4,24 +4,11 @@ import functools
 from typing import Any
 
 from kdc.common.version import __version__
-from kdc.serving.http.api.replies import TYPES
+from kdc.serving.http.api.replies import ERRORS
 from kdc.serving.http.api.tei import FUNCTIONS
 
 Json = dict[str, Any]
 
-_MEANINGS = {
-    400: "Empty or malformed JSON, or a binary body that does not fit its header.",
-    401: "The bearer token is missing or wrong.",
-    404: "No such model, version or route.",
-    413: "The body is too large.",
-    415: "The body's type is not the one that the route takes.",
-    422: "Not what the task takes, too many texts, or a text that is too long.",
-    424: "The model failed on these texts.",
-    429: "Overloaded: try again after the seconds in Retry-After.",
-    500: "The service failed; its log names the place.",
-    503: "Starting or draining: send it to another instance.",
-    504: "No answer within the time limit.",
-}
 _ALWAYS = (500,)
 _GUARDED = (401, 429, 503, 504, *_ALWAYS)
 _INFERENCE = (400, 413, 415, 422, 424, *_GUARDED)
@@ -30,8 +17,8 @@ _INFERENCE = (400, 413, 415, 422, 424, *_GUARDED)
 @functools.cache
 def describe() -> Json:
     """The whole document, OpenAPI 3.0.3."""
-    errors = {str(status): _reply(meaning, _json(_ref("Error"))) for status, meaning in _MEANINGS.items()}
-    errors["429"]["headers"] = {"Retry-After": _described({"type": "integer", "minimum": 1}, "Seconds")}
+    errors = {str(status): _reply(meaning, _json(_ref("Error"))) for status, (_, meaning) in ERRORS.items()}
+    errors["429"]["headers"] = {"Retry-After": {"schema": _INTEGER | {"minimum": 1}, "description": "Seconds"}}
     return {
         "openapi": "3.0.3",
         "info": {
@@ -165,17 +152,12 @@ def _object(required: Json | None = None, optional: Json | None = None, **more: 
     return schema | ({"required": list(required)} if required else {})
 
 
-def _described(schema: Json, description: str) -> Json:
-    """A header."""
-    return {"schema": schema, "description": description}
-
-
 _TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
 _BATCH_ROW = {"anyOf": [_TEXT, _array(_TEXT, minItems=1, maxItems=2)]}
 _COMPUTE = {
-    "x-compute-tokens": _described(_INTEGER, "Tokens of all texts, after the cut"),
-    "x-truncated-texts": _described(_INTEGER, "Texts that were cut"),
-    "x-model": _described(_TEXT, "Name of the model that answered"),
+    "x-compute-tokens": {"schema": _INTEGER, "description": "Tokens of all texts, after the cut"},
+    "x-truncated-texts": {"schema": _INTEGER, "description": "Texts that were cut"},
+    "x-model": {"schema": _TEXT, "description": "Name of the model that answered"},
 }
 _EXAMPLES = {
     "text": {"summary": "one text", "value": {"inputs": "a gripping film"}},
@@ -215,7 +197,7 @@ def _schemas() -> Json:
         "models": _array(_TEXT, minItems=1),
         "max_input_length": _INTEGER,
     }
-    kinds = _TEXT | {"enum": sorted(set(TYPES.values()))}
+    kinds = _TEXT | {"enum": sorted({kind for kind, _ in ERRORS.values()})}
     outputs = {"outputs": _array(_object())}
     return {
         "Error": _object({"error": _TEXT, "error_type": kinds}),

@@ -3,7 +3,6 @@
 `/docs` is Swagger UI, whose files BentoML ships, on the description at `/docs.json`.
 """
 
-import functools
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,7 +59,6 @@ async def description(_: Request) -> Response:
     return JsonResponse(describe())
 
 
-@functools.cache
 def _swagger_ui() -> Path:
     spec = find_spec("bentoml")  # only located, not imported: the app runs without BentoML too
     roots = spec.submodule_search_locations if spec else None

@@ -14,21 +14,21 @@ from kdc.serving.http.queue import Closed, Overloaded
 
 log = logging.getLogger("kdc.serve")
 
-# The `error_type` of each status, in the words of text-embeddings-inference where it has one.
-TYPES = {
-    400: "Malformed",
-    401: "Unauthorized",
-    404: "NotFound",
-    405: "MethodNotAllowed",
-    413: "TooLarge",
-    415: "UnsupportedMediaType",
-    422: "Validation",
-    424: "Inference",
-    429: "Overloaded",
-    431: "TooLarge",
-    500: "Internal",
-    503: "Unavailable",
-    504: "Timeout",
+# Each status of an error: its `error_type`, in text-embeddings-inference's words where it has one, and its meaning.
+ERRORS = {
+    400: ("Malformed", "Empty or malformed JSON, or a binary body that does not fit its header."),
+    401: ("Unauthorized", "The bearer token is missing or wrong."),
+    404: ("NotFound", "No such model, version or route."),
+    405: ("MethodNotAllowed", "The route takes another method."),
+    413: ("TooLarge", "The body is too large."),
+    415: ("UnsupportedMediaType", "The body's type is not the one that the route takes."),
+    422: ("Validation", "Not what the task takes, too many texts, or a text that is too long."),
+    424: ("Inference", "The model failed on these texts."),
+    429: ("Overloaded", "Overloaded: try again after the seconds in Retry-After."),
+    431: ("TooLarge", "The headers are too large."),
+    500: ("Internal", "The service failed; its log names the place."),
+    503: ("Unavailable", "Starting or draining: send it to another instance."),
+    504: ("Timeout", "No answer within the time limit."),
 }
 
 
@@ -43,7 +43,7 @@ class JsonResponse(Response):
 
 
 class ApiError(Exception):
-    """An error that a client gets: a status of `TYPES`, a message that never holds a text of a client, headers."""
+    """An error that a client gets: a status of `ERRORS`, a message that never holds a text of a client, headers."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class ApiError(Exception):
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JsonResponse:
     """The response with the JSON object."""
-    return JsonResponse({"error": message, "error_type": TYPES[status]}, status_code=status, headers=headers)
+    return JsonResponse({"error": message, "error_type": ERRORS[status][0]}, status_code=status, headers=headers)
 
 
 async def on_api_error(_: Request, error: Exception) -> Response:

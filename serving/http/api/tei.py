@@ -40,8 +40,7 @@ class Question:
     batch: bool  # whether the reply is a list of rows
     truncate: bool  # whether rows that are too long are cut
     side: str | None  # the side to cut, "left" or "right"; None for the artifact's own
-    function: Kind | None  # the kind of task whose function turns logits into scores; None for the task's own
-    raw: bool  # whether the reply has logits instead of scores
+    function: Kind | None  # the kind of task whose function makes scores; None: the task's own; "regression": logits
     top_k: int | None  # most labels a row; None for all
 
 
@@ -73,11 +72,10 @@ async def classify(request: Request) -> Response:
 
 def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
     """The scores that the request asks for, (rows, outputs): probabilities, a regression's numbers, or logits."""
-    if question.raw:
-        return answer.logits
-    if question.function is not None and engine.task.kind != "regression":
-        return activate(answer.logits, question.function, engine.temperature)
-    return engine.activated(answer.logits)
+    function = question.function
+    if function is None or (engine.task.kind == "regression" and function != "regression"):
+        return engine.activated(answer.logits)
+    return activate(answer.logits, function, engine.temperature)
 
 
 def labelled(engine: Engine, row: np.ndarray) -> list[dict[str, Any]]:
@@ -110,8 +108,7 @@ def understand(body: Any, settings: ServeSettings) -> Question:
         batch=not is_row or parameters is not None,
         truncate=_flag(options, "truncate", _flag(options, "truncation", settings.auto_truncate)),
         side=_choice(options, "truncation_direction", _SIDES),
-        function=None if function == "regression" else function,
-        raw=_flag(options, "raw_scores", False) or function == "regression",
+        function="regression" if _flag(options, "raw_scores", False) else function,
         top_k=_count(options, "top_k"),
     )
 
