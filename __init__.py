@@ -107,9 +107,8 @@ def compress(
 
     layer = resolve.layer_of_keywords(settings)
     if contract is not None:
-        terms = {**contract.limits.model_dump(exclude_none=True), "at": contract.at.model_dump(exclude_none=True)}
-        terms |= {"evidence": contract.evidence, "confidence": contract.confidence}
-        layer["contract"] = terms | layer.get("contract", {})
+        terms = contract.model_dump(exclude_none=True)
+        layer["contract"] = terms.pop("limits") | terms | layer.get("contract", {})
     file = resolve.read_file(Path(config)) if config is not None else {}
     resolved = resolve.resolve(flags=layer, sets={}, file=file)
     from kdc.pipeline.compress import compress_for_people

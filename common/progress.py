@@ -13,16 +13,17 @@ class _Bar:
 
     Args:
         quiet: print nothing at all.
+        draws: whether the bar is drawn, as far as somebody watches; lines are printed in any case.
 
     Attributes:
-        is_shown: whether somebody watches, that is, whether stderr is a terminal.
+        is_shown: whether the bar is drawn, which needs stderr to be a terminal.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, draws: bool = True) -> None:
         from rich.console import Console  # here, so that importing this module costs nothing
 
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self.is_shown = self.console.is_terminal and not quiet
+        self.is_shown = self.console.is_terminal and draws and not quiet
         self._progress: Any = None
         self._task: Any = None
 
@@ -58,16 +59,12 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """The stages of a run: a line when one begins and ends, and a bar within it. Also shows kdc's log messages.
+    """The stages of a run: a line when one begins and ends, and a bar within it. Also shows kdc's log messages."""
 
-    Args:
-        quiet: print nothing.
-    """
-
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         from rich.logging import RichHandler
 
-        super().__init__(quiet)
+        super().__init__(quiet=quiet)
         handler = RichHandler(console=self.console, show_time=False, show_path=False, show_level=False)
         logging.getLogger("kdc").handlers = [handler]
         logging.getLogger("kdc").setLevel(logging.INFO)
@@ -111,15 +108,7 @@ class Meter(_Bar):
 
 
 class RowCounter(_Bar):
-    """The rows of a prediction, and how far its input has been read.
-
-    Args:
-        quiet: draw no bar, since the answers are printed on the same terminal; lines are still printed.
-    """
-
-    def __init__(self, quiet: bool = False) -> None:
-        super().__init__()
-        self.is_shown = self.is_shown and not quiet
+    """The rows of a prediction, and how far its input has been read."""
 
     def start(self, total: int | None) -> None:
         """Begin a bar of `total` bytes of input; None where that is not known."""

@@ -10,15 +10,11 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
         rows: cells of each line, all lines of one length.
         left: columns, counted from 0, that are aligned to the left; all others are numbers, aligned to the right.
     """
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        width, align = max(map(len, column)), str.ljust if number in left else str.rjust
+        columns.append([align(cell, width) for cell in column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

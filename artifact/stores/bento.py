@@ -45,19 +45,20 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
         InputError: the version is another artifact, or a file has a name that BentoML reserves.
         KdcError: the store cannot be written.
     """
-    manifest = artifact.manifest
+    manifest, bentoml = artifact.manifest, _bentoml()
     if reserved := [name for name in _RESERVED if name in manifest.files]:
         raise InputError("a file of the artifact is named as one of BentoML's", given=reserved[0], remedy="rename it")
-    if (same := _same_version(tag, manifest)) is not None:
-        return None, f"{BENTO}{same.tag}"
-    bentoml = _bentoml()
     with reaching(f"{BENTO}{tag}", _REMEDY):
-        if tag.version is not None and _find(tag) is not None:
-            if not force:
+        if (present := _find(tag)) is not None:
+            for model in [present] if tag.version is not None else bentoml.models.list(tag.name):
+                if _is_same(model, manifest):
+                    return None, f"{BENTO}{model.tag}"
+            if tag.version is not None and not force:
                 raise InputError(
                     "another model is there", given=f"{BENTO}{tag}", remedy="another version, or --force to replace it"
                 )
-            bentoml.models.delete(str(tag))
+            if tag.version is not None:
+                bentoml.models.delete(str(tag))
         # BentoML writes to a temporary folder, which becomes the model at the end of the block.
         with bentoml.models.create(
             str(tag),
@@ -71,22 +72,15 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
     return artifact.size_bytes, f"{BENTO}{model.tag}"
 
 
-def _same_version(tag: Tag, manifest: Manifest) -> Any:
-    """An undamaged version that is this very artifact: the one that is named, or any where none is; else None."""
-    with reaching(f"{BENTO}{tag}", _REMEDY):
-        named = _find(tag)
-        if named is None:
-            return None
-        versions = [named] if tag.version is not None else _bentoml().models.list(tag.name)
-    for model in versions:
-        if model.info.metadata.get("kdc_sha256") != manifest.sha256:
-            continue
-        try:
-            load_manifest(Path(model.path), expect_sha256=manifest.sha256)
-        except KdcError:  # a damaged version: the caller makes a new one, or replaces the named one by force
-            continue
-        return model
-    return None
+def _is_same(model: Any, manifest: Manifest) -> bool:
+    """Whether one of BentoML's models is this very artifact, and undamaged."""
+    if model.info.metadata.get("kdc_sha256") != manifest.sha256:
+        return False
+    try:
+        load_manifest(Path(model.path), expect_sha256=manifest.sha256)
+    except KdcError:
+        return False
+    return True
 
 
 def _find(tag: Tag) -> Any:

@@ -1,5 +1,6 @@
 """Artifacts in a folder of any file system that fsspec knows: local paths, s3://, gs://, file://, https:// to read."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Generator
@@ -47,7 +48,11 @@ class FileSource(Source):
                 if "https" in self._system.protocol and not self._system.info(self._at(name)).get("partial"):
                     block_size = 0  # the web server answers no ranges; fsspec then reads one stream
                 stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
-                start = _seek(stream, offset) if offset else 0
+                start = 0
+                if offset:  # a store that can only be read from its start raises
+                    with contextlib.suppress(ValueError, NotImplementedError, OSError):
+                        stream.seek(offset)
+                        start = offset
         except NotADirectoryError as error:
             raise FileNotFoundError(name) from error
         return Opened(start, getattr(stream, "size", None), self._chunks(stream, name))
@@ -67,15 +72,6 @@ class FileSource(Source):
 
     def _reaching(self, name: str = "", passing: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
         return reaching(f"{self.shown}/{name}" if name else self.shown, _REMEDY, passing)
-
-
-def _seek(stream: Any, offset: int) -> int:
-    """Move a stream to a byte where the store can do that; return the byte at which the stream now is."""
-    try:
-        stream.seek(offset)
-    except (ValueError, NotImplementedError, OSError):  # it can only be read from its start
-        return 0
-    return offset
 
 
 class FileTarget(FileSource):

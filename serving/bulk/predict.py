@@ -90,7 +90,8 @@ def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> Predic
     """Do the work with a progress bar; `where` says what does it."""
     total = sum(file.size for file in job.files) or None
     began, speed = time.perf_counter(), Speed()
-    with RowCounter(quiet=job.request.output == STANDARD and sys.stdout.isatty()) as counter:
+    # On a terminal that shows the answers there is no bar.
+    with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
         counter.say(f"{job.task.name}: {where} -> {job.request.output}")
         counter.start(total)
         counts = work(lambda counts, done: counter.update(done, counts.read, speed(counts)))
