@@ -11,7 +11,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from kdc.serving.http import runtime
@@ -49,10 +48,7 @@ class Drain:
                 self.draining = True
                 self._task = loop.create_task(self._drain(busy, before))
 
-        def handler(_: int, __: FrameType | None) -> None:
-            loop.call_soon_threadsafe(start)
-
-        signal.signal(signal.SIGTERM, handler)
+        loop.add_signal_handler(signal.SIGTERM, start)
 
     async def _drain(self, busy: Callable[[], int], before: Any) -> None:
         server = getattr(before, "__self__", None)
@@ -63,6 +59,7 @@ class Drain:
             async with asyncio.timeout(self._bound):
                 while busy():
                     await asyncio.sleep(0.01)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, before)
         os.kill(os.getpid(), signal.SIGTERM)
 
