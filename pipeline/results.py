@@ -17,8 +17,8 @@ from kdc.artifact.contract.terms import Costs
 from kdc.artifact.manifest import Scalar
 
 Scores = dict[str, float]
-Table = dict[str, dict[str, Scalar]]  # of the evaluation, as in the manifest: model -> column -> value
-Points = list[tuple[int, float]]  # of a curve: the step, and the value there
+Table = dict[str, dict[str, Scalar]]  # evaluation: model -> column -> value, as in the manifest
+Points = list[tuple[int, float]]  # points of a curve: the step, and the value there
 
 
 class Result(BaseModel):
@@ -145,15 +145,15 @@ class History(Result):
 class TrainingSummary(Result):
     """What one training reports."""
 
-    best_score: float  # the deciding metric on the tuning slice at the step whose weights were kept
-    best_step: int  # that step
+    best_score: float  # the deciding metric on the tuning slice, at `best_step`
+    best_step: int  # the step whose weights were kept
     steps: int  # updates in all
     resumed_from: int = 0  # the step that the training went on from; 0 where it began anew
     train_rows: int = 0  # rows that were trained on
     rows_per_second: float  # rows a second while training
     seconds: float  # seconds since the training began, or went on
     trainable_parameters: int  # weights that were trained
-    history: History  # its curves
+    history: History  # curves of the training
     peak_memory_bytes: int | None = None  # most bytes taken on the device; None without CUDA
 
 
@@ -270,7 +270,7 @@ class Int8Measurement(Result):
     latency_p50_ms: float | None = None  # median of calls with one row
     latency_p95_ms: float | None = None  # 95th percentile of calls with one row
     rows_per_second: float = 0.0  # rows a second in batches of 32
-    latency_against_fp32: float = 0.0  # its median latency divided by that of fp32
+    latency_against_fp32: float = 0.0  # median latency divided by that of fp32
 
 
 class Int8Choice(StageResult):
@@ -289,7 +289,7 @@ class QuantizeResult(Int8Choice):
     STAGE = "quantize"
 
     temperature: float  # logits are divided by it before softmax or sigmoid; fitted on the tuning slice
-    # by name, and the timings of "fp32"; empty where int8 was not asked for
+    # measurements by name, and the timings of "fp32"; empty where int8 was not asked for
     candidates: dict[str, Int8Measurement] = Field(default_factory=dict)
 
 
@@ -311,7 +311,7 @@ class PackageResult(StageResult):
     artifact: str  # the artifact's folder, seen from the run directory
     sha256: str  # the manifest's
     providers: dict[str, str]  # execution provider to the variant that it loads
-    table: Table  # as stage `evaluate` made it
+    table: Table  # the table of stage `evaluate`
     metric: str  # the deciding one
     contract: Judgement | None = None  # the contract, and how the artifact keeps it; None where nothing was asked
     notes: tuple[str, ...] = ()  # sentences for the person who watches

@@ -64,14 +64,11 @@ confidence. Longer texts are cut. Its labels mean what they meant in the trainin
 
 def _candidates(int8: QuantizeResult, metric: str) -> str:
     """The table of int8 candidates that could be measured; empty where there is none."""
-    lines = [
-        f"int8 candidates, on the tuning slice | {metric} | batch-invariant | latency against fp32",
-        "---|---:|---|---:",
-    ]
+    rows = [["int8 candidates, on the tuning slice", metric, "batch-invariant", "latency against fp32"]]
     for name, candidate in int8.candidates.items():
         if candidate.tune is not None:
             mark = " (chosen)" if name == int8.chosen else ""
             invariant = "yes" if candidate.batch_invariant else f"no, {candidate.max_probability_difference or 0.0:.2g}"
-            latency = candidate.latency_against_fp32
-            lines.append(f"{name}{mark} | {candidate.tune[metric]:.2f} | {invariant} | {latency:.2f}")
-    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+            latency = f"{candidate.latency_against_fp32:.2f}"
+            rows.append([f"{name}{mark}", f"{candidate.tune[metric]:.2f}", invariant, latency])
+    return f"{markdown(rows)}\n" if len(rows) > 1 else ""

@@ -1,9 +1,11 @@
 """What a stage is given: the run's folder, its settings, the device, and someone to tell about progress."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +19,9 @@ from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.loop import Environment
 from kdc.pipeline.training.students import distil
-from kdc.serving.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from kdc.serving.engine.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Run:
     def open_engine(self, onnx_file: Path, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
         """The serving engine over one of the run's ONNX files, so that what is measured is what will serve. Logits are
         divided by the temperature."""
+        from kdc.serving.engine.engine import Engine  # here: it would count where a study measures a training's memory
+
         return Engine.from_files(
             onnx_file,
             self.folder("export") / TOKENIZER_JSON,

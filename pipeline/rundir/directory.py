@@ -15,7 +15,7 @@ from kdc.pipeline.config.tasks import task_of
 _CONFIG = "config.json"
 _COMMANDS = "commands.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder
-_ENDINGS = ("", ".partial", ".old", ".kept")  # of a stage's folders
+_ENDINGS = ("", ".partial", ".old", ".kept")  # endings of the names of a stage's folders
 _RESULTS = (_CONFIG, _COMMANDS, "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
 
 

@@ -16,7 +16,7 @@ from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.training import models
 
-_LAYOUT = 2  # of the stages' folders: raising it makes older ones stale
+_LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
 
 
 def fingerprint_of(name: str, settings: dict[str, Any], before: list[str]) -> str:

@@ -21,7 +21,7 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
 from kdc.pipeline.rundir.record import RECORD, StageRecord, read_record
 
-_MARK = "fingerprint"  # in a partial folder: whose work it is
+_MARK = "fingerprint"  # file in a partial folder that says whose work it is
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import Field
 from kdc.common.errors import KdcError
 from kdc.pipeline.results import PackageResult, Result, StageResult, Table
 
-RECORD = "stage.json"  # in the folder of a stage that is done
+RECORD = "stage.json"  # file in the folder of a stage that is done
 AnyResult = TypeVar("AnyResult", bound=StageResult)
 
 
@@ -17,7 +17,7 @@ class StageRecord(Result):
     """A stage's `stage.json`, and whether it was skipped this time."""
 
     skipped: bool  # whether the stage was done before
-    stage: str  # its name
+    stage: str  # name of the stage
     fingerprint: str  # hash of its settings and of the stages that it builds on
     settings: dict[str, Any] = Field(default_factory=dict)  # what it depends on, beside those stages
     metrics: dict[str, Any]  # the JSON of its result; `Run.result` gives it typed

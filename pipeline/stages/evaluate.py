@@ -56,10 +56,10 @@ class Entry:
 
     answer: Answer  # texts to logits, tokenising included
     predict: Callable[[str], NDArray[np.float32]]  # a split's name to logits of the whole split
-    row: dict[str, Scalar]  # its line of the table
+    row: dict[str, Scalar]  # columns of the table, to which more are added
     memory: ModelFiles | None = None  # what a process of its own loads to measure its memory; None: not measured
     timed: bool = True  # whether its latency says anything here (fp16 on a CPU does not)
-    logits: Logits = field(default_factory=dict)  # its answers by split, once it was asked
+    logits: Logits = field(default_factory=dict)  # answers by split, once it was asked
 
 
 def depends_on(run: Run) -> dict[str, Any]:

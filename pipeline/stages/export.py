@@ -21,7 +21,7 @@ from kdc.serving.engine.engine import activate
 
 _ROWS = 64
 _LONGEST = 512  # a batch of 32 longer rows would take gigabytes in eager attention
-_FP16_TOLERANCE = 1e-2  # in probability; fp16 holds three digits
+_FP16_TOLERANCE = 1e-2  # difference of a probability; fp16 holds three digits
 
 
 def depends_on(run: Run) -> dict[str, Any]:

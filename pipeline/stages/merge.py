@@ -18,7 +18,7 @@ from kdc.pipeline.training import models
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
 
-_TOLERANCE = 1e-5  # of a logit, see `check_equal`
+_TOLERANCE = 1e-5  # largest difference of a logit, see `check_equal`
 
 
 def depends_on(run: Run) -> dict[str, Any]:
