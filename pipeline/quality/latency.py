@@ -17,8 +17,7 @@ from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 from kdc.common.timing import seconds_of
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.synthetic import row_of
-from kdc.serving.engine.tokenizing import Text
+from kdc.serving.engine.tokenizing import Text, row_of
 
 _BATCH = 32  # rows of a batch whose rows a second count
 _WARM_UP_CALLS = 5  # before a contract's costs are measured

@@ -74,6 +74,10 @@ class Window:
             return [row.get(name) for row in self.rows]
         return self.batch.column(name).to_pylist()
 
+    def error_lines(self) -> bytes:
+        """The bad rows as JSONL."""
+        return b"".join(json.dumps(vars(row)).encode() + b"\n" for row in self.bad)
+
     def dicts(self) -> list[dict[str, Any]]:
         """The rows, as values by column.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,7 +21,7 @@ from kdc.common.places import File, Folder, exists, file_system, is_local, whole
 from kdc.serving.bulk.inputs import WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
-JOB = "job.json"
+_JOB = "job.json"
 _ERRORS_PLACE = "errors"  # holds where the file of bad rows is that this job writes
 SUCCESS = "_SUCCESS"  # in a directory of shards: it is there when all of them are
 _START_OVER = "does another process work there? then start over: --force"
@@ -94,11 +94,6 @@ class WindowRecord(Rows):
 
     bytes: int
 
-    @classmethod
-    def of(cls, good: Window, rows: bytes) -> Self:
-        """The record of a window whose bad rows are apart, and whose other rows were written as `rows`."""
-        return cls(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
-
 
 class Counts(Rows):
     """The rows of a job so far; `resumed` are those that an earlier, unfinished run of the job had read."""
@@ -125,13 +120,52 @@ class FinishedWindows:
 
     Args:
         job: whose windows they are.
-        folder: of the records and the lines.
-        rows: folder of the answered rows.
         ending: of the files with the answered rows.
+        rows: folder of the answered rows; None for the folder of the records.
+
+    Attributes:
+        goes_on: whether an unfinished job goes on, so that windows may have been finished before.
     """
 
-    def __init__(self, job: Job, folder: Folder, rows: Folder, ending: str) -> None:
-        self.job, self.folder, self._rows, self._ending = job, folder, rows, ending
+    def __init__(self, job: Job, ending: str, rows: Folder | None = None) -> None:
+        self.job, self._ending = job, ending
+        self.folder = Folder(f"{job.request.output}.partial", first=_JOB)
+        self._rows = self.folder if rows is None else rows
+        self.goes_on = False
+
+    def resume_or_start(self, shards: Folder | None = None) -> None:
+        """Go on with an unfinished job if it is the same one, or start anew.
+
+        Args:
+            shards: the output itself, if it grows under its name while the job runs.
+
+        Raises:
+            InputError: the output exists, or another job with this output is unfinished, and `--force` is not given.
+        """
+        fingerprint = json.dumps(self.job.fingerprint(), sort_keys=True).encode()
+        folder, output, errors = self.folder, self.job.request.output, self.job.request.errors
+        # A job that reads standard input cannot go on, because that cannot be read again.
+        self.goes_on = bool(self.job.files) and _JOB in folder and folder.read(_JOB) == fingerprint
+        is_own_output = self.goes_on and shards is not None and SUCCESS not in shards
+        errors_place = folder.read(_ERRORS_PLACE) if self.goes_on and _ERRORS_PLACE in folder else None
+        outputs = [] if is_own_output else [output]
+        if errors is not None and errors_place != _place(errors):
+            outputs.append(errors)
+        for address in outputs:
+            if not self.job.request.force and exists(address):
+                raise InputError("the output is there already", given=address, remedy="another name, or --force")
+        if self.goes_on:
+            return
+        if folder.exists() and not self.job.request.force:
+            raise InputError(
+                "another job with this output is unfinished: its input, artifact or options were others",
+                given=f"{output}.partial",
+                remedy="finish it by the same command as before, or drop it: --force",
+            )
+        folder.remove()
+        if shards is not None:
+            shards.remove()
+        folder.write(_JOB, fingerprint)
 
     def find(self, key: str, window: Window) -> WindowRecord | None:
         """The record of a window that an earlier run has finished; None if the window has to be answered.
@@ -141,7 +175,7 @@ class FinishedWindows:
         Raises:
             KdcError: the window had another number of rows.
         """
-        if f"{key}.json" not in self.folder:
+        if not self.goes_on or f"{key}.json" not in self.folder:
             return None
         record = WindowRecord.model_validate_json(self.folder.read(f"{key}.json"))
         if record.read != len(window):
@@ -154,8 +188,8 @@ class FinishedWindows:
         """Keep a window (its bad rows apart), and its answered rows as they will be written."""
         self._rows.write(key + self._ending, rows)
         if good.bad:
-            self.folder.write(f"{key}.errors", error_lines(good))
-        record = WindowRecord.of(good, rows)
+            self.folder.write(f"{key}.errors", good.error_lines())
+        record = record_of(good, rows)
         self.folder.write(f"{key}.json", record.model_dump_json().encode())
         return record
 
@@ -205,56 +239,15 @@ def _read(folder: Folder, name: str) -> bytes:
         raise KdcError("finished rows are gone", given=error, remedy=_START_OVER) from error
 
 
-def error_lines(good: Window) -> bytes:
-    """A window's bad rows as JSONL."""
-    return b"".join(json.dumps(vars(bad)).encode() + b"\n" for bad in good.bad)
+def record_of(good: Window, rows: bytes) -> WindowRecord:
+    """The record of a window whose bad rows are apart, and whose other rows were written as `rows`."""
+    return WindowRecord(read=len(good), written=len(good.lines), skipped=len(good.bad), bytes=len(rows))
 
 
 def _place(address: str) -> bytes:
     """The absolute place of an address, so that it is the same from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()
-
-
-def resume_or_start(job: Job, folder: Folder, shards: Folder | None = None) -> bool:
-    """Go on with an unfinished job if it is the same one, or start anew.
-
-    Args:
-        job: what is asked.
-        folder: of the records.
-        shards: the output itself, if it grows under its name while the job runs.
-
-    Returns:
-        Whether an unfinished job goes on.
-
-    Raises:
-        InputError: the output exists, or another job with this output is unfinished, and `--force` is not given.
-    """
-    fingerprint = json.dumps(job.fingerprint(), sort_keys=True).encode()
-    # A job that reads standard input cannot go on, because that cannot be read again.
-    goes_on = bool(job.files) and JOB in folder and folder.read(JOB) == fingerprint
-    is_own_output = goes_on and shards is not None and SUCCESS not in shards
-    errors_place = folder.read(_ERRORS_PLACE) if goes_on and _ERRORS_PLACE in folder else None
-    output, errors, force = job.request.output, job.request.errors, job.request.force
-    outputs = [] if is_own_output else [output]
-    if errors is not None and errors_place != _place(errors):
-        outputs.append(errors)
-    for address in outputs:
-        if not force and exists(address):
-            raise InputError("the output is there already", given=address, remedy="another name, or --force")
-    if goes_on:
-        return True
-    if folder.exists() and not force:
-        raise InputError(
-            "another job with this output is unfinished: its input, artifact or options were others",
-            given=f"{output}.partial",
-            remedy="finish it by the same command as before, or drop it: --force",
-        )
-    folder.remove()
-    if shards is not None:
-        shards.remove()
-    folder.write(JOB, fingerprint)
-    return False
 
 
 @contextmanager

@@ -8,19 +8,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from kdc.common.errors import InputError
-from kdc.common.places import STANDARD, Folder, file_system, is_local, whole_file_at
+from kdc.common.places import STANDARD, file_system, is_local, whole_file_at
 from kdc.serving.bulk.inputs import Window, read_standard_input, read_windows
-from kdc.serving.bulk.job import (
-    JOB,
-    Counts,
-    FinishedWindows,
-    Job,
-    Progress,
-    WindowRecord,
-    error_lines,
-    lock,
-    resume_or_start,
-)
+from kdc.serving.bulk.job import Counts, FinishedWindows, Job, Progress, WindowRecord, lock, record_of
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.windows import Scorer, answer_window
 from kdc.serving.engine.engine import Engine
@@ -41,19 +31,18 @@ def run(job: Job, engine: Engine, *, progress: Progress) -> Counts:
     writer, output = Writer(job), job.request.output
     if output == STANDARD:
         return _stream(job, engine, writer, progress)
-    folder = Folder(f"{output}.partial", first=JOB)
     with lock(output):
         system, path = file_system(output)
         if is_local(system) and system.isdir(path):  # even with --force: it may hold more than kdc has written
             raise InputError("the output is a directory", given=output, remedy="another name, or remove it first")
-        resume_or_start(job, folder)
-        finished = FinishedWindows(job, folder, folder, ".rows")
+        finished = FinishedWindows(job, ".rows")
+        finished.resume_or_start()
         counts, records = _answer_all(finished, engine, writer, progress)
         finished.check(records)
         finished.name_errors(records)
         with whole_file_at(output) as stream:  # written last: once it exists, the job is done
             writer.join(map(finished.rows, records), stream)
-        folder.remove()
+        finished.folder.remove()
     return counts
 
 
@@ -102,7 +91,7 @@ def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress) -> Cou
             sys.stdout.buffer.write(rows)
             sys.stdout.buffer.flush()
             if named is not None:
-                named.write(error_lines(good))
-            counts = counts.plus(WindowRecord.of(good, rows))
+                named.write(good.error_lines())
+            counts = counts.plus(record_of(good, rows))
             progress(counts, done)
     return counts

@@ -19,17 +19,7 @@ from kdc.artifact.manifest import MANIFEST_NAME, Device, Manifest
 from kdc.common.errors import InputError, KdcError
 from kdc.common.places import Folder, file_system, is_local
 from kdc.serving.bulk.inputs import read_windows
-from kdc.serving.bulk.job import (
-    JOB,
-    SUCCESS,
-    Counts,
-    FinishedWindows,
-    Job,
-    Progress,
-    WindowRecord,
-    lock,
-    resume_or_start,
-)
+from kdc.serving.bulk.job import SUCCESS, Counts, FinishedWindows, Job, Progress, WindowRecord, lock
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.ray_workers import Actors, Answerer, Row, Work, key_of, windows_of
 from kdc.serving.bulk.windows import split_bad
@@ -84,18 +74,16 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
         KdcError: a worker failed, or finished rows are gone.
     """
     output = job.request.output
-    folder = Folder(f"{output}.partial", first=JOB)
     grows = not is_local(file_system(output)[0])
     shards = Folder(output if grows else f"{output}.partial/rows", first=SUCCESS)
+    finished = FinishedWindows(job, f".{job.request.format}", shards)
     importlib.import_module("ray.data")  # `import ray` leaves it out
     # The artifact's files travel through Ray, so that the nodes need not reach the folder.
     files = {name: (job.request.artifact / name).read_bytes() for name in (MANIFEST_NAME, *manifest.files)}
     with lock(output):
-        goes_on = resume_or_start(job, folder, shards if grows else None)
+        finished.resume_or_start(shards if grows else None)
         writer = Writer(job)
-        columns_seen_at = _first_rows(job, writer)
-        finished = FinishedWindows(job, folder, shards, f".{writer.kind}")
-        work = Work(finished, writer, goes_on, columns_seen_at, run=str(time.time_ns()))
+        work = Work(finished, writer, _first_rows(job, writer), run=str(time.time_ns()))
         with _quiet(ray), _plain_errors(), closing(_rows(ray, work, actors, files)) as rows:
             counts, records = _gather(job, rows, progress)
         finished.check(records)
@@ -103,7 +91,7 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
         shards.write(SUCCESS, b"")
         if not grows:
             shards.move(output)
-        folder.remove()
+        finished.folder.remove()
     return counts
 
 

@@ -47,14 +47,12 @@ class Work:
     Attributes:
         finished: the job's finished windows.
         writer: already knows the columns and their types, so that all shards have the same.
-        goes_on: whether an earlier run of the job may have finished some windows.
         columns_seen_at: file and window of the first good row. All later windows come after a row with the columns.
         run: tells the marks of this run from those of an earlier one.
     """
 
     finished: FinishedWindows
     writer: Writer
-    goes_on: bool
     columns_seen_at: tuple[int, int]
     run: str
 
@@ -86,7 +84,7 @@ def windows_of(row: Row, work: Work) -> Iterator[Row]:
 
 
 def _row(file: int, number: int, window: Window, work: Work, *, last: bool) -> Row:
-    record = work.finished.find(key_of(file, number), window) if work.goes_on else None
+    record = work.finished.find(key_of(file, number), window)
     data = pickle.dumps(window if record is None else record)
     return {"file": file, "window": number, "last": last, "done": window.done, "data": data}
 

@@ -32,23 +32,17 @@ class Scorer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._most = _CPU_TOKENS if engine.provider == CPU_PROVIDER else _GPU_TOKENS
-        self._lanes = ThreadPoolExecutor(engine.lanes) if engine.lanes > 1 else None
+        self._lanes = ThreadPoolExecutor(engine.lanes)
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Probabilities (rows, outputs) in the order of the texts; numbers for regression. See `Engine.predict`."""
         encodings = self._engine.encode(texts)
         logits = np.zeros((len(encodings), self._engine.task.outputs), dtype=np.float32)
-        batches = list(_batches(encodings, self._most))
 
         def answer(rows: Sequence[int]) -> None:
-            run = self._engine.run if self._lanes is None else self._engine.run_beside
-            logits[rows] = run([encodings[row] for row in rows])
+            logits[rows] = self._engine.run_beside([encodings[row] for row in rows])
 
-        if self._lanes is None:
-            for rows in batches:
-                answer(rows)
-        else:
-            list(self._lanes.map(answer, batches))
+        list(self._lanes.map(answer, _batches(encodings, self._most)))
         return self._engine.activated(logits)
 
 

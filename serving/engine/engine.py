@@ -24,9 +24,8 @@ from kdc.artifact.manifest import (
     Variant,
 )
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.checks import check_graph, checked_rows
-from kdc.serving.engine.providers import OpenSession, open_session, run_bound
-from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, pad
+from kdc.serving.engine.providers import OpenSession, check_graph, open_session, run_bound
+from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, checked_rows, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 

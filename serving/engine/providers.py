@@ -1,4 +1,4 @@
-"""Opens an ONNX Runtime session on the device that was asked for, and proves by a run that it is in use.
+"""Opens an ONNX Runtime session on the device that was asked for, proves by a run that it is in use, checks its graph.
 
 Reads the ONNX file. A session runs on an execution provider: CPU, CUDA or TensorRT.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, Device
+from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, Device, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 
@@ -73,6 +73,29 @@ def open_session(
     path = file_for(CPU_PROVIDER)
     session = _create(path, [CPU_PROVIDER], threads, plan_memory=plan_memory)
     return OpenSession(session, path, CPU_PROVIDER, threads, notes)
+
+
+def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
+    """Check that a graph takes what the tokenizer feeds, and gives what the task needs.
+
+    Raises:
+        KdcError: it does not.
+    """
+    inputs = {value.name for value in session.get_inputs()}
+    if inputs != set(info.input_names):
+        raise KdcError(
+            "the graph's inputs are not those that the tokenizer feeds",
+            given=f"graph {sorted(inputs)}, tokenizer {sorted(info.input_names)}",
+            remedy=_REMAKE,
+        )
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    width = outputs.get("logits", [None])[-1]
+    if "logits" not in outputs or (isinstance(width, int) and width != task.outputs):
+        raise KdcError(
+            "the graph's outputs do not fit the task",
+            given=f"graph {outputs}, the task needs logits of width {task.outputs}",
+            remedy=_REMAKE,
+        )
 
 
 def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:

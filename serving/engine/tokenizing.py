@@ -4,7 +4,7 @@ Needs the `tokenizers` library alone.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -12,7 +12,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from kdc.artifact.manifest import TokenizerInfo
+from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 
 Text = str | tuple[str, str]
@@ -45,6 +45,31 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def checked_rows(texts: Sequence[Text], task: TaskInfo) -> list[Text]:
+    """Check that rows are what the task takes; returns texts, or tuples of two texts.
+
+    Raises:
+        InputError: a row is not one text (single-text task) or two texts (pair task), or not valid Unicode.
+    """
+    if isinstance(texts, str):
+        raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
+    width = 2 if task.is_pair else 1
+    columns = f"two texts a row ({task.text}, {task.text_pair})" if task.is_pair else f"one text a row ({task.text})"
+    rows: list[Text] = []
+    for number, row in enumerate(texts):
+        parts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, tuple | list) else ()
+        if len(parts) != width or isinstance(row, str) is task.is_pair:
+            raise InputError(
+                f"the task {task.name} takes {columns}",
+                given=f"row {number}: {type(row).__name__} with {len(parts)} text(s)",
+                remedy='give ("first text", "second text")' if task.is_pair else 'give "text"',
+            )
+        if not all(isinstance(part, str) and is_utf8(part) for part in parts):
+            raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
+        rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
+    return rows
 
 
 class RowTokenizer:
@@ -106,13 +131,10 @@ class RowTokenizer:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
         """
         long = [place for place, row in enumerate(rows) if self._is_long(row)]
-        if not long:
-            encodings: list[Encoded] = self._cutting.encode_batch_fast(rows)  # without offsets
-        else:
-            short = [row for row in rows if not self._is_long(row)]
-            encodings = self._cutting.encode_batch_fast(short)
-            for place in long:
-                encodings.insert(place, self._cut(*self._whole.encode_batch_fast([rows[place]])))
+        short = [row for row in rows if not self._is_long(row)] if long else rows
+        encodings: list[Encoded] = self._cutting.encode_batch_fast(short)  # "fast" leaves out the offsets
+        for place in long:
+            encodings.insert(place, self._cut(*self._whole.encode_batch_fast([rows[place]])))
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
             raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")
@@ -177,6 +199,21 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
         text[len(text) - count :] if from_left else text[:count] for text, count in zip(texts, counts, strict=True)
     )
     return sorted([*special, *first, *second])
+
+
+def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
+    """Make a row to measure with, of `length` tokens or as near to it as whole words come. `tokens` counts a row's.
+
+    Both numbers include special tokens. Latency depends on the number of tokens, not on what they say.
+    """
+
+    def words(count: int) -> Text:
+        if not is_pair:
+            return " ".join(["a"] * max(1, count))
+        return " ".join(["a"] * max(1, count // 2)), " ".join(["a"] * max(1, count - count // 2))
+
+    one, two = tokens(words(2)), tokens(words(4))
+    return words(2 + max(0, round((length - one) * 2 / max(1, two - one))))
 
 
 def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarray]:

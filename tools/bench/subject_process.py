@@ -17,8 +17,7 @@ from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common.errors import InputError, KdcError
 from kdc.common.memory import own_peak_memory_bytes
 from kdc.common.timing import seconds_of
-from kdc.serving.engine.synthetic import row_of
-from kdc.serving.engine.tokenizing import Text
+from kdc.serving.engine.tokenizing import Text, row_of
 from kdc.tools.bench.result import Loaded, Turn
 
 _LEAST_CALLS = 5
