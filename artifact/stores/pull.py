@@ -12,8 +12,7 @@ from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import BENTO, Repository, Tag, parse_address
-from kdc.artifact.stores.placing import holds, prepare, publish, recover
-from kdc.artifact.stores.receiving import receive_files
+from kdc.artifact.stores.receiving import holds, prepare, publish, receive_files, recover
 from kdc.artifact.stores.sources import Source
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
