@@ -465,7 +465,7 @@ def evaluate(
 ) -> None:
     """The metrics of an artifact on a labelled file, through the engine that serves."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from kdc.tools.evaluate import evaluate_artifact, render
+    from kdc.tools.labelled import evaluate_artifact, render
 
     evaluation = evaluate_artifact(artifact, data, columns=columns, variant=variant, device=_device(device))
     _print(as_json, evaluation, render(evaluation))

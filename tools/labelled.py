@@ -1,4 +1,4 @@
-"""A file of labelled rows, read as an artifact takes them, and the artifact compared with its teacher on these rows.
+"""An artifact on a file of labelled rows: its metrics, for `kdc evaluate`, and beside its teacher, for `kdc verify`.
 
 Needs the compress extra. The rows of the artifact's own evaluation need no teacher: the artifact keeps its answers.
 """
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract, Quality
-from kdc.artifact.manifest import Manifest, TaskInfo
+from kdc.artifact.manifest import Device, Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.common.frozen import Frozen
+from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import digest, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import compare
 from kdc.pipeline.rundir.files import EVALUATION
 from kdc.serving.engine.engine import Engine
@@ -26,6 +28,67 @@ _SEED = 0  # seed of the resampling behind the interval of the difference
 _BATCH = 32
 _MOST_BYTES = 1 << 30  # most bytes of the unpacked evaluation: tens of millions of rows
 _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
+
+
+class Evaluation(Frozen):
+    """What `kdc evaluate --json` prints.
+
+    Attributes:
+        variant, provider: the ONNX file that answered the rows, and the execution provider that ran it.
+        promised: the metrics that the artifact's manifest states for this variant, of its own evaluation split.
+    """
+
+    artifact: str  # its folder
+    rows: int  # of the file
+    variant: str | None
+    provider: str
+    metrics: dict[str, float]  # in points, by name
+    promised: dict[str, float]
+
+
+def evaluate_artifact(
+    artifact: Path,
+    data: Path,
+    *,
+    columns: Mapping[str, str | None],
+    variant: str | None = None,
+    device: Device = "auto",
+) -> Evaluation:
+    """Answer the rows of a file and compare the answers with the labels.
+
+    Args:
+        artifact: its folder.
+        data: the file.
+        columns: see `read_rows_for`.
+        variant: None takes the manifest's choice.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: the file does not fit the artifact's task.
+    """
+    engine = Engine.load(artifact, variant=variant, device=device)
+    task, texts, labels = read_rows_for(engine.task, data, columns)
+    known = TASKS.get(engine.task.name)
+    names = known.metrics if known is not None else task.metrics
+    promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
+    return Evaluation(
+        artifact=str(artifact),
+        rows=len(texts),
+        variant=engine.variant,
+        provider=engine.provider,
+        metrics=metrics.compute(engine.logits(texts), labels, task.kind, names),
+        promised=promised,
+    )
+
+
+def render(evaluation: Evaluation) -> str:
+    """The metrics on the file beside those that the artifact promises, a line for each."""
+    lines = [f"{evaluation.rows} rows through {evaluation.variant} on {evaluation.provider}"]
+    for name, value in evaluation.metrics.items():
+        promised = evaluation.promised.get(name)
+        beside = "" if promised is None else f"   (on its own evaluation split {promised:.2f})"
+        lines.append(f"{name:<12}{value:8.2f}{beside}")
+    return "\n".join(lines)
 
 
 def compare_again(

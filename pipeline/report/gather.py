@@ -65,6 +65,13 @@ def gather(root: Path, *, examples: int) -> Facts:
     table, trainings = run.result(results.EvaluateResult).table, _trainings(run)
     tokens, role = run.result(results.DataResult), run.student_role
     train = tokens.tokens[role]["train"]
+    calibration = None
+    if task.kind != "regression":
+        calibration = CalibrationFacts(
+            temperature=manifest.temperature,
+            before=reliability(activate(logits[served], task.kind), labels, task.kind),
+            after=reliability(activate(logits[served], task.kind, manifest.temperature), labels, task.kind),
+        )
     facts = Facts(
         schema=SCHEMA,
         task=TaskFacts(
@@ -81,7 +88,7 @@ def gather(root: Path, *, examples: int) -> Facts:
             for name, training in trainings.items()
         },
         confusion=_confusion(task, logits["teacher"], logits[served], labels),
-        calibration=_calibration(task, logits[served], labels, manifest.temperature),
+        calibration=calibration,
         lengths=LengthFacts(**dict(train.lengths), cut=tokens.max_length[role], truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
@@ -207,18 +214,6 @@ def _confusion(
         pairs = labels.astype(np.int64) * classes + metrics.predictions(logits, task.kind).astype(np.int64)
         counts[name] = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist()
     return counts
-
-
-def _calibration(
-    task: Task, logits: NDArray[np.float32], labels: NDArray[np.generic], temperature: float
-) -> CalibrationFacts | None:
-    if task.kind == "regression":
-        return None
-    return CalibrationFacts(
-        temperature=temperature,
-        before=reliability(activate(logits, task.kind), labels, task.kind),
-        after=reliability(activate(logits, task.kind, temperature), labels, task.kind),
-    )
 
 
 def _candidates(run: Run) -> CandidateFacts | None:

@@ -125,6 +125,13 @@ def page(facts: Facts) -> str:
         scores = {name: model.metrics[facts.task.metric] for name, model in facts.models.items()}
         artifact = scores[judgement.variant]
         pareto = plots.pareto(facts.candidates, judgement, teacher=scores["teacher"], artifact=artifact)
+    figures = [plots.trade_offs(facts.models, facts.task.metric)]
+    if facts.confusion is not None:
+        figures.append(plots.confusion(facts.confusion, facts.task.labels, facts.served))
+    if facts.calibration is not None:
+        figures.append(plots.reliability(facts.calibration))
+    if facts.training:
+        figures.append(plots.curves(facts.training, facts.task.metric))
     return render(
         Path(__file__).with_name("report.html"),
         title=_title(facts),
@@ -134,18 +141,6 @@ def page(facts: Facts) -> str:
         pareto=pareto,
         models=table(facts),
         marks=["served" if name == facts.served else "" for name in in_order(facts.models)],
-        figures=_figures(facts),
+        figures=[*figures, plots.lengths(facts.lengths)],
         origin=_origin(facts),
     )
-
-
-def _figures(facts: Facts) -> list[str]:
-    task = facts.task
-    figures = [plots.trade_offs(facts.models, task.metric)]
-    if facts.confusion is not None:
-        figures.append(plots.confusion(facts.confusion, task.labels, facts.served))
-    if facts.calibration is not None:
-        figures.append(plots.reliability(facts.calibration))
-    if facts.training:
-        figures.append(plots.curves(facts.training, task.metric))
-    return [*figures, plots.lengths(facts.lengths)]

@@ -91,29 +91,29 @@ class BenchResult(Frozen):
 def render(result: BenchResult) -> str:
     """The machine, a table of the subjects, and a table with a line for each case and subject."""
     machine, settings = result.machine, result.settings
+    subjects = [
+        (
+            subject.name,
+            f"{subject.runtime} {subject.variant}".strip(),
+            subject.on,
+            str(subject.threads),
+            f"{subject.cold_start_s:.2f}",
+            f"{subject.peak_memory_bytes / 1e6:.0f}",
+        )
+        for subject in result.subjects
+    ]
     lines = [
         ", ".join([machine.cpu.model, f"{machine.cores.usable} cores", *machine.nvidia.devices]),
         ", ".join(f"{name} {version}" for name, version in machine.packages.items()),
         f"{settings.rounds} rounds in turns, {settings.seconds:g} s a turn after 3 calls that do not count; "
         f"cold start: median of {settings.starts}, from the process to the first answer",
         "",
-        aligned([_SUBJECT_TITLES, *map(_subject_row, result.subjects)], left=(0, 1, 2)),
+        aligned([_SUBJECT_TITLES, *subjects], left=(0, 1, 2)),
         "",
         aligned([_CASE_TITLES, *_case_rows(result.subjects)], left=(2,)),
         *(f"note: {subject.name}: {note}" for subject in result.subjects for note in subject.notes),
     ]
     return "\n".join(lines)
-
-
-def _subject_row(subject: SubjectResult) -> tuple[str, ...]:
-    return (
-        subject.name,
-        f"{subject.runtime} {subject.variant}".strip(),
-        subject.on,
-        str(subject.threads),
-        f"{subject.cold_start_s:.2f}",
-        f"{subject.peak_memory_bytes / 1e6:.0f}",
-    )
 
 
 def _case_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, ...]]:

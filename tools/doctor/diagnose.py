@@ -87,12 +87,12 @@ def providers() -> list[Provider]:
     names = listed.get("providers", [])
     if not names:
         return [Provider(name="CPUExecutionProvider", starts=False, reason=_reason(listed))]
-    answers = {name: _probe("provider", name) for name in names}
-    return [
-        Provider(name=name, starts=starts, reason="" if starts else _reason(answer))
-        for name, answer in answers.items()
-        for starts in [bool(answer.get("starts"))]
-    ]
+    tried = []
+    for name in names:
+        answer = _probe("provider", name)
+        starts = bool(answer.get("starts"))
+        tried.append(Provider(name=name, starts=starts, reason="" if starts else _reason(answer)))
+    return tried
 
 
 def hub() -> Hub:

@@ -70,13 +70,8 @@ def side_by_side(
 
 
 def resources_of_a_job(device: str, threads: int, cluster_gpus: float) -> dict[str, int]:
-    """The cores and GPUs that one job takes of a machine, as Ray names them; all jobs of a study are alike.
-
-    Args:
-        device: "auto", "cpu" or "cuda".
-        threads: of the job's process.
-        cluster_gpus: GPUs of the cluster; with "auto" a job takes one where there are any.
-    """
+    """The cores and GPUs that one job takes of a machine, as Ray names them: with the device "auto" a GPU where the
+    cluster has any. All jobs of a study are alike."""
     on_gpu = device == "cuda" or (device == "auto" and cluster_gpus > 0)
     return {"num_cpus": threads, "num_gpus": int(on_gpu)}
 
@@ -145,15 +140,8 @@ class _Tasks:
 
 
 def _work(job: Job, folder: str) -> Iterator[str | Outcome]:
-    """Do a job in a worker of Ray.
-
-    Args:
-        job: what to do.
-        folder: the one that relative paths of the study start from.
-
-    Yields:
-        The name of the machine, when it starts, then the outcome.
-    """
+    """Do a job in a worker of Ray, in the folder that relative paths of the study start from: the name of the machine
+    when it starts, then the outcome."""
     node = platform.node()
     yield node
     try:
