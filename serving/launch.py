@@ -80,7 +80,8 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
     import circus.controller
     from bentoml._internal.configuration.containers import BentoMLContainer
 
-    circus.controller.SysHandler = _NoSignals
+    # Circus's own handlers would take SIGTERM away from this module.
+    circus.controller.SysHandler.SIGNALS = []
     # One folder for each instance, since BentoML empties it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder / "metrics"))
     # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
@@ -101,16 +102,6 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
     finally:
         (folder / runtime.STOPPING).touch()
         _stop(supervisor, bound_s)
-
-
-class _NoSignals:
-    """Replaces circus's signal handlers, which would take SIGTERM away from this module."""
-
-    def __init__(self, controller: Any) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
 
 
 def _stop(supervisor: Any, bound_s: float) -> None:

@@ -43,7 +43,7 @@ class Window:
 
     Attributes:
         file: the file's name, for messages.
-        names: of the columns.
+        names: names of the columns.
         rows: the values of each row by column; a row of JSONL holds only the columns that it names. Empty for Parquet.
         batch: the rows of a Parquet file, as Arrow has them; None for the other formats.
         lines: where each row begins: its line in a text file, its number (from 1) in Parquet.

@@ -23,7 +23,7 @@ from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
 _ERRORS_PLACE = "errors"  # holds where the file of bad rows is that this job writes
-SUCCESS = "_SUCCESS"  # in a directory of shards: it is there when all of them are
+SUCCESS = "_SUCCESS"  # this file is in a directory of shards when all of them are
 _START_OVER = "does another process work there? then start over: --force"
 
 
@@ -120,7 +120,7 @@ class FinishedWindows:
 
     Args:
         job: whose windows they are.
-        ending: of the files with the answered rows.
+        ending: ending of the names of files with answered rows.
         rows: folder of the answered rows; None for the folder of the records.
 
     Attributes:

@@ -28,7 +28,7 @@ class Writer:
     def __init__(self, job: Job) -> None:
         self.kind = job.request.format  # csv, tsv, jsonl or parquet
         self._added = job.added_columns
-        self._names: list[str] | None = None  # of the first window, which every row of a table has
+        self._names: list[str] | None = None  # columns of the first window, which every row of a table has
         self._schema: pa.Schema | None = None
 
     def check(self, window: Window) -> None:
@@ -201,8 +201,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, float):
-        return repr(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return _SEPARATOR.join(value)
     return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)

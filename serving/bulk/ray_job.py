@@ -65,8 +65,8 @@ def run(ray: Any, job: Job, manifest: Manifest, actors: Actors, *, progress: Pro
     Args:
         ray: the module, connected (`kdc.common.ray.connected`).
         job: what to answer.
-        manifest: of the artifact.
-        actors: see `share_out`.
+        manifest: the manifest of the artifact.
+        actors: the plan that `share_out` made.
         progress: called after each window.
 
     Raises:

@@ -21,7 +21,7 @@ from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.windows import LANES, Scorer, answer_window
 from kdc.serving.engine.engine import Engine
 
-Row = dict[str, Any]  # of a Ray Dataset
+Row = dict[str, Any]  # one row of a Ray Dataset
 _TRIES = 4  # after so many actors have died at a window, the job ends
 
 

@@ -67,7 +67,7 @@ def answer_window(
     Args:
         job: what is asked.
         scorer: with the model.
-        writer: of the output.
+        writer: writes the output.
         window: as it was read.
         columns_seen: whether an earlier row had the columns with the texts.
 

@@ -105,7 +105,7 @@ class Engine:
             variant: "fp32", "int8" or "fp16"; None takes the one that the manifest names for the provider.
             device: "auto" takes CUDA where it really starts, else the CPU, with a note; "cuda" and "tensorrt" fail
                 where they do not start; or "cpu".
-            threads: for one forward pass; None takes all cores that this process may use.
+            threads: threads of one forward pass; None takes all cores that this process may use.
             lanes: how many passes may run at once by `run_beside`, each with its share of the threads. More than one
                 takes a second session with the memory of its weights; on a GPU there is always one lane.
             verify: check the SHA-256 of every file first.

@@ -32,7 +32,7 @@ class OpenSession:
     """A session, and on what it runs."""
 
     session: onnxruntime.InferenceSession
-    path: Path  # its ONNX file
+    path: Path  # the ONNX file
     provider: str  # the execution provider that took effect
     threads: int  # size of its thread pool
     notes: tuple[str, ...]  # what a person should know, such as a fallback to the CPU
@@ -46,7 +46,7 @@ def open_session(
     Args:
         file_for: returns the ONNX file for an execution provider (fp16 is for CUDA and TensorRT, int8 for the CPU).
         device: "auto" tries CUDA and falls back to the CPU with a note; "cuda" and "tensorrt" do not fall back; "cpu".
-        threads: for one forward pass; None takes all usable cores.
+        threads: threads of one forward pass; None takes all usable cores.
         plan_memory: on the CPU, let ONNX Runtime keep a memory plan for each input shape that it has met. Single rows
             then take 6 % less time; batches, which rarely have the same shape twice, take 4 % more (on QNLI rows).
 

@@ -220,7 +220,7 @@ def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarr
     """Pad encodings to the longest one.
 
     Args:
-        encodings: of any lengths, at least one.
+        encodings: at least one, of any lengths.
         info: which inputs the graph takes, and what fills them.
 
     Returns:
