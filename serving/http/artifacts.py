@@ -61,7 +61,7 @@ def local(artifacts: str, *, allow_failed: bool = False) -> str:
     paths = places_by_name(artifacts)
     for name, place in paths.items():
         if is_address(place):
-            from kdc.artifact.stores.pull import cached  # takes long to import, and is not needed for paths
+            from kdc.artifact.stores.transfer import cached  # takes long to import, and is not needed for paths
 
             paths[name] = str(cached(name, place, allow_failed=allow_failed))
         else:

@@ -51,15 +51,12 @@ async def docs_asset(request: Request) -> Response:
         raise ApiError(404, "there is no such file")
     if name == "start.js":
         return Response(_PAGES["start.js"], media_type=_ASSETS[name], headers=_DOCS_HEADERS)
-    return FileResponse(_swagger_ui() / name, media_type=_ASSETS[name], headers=_DOCS_HEADERS)
+    spec = find_spec("bentoml")  # only located, not imported: the app runs without BentoML too
+    roots = (spec.submodule_search_locations if spec else None) or ["."]
+    file = Path(roots[0], "_internal", "server", "static_content", name)
+    return FileResponse(file, media_type=_ASSETS[name], headers=_DOCS_HEADERS)
 
 
 async def description(_: Request) -> Response:
     """`GET /docs.json`: the OpenAPI description."""
     return JsonResponse(describe())
-
-
-def _swagger_ui() -> Path:
-    spec = find_spec("bentoml")  # only located, not imported: the app runs without BentoML too
-    roots = spec.submodule_search_locations if spec else None
-    return Path((roots or ["."])[0]) / "_internal" / "server" / "static_content"

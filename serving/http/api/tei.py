@@ -49,8 +49,7 @@ async def predict(request: Request) -> Response:
     question = understand(await read_json(request), request.app.state.settings)
     model: Model = request.app.state.registry.first  # only now: a reload may have replaced it while the body was read
     answer = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
-    rows = [labelled(model.engine, row) for row in scores(model.engine, answer, question)]
-    rows = [row[: question.top_k] for row in rows]
+    rows = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, answer, question)]
     headers = {
         "x-compute-tokens": str(sum(answer.tokens)),
         "x-truncated-texts": str(sum(answer.truncated)),
@@ -99,7 +98,8 @@ def understand(body: Any, settings: ServeSettings) -> Question:
         raise ApiError(422, "`parameters` is not an object")
     if parameters:
         _refuse_unknown(parameters, _PARAMETERS, "`parameters`")
-    options = {name: value for name, value in {**body, **(parameters or {})}.items() if value is not None}
+    given = body | parameters if parameters else body
+    options = {name: value for name, value in given.items() if value is not None}
     inputs = body["inputs"]
     is_row = isinstance(inputs, str) or (isinstance(inputs, list) and all(isinstance(text, str) for text in inputs))
     function = _choice(options, "function_to_apply", FUNCTIONS)
@@ -121,13 +121,13 @@ def read_batch(items: Any, settings: ServeSettings, key: str) -> list[Text]:
     """
     if not isinstance(items, list) or not items:
         raise ApiError(422, f"`{key}` is not a list of texts, [text] or [text, text], or is empty")
-    rows = [[item] if isinstance(item, str) else item for item in items]
-    for place, row in enumerate(rows):
-        if not isinstance(row, list) or len(row) not in (1, 2) or not all(isinstance(text, str) for text in row):
+    for place, row in enumerate(items):
+        has_texts = isinstance(row, list) and len(row) in (1, 2) and all(isinstance(text, str) for text in row)
+        if not has_texts and not isinstance(row, str):
             raise ApiError(
                 422, f"row {place} of `{key}` is not a text, [text] or [text, text]; a batch: [[...], [...]]"
             )
-    return within_limits(rows, settings)
+    return within_limits([[row] if isinstance(row, str) else row for row in items], settings)
 
 
 def _refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:
