@@ -31,19 +31,14 @@ _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 
 
 class Evaluation(Frozen):
-    """What `kdc evaluate --json` prints.
-
-    Attributes:
-        variant, provider: the ONNX file that answered the rows, and the execution provider that ran it.
-        promised: the metrics that the artifact's manifest states for this variant, of its own evaluation split.
-    """
+    """What `kdc evaluate --json` prints."""
 
     artifact: str  # its folder
-    rows: int  # of the file
-    variant: str | None
-    provider: str
+    rows: int  # how many the file holds
+    variant: str | None  # the ONNX file that answered them
+    provider: str  # the execution provider that ran it
     metrics: dict[str, float]  # in points, by name
-    promised: dict[str, float]
+    promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
 
 
 def evaluate_artifact(

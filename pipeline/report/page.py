@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
 from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
-from kdc.common.tables import markdown as markdown_table
 from kdc.common.tables import number
 from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import Facts
@@ -16,8 +16,7 @@ from kdc.pipeline.report.markup import render
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
-NAMES = {
-    "teacher": "teacher",
+_NAMES = {
     "teacher_lora": "LoRA teacher",
     "student_without_kd": "student without KD",
     "student": "KD-LoRA student",
@@ -77,7 +76,7 @@ def table(facts: Facts) -> list[list[str]]:
         low, high = model.interval
         lines.append(
             [
-                NAMES.get(name, name) + (" (served)" if name == facts.served else "") + (" *" * model.collapsed),
+                _NAMES.get(name, name) + (" (served)" if name == facts.served else "") + (" *" * model.collapsed),
                 number(model.metrics[metric]),
                 f"{low:.1f} to {high:.1f}",
                 *(number(model.metrics.get(other)) for other in others),
@@ -88,34 +87,32 @@ def table(facts: Facts) -> list[list[str]]:
     return lines
 
 
+def _values(facts: Facts) -> dict[str, Any]:
+    """What both templates show; `origin` says where and how the artifact was made, as title and text."""
+    judgement, where = facts.contract, facts.where
+    return {
+        "title": f"{facts.task.name}: what compression kept",
+        "facts": facts,
+        "contract": judgement and contract_table(judgement),
+        "judgement": judgement and sentence(judgement),
+        "models": table(facts),
+        "origin": [
+            ("teacher", where.teacher),
+            ("student", f"{where.student}, recipe {where.recipe}, seed {where.seed}"),
+            ("rows", ", ".join(f"{name} {count}" for name, count in where.rows.items())),
+            ("data fingerprint", where.data_fingerprint),
+            ("measured on", where.cpu + (f", {where.gpu}" if where.gpu else "")),
+            ("packages", ", ".join(f"{name} {version}" for name, version in where.packages.items())),
+            ("seconds by stage", ", ".join(f"{name} {seconds:.0f}" for name, seconds in where.stage_seconds.items())),
+            ("made", where.created),
+            ("artifact", f"manifest SHA-256 {where.artifact_sha256}"),
+        ],
+    }
+
+
 def markdown(facts: Facts) -> str:
     """The report in Markdown: verdict, contract, table and origin."""
-    parts = [f"# {_title(facts)}", facts.verdict]
-    if facts.contract is not None:
-        parts += [markdown_table(contract_table(facts.contract)), sentence(facts.contract)]
-    parts.append(markdown_table(table(facts)))
-    parts.append("\n".join(f"- {title}: {text}" for title, text in _origin(facts)))
-    return "\n\n".join(parts) + "\n"
-
-
-def _title(facts: Facts) -> str:
-    return f"{facts.task.name}: what compression kept"
-
-
-def _origin(facts: Facts) -> list[tuple[str, str]]:
-    """Where and how the artifact was made, as title and text."""
-    where = facts.where
-    return [
-        ("teacher", where.teacher),
-        ("student", f"{where.student}, recipe {where.recipe}, seed {where.seed}"),
-        ("rows", ", ".join(f"{name} {count}" for name, count in where.rows.items())),
-        ("data fingerprint", where.data_fingerprint),
-        ("measured on", where.cpu + (f", {where.gpu}" if where.gpu else "")),
-        ("packages", ", ".join(f"{name} {version}" for name, version in where.packages.items())),
-        ("seconds by stage", ", ".join(f"{name} {seconds:.0f}" for name, seconds in where.stage_seconds.items())),
-        ("made", where.created),
-        ("artifact", f"manifest SHA-256 {where.artifact_sha256}"),
-    ]
+    return render(Path(__file__).with_name("report.md"), **_values(facts))
 
 
 def page(facts: Facts) -> str:
@@ -134,13 +131,8 @@ def page(facts: Facts) -> str:
         figures.append(plots.curves(facts.training, facts.task.metric))
     return render(
         Path(__file__).with_name("report.html"),
-        title=_title(facts),
-        facts=facts,
-        contract=judgement and contract_table(judgement),
-        judgement=judgement and sentence(judgement),
+        **_values(facts),
         pareto=pareto,
-        models=table(facts),
         marks=["served" if name == facts.served else "" for name in in_order(facts.models)],
         figures=[*figures, plots.lengths(facts.lengths)],
-        origin=_origin(facts),
     )

@@ -33,22 +33,18 @@ class Turn(Frozen):
 
 
 class CaseResult(Frozen):
-    """One subject at one case, over all rounds.
-
-    Attributes:
-        p50_ms, p95_ms, p99_ms: percentiles of the calls' latencies.
-        against_first: rows a second divided by those of the first subject, the median of the ratios within each
-            round; None where the first subject does not take rows of this length.
-    """
+    """One subject at one case, over all rounds."""
 
     batch: int  # rows a call
     length: int  # tokens a row that were asked for
     tokens: int  # tokens a row that were measured: as near to `length` as words get
-    calls: int  # that were timed
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
+    calls: int  # how many were timed
+    p50_ms: float  # median latency of a call
+    p95_ms: float  # 95th percentile of the calls' latencies
+    p99_ms: float  # 99th percentile of the calls' latencies
     rows_per_second: float  # median of the rounds
+    # rows a second divided by those of the first subject, the median of the ratios within each round; None where the
+    # first subject does not take rows of this length
     against_first: float | None
 
 

@@ -140,25 +140,25 @@ class _Running:
 
     def start(self) -> float:
         """Wait for the first answer; seconds from the start of the process to it."""
-        self.loaded = Loaded.model_validate(self._ask(json.dumps(self._request)))
+        self.loaded = Loaded.model_validate(self._ask(**self._request))
         return time.perf_counter() - self._began
 
     def take_turn(self, case: Case, seconds: float) -> None:
         """Measure one case for that many seconds."""
-        reply = self._ask(json.dumps({"batch": case.batch, "length": case.length, "seconds": seconds}))
+        reply = self._ask(batch=case.batch, length=case.length, seconds=seconds)
         self.turns.setdefault(case, []).append(Turn.model_validate(reply))
 
     def finish(self) -> int:
         """End the process; the most memory that it held, in bytes."""
-        return self._ask("")["peak_memory_bytes"]
+        return self._ask()["peak_memory_bytes"]
 
     def stop(self) -> None:
         """Kill the process, whatever it does."""
         self._process.kill()
         self._process.communicate()
 
-    def _ask(self, line: str) -> dict[str, Any]:
-        """Send one line and read the reply.
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request, an empty line where there is none, and read the reply.
 
         Raises:
             KdcError, InputError: as the subject's process reports it; KdcError also where the process has ended.
@@ -166,7 +166,7 @@ class _Running:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write((json.dumps(request) if request else "") + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except BrokenPipeError:

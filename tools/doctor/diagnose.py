@@ -48,7 +48,7 @@ def diagnose(check_hub: bool = True) -> Report:
         cpu=machine.cpu(),
         cores=machine.cores(),
         memory=machine.memory(),
-        hub=hub() if check_hub else Hub(endpoint=_endpoint(), reachable=None, detail="not checked"),
+        hub=hub(check=check_hub),
         minilm=_minilm(),
     )
     return report.model_copy(update={"advice": tuple(advise(report))})
@@ -95,9 +95,11 @@ def providers() -> list[Provider]:
     return tried
 
 
-def hub() -> Hub:
+def hub(*, check: bool = True) -> Hub:
     """Ask whether the configured hub answers within three seconds, unless HF_HUB_OFFLINE forbids to ask."""
-    endpoint = _endpoint()
+    endpoint = os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
+    if not check:
+        return Hub(endpoint=endpoint, reachable=None, detail="not checked")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Hub(endpoint=endpoint, reachable=None, detail="not checked: HF_HUB_OFFLINE is set")
     answer = _probe("hub", endpoint, str(HUB_TIMEOUT_S), timeout_s=HUB_TIMEOUT_S + 2)
@@ -139,10 +141,6 @@ def _minilm() -> Minilm:
         return Minilm(usable=False, from_package=True, detail=f"{error.what}; {error.remedy}")
     from_package = place != HUB_ID
     return Minilm(usable=True, from_package=from_package, detail="installed" if from_package else "from the hub")
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT
 
 
 def _version(package: str) -> str | None:

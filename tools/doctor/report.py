@@ -51,17 +51,12 @@ class Advice(Frozen):
 
 
 class Report(Frozen):
-    """This machine and this install.
-
-    Attributes:
-        python, system: versions of Python and of the operating system.
-        packages: versions of kdc's dependencies by name (None for those that are missing), by extra: "" is the
-            base install.
-    """
+    """This machine and this install."""
 
     kdc: str | None  # version of kdc; None where it is not installed
-    python: str
-    system: str
+    python: str  # version of Python
+    system: str  # name and version of the operating system, and the machine's architecture
+    # versions of kdc's dependencies by name (None for those that are missing), by extra: "" is the base install
     packages: dict[str, dict[str, str | None]]
     providers: tuple[Provider, ...]
     torch: Torch | None  # None where PyTorch is not installed

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdc.common.tables import number
-from kdc.tools.study import paper
 from kdc.tools.study.grid import RANKED, Grid
-from kdc.tools.study.summary import MethodSummary, Score, columns, kept_percent
+from kdc.tools.study.summary import SOURCE, MethodSummary, Score, columns, kept_percent
 
 COLLAPSED, FAILED = "†", "‡"
 
@@ -51,7 +50,7 @@ def scores_table(grid: Grid, summaries: Sequence[MethodSummary]) -> Table:
         tuple(body),
         "Points on the evaluation split: the task's first metric (see `kdc tasks`), mean and standard deviation over "
         f"{len(grid.seeds)} seeds. {COLLAPSED}n: n seeds gave one answer to all rows and are not in the mean. "
-        f"{FAILED}n: n seeds failed. An average needs a score of every task. Published: {paper.SOURCE}.",
+        f"{FAILED}n: n seeds failed. An average needs a score of every task. Published: {SOURCE}.",
     )
 
 
