@@ -62,7 +62,7 @@ def load(
 
     folder = str(artifact)
     if is_address(folder):
-        from kdc.artifact.stores.pull import cached
+        from kdc.artifact.stores.transfer import cached
 
         folder = str(cached(folder, folder, allow_failed=allow_failed))
     engine = Engine.load(folder, variant=variant, device=device, threads=threads, expect_sha256=expect_sha256)

@@ -527,7 +527,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Send an artifact to the Hugging Face hub, BentoML's store, an object store or a path; only what is not there."""
-    from kdc.artifact.stores.push import push_artifact
+    from kdc.artifact.stores.transfer import push_artifact
 
     result = push_artifact(artifact, target, **given)
     done = f"{result.sent_bytes:,} of {result.bytes:,} bytes sent" if result.changed else "is there already"
@@ -548,7 +548,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch an artifact and verify it: it is in DIR whole, or not at all. Goes on where it was cut off."""
-    from kdc.artifact.stores.pull import pull_artifact
+    from kdc.artifact.stores.transfer import pull_artifact
 
     result = pull_artifact(source, folder, **given)
     done = f"{result.received_bytes:,} of {result.bytes:,} bytes received, all hashes match"
@@ -606,19 +606,16 @@ def main() -> None:
     """Entry point: errors of ours are printed without a traceback and give the exit code."""
     try:
         app()
+        return
     except KdcError as error:
-        sys.exit(_tell(error))
+        told = error
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "kdc":
             raise
         what = "this command needs more than the serving install"
-        sys.exit(_tell(KdcError(what, given=f"no module {error.name}", remedy="pip install 'kdc[compress]'")))
-
-
-def _tell(error: KdcError) -> int:
-    """Print an error; return its exit code."""
-    sys.stderr.write(f"error: {error}\n")
-    return error.exit_code
+        told = KdcError(what, given=f"no module {error.name}", remedy="pip install 'kdc[compress]'")
+    sys.stderr.write(f"error: {told}\n")
+    sys.exit(told.exit_code)
 
 
 if __name__ == "__main__":

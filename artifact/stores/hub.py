@@ -130,11 +130,7 @@ def _extent(response: httpx.Response) -> tuple[int, int | None]:
 
 
 def _hub_api() -> Any:
-    """The client of `huggingface_hub`, at the endpoint that the person's environment sets.
-
-    Raises:
-        InputError: the endpoint is not reached by https.
-    """
+    """The client of `huggingface_hub`, at the endpoint that the person's environment sets."""
     from huggingface_hub import HfApi, constants
 
     _check_safe(constants.ENDPOINT, constants.ENDPOINT)
@@ -151,15 +147,7 @@ def _check_safe(url: str, endpoint: str) -> None:
 
 @contextmanager
 def _asking_hub(shown: str) -> Iterator[None]:
-    """Turn what `huggingface_hub` raises within the block into errors of kdc.
-
-    Args:
-        shown: the repository, as people may see it.
-
-    Raises:
-        InputError: no such repository or revision, or the library is in offline mode.
-        KdcError: the hub refused, or did not answer.
-    """
+    """Turn what `huggingface_hub` raises within the block into errors of kdc; `shown` is what people may see."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     known = (OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)

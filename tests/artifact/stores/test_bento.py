@@ -11,8 +11,7 @@ import transfers
 from transfers import BIG, contents
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.stores.pull import pull_artifact
-from kdc.artifact.stores.push import push_artifact
+from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.artifacts import local
 

@@ -17,8 +17,7 @@ from transfers import BIG, BIG_BYTES, Traffic, contents, hidden
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores import files
-from kdc.artifact.stores.pull import pull_artifact
-from kdc.artifact.stores.push import push_artifact
+from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 
 ADDRESS = "s3://models/team/mood"
@@ -85,7 +84,7 @@ def test_another_artifact_is_replaced_only_by_force(artifact: Path, other: Path,
 KILLED_PULL = """
 import os, shutil, sys
 from pathlib import Path
-from kdc.artifact.stores.pull import pull_artifact
+from kdc.artifact.stores.transfer import pull_artifact
 moment, source, copy = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 rename, remove = os.rename, shutil.rmtree
 def killed_rename(source, target):
@@ -349,7 +348,7 @@ def test_a_damaged_or_failed_artifact_is_not_pushed(
     (damaged / "tokenizer.json").write_bytes(b"{}")
     with pytest.raises(KdcError, match="wrong size"):
         push_artifact(damaged, str(tmp_path / "there"))
-    monkeypatch.setattr("kdc.artifact.stores.push.refuse_failed", _refuses)
+    monkeypatch.setattr("kdc.artifact.stores.transfer.refuse_failed", _refuses)
     with pytest.raises(InputError, match="failed its contract"):
         push_artifact(artifact, str(tmp_path / "there"))
     assert not (tmp_path / "there").exists()

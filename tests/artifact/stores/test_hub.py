@@ -16,8 +16,7 @@ from transfers import BIG, BIG_BYTES, contents, hidden
 
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.stores import hub
-from kdc.artifact.stores.pull import pull_artifact
-from kdc.artifact.stores.push import push_artifact
+from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.artifacts import local
 

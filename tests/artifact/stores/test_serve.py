@@ -12,7 +12,7 @@ from tiny_runs import ROOT
 from transfers import BIG, BIG_BYTES, Traffic, contents
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.stores.push import push_artifact
+from kdc.artifact.stores.transfer import push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.artifacts import local, places_by_name
 
@@ -72,7 +72,7 @@ def test_an_artifact_that_failed_its_contract_is_not_fetched(artifact: Path, cac
         if not allow:
             raise InputError("the artifact failed its contract")
 
-    monkeypatch.setattr("kdc.artifact.stores.pull.refuse_failed", refuses)
+    monkeypatch.setattr("kdc.artifact.stores.transfer.refuse_failed", refuses)
     with pytest.raises(InputError, match="failed its contract"):
         local(artifact.as_uri())
     assert not cache.exists()
@@ -94,7 +94,7 @@ def test_an_artifact_is_named_by_the_last_part_of_its_address() -> None:
 def test_a_path_imports_nothing_of_stores() -> None:
     code = (
         "import sys\nfrom kdc.serving.http.artifacts import local\nlocal('mood=/some/path')\n"
-        "print([m for m in ('kdc.artifact.stores.pull', 'huggingface_hub', "
+        "print([m for m in ('kdc.artifact.stores.transfer', 'huggingface_hub', "
         "'filelock', 's3fs') "
         "if m in sys.modules])"
     )

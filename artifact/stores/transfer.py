@@ -1,37 +1,53 @@
-"""`kdc pull`, and the cache of `kdc serve`: an artifact from a store into a folder, verified and whole or not at all.
+"""`kdc pull` and `kdc push`, and the cache of `kdc serve`: an artifact from a store into a folder, and back.
 
-Files arrive in a hidden folder beside the target. What a pull that was cut off left there is used by the next one.
+A pull verifies the artifact, which is in the folder whole or not at all. Files arrive in a hidden folder beside the
+target; what a pull that was cut off left there is used by the next one. A push sends the manifest last: a half-sent
+artifact is no artifact.
 """
 
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
-from kdc.artifact.folder import load_manifest
+from kdc.artifact.folder import load_manifest, parse_manifest
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 from kdc.artifact.stores.addresses import BENTO, Repository, Tag, parse_address
 from kdc.artifact.stores.receiving import holds, prepare, publish, receive_files, recover
-from kdc.artifact.stores.sources import Source
+from kdc.artifact.stores.sources import Outgoing, Source
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.common.progress import Meter
 
 
-class Pulled(Frozen):
+class Transfer(Frozen):
+    """What a transfer moved."""
+
+    sha256: str  # of the manifest
+    task: str  # its name
+    changed: bool  # whether anything was moved; False where the same artifact was there already
+    files: int  # their number, the manifest included
+    bytes: int  # their size in all
+    seconds: float  # wall-clock time
+
+
+class Pulled(Transfer):
     """What `kdc pull` did."""
 
     source: str  # the address that it pulled from
     folder: str  # where the artifact is
-    sha256: str  # of the manifest
-    task: str  # its name
-    changed: bool  # whether the folder is new; False where the same artifact was in it already
-    files: int  # their number, the manifest included
-    bytes: int  # their size in all
     received_bytes: int
-    seconds: float  # wall-clock time
+
+
+class Pushed(Transfer):
+    """What `kdc push` did."""
+
+    artifact: str  # the folder that was pushed
+    target: str  # the address of just this artifact: with the commit on the hub, with the version in BentoML's store
+    sent_bytes: int
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
@@ -51,17 +67,9 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
     store = open_source(source)
     manifest, content = store.read_manifest(expect_sha256)
     received = fetch(store, manifest, content, folder, force=force)
-    return Pulled(
-        source=store.shown,
-        folder=str(folder),
-        sha256=manifest.sha256,
-        task=manifest.task.name,
-        changed=received is not None,
-        files=len(manifest.files) + 1,
-        bytes=manifest.size_bytes + len(content),
-        received_bytes=(received or 0) + len(content),
-        seconds=round(time.perf_counter() - began, 3),
-    )
+    received_bytes = (received or 0) + len(content)
+    facts = _facts(manifest, content, began, changed=received is not None)
+    return Pulled(source=store.shown, folder=str(folder), received_bytes=received_bytes, **facts)
 
 
 def cached(name: str, address: str, *, allow_failed: bool = False) -> Path:
@@ -157,3 +165,57 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
             remedy="make its parent writable; a mounted folder cannot be replaced: name one inside of it",
         ) from error
     return received
+
+
+def push_artifact(
+    artifact: Path, target: str, *, force: bool = False, allow_failed: bool = False, public: bool = False
+) -> Pushed:
+    """Push an artifact, with a progress bar on a terminal.
+
+    Args:
+        artifact: its folder.
+        target: address or path.
+        force: replace another artifact, where the store keeps no versions.
+        allow_failed: also push an artifact that failed its contract.
+        public: where a new hub repository is made, make it public.
+
+    Raises:
+        InputError: no artifact, one that failed its contract, a wrong address, or something else at the target.
+        KdcError: the artifact is damaged, or the store refused or did not answer.
+    """
+    began = time.perf_counter()
+    place = parse_address(target)
+    manifest = load_manifest(artifact)
+    refuse_failed(manifest.contract, allow=allow_failed)
+    outgoing = Outgoing(artifact, manifest, (artifact / MANIFEST_NAME).read_bytes())
+    if parse_manifest(outgoing.content, artifact).sha256 != manifest.sha256:
+        raise KdcError("the artifact changed while it was read", given=artifact, remedy="push it again")
+    sent: int | None  # bytes; None: all was there
+    with Meter() as meter:
+        if isinstance(place, Repository):
+            from kdc.artifact.stores.hub import push_to_hub
+
+            sent, address = push_to_hub(place, outgoing, public=public, meter=meter)
+        elif isinstance(place, Tag):
+            from kdc.artifact.stores.bento import push_to_bento
+
+            sent, address = push_to_bento(place, outgoing, force=force)
+        else:
+            from kdc.artifact.stores.files import FileTarget
+
+            store = FileTarget(place)
+            sent, address = store.send(outgoing, force=force, meter=meter), store.shown
+    facts = _facts(manifest, outgoing.content, began, changed=sent is not None)
+    return Pushed(artifact=str(artifact), target=address, sent_bytes=sent or 0, **facts)
+
+
+def _facts(manifest: Manifest, content: bytes, began: float, *, changed: bool) -> dict[str, Any]:
+    """What both transfers tell of an artifact."""
+    return {
+        "sha256": manifest.sha256,
+        "task": manifest.task.name,
+        "changed": changed,
+        "files": len(manifest.files) + 1,
+        "bytes": manifest.size_bytes + len(content),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
