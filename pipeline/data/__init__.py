@@ -4,7 +4,7 @@
     readers.py    reads a file to records, and records to rows
     labels.py     reads a row's label, and learns the labels that there are
     rows.py       checks the rows, and keeps the good ones in a file
-    splits.py     decides which rows are trained on, tuned on and evaluated (`slices.py` has the arithmetic)
+    splits.py     decides which rows are trained on, tuned on and evaluated
     prepared.py   writes the splits, and opens them again
     tokens.py     tokenises them
 

@@ -33,9 +33,8 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.rows import CheckedRows, read_all, read_split
-from kdc.pipeline.data.slices import Mask
 from kdc.pipeline.data.sources import SPLITS, file_source
-from kdc.pipeline.data.splits import make_report, split_rows
+from kdc.pipeline.data.splits import Mask, make_report, split_rows
 from kdc.pipeline.results import DataReport
 from kdc.serving.engine.tokenizing import Text
 
@@ -193,7 +192,7 @@ def texts_of(rows: Any) -> list[Text]:
     return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
 
 
-def digest(text: Text) -> bytes:
+def digest(text: str | tuple[str, ...]) -> bytes:
     """The fingerprint of a row in `evaluation.npz`: SHA-256 of its text, or of both texts with a NUL between them."""
     return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
 

@@ -19,8 +19,8 @@ import random
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from kdc.common.errors import KdcError
@@ -151,10 +151,8 @@ def usable_objects(docstrings: list[tuple[str, str, str]]) -> list[Documented]:
 
 
 def _by_module(objects: list[Documented]) -> list[list[Documented]]:
-    by_module: dict[str, list[Documented]] = defaultdict(list)
-    for each in objects:
-        by_module[each.module].append(each)
-    return list(by_module.values())
+    """The objects of each module; those of one module stand together."""
+    return [list(members) for _, members in groupby(objects, key=lambda each: each.module)]
 
 
 def split_by_object(objects: list[Documented], rng: random.Random) -> tuple[list[Documented], list[Documented]]:

@@ -58,13 +58,9 @@ class Row(NamedTuple):
 
 
 def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:
-    """Read the rows of a split in their order.
+    """Read the columns of a split row by row, in order.
 
-    Args:
-        source: what to read.
-        columns: what to take of each record.
-        problems: where records that do not fit are reported.
-        seed: of the built-in task `pydocs`.
+    Records that do not fit are reported to `problems`; `seed` is that of the built-in task `pydocs`.
 
     Raises:
         FileProblem: the file cannot be read (any further).
@@ -250,7 +246,6 @@ def _needed(names: Sequence[str], columns: Columns | None) -> list[str]:
 
 
 def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str], features: Any) -> Iterator[Record]:
-    """Records of Arrow batches; integers that stand for class names become those names."""
     yield Record(0, names, None)
     number = 0
     for batch in batches:
@@ -260,15 +255,14 @@ def _read_batches(batches: Iterable[pa.RecordBatch | pa.Table], names: list[str]
             yield Record(number, names, fields)
 
 
-def _with_class_names(values: list[Any], feature: Any) -> list[Any]:
+def _with_class_names(value: Any, feature: Any) -> Any:
+    """The value with class names for the integers that stand for them, also within lists."""
     class_names = getattr(getattr(feature, "feature", feature), "names", None)
-    return [_class_name(value, class_names) for value in values] if class_names else values
-
-
-def _class_name(value: object, names: list[str]) -> object:
+    if not class_names:
+        return value
     if isinstance(value, list):
-        return [_class_name(item, names) for item in value]
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+        return [_with_class_names(item, feature) for item in value]
+    return class_names[value] if isinstance(value, int) and 0 <= value < len(class_names) else value
 
 
 def _from_disk(folder: Path) -> datasets.Dataset:

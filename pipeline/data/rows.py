@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,8 +26,9 @@ from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, is_nan
 from kdc.pipeline.data.readers import Row, read_rows
-from kdc.pipeline.data.slices import Ints
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
+
+Ints = npt.NDArray[np.int64]
 
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
@@ -93,11 +95,7 @@ class CheckedRows:
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
     """Read and check every split.
 
-    Args:
-        data: where the rows are.
-        task: their columns, kind and (if they are known) label names.
-        folder: for the files with the checked rows.
-        seed: of the built-in task `pydocs`.
+    Writes the checked rows into `folder`; `seed` is that of the built-in task `pydocs`.
 
     Returns:
         the task with kind and label names settled by the training rows, and the splits by name.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
@@ -96,7 +96,8 @@ class Scores:
         by_id = len(absent) == len(columns) and _ID in self.table
         if absent and not by_id:
             raise self._wrong_columns(f"no column {', '.join(absent)}")
-        keys: list[Any] = self._ids() if by_id else self._fingerprints(columns)
+        texts = zip(*(map(str, self.table[name]) for name in columns if not by_id), strict=True)
+        keys: list[Any] = self._ids() if by_id else [digest(text) for text in texts]
         logits: dict[Any, NDArray[np.float64]] = {}
         for number, (key, row) in enumerate(zip(keys, self._logits(), strict=True), 1):
             if not np.array_equal(logits.setdefault(key, row), row):
@@ -104,22 +105,22 @@ class Scores:
                 raise self._error(what, f"row {number}", "keep one")
         return logits, by_id
 
-    def _fingerprints(self, columns: list[str]) -> list[bytes]:
-        texts = zip(*(map(str, self.table[name]) for name in columns), strict=True)
-        return [digest(text if len(text) > 1 else text[0]) for text in texts]
-
     def _ids(self) -> list[int]:
         values = self._numbers([_ID])[:, 0]
         if (values != values.astype(np.int64)).any() or (values < 0).any():
             what = "the teacher's scores have ids that are no whole numbers"
             raise self._error(what, f"column {_ID}", "the ids of the data stage, from 0")
-        return [int(value) for value in values]
+        return values.astype(np.int64).tolist()
 
     def _logits(self) -> NDArray[np.float64]:
         """(rows, outputs)"""
         task = self.task
         if task.kind == "regression":
-            return self._within_float32((self._numbers([self._answer_column()]) - task.center) / task.spread)
+            logits = (self._numbers([self._answer_column()]) - task.center) / task.spread
+            too_large = np.abs(logits[:, 0]) > np.finfo(np.float32).max
+            what = "a number of the teacher's scores is too large"
+            self._refuse_rows(too_large, what, "numbers of the size of the labels")
+            return logits
         columns = self._probability_columns()
         if columns:
             return self._from_probabilities(self._numbers(columns))
@@ -156,29 +157,20 @@ class Scores:
 
         Such a file is the data itself with scores added: its own label would be taken for the black box's answer.
         """
-        others = [name for name in self._others(answer) if _is_share(self.table[name][0])]
+        others = [name for name in self._others(answer) if 0 <= _as_numbers(self.table[name][:1])[0] <= 1]
         if all(any(label.casefold() in name.casefold() for name in others) for label in self.task.labels):
             raise self._wrong_columns(f"{answer}, and also what may be probabilities ({', '.join(others[:10])})")
 
     def _others(self, answer: str) -> list[str]:
         return [name for name in self.table if name not in (answer, _ID, self.task.text, self.task.text_pair)]
 
-    def _within_float32(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        wrong = np.flatnonzero(np.abs(values).max(axis=1) > np.finfo(np.float32).max)
-        if len(wrong):
-            what = "a number of the teacher's scores is too large"
-            raise self._error(what, f"row {wrong[0] + 1}", "numbers of the size of the labels")
-        return values
-
     def _from_probabilities(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         one_class = self.task.kind == "classification"
         wrong = ((values < 0) | (values > 1)).any(axis=1)
         if one_class:
             wrong |= np.abs(values.sum(axis=1) - 1) > _SUM_TOLERANCE
-        if wrong.any():
-            remedy = "numbers from 0 to 1" + (", which sum to 1 over the labels" if one_class else "")
-            row = f"row {np.flatnonzero(wrong)[0] + 1}"
-            raise self._error("the teacher's scores are no probabilities", row, remedy)
+        remedy = "numbers from 0 to 1" + (", which sum to 1 over the labels" if one_class else "")
+        self._refuse_rows(wrong, "the teacher's scores are no probabilities", remedy)
         inside = np.clip(values, _LEAST, 1 - _LEAST)
         return np.log(inside) if one_class else np.log(inside) - np.log1p(-inside)
 
@@ -204,11 +196,16 @@ class Scores:
     def _numbers(self, names: list[str]) -> NDArray[np.float64]:
         """(rows, names)"""
         values = np.column_stack([_as_numbers(self.table[name]) for name in names])
-        if not np.isfinite(values).all():
-            row = np.flatnonzero(~np.isfinite(values).all(axis=1))[0] + 1
-            where = f"row {row}, columns {', '.join(names)}"
-            raise self._error("the teacher's scores are not all numbers", where, "fill in every row")
+        wrong = ~np.isfinite(values).all(axis=1)
+        what = "the teacher's scores are not all numbers"
+        self._refuse_rows(wrong, what, "fill in every row", f", columns {', '.join(names)}")
         return values
+
+    def _refuse_rows(self, wrong: ArrayLike, what: str, remedy: str, columns: str = "") -> None:
+        """Refuse the file by its first wrong row, if there is one; `wrong` is (rows,)."""
+        rows = np.flatnonzero(wrong)
+        if len(rows):
+            raise self._error(what, f"row {rows[0] + 1}{columns}", remedy)
 
     def _error(self, what: str, where: str = "", remedy: str = "") -> InputError:
         return InputError(what, given=f"{self.path}, {where}" if where else self.path, remedy=remedy)
@@ -219,13 +216,6 @@ class Scores:
             given=f"{self.path} has {', '.join(list(self.table)[:20])}",
             remedy=f"the text columns or {_ID}; a column for each label with its probability, or one with the answer",
         )
-
-
-def _is_share(value: object) -> bool:
-    try:
-        return 0 <= float(value) <= 1  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
 
 
 def _as_numbers(values: list[Any]) -> NDArray[np.float64]:

@@ -87,9 +87,7 @@ class Columns:
 def columns_of(task: Task, *, labeled: bool, grouped: bool = False) -> Columns:
     """The columns of a task's files, also under the names that GLUE's own files use.
 
-    Args:
-        labeled: whether the rows have a label.
-        grouped: whether they have a column `group`, whose equal values must not stand on both sides of a split.
+    The rows of one value of the column `group`, which `pydocs` has, must not stand on both sides of a split.
     """
     own = _GLUE_NAMES.get(task.name, {})
 

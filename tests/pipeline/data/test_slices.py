@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdc.pipeline.data.slices import connect, pick_slice, sample, shares, tune_size
+from kdc.pipeline.data.splits import connect, pick_slice, sample, shares, tune_size
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_rows_are_connected_through_texts_and_groups() -> None:
 def test_slice_takes_whole_units_in_proportion() -> None:
     classes = np.arange(1000) % 4 // 3  # three of class 0 for each of class 1
     units = np.arange(1000) // 2 * 2 // 2
-    chosen = pick_slice(units, classes, 200, seed=3)
+    chosen = pick_slice(units, classes, np.ones(1000, dtype=np.bool_), 200, seed=3)
     assert chosen.sum() == 200
     assert np.bincount(classes[chosen]).tolist() == [150, 50]
     assert set(np.bincount(units[chosen], minlength=500)) == {0, 2}
@@ -53,7 +53,7 @@ def test_slice_takes_whole_units_in_proportion() -> None:
 def test_slice_leaves_a_row_of_every_class() -> None:
     classes = np.array([0] * 10 + [1] + [2] * 2)
     for seed in range(20):
-        chosen = pick_slice(np.arange(13), classes, 6, seed)
+        chosen = pick_slice(np.arange(13), classes, np.ones(13, dtype=np.bool_), 6, seed)
         assert set(classes[~chosen]) == {0, 1, 2}
 
 
