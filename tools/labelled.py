@@ -33,11 +33,11 @@ _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 class Evaluation(Frozen):
     """What `kdc evaluate --json` prints."""
 
-    artifact: str  # its folder
+    artifact: str  # folder of the artifact
     rows: int  # how many the file holds
     variant: str | None  # the ONNX file that answered them
     provider: str  # the execution provider that ran it
-    metrics: dict[str, float]  # in points, by name
+    metrics: dict[str, float]  # points by name of the metric
     promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract, Quality, replace
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest
+from kdc.artifact.manifest import CPU_PROVIDER, Device
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.judging import judge, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
@@ -22,7 +22,7 @@ _LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, for an artifact that kee
 class Verification(NamedTuple):
     """Two judgements of one artifact."""
 
-    judgement: Judgement  # of now, on this machine
+    judgement: Judgement  # the one of now, on this machine
     before: Judgement | None  # the one that the artifact carries; None where it was made without a contract
 
 
@@ -56,9 +56,16 @@ def verify_artifact(
         KdcError: the artifact is damaged.
     """
     artifact = artifact.resolve()  # the same artifact throughout, though a link may be pointed at another meanwhile
-    manifest = load_manifest(artifact, expect_sha256=expect_sha256)
-    before = manifest.contract
-    contract = _contract(manifest, contract, given or {}, artifact)
+    before = load_manifest(artifact, expect_sha256=expect_sha256).contract
+    if contract is None:
+        contract = before.contract if before is not None else Contract()
+    contract = replace(contract, given or {})
+    if not contract.limits.any:
+        raise InputError(
+            "the artifact has no contract",
+            given=artifact,
+            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500",
+        )
     if device is None:
         device = "cpu" if before is None or before.provider == CPU_PROVIDER else "cuda"
     engine = load(artifact, contract, device)
@@ -71,20 +78,6 @@ def verify_artifact(
     rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
     timed = rows_to_time(engine, rows, contract.at)
     return Verification(judge(engine, contract, timed, quality, compared=quality is None), before)
-
-
-def _contract(manifest: Manifest, contract: Contract | None, given: Mapping[str, Any], artifact: Path) -> Contract:
-    """The contract to judge by: the one that is asked for, else the artifact's, with what was given in its place."""
-    if contract is None:
-        contract = manifest.contract.contract if manifest.contract is not None else Contract()
-    contract = replace(contract, given)
-    if not contract.limits.any:
-        raise InputError(
-            "the artifact has no contract",
-            given=artifact,
-            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500",
-        )
-    return contract
 
 
 def _quality_of_before(contract: Contract, before: Judgement | None, variant: str) -> Quality | None:

@@ -31,7 +31,7 @@ class TaskFacts(Result):
 class ModelFacts(Result):
     """One model on the evaluation rows. What was not measured, or was not trained by itself, is None."""
 
-    metrics: Scores  # by name, in points
+    metrics: Scores  # points by name of the metric
     collapsed: bool  # whether it gives all rows one answer
     interval: Interval  # 95 % interval of the deciding metric
     kept_percent: float | None  # the deciding metric in percent of the teacher's; None where the teacher's is 0
@@ -41,11 +41,11 @@ class ModelFacts(Result):
     training_seconds: float | None  # seconds that its training took
     runtime: str | None = None  # what ran it, and on what device
     parameters: int | None = None  # how many it has
-    size_bytes: int | None = None  # of the model's file and of tokenizer.json
-    latency_p50_ms: float | None = None  # of one row, tokenising included
-    latency_p95_ms: float | None = None  # of one row, tokenising included
-    rows_per_second: float | None = None  # in batches of 32 rows
-    peak_memory_bytes: int | None = None  # of a process that loads it and answers
+    size_bytes: int | None = None  # bytes of the model's file and of tokenizer.json
+    latency_p50_ms: float | None = None  # median for one row, tokenising included
+    latency_p95_ms: float | None = None  # 95th percentile for one row, tokenising included
+    rows_per_second: float | None = None  # throughput in batches of 32 rows
+    peak_memory_bytes: int | None = None  # most memory of a process that loads it and answers
 
 
 class TrainingFacts(History):
@@ -117,14 +117,14 @@ class Facts(Result):
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel has for something else
     task: TaskFacts
     served: str  # the variant that a CPU loads ("fp32" or "int8")
-    models: dict[str, ModelFacts]  # by name, in the table's order
-    training: dict[str, TrainingFacts]  # by model; nothing of a teacher that was brought along fine-tuned
+    models: dict[str, ModelFacts]  # models by name, in the table's order
+    training: dict[str, TrainingFacts]  # curves by model; nothing of a teacher that was brought along fine-tuned
     # counts of rows by true label (down) and answer (across), of the "teacher" and of the "student" that is served;
     # None except for classification with few classes
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
-    lengths: LengthFacts  # of the training rows
-    disagreements: Disagreements  # of the teacher and the served student
+    lengths: LengthFacts  # how long the training rows are
+    disagreements: Disagreements  # where the teacher and the served student differ
     contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for
     candidates: CandidateFacts | None  # None where no contract limits the costs
     where: Origin

@@ -14,9 +14,9 @@ class Loaded(Frozen):
     """What a subject's process says of the model that it loaded."""
 
     runtime: str  # "onnxruntime" or "torch"
-    variant: str  # of an artifact (fp32, int8, fp16), or the data type of a model in torch
+    variant: str  # fp32, int8 or fp16 of an artifact, or the data type of a model in torch
     on: str  # the execution provider, or torch's device
-    threads: int  # of one forward pass
+    threads: int  # how many one forward pass uses
     notes: tuple[str, ...]  # what the engine remarked while it loaded the model
     longest: int  # most tokens that a row may have
 
@@ -24,7 +24,7 @@ class Loaded(Frozen):
 class Turn(Frozen):
     """One turn of one subject at one case."""
 
-    tokens: int  # of each row, special tokens included
+    tokens: int  # tokens of each row, special tokens included
     ms: tuple[float, ...]  # milliseconds of every call that was timed
 
     def rows_per_second(self, batch: int) -> float:
@@ -51,8 +51,8 @@ class CaseResult(Frozen):
 class SubjectResult(Loaded):
     """One subject."""
 
-    name: str  # in tables
-    path: str  # its folder
+    name: str  # what tables call it
+    path: str  # folder of the artifact or the model
     cold_start_s: float  # median seconds from the start of the process to the first answer
     peak_memory_bytes: int  # most resident memory of its process
     cases: tuple[CaseResult, ...]  # those whose rows are not too long for it
@@ -61,10 +61,10 @@ class SubjectResult(Loaded):
 class BenchSettings(Frozen):
     """How it was measured."""
 
-    rounds: int  # in each, every subject had one turn at every case
-    seconds: float  # length of a turn
+    rounds: int  # how many there were; in each, every subject had one turn at every case
+    seconds: float  # length of a turn in seconds
     device: str  # "auto", "cpu" or "cuda"
-    starts: int  # of each subject, for the cold start
+    starts: int  # how often each subject was started, for the cold start
 
 
 class BenchMachine(Frozen):

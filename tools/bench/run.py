@@ -26,9 +26,9 @@ _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "tr
 class Subject:
     """What is measured."""
 
-    name: str  # in tables
+    name: str  # what tables call it
     path: Path  # folder of an artifact or of a Hugging Face model
-    variant: str | None = None  # of the artifact; None takes the manifest's choice
+    variant: str | None = None  # ONNX file of the artifact; None takes the manifest's choice
 
 
 @dataclass(frozen=True)

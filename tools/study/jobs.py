@@ -84,17 +84,13 @@ class Outcome:
 
 
 class Job(CellInputs):
-    """A cell that is to be done, as `cell_process.py` reads it. Another machine that sees the same disk can do it.
+    """A cell that is to be done, as `cell_process.py` reads it. Another machine that sees the same disk can do it."""
 
-    Attributes:
-        shared: what to do about the data, teacher and targets that the cells of a run directory share: "make"
-            what is missing and then train the cell, make "only" them, or train the cell with them because they
-            are "there". Making them takes the run directory's lock.
-        threads: of its process; None leaves them to the environment.
-    """
-
+    # What to do about the data, teacher and targets that the cells of a run directory share: "make" what is missing and
+    # then train the cell, make "only" them, or train the cell with them because they are "there". Making them takes the
+    # run directory's lock.
     shared: Literal["make", "only", "there"] = "make"
-    threads: int | None = None
+    threads: int | None = None  # threads of its process; None leaves them to the environment
 
     @property
     def name(self) -> str:

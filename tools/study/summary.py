@@ -23,8 +23,8 @@ _UNBEATABLE = "wnli"  # no model answers it better than its most frequent label,
 class Published:
     """The paper's figures of one method of one family; without values where it has none."""
 
-    points: tuple[float, ...] = ()  # on each of `_COLUMNS`
-    average: float | None = None  # over the tasks, in points
+    points: tuple[float, ...] = ()  # one for each of `_COLUMNS`
+    average: float | None = None  # mean over the tasks, in points
     memory_mb: float | None = None  # peak memory while training
     inference_s: float | None = None  # seconds of inference on the paper's own rows and GPU
 
@@ -74,7 +74,7 @@ class MethodSummary:
     family: str
     method: str
     rank: int  # rank of its adapters; 0 where it trains none
-    scores: dict[str, Score]  # by column, see `columns`
+    scores: dict[str, Score]  # scores by column, see `columns`
     results: tuple[CellResult, ...]  # results of the cells that were done
     published: Published  # the paper's figures, as far as it has them
 
