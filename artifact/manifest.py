@@ -75,9 +75,9 @@ class Lineage(Frozen):
 
     teacher: str  # name of the model
     student: str
-    recipe: str  # of the distillation
+    recipe: str  # name of the distillation recipe
     data_fingerprint: str  # hash of the training and evaluation data
-    seed: int  # of splits, initialisation, order and dropout
+    seed: int  # seed of splits, initialisation, order and dropout
     packages: dict[str, str]  # name -> version, at the time of making
     cpu: str  # model name of the CPU that judged the int8 variant
     gpu: str | None = None  # name of the GPU that trained; None where a CPU did
@@ -98,7 +98,7 @@ class TokenizerInfo(Frozen):
 
     max_length: int = Field(ge=3)  # tokens after which a row is cut, special tokens and both texts of a pair included
     pad_id: int = Field(ge=0)  # id of the token that pads the shorter rows of a batch (1 in RoBERTa)
-    pad_token: str  # that token's text
+    pad_token: str  # text of the token that pads
     pad_type_id: int = Field(default=0, ge=0)  # token type of padding
     token_type_ids: bool  # whether the graph takes token types (DistilBERT's does not)
     pad_side: Literal["left", "right"] = "right"  # the side that is padded
@@ -114,7 +114,7 @@ class Variant(Frozen):
     """One ONNX file, and what was measured of it through the engine that serves; None: not measured."""
 
     file: str  # name of the ONNX file
-    size_bytes: int = Field(ge=0)  # of that file and `tokenizer.json` together
+    size_bytes: int = Field(ge=0)  # size of that file and `tokenizer.json` together
     metrics: dict[str, float] = Field(default_factory=dict)  # on the evaluation split, in points
     # largest absolute difference to the model that it was made from (fp32: of logits; others: of probabilities)
     parity: float | None = None
@@ -122,18 +122,18 @@ class Variant(Frozen):
     candidate: str | None = None  # name of the winning quantisation candidate; None for fp32 and fp16
     latency_p50_ms: float | None = None  # median latency of one row
     latency_p95_ms: float | None = None  # 95th percentile of the same
-    rows_per_second: float | None = None  # in batches of 32
-    peak_memory_mb: float | None = None  # of the process that ran it
+    rows_per_second: float | None = None  # rows answered in a second, in batches of 32
+    peak_memory_mb: float | None = None  # peak memory of the process that ran it, in MB
 
 
 class Manifest(Frozen):
     """Everything that an engine needs to know to load the model, and the measurements that go with it."""
 
     schema_version: int = SCHEMA_VERSION
-    kdc_version: str  # that made it
+    kdc_version: str  # version of kdc that made it
     task: TaskInfo
     lineage: Lineage
-    files: dict[str, FileInfo]  # by name; `manifest.json` itself is not in it
+    files: dict[str, FileInfo]  # every file of the artifact by name; `manifest.json` itself is not in it
     tokenizer: TokenizerInfo
     input_names: tuple[str, ...]  # inputs of the graphs, in order
     variants: dict[Literal["fp32", "int8", "fp16"], Variant]
@@ -144,12 +144,7 @@ class Manifest(Frozen):
     metrics: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
     contract: Judgement | None = None  # what was asked and whether it was kept; None where nothing was asked
     created: str  # time of making, UTC, ISO 8601
-    sha256: str = ""  # of the canonical JSON without this field. It reveals corruption, not forgery
-
-    @property
-    def max_length(self) -> int:
-        """Tokens after which a row is cut."""
-        return self.tokenizer.max_length
+    sha256: str = ""  # SHA-256 of the canonical JSON without this field. It reveals corruption, not forgery
 
     @property
     def size_bytes(self) -> int:

@@ -41,7 +41,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp" if shared else f".{path.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # of a writer that was killed; a link in its place is not followed
+        temporary.unlink(missing_ok=True)  # left by a writer that was killed; a link in its place is not followed
         with temporary.open("xb") as stream:
             yield stream
             stream.flush()

@@ -41,23 +41,23 @@ class Cpu(Frozen):
 class Cores(Frozen):
     """Numbers of cores."""
 
-    host: int | None  # of the machine
+    host: int | None  # cores of the machine; None: unknown
     affinity: int | None  # on which this process may be scheduled; None where the system knows no such thing
-    usable: int  # that this process may really use, given its container's quota
+    usable: int  # cores that this process may really use, given its container's quota
 
 
 class Memory(Frozen):
     """Memory, in bytes."""
 
-    total_bytes: int | None  # of the machine; None: unknown
-    limit_bytes: int | None  # of the container; None: no limit
+    total_bytes: int | None  # memory of the machine; None: unknown
+    limit_bytes: int | None  # memory limit of the container; None: no limit
 
 
 class Nvidia(Frozen):
     """The NVIDIA driver and its devices."""
 
-    driver: str | None = None  # its version; None: there is none
-    devices: tuple[str, ...] = ()  # their names with their memory
+    driver: str | None = None  # version of the driver; None: there is none
+    devices: tuple[str, ...] = ()  # names of the devices with their memory
     detail: str = ""  # why there is no driver
 
 

@@ -238,7 +238,7 @@ class Folder:
     def move(self, address: str) -> None:
         """Rename a local folder, in one step. Whatever is at the new address is removed before."""
         _, path = file_system(address)
-        for temporary in Path(self._path).glob("*.tmp"):  # of writers that were killed
+        for temporary in Path(self._path).glob("*.tmp"):  # left by writers that were killed
             temporary.unlink()
         if os.path.isdir(path):
             shutil.rmtree(path)

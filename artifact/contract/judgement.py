@@ -20,7 +20,7 @@ class Judgement(Frozen):
     variant: str  # the one that was judged: "fp32", "int8" or "fp16"
     provider: str  # ONNX Runtime's execution provider that ran it
     cpu: str  # model name of the CPU. Another one has another latency, and can have other int8 arithmetic
-    # of a forward pass when it was timed; None in artifacts of versions that did not record it
+    # threads of a forward pass when it was timed; None in artifacts of versions that did not record it
     threads: int | None = Field(default=None, ge=1, le=1024)
     # tokens of the rows that were timed, so that other rows of these lengths can stand for them
     lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = Field(min_length=1, max_length=100)
@@ -93,7 +93,7 @@ def decide(contract: Contract, costs: Costs, quality: Quality | None) -> tuple[V
 class Basis:
     """The rows on which a metric rests."""
 
-    rows: int  # that were compared
+    rows: int  # rows that were compared
     rarest: int  # rows of the part of the metric (one of its classes, say) that has the fewest; at least 1
     share: float = 1.0  # the weight of that part in the metric, in (0, 1]
 

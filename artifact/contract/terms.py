@@ -87,13 +87,13 @@ class Quality(Frozen):
     """The student beside its teacher on the same evaluation rows."""
 
     metric: str  # the task's deciding one
-    teacher: float  # in points
-    student: float  # in points
+    teacher: float  # the teacher's metric, in points
+    student: float  # the student's metric, in points
     difference: float  # student minus teacher, in points
-    # of the difference, at the contract's confidence, by a paired bootstrap; never narrower than so few rows allow
+    # confidence interval of the difference by a paired bootstrap; never narrower than so few rows allow
     # (`kdc.artifact.contract.judgement.unseen`)
     interval: tuple[float, float]
-    rows: int  # that were compared
+    rows: int  # rows that were compared
     # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
     # is the true one; None where no number would, or none is needed
     rows_needed: int | None = None

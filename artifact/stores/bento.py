@@ -69,7 +69,7 @@ def push_to_bento(tag: Tag, artifact: Outgoing, *, force: bool) -> tuple[int | N
                 shutil.copyfile(artifact.folder / name, Path(model.path) / name)
             (Path(model.path) / MANIFEST_NAME).write_bytes(artifact.content)
             load_manifest(Path(model.path), expect_sha256=manifest.sha256)
-    return artifact.size_bytes, f"{BENTO}{model.tag}"
+    return manifest.size_bytes + len(artifact.content), f"{BENTO}{model.tag}"
 
 
 def _is_same(model: Any, manifest: Manifest) -> bool:

@@ -23,7 +23,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Meter
 
 _REMOVED = ".kdc-removed-"
-_SPARE_BYTES = 16 * 1024 * 1024  # of the disk; file systems need some for themselves
+_SPARE_BYTES = 16 * 1024 * 1024  # bytes of the disk that stay free: file systems need some for themselves
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
 

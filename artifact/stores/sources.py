@@ -17,12 +17,7 @@ class Outgoing:
 
     folder: Path
     manifest: Manifest
-    content: bytes  # of `manifest.json`
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of all its files, `manifest.json` included."""
-        return self.manifest.size_bytes + len(self.content)
+    content: bytes  # the bytes of `manifest.json`
 
 
 @dataclass(frozen=True)
@@ -30,14 +25,14 @@ class Opened:
     """A file of a store that is being read."""
 
     start: int  # the byte at which `chunks` begins: the one that was asked for, or 0 where the store cannot do that
-    size: int | None  # of the whole file in bytes; None where the store does not say
+    size: int | None  # size of the whole file in bytes; None where the store does not say
     chunks: Generator[bytes, None, None]  # the file's bytes from `start` on. Close the generator to end early
 
 
 class Source(ABC):
     """A store that holds one artifact."""
 
-    shown: str  # its address, as people may see it
+    shown: str  # the address of the store, as people may see it
 
     @abstractmethod
     def open(self, name: str, offset: int = 0) -> Opened:

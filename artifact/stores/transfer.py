@@ -26,11 +26,11 @@ from kdc.common.progress import Meter
 class Transfer(Frozen):
     """What a transfer moved."""
 
-    sha256: str  # of the manifest
-    task: str  # its name
+    sha256: str  # SHA-256 of the manifest
+    task: str  # name of the artifact's task
     changed: bool  # whether anything was moved; False where the same artifact was there already
-    files: int  # their number, the manifest included
-    bytes: int  # their size in all
+    files: int  # number of files, the manifest included
+    bytes: int  # size of all files together
     seconds: float  # wall-clock time
 
 
@@ -39,7 +39,7 @@ class Pulled(Transfer):
 
     source: str  # the address that it pulled from
     folder: str  # where the artifact is
-    received_bytes: int
+    received_bytes: int  # bytes that came from the store
 
 
 class Pushed(Transfer):
@@ -47,7 +47,7 @@ class Pushed(Transfer):
 
     artifact: str  # the folder that was pushed
     target: str  # the address of just this artifact: with the commit on the hub, with the version in BentoML's store
-    sent_bytes: int
+    sent_bytes: int  # bytes that the store received
 
 
 def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None, force: bool = False) -> Pulled:
