@@ -236,16 +236,12 @@ class ContractSettings(Section, Proof, Limits):
     at: Conditions = Conditions()
 
     @property
-    def limits(self) -> Limits:
-        """The limits alone, as the artifact's manifest has them."""
-        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
-
-    @property
     def terms(self) -> Contract | None:
         """The contract as the artifact's manifest has it; None where no limit is set."""
         if not self.any:
             return None
-        return Contract(limits=self.limits, at=self.at, evidence=self.evidence, confidence=self.confidence)
+        limits = Limits(**self.model_dump(include=set(Limits.model_fields)))
+        return Contract(limits=limits, at=self.at, evidence=self.evidence, confidence=self.confidence)
 
 
 class ReportSettings(Section):
@@ -271,7 +267,7 @@ class Config(Section):
     @property
     def measures_first(self) -> bool:
         """Whether candidates are measured before anything is trained: a limit other than `max_drop` is set."""
-        return self.contract.limits.model_copy(update={"max_drop": None}).any
+        return self.contract.model_copy(update={"max_drop": None}).any
 
     @property
     def searches(self) -> bool:

@@ -19,8 +19,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
@@ -81,31 +81,19 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
 
 def _write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int) -> None:
     """Write the chosen rows, numbered from `first_row`, and with the labels as the model takes them."""
-    fields = [pa.field("row", pa.int64()), pa.field("text", pa.string())]
-    if task.is_pair:
-        fields.append(pa.field("text_pair", pa.string()))
-    if rows.labels is not None:
-        fields.append(pa.field("label", _label_type(task.kind)))
-    schema = pa.schema(fields)
 
     def batches() -> Iterator[pa.RecordBatch]:
         at, number = 0, first_row
         for batch in rows.batches():
             picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
             columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
-            columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in schema.names}
+            columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in picked.schema.names}
             if rows.labels is not None:
                 columns["label"] = _stored_labels(picked.column("label"), task)
             at, number = at + batch.num_rows, number + picked.num_rows
-            yield pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+            yield pa.RecordBatch.from_pydict(columns)
 
-    write_dataset(folder, schema, batches())
-
-
-def _label_type(kind: Kind) -> pa.DataType:
-    if kind == "classification":
-        return pa.int64()
-    return pa.float32() if kind == "regression" else pa.list_(pa.float32())
+    write_dataset(folder, batches())
 
 
 def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
@@ -123,15 +111,16 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(hot.reshape(-1)))
 
 
-def write_dataset(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Stream Arrow batches into a folder that `datasets.load_from_disk` memory-maps; leave no other file behind."""
+def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    """Stream Arrow batches (at least one) into a folder that `datasets.load_from_disk` memory-maps, and no other file."""
     import datasets
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     stream = folder.with_name(f"{folder.name}.arrow")
+    first = next(batches)
     try:
-        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for batch in batches:
+        with pa.OSFile(str(stream), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+            for batch in chain([first], batches):
                 if batch.num_rows:
                     writer.write_batch(batch)
         datasets.disable_progress_bars()

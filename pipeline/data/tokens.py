@@ -90,7 +90,7 @@ def tokenise(
 
     for name, rows in splits.items():
         schema, cut, uncut = _schema(rows, with_types=with_types), array("i"), array("i")
-        write_dataset(partial / name, schema, tokenised(schema, cut, uncut))
+        write_dataset(partial / name, tokenised(schema, cut, uncut))
         counts[name] = _count(cut, uncut, max_length)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
@@ -148,12 +148,8 @@ def _encode(batch: pa.Table, cutter: RowTokenizer) -> tuple[dict[str, Any], list
     if "text_pair" in batch.column_names:
         texts = list(zip(batch["text"].to_pylist(), batch["text_pair"].to_pylist(), strict=True))
     encodings, lengths = cutter.encode_and_measure(texts)
-    columns: dict[str, Any] = {
-        "input_ids": [encoding.ids for encoding in encodings],
-        "token_type_ids": [encoding.type_ids for encoding in encodings],
-        "length": [len(encoding) for encoding in encodings],
-    }
-    for name in ("row", "label"):
-        if name in batch.column_names:
-            columns[name] = batch[name].combine_chunks()
+    columns: dict[str, Any] = {name: batch[name].combine_chunks() for name in batch.column_names}
+    columns["input_ids"] = [encoding.ids for encoding in encodings]
+    columns["token_type_ids"] = [encoding.type_ids for encoding in encodings]
+    columns["length"] = [len(encoding) for encoding in encodings]
     return columns, lengths
