@@ -112,7 +112,7 @@ def _stored_labels(labels: pa.Array, task: Task) -> pa.Array:
 
 
 def write_dataset(folder: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Stream Arrow batches (at least one) into a folder that `datasets.load_from_disk` memory-maps, and no other file."""
+    """Stream Arrow batches (at least one) into a folder that `datasets.load_from_disk` maps, and no other file."""
     import datasets
 
     folder.parent.mkdir(parents=True, exist_ok=True)
