@@ -172,7 +172,9 @@ def _torch_entry(
 ) -> Entry:
     """A torch model. Its folder holds tokenizer and weights; or it is given, and `weights` is the folder of a model of
     its size. The role is whose tokens it takes, by which the longest rows are known too."""
-    model = (model or models.load_model(str(folder), data.task).model).to(device).eval()
+    if model is None:
+        model = models.load_model(str(folder), data.task).model
+    model = model.to(device).eval()
     tokenizer = models.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
     info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed)
