@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from bag_models import write_artifact
 
-from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.contract.terms import Contract
+from kdc.artifact.contract.judgement import Judgement, decide
+from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.quality import judging
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants
@@ -26,15 +26,20 @@ def test_a_contract_loads_no_int8_that_cost_too_much(
     first = "int8" if int8_allowed else "fp32"
     manifest = load_manifest(write_artifact(tmp_path)).model_copy(update={"providers": {CPU: first}})
 
+    contract = Contract(limits=Limits(max_size_mb=1.0))
+
     def judged(variant: str, *given: Any, seed: int) -> Judgement:
-        verdict = "pass" if variant == passes else "fail"
-        return Judgement.model_construct(variant=variant, provider=CPU, verdict=verdict)
+        costs = Costs(latency_ms=1.0, rows_per_s=1.0, size_mb=1.0 if variant == passes else 2.0)
+        verdict, _ = decide(contract, costs, None)
+        return Judgement(
+            contract=contract, variant=variant, provider=CPU, cpu="c", lengths=(3,), costs=costs, verdict=verdict
+        )
 
     monkeypatch.setattr(judging, "load", lambda artifact, contract, device, variant=None: variant or first)
     monkeypatch.setattr(judging, "judge_evaluated", judged)
     answers = EvaluationAnswers([], np.zeros(0), np.zeros((0, 2)), {})
     changed, judgement = judge_variants(
-        Path(), manifest, Contract(), answers, device="cpu", int8_allowed=int8_allowed, seed=0
+        Path(), manifest, contract, answers, device="cpu", int8_allowed=int8_allowed, seed=0
     )
     assert changed.providers[CPU] == judgement.variant == loads
 
