@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.settings import TrainSettings
+from kdc.pipeline.config.settings import StudentSettings, TrainSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
@@ -31,26 +32,23 @@ def fine_tune(
     checkpoints: Path,
     progress: Callable[[int, int], None],
     teacher_logits: Path | None = None,
-    alpha: float = 0.0,
-    temperature: float = 1.0,
-    by_loss: bool = False,
 ) -> ModelResult:
     """Train a model in place on the training rows, and score it on the tuning slice.
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
-        settings, data, environment: how to train it, the rows, and seed, device and precision.
+        settings, data, environment: how to train it (a student's also say how it learns from the teacher's logits), the
+            rows, and seed, device and precision.
         role: whose tokens the model takes: "teacher", "teacher-2", ..., or "student".
         pad_id: the tokenizer's padding id.
         checkpoints: folder for checkpoints; training goes on from the last one that is there.
         progress: called with (step, steps).
         teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; the unlabelled rows are
             then trained on too. None trains on the labels alone.
-        alpha: weight of the teacher's term of the loss, 0 to 1; the labels have 1 - alpha.
-        temperature: T > 0, by which the logits of both sides are divided.
-        by_loss: see `train`.
     """
-    task = data.task
+    objective = Objective(data.task, class_weights(settings.class_weights, data))
+    if isinstance(settings, StudentSettings):
+        objective = replace(objective, alpha=settings.alpha, temperature=settings.temperature, by_loss=True)
     splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
     tune = Rows.read(data, role, ["tune"], teacher_logits)
@@ -59,14 +57,13 @@ def fine_tune(
         rows,
         tune,
         pad_id=pad_id,
-        objective=Objective(task, class_weights(settings.class_weights, data), alpha, temperature),
+        objective=objective,
         plan=plan_for(settings, len(rows), environment),
         folder=checkpoints,
         resume=last_checkpoint(checkpoints),
         progress=progress,
-        by_loss=by_loss,
     )
-    result = score_model(model, Rows(tune.parts), task, pad_id)
+    result = score_model(model, Rows(tune.parts), data.task, pad_id)
     return result.model_copy(update={"training": training})
 
 

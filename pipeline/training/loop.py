@@ -38,7 +38,7 @@ _LOGS_A_LOOK = 5  # values of the training loss that are logged between two look
 class Environment:
     """What all trainings of a run have in common."""
 
-    seed: int  # of initialisation, of the order of rows and of dropout
+    seed: int  # seeds initialisation, the order of the rows, and dropout
     device: str = "cpu"  # or "cuda"
     bf16: bool = False  # whether to train in bf16 autocast
 
@@ -59,9 +59,10 @@ class Objective:
     """What to minimise."""
 
     task: Task  # its kind decides the loss, its first metric the best step; regression's labels are standardised
-    class_weights: tuple[float, ...] | None = None  # of each class in the labels' term; None weighs all alike
+    class_weights: tuple[float, ...] | None = None  # factor of each class in the labels' term; None: 1
     alpha: float = 0.0  # weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha
     temperature: float = 1.0  # T > 0, by which the logits of both sides are divided
+    by_loss: bool = False  # keep the step with the least loss on the tuning slice, not the one with the best metric
 
 
 class DistillationTrainer(Trainer):
@@ -146,7 +147,6 @@ def train(
     folder: Path,
     resume: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    by_loss: bool = False,
 ) -> TrainingSummary:
     """Train in place and leave the best step's weights in the model. Under torchrun all processes do it together.
 
@@ -158,23 +158,27 @@ def train(
         folder: where checkpoints are written.
         resume: the checkpoint to go on from, see `last_checkpoint`; None begins anew.
         progress: called with (step, steps).
-        by_loss: choose the step with the smallest loss on the tuning slice; otherwise the one with the best metric.
 
     Raises:
         KdcError: the loss is not a number.
     """
-    device, patience = plan.environment.device, plan.settings.patience
+    device, patience, task = plan.environment.device, plan.settings.patience, objective.task
+
+    def score(output: Any) -> dict[str, float]:
+        deciding = task.metrics[0]
+        return {"score": metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]}
+
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(
         objective=objective,
         plan=plan,
         model=model.to(device),
-        args=training_arguments(plan, folder, by_loss=by_loss),
+        args=training_arguments(plan, folder, by_loss=objective.by_loss),
         train_dataset=train_rows,
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
-        compute_metrics=lambda output: _score(output, objective.task),
+        compute_metrics=score,
         callbacks=[_Report(progress)] + ([EarlyStoppingCallback(patience)] if patience else []),
     )
     trainer.remove_callback(PrinterCallback)
@@ -185,7 +189,7 @@ def train(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     history = trainer.state.log_history
     looks = [entry for entry in history if "eval_score" in entry]
-    best = min(looks, key=lambda entry: entry["eval_loss"] if by_loss else -entry["eval_score"])
+    best = min(looks, key=lambda entry: entry["eval_loss"] if objective.by_loss else -entry["eval_score"])
     memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
     return TrainingSummary(
         best_score=best["eval_score"],
@@ -205,13 +209,8 @@ def train(
     )
 
 
-def _score(output: Any, task: Task) -> dict[str, float]:
-    deciding = task.metrics[0]
-    return {"score": metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]}
-
-
 def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:
-    """The plan in the Trainer's terms; checkpoints go to `folder`, and `by_loss` is as in `train`."""
+    """The plan in the Trainer's terms; checkpoints go to `folder`, and `by_loss` is as in `Objective`."""
     settings, environment = plan.settings, plan.environment
     # TrainingArguments sets this variable, and reads it where bf16 is off: the value of the last training would count.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"

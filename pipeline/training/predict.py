@@ -10,9 +10,10 @@ from kdc.pipeline.training.batches import Collator, Rows
 
 # Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
 WINDOW = 2048
+_BATCH_SIZE = 64
 
 
-def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int, batch_size: int = 64) -> NDArray[np.float32]:
+def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
     """Logits of `WINDOW` rows from `start` on, in row order: (rows, outputs) float32."""
     device = next(model.parameters()).device
     collate = Collator(pad_id)
@@ -20,8 +21,8 @@ def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int, batch_siz
     order = window[np.argsort(rows.lengths[window], kind="stable")]
     parts = []
     with torch.inference_mode():
-        for at in range(0, len(order), batch_size):
-            batch = collate(rows.__getitems__(order[at : at + batch_size].tolist()))
+        for at in range(0, len(order), _BATCH_SIZE):
+            batch = collate(rows.__getitems__(order[at : at + _BATCH_SIZE].tolist()))
             inputs = {name: value.to(device) for name, value in batch.items() if name not in ("labels", "labelled")}
             parts.append(model(**inputs).logits.float().cpu().numpy())
     logits = np.empty((len(window), parts[0].shape[1]), dtype=np.float32)

@@ -22,7 +22,7 @@ from kdc.pipeline.training.finetuning import fine_tune
 from kdc.pipeline.training.loop import Environment
 from kdc.pipeline.training.predict import predict
 
-TRAINED_LOGITS = "trained_logits.npy"  # of `probe_rows`, by the model in memory right after its training
+TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training
 _PROBE_ROWS = 64
 
 
@@ -69,9 +69,6 @@ def distil(
         checkpoints=out / "checkpoints",
         progress=progress,
         teacher_logits=teacher_logits,
-        alpha=settings.alpha,
-        temperature=settings.temperature,
-        by_loss=True,
     )
     student.to("cpu")
     if settings.method == "lora":

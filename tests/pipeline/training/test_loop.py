@@ -130,10 +130,9 @@ def test_a_student_keeps_the_step_whose_loss_on_the_tuning_slice_is_least(tmp_pa
         Rows([train_rows], logits),
         Rows([tune_rows], logits),
         pad_id=0,
-        objective=Objective(TASK, None, alpha, temperature),
+        objective=Objective(TASK, None, alpha, temperature, by_loss=True),
         plan=plan(steps=80, evaluate_every=8, learning_rate=3e-2),
         folder=tmp_path,
-        by_loss=True,
     )
     looks = dict(summary.history.tune_loss)
     assert summary.best_step == min(looks, key=lambda step: looks[step])
