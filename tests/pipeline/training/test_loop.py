@@ -200,7 +200,7 @@ def test_bf16_trains_too_and_leaves_a_model_that_answers_in_fp32(tmp_path: Path)
         tune_rows,
         pad_id=0,
         objective=OBJECTIVE,
-        plan=plan(steps=60, evaluate_every=10, learning_rate=1e-2, bf16=True),
+        plan=plan(steps=150, evaluate_every=10, learning_rate=5e-3, bf16=True),
         folder=tmp_path,
     )
     assert summary.best_score > 90
