@@ -28,6 +28,8 @@ class Stub:
         asked: method and path of each request.
         told_to: (host, authorization) of requests for large files.
         cut_after: bytes after which a large file's connection breaks; once for each entry.
+        busy: statuses that requests for large files get in place of an answer; once for each entry.
+        from_start: how many requests for the rest of a large file get the whole file.
         hold_after: bytes after which a large file stalls, until `released`.
         extra: bytes appended to each large file that is sent.
         refuse: paths that match get 500.
@@ -42,6 +44,8 @@ class Stub:
     asked: list[tuple[str, str]] = field(default_factory=list)
     told_to: list[tuple[str, str | None]] = field(default_factory=list)
     cut_after: list[int] = field(default_factory=list)
+    busy: list[int] = field(default_factory=list)
+    from_start: int = 0
     hold_after: int | None = None
     released: threading.Event = field(default_factory=threading.Event)
     extra: bytes = b""
@@ -223,10 +227,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.stub.refuse and re.search(self.stub.refuse, self.path):
             self._answer(403)
             return
+        if self.stub.busy:
+            self._answer(self.stub.busy.pop(0))
+            return
         self._send(self.stub.objects[sha256] + self.stub.extra, large=True)
 
     def _send(self, data: bytes, large: bool = False) -> None:
         first = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
+        if first and large and self.stub.from_start:
+            self.stub.from_start, first = self.stub.from_start - 1, None
         start = int(first[1]) if first else 0
         self.send_response(206 if first else 200)
         if first:

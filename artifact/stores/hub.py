@@ -80,10 +80,9 @@ class HubSource(Source):
         position, extent, failures = offset, None, 0
         with reaching(shown, _REMEDY, passing=(FileNotFoundError,)):
             while True:
-                if position:
-                    headers["range"] = f"bytes={position}-"
+                rest = {"range": f"bytes={position}-"} if position else {}
                 try:
-                    with self._client.stream("GET", url, headers=headers) as response:
+                    with self._client.stream("GET", url, headers=headers | rest) as response:
                         if response.status_code == 404 and extent is None:
                             raise FileNotFoundError(name)
                         _refuse_failure(response, shown)

@@ -16,6 +16,7 @@ from transfers import BIG, BIG_BYTES, contents, hidden
 
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.stores import hub
+from kdc.artifact.stores.addresses import Repository
 from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.artifacts import local
@@ -139,6 +140,29 @@ def test_a_broken_connection_goes_on_by_range(artifact: Path, tmp_path: Path, st
     assert contents(tmp_path / "copy") == contents(artifact)
     large = sum(len(data) for name, data in contents(artifact).items() if name.endswith(hub_stub.LARGE))
     assert stub.sent <= large + 3 * hub._CHUNK_BYTES  # what was on the way when it broke
+
+
+def test_a_busy_hub_is_asked_again_and_not_for_ever(artifact: Path, tmp_path: Path, stub: Stub) -> None:
+    put(stub, artifact)
+    stub.busy = [503, 429, 500]
+    pull_artifact(ADDRESS, tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(artifact)
+    stub.busy, stub.told_to = [503] * 9, []
+    with pytest.raises(KdcError, match="HTTP 503"):
+        pull_artifact(ADDRESS, tmp_path / "other")
+    assert len(stub.told_to) == hub._TRIES
+    stub.busy, stub.told_to = [403], []
+    with pytest.raises(KdcError, match="HTTP 403"):
+        pull_artifact(ADDRESS, tmp_path / "other")
+    assert len(stub.told_to) == 1
+
+
+def test_a_hub_that_begins_at_the_first_byte_is_asked_again_from_there(artifact: Path, stub: Stub) -> None:
+    put(stub, artifact)
+    stub.from_start, stub.cut_after = 1, [0]
+    opened = hub.HubSource(Repository(NAME, None)).open(BIG, 1000)
+    assert opened.start == 0
+    assert b"".join(opened.chunks) == (artifact / BIG).read_bytes()
 
 
 def test_a_pull_that_gave_up_goes_on_by_range(
