@@ -64,7 +64,7 @@ class Trace:
         """
         counts = {"kdc.tokens": tokens, "kdc.truncated_rows": truncated}
         self._span.set_attributes(counts)
-        start = _epoch_ns(began)
+        start = _epoch_ns(began, _zero_ns())
         self._tracer.start_span("tokenise", self._inside, attributes=counts, start_time=start).end()
 
     def passed(self, share: _Share, batch: dict[str, str | int], began: int, ended: int) -> None:
@@ -124,12 +124,13 @@ class Tracing:
 
     def passed(self, model: str, rows: Sequence[Row], results: Sequence[Result], report: BatchReport) -> None:
         """Record one forward pass at each traced request that had rows in it; `results` are outputs or errors."""
+        zero = _zero_ns()  # one for all spans of the pass: they keep their order and lengths, even if the clock is set
         shares: dict[Trace, _Share] = {}
         for row, result in zip(rows, results, strict=True):
             trace = row.request.trace
             if not isinstance(trace, Trace):  # the request is not traced
                 continue
-            share = shares.setdefault(trace, _Share(_epoch_ns(row.arrived)))
+            share = shares.setdefault(trace, _Share(_epoch_ns(row.arrived, zero)))
             share.rows += 1
             share.tokens += row.length
             if isinstance(result, Exception):
@@ -142,7 +143,7 @@ class Tracing:
             "kdc.batch.rows": report.rows,
             "kdc.batch.tokens": report.tokens,
         }
-        began, ended = _epoch_ns(report.began), _epoch_ns(report.began + report.seconds)
+        began, ended = _epoch_ns(report.began, zero), _epoch_ns(report.began + report.seconds, zero)
         for trace, share in shares.items():
             trace.passed(share, batch, began, ended)
 
@@ -162,6 +163,11 @@ def _exporter(name: str) -> SpanExporter:
     return OTLPSpanExporter()
 
 
-def _epoch_ns(moment: float) -> int:
-    """A moment of `time.perf_counter`, in seconds, as nanoseconds of the epoch, by the clock as it is set now."""
-    return time.time_ns() - time.perf_counter_ns() + round(moment * 1e9)
+def _zero_ns() -> int:
+    """The zero of `time.perf_counter` in nanoseconds of the epoch, by the clock as it is set now."""
+    return time.time_ns() - time.perf_counter_ns()
+
+
+def _epoch_ns(moment: float, zero: int) -> int:
+    """A moment of `time.perf_counter`, in seconds, as nanoseconds of the epoch."""
+    return zero + round(moment * 1e9)

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http import settings
+from kdc.serving.http import settings, tracing
 from kdc.serving.http.queue import Queue
 
 CALLER, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -153,6 +153,23 @@ def test_a_request_is_a_child_of_its_callers_span_and_a_parent_of_its_parts(
     own = {"kdc.rows": 1, "kdc.tokens": 4}
     assert queue.attributes == {**own, "kdc.batch.id": batch}
     assert session.attributes == {**own, "kdc.model": "mood", "kdc.batch.rows": 1, "kdc.batch.tokens": 4}
+
+
+def test_spans_of_a_pass_keep_order_and_length_while_the_clock_is_set_back(
+    artifact: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        hours, perf_counter_ns = 0, staticmethod(time.perf_counter_ns)
+
+        def time_ns(self) -> int:
+            self.hours += 1
+            return time.time_ns() - self.hours * 3600 * 10**9
+
+    monkeypatch.setattr(tracing, "time", Clock())
+    with running(artifact) as url:
+        assert ask(url).status_code == 200
+    (queue,), (session,) = collector.named("queue"), collector.named("session")
+    assert queue.began <= queue.ended == session.began < session.ended < session.began + 30 * 10**9
 
 
 def test_the_service_has_a_name_that_the_environment_may_change(
