@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import Trainer
 
+from kdc.pipeline.config.settings import TrainSettings
+from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.training.checkpoints import SEAL, last_checkpoint, seal
-from kdc.pipeline.training.loop import DistillationTrainer
+from kdc.pipeline.training.loop import DistillationTrainer, Environment, Objective, Plan, training_arguments
 
 
 @pytest.fixture
@@ -60,10 +63,16 @@ def test_the_seal_comes_after_everything_that_the_trainers_write(
         was_sealed.append((checkpoint / SEAL).exists())
 
     monkeypatch.setattr(Trainer, "_save_checkpoint", write)
-    trainer = object.__new__(DistillationTrainer)
-    trainer.args = type("Arguments", (), {"output_dir": str(tmp_path), "should_save": True})()
-    trainer.accelerator = type("Accelerator", (), {"wait_for_everyone": staticmethod(others_write)})()
-    trainer.state = type("State", (), {"global_step": 3})()
+    plan = Plan(TrainSettings(), Environment(seed=0), steps=3, evaluate_every=3)
+    trainer = DistillationTrainer(
+        objective=Objective(custom_task("toy", "text", None, "label", "regression")),
+        plan=plan,
+        model=torch.nn.Linear(1, 1),
+        args=training_arguments(plan, tmp_path),
+        eval_dataset=[{}],
+    )
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", others_write)
+    trainer.state.global_step = 3
     trainer._save_checkpoint()
     assert was_sealed == [False, False]
     assert last_checkpoint(tmp_path) == checkpoint
