@@ -107,6 +107,8 @@ class Job(CellInputs):
         if exit_code < 0 and result is None:  # a process that is killed may have written its result, last and whole
             signal_name = signal.Signals(-exit_code).name
             return Outcome(self.cell, None, f"its process was killed by {signal_name}", died=True)
+        if result is None and self.shared != "only":
+            return Outcome(self.cell, None, "its process ended without a result")
         return Outcome(self.cell, result)
 
     def _run(self) -> tuple[int, str]:

@@ -59,6 +59,12 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
             pass
 
 
+def test_a_process_that_leaves_no_result_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "_run", lambda job: (0, ""))
+    assert "without a result" in job(tmp_path).do().failure
+    assert job(tmp_path).model_copy(update={"shared": "only"}).do().failure == ""
+
+
 def test_a_cell_killed_before_it_reads_died_and_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dead(subprocess.Popen[bytes]):
         def __init__(self, *given: Any, **named: Any) -> None:
