@@ -112,8 +112,9 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     import numpy as np
     from transformers import set_seed
 
+    from kdc.pipeline.models import loading
     from kdc.pipeline.rundir.files import TEACHER_LOGITS
-    from kdc.pipeline.training import adapters, models
+    from kdc.pipeline.training import adapters
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.finetuning import plan_for
     from kdc.pipeline.training.loop import Environment, Objective, train
@@ -122,7 +123,7 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     settings, task, pad_to = run.config.student, run.data().task, ARMS[arm][1]
     set_seed(run.config.run.seed)
     loaded, source = new_student(settings.model, task, cut_from=run.cut_from(settings))
-    pad_id = models.load_tokenizer(source).pad_token_id
+    pad_id = loading.load_tokenizer(source).pad_token_id
     model = adapters.with_adapters(loaded.model, loaded.new_modules, settings.lora)
     logits = np.load(run.folder("targets") / TEACHER_LOGITS, mmap_mode="r")
     settings = settings.model_copy(update={"patience": None})

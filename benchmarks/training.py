@@ -57,10 +57,10 @@ def _rows(data: Path, scratch: Path) -> Any:
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.data.prepared import open_data, prepare
     from kdc.pipeline.data.tokens import tokenise
-    from kdc.pipeline.training import models
+    from kdc.pipeline.models import loading
 
     prepare(scratch, find_task("qnli"), DataSettings(task="qnli", data=data), seed=0)
-    tokenise(scratch, "student", models.load_tokenizer("minilm"), 128)
+    tokenise(scratch, "student", loading.load_tokenizer("minilm"), 128)
     return open_data(scratch).tokens("student", "train")
 
 
@@ -71,13 +71,14 @@ def _speed(tokens: Any, steps: int, *, pad_to: int | None, bf16: bool = False) -
 
     from kdc.pipeline.config.settings import LoraSettings, TrainSettings
     from kdc.pipeline.config.tasks import find_task
-    from kdc.pipeline.training import adapters, models
+    from kdc.pipeline.models import loading
+    from kdc.pipeline.training import adapters
     from kdc.pipeline.training.batches import Collator, Rows
     from kdc.pipeline.training.loop import DistillationTrainer, Environment, Objective, Plan, training_arguments
 
     set_seed(0)
-    loaded = models.load_model("minilm", find_task("qnli"))
-    student = models.cut(loaded.model, [0, 1, 2])
+    loaded = loading.load_model("minilm", find_task("qnli"))
+    student = loading.cut(loaded.model, [0, 1, 2])
     adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
     settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)

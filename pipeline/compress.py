@@ -15,10 +15,10 @@ from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
+from kdc.pipeline.models.minilm import HUB_ID, find_minilm
 from kdc.pipeline.rundir.directory import note_command
 from kdc.pipeline.rundir.record import CompressResult
 from kdc.pipeline.training import ranks
-from kdc.pipeline.training.minilm import HUB_ID, find_minilm
 
 
 def compress_for_people(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import ROOT, kdc
 
-from kdc.pipeline.training.minilm import HUB_ID, find_minilm
+from kdc.pipeline.models.minilm import HUB_ID, find_minilm
 
 GLUE = Path(os.environ.get("KDC_GLUE_DIR", ROOT.parent / "shared" / "data" / "glue"))
 

@@ -190,12 +190,12 @@ def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, max_length:
     """Have a fine-tuned teacher answer the rows, cut to `max_length` tokens or to what it takes: (rows, outputs)."""
     import torch
 
-    from kdc.pipeline.training import models
+    from kdc.pipeline.models import loading
     from kdc.pipeline.training.teachers import load_finetuned
 
     model = load_finetuned(teacher, task, None).eval()
-    tokenizer = models.load_tokenizer(teacher)
-    longest = min(max_length, models.longest_input(model.config, tokenizer))
+    tokenizer = loading.load_tokenizer(teacher)
+    longest = min(max_length, loading.longest_input(model.config, tokenizer))
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids="token_type_ids" in tokenizer.model_input_names)
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)

@@ -27,7 +27,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# `minilm` has no `student`: the recipe cuts it from the teacher, which `training/minilm.py` finds.
+# `minilm` has no `student`: the recipe cuts it from the teacher, which `models/minilm.py` finds.
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
         "teacher": {"model": "google-bert/bert-base-uncased", "learning_rate": 3e-5},

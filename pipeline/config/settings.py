@@ -99,6 +99,12 @@ class TrainSettings(Section):
     batch_size: int = Field(32, ge=1, description="rows in one step")
     accumulate: int = Field(1, ge=1, description="steps whose gradients are added up for one update of the weights")
     learning_rate: float = Field(5e-5, gt=0, description="highest learning rate")
+    head_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="highest learning rate of what starts at random, such as a new head (default: learning_rate; for a "
+        "teacher 20 times that, at most 2e-3)",
+    )
     gradient_checkpointing: bool = Field(
         False, description="compute activations again instead of keeping them: less memory, about a third slower"
     )
@@ -116,6 +122,11 @@ class TrainSettings(Section):
         "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
     )
 
+    @property
+    def new_modules_rate(self) -> float:
+        """The highest learning rate of modules that start at random."""
+        return self.head_learning_rate or self.learning_rate
+
 
 class TeacherSettings(TrainSettings):
     """Stage `teacher`: fine-tune a teacher, or check one that is fine-tuned already."""
@@ -127,12 +138,22 @@ class TeacherSettings(TrainSettings):
     scores: Path | None = Field(
         None, description="file with a black box's answers to all rows; they take the teacher's place (default: none)"
     )
+    pooling: Literal["auto", "first", "mean"] = Field(
+        "auto",
+        description="what a new head reads: the first token by the architecture's own head (first), the mean of the "
+        "token vectors (mean), or what the checkpoint was made for (auto)",
+    )
     finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
     labels: tuple[str, ...] | None = Field(
         None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
     )
     method: Literal["full", "lora"] = Field("full", description="what to train: all weights (full) or adapters (lora)")
     lora: LoraSettings = LoraSettings()
+
+    @property
+    def new_modules_rate(self) -> float:
+        """A head that starts at random has far to go: at the rate of pretrained weights it would lag behind them."""
+        return self.head_learning_rate or max(self.learning_rate, min(20 * self.learning_rate, 2e-3))
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -18,10 +18,11 @@ from typing import Literal
 import onnx
 import torch
 from onnx import TensorProto, helper
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.graphs.nodes import nested_graphs
+from kdc.pipeline.models.pooling import open_classifier
 
 Exporter = Literal["auto", "optimum", "torch"]
 
@@ -112,10 +113,7 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
 def load_classifier(model_dir: Path) -> PreTrainedModel:
     """The classifier in fp32 and evaluation mode, as it is exported."""
     # Eager attention exists for every architecture and exports to plain MatMul and Softmax, which quantise.
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_dir, attn_implementation="eager", local_files_only=True
-    )
-    return model.float().eval()
+    return open_classifier(model_dir, attn_implementation="eager", local_files_only=True).float().eval()
 
 
 def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
@@ -137,11 +135,19 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
 
 
 def _export_with_optimum(model: PreTrainedModel, folder: Path) -> None:
-    from optimum.exporters.onnx import onnx_export_from_model
+    from optimum.exporters.onnx import export
+    from optimum.exporters.tasks import TasksManager
 
-    onnx_export_from_model(
-        model, folder, task="text-classification", opset=_OPTIMUM_OPSET, do_validation=False, no_post_process=True
+    # What Optimum does for a model by its architecture, asked for by name: it does not know classes other than the
+    # library's own, such as the one that reads the mean of the token vectors.
+    architecture = TasksManager.get_exporter_config_constructor(
+        "onnx",
+        task="text-classification",
+        model_type=model.config.model_type.replace("_", "-"),
+        library_name="transformers",
     )
+    options = architecture(model.config, task="text-classification")
+    export(model, options, folder / "model.onnx", opset=_OPTIMUM_OPSET, do_constant_folding=True)
 
 
 class _LogitsOnly(torch.nn.Module):

@@ -63,11 +63,11 @@ def _main() -> None:
 
 def _answer_with_torch(files: ModelFiles, texts: list[Any]) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification
 
+    from kdc.pipeline.models.pooling import open_classifier
     from kdc.serving.engine.tokenizing import RowTokenizer, pad
 
-    model = AutoModelForSequenceClassification.from_pretrained(files.model).eval()
+    model = open_classifier(files.model).eval()
     feeds = pad(RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts), files.tokenizer)
     with torch.inference_mode():
         model(**{name: torch.from_numpy(values) for name, values in feeds.items()})

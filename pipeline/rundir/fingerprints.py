@@ -14,7 +14,7 @@ from kdc.common import machine
 from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import input_fingerprint
-from kdc.pipeline.training import models
+from kdc.pipeline.models import loading
 
 _LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
 
@@ -39,7 +39,7 @@ def labelled_rows(config: Config) -> dict[str, Any]:
         "task_name": task_of(config).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
-        "teacher_models": [models.fingerprint(source) for source in config.teacher.sources],
+        "teacher_models": [loading.fingerprint(source) for source in config.teacher.sources],
     }
 
 
@@ -49,7 +49,9 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
     cut = source.startswith("layers:")
     return {
         **settings.model_dump(exclude={"model", "more", "scores", "allow_majority"}),
-        "model": models.parse_layers(source, models.depth(config.teacher.model)) if cut else models.fingerprint(source),
+        "model": loading.parse_layers(source, loading.depth(config.teacher.model))
+        if cut
+        else loading.fingerprint(source),
         "seed": config.run.seed,
         "precision": config.run.precision,
     }

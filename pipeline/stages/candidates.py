@@ -27,13 +27,13 @@ from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
+from kdc.pipeline.models import loading
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results import CandidatesResult, DataResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.training import models
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 
@@ -94,12 +94,12 @@ def is_intact(root: Path) -> bool:
 
 def students_of(config: Config) -> list[str]:
     """The students that could come out; the configured one alone where no search was asked for."""
-    own, layers = config.student.model, models.depth(config.teacher.model)
+    own, layers = config.student.model, loading.depth(config.teacher.model)
     if own.startswith("layers:"):
-        own = _cut(models.parse_layers(own, layers))  # by number, whatever name it was given
+        own = _cut(loading.parse_layers(own, layers))  # by number, whatever name it was given
     if config.contract.search == "off":
         return [own]
-    cuts = [_cut(models.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
+    cuts = [_cut(loading.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
     return cuts if own in cuts else [own, *cuts]
 
 
@@ -119,7 +119,7 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
     config, data, role = run.config, run.data(), run.role_of(student)
     set_seed(config.run.seed)
     loaded, source = new_student(student, data.task, cut_from=config.teacher.model)
-    parameters = models.count_parameters(loaded.model)
+    parameters = loading.count_parameters(loaded.model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
     max_length = run.result(DataResult).max_length[role]
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
@@ -152,7 +152,7 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
 
 def _export(model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter) -> TokenizerInfo:
     """Write `fp32.onnx` and `tokenizer.json` into the folder; the tokenizer is that of the source."""
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = loading.load_tokenizer(source)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER), pretty=False)

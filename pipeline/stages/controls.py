@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
+from kdc.pipeline.models import loading
 from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.training import models
 from kdc.pipeline.training.students import merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
@@ -40,7 +40,7 @@ def student_without_kd(run: Run, work: Path) -> ModelResult:
     """Train the student on the labels alone; `work/model` is the merged model."""
     result = run.distil(run.student, work, labels_alone=True)
     merged_student(work).save_pretrained(work / "model")
-    models.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
+    loading.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
     return result
 
 
@@ -59,5 +59,5 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
         progress=run.progress,
     )
     model.save_pretrained(work / "model")
-    models.load_tokenizer(source).save_pretrained(work / "model")
+    loading.load_tokenizer(source).save_pretrained(work / "model")
     return result

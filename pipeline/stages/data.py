@@ -14,11 +14,12 @@ from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
+from kdc.pipeline.models import loading
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import labelled_rows
-from kdc.pipeline.training import ensemble, models
+from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.finetuning import check_class_weights
 
 
@@ -27,7 +28,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     student = run.config.student.model
     return labelled_rows(run.config) | {
         "rows": input_fingerprint(run.config.data),
-        "student_model": "the teacher's" if student.startswith("layers:") else models.fingerprint(student),
+        "student_model": "the teacher's" if student.startswith("layers:") else loading.fingerprint(student),
     }
 
 
@@ -46,8 +47,8 @@ def run(run: Run, out: Path) -> DataResult:
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
     for role, source in sources.items():
-        tokenizer = models.load_tokenizer(source)
-        longest = models.longest_input(models.load_config(source), tokenizer)
+        tokenizer = loading.load_tokenizer(source)
+        longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress)
     if "student" not in sources:  # it is cut from the teacher, and takes the same tokens
@@ -78,7 +79,7 @@ def _check_plan(config: Config, task: Task) -> None:
         InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
     """
     if config.student.model.startswith("layers:"):
-        models.parse_layers(config.student.model, models.depth(config.teacher.model))
+        loading.parse_layers(config.student.model, loading.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:
         raise InputError(
             "a black box cannot be averaged with a second teacher",

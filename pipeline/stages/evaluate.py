@@ -21,6 +21,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.parity import check_equal
+from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
@@ -37,7 +38,7 @@ from kdc.pipeline.rundir.files import (
     TOKENIZER_JSON,
 )
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.training import ensemble, models
+from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import load_student
@@ -173,9 +174,9 @@ def _torch_entry(
     """A torch model. Its folder holds tokenizer and weights; or it is given, and `weights` is the folder of a model of
     its size. The role is whose tokens it takes, by which the longest rows are known too."""
     if model is None:
-        model = models.load_model(str(folder), data.task).model
+        model = loading.load_model(str(folder), data.task).model
     model = model.to(device).eval()
-    tokenizer = models.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
     info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed)
     rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
@@ -198,7 +199,7 @@ def _torch_entry(
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
             "runtime": f"torch {device}",
-            "parameters": models.count_parameters(model),
+            "parameters": loading.count_parameters(model),
             "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
         },
         memory=files if weights is None and device == "cpu" else None,

@@ -13,10 +13,10 @@ from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
+from kdc.pipeline.models import loading
 from kdc.pipeline.results import DataResult, ExportResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
-from kdc.pipeline.training import models
 from kdc.serving.engine.engine import activate
 
 _ROWS = 64
@@ -33,7 +33,7 @@ def run(run: Run, out: Path) -> ExportResult:
     """Make the graphs in `out`."""
     settings = run.config.export
     merged = run.folder("merge") / "model"
-    tokenizer = models.load_tokenizer(str(merged))
+    tokenizer = loading.load_tokenizer(str(merged))
     max_length = run.result(DataResult).max_length[run.student_role]
     tokens = run.data().tokens(run.student_role, "tune")
     typed = "token_type_ids" in tokens.column_names

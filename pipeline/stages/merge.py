@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.parity import check_equal
+from kdc.pipeline.models import loading
 from kdc.pipeline.results import MergeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.training import models
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows
 
@@ -29,12 +29,12 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> MergeResult:
     """Make `out/model`, the student as one plain model."""
     student = run.folder("student")
-    tokenizer = models.load_tokenizer(str(student / "base"))
+    tokenizer = loading.load_tokenizer(str(student / "base"))
     rows = probe_rows(run.data(), run.student_role)
-    untrained = predict(models.load_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
+    untrained = predict(loading.load_plain(student / "base"), rows, pad_id=tokenizer.pad_token_id)
     merged_student(student).save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    merged = predict(models.load_plain(out / "model"), rows, pad_id=tokenizer.pad_token_id)
+    merged = predict(loading.load_plain(out / "model"), rows, pad_id=tokenizer.pad_token_id)
     return check_merge(untrained, np.load(student / TRAINED_LOGITS), merged)
 
 

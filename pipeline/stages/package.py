@@ -23,6 +23,7 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import texts_of
+from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import EvaluateResult, ExportResult, PackageResult, QuantizeResult, Table
@@ -40,7 +41,6 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
 from kdc.pipeline.rundir.record import read_result
-from kdc.pipeline.training.minilm import HUB_ID
 
 # Packages whose versions the artifact names.
 _PACKAGES = (

@@ -16,11 +16,12 @@ from kdc.common.errors import KdcError
 from kdc.common.files import whole_file
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.models import loading
 from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.results import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
-from kdc.pipeline.training import ensemble, models, ranks
+from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import WINDOW, predict_window, windows
 
@@ -108,8 +109,8 @@ def answer_with(
 ) -> None:
     """Load a teacher from its folder and have it answer, as `answer_windows` does; under torchrun each process answers
     its share of the windows. The device is "cpu" or "cuda"."""
-    model = models.load_model(teacher, task).model.to(device).eval()
-    pad_id = models.load_tokenizer(teacher).pad_token_id
+    model = loading.load_model(teacher, task).model.to(device).eval()
+    pad_id = loading.load_tokenizer(teacher).pad_token_id
     answer_windows(model, rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
 
 

@@ -16,12 +16,13 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results import ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES
-from kdc.pipeline.training import ensemble, models
+from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.finetuning import check_learned, score_logits, score_model
 from kdc.pipeline.training.teachers import load_finetuned, train_teacher
@@ -38,7 +39,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     scores = None
     if file is not None and file.is_file():  # its answers are kept by row id, those to unlabelled rows among them
         scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(run.config.data)]
-    more = [models.fingerprint(source) for source in settings.sources[1:]]
+    more = [loading.fingerprint(source) for source in settings.sources[1:]]
     return fingerprints.training(run.config, settings) | {"more": more, "scores": scores}
 
 
@@ -63,7 +64,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     """Fine-tune or check one teacher, and save it."""
     settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
     source, task = settings.sources[place], data.task
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = loading.load_tokenizer(source)
     if settings.finetuned:
         model: Any = load_finetuned(source, task, settings.labels).to(run.device)
         result = score_model(model, Rows([data.tokens(role, "tune")]), task, tokenizer.pad_token_id)
@@ -75,7 +76,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    return result.model_copy(update={"parameters": models.count_parameters(model)})
+    return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 
 def _keep_scores(run: Run, file: Path, out: Path) -> TeacherResult:

@@ -1,1 +1,1 @@
-"""Models, adapters, losses, batches and the one training loop."""
+"""Adapters, losses, batches, baselines and the one training loop."""

@@ -31,6 +31,7 @@ def fine_tune(
     pad_id: int,
     checkpoints: Path,
     progress: Callable[[int, int], None],
+    new_modules: tuple[str, ...] = (),
     teacher_logits: Path | None = None,
 ) -> ModelResult:
     """Train a model in place on the training rows, and score it on the tuning slice.
@@ -43,6 +44,7 @@ def fine_tune(
         pad_id: the tokenizer's padding id.
         checkpoints: folder for checkpoints; training goes on from the last one that is there.
         progress: called with (step, steps).
+        new_modules: names of the modules that start at random, see `Loaded`.
         teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; the unlabelled rows are
             then trained on too. None trains on the labels alone.
     """
@@ -58,7 +60,7 @@ def fine_tune(
         tune,
         pad_id=pad_id,
         objective=objective,
-        plan=plan_for(settings, len(rows), environment),
+        plan=replace(plan_for(settings, len(rows), environment), new_modules=new_modules),
         folder=checkpoints,
         resume=last_checkpoint(checkpoints),
         progress=progress,

@@ -51,6 +51,7 @@ class Plan:
     environment: Environment
     steps: int  # updates of the weights in all
     evaluate_every: int  # updates between two looks at the tuning slice; each look also writes a checkpoint
+    new_modules: tuple[str, ...] = ()  # names of the modules that start at random and have a rate of their own
     pad_to: int | None = None  # tokens to pad every row to, for benchmarks; None groups rows of similar length
 
 
@@ -75,6 +76,30 @@ class DistillationTrainer(Trainer):
         self.plan: Plan = plan
         weights = objective.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The arguments' optimizer. What starts at random has its own rate; biases and norms have no weight decay."""
+        if self.optimizer is None:
+            model: Any = self.model
+            settings, decayed = self.plan.settings, set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+            for name, weight in model.named_parameters():
+                if weight.requires_grad:
+                    is_new = not set(name.split(".")).isdisjoint(self.plan.new_modules)
+                    groups.setdefault((name in decayed, is_new), []).append(weight)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(
+                [
+                    {
+                        "params": weights,
+                        "weight_decay": settings.weight_decay if decays else 0.0,
+                        "lr": settings.new_modules_rate if is_new else settings.learning_rate,
+                    }
+                    for (decays, is_new), weights in groups.items()
+                ],
+                **options,
+            )
+        return self.optimizer
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

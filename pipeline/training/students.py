@@ -15,8 +15,9 @@ from transformers import set_seed
 from kdc.pipeline.config.settings import StudentSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.models import loading
 from kdc.pipeline.results import ModelResult
-from kdc.pipeline.training import adapters, models
+from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.finetuning import fine_tune
 from kdc.pipeline.training.loop import Environment
@@ -50,12 +51,12 @@ def distil(
     task = data.task
     set_seed(environment.seed)
     loaded, source = new_student(settings.model, task, cut_from=cut_from)
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = loading.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
-    student: Any = models.load_model(str(out / "base"), task).model
-    parameters = models.count_parameters(student)
+    student: Any = loading.load_model(str(out / "base"), task).model
+    parameters = loading.count_parameters(student)
     if settings.method == "lora":
         student = adapters.with_adapters(student, loaded.new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
@@ -68,6 +69,7 @@ def distil(
         pad_id=tokenizer.pad_token_id,
         checkpoints=out / "checkpoints",
         progress=progress,
+        new_modules=loaded.new_modules,
         teacher_logits=teacher_logits,
     )
     student.to("cpu")
@@ -79,24 +81,24 @@ def distil(
     return result.model_copy(update={"parameters": parameters})
 
 
-def new_student(model: str, task: Task, *, cut_from: str) -> tuple[models.Loaded, str]:
+def new_student(model: str, task: Task, *, cut_from: str) -> tuple[loading.Loaded, str]:
     """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or
     "layers:..." that are kept of `cut_from`."""
     if not model.startswith("layers:"):
-        return models.load_model(model, task), model
-    whole = models.load_model(cut_from, task)
-    layers = models.parse_layers(model, whole.model.config.num_hidden_layers)
-    return models.Loaded(models.cut(whole.model, layers), whole.new_modules), cut_from
+        return loading.load_model(model, task), model
+    whole = loading.load_model(cut_from, task)
+    layers = loading.parse_layers(model, whole.model.config.num_hidden_layers)
+    return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), cut_from
 
 
 def load_student(folder: Path) -> Any:
     """The trained student: base and adapters, or all weights; in evaluation mode, on the CPU, in fp32."""
     if (folder / "full").exists():
-        return models.load_plain(folder / "full")
+        return loading.load_plain(folder / "full")
     from peft import PeftModel
 
     below = folder / "below"
-    base = models.load_plain(below if below.exists() else folder / "base")
+    base = loading.load_plain(below if below.exists() else folder / "base")
     return PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
 
 

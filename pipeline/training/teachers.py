@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.models import loading
+from kdc.pipeline.models.pooling import open_classifier
 from kdc.pipeline.results import ModelResult
-from kdc.pipeline.training import adapters, models
+from kdc.pipeline.training import adapters
 from kdc.pipeline.training.finetuning import fine_tune
 from kdc.pipeline.training.loop import Environment
 
@@ -35,7 +37,7 @@ def train_teacher(
         The model, on the CPU, and how it was trained.
     """
     set_seed(environment.seed)
-    loaded = models.load_model(source, data.task)
+    loaded = loading.load_model(source, data.task, pooling=settings.pooling)
     through_adapters = settings.method == "lora"
     model = loaded.model
     if through_adapters:
@@ -46,9 +48,10 @@ def train_teacher(
         data,
         environment,
         role=role,
-        pad_id=models.load_tokenizer(source).pad_token_id,
+        pad_id=loading.load_tokenizer(source).pad_token_id,
         checkpoints=checkpoints,
         progress=progress,
+        new_modules=loaded.new_modules,
     )
     model = model.to("cpu")
     return model.merge_and_unload() if through_adapters else model, result
@@ -67,9 +70,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
         InputError: the model is not there or not fine-tuned, or its labels are not the task's.
     """
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            models.locate(source), dtype=torch.float32, output_loading_info=True
-        )
+        model, info = open_classifier(loading.locate(source), dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the teacher: {error}", given=source, remedy="check --teacher") from error
     if info["missing_keys"]:

@@ -13,8 +13,8 @@ from tiny_runs import arguments, base_model, kdc, write_rows
 
 from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.common.errors import InputError
+from kdc.pipeline.models import loading
 from kdc.pipeline.report.page import write_report
-from kdc.pipeline.training import models
 from kdc.serving.http.registry import Registry, verify
 from kdc.serving.http.settings import ServeSettings
 
@@ -100,7 +100,7 @@ def test_a_report_needs_no_teacher(contracted: Contracted, monkeypatch: pytest.M
     def gone(source: str) -> int:
         raise InputError("cannot load the model's config", given=source)
 
-    monkeypatch.setattr(models, "depth", gone)
+    monkeypatch.setattr(loading, "depth", gone)
     candidates = write_report(contracted.root).candidates
     assert candidates is not None
     assert candidates.chosen in candidates.measured

@@ -97,7 +97,9 @@ def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | 
 def _load_torch(path: Path, device: str, threads: int | None) -> Model:
     try:
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
+
+        from kdc.pipeline.models.pooling import open_classifier
     except ModuleNotFoundError as error:
         remedy = "pip install 'kdc[compress]'"
         raise KdcError(
@@ -111,7 +113,7 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
     place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or usable_cores())
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(path).to(place).eval()
+        model = open_classifier(path).to(place).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise InputError(

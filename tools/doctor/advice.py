@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kdc.pipeline.training.minilm import INSTALL_COMMAND
+from kdc.pipeline.models.minilm import INSTALL_COMMAND
 from kdc.tools.doctor.report import Advice, Report
 
 CPU = "CPUExecutionProvider"

@@ -17,7 +17,7 @@ from typing import Any
 
 from kdc.common import machine
 from kdc.common.errors import KdcError
-from kdc.pipeline.training.minilm import HUB_ID, find_minilm
+from kdc.pipeline.models.minilm import HUB_ID, find_minilm
 from kdc.tools.doctor.advice import advise
 from kdc.tools.doctor.report import Hub, Minilm, Provider, Report, Torch
 

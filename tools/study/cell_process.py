@@ -109,16 +109,16 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
         What the training reported, the model with its adapters merged, and whose tokens it reads: "teacher" or
         "student".
     """
+    from kdc.pipeline.models import loading
     from kdc.pipeline.stages.controls import teacher_lora
-    from kdc.pipeline.training import models
     from kdc.pipeline.training.students import merged_student
 
     task = run.data().task
     if method == "fft":  # the teacher that cells share
         folder = run.folder("teacher")
-        return run.result(TeacherResult), models.load_model(str(folder / "model"), task).model, "teacher"
+        return run.result(TeacherResult), loading.load_model(str(folder / "model"), task).model, "teacher"
     if method == "lora":
-        return teacher_lora(run, work), models.load_model(str(work / "model"), task).model, "teacher"
+        return teacher_lora(run, work), loading.load_model(str(work / "model"), task).model, "teacher"
     trained = run.distil(run.config.student, work, labels_alone=method != "kd-lora")
     return trained, merged_student(work), "student"
 
@@ -130,8 +130,8 @@ def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, f
         The metrics in points, whether it gives all rows of a split one answer, and its seconds for 1000 rows: the
         median of a few rounds over the first rows of the first split.
     """
+    from kdc.pipeline.models.loading import load_tokenizer
     from kdc.pipeline.training.batches import Rows
-    from kdc.pipeline.training.models import load_tokenizer
     from kdc.pipeline.training.predict import predict
 
     data, student = run.data(), run.config.student.model

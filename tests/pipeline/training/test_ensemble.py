@@ -13,9 +13,10 @@ from tiny_runs import base_model, config_for, write_rows
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.models import loading
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages import teacher
-from kdc.pipeline.training import ensemble, models
+from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
 
@@ -95,7 +96,7 @@ def test_the_student_learns_from_the_weighted_mean_and_is_compared_with_it(two: 
     answers: dict[str, list[np.ndarray]] = {"train": [], "eval": []}
     for name, role in (("model", "teacher"), ("model-2", "teacher-2")):
         place = str(run / "teacher" / name)
-        model, pad_id = models.load_model(place, data.task).model, models.load_tokenizer(place).pad_token_id
+        model, pad_id = loading.load_model(place, data.task).model, loading.load_tokenizer(place).pad_token_id
         for split, logits in answers.items():
             logits.append(predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id))
     mean = {split: (first * one + second * two) / (first + second) for split, (one, two) in answers.items()}

@@ -120,6 +120,19 @@ def test_training_learns_and_keeps_the_best_step(tmp_path: Path) -> None:
     assert summary.best_score > 90
 
 
+def test_what_starts_at_random_moves_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    """Catches a rate that reaches no group, or all of them: AdamW's first step moves a weight by its rate at most."""
+    model = tiny()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    settings = TrainSettings(batch_size=8, learning_rate=1e-4, head_learning_rate=1e-2, warmup=0, weight_decay=0)
+    one_step = Plan(settings, Environment(seed=5), steps=1, evaluate_every=1, new_modules=("classifier",))
+    rows = Rows([make_rows(16)])
+    train(model, rows, rows, pad_id=0, objective=OBJECTIVE, plan=one_step, folder=tmp_path)
+    moved = {name: float((weight - before[name]).abs().max()) for name, weight in model.named_parameters()}
+    assert max(value for name, value in moved.items() if "classifier" in name) == pytest.approx(1e-2, rel=0.05)
+    assert max(value for name, value in moved.items() if "classifier" not in name) == pytest.approx(1e-4, rel=0.05)
+
+
 def test_a_student_keeps_the_step_whose_loss_on_the_tuning_slice_is_least(tmp_path: Path) -> None:
     """Not the one with the best metric, which a slice of some hundred rows cannot tell."""
     train_rows, tune_rows = make_rows(64), make_rows(40, start=64)

@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import ROOT
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.training import minilm
+from kdc.pipeline.models import minilm
 
 _CODE_THAT_MUST_NOT_RUN = "raise SystemExit('the package was imported')"
 

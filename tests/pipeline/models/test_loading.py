@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import LoraSettings
 from kdc.pipeline.config.tasks import custom_task
-from kdc.pipeline.training import adapters, models
+from kdc.pipeline.models import loading
+from kdc.pipeline.training import adapters
 from kdc.pipeline.training.students import load_student
 from kdc.pipeline.training.teachers import label_order, load_finetuned
 
@@ -34,7 +35,7 @@ NEW = {
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_new_modules_are_those_that_the_checkpoint_lacks(architecture: str, tmp_path: Path) -> None:
     tiny_runs.base_model(architecture, tmp_path)
-    assert models.load_model(str(tmp_path), TASK).new_modules == NEW[architecture]
+    assert loading.load_model(str(tmp_path), TASK).new_modules == NEW[architecture]
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
@@ -42,7 +43,7 @@ def test_adapters_reload_in_full_heads_and_poolers_included(architecture: str, t
     from peft import PeftModel
 
     tiny_runs.base_model(architecture, tmp_path / "encoder")
-    loaded = models.load_model(str(tmp_path / "encoder"), TASK)
+    loaded = loading.load_model(str(tmp_path / "encoder"), TASK)
     loaded.model.save_pretrained(tmp_path / "base")
     settings = LoraSettings(r=2, alpha=4, dropout=0, init="gaussian")
     adapted = adapters.with_adapters(loaded.model, loaded.new_modules, settings)
@@ -82,7 +83,7 @@ def test_a_target_that_no_layer_has_names_those_there_are(tmp_path: Path) -> Non
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_a_cut_model_survives_saving(architecture: str, tmp_path: Path) -> None:
     model, _ = build(architecture, tmp_path / "whole")
-    small = models.cut(model, [1]).eval()
+    small = loading.cut(model, [1]).eval()
     small.save_pretrained(tmp_path / "small")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
     assert torch.equal(
@@ -92,7 +93,7 @@ def test_a_cut_model_survives_saving(architecture: str, tmp_path: Path) -> None:
 
 def test_cutting_keeps_the_layers_asked_for_and_leaves_the_teacher_whole(tmp_path: Path) -> None:
     model, _ = build("bert", tmp_path)
-    small: Any = models.cut(model, [1])
+    small: Any = loading.cut(model, [1])
     assert torch.equal(small.bert.encoder.layer[0].output.dense.weight, model.bert.encoder.layer[1].output.dense.weight)
     assert model.config.num_hidden_layers == 2
 
@@ -112,13 +113,13 @@ def test_cutting_keeps_the_layers_asked_for_and_leaves_the_teacher_whole(tmp_pat
     ],
 )
 def test_layers_are_named_as_numbers_or_by_rule(spec: str, total: int, expected: list[int]) -> None:
-    assert models.parse_layers(spec, total) == expected
+    assert loading.parse_layers(spec, total) == expected
 
 
 @pytest.mark.parametrize("spec", ["layers:6", "layers:", "layers:a", "layers:1,1", "layers:-1"])
 def test_layers_that_are_not_there_are_wrong_input(spec: str) -> None:
     with pytest.raises(InputError, match="no such layers in a model with 6"):
-        models.parse_layers(spec, 6)
+        loading.parse_layers(spec, 6)
 
 
 def test_a_checkpoint_without_the_encoders_weights_is_refused(tmp_path: Path) -> None:
@@ -129,13 +130,13 @@ def test_a_checkpoint_without_the_encoders_weights_is_refused(tmp_path: Path) ->
     kept = {name: weight for name, weight in weights.items() if "layer.1." not in name}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(KdcError, match="lacks weights of the encoder"):
-        models.load_model(str(tmp_path), TASK)
+        loading.load_model(str(tmp_path), TASK)
 
 
 def test_a_model_that_is_not_there_is_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="cannot load the model"):
-        models.load_model(str(tmp_path / "none"), TASK)
+        loading.load_model(str(tmp_path / "none"), TASK)
 
 
 def test_a_finetuned_teachers_outputs_are_put_into_the_tasks_order(tmp_path: Path) -> None:
@@ -194,9 +195,9 @@ def test_a_teacher_without_a_trained_head_is_not_finetuned(tmp_path: Path) -> No
 
 def test_roberta_takes_two_tokens_less_than_it_has_positions(tmp_path: Path) -> None:
     model, _ = build("roberta", tmp_path)
-    tokenizer = models.load_tokenizer(str(tmp_path))
+    tokenizer = loading.load_tokenizer(str(tmp_path))
     tokenizer.model_max_length = 10**6
-    assert models.longest_input(model.config, tokenizer) == 62
+    assert loading.longest_input(model.config, tokenizer) == 62
 
 
 def model_logits(folder: Path) -> torch.Tensor:
@@ -226,4 +227,4 @@ def test_token_types_are_not_made_for_a_model_that_takes_none(tmp_path: Path) ->
 
     build("distilbert", tmp_path)
     build_tokenizer(typed=True).save_pretrained(tmp_path)
-    assert "token_type_ids" not in models.load_tokenizer(str(tmp_path))("w1", "w2")
+    assert "token_type_ids" not in loading.load_tokenizer(str(tmp_path))("w1", "w2")

@@ -26,7 +26,8 @@ from transformers import (
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.training.minilm import find_minilm
+from kdc.pipeline.models.minilm import find_minilm
+from kdc.pipeline.models.pooling import Pooling, mean_pooled_over, open_classifier, reads_the_mean
 
 log = logging.getLogger("kdc")
 
@@ -98,8 +99,13 @@ def depth(model: str) -> int:
     return int(getattr(load_config(model), "num_hidden_layers", 0))
 
 
-def load_model(model: str, task: Task) -> Loaded:
+def load_model(model: str, task: Task, *, pooling: Pooling = "auto") -> Loaded:
     """Load a sequence classifier for the task. Its head is newly initialised if the checkpoint has none of that shape.
+
+    Args:
+        model: path, hub id, or `minilm`.
+        task: the task, labels filled in.
+        pooling: what its head reads, see `reads_the_mean`.
 
     Raises:
         InputError: there is no such model, or it cannot classify.
@@ -108,16 +114,19 @@ def load_model(model: str, task: Task) -> Loaded:
     place = locate(model)
     names = task.labels or ("score",)
     try:
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+        config = AutoConfig.from_pretrained(
             place,
             num_labels=task.outputs,
             id2label=dict(enumerate(names)),
             label2id={name: index for index, name in enumerate(names)},
             problem_type=_PROBLEM[task.kind],
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
         )
+        if reads_the_mean(place, pooling):
+            loaded, info = mean_pooled_over(place, config)
+        else:
+            loaded, info = AutoModelForSequenceClassification.from_pretrained(
+                place, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise _cannot_load("model", model, error) from error
     if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
@@ -225,7 +234,7 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 def load_plain(folder: Path) -> PreTrainedModel:
     """A classifier as it was saved, in evaluation mode, on the CPU, in fp32."""
-    return AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32).eval()
+    return open_classifier(folder, dtype=torch.float32).eval()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,0 +1,126 @@
+"""How a classifier reads its encoder: by the architecture's own head, or by the mean of its token vectors.
+
+The heads of transformers read the first token. An encoder that was trained to be read by the mean of its token vectors
+(Reimers and Gurevych 2019, arXiv 1908.10084), such as all-MiniLM, keeps little in its first token, and is read better
+by the mean. Such a classifier saves and loads like any other model of transformers, but is opened by `open_classifier`:
+its config says `kdc_pooling: mean`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.hub import cached_file
+
+Pooling = Literal["auto", "first", "mean"]
+
+_SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note of how an encoder was trained to be read
+
+
+class MeanPooledClassifier(PreTrainedModel):
+    """An encoder, the mean of its last token vectors, dropout, and one linear layer."""
+
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        encoder = AutoModel.from_config(config)
+        super().__init__(encoder.config)  # which says what form of attention the encoder can take
+        self.encoder = without_pooler(encoder)
+        self.dropout = nn.Dropout(_head_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (rows, outputs) of token ids (rows, tokens); the mask is 1 for a token and 0 for padding."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(mean_of_tokens(states, attention_mask))))
+
+
+def mean_of_tokens(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean (rows, width) of token vectors (rows, tokens, width) where the mask (rows, tokens) is 1."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def without_pooler(encoder: Any) -> Any:
+    """The encoder less the pooler of its first token, where it has one: nobody reads it, so it must not be trained."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def _head_dropout(config: PretrainedConfig) -> float:
+    """The dropout rate that the architecture's own head would have."""
+    for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    return 0.1
+
+
+def is_mean_pooled(config: PretrainedConfig) -> bool:
+    """Whether the config is of a `MeanPooledClassifier`."""
+    return getattr(config, "kdc_pooling", None) == "mean"
+
+
+def reads_the_mean(place: str, pooling: Pooling) -> bool:
+    """Whether a classifier over this checkpoint, a path or hub id, shall read the mean.
+
+    "auto" does where the checkpoint says so itself: it is such a classifier already, or has the note that
+    sentence-transformers keeps beside an encoder.
+    """
+    if pooling != "auto":
+        return pooling == "mean"
+    if is_mean_pooled(AutoConfig.from_pretrained(place)):
+        return True
+    note = cached_file(
+        place,
+        _SENTENCE_POOLING,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return note is not None and bool(json.loads(Path(note).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"))
+
+
+def open_classifier(place: str | Path, **options: Any) -> Any:
+    """Open a classifier that `save_pretrained` wrote, of either form; the options are those of `from_pretrained`."""
+    config = AutoConfig.from_pretrained(place)
+    if is_mean_pooled(config):
+        return MeanPooledClassifier.from_pretrained(place, config=config, **options)
+    return AutoModelForSequenceClassification.from_pretrained(place, **options)
+
+
+def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, dict[str, Any]]:
+    """A classifier that reads the mean of this checkpoint's encoder, in fp32.
+
+    Args:
+        place: a path or hub id, of an encoder alone or under any head, or of a classifier that reads the mean already.
+        config: the checkpoint's, with the labels filled in; it is changed to say how its classifier reads.
+
+    Returns:
+        The model, and what `from_pretrained` says of its loading: "missing_keys" and "mismatched_keys".
+    """
+    saved = is_mean_pooled(config)
+    config.kdc_pooling = "mean"
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    if saved:
+        return MeanPooledClassifier.from_pretrained(place, config=config, **options)
+    encoder, info = AutoModel.from_pretrained(place, **options)
+    model = MeanPooledClassifier(config)
+    model.encoder = without_pooler(encoder)
+    prefix = model.base_model_prefix
+    missing = {f"{prefix}.{key}" for key in info["missing_keys"] if not key.startswith("pooler.")}
+    return model, {**info, "missing_keys": missing | {"classifier.weight", "classifier.bias"}}
