@@ -27,7 +27,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.minilm import find_minilm
-from kdc.pipeline.models.pooling import Pooling, mean_pooled_over, open_classifier, reads_the_mean
+from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, open_classifier, reads_the_mean
 
 log = logging.getLogger("kdc")
 
@@ -59,6 +59,8 @@ def fingerprint(model: str) -> str:
     if not folder.is_dir():
         return model
     files = [file for file in sorted(folder.iterdir()) if file.suffix in _MODEL_FILES]
+    if (note := folder / SENTENCE_POOLING).is_file():  # decides what a new head reads
+        files.append(note)
     return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 
 Pooling = Literal["auto", "first", "mean"]
 
-_SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note of how an encoder was trained to be read
+SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note of how an encoder was trained to be read
 
 
 class MeanPooledClassifier(PreTrainedModel):
@@ -28,8 +28,8 @@ class MeanPooledClassifier(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
-    def __init__(self, config: PretrainedConfig) -> None:
-        encoder = AutoModel.from_config(config)
+    def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
+        encoder = encoder or AutoModel.from_config(config)
         super().__init__(encoder.config)  # which says what form of attention the encoder can take
         self.encoder = without_pooler(encoder)
         self.dropout = nn.Dropout(_head_dropout(config))
@@ -87,7 +87,7 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
         return True
     note = cached_file(
         place,
-        _SENTENCE_POOLING,
+        SENTENCE_POOLING,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
@@ -118,9 +118,7 @@ def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledCl
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if saved:
         return MeanPooledClassifier.from_pretrained(place, config=config, **options)
-    encoder, info = AutoModel.from_pretrained(place, **options)
-    model = MeanPooledClassifier(config)
-    model.encoder = without_pooler(encoder)
-    prefix = model.base_model_prefix
-    missing = {f"{prefix}.{key}" for key in info["missing_keys"] if not key.startswith("pooler.")}
+    encoder, info = AutoModel.from_pretrained(place, config=config, **options)
+    model = MeanPooledClassifier(config, encoder)
+    missing = {f"{model.base_model_prefix}.{key}" for key in info["missing_keys"] if not key.startswith("pooler.")}
     return model, {**info, "missing_keys": missing | {"classifier.weight", "classifier.bias"}}

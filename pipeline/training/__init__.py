@@ -1,1 +1,1 @@
-"""Adapters, losses, batches, baselines and the one training loop."""
+"""Adapters, losses, batches and the one training loop."""

@@ -82,6 +82,16 @@ def test_a_checkpoint_is_read_as_it_was_made_to_be_unless_the_settings_say_so(
     assert isinstance(model, MeanPooledClassifier) is reads_mean
 
 
+def test_what_a_checkpoint_was_made_for_is_a_part_of_its_fingerprint(tmp_path: Path) -> None:
+    tiny_runs.base_model("bert", tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    prints = set()
+    for mean in (True, False):
+        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": mean}))
+        prints.add(loading.fingerprint(str(tmp_path)))
+    assert len(prints) == 2
+
+
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_it_is_cut_adapted_merged_and_saved_like_any_other(architecture: str, tmp_path: Path) -> None:
     small = loading.cut(mean_pooled(architecture, tmp_path / "encoder"), [1])
