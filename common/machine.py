@@ -26,6 +26,7 @@ _MACOS = {
     "avx2": "hw.optional.avx2_0",
     "avx512f": "hw.optional.avx512f",
 }
+_INT8_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm")
 _SMI_TIMEOUT_S = 15
 
 
@@ -36,6 +37,13 @@ class Cpu(Frozen):
     architecture: str  # for example "x86_64"
     # which of the instruction sets that matter for int8 it has; None: unknown
     instructions: dict[str, bool] | None = None
+
+    @property
+    def has_int8_products(self) -> bool | None:
+        """Whether it has dot products of int8, without which x86 saturates sums of 8-bit products; None: unknown."""
+        if self.instructions is None:
+            return None
+        return any(self.instructions.get(name) for name in _INT8_PRODUCTS)
 
 
 class Cores(Frozen):

@@ -92,10 +92,7 @@ def _machine(report: Report) -> Iterator[Advice]:
     torch = report.torch
     if torch is not None and torch.error:
         yield _problem(f"PyTorch cannot be imported: {torch.error}", "`pip install --force-reinstall torch`")
-    instructions = report.cpu.instructions
-    if instructions is not None and not any(
-        instructions.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm")
-    ):
+    if report.cpu.has_int8_products is False:
         yield _note(
             "this CPU has no int8 dot products, so int8 models gain little here and may answer slightly differently",
             "choose the variant on a machine like the one that serves; `kdc inspect` says which CPU judged it",
