@@ -4,8 +4,19 @@
 """
 
 import logging
+import threading
+import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
+
+_BEAT_S = 30.0  # seconds between two lines of a stage whose bar nobody sees
+
+
+class Progress(Protocol):
+    """Whom long work tells how far it is."""
+
+    def __call__(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
+        """`done` of `total` steps are done, each of so many rows; the loss is a training's."""
 
 
 class _Bar:
@@ -59,12 +70,20 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """The stages of a run: a line when one begins and ends, and a bar within it. Also shows kdc's log messages."""
+    """The stages of a run: a line when one begins and ends, and in between a bar, or without a terminal a line now and
+    then. Also shows kdc's log messages.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Args:
+        quiet: print nothing at all.
+        beat_s: seconds between two of those lines.
+    """
+
+    def __init__(self, *, quiet: bool = False, beat_s: float = _BEAT_S) -> None:
         from rich.logging import RichHandler
 
         super().__init__(quiet=quiet)
+        self._beat_s = 0.0 if quiet or self.is_shown else beat_s
+        self._heart: _Heart | None = None
         handler = RichHandler(console=self.console, show_time=False, show_path=False, show_level=False)
         logging.getLogger("kdc").handlers = [handler]
         logging.getLogger("kdc").setLevel(logging.INFO)
@@ -76,10 +95,21 @@ class Reporter(_Bar):
         self.say(f"{stage}: starts ({why})")
         bar = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn()]
         self._draw(["  [bold]{task.description}", *bar], stage, None)
+        if self._beat_s:
+            self._heart = _Heart(self, stage, self._beat_s)
 
-    def progress(self, done: int, total: int) -> None:
-        """Move the bar of the current stage to `done` of `total` steps."""
+    def progress(self, done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
+        """Move the current stage to `done` of `total` steps; see `Progress`."""
         self._update(completed=done, total=total)
+        if self._heart is not None:
+            self._heart.note(done, total, rows, loss)
+
+    def stop(self) -> None:
+        """Take the bar away, and end the lines of the stage."""
+        super().stop()
+        if self._heart is not None:
+            self._heart.stop()
+            self._heart = None
 
     def finished(self, stage: str, seconds: float, headline: str) -> None:
         """Say that a stage is done, and in one line what came of it, if `headline` says anything."""
@@ -89,6 +119,55 @@ class Reporter(_Bar):
     def skipped(self, stage: str) -> None:
         """Say that a stage was done before."""
         self.say(f"{stage}: already done, nothing changed")
+
+
+class _Heart:
+    """Prints where a stage is every few seconds, also while it tells nothing itself."""
+
+    def __init__(self, reporter: Reporter, stage: str, beat_s: float) -> None:
+        self._reporter, self._stage, self._beat_s = reporter, stage, beat_s
+        self._began = time.monotonic()
+        self._state: tuple[float, int, int, int, float | None] | None = None  # when, done, total, rows, loss
+        self._last: tuple[float, int] | None = None  # when, done: what the last line was of
+        self._ended = threading.Event()
+        threading.Thread(target=self._beat, name="kdc-progress", daemon=True).start()
+
+    def note(self, done: int, total: int, rows: int, loss: float | None) -> None:
+        """Where the stage is now. A loss that is not told stays."""
+        now, old = time.monotonic(), self._state
+        if old is None or done < old[1]:  # another piece of work of the same stage
+            self._last, old = (now, done), None
+        self._state = (now, done, total, rows, loss if loss is not None or old is None else old[4])
+
+    def stop(self) -> None:
+        """Print no more."""
+        self._ended.set()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._beat_s):
+            self._reporter.say(self._line())
+
+    def _line(self) -> str:
+        """The stage and its seconds; step of steps, rows a second, loss and time left as far as they are known."""
+        parts = [f"{self._stage}: {time.monotonic() - self._began:.0f} s"]
+        state, last = self._state, self._last
+        if state is not None and last is not None:
+            when, done, total, rows, loss = state
+            parts.append(f"step {done} of {total}")
+            if done > last[1]:
+                rate = (done - last[1]) / (when - last[0])
+                parts += [f"{rate * rows:.0f} rows/s"] if rows else []
+                parts += [f"loss {loss:.3f}"] if loss is not None else []
+                parts.append(f"about {_duration((total - done) / rate)} left")
+                self._last = when, done
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds below two minutes, minutes below two hours, else hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Meter(_Bar):

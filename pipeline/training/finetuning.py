@@ -1,7 +1,7 @@
 """From a stage's settings to a trained model, and what that model then answers on the tuning slice."""
 
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.files import write_whole
+from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import StudentSettings, TrainSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
@@ -17,8 +19,10 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Environment, Objective, Plan, train
+from kdc.pipeline.training.loop import Environment, Objective, Plan, settle_precision, train
 from kdc.pipeline.training.predict import predict
+
+log = logging.getLogger("kdc")
 
 
 def fine_tune(
@@ -30,7 +34,7 @@ def fine_tune(
     role: str,
     pad_id: int,
     checkpoints: Path,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     new_modules: tuple[str, ...] = (),
     teacher_logits: Path | None = None,
 ) -> ModelResult:
@@ -54,6 +58,8 @@ def fine_tune(
     splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
     tune = Rows.read(data, role, ["tune"], teacher_logits)
+    environment = settle_precision(environment, model, rows, pad_id=pad_id)
+    _note_precision(checkpoints, "bf16" if environment.bf16 else "fp32")
     training = train(
         model,
         rows,
@@ -67,6 +73,17 @@ def fine_tune(
     )
     result = score_model(model, Rows(tune.parts), data.task, pad_id)
     return result.model_copy(update={"training": training})
+
+
+def _note_precision(checkpoints: Path, precision: str) -> None:
+    """Say so where a training goes on in another number format than it began in: it is faster now, or the machine is
+    another one."""
+    note = checkpoints / "precision"
+    before = note.read_text(encoding="utf-8") if note.exists() else precision
+    if before != precision:
+        log.warning("the training began in %s, and goes on in %s", before, precision)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_whole(note, precision)
 
 
 def plan_for(settings: TrainSettings, rows: int, environment: Environment) -> Plan:

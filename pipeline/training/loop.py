@@ -10,16 +10,19 @@ Writes checkpoints, which the caller removes once the trained model is saved.
 import logging
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kdc.common.errors import KdcError
+from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
@@ -27,10 +30,13 @@ from kdc.pipeline.results import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal, step_of
+from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.losses import distillation_loss, label_loss
+from kdc.pipeline.training.pace import is_faster, pace
 
 log = logging.getLogger("kdc")
 
+_PROBED_ROWS = 8  # by which the number format is chosen
 _LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
 
 
@@ -40,7 +46,7 @@ class Environment:
 
     seed: int  # seeds initialisation, the order of the rows, and dropout
     device: str = "cpu"  # or "cuda"
-    bf16: bool = False  # whether to train in bf16 autocast
+    bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster, see `settle_precision`
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean, so the Trainer divides it by `accumulate`
         self.objective: Objective = objective
         self.plan: Plan = plan
+        self.tokens = 0  # of the batches so far, padding included
         weights = objective.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
 
@@ -108,6 +115,7 @@ class DistillationTrainer(Trainer):
         inputs = dict(inputs)
         labels, labelled = inputs.pop("labels"), inputs.pop("labelled")
         teacher_logits = inputs.pop("teacher_logits", None)
+        self.tokens += inputs["input_ids"].numel()
         logits = model(**inputs).logits.float()
         goal, task = self.objective, self.objective.task
         if task.kind == "regression":
@@ -143,8 +151,9 @@ class _Report(TrainerCallback):
     """Reports progress, stops a training whose loss is not a number, and finds the best checkpoint again after the run
     directory was moved."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress | None, rows: int) -> None:
+        self.progress, self.rows = progress, rows
+        self.loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.best_model_checkpoint is not None:
@@ -152,12 +161,28 @@ class _Report(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.progress is not None:
-            self.progress(state.global_step, state.max_steps)
+            self.progress(state.global_step, state.max_steps, rows=self.rows, loss=self.loss)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss", 0.0)
+        self.loss = loss or self.loss
         if not math.isfinite(loss):
             raise KdcError("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
+
+
+class Paced(TrainerCallback):
+    """Tells the pace of this process of each step of a trainer."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+        self.before = 0  # tokens before the step
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.before = self.trainer.tokens
+        pace().step_begins()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        pace().step_ends(self.trainer.tokens - self.before)
 
 
 @ranks.on_all_ranks
@@ -171,7 +196,7 @@ def train(
     plan: Plan,
     folder: Path,
     resume: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TrainingSummary:
     """Train in place and leave the best step's weights in the model. Under torchrun all processes do it together.
 
@@ -204,13 +229,17 @@ def train(
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
         compute_metrics=score,
-        callbacks=[_Report(progress)] + ([EarlyStoppingCallback(patience)] if patience else []),
+        callbacks=[_Report(progress, plan.settings.batch_size * plan.settings.accumulate)]
+        + ([EarlyStoppingCallback(patience)] if patience else []),
     )
     trainer.remove_callback(PrinterCallback)
+    if device == "cpu":
+        trainer.add_callback(Paced(trainer))
     resumed_from = 0 if resume is None else step_of(resume)
     if resume is not None:
         log.info("resumes from step %s", resumed_from)
-    result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    with pace().work(), cheap_dropout(model) if device == "cpu" else nullcontext():
+        result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     history = trainer.state.log_history
     looks = [entry for entry in history if "eval_score" in entry]
@@ -230,8 +259,32 @@ def train(
             score=[(entry["step"], entry["eval_score"]) for entry in looks],
             tune_loss=[(entry["step"], entry["eval_loss"]) for entry in looks],
         ),
+        precision="bf16" if plan.environment.bf16 else "fp32",
+        threads=pace().threads if device == "cpu" else None,
         **memory,
     )
+
+
+def settle_precision(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> Environment:
+    """The environment with the number format that is faster for the model's own step on a few of the rows, where that
+    is open. The model and the state of the random numbers stay as they were."""
+    if environment.bf16 is not None:
+        return environment
+    middle = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :][:_PROBED_ROWS]
+    batch = Collator(pad_id)(rows.__getitems__(middle.tolist()))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    model.train()
+
+    def step(*, bf16: bool) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(**inputs).logits.float().square().mean()
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    with torch.random.fork_rng(devices=[]):
+        bf16 = is_faster(partial(step, bf16=True), partial(step, bf16=False))
+    log.info("trains in %s, which is faster here for a step of this model", "bf16" if bf16 else "fp32")
+    return replace(environment, bf16=bf16)
 
 
 def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:
@@ -265,7 +318,7 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         seed=environment.seed,
         data_seed=environment.seed,
         use_cpu=environment.device == "cpu",
-        bf16=environment.bf16,
+        bf16=bool(environment.bf16),
         dataloader_pin_memory=environment.device == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.pace import pace
 
 # Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
 WINDOW = 2048
@@ -20,11 +21,13 @@ def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArra
     window = np.arange(start, min(start + WINDOW, len(rows)))
     order = window[np.argsort(rows.lengths[window], kind="stable")]
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), pace().work():
         for at in range(0, len(order), _BATCH_SIZE):
             batch = collate(rows.__getitems__(order[at : at + _BATCH_SIZE].tolist()))
             inputs = {name: value.to(device) for name, value in batch.items() if name not in ("labels", "labelled")}
+            pace().step_begins()
             parts.append(model(**inputs).logits.float().cpu().numpy())
+            pace().step_ends(inputs["input_ids"].numel())
     logits = np.empty((len(window), parts[0].shape[1]), dtype=np.float32)
     logits[order - start] = np.concatenate(parts)
     return logits

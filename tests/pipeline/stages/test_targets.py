@@ -40,7 +40,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
 
 
 def answer(rows: Rows, parts: Path, teacher: Teacher, starts: list[int], stop_at: int | None = None) -> None:
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, /, **_: object) -> None:
         if done == stop_at:
             raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -161,7 +162,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path)
     train_rows, tune_rows = Rows([make_rows(80)]), Rows([make_rows(20, start=80)])  # 10 steps an epoch: ends in epoch 3
 
     def go(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
-        def progress(step: int, steps: int) -> None:
+        def progress(step: int, steps: int, /, **_: Any) -> None:
             if step == stop_at:
                 raise KeyboardInterrupt
 

@@ -1,0 +1,104 @@
+"""How many threads work takes: by the speed of its own steps, on a machine that is made up."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from kdc.pipeline.training.pace import Pace, is_faster
+
+QUIET = {2: 2.4, 1: 1.6}  # steps a second by threads, as measured on two cores
+SHARED = {2: 0.8, 1: 1.5}  # the same beside a process that keeps one of the cores
+
+
+@dataclass
+class Machine:
+    """A clock that each step moves on, by what the machine does with so many threads at that time."""
+
+    leaves_at: float = 0.0  # when the neighbour leaves; before, it shares the cores
+    comes_at: float = float("inf")  # when a neighbour comes
+    now: float = 100.0
+    threads: int = 0
+    set_to: list[int] = field(default_factory=list)
+
+    def set_threads(self, threads: int) -> None:
+        self.threads = threads
+        self.set_to.append(threads)
+
+    def step(self, pace: Pace) -> None:
+        pace.step_begins()
+        is_shared = self.now < self.leaves_at or self.now >= self.comes_at
+        self.now += 1 / (SHARED if is_shared else QUIET)[self.threads]
+        pace.step_ends(1000)
+
+
+def steps_in(machine: Machine, seconds: float) -> float:
+    """Steps a second of a work of that length."""
+    pace = Pace((2, 1), machine.set_threads, lambda: machine.now)
+    began, steps = machine.now, 0
+    with pace.work():
+        while machine.now < began + seconds:
+            machine.step(pace)
+            steps += 1
+    return steps / (machine.now - began)
+
+
+def test_alone_it_is_nearly_as_fast_as_all_threads() -> None:
+    assert steps_in(Machine(), 600) >= 0.95 * QUIET[2]
+
+
+def test_beside_another_process_it_is_nearly_as_fast_as_one_thread() -> None:
+    assert steps_in(Machine(leaves_at=1e9), 600) >= 0.95 * SHARED[1]
+
+
+def test_a_neighbour_that_comes_is_noticed_within_seconds() -> None:
+    # Otherwise 2 threads would go on for up to a minute at half the speed of one.
+    machine = Machine(comes_at=160.0)
+    assert steps_in(machine, 120) >= 0.9 * (60 * QUIET[2] + 60 * SHARED[1]) / 120
+
+
+def test_a_neighbour_that_leaves_is_noticed() -> None:
+    machine = Machine(leaves_at=200.0)
+    assert steps_in(machine, 700) >= 0.95 * (100 * SHARED[1] + 600 * QUIET[2]) / 700
+
+
+def test_after_the_work_the_process_has_all_threads_again() -> None:
+    # Stage evaluate times the models after a training that ended on one thread.
+    machine = Machine(leaves_at=1e9)
+    steps_in(machine, 60)
+    assert machine.set_to[-1] == 2
+    assert 1 in machine.set_to
+
+
+def test_the_next_work_begins_with_what_the_last_one_chose() -> None:
+    machine = Machine(leaves_at=1e9)
+    pace = Pace((2, 1), machine.set_threads, lambda: machine.now)
+    for _ in range(2):
+        with pace.work():
+            first = machine.threads
+            for _ in range(20):
+                machine.step(pace)
+    assert (first, pace.threads) == (1, 1)
+
+
+def test_where_the_environment_says_the_threads_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdc.pipeline.training.pace import pace
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert len(pace.__wrapped__().choices) == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("kdc.pipeline.training.pace.usable_cores", lambda: 4)  # a container's quota
+    assert pace.__wrapped__().choices == (4, 2, 1)
+
+
+def test_a_number_format_has_to_be_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def lasts(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert is_faster(lambda: lasts(0.5), lambda: lasts(1.0))
+    assert not is_faster(lambda: lasts(0.95), lambda: lasts(1.0))
+    assert not is_faster(lambda: lasts(2.0), lambda: lasts(1.0))
