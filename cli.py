@@ -85,6 +85,11 @@ LIMITS = settings(
         "What must keep to --max-drop: interval, the lower end of the difference's confidence interval (default), or "
         "point, the difference itself.",
     ),
+    (
+        "against",
+        str,
+        "What --max-drop compares with: teacher, or best (default), the better one of teacher and baselines.",
+    ),
     ("confidence", float, "Confidence of that interval, above 0.5 and at most 0.99 (default 0.95)."),
 )
 COMPRESS = (

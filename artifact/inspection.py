@@ -8,6 +8,7 @@ from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
 _ORDER = ("teacher", "teacher_lora", "student", "student_without_kd", "merged", "fp32", "int8", "fp16")
+_BASELINES = ("probe", "tfidf", "majority")
 # column of the table in the manifest, title, factor, digits
 _COSTS = (
     ("size_bytes", "size MB", 1e-6, 1),
@@ -50,8 +51,9 @@ def table(rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of models in the order of the tables: teachers, students, then what was made of the student."""
-    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    """Names of models in the order of the tables: teachers, students, what was made of the student, then baselines."""
+    places = {name: place for place, name in enumerate((*_ORDER, *(f"{name} (cuda)" for name in _ORDER), *_BASELINES))}
+    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:

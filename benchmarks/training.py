@@ -1,24 +1,46 @@
-"""Rows a second of student training: grouped by length and padded to the longest of a batch, against padded to 512; and
-the former in bf16 autocast.
+"""The speed of training: what kdc chooses by measuring, beside every fixed setting, alone and beside a busy process.
 
-Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3]`. QNLI rows, the 3-layer MiniLM student with
-the adapters of recipe `best` and distillation, in one process, in turns; prints medians and ratios. The same trainer
-does all: only padding and order, or the precision, differ. bf16 pays on CPUs that multiply it (`run.precision=auto`).
+Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3]`. QNLI rows; the MiniLM teacher, and the 3-layer
+student with the adapters of recipe `best` and distillation; in one process, in turns. Prints medians of rows a second,
+the share of the machine's peak (of a matrix product in fp32 with the same threads, alone), and the ratios that count:
+what is chosen to the best fixed setting (alone), and to one thread alone (beside another process). Beside these:
+torch's own dropout in place of the cheap one, rows padded to 512 tokens, and the Hugging Face Trainer as people write
+it.
 """
 
 import argparse
+import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("OMP_NUM_THREADS", None)  # it would leave nothing to choose
 from transformers import TrainerCallback
 
-PADDED_STEPS, GROUPED_STEPS, BATCH = 3, 40, 32  # timed; one more goes before
+BATCH, STEPS, CHOSEN_STEPS, PADDED_STEPS = 32, 24, 60, 3  # timed; one more goes before
+TEACHER, STUDENT = "teacher", "student"
+_TORCHS = "torch's dropout"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting."""
+
+    name: str
+    threads: int | None = None  # None: chosen by measuring
+    bf16: bool = False
+    pad_to: int | None = None
+    own_dropout: bool = True  # False: torch's
+    plain: bool = False  # the Hugging Face Trainer as people write it
 
 
 class _Clock(TrainerCallback):
@@ -32,23 +54,105 @@ class _Clock(TrainerCallback):
 
 
 def main() -> None:
-    """Time both in turns."""
+    """Time all settings in turns."""
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    most = torch.get_num_threads()
+    peaks = {threads: _peak(threads) for threads in (most, 1)}
+    print(f"peak, GFLOP/s in fp32: {', '.join(f'{peak:.0f} with {threads}' for threads, peak in peaks.items())}")
+    fixed = [Case(f"{threads} threads", threads) for threads in (most, 1)]
+    if _has_bf16():
+        fixed += [replace(case, name=f"{case.name}, bf16", bf16=True) for case in fixed]
+    others = [
+        Case(_TORCHS, most, own_dropout=False),
+        Case("padded to 512", most, pad_to=512),
+        Case("the plain Trainer", most, own_dropout=False, plain=True),
+    ]
     with tempfile.TemporaryDirectory() as scratch:
-        rows = _rows(options.data, Path(scratch))
-        speeds: dict[str, list[float]] = {"grouped": [], "padded to 512": [], "grouped, bf16": []}
-        for _ in range(options.rounds):
-            speeds["grouped"].append(_speed(rows, GROUPED_STEPS, pad_to=None))
-            speeds["padded to 512"].append(_speed(rows, PADDED_STEPS, pad_to=512))
-            speeds["grouped, bf16"].append(_speed(rows, GROUPED_STEPS, pad_to=None, bf16=True))
-    for name, values in speeds.items():
-        print(f"{name:>22}: {median(values):8.2f} rows/s   ({', '.join(f'{value:.2f}' for value in values)})")
-    grouped, padded, bf16 = (median(values) for values in speeds.values())
-    print(f"{'grouped to padded':>22}: {grouped / padded:8.1f}")
-    print(f"{'bf16 to fp32, grouped':>22}: {bf16 / grouped:8.2f}")
+        tokens = _rows(options.data, Path(scratch))
+        for who in (TEACHER, STUDENT):
+            speeds: dict[tuple[str, bool], list[float]] = {}
+            for _ in range(options.rounds):
+                for beside in (False, True):
+                    with _neighbour() if beside else contextlib.nullcontext():
+                        for case in [Case("chosen"), *fixed, *(() if beside else others)]:
+                            speeds.setdefault((case.name, beside), []).append(_speed(tokens, who, case))
+            _tell(who, speeds, fixed, most, peaks, tokens)
+
+
+def _tell(
+    who: str,
+    speeds: dict[tuple[str, bool], list[float]],
+    fixed: list[Case],
+    most: int,
+    peaks: dict[int, float],
+    tokens: Any,
+) -> None:
+    rates = {key: median(values) for key, values in speeds.items()}
+    for (name, beside), rate in rates.items():
+        where = "beside a busy process" if beside else "alone"
+        each = ", ".join(f"{value:.1f}" for value in speeds[name, beside])
+        print(f"{who}, {where:<21} {name:<20} {rate:7.1f} rows/s   ({each})")
+    best = max(fixed, key=lambda case: rates[case.name, False])
+    alone, shared = rates["chosen", False], rates["chosen", True]
+    print(f"{who}: chosen to the best fixed setting, alone ({best.name}): {alone / rates[best.name, False]:.2f}")
+    print(f"{who}: chosen beside a busy process to one thread alone: {shared / rates['1 threads', False]:.2f}")
+    print(
+        f"{who}: {most} threads beside a busy process to one thread alone: "
+        f"{rates[f'{most} threads', True] / rates['1 threads', False]:.2f}"
+    )
+    print(f"{who}: cheap dropout to torch's: {rates[f'{most} threads', False] / rates[_TORCHS, False]:.2f}")
+    share = alone * _flops_of_a_row(who, tokens) / 1e9 / peaks[most]
+    print(f"{who}: chosen, share of the peak of {most} threads: {100 * share:.0f} %\n")
+
+
+def _peak(threads: int) -> float:
+    """GFLOP a second of a product of two square matrices in fp32."""
+    import torch
+
+    torch.set_num_threads(threads)
+    size = 1024
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times) / 1e9
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+@contextlib.contextmanager
+def _neighbour() -> Iterator[None]:
+    """Another process that keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _flops_of_a_row(who: str, tokens: Any) -> float:
+    """FLOPs of a training step for a row of mean length: two for each weight of a linear layer and token forward, two
+    more for the gradient of the input, two more for that of the weight, which an adapted layer does not need; and
+    those of attention (4 * tokens^2 * width a layer, three times)."""
+    import numpy as np
+
+    layers, width, inner = (6 if who == TEACHER else 3), 384, 1536
+    length = float(np.mean(tokens["length"][:]))
+    weights = layers * (4 * width * width + 2 * width * inner)
+    return (6 if who == TEACHER else 4) * weights * length + 12 * layers * length**2 * width
 
 
 def _rows(data: Path, scratch: Path) -> Any:
@@ -64,44 +168,78 @@ def _rows(data: Path, scratch: Path) -> Any:
     return open_data(scratch).tokens("student", "train")
 
 
-def _speed(tokens: Any, steps: int, *, pad_to: int | None, bf16: bool = False) -> float:
-    """Rows a second of a few steps, loading and the first step left out."""
+def _speed(tokens: Any, who: str, case: Case) -> float:
+    """Rows a second of some steps, loading and the first step left out."""
     import numpy as np
     from transformers import set_seed
 
-    from kdc.pipeline.config.settings import LoraSettings, TrainSettings
+    from kdc.pipeline.config.settings import LoraSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.models import loading
-    from kdc.pipeline.training import adapters
-    from kdc.pipeline.training.batches import Collator, Rows
-    from kdc.pipeline.training.loop import DistillationTrainer, Environment, Objective, Plan, training_arguments
+    from kdc.pipeline.training import adapters, dropout, loop, pace
 
+    steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS if case.threads is None else STEPS
     set_seed(0)
     loaded = loading.load_model("minilm", find_task("qnli"))
-    student = loading.cut(loaded.model, [0, 1, 2])
-    adapted = adapters.with_adapters(student, loaded.new_modules, LoraSettings())
+    model = loaded.model
+    if who == STUDENT:
+        model = adapters.with_adapters(loading.cut(model, [0, 1, 2]), loaded.new_modules, LoraSettings())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
-    settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)
-    plan = Plan(settings, Environment(seed=0, bf16=bf16), steps=steps + 1, evaluate_every=10**6, pad_to=pad_to)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Rows([tokens], logits)
-        trainer = DistillationTrainer(
-            objective=Objective(find_task("qnli"), alpha=0.5, temperature=2.0),
-            plan=plan,
-            model=adapted,
-            args=replace(
-                training_arguments(plan, Path(folder)),
-                eval_strategy="no",
-                save_strategy="no",
-                load_best_model_at_end=False,
-            ),
-            train_dataset=rows,
-            data_collator=Collator(0, pad_to),
-        )
-        clock = _Clock()
+    pace.pace.cache_clear()
+    chosen = pace.pace() if case.threads is None else pace.Pace((case.threads,))
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "pace", return_value=chosen):
+        make = _plain if case.plain else _ours
+        trainer = make(model, tokens, logits if who == STUDENT else None, case, steps, Path(folder))
         trainer.add_callback(clock)
-        trainer.train()
-        return steps * BATCH / (clock.ends[-1] - clock.ends[0])
+        with chosen.work(), dropout.cheap_dropout(model) if case.own_dropout else contextlib.nullcontext():
+            trainer.train()
+    return steps * BATCH / (clock.ends[-1] - clock.ends[0])
+
+
+def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path) -> Any:
+    """The trainer of the pipeline, which distils where there are a teacher's logits."""
+    from kdc.pipeline.config.settings import TrainSettings
+    from kdc.pipeline.config.tasks import find_task
+    from kdc.pipeline.training import loop
+    from kdc.pipeline.training.batches import Collator, Rows
+
+    settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)
+    environment = loop.Environment(seed=0, bf16=case.bf16)
+    plan = loop.Plan(settings, environment, steps=steps + 1, evaluate_every=10**6, pad_to=case.pad_to)
+    arguments = loop.training_arguments(plan, folder)
+    trainer = loop.DistillationTrainer(
+        objective=loop.Objective(find_task("qnli"), alpha=0.0 if logits is None else 0.5, temperature=2.0),
+        plan=plan,
+        model=model,
+        args=replace(arguments, eval_strategy="no", save_strategy="no", load_best_model_at_end=False),
+        train_dataset=Rows([tokens], logits),
+        data_collator=Collator(0, case.pad_to),
+    )
+    trainer.add_callback(loop.Paced(trainer))
+    return trainer
+
+
+def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path) -> Any:
+    """The Trainer of transformers as its course writes it: rows in random order, padded to the longest of a batch, on
+    the labels alone."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    from kdc.pipeline.models import loading
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps + 1,
+        per_device_train_batch_size=BATCH,
+        learning_rate=1e-4,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    rows = tokens.remove_columns([name for name in ("row", "length") if name in tokens.column_names])
+    collator = DataCollatorWithPadding(loading.load_tokenizer("minilm"))
+    return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,8 @@ class TrainingSummary(Result):
     seconds: float  # seconds since the training began, or went on
     trainable_parameters: int  # weights that were trained
     history: History  # curves of the training
+    precision: str | None = None  # number format: "fp32" or "bf16"; None: an older kdc kept none
+    threads: int | None = None  # threads at its end; None on CUDA
     peak_memory_bytes: int | None = None  # most bytes taken on the device; None without CUDA
 
 
@@ -188,12 +190,48 @@ class ModelResult(StageResult):
         return (values.pop("training", None) or {}) | values
 
 
+class BaselinesResult(StageResult):
+    """Stage `baselines`. Their names: "majority", "tfidf", and "probe" where there is an encoder to probe."""
+
+    STAGE = "baselines"
+
+    tune: dict[str, Scores]  # metrics on the tuning slice, by baseline
+    best: str  # the one whose deciding metric is highest there
+    train_rows: int  # training rows that they were fitted to, at most `baselines.max_rows`
+    # how the probe takes a pair: "together", or "apart"; "" where the rows are no pairs, None without a probe
+    probe_form: str | None = None
+
+
+class Standing(Result):
+    """A teacher beside the best baseline, by the deciding metric on the tuning slice."""
+
+    baseline: str  # name of the baseline
+    teacher_score: float  # points of the teacher
+    baseline_score: float  # points of the baseline
+    interval: tuple[float, float]  # 95 % interval of the teacher's minus the baseline's, paired by row
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the teacher is better beyond the interval."""
+        return self.interval[0] > 0
+
+
+class Attempt(Result):
+    """One way to make a teacher, and what came of it."""
+
+    how: str  # "fine-tuned", "fine-tuned from the probe's head", or "the probe"
+    score: float  # the deciding metric on the tuning slice
+
+
 class TeacherResult(ModelResult):
     """Stage `teacher`: the first teacher, which a student may be cut from."""
 
     STAGE = "teacher"
 
     others: tuple[ModelResult, ...] = ()  # further teachers, whose logits are averaged with its own
+    # what was tried for the first teacher, in order, where fine-tuning alone did not beat the baselines; the best of
+    # these is the teacher
+    attempts: tuple[Attempt, ...] = ()
 
     def scores(self, metric: str) -> list[float]:
         """A metric of every teacher on the tuning slice, the first teacher's first."""
@@ -210,6 +248,7 @@ class TargetsResult(StageResult):
     resumed_from: int | None = None
     weights: tuple[float, ...] | None = None  # shares of several teachers, in their order; their sum is 1
     temperature: float | None = None  # divisor of all logits; None where they were not calibrated
+    standing: Standing | None = None  # the teacher beside the best baseline; None where there are no baselines
 
 
 class StudentResult(ModelResult):

@@ -18,6 +18,7 @@ from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, labelled_r
 from kdc.pipeline.rundir.folders import Stage, forget, run_stage
 from kdc.pipeline.rundir.record import CompressResult, StageRecord
 from kdc.pipeline.stages import (
+    baselines,
     candidates,
     controls,
     data,
@@ -46,11 +47,19 @@ STAGES = (
         is_wanted=lambda config: config.measures_first,
         check=candidates.check,
     ),
-    # The teacher is fine-tuned, or one that was brought along is checked. "labelled" is stage `data` without its
-    # unlabelled rows and the student's tokens: changing those does not train the teacher again.
-    Stage(results.TeacherResult, teacher.run, teacher.depends_on, after=("labelled",)),
+    # What is cheap to beat. "labelled" is stage `data` without its unlabelled rows and the student's tokens: changing
+    # those does not train the teacher again.
+    Stage(
+        results.BaselinesResult,
+        baselines.run,
+        baselines.depends_on,
+        after=("labelled",),
+        is_wanted=lambda config: config.baselines.enabled,
+    ),
+    # The teacher is fine-tuned, or one that was brought along is checked.
+    Stage(results.TeacherResult, teacher.run, teacher.depends_on, after=("labelled", "baselines")),
     # The teacher answers every row that the student learns from.
-    Stage(results.TargetsResult, targets.run, targets.depends_on, after=("data", "teacher")),
+    Stage(results.TargetsResult, targets.run, targets.depends_on, after=("data", "baselines", "teacher")),
     # Where a contract limits costs: short trainings say which student gets the full one.
     Stage(
         results.SearchResult,

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Enough for a tiny model to learn, little enough to take a second.
 QUICK = (
     "run.precision=fp32",
+    "baselines.enabled=false",
     "teacher.epochs=8",
     "teacher.learning_rate=5e-3",
     "teacher.evaluations=3",

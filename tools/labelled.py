@@ -19,8 +19,8 @@ from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import digest, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.comparison import compare
-from kdc.pipeline.rundir.files import EVALUATION
+from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
@@ -116,11 +116,12 @@ def compare_again(
     if contract.limits.max_drop is None:
         return texts, None
     if teacher is None:
-        teacher_logits = _kept_logits(artifact, engine.manifest, texts)
+        other = _kept_answers(artifact, engine.manifest, texts, contract)
     else:
-        teacher_logits = _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length)
+        _refuse_better_baseline(artifact, engine.manifest, contract)
+        other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
     logits = engine.logits(texts)
-    quality = compare(logits, teacher_logits, labels, info.kind, info.metric, contract=contract, seed=_SEED)
+    quality = compare(logits, other, labels, info.kind, info.metric, contract=contract, seed=_SEED)
     return texts, quality
 
 
@@ -154,8 +155,8 @@ def read_rows_for(
     return task, texts, np.asarray(labels)
 
 
-def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text]) -> NDArray[np.float32]:
-    """The teacher's logits of rows that the artifact was evaluated on, (rows, outputs).
+def _kept_answers(artifact: Path, manifest: Manifest | None, texts: Sequence[Text], contract: Contract) -> Other:
+    """What the contract compares with, by the logits (rows, outputs) of rows that the artifact was evaluated on.
 
     Raises:
         InputError: the artifact was not evaluated on some of the rows.
@@ -169,7 +170,8 @@ def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text
             if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
                 raise KdcError("the artifact's evaluation is too large", given=path, remedy="add --teacher PATH")
         with np.load(path, allow_pickle=False) as kept:
-            digests, logits = kept["text_sha256"], kept["teacher_logits"]
+            better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
+            digests, logits = kept["text_sha256"], kept[better[0] if better else "teacher_logits"]
         known = {row.tobytes(): place for place, row in enumerate(digests)}
         if logits.shape != (len(digests), manifest.task.outputs):
             raise ValueError(f"logits of shape {logits.shape}")
@@ -183,7 +185,25 @@ def _kept_logits(artifact: Path, manifest: Manifest | None, texts: Sequence[Text
             given=f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}",
             remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
         )
-    return logits[places]
+    return Other(better[0].removesuffix(BASELINE_SUFFIX) if better else "teacher", logits[places])
+
+
+def _refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: Contract) -> None:
+    """Refuse a comparison with the teacher alone where the contract asks for one with a baseline that was better.
+
+    Raises:
+        InputError: the artifact keeps such a baseline's answers, and nobody has its answers to other rows.
+    """
+    if contract.against == "teacher" or manifest is None or EVALUATION not in manifest.files:
+        return
+    with zipfile.ZipFile(artifact / EVALUATION) as archive:
+        better = [name for name in archive.namelist() if name.endswith(f"{BASELINE_SUFFIX}.npy")]
+    if better:
+        raise InputError(
+            "the contract compares with a baseline that was better than the teacher, and has no answers to these rows",
+            given=better[0].removesuffix(f"{BASELINE_SUFFIX}.npy"),
+            remedy="the evaluation rows without --teacher, or --against teacher",
+        )
 
 
 def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, max_length: int) -> NDArray[np.float32]:

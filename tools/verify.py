@@ -58,7 +58,7 @@ def verify_artifact(
     artifact = artifact.resolve()  # the same artifact throughout, though a link may be pointed at another meanwhile
     before = load_manifest(artifact, expect_sha256=expect_sha256).contract
     if contract is None:
-        contract = before.contract if before is not None else Contract()
+        contract = before.contract if before is not None else Contract(against="best")
     contract = replace(contract, given or {})
     if not contract.limits.any:
         raise InputError(

@@ -83,7 +83,7 @@ def decide(contract: Contract, costs: Costs, quality: Quality | None) -> tuple[V
     missed, drop, limit = missed_costs(contract, costs), judge_drop(contract, quality), contract.limits.max_drop
     if drop == "fail" and quality is not None and limit is not None:
         missed.append(
-            f"{quality.metric} is {-quality.difference:.2f} points below the teacher's, the limit {limit:g}: "
+            f"{quality.metric} is {-quality.difference:.2f} points below {quality.other}'s, the limit {limit:g}: "
             f"{-quality.difference - limit:.2f} points too many"
         )
     return ("fail", tuple(missed)) if missed else (drop, ())

@@ -16,6 +16,7 @@ from kdc.common.frozen import Frozen
 
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
+Against = Literal["best", "teacher"]
 LONGEST = 8192  # tokens of a row
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
@@ -33,7 +34,10 @@ class Limits(Frozen):
         None, gt=0, description="largest size of the ONNX file and tokenizer.json together, in MB"
     )
     max_drop: float | None = Field(
-        None, ge=0, le=200, description="points of the metric that the student may be below its teacher"
+        None,
+        ge=0,
+        le=200,
+        description="points of the metric that the student may be below its teacher, or a better baseline",
     )
 
     @property
@@ -65,6 +69,11 @@ class Proof(Frozen):
         description="what must keep to max_drop: interval (the lower end of the difference's confidence interval) or "
         "point (the difference itself)",
     )
+    against: Against = Field(
+        "teacher",  # as it is in the artifacts of versions that did not know baselines
+        description="what the student is compared with: teacher, or best, the better one of the teacher and the "
+        "baselines by the tuning slice",
+    )
     confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence of that interval")
 
 
@@ -84,12 +93,13 @@ class Costs(Frozen):
 
 
 class Quality(Frozen):
-    """The student beside its teacher on the same evaluation rows."""
+    """The student beside its teacher, or a better baseline in its place, on the same evaluation rows."""
 
     metric: str  # the task's deciding one
-    teacher: float  # the teacher's metric, in points
+    against: str = "teacher"  # what it is compared with: "teacher", or the name of a baseline that is better
+    teacher: float  # the metric of that, in points
     student: float  # the student's metric, in points
-    difference: float  # student minus teacher, in points
+    difference: float  # student minus that, in points
     # confidence interval of the difference by a paired bootstrap; never narrower than so few rows allow
     # (`kdc.artifact.contract.judgement.unseen`)
     interval: tuple[float, float]
@@ -97,6 +107,11 @@ class Quality(Frozen):
     # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
     # is the true one; None where no number would, or none is needed
     rows_needed: int | None = None
+
+    @property
+    def other(self) -> str:
+        """What the student is compared with, in a sentence: "the teacher", or "the baseline tfidf"."""
+        return "the teacher" if self.against == "teacher" else f"the baseline {self.against}"
 
 
 def parse_conditions(text: str | None) -> dict[str, str]:
@@ -125,7 +140,7 @@ def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
 
     Args:
         contract: an artifact's, or an empty one.
-        changes: limits by name, `at` as `parse_conditions` takes it, `evidence`, `confidence`. None changes nothing.
+        changes: limits by name, `at` as `parse_conditions` takes it, and what `Proof` has. None changes nothing.
 
     Raises:
         InputError: an unknown condition, or a value that is not allowed.
@@ -133,7 +148,7 @@ def replace(contract: Contract, changes: Mapping[str, Any]) -> Contract:
     new = {name: value for name, value in changes.items() if value is not None}
     terms = contract.model_dump()
     terms["at"] |= parse_conditions(new.pop("at", None))
-    terms |= {name: new.pop(name) for name in ("evidence", "confidence") if name in new}
+    terms |= {name: new.pop(name) for name in Proof.model_fields if name in new}
     terms["limits"] |= new
     try:
         return Contract.model_validate(terms)

@@ -59,7 +59,9 @@ def table(judgement: Judgement) -> list[list[str]]:
         origin = "" if judgement.compared else ", as made"
         difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f}){origin}"
         answer = {"pass": "yes", "fail": "no", "not shown": "not shown"}[judge_drop(judgement.contract, quality)]
-        rows.append([f"{quality.metric} against the teacher", f">= -{limits.max_drop:g} points", difference, answer])
+        rows.append(
+            [f"{quality.metric} against {quality.other}", f">= -{limits.max_drop:g} points", difference, answer]
+        )
     return rows
 
 

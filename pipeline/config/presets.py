@@ -16,6 +16,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         },
     },
     "paper": {
+        "teacher": {"from_probe": "off"},
         "student": {
             "model": "layers:every-second",
             "cut_from": "pretrained",

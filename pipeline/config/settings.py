@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from kdc.artifact.contract.terms import Conditions, Contract, Limits, Proof
+from kdc.artifact.contract.terms import Against, Conditions, Contract, Limits, Proof
 from kdc.common.frozen import Frozen
 
 
@@ -38,7 +38,7 @@ class RunSettings(Section):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="number format of training; auto is bf16 on CUDA and on CPUs with AMX or AVX512-BF16, else fp32",
+        description="number format of training; auto is bf16 on CUDA, and on a CPU what is faster there",
     )
     controls: bool = Field(False, description="also train the student without distillation, and the teacher with LoRA")
 
@@ -143,6 +143,11 @@ class TeacherSettings(TrainSettings):
         description="what a new head reads: the first token by the architecture's own head (first), the mean of the "
         "token vectors (mean), or what the checkpoint was made for (auto)",
     )
+    from_probe: Literal["auto", "off"] = Field(
+        "auto",
+        description="where the fine-tuned teacher is not better than the best baseline beyond chance, also fine-tune "
+        "from the linear probe's head, and take the best of these two and the probe itself (auto), or not (off)",
+    )
     finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
     labels: tuple[str, ...] | None = Field(
         None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
@@ -164,6 +169,13 @@ class TeacherSettings(TrainSettings):
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+class BaselinesSettings(Section):
+    """Stage `baselines`: what is cheap to beat."""
+
+    enabled: bool = Field(True, description="fit the baselines and put them beside the models in every table")
+    max_rows: int = Field(20_000, ge=20, description="training rows that they are fitted to at most, drawn at random")
 
 
 class TargetsSettings(Section):
@@ -254,6 +266,7 @@ class ContractSettings(Section, Proof, Limits):
     max_hours: float | None = Field(
         None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
     )
+    against: Against = Field("best", description=Proof.model_fields["against"].description)
     at: Conditions = Conditions()
 
     @property
@@ -262,7 +275,7 @@ class ContractSettings(Section, Proof, Limits):
         if not self.any:
             return None
         limits = Limits(**self.model_dump(include=set(Limits.model_fields)))
-        return Contract(limits=limits, at=self.at, evidence=self.evidence, confidence=self.confidence)
+        return Contract(limits=limits, at=self.at, **self.model_dump(include=set(Proof.model_fields)))
 
 
 class ReportSettings(Section):
@@ -276,6 +289,7 @@ class Config(Section):
 
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
+    baselines: BaselinesSettings = BaselinesSettings()
     teacher: TeacherSettings = TeacherSettings()
     targets: TargetsSettings = TargetsSettings()
     student: StudentSettings = StudentSettings()

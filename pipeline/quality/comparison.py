@@ -1,4 +1,6 @@
-"""A student compared with its teacher on the same evaluation rows, as a contract judges it."""
+"""A student compared with its teacher, or a better baseline, on the same evaluation rows, as a contract judges it."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,17 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import difference
 
 
+@dataclass(frozen=True)
+class Other:
+    """What a student is compared with."""
+
+    name: str  # "teacher", or that of a baseline
+    logits: NDArray[np.floating]  # (rows, outputs)
+
+
 def compare(
     student: NDArray[np.floating],
-    teacher: NDArray[np.floating],
+    other: Other,
     labels: NDArray[np.generic],
     kind: Kind,
     metric: str,
@@ -23,7 +33,8 @@ def compare(
     """Both scores, the interval of their difference, and how many rows would show that it keeps to the contract.
 
     Args:
-        student, teacher: (rows, outputs) logits.
+        student: (rows, outputs) logits.
+        other: the teacher, or a better baseline.
         labels: (rows,), or (rows, outputs) for multi-label.
         kind: of the task.
         metric: the deciding one.
@@ -33,17 +44,20 @@ def compare(
     max_drop = contract.limits.max_drop
     if max_drop is None:
         return None
-    score, teacher_score = (metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, teacher))
-    resampled = difference(student, teacher, labels, kind, metric, seed=seed, confidence=contract.confidence)
+    score, other_score = (
+        metrics.compute(logits, labels, kind, (metric,))[metric] for logits in (student, other.logits)
+    )
+    resampled = difference(student, other.logits, labels, kind, metric, seed=seed, confidence=contract.confidence)
     basis = basis_of(labels, metric)
-    gap, hidden = round(score - teacher_score, 4), unseen(basis, contract.confidence)
+    gap, hidden = round(score - other_score, 4), unseen(basis, contract.confidence)
     low, high = min(resampled.interval[0], gap - hidden), max(resampled.interval[1], gap + hidden)
     needed = None
     if low < -max_drop:
         needed = rows_needed(gap, resampled.standard_error, basis, max_drop=max_drop, confidence=contract.confidence)
     return Quality(
         metric=metric,
-        teacher=teacher_score,
+        against=other.name,
+        teacher=other_score,
         student=score,
         difference=gap,
         interval=(round(low, 4), round(high, 4)),

@@ -14,7 +14,7 @@ from kdc.artifact.contract.judgement import Judgement, decide
 from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest
 from kdc.common import machine
-from kdc.pipeline.quality.comparison import compare
+from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
@@ -34,11 +34,18 @@ class EvaluationAnswers:
     labels: NDArray[np.generic]  # (rows,), or (rows, outputs) for multi-label
     teacher: NDArray[np.floating]  # (rows, outputs) logits
     students: Mapping[str, NDArray[np.floating]]
+    better: Other | None = None  # the baseline that is better than the teacher on the tuning slice, if one is
 
     def student(self, variant: str, *, on_gpu: bool) -> NDArray[np.floating]:
         """The logits of a variant, those of the GPU where it runs on one and was evaluated there."""
         name = f"{variant} (cuda)"
         return self.students[name if on_gpu and name in self.students else variant]
+
+    def other(self, contract: Contract) -> Other:
+        """What the contract compares the student with."""
+        if contract.against == "best" and self.better is not None:
+            return self.better
+        return Other("teacher", self.teacher)
 
 
 def judged_device(training_device: str) -> Device:
@@ -91,7 +98,8 @@ def judge_evaluated(engine: Engine, contract: Contract, answers: EvaluationAnswe
     difference to the teacher."""
     student = answers.student(str(engine.variant), on_gpu=engine.provider == CUDA_PROVIDER)
     task = engine.task
-    quality = compare(student, answers.teacher, answers.labels, task.kind, task.metric, contract=contract, seed=seed)
+    other = answers.other(contract)
+    quality = compare(student, other, answers.labels, task.kind, task.metric, contract=contract, seed=seed)
     return judge(engine, contract, rows_to_time(engine, answers.texts, contract.at), quality)
 
 

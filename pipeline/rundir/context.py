@@ -11,7 +11,7 @@ import torch
 
 from kdc.artifact.manifest import Device, TokenizerInfo
 from kdc.common.errors import InputError
-from kdc.common.progress import Reporter
+from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.results import ModelResult, SearchResult
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from kdc.serving.engine.engine import Engine
 
 
+def _nobody(done: int, total: int, /, *, rows: int = 0, loss: float | None = None) -> None:
+    """Progress that nobody watches."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run in one directory."""
@@ -31,9 +35,9 @@ class Run:
     root: Path  # the run directory
     config: Config  # resolved settings
     device: str = "cpu"  # "cpu" or "cuda", decided
-    bf16: bool = False  # whether to train in bf16 autocast
+    bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster
     fingerprints: dict[str, str] = field(default_factory=dict)  # hashes of the stages so far, by name
-    progress: Callable[[int, int], None] = lambda done, total: None  # called during long work of the current stage
+    progress: Progress = _nobody  # called during long work of the current stage
     say: Callable[[str], None] = print  # prints one line for the person who watches
 
     def folder(self, stage: str) -> Path:
@@ -126,8 +130,9 @@ def open_run(root: Path, config: Config, reporter: Reporter) -> Run:
     return Run(root=root, config=config, device=device, bf16=bf16, progress=reporter.progress, say=reporter.say)
 
 
-def _is_bf16(device: str, precision: str) -> bool:
-    """Whether to train in bf16; "auto" is bf16 on CUDA with bf16 units, or a CPU with AMX or AVX-512's bf16 products.
+def _is_bf16(device: str, precision: str) -> bool | None:
+    """Whether to train in bf16. "auto" is bf16 on a GPU that has it; None on a CPU with instructions for it, which are
+    slower than fp32 on some: the step of the model decides.
 
     Raises:
         InputError: bf16 was asked for and the GPU has none.
@@ -140,4 +145,4 @@ def _is_bf16(device: str, precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.6
-    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return None if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16")) else False

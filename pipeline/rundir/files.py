@@ -3,11 +3,14 @@
 TOKENIZER_JSON = "tokenizer.json"
 FP32_ONNX, FP16_ONNX, INT8_ONNX = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 
+BASELINE_LOGITS = "logits.npz"  # stage baselines: "<split>/<baseline>", logits on the tuning and evaluation splits
+PROBE = "probe.npz"  # stage baselines: a linear head for the teacher's encoder, read by the mean of its token vectors
 SCORES = "scores.npy"  # stage teacher: a black box's answers as logits, (rows, outputs) float32, by row id
 TEACHER_LOGITS = "logits.npy"  # stage targets: (rows, outputs) float32, by row id
 TOKENIZER_INFO = "tokenizer_info.json"  # stage export: how the engine cuts and pads rows
 CONTROLS = {"student_without_kd": "student", "teacher_lora": "teacher"}  # stage controls: folder, and whose tokens
 EVALUATION = "evaluation.npz"  # stage evaluate: what the artifact keeps of the evaluation rows
+BASELINE_SUFFIX = "_logits_to_beat"  # in `EVALUATION`, after the name of a baseline that is better than the teacher
 ALL_LOGITS = "logits.npz"  # stage evaluate: "<split>/<model>", logits of all models on all evaluation splits
 # Stage package: of the run that ended with its artifact, since a later start may leave other settings and stages.
 SETTINGS = "config.json"

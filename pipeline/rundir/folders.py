@@ -50,7 +50,7 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
         KdcError: its record is damaged; and what the stage says.
     """
     settings = as_json(stage.depends_on(run))
-    fingerprint = fingerprint_of(stage.name, settings, [run.fingerprints[name] for name in stage.after])
+    fingerprint = fingerprint_of(stage.name, settings, _fingerprints_before(run, stage))
     run.fingerprints[stage.name] = fingerprint
     folder, partial = run.root / stage.name, run.root / f"{stage.name}.partial"
     record = read_record(folder)
@@ -68,6 +68,11 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
         reporter.finished(stage.name, record.seconds, stage.result.model_validate(record.metrics).line)
     stage.check(run)
     return record
+
+
+def _fingerprints_before(run: Run, stage: Stage) -> list[str]:
+    """The fingerprints of the stages whose results it reads, less those that the settings do not ask for."""
+    return [run.fingerprints[name] for name in stage.after if name in run.fingerprints]
 
 
 def _why_to_run(stage: Stage, record: StageRecord | None, fingerprint: str, root: Path) -> str:

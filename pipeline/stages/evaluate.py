@@ -25,10 +25,19 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
-from kdc.pipeline.results import DataResult, EvaluateResult, QuantizeResult, StudentResult, TeacherResult
+from kdc.pipeline.results import (
+    BaselinesResult,
+    DataResult,
+    EvaluateResult,
+    QuantizeResult,
+    StudentResult,
+    TeacherResult,
+)
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import (
     ALL_LOGITS,
+    BASELINE_LOGITS,
+    BASELINE_SUFFIX,
     CONTROLS,
     EVALUATION,
     FP16_ONNX,
@@ -38,6 +47,7 @@ from kdc.pipeline.rundir.files import (
     TOKENIZER_JSON,
 )
 from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.rundir.standing import better_baseline
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
@@ -65,15 +75,16 @@ class Entry:
 
 def depends_on(run: Run) -> dict[str, Any]:
     """What is timed, where, and on which machine."""
-    settings = run.config.evaluate.model_dump()
-    return settings | {"device": run.config.run.device} | this_machine(run.device)
+    settings: dict[str, Any] = run.config.evaluate.model_dump()
+    settings |= {"device": run.config.run.device} | this_machine(run.device)
+    return settings | {"baselines": run.fingerprints.get("baselines")}
 
 
 def run(run: Run, out: Path) -> EvaluateResult:
     """Make the table in `out`."""
     data, settings = run.data(), run.config.evaluate
     notes: list[str] = []
-    entries = _torch_entries(run) | _onnx_entries(run, notes)
+    entries = _torch_entries(run) | _onnx_entries(run, notes) | _baseline_entries(run)
     for place, name in enumerate(list(entries)):
         try:
             _answer_all(entries[name], data)
@@ -106,7 +117,8 @@ def run(run: Run, out: Path) -> EvaluateResult:
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     labels = np.asarray(data.rows(first)["label"][:])
-    _save_evaluation(out / EVALUATION, texts, labels, {name: entry.logits[first] for name, entry in entries.items()})
+    kept = {name: entry.logits[first] for name, entry in entries.items()}
+    _save_evaluation(out / EVALUATION, texts, labels, kept, better=better_baseline(run))
     answers: dict[str, Any] = {
         f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits
     }
@@ -212,7 +224,7 @@ def _teacher_entry(run: Run, torch_entry: Callable[[Path, str], Entry]) -> Entry
     if settings.scores is not None:
         scores = np.load(run.folder("teacher") / SCORES)
         return Entry(
-            answer=lambda texts: np.zeros(0, dtype=np.float32),  # never called: a black box is not timed
+            answer=_never,
             predict=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
             row={"runtime": "a black box"},
             timed=False,
@@ -234,6 +246,32 @@ def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64]) -> Entry:
         predict=lambda split: ensemble.average([teacher.predict(split) for teacher in teachers], shares),
         row={"runtime": teachers[0].row["runtime"]} | sums,
     )
+
+
+def _baseline_entries(run: Run) -> dict[str, Entry]:
+    """What is cheap to beat. Its answers are there; what it costs is not measured, since nobody would serve it so."""
+    if not run.config.baselines.enabled:
+        return {}
+    with np.load(run.folder("baselines") / BASELINE_LOGITS) as file:
+        answers = {name: file[name] for name in file.files}
+    return {
+        name: Entry(
+            answer=_never,
+            predict=partial(_kept, answers, name),
+            row={"runtime": "a baseline"},
+            timed=False,
+        )
+        for name in run.result(BaselinesResult).tune
+    }
+
+
+def _never(texts: list[Text]) -> NDArray[np.float32]:
+    """For a model of which there are only answers: it is not timed."""
+    raise AssertionError("its answers were made before")
+
+
+def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
+    return answers[f"{split}/{model}"]
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
@@ -281,8 +319,11 @@ def _onnx_entry(
     )
 
 
-def _save_evaluation(path: Path, texts: Sequence[Text], labels: NDArray[np.generic], logits: Logits) -> None:
-    """Keep for each evaluation row the SHA-256 of its text, its label and the logits of each model by name. No text."""
+def _save_evaluation(
+    path: Path, texts: Sequence[Text], labels: NDArray[np.generic], logits: Logits, *, better: str | None
+) -> None:
+    """Keep for each evaluation row the SHA-256 of its text, its label and the logits of each model by name, and of the
+    baseline that is better than the teacher. No text."""
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
         "label": labels,
@@ -291,4 +332,6 @@ def _save_evaluation(path: Path, texts: Sequence[Text], labels: NDArray[np.gener
     }
     if "int8" in logits:
         arrays["student_int8_logits"] = logits["int8"]
+    if better is not None:
+        arrays[f"{better}{BASELINE_SUFFIX}"] = logits[better]
     np.savez_compressed(path, **arrays)

@@ -24,9 +24,16 @@ from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.models.minilm import HUB_ID
+from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants, judged_device
 from kdc.pipeline.quality.metrics import METRICS
-from kdc.pipeline.results import EvaluateResult, ExportResult, PackageResult, QuantizeResult, Table
+from kdc.pipeline.results import (
+    EvaluateResult,
+    ExportResult,
+    PackageResult,
+    QuantizeResult,
+    Table,
+)
 from kdc.pipeline.rundir.card import model_card
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import (
@@ -41,6 +48,7 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
 from kdc.pipeline.rundir.record import read_result
+from kdc.pipeline.rundir.standing import better_baseline, teacher_note
 
 # Packages whose versions the artifact names.
 _PACKAGES = (
@@ -104,7 +112,7 @@ def run(run: Run, out: Path) -> PackageResult:
         table=evaluated.table,
         metric=manifest.task.metric,
         contract=judgement,
-        notes=tuple(note for note in (quantized.note, *evaluated.notes) if note),
+        notes=tuple(note for note in (teacher_note(run), quantized.note, *evaluated.notes) if note),
         example=example,
         headline=f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     )
@@ -242,7 +250,9 @@ def _answers(run: Run) -> EvaluationAnswers:
     rows = data.rows(split)
     with np.load(run.folder("evaluate") / ALL_LOGITS) as arrays:
         logits = {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
-    return EvaluationAnswers(texts_of(rows), np.asarray(rows["label"][:]), logits["teacher"], logits)
+    name = better_baseline(run)
+    better = None if name is None else Other(name, logits[name])
+    return EvaluationAnswers(texts_of(rows), np.asarray(rows["label"][:]), logits["teacher"], logits, better)
 
 
 def _new_name(path: Path) -> Path:

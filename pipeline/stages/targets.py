@@ -5,7 +5,6 @@ Goes on where it was cut off; with one teacher, memory does not grow with the ro
 window, each into a file of its own, so that several processes can share the work.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.lib.format import open_memmap
 
 from kdc.common.errors import KdcError
 from kdc.common.files import whole_file
+from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
@@ -21,6 +21,7 @@ from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.results import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
+from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import WINDOW, predict_window, windows
@@ -46,9 +47,12 @@ def run(run: Run, out: Path) -> TargetsResult:
         result = TargetsResult(rows=_rows_to_learn_from(data), resumed_from=answered)
     else:
         result = _average(run, path, answers)
-    if not run.config.targets.calibrate:
-        return result
-    return result.model_copy(update={"temperature": _calibrate(data, path)})
+    if run.config.targets.calibrate:
+        result = result.model_copy(update={"temperature": _calibrate(data, path)})
+    standing = standing_of(run, np.load(path, mmap_mode="r")[np.asarray(data.rows("tune")["row"][:])])
+    if standing is not None and not standing.is_shown:
+        run.say(f"warning: {worded(standing, data.task.metrics[0])}")
+    return result.model_copy(update={"standing": standing})
 
 
 def _rows_to_learn_from(data: PreparedData) -> int:
@@ -105,7 +109,7 @@ def answer_with(
     parts: Path,
     *,
     device: str,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     """Load a teacher from its folder and have it answer, as `answer_windows` does; under torchrun each process answers
     its share of the windows. The device is "cpu" or "cuda"."""
@@ -121,7 +125,7 @@ def answer_windows(
     parts: Path,
     *,
     pad_id: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write each window's row ids and logits as a file of its own, whole or not at all.
 
@@ -139,7 +143,7 @@ def answer_windows(
         with whole_file(_part(parts, start)) as stream:
             np.savez(stream, ids=ids, logits=logits)
         if progress is not None:
-            progress(done, len(starts))
+            progress(done, len(starts), rows=WINDOW)
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:

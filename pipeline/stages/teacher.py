@@ -5,6 +5,7 @@ and so on for further teachers; where a black box is the teacher, `scores.npy` a
 """
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,19 @@ from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
-from kdc.pipeline.results import ModelResult, TeacherResult
+from kdc.pipeline.results import Attempt, ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import SCORES
+from kdc.pipeline.rundir.files import PROBE, SCORES
+from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble
+from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.finetuning import check_learned, score_logits, score_model
+from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.teachers import load_finetuned, train_teacher
 
+_ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
     "--set student.allow_majority=true goes on all the same"
@@ -57,26 +62,70 @@ def run(run: Run, out: Path) -> TeacherResult:
         shutil.rmtree(checkpoints, ignore_errors=True)
         results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
     first, *others = results
-    return TeacherResult(**first.to_json(), **({"others": others} if others else {}))
+    attempts: dict[str, Any] = {}
+    if (out / _ATTEMPTS).exists():
+        attempts["attempts"] = json.loads((out / _ATTEMPTS).read_text(encoding="utf-8"))
+    return TeacherResult(**first.to_json(), **attempts, **({"others": others} if others else {}))
 
 
 def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> ModelResult:
     """Fine-tune or check one teacher, and save it."""
     settings, data, role = run.config.teacher, run.data(), ensemble.role(place)
-    source, task = settings.sources[place], data.task
+    source = settings.sources[place]
     tokenizer = loading.load_tokenizer(source)
+    pad_id = tokenizer.pad_token_id
     if settings.finetuned:
-        model: Any = load_finetuned(source, task, settings.labels).to(run.device)
-        result = score_model(model, Rows([data.tokens(role, "tune")]), task, tokenizer.pad_token_id)
+        model: Any = load_finetuned(source, data.task, settings.labels).to(run.device)
+        result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, pad_id)
         model = model.to("cpu")
     else:
         model, result = train_teacher(
             source, settings, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
         )
+        if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
+            model, result = _or_from_probe(run, model, result, checkpoints.with_name("checkpoints-probe"))
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
+
+
+def _or_from_probe(run: Run, model: Any, result: ModelResult, checkpoints: Path) -> tuple[Any, ModelResult]:
+    """The fine-tuned teacher, unless it is not better than the best baseline beyond chance: then the best of it, of a
+    second one that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and of the
+    probe itself. A tie is for the one that came first."""
+    settings, data, metric = run.config.teacher, run.data(), run.data().task.metrics[0]
+    tune, pad_id = Rows([data.tokens("teacher", "tune")]), loading.load_tokenizer(settings.model).pad_token_id
+    standing = standing_of(run, predict(model.to(run.device), tune, pad_id=pad_id))
+    model = model.to("cpu")
+    if standing is None or standing.is_shown:
+        return model, result
+    run.say(f"teacher: {worded(standing, metric)}; fine-tunes it from the linear probe's head too")
+    with np.load(run.folder("baselines") / PROBE) as probe:
+        head = Linear(probe["weight"], probe["bias"])
+    probing = with_head(loading.load_model(settings.model, data.task, pooling="mean").model, head)
+    second = train_teacher(
+        settings.model,
+        settings,
+        data,
+        run.environment,
+        role="teacher",
+        checkpoints=checkpoints,
+        progress=run.progress,
+        head=head,
+    )
+    tries = {
+        "fine-tuned": (model, result),
+        "fine-tuned from the probe's head": second,
+        "the probe": (probing, score_model(probing, tune, data.task, pad_id)),
+    }
+    scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
+    best = max(scores, key=lambda how: scores[how])
+    attempts = [Attempt(how=how, score=score).to_json() for how, score in scores.items()]
+    write_whole(checkpoints.with_name(_ATTEMPTS), json.dumps(attempts))
+    listed = ", ".join(f"{how} {score:.1f}" for how, score in scores.items())
+    run.say(f"teacher: {listed} ({metric}, tuning slice); the teacher is {best}")
+    return tries[best]
 
 
 def _keep_scores(run: Run, file: Path, out: Path) -> TeacherResult:

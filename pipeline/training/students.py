@@ -5,13 +5,13 @@ where the adapters' initialisation changed the weights) or `full/` where all wei
 `trained_logits.npy`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import set_seed
 
+from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import StudentSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
@@ -36,7 +36,7 @@ def distil(
     *,
     cut_from: str,
     role: str,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> ModelResult:
     """Make a student and train it into a folder.
 

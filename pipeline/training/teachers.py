@@ -1,7 +1,6 @@
 """A teacher: trained here, or brought along fine-tuned, whose outputs are then put into the task's order of labels."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from kdc.common.errors import InputError
+from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
@@ -16,6 +16,7 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.pooling import open_classifier
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
+from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.finetuning import fine_tune
 from kdc.pipeline.training.loop import Environment
 
@@ -28,18 +29,20 @@ def train_teacher(
     *,
     role: str,
     checkpoints: Path,
-    progress: Callable[[int, int], None],
+    progress: Progress,
+    head: Linear | None = None,
 ) -> tuple[Any, ModelResult]:
     """Load a pretrained teacher (path or hub id) and fine-tune it: all weights, or through adapters, which are merged.
-    For the other arguments see `fine_tune`.
+    With a linear probe's head it begins from that head, which reads the mean of the token vectors. For the other
+    arguments see `fine_tune`.
 
     Returns:
         The model, on the CPU, and how it was trained.
     """
     set_seed(environment.seed)
-    loaded = loading.load_model(source, data.task, pooling=settings.pooling)
+    loaded = loading.load_model(source, data.task, pooling=settings.pooling if head is None else "mean")
     through_adapters = settings.method == "lora"
-    model = loaded.model
+    model = loaded.model if head is None else with_head(loaded.model, head)
     if through_adapters:
         model = adapters.with_adapters(model, loaded.new_modules, settings.lora)
     result = fine_tune(
@@ -51,7 +54,7 @@ def train_teacher(
         pad_id=loading.load_tokenizer(source).pad_token_id,
         checkpoints=checkpoints,
         progress=progress,
-        new_modules=loaded.new_modules,
+        new_modules=loaded.new_modules if head is None else (),  # the head has been trained already
     )
     model = model.to("cpu")
     return model.merge_and_unload() if through_adapters else model, result

@@ -8,7 +8,7 @@ from kdc.artifact.contract.judgement import Basis, Judgement, decide, missed_cos
 from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
 from kdc.common.errors import InputError
-from kdc.pipeline.quality.comparison import basis_of, compare
+from kdc.pipeline.quality.comparison import Other, basis_of, compare
 
 COSTS = Costs(latency_ms=4.0, rows_per_s=500, size_mb=20)
 
@@ -104,7 +104,7 @@ def test_the_interval_of_accuracy_is_that_of_paired_proportions() -> None:
     student[20:90] = False  # 50 rows only the teacher has right, 20 only the student: -3 points
     quality = compare(
         answers(student, labels),
-        answers(teacher, labels),
+        Other("teacher", answers(teacher, labels)),
         labels,
         "classification",
         "accuracy",
@@ -128,7 +128,7 @@ def test_every_metric_of_classes_can_be_judged(metric: str, wrong: int, max_drop
     right[:wrong] = False
     asked = contract(max_drop=max_drop if metric != "matthews" else 2 * max_drop)  # its scale is twice as long
     student, teacher = answers(right, labels), answers(np.ones(400, bool), labels)
-    quality = compare(student, teacher, labels, "classification", metric, contract=asked, seed=0)
+    quality = compare(student, Other("teacher", teacher), labels, "classification", metric, contract=asked, seed=0)
     assert decide(asked, COSTS, quality)[0] == verdict
 
 
@@ -149,7 +149,7 @@ def test_few_rows_without_a_loss_show_little(metric: str, rows: int, points: flo
     labels = np.arange(rows) % 2
     alike = answers(np.ones(rows, bool), labels)
     asked = contract(max_drop=0.4)
-    quality = compare(alike, alike, labels, "classification", metric, contract=asked, seed=0)
+    quality = compare(alike, Other("teacher", alike), labels, "classification", metric, contract=asked, seed=0)
     assert quality is not None
     assert quality.difference == 0
     assert quality.interval == pytest.approx((-points, points), rel=1e-4)
@@ -157,7 +157,7 @@ def test_few_rows_without_a_loss_show_little(metric: str, rows: int, points: flo
     assert quality.rows_needed is not None
     more = np.arange(quality.rows_needed + 2) % 2
     alike = answers(np.ones(len(more), bool), more)
-    quality = compare(alike, alike, more, "classification", metric, contract=asked, seed=0)
+    quality = compare(alike, Other("teacher", alike), more, "classification", metric, contract=asked, seed=0)
     assert decide(asked, COSTS, quality)[0] == "pass"
 
 
@@ -167,7 +167,9 @@ def test_a_true_drop_at_the_limit_seldom_passes_on_few_rows() -> None:
     teacher, passed = answers(np.ones(50, bool), labels), 0
     for _ in range(200):  # the student is wrong on 2 % of all rows that there could be
         student = answers(generator.random(50) >= 0.02, labels)
-        quality = compare(student, teacher, labels, "classification", "accuracy", contract=asked, seed=0)
+        quality = compare(
+            student, Other("teacher", teacher), labels, "classification", "accuracy", contract=asked, seed=0
+        )
         passed += decide(asked, COSTS, quality)[0] == "pass"
     assert passed / 200 <= 0.05  # 0.025, and what 200 experiments can be off
 
@@ -181,7 +183,7 @@ def test_macro_f1_is_of_the_same_classes_for_both_models() -> None:
     teacher[:6] = 2
     quality = compare(
         np.eye(3)[student],
-        np.eye(3)[teacher],
+        Other("teacher", np.eye(3)[teacher]),
         labels,
         "classification",
         "macro_f1",
@@ -201,7 +203,7 @@ def test_correlations_can_be_judged(metric: str, noise: float, verdict: str) -> 
     teacher = (labels + 0.3 * generator.normal(size=500))[:, None]
     student = teacher + noise * generator.normal(size=(500, 1))
     asked = contract(max_drop=1)
-    quality = compare(student, teacher, labels, "regression", metric, contract=asked, seed=0)
+    quality = compare(student, Other("teacher", teacher), labels, "regression", metric, contract=asked, seed=0)
     assert decide(asked, COSTS, quality)[0] == verdict
 
 

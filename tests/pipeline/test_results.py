@@ -1,5 +1,6 @@
 """Results of stages as JSON: what is written is read again, also what an older version wrote."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -39,20 +40,27 @@ def test_a_score_and_a_curve_may_hold_nan() -> None:
         assert read.training.history.tune_loss == [(1, math.inf)]
 
 
-def test_records_of_0_1_are_of_all_stages() -> None:
-    assert set(RECORDS) == {stage.name for stage in STAGES}
+OLD_STAGES = [stage for stage in STAGES if stage.name in RECORDS]
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_records_of_0_1_are_of_all_its_stages() -> None:
+    assert set(RECORDS) == {stage.name for stage in STAGES} - {"baselines"}
+
+
+@pytest.mark.parametrize("stage", OLD_STAGES, ids=lambda stage: stage.name)
 def test_a_record_of_0_1_is_read_and_written_as_it_was(stage: Any) -> None:
-    record = RECORDS[stage.name]
+    record = copy.deepcopy(RECORDS[stage.name])
+    if contract := record["metrics"].get("contract"):  # it knew nothing else to compare with
+        contract["contract"]["against"] = "teacher"
     assert StageRecord(skipped=True, **record).model_dump(mode="json", exclude={"skipped"}) == record
     assert stage.result.model_validate(record["metrics"]).to_json() == record["metrics"]
 
 
 # The teacher's depends on "labelled", whose settings no record holds.
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage.name != "teacher"], ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    "stage", [stage for stage in OLD_STAGES if stage.name != "teacher"], ids=lambda stage: stage.name
+)
 def test_fingerprints_are_those_of_0_1(stage: Any) -> None:
     record = RECORDS[stage.name]
-    before = [RECORDS[name]["fingerprint"] for name in stage.after]
+    before = [RECORDS[name]["fingerprint"] for name in stage.after if name in RECORDS]
     assert fingerprint_of(stage.name, record["settings"], before) == record["fingerprint"]

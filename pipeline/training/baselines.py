@@ -1,0 +1,227 @@
+"""What is cheap to beat: TF-IDF with a linear model, and a linear probe on the teacher's encoder before any training.
+
+A model that was trained for minutes or hours has to be better than these, or the hours were for nothing. Linear models
+are scikit-learn's; how strongly they are held back is chosen by the tuning slice, as a training's best step is.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.models import loading
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.predict import predict
+
+# scikit-learn's C: the inverse of how strongly the weights are held back.
+_TFIDF_STRENGTHS = (1.0, 10.0)
+_PROBE_STRENGTHS = (0.01, 0.1, 1.0)
+_MOST_WORDS = 100_000  # words and pairs of words that TF-IDF tells apart
+_NEVER = -30.0  # logit of a label that no row of the sample has
+
+Logits = NDArray[np.float32]  # (rows, outputs)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear model. Its logits are a classifier's; for regression (answer - center) / spread."""
+
+    weight: NDArray[np.float32]  # (outputs, features)
+    bias: NDArray[np.float32]  # (outputs,)
+
+    def __call__(self, features: Any) -> Logits:
+        """Logits of features, (rows, features), dense or sparse."""
+        return np.asarray(features @ self.weight.T, dtype=np.float32) + self.bias
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labelled rows, in memory."""
+
+    rows: Any  # a `datasets.Dataset` with the texts
+    tokens: Any  # the same rows with the teacher's tokens
+    labels: NDArray[np.generic]  # (rows,), or (rows, outputs) in {0, 1} for multi-label
+
+    @classmethod
+    def of(cls, rows: Any, tokens: Any, places: Iterable[int] | None = None) -> "Sample":
+        """The rows at some places of a split, or all of them."""
+        if places is not None:
+            places = list(places)
+            rows, tokens = rows.select(places), tokens.select(places)
+        return cls(rows, tokens, np.asarray(rows["label"][:]))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A baseline that was fitted."""
+
+    model: Linear
+    answer: Callable[[Any, Any], Logits]  # the logits of a split, given its rows and their tokens
+    tune: Logits  # its answers to the tuning slice
+
+
+def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
+    """Words and pairs of neighbouring words, weighted by TF-IDF, under a linear model."""
+    from scipy.sparse import hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    parts = _columns(train.rows)
+    vectorizers = [
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_MOST_WORDS, token_pattern=r"(?u)\b\w+\b")
+        for _ in parts
+    ]
+
+    def vectors(rows: Any) -> Any:
+        """(rows, words): of a pair each text has its own words."""
+        made = [each.transform(texts) for each, texts in zip(vectorizers, _columns(rows), strict=True)]
+        return hstack(made).tocsr() if len(made) > 1 else made[0]
+
+    for vectorizer, texts in zip(vectorizers, parts, strict=True):
+        _learn_words(vectorizer, texts)
+    model, answers = best_fit(
+        vectors(train.rows), train.labels, vectors(tune.rows), tune.labels, task, _TFIDF_STRENGTHS
+    )
+    return Fitted(model, lambda rows, tokens: model(vectors(rows)), answers)
+
+
+def _learn_words(vectorizer: Any, texts: Sequence[str]) -> None:
+    """Learn the words of the training texts; texts without any, such as signs alone, have one that stands for that."""
+    try:
+        vectorizer.fit(texts)
+    except ValueError:  # scikit-learn's "empty vocabulary"
+        vectorizer.fit(["none"])
+
+
+def _columns(rows: Any) -> list[list[str]]:
+    """The texts, or the first and the second texts of pairs."""
+    return [list(rows[name][:]) for name in ("text", "text_pair") if name in rows.column_names]
+
+
+class Encoder:
+    """A pretrained encoder that turns rows into vectors, the means of their token vectors.
+
+    Args:
+        source: path or hub id.
+        task: the task, labels filled in.
+        device: "cpu" or "cuda".
+        max_length: tokens after which a text is cut.
+        apart: whether the two texts of a pair are encoded by themselves, and not together.
+    """
+
+    def __init__(self, source: str, task: Task, *, device: str, max_length: int, apart: bool) -> None:
+        import torch
+
+        self.model = loading.load_model(source, task, pooling="mean").model.to(device)
+        self.model.classifier = torch.nn.Identity()
+        self.tokenizer = loading.load_tokenizer(source)
+        self.max_length = max_length
+        self.apart = apart
+
+    def vectors(self, rows: Any, tokens: Any) -> NDArray[np.float32]:
+        """(rows, features). Of a pair that is encoded apart, they are both vectors, their product, and the distance in
+        each place (Conneau et al. 2017, arXiv 1705.02364, section 3.1)."""
+        if not self.apart:
+            return self._encode(tokens)
+        first, second = (self._encode(self._tokens(texts)) for texts in _columns(rows))
+        return np.concatenate([first, second, first * second, np.abs(first - second)], axis=1)
+
+    def _encode(self, tokens: Any) -> NDArray[np.float32]:
+        return predict(self.model, Rows([tokens]), pad_id=self.tokenizer.pad_token_id)
+
+    def _tokens(self, texts: list[str]) -> Any:
+        import datasets
+
+        encoded = dict(self.tokenizer(texts, truncation=True, max_length=self.max_length, return_attention_mask=False))
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        return datasets.Dataset.from_dict({**encoded, "row": list(range(len(texts))), "length": lengths})
+
+
+def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task) -> Fitted:
+    """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644)."""
+    vectors = encoder.vectors(train.rows, train.tokens)
+    mean, spread = vectors.mean(0), np.maximum(vectors.std(0), 1e-6)
+    tuned = encoder.vectors(tune.rows, tune.tokens)
+    scaled, _ = best_fit(
+        (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
+    )
+    weight = scaled.weight / spread  # so that it takes the vectors as they are, like the head of a classifier
+    model = Linear(weight, scaled.bias - weight @ mean)
+    return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens)), model(tuned))
+
+
+def with_head(model: Any, head: Linear) -> Any:
+    """A classifier that reads the mean of its token vectors, changed to have the head of a linear probe."""
+    import torch
+
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(head.weight))
+        model.classifier.bias.copy_(torch.from_numpy(head.bias))
+    return model
+
+
+def best_fit(
+    features: Any,
+    labels: NDArray[np.generic],
+    tune_features: Any,
+    tune_labels: NDArray[np.generic],
+    task: Task,
+    strengths: Iterable[float],
+) -> tuple[Linear, Logits]:
+    """The linear model whose deciding metric on the tuning slice is highest, and its answers there."""
+    metric = task.metrics[0]
+    best: tuple[float, Linear, Logits] | None = None
+    for strength in strengths:
+        model = fit(features, labels, task, strength)
+        answers = model(tune_features)
+        score = metrics.compute(answers, tune_labels, task.kind, (metric,))[metric]
+        if best is None or score > best[0]:
+            best = score, model, answers
+    assert best is not None
+    return best[1:]
+
+
+def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float) -> Linear:
+    """A linear model: logistic regression (one for each label for multi-label), or ridge regression.
+
+    Args:
+        features: (rows, features), dense or sparse.
+        labels: as in `Sample`.
+        task: its kind and labels; for regression center and spread of the labels.
+        strength: scikit-learn's C.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if task.kind == "regression":
+        ridge = Ridge(alpha=1 / strength).fit(features, (labels.astype(np.float64) - task.center) / task.spread)
+        return Linear(ridge.coef_[None].astype(np.float32), np.array([ridge.intercept_], dtype=np.float32))
+    if task.kind == "multilabel":
+        two = task.model_copy(update={"kind": "classification", "labels": ("no", "yes")})
+        parts = [fit(features, labels[:, place].astype(np.int64), two, strength) for place in range(labels.shape[1])]
+        weights, biases = np.stack([part.weight for part in parts]), np.stack([part.bias for part in parts])
+        return Linear(weights[:, 1] - weights[:, 0], biases[:, 1] - biases[:, 0])
+    weight = np.zeros((task.outputs, features.shape[1]), dtype=np.float32)
+    bias = np.full(task.outputs, _NEVER, dtype=np.float32)
+    present = np.unique(labels.astype(np.int64))
+    if len(present) == 1:
+        bias[present] = 0.0
+        return Linear(weight, bias)
+    logistic = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(features, labels)
+    if len(present) == 2:  # one output, whose sign tells the two labels apart
+        weight[present], bias[present] = np.array([[-0.5], [0.5]]) * logistic.coef_, [-0.5, 0.5] * logistic.intercept_
+    else:
+        weight[present], bias[present] = logistic.coef_, logistic.intercept_
+    return Linear(weight, bias)
+
+
+def majority(labels: NDArray[np.generic], rows: int, task: Task) -> Logits:
+    """Logits (rows, outputs) of the most frequent answer of the training labels (for regression the mean)."""
+    if task.kind == "regression":
+        return np.zeros((rows, 1), dtype=np.float32)
+    if task.kind == "multilabel":
+        return np.tile(np.where(labels.mean(0) >= 0.5, 1.0, -1.0).astype(np.float32), (rows, 1))
+    counts = np.bincount(labels.astype(np.int64), minlength=task.outputs)
+    return np.tile((np.arange(task.outputs) == counts.argmax()).astype(np.float32), (rows, 1))

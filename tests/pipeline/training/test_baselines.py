@@ -1,0 +1,111 @@
+"""Baselines: linear models of every kind of task, beside what scikit-learn itself answers."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tiny_runs import base_model
+from transformers import AutoModel, AutoTokenizer
+
+from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.pipeline.training.baselines import Encoder, Sample, fit, fit_probe, fit_tfidf, majority
+
+RANDOM = np.random.default_rng(0)
+FEATURES = RANDOM.normal(size=(200, 6)).astype(np.float32)
+
+
+def task_of(kind: Any, *labels: str, pair: bool = False, **changes: Any) -> Task:
+    task = custom_task("own", "text", "text_pair" if pair else None, "label", kind, labels)
+    return task.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_are_answered_as_logistic_regression_answers_them(classes: int) -> None:
+    labels = (FEATURES[:, :classes] + RANDOM.normal(size=(200, classes))).argmax(1)
+    logits = fit(FEATURES, labels, task_of("classification", *"abc"[:classes]), 1.0)(FEATURES)
+    oracle = LogisticRegression(C=1.0, max_iter=300, tol=1e-3).fit(FEATURES, labels).predict_proba(FEATURES)
+    assert torch.softmax(torch.from_numpy(logits), -1).numpy() == pytest.approx(oracle, abs=1e-4)
+
+
+def test_a_label_that_no_row_has_is_never_answered() -> None:
+    # 20,000 rows of millions may miss a rare class; the columns of the others must not move.
+    labels = np.where(FEATURES[:, 0] > 0, 3, 1)
+    logits = fit(FEATURES, labels, task_of("classification", *"abcd"), 1.0)(FEATURES)
+    assert set(logits.argmax(1)) == {1, 3}
+    assert (logits.argmax(1) == labels).mean() > 0.95
+
+
+def test_each_label_of_a_multilabel_task_has_a_model_of_its_own() -> None:
+    hot = (FEATURES[:, :3] > 0).astype(np.float32)
+    hot[:, 2] = 0.0  # no row has it
+    logits = fit(FEATURES, hot, task_of("multilabel", *"abc"), 1.0)(FEATURES)
+    for place in (0, 1):
+        oracle = LogisticRegression(C=1.0, max_iter=300, tol=1e-3).fit(FEATURES, hot[:, place])
+        own = torch.sigmoid(torch.from_numpy(logits[:, place])).numpy()
+        assert own == pytest.approx(oracle.predict_proba(FEATURES)[:, 1], abs=1e-4)
+    assert (logits[:, 2] < 0).all()
+
+
+def test_regression_answers_in_the_trainings_unit() -> None:
+    labels = 50 + 10 * FEATURES[:, 0]
+    task = task_of("regression", center=50.0, spread=10.0)
+    assert fit(FEATURES, labels, task, 1e6)(FEATURES)[:, 0] == pytest.approx(FEATURES[:, 0], abs=1e-3)
+    assert (majority(labels, 5, task) == 0).all()  # the mean
+
+
+def test_the_majority_is_that_of_the_training_rows() -> None:
+    logits = majority(np.array([2, 2, 0]), 4, task_of("classification", *"abc"))
+    assert logits.argmax(1).tolist() == [2, 2, 2, 2]
+    hot = majority(np.array([[1, 0], [1, 0], [0, 1]]), 2, task_of("multilabel", "a", "b"))
+    assert (hot > 0).tolist() == [[True, False]] * 2
+
+
+def sample(texts: list[str], labels: list[int], pairs: list[str] | None = None, tokens: Any = None) -> Sample:
+    columns: dict[str, Any] = {"text": texts} | ({"text_pair": pairs} if pairs else {}) | {"label": labels}
+    return Sample.of(datasets.Dataset.from_dict(columns), tokens)
+
+
+def test_tfidf_reads_both_texts_of_a_pair_apart() -> None:
+    # The label is whether the first text holds "yes"; the second one is full of it.
+    texts = ["yes a", "no a", "yes b", "no b"] * 5
+    train = sample(texts, [1, 0, 1, 0] * 5, ["yes yes", "yes", "no", "yes no"] * 5)
+    fitted = fit_tfidf(train, train, task_of("classification", "n", "y", pair=True))
+    assert fitted.tune.argmax(1).tolist() == [1, 0, 1, 0] * 5
+
+
+def test_texts_without_words_are_answered() -> None:
+    train = sample(["!!!", "???"] * 4, [0, 1] * 4)
+    assert fit_tfidf(train, train, task_of("classification", "a", "b")).tune.shape == (8, 2)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bool) -> None:
+    source = base_model("bert", tmp_path / "model")
+    tokenizer, encoder = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
+    first = [" ".join(f"w{number}" for number in RANDOM.integers(1, 60, size=1 + place % 7)) for place in range(60)]
+    second = [" ".join(f"w{number}" for number in RANDOM.integers(1, 60, size=3)) for _ in range(60)]
+    encoded = dict(tokenizer(first, second, return_attention_mask=False))
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    tokens = datasets.Dataset.from_dict({**encoded, "row": list(range(60)), "length": lengths})
+    train = sample(first, [place % 2 for place in range(60)], second, tokens)
+    task = task_of("classification", "a", "b", pair=True)
+    probe = Encoder(str(source), task, device="cpu", max_length=64, apart=apart)
+
+    def mean(*texts: str) -> np.ndarray:
+        with torch.inference_mode():
+            return encoder(**tokenizer(*texts, return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
+
+    if apart:
+        halves = [(mean(one), mean(other)) for one, other in zip(first, second, strict=True)]
+        oracle = np.stack([np.concatenate([u, v, u * v, abs(u - v)]) for u, v in halves])
+    else:
+        oracle = np.stack([mean(one, other) for one, other in zip(first, second, strict=True)])
+    assert probe.vectors(train.rows, train.tokens) == pytest.approx(oracle, abs=1e-5)
+    # Its head takes the vectors as they are: what it scaled them by is in its weights.
+    fitted = fit_probe(probe, train, train, task)
+    assert fitted.tune == pytest.approx(oracle @ fitted.model.weight.T + fitted.model.bias, abs=1e-4)
+    assert fitted.answer(train.rows, train.tokens) == pytest.approx(fitted.tune, abs=1e-5)
