@@ -299,9 +299,9 @@ def study(
         str,
         typer.Option(
             help="Methods, separated by commas: fft and lora train the teacher; kd-lora distils; student-lora "
-            "and student-fft train the student on labels alone."
+            "and student-fft train the student on labels alone; probe and tfidf are baselines."
         ),
-    ] = "fft,lora,kd-lora,student-lora,student-fft",
+    ] = "fft,lora,kd-lora,student-lora,student-fft,probe,tfidf",
     ranks: Annotated[str, typer.Option(help="LoRA ranks, separated by commas.")] = "8",
     seeds: Annotated[
         str, typer.Option(help="Seeds, separated by commas; every training is done once for each.")

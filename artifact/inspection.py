@@ -28,7 +28,8 @@ def render(manifest: Manifest) -> str:
         f"task        {task.name} ({task.kind}): {columns} -> {', '.join(task.labels) or 'a number'}",
         f"made        {manifest.created} by kdc {manifest.kdc_version}",
         f"teacher     {lineage.teacher}",
-        f"student     {lineage.student} (recipe {lineage.recipe}, seed {lineage.seed})",
+        f"student     {lineage.student} (recipe {lineage.recipe}, seed {lineage.seed})"
+        + (f", trained in {lineage.trained}" if lineage.trained else ""),
         f"data        {lineage.data_fingerprint}",
         f"packages    {', '.join(f'{name} {version}' for name, version in lineage.packages.items())}",
         f"judged on   {lineage.cpu}" + (f", {lineage.gpu}" if lineage.gpu else ""),

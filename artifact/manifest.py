@@ -84,6 +84,7 @@ class Lineage(Frozen):
     # share of the training rows that carry each label, in the order of the task's labels (they sum to 1 except in
     # multi-label tasks); None for regression and in artifacts of older versions
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    trained: str = ""  # number format and threads of the student's training; "" in artifacts of older versions
 
 
 class FileInfo(Frozen):

@@ -24,9 +24,10 @@ from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("OMP_NUM_THREADS", None)  # it would leave nothing to choose
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
-BATCH, STEPS, CHOSEN_STEPS, PADDED_STEPS = 32, 24, 60, 3  # timed; one more goes before
+BATCH = 32
+PADDED_STEPS, CHOSEN_STEPS = 3, 3  # how many steps are timed of padded rows; times as many where there is a choice
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
 
@@ -57,30 +58,41 @@ def main() -> None:
     """Time all settings in turns."""
     import torch
 
+    from kdc.pipeline.training import pace
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--who", nargs="+", choices=(TEACHER, STUDENT), default=[TEACHER, STUDENT])
+    parser.add_argument("--steps", type=int, default=24, help="steps of each setting in a round; one more goes before")
     options = parser.parse_args()
+    pace.pace()  # knows now how many threads there are, before they are changed here
     most = torch.get_num_threads()
     peaks = {threads: _peak(threads) for threads in (most, 1)}
-    print(f"peak, GFLOP/s in fp32: {', '.join(f'{peak:.0f} with {threads}' for threads, peak in peaks.items())}")
+    print(
+        f"peak, GFLOP/s in fp32: {', '.join(f'{peak:.0f} with {threads}' for threads, peak in peaks.items())}",
+        flush=True,
+    )
     fixed = [Case(f"{threads} threads", threads) for threads in (most, 1)]
     if _has_bf16():
         fixed += [replace(case, name=f"{case.name}, bf16", bf16=True) for case in fixed]
     others = [
         Case(_TORCHS, most, own_dropout=False),
-        Case("padded to 512", most, pad_to=512),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
+        Case("padded to 512", most, pad_to=512),  # of the student alone: a teacher's step would take half a minute
     ]
     with tempfile.TemporaryDirectory() as scratch:
         tokens = _rows(options.data, Path(scratch))
-        for who in (TEACHER, STUDENT):
+        for who in options.who:
             speeds: dict[tuple[str, bool], list[float]] = {}
             for _ in range(options.rounds):
                 for beside in (False, True):
                     with _neighbour() if beside else contextlib.nullcontext():
-                        for case in [Case("chosen"), *fixed, *(() if beside else others)]:
-                            speeds.setdefault((case.name, beside), []).append(_speed(tokens, who, case))
+                        for case in [Case("chosen"), *fixed, *(() if beside else others[: 3 if who == STUDENT else 2])]:
+                            speed = _speed(tokens, who, case, options.steps)
+                            speeds.setdefault((case.name, beside), []).append(speed)
+                            where = "beside a busy process" if beside else "alone"
+                            print(f"{who}, {where}, {case.name}: {speed:.1f} rows/s", file=sys.stderr, flush=True)
             _tell(who, speeds, fixed, most, peaks, tokens)
 
 
@@ -107,7 +119,7 @@ def _tell(
     )
     print(f"{who}: cheap dropout to torch's: {rates[f'{most} threads', False] / rates[_TORCHS, False]:.2f}")
     share = alone * _flops_of_a_row(who, tokens) / 1e9 / peaks[most]
-    print(f"{who}: chosen, share of the peak of {most} threads: {100 * share:.0f} %\n")
+    print(f"{who}: chosen, share of the peak of {most} threads: {100 * share:.0f} %\n", flush=True)
 
 
 def _peak(threads: int) -> float:
@@ -168,7 +180,7 @@ def _rows(data: Path, scratch: Path) -> Any:
     return open_data(scratch).tokens("student", "train")
 
 
-def _speed(tokens: Any, who: str, case: Case) -> float:
+def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     """Rows a second of some steps, loading and the first step left out."""
     import numpy as np
     from transformers import set_seed
@@ -178,19 +190,19 @@ def _speed(tokens: Any, who: str, case: Case) -> float:
     from kdc.pipeline.models import loading
     from kdc.pipeline.training import adapters, dropout, loop, pace
 
-    steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS if case.threads is None else STEPS
+    steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
-    loaded = loading.load_model("minilm", find_task("qnli"))
+    loaded = loading.load_model("minilm", find_task("qnli"), pooling="first" if case.plain else "auto")
     model = loaded.model
     if who == STUDENT:
         model = adapters.with_adapters(loading.cut(model, [0, 1, 2]), loaded.new_modules, LoraSettings())
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
-    pace.pace.cache_clear()
-    chosen = pace.pace() if case.threads is None else pace.Pace((case.threads,))
+    chosen = pace.Pace((case.threads,) if case.threads else pace.pace().choices)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "pace", return_value=chosen):
         make = _plain if case.plain else _ours
         trainer = make(model, tokens, logits if who == STUDENT else None, case, steps, Path(folder))
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
         with chosen.work(), dropout.cheap_dropout(model) if case.own_dropout else contextlib.nullcontext():
             trainer.train()

@@ -114,6 +114,7 @@ class Facts(Result):
     """All facts of a run."""
 
     verdict: str = ""  # one sentence: what was compressed, what was kept, how much smaller and faster it is
+    notes: tuple[str, ...] = ()  # what a person should know of teacher, int8 and what was not measured
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel has for something else
     task: TaskFacts
     served: str  # the variant that a CPU loads ("fp32" or "int8")

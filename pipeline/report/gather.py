@@ -102,6 +102,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         contract=manifest.contract,
         candidates=_candidates(run),
         where=_origin(run, manifest),
+        notes=run.result(results.PackageResult).notes,
     )
     return facts.model_copy(update={"verdict": verdict(facts)})
 

@@ -24,6 +24,9 @@ _NAMES = {
     "fp32": "ONNX fp32",
     "int8": "ONNX int8",
     "fp16": "ONNX fp16",
+    "probe": "linear probe",
+    "tfidf": "TF-IDF",
+    "majority": "majority",
 }
 # Field of `ModelFacts`, title, factor, digits.
 _COLUMNS = (
@@ -90,6 +93,7 @@ def table(facts: Facts) -> list[list[str]]:
 def _values(facts: Facts) -> dict[str, Any]:
     """What both templates show; `origin` says where and how the artifact was made, as title and text."""
     judgement, where = facts.contract, facts.where
+    trained = f", trained in {where.trained}" if where.trained else ""
     return {
         "title": f"{facts.task.name}: what compression kept",
         "facts": facts,
@@ -98,7 +102,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "models": table(facts),
         "origin": [
             ("teacher", where.teacher),
-            ("student", f"{where.student}, recipe {where.recipe}, seed {where.seed}"),
+            ("student", f"{where.student}, recipe {where.recipe}, seed {where.seed}{trained}"),
             ("rows", ", ".join(f"{name} {count}" for name, count in where.rows.items())),
             ("data fingerprint", where.data_fingerprint),
             ("measured on", where.cpu + (f", {where.gpu}" if where.gpu else "")),

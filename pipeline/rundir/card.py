@@ -8,7 +8,9 @@ from kdc.common.tables import markdown
 from kdc.pipeline.results import QuantizeResult
 
 
-def model_card(manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str) -> str:
+def model_card(
+    manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str
+) -> str:
     """The card: what the model answers, what was measured, how to use it, and its limits.
 
     Args:
@@ -16,6 +18,7 @@ def model_card(manifest: Manifest, int8: QuantizeResult, judgement: Judgement | 
         int8: how its int8 variant came about, and what was measured of each candidate.
         judgement: how it kept its contract; None where nothing was asked of it.
         example: arguments for `kdc try`, quoted for a shell.
+        teacher: what a person should know of the teacher; "" where all is well.
     """
     task, lineage = manifest.task, manifest.lineage
     columns = f"`{task.text}`" if task.text_pair is None else f"the pair `{task.text}`, `{task.text_pair}`"
@@ -27,6 +30,7 @@ def model_card(manifest: Manifest, int8: QuantizeResult, judgement: Judgement | 
         untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
     contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
     note = int8.note or f"int8 is the candidate `{int8.winner}`."
+    note += f"\nOf the teacher: {teacher}." if teacher else ""
     return f"""# {task.name}: a compressed text classifier
 
 Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lineage.student} with KD-LoRA

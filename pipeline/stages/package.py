@@ -32,6 +32,7 @@ from kdc.pipeline.results import (
     ExportResult,
     PackageResult,
     QuantizeResult,
+    StudentResult,
     Table,
 )
 from kdc.pipeline.rundir.card import model_card
@@ -93,7 +94,7 @@ def run(run: Run, out: Path) -> PackageResult:
             seed=run.config.run.seed,
         )
     example = _example(manifest.task)
-    card = model_card(manifest, quantized, judgement, example)
+    card = model_card(manifest, quantized, judgement, example, teacher=teacher_note(run))
     (working / "README.md").write_text(card, encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
     manifest = write_manifest(working, manifest.model_copy(update={"files": files, "contract": judgement}))
@@ -216,8 +217,18 @@ def _lineage(run: Run) -> Lineage:
         packages=machine.versions(_PACKAGES),
         cpu=machine.cpu().model,
         gpu=gpu_name(run.device),
+        trained=_trained(run),
         label_share=label_share(np.asarray(data.rows("train")["label"][:]), data.task),
     )
+
+
+def _trained(run: Run) -> str:
+    """In what number format and with how many threads the student was trained."""
+    training = run.result(StudentResult).training
+    if training is None or training.precision is None:
+        return ""
+    threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
+    return training.precision + threads
 
 
 def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:

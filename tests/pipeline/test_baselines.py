@@ -26,13 +26,13 @@ WEAK = ("baselines.enabled=true", "teacher.epochs=0.3", "student.allow_majority=
 ASKED = {"contract.max_drop": 2.0, "contract.evidence": "point", "contract.max_size_mb": 50.0}
 
 
-def config_of(folder: Path, *sets: str, pair: bool = True, **flags: Any) -> Config:
+def config_of(folder: Path, *sets: str, **flags: Any) -> Config:
     teacher = folder / "teacher"
     if not teacher.exists():
         tiny_runs.base_model("bert", teacher)
         tiny_runs.write_rows(folder / "train.csv", 500, seed=1)
         tiny_runs.write_rows(folder / "eval.csv", 150, seed=2)
-    return tiny_runs.config_for(folder, teacher, *WEAK, *sets, pair=pair, flags=flags)
+    return tiny_runs.config_for(folder, teacher, *WEAK, *sets, flags=flags)
 
 
 @pytest.fixture(scope="module")

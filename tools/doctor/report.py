@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import field_serializer
+from pydantic import Field, field_serializer
 
 from kdc.common.frozen import Frozen
 from kdc.common.machine import Cores, Cpu, Memory, Nvidia
@@ -22,6 +22,8 @@ class Torch(Frozen):
     cuda_build: str = ""
     cuda: bool = False
     devices: tuple[str, ...] = ()
+    # steps a second of training one small layer on the CPU, by threads and number format; empty with a GPU
+    training: dict[str, float] = Field(default_factory=dict)
     words: str = ""  # what it printed on stderr
     error: str = ""  # why it could not be imported; "" where it could
 
@@ -111,9 +113,12 @@ def _devices(report: Report) -> list[str]:
     else:
         build = f"for CUDA {torch.cuda_build}" if torch.cuda_build else "for CPUs only"
         pytorch = f"built {build}, {'sees a GPU' if torch.cuda else 'sees no GPU'}"
+    speeds = torch.training if torch is not None else {}
+    fastest = "; ".join(f"{name}: {speeds[name]:g}" for name in sorted(speeds, key=lambda each: -speeds[each]))
     return [
         *(f"{each.name}: {'starts' if each.starts else f'does not start: {each.reason}'}" for each in report.providers),
         f"PyTorch: {pytorch}",
+        *(f"training on the CPU, steps of a layer a second: {listed}" for listed in [fastest] if listed),
         f"NVIDIA: driver {nvidia.driver}, {', '.join(nvidia.devices)}" if nvidia.driver else f"NVIDIA: {nvidia.detail}",
     ]
 

@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
@@ -24,9 +25,12 @@ from kdc.common.progress import Reporter
 from kdc.common.timing import seconds_of
 from kdc.pipeline.compress import prepare_libraries
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results import ModelResult, TeacherResult
+from kdc.pipeline.results import BaselinesResult, ModelResult, TeacherResult
+from kdc.pipeline.rundir.files import BASELINE_LOGITS
 from kdc.pipeline.rundir.record import read_record
+from kdc.tools.study.grid import BASELINES
 from kdc.tools.study.jobs import CellInputs, CellResult, Job
 
 if TYPE_CHECKING:
@@ -73,6 +77,8 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
             given=run.root.absolute(),
             remedy="a study's --out on a disk that all nodes share, under the same path",
         )
+    if inputs.cell.method in BASELINES:
+        return _baseline(inputs, run)
     reset_peak_memory()
     trained, model, role = _train(inputs.cell.method, run, work)
     training = trained.training
@@ -100,6 +106,41 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
         peak_memory_bytes=training.peak_memory_bytes or host_memory,
         device=run.device,
     )
+
+
+def _baseline(inputs: CellInputs, run: Run) -> CellResult:
+    """What the run directory already has of a baseline.
+
+    Raises:
+        InputError: it has none.
+    """
+    method = inputs.cell.method
+    if not run.config.baselines.enabled or method not in run.result(BaselinesResult).tune:
+        raise InputError(
+            "the run directory has no such baseline",
+            given=method,
+            remedy=f"leave out {method} from --methods, or baselines.enabled and teacher.finetuned from --set",
+        )
+    with np.load(run.folder("baselines") / BASELINE_LOGITS) as kept:
+        logits = {split: kept[f"{split}/{method}"] for split in run.data().eval_splits}
+    scores, collapsed = _scores(run.data(), logits)
+    return CellResult(
+        **{name: getattr(inputs, name) for name in CellInputs.model_fields},
+        scores=scores,
+        collapsed=collapsed,
+        tune=run.result(BaselinesResult).tune[method],
+        device=run.device,
+    )
+
+
+def _scores(data: PreparedData, logits: dict[str, NDArray[np.float32]]) -> tuple[dict[str, float], bool]:
+    """The metrics in points of logits by split, and whether all rows of a split have one answer."""
+    scores: dict[str, float] = {}
+    for split, answers in logits.items():
+        suffix, labels = split.removeprefix("eval"), np.asarray(data.rows(split)["label"][:])
+        values = metrics.compute(answers, labels, data.task.kind, data.task.metrics)
+        scores |= {name + suffix: value for name, value in values.items()}
+    return scores, any(metrics.is_constant(answers, data.task.kind) for answers in logits.values())
 
 
 def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
@@ -139,15 +180,8 @@ def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, f
     own = role == "student" and not student.startswith("layers:")
     pad_id = load_tokenizer(student if own else run.config.teacher.model).pad_token_id
     model.to(run.device).eval()
-    scores: dict[str, float] = {}
-    collapsed = False
-    for split in data.eval_splits:
-        tokens = data.tokens(role, split)
-        logits = predict(model, Rows([tokens]), pad_id=pad_id)
-        suffix = split.removeprefix("eval")
-        values = metrics.compute(logits, np.asarray(tokens["label"][:]), data.task.kind, data.task.metrics)
-        scores |= {name + suffix: value for name, value in values.items()}
-        collapsed = collapsed or metrics.is_constant(logits, data.task.kind)
+    answers = {split: predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id) for split in data.eval_splits}
+    scores, collapsed = _scores(data, answers)
     tokens = data.tokens(role, data.eval_splits[0])
     rows = Rows([tokens.select(range(min(_TIMED_ROWS, len(tokens))))])
     times = [seconds_of(lambda: predict(model, rows, pad_id=pad_id)) for _ in range(_TIMED_ROUNDS)]

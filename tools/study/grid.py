@@ -18,7 +18,10 @@ METHODS = {
     "kd-lora": "the student, LoRA, with the teacher's logits",
     "student-lora": "the student, LoRA, labels alone",
     "student-fft": "the student, all weights, labels alone",
+    "probe": "the teacher's encoder as it was before, a linear model on it",
+    "tfidf": "TF-IDF, a linear model",
 }
+BASELINES = ("probe", "tfidf")  # methods that train no network: the stage `baselines` has made them
 RANKED = ("lora", "kd-lora", "student-lora")  # methods that train adapters, which have a rank
 
 
@@ -87,6 +90,7 @@ class Grid:
             "run.family": cell.family,
             "run.seed": cell.seed,
             "run.out": cell.base(self.out),
+            "teacher.from_probe": "off",  # the method fft is fine-tuning alone
             **dict(self.flags),
         }
         return resolve(flags=layer_of(flags), sets=parse_sets(sets), file={})

@@ -59,18 +59,19 @@ class CellInputs(BaseModel):
 
 
 class CellResult(CellInputs):
-    """What one training came to; its JSON is the cell's file."""
+    """What one training came to; its JSON is the cell's file. The costs of a baseline are not measured: None."""
 
     scores: dict[str, float]  # points by metric, on the evaluation split; the names of a second split end in its name
     collapsed: bool  # whether the model gives all rows of a split one answer
-    inference_s_per_1000_rows: float  # seconds, adapters merged, in batches of like length
     tune: dict[str, float]  # points by metric, on the tuning slice
-    seconds: float  # seconds of training
-    steps: int  # updates of the weights in the training
-    parameters: int  # how many the model has, adapters merged
-    trainable_parameters: int  # how many of them, or of its adapters, were trained
-    peak_memory_bytes: int  # most memory while training: of the device on CUDA, else resident memory of the process
     device: str  # "cpu" or "cuda"
+    inference_s_per_1000_rows: float | None = None  # seconds, adapters merged, in batches of like length
+    seconds: float | None = None  # seconds of training
+    steps: int | None = None  # updates of the weights in the training
+    parameters: int | None = None  # how many the model has, adapters merged
+    trainable_parameters: int | None = None  # how many of them, or of its adapters, were trained
+    # most memory while training: of the device on CUDA, else resident memory of the process
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

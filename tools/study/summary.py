@@ -91,11 +91,13 @@ class MethodSummary:
     @property
     def peak_memory_bytes(self) -> int | None:
         """The most that any of the cells held while it was trained; None where no cell was done."""
-        return max((result.peak_memory_bytes for result in self.results), default=None)
+        known = (result.peak_memory_bytes for result in self.results)
+        return max((peak for peak in known if peak is not None), default=None)
 
     def mean_of(self, cost: str) -> float | None:
-        """Mean over the cells of that field of `CellResult`; None where no cell was done."""
-        return mean(getattr(result, cost) for result in self.results) if self.results else None
+        """Mean over the cells of that field of `CellResult`; None where it was measured of none."""
+        known = [value for result in self.results if (value := getattr(result, cost)) is not None]
+        return mean(known) if known else None
 
     def average(self, *, without_wnli: bool = False) -> float | None:
         """Mean over the tasks (MNLI's two columns count half each); None where a task has no score."""

@@ -60,7 +60,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     write_rows(folder / "train.csv", 320, seed=1)
     write_rows(folder / "eval.csv", 100, seed=2)
     first, second = base_model("bert", folder / "first"), base_model("distilbert", folder / "second")
-    return folder, config_for(folder, first, f"teacher.more={second}", "export.fp16=false", "quantize.enabled=false")
+    sets = (f"teacher.more={second}", "teacher.epochs=16", "export.fp16=false", "quantize.enabled=false")
+    return folder, config_for(folder, first, *sets)
 
 
 def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(

@@ -7,7 +7,7 @@ import tiny_runs
 
 from kdc.tools.study.grid import Grid
 
-METHODS = ("fft", "lora", "kd-lora", "student-lora", "student-fft")
+METHODS = ("fft", "lora", "kd-lora", "student-lora", "student-fft", "tfidf")
 
 
 def write_glue(folder: Path) -> Path:
@@ -26,6 +26,6 @@ def write_glue(folder: Path) -> Path:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Grid:
     folder = tmp_path_factory.mktemp("study")
     teacher = tiny_runs.base_model("bert", folder / "teacher")
-    sets = (*tiny_runs.QUICK, f"teacher.model={teacher}", "student.model=layers:first-half")
+    sets = (*tiny_runs.QUICK, "baselines.enabled=true", f"teacher.model={teacher}", "student.model=layers:first-half")
     flags = (("data.data", write_glue(folder / "glue")), ("run.recipe", "best"))
     return Grid(("sst2",), ("minilm",), METHODS, (4,), (1,), folder / "out", sets, flags)

@@ -45,8 +45,8 @@ def test_every_method_learns(outcomes: list[Outcome]) -> None:
 
 
 def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
-    trained = {method: result(outcomes, method).trainable_parameters for method in METHODS}
-    whole = {method: result(outcomes, method).parameters for method in METHODS}
+    trained = {method: result(outcomes, method).trainable_parameters or 0 for method in METHODS}
+    whole = {method: result(outcomes, method).parameters or 0 for method in METHODS}
     assert trained["fft"] == whole["fft"] == whole["lora"]
     assert trained["student-fft"] == whole["student-fft"] == whole["kd-lora"] == whole["student-lora"]
     assert trained["kd-lora"] == trained["student-lora"] < whole["kd-lora"] < whole["fft"]
@@ -56,9 +56,15 @@ def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
 def test_every_cell_tells_its_costs(outcomes: list[Outcome]) -> None:
     for method in METHODS:
         figures = result(outcomes, method)
-        assert figures.peak_memory_bytes > 1e8
-        assert figures.seconds > 0
-        assert figures.inference_s_per_1000_rows > 0
+        assert (figures.peak_memory_bytes or 0) > 1e8
+        assert (figures.seconds or 0) > 0
+        assert (figures.inference_s_per_1000_rows or 0) > 0
+
+
+def test_a_baseline_stands_beside_them_without_costs(outcomes: list[Outcome]) -> None:
+    figures = result(outcomes, "tfidf")
+    assert figures.scores["accuracy"] > 75
+    assert (figures.seconds, figures.parameters, figures.inference_s_per_1000_rows) == (None, None, None)
 
 
 def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcome]) -> None:
