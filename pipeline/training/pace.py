@@ -112,8 +112,8 @@ class Pace:
         if speeds[best] < _WORTH * speeds[self.threads]:
             best = self.threads
         if best != self.threads or self._looked is None:
-            listed = ", ".join(f"{speed:,.0f} with {_count(threads)}" for threads, speed in speeds.items())
-            log.info("goes on with %s: tokens a second %s", _count(best), listed)
+            listed = ", ".join(f"{speed:,.0f} with {threads}" for threads, speed in speeds.items())
+            log.info("%s from now on (tokens a second: %s)", _count(best), listed)
         self.threads, self._settled = best, speeds[best]
         self._looked, self._steps = now, 1
 
