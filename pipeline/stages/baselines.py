@@ -64,8 +64,8 @@ def run(run: Run, out: Path) -> BaselinesResult:
 
 
 def _is_probed(run: Run) -> bool:
-    """A teacher that came fine-tuned has no encoder from before its training at hand."""
-    return not run.config.teacher.finetuned
+    """A teacher that came fine-tuned has no encoder from before its training at hand; a black box has none at all."""
+    return not run.config.teacher.finetuned and run.config.teacher.scores is None
 
 
 def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, str]:

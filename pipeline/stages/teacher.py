@@ -32,6 +32,7 @@ from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.teachers import load_finetuned, train_teacher
 
 _ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
+_PROBE_CHECKPOINTS = "checkpoints-probe"  # of the training that begins from the probe's head
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
     "--set student.allow_majority=true goes on all the same"
@@ -59,7 +60,8 @@ def run(run: Run, out: Path) -> TeacherResult:
         if not record.exists():  # a teacher that has a record was finished before the stage was cut off
             result = _make_teacher(run, place, out / name, checkpoints)
             write_whole(record, result.model_dump_json(exclude_unset=True))
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        for done in (checkpoints, out / _PROBE_CHECKPOINTS):
+            shutil.rmtree(done, ignore_errors=True)
         results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
     first, *others = results
     attempts: dict[str, Any] = {}
@@ -83,7 +85,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
             source, settings, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
         )
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
-            model, result = _or_from_probe(run, model, result, checkpoints.with_name("checkpoints-probe"))
+            model, result = _or_from_probe(run, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

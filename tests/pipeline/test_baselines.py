@@ -85,6 +85,7 @@ def test_a_probe_that_is_better_is_the_teacher(tmp_path: Path) -> None:
     assert scores["the probe"] > max(scores["fine-tuned"], scores["fine-tuned from the probe's head"])
     assert result.tune["macro_f1"] == scores["the probe"]
     assert result.training is None
+    assert not list((root / "teacher").glob("checkpoints*"))  # of two trainings, each several times the model's size
     model = loading.load_model(str(root / "teacher" / "model"), data.task).model
     with np.load(root / "baselines" / BASELINE_LOGITS) as kept:
         probe = kept["tune/probe"]
