@@ -5,7 +5,6 @@ The majority, TF-IDF with a linear model, and a linear probe on the teacher's en
 `probe.npz`, a head for the encoder: weight (outputs, width) and bias.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +81,4 @@ def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, st
     if task.text_pair is None:
         return together, ""
     apart = fit_probe(encoder(apart=True), train, tune, task)
-    score = _score_of(tune, run)
-    return (apart, "apart") if score(apart) > score(together) else (together, "together")
-
-
-def _score_of(tune: Sample, run: Run) -> Callable[[Fitted], float]:
-    task = run.data().task
-    metric = task.metrics[0]
-    return lambda fitted: metrics.compute(fitted.tune, tune.labels, task.kind, (metric,))[metric]
+    return (apart, "apart") if apart.score > together.score else (together, "together")

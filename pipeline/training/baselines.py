@@ -62,6 +62,7 @@ class Fitted:
     model: Linear
     answer: Callable[[Any, Any], Logits]  # the logits of a split, given its rows and their tokens
     tune: Logits  # its answers to the tuning slice
+    score: float  # the deciding metric of these
 
 
 def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
@@ -82,10 +83,10 @@ def fit_tfidf(train: Sample, tune: Sample, task: Task) -> Fitted:
 
     for vectorizer, texts in zip(vectorizers, parts, strict=True):
         _learn_words(vectorizer, texts)
-    model, answers = best_fit(
+    model, answers, score = best_fit(
         vectors(train.rows), train.labels, vectors(tune.rows), tune.labels, task, _TFIDF_STRENGTHS
     )
-    return Fitted(model, lambda rows, tokens: model(vectors(rows)), answers)
+    return Fitted(model, lambda rows, tokens: model(vectors(rows)), answers, score)
 
 
 def _learn_words(vectorizer: Any, texts: Sequence[str]) -> None:
@@ -145,12 +146,12 @@ def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task) -> Fitt
     vectors = encoder.vectors(train.rows, train.tokens)
     mean, spread = vectors.mean(0), np.maximum(vectors.std(0), 1e-6)
     tuned = encoder.vectors(tune.rows, tune.tokens)
-    scaled, _ = best_fit(
+    scaled, _, score = best_fit(
         (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
     )
     weight = scaled.weight / spread  # so that it takes the vectors as they are, like the head of a classifier
     model = Linear(weight, scaled.bias - weight @ mean)
-    return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens)), model(tuned))
+    return Fitted(model, lambda rows, tokens: model(encoder.vectors(rows, tokens)), model(tuned), score)
 
 
 def with_head(model: Any, head: Linear) -> Any:
@@ -170,18 +171,18 @@ def best_fit(
     tune_labels: NDArray[np.generic],
     task: Task,
     strengths: Iterable[float],
-) -> tuple[Linear, Logits]:
-    """The linear model whose deciding metric on the tuning slice is highest, and its answers there."""
+) -> tuple[Linear, Logits, float]:
+    """The linear model whose deciding metric on the tuning slice is highest, its answers there, and that metric."""
     metric = task.metrics[0]
-    best: tuple[float, Linear, Logits] | None = None
+    best: tuple[Linear, Logits, float] | None = None
     for strength in strengths:
         model = fit(features, labels, task, strength)
         answers = model(tune_features)
         score = metrics.compute(answers, tune_labels, task.kind, (metric,))[metric]
-        if best is None or score > best[0]:
-            best = score, model, answers
+        if best is None or score > best[2]:
+            best = model, answers, score
     assert best is not None
-    return best[1:]
+    return best
 
 
 def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float) -> Linear:

@@ -2,8 +2,9 @@
 
 Threads wait for each other many times in a step. On cores of their own, two are nearly twice as fast as one; where
 another process shares the cores, each wait lasts until the thread that lost its core gets it back, and one thread is
-faster than two. So the steps of the work itself are timed with one number of threads and the other, at its beginning,
-once a minute, and when the speed falls by half.
+faster than two. So the steps of the work itself are timed with this number of threads, with half and with twice as
+many, at its beginning, once a minute, and when the speed falls by half. A look goes no further than that: with one
+thread of 64 a few steps would last as long as a minute's work.
 """
 
 import functools
@@ -23,7 +24,7 @@ log = logging.getLogger("kdc")
 
 _STEPS = 2  # that are timed with each number of threads in a turn
 _REMEMBERED = 8  # last steps by which a speed is known
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 40  # after both of these
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 100  # after both of these
 _SOON_S = 5.0  # the least time to the next look where the speed fell by half
 _WORTH = 1.05  # how many times as fast another number has to be
 
@@ -32,7 +33,7 @@ class Pace:
     """Chooses the number of threads by timing steps. Work tells of each step when it begins and ends.
 
     Args:
-        choices: numbers of threads, the most first; with one there is nothing to choose.
+        choices: numbers of threads, the most first, neighbours not far apart; with one there is nothing to choose.
         set_threads: sets the number for this process.
         clock: seconds.
     """
@@ -51,6 +52,7 @@ class Pace:
         self._used = self.threads  # in the step that runs
         self._began = 0.0
         self._looked: float | None = None  # when the last comparison ended
+        self._moved = False  # whether it chose another number, beyond which may be a better one still
         self._steps = 0  # since then, or since the work began
         self._settled = 0.0  # speed after the last comparison
 
@@ -84,12 +86,17 @@ class Pace:
             if not self._plan:
                 self._choose(now)
         elif self._is_time_to_look(now):
-            others = [threads for threads in self.choices if threads != self.threads]
+            others = self._neighbours()
             for threads in others:
                 self._speeds[threads].clear()
-            order = others if self._looked is not None else [*self.choices, *self.choices]
+            order = others if self._looked is not None else [self.threads, *others] * 2
             self._plan = [threads for threads in order for _ in range(_STEPS)]
         self._use(self._plan[0] if self._plan else self.threads)
+
+    def _neighbours(self) -> list[int]:
+        """The next more and the next fewer threads, as far as there are such choices."""
+        place = self.choices.index(self.threads)
+        return [*self.choices[max(0, place - 1) : place], *self.choices[place + 1 : place + 2]]
 
     def _use(self, threads: int) -> None:
         if threads != self._used:
@@ -97,7 +104,7 @@ class Pace:
         self._used = threads
 
     def _is_time_to_look(self, now: float) -> bool:
-        if self._looked is None:
+        if self._looked is None or self._moved:
             return True
         recent = self._speeds[self.threads]
         if not self._settled and len(recent) == _REMEMBERED:
@@ -107,13 +114,14 @@ class Pace:
         return (has_slowed and passed > _SOON_S) or (passed > _LOOK_AGAIN_S and self._steps > _LOOK_AGAIN_STEPS)
 
     def _choose(self, now: float) -> None:
-        speeds = {threads: median(self._speeds[threads]) for threads in self.choices}
+        speeds = {threads: median(self._speeds[threads]) for threads in (self.threads, *self._neighbours())}
         best = max(speeds, key=lambda threads: speeds[threads])
         if speeds[best] < _WORTH * speeds[self.threads]:
             best = self.threads
         if best != self.threads or self._looked is None:
             listed = ", ".join(f"{speed:,.0f} with {threads}" for threads, speed in speeds.items())
             log.info("%s from now on (tokens a second: %s)", _count(best), listed)
+        self._moved = best != self.threads
         self.threads, self._settled = best, speeds[best]
         self._looked, self._steps = now, 1
 
@@ -124,12 +132,12 @@ def _count(threads: int) -> str:
 
 @functools.cache
 def pace() -> Pace:
-    """The pace of this process: one thread, half of the cores that it may use, or all. `OMP_NUM_THREADS`, which also
-    torchrun sets, leaves nothing to choose."""
+    """The pace of this process: all cores that it may use, half of them, a quarter, and so on to one thread.
+    `OMP_NUM_THREADS`, which also torchrun sets, leaves nothing to choose."""
     if "OMP_NUM_THREADS" in os.environ:
         return Pace((torch.get_num_threads(),))
     most = min(torch.get_num_threads(), usable_cores())
-    return Pace(sorted({most, max(1, most // 2), 1}, reverse=True))
+    return Pace([most >> halvings for halvings in range(most.bit_length())])
 
 
 def is_faster(first: Callable[[], object], second: Callable[[], object], *, rounds: int = 3) -> bool:

@@ -61,6 +61,28 @@ def test_a_neighbour_that_leaves_is_noticed() -> None:
     assert steps_in(machine, 700) >= 0.95 * (100 * SHARED[1] + 600 * QUIET[2]) / 700
 
 
+@pytest.mark.parametrize("best", [64, 8])
+def test_on_many_cores_a_look_costs_little_and_finds_a_distant_best(best: int) -> None:
+    # Trying one thread of 64 each minute would take a third of the time.
+    choices = (64, 32, 16, 8, 4, 2, 1)
+    rates = {threads: min(threads, best) / 8 / max(1.0, threads / best) for threads in choices}  # steps a second
+    now, current, steps = 0.0, 64, 0
+
+    def set_threads(threads: int) -> None:
+        nonlocal current
+        current = threads
+
+    pace = Pace(choices, set_threads, lambda: now)
+    with pace.work():
+        while now < 3000:
+            pace.step_begins()
+            now += 1 / rates[current]
+            pace.step_ends(1000)
+            steps += 1
+    assert pace.threads == best
+    assert steps / now >= 0.9 * rates[best]
+
+
 def test_after_the_work_the_process_has_all_threads_again() -> None:
     # Stage evaluate times the models after a training that ended on one thread.
     machine = Machine(leaves_at=1e9)
@@ -89,6 +111,8 @@ def test_where_the_environment_says_the_threads_nothing_is_tried(monkeypatch: py
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     monkeypatch.setattr("kdc.pipeline.training.pace.usable_cores", lambda: 4)  # a container's quota
     assert pace.__wrapped__().choices == (4, 2, 1)
+    monkeypatch.setattr("kdc.pipeline.training.pace.usable_cores", lambda: 6)
+    assert pace.__wrapped__().choices == (6, 3, 1)
 
 
 def test_a_number_format_has_to_be_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
