@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tiny_runs import base_model
 from transformers import AutoModel, AutoTokenizer
 
@@ -107,5 +109,13 @@ def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bo
     assert probe.vectors(train.rows, train.tokens) == pytest.approx(oracle, abs=1e-5)
     # Its head takes the vectors as they are: what it scaled them by is in its weights.
     fitted = fit_probe(probe, train, train, task)
+    answers = torch.softmax(torch.from_numpy(fitted.tune), -1).numpy()
+    by_sklearn = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3)).fit(
+            oracle, train.labels
+        )
+        for strength in (0.01, 0.1, 1.0)
+    ]
+    assert min(np.abs(answers - model.predict_proba(oracle)).max() for model in by_sklearn) < 0.01
     assert fitted.tune == pytest.approx(oracle @ fitted.model.weight.T + fitted.model.bias, abs=1e-4)
     assert fitted.answer(train.rows, train.tokens) == pytest.approx(fitted.tune, abs=1e-5)
