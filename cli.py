@@ -141,6 +141,13 @@ COMPRESS = (
     ),
     MAX_TRAIN_ROWS,
     EPOCHS,
+    Setting(
+        "max-hours",
+        float,
+        "Longest time, in hours, of the teacher's training, of the student's, and of the search for a student, each. A "
+        "training's rate falls so that it is done by then (no default).",
+        keys=("teacher.hours", "student.hours", "contract.max_hours"),
+    ),
     Setting("seed", int, "Seed of splits, initialisation, order of the rows and dropout (default 0).", "run"),
     TRAINING_DEVICE,
     Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
@@ -155,7 +162,6 @@ COMPRESS = (
             "Short trainings that choose the student: of the three largest candidates that can keep latency and size "
             "(quick, the default), of all (full), or none (off).",
         ),
-        ("max-hours", float, "Longest time of these trainings, in hours; the best so far is then taken (no default)."),
     ),
 )
 

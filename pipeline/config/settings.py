@@ -118,6 +118,11 @@ class TrainSettings(Section):
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better one (default: never)"
     )
+    hours: float | None = Field(
+        None,
+        gt=0,
+        description="hours that the training may take; its rate falls so that it is done by then (default: no limit)",
+    )
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
     )

@@ -33,6 +33,7 @@ from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.losses import distillation_loss, label_loss
 from kdc.pipeline.training.pace import is_faster, pace
+from kdc.pipeline.training.schedule import Deadline, Rate
 
 log = logging.getLogger("kdc")
 
@@ -60,6 +61,11 @@ class Plan:
     new_modules: tuple[str, ...] = ()  # names of the modules that start at random and have a rate of their own
     pad_to: int | None = None  # tokens to pad every row to, for benchmarks; None groups rows of similar length
 
+    @property
+    def warmup_steps(self) -> int:
+        """Updates during which the learning rate rises."""
+        return round(self.settings.warmup * self.steps)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -80,6 +86,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean, so the Trainer divides it by `accumulate`
         self.objective: Objective = objective
         self.plan: Plan = plan
+        self.rate = Rate(plan.steps, plan.warmup_steps, plan.settings.hours)
         self.tokens = 0  # of the batches so far, padding included
         weights = objective.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
@@ -107,6 +114,13 @@ class DistillationTrainer(Trainer):
                 **options,
             )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of all groups' rates, see `Rate`."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -233,6 +247,7 @@ def train(
         + ([EarlyStoppingCallback(patience)] if patience else []),
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Deadline(trainer.rate))
     if device == "cpu":
         trainer.add_callback(Paced(trainer))
     resumed_from = 0 if resume is None else step_of(resume)
@@ -302,7 +317,7 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         gradient_checkpointing_kwargs={"use_reentrant": False},
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup * plan.steps),
+        warmup_steps=plan.warmup_steps,
         weight_decay=settings.weight_decay,
         eval_strategy="steps",
         save_strategy="steps",

@@ -56,6 +56,19 @@ def share_of(items: Sequence[T]) -> Sequence[T]:
     return items if _group is None else items[rank() :: size()]
 
 
+def leaders(number: float) -> float:
+    """The leader's number, in every process, while they do something together."""
+    if _group is None:
+        return number
+    import torch
+    import torch.distributed as dist
+
+    told = torch.tensor([number], dtype=torch.float64)
+    with _loss_is_told():
+        dist.broadcast(told, src=0, group=_group)
+    return float(told)
+
+
 def launcher() -> str:
     """How the processes of this run were started, as a person types it; "kdc" where it is alone."""
     if not is_launched():

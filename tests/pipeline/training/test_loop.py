@@ -189,6 +189,15 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path)
         assert torch.equal(weight, resumed[name]), name
 
 
+def test_a_training_without_time_ends_with_a_look_at_the_tuning_slice(tmp_path: Path) -> None:
+    """Catches hours that reach no training, and a training that ends without a step that could be kept."""
+    settings = TrainSettings(batch_size=8, hours=1e-9)
+    brief = Plan(settings, Environment(seed=5), steps=24, evaluate_every=6)
+    rows = Rows([make_rows(80)])
+    summary = train(tiny(), rows, rows, pad_id=0, objective=OBJECTIVE, plan=brief, folder=tmp_path)
+    assert (summary.steps, summary.best_step, len(summary.history.score)) == (1, 1, 1)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     model = tiny()
     with torch.no_grad():
