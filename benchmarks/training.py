@@ -4,8 +4,8 @@ Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3]`. QNLI r
 student with the adapters of recipe `best` and distillation; in one process, in turns. Prints medians of rows a second,
 the share of the machine's peak (of a matrix product in fp32 with the same threads, alone), and the ratios that count:
 what is chosen to the best fixed setting (alone), and to one thread alone (beside another process). Beside these:
-torch's own dropout in place of the cheap one, rows padded to 512 tokens, and the Hugging Face Trainer as people write
-it.
+torch's own dropout in place of the cheap one (of a student: in place of none), rows padded to 512 tokens, and the
+Hugging Face Trainer as people write it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Case:
     threads: int | None = None  # None: chosen by measuring
     bf16: bool = False
     pad_to: int | None = None
-    own_dropout: bool = True  # False: torch's
+    own_dropout: bool = True  # False: the checkpoint's rates, by torch
     plain: bool = False  # the Hugging Face Trainer as people write it
 
 
@@ -117,7 +117,8 @@ def _tell(
         f"{who}: {most} threads beside a busy process to one thread alone: "
         f"{rates[f'{most} threads', True] / rates['1 threads', False]:.2f}"
     )
-    print(f"{who}: cheap dropout to torch's: {rates[f'{most} threads', False] / rates[_TORCHS, False]:.2f}")
+    ours = "no dropout" if who == STUDENT else "cheap dropout"
+    print(f"{who}: {ours} to torch's: {rates[f'{most} threads', False] / rates[_TORCHS, False]:.2f}")
     share = alone * _flops_of_a_row(who, tokens) / 1e9 / peaks[most]
     print(f"{who}: chosen, share of the peak of {most} threads: {100 * share:.0f} %\n", flush=True)
 
@@ -192,10 +193,13 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
     steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
-    loaded = loading.load_model("minilm", find_task("qnli"), pooling="first" if case.plain else "auto")
+    without = who == STUDENT and case.own_dropout  # as the recipe trains a student
+    pooling: Any = "first" if case.plain else "auto"
+    loaded = loading.load_model("minilm", find_task("qnli"), pooling=pooling, dropout=0.0 if without else None)
     model = loaded.model
     if who == STUDENT:
-        model = adapters.with_adapters(loading.cut(model, [0, 1, 2]), loaded.new_modules, LoraSettings())
+        lora = LoraSettings(dropout=0.0 if without else 0.05)
+        model = adapters.with_adapters(loading.cut(model, [0, 1, 2]), loaded.new_modules, lora)
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
     chosen = pace.Pace((case.threads,) if case.threads else pace.pace().choices)
     clock = _Clock()

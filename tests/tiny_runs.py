@@ -22,6 +22,7 @@ QUICK = (
     "run.precision=fp32",
     "baselines.enabled=false",
     "teacher.epochs=8",
+    "teacher.min_steps=0",
     "teacher.learning_rate=3e-3",
     "teacher.evaluations=3",
     "student.epochs=8",

@@ -12,18 +12,20 @@ RECIPES: dict[str, dict[str, Any]] = {
             "learning_rate": 1e-3,
             "min_steps": 1500,
             "alpha": 0.9,
-            "lora": {"r": 16, "alpha": 32, "targets": "all-linear"},
+            "dropout": 0.0,
+            "lora": {"r": 16, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
         },
     },
     "paper": {
-        "teacher": {"from_probe": "off"},
+        "teacher": {"from_probe": "off", "min_steps": 0},
         "student": {
             "model": "layers:every-second",
             "cut_from": "pretrained",
             "learning_rate": 5e-4,
             "min_steps": 400,
             "alpha": 0.5,
-            "lora": {"r": 8, "alpha": 16, "targets": "query-value"},
+            "dropout": "own",
+            "lora": {"r": 8, "alpha": 16, "dropout": 0.05, "targets": "query-value"},
         },
     },
 }
@@ -58,7 +60,7 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "wnli": {"student": {"allow_majority": True}},
     # This task is made to take minutes: it has fewer steps and evaluations, and shorter measurements, than others.
     "pydocs": {
-        "teacher": {"epochs": 2, "evaluations": 4},
+        "teacher": {"epochs": 2, "min_steps": 0, "evaluations": 4},
         "student": {"min_steps": 500, "evaluations": 4},
         "quantize": {"rounds": 12},
         "evaluate": {"latency_rows": 50, "throughput_rows": 256},

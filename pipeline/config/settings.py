@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -118,6 +118,9 @@ class TrainSettings(Section):
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better one (default: never)"
     )
+    dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "own", description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
+    )
     hours: float | None = Field(
         None,
         gt=0,
@@ -126,6 +129,11 @@ class TrainSettings(Section):
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
     )
+
+    @property
+    def dropout_rate(self) -> float | None:
+        """The rate of all dropout; None: the checkpoint's own rates."""
+        return None if self.dropout == "own" else self.dropout
 
     @property
     def new_modules_rate(self) -> float:
@@ -153,6 +161,7 @@ class TeacherSettings(TrainSettings):
         description="where the fine-tuned teacher is not better than the best baseline beyond chance, also fine-tune "
         "from the linear probe's head, and take the best of these two and the probe itself (auto), or not (off)",
     )
+    min_steps: int = Field(500, ge=0, description="steps to train at least, even if they are more than the epochs give")
     finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
     labels: tuple[str, ...] | None = Field(
         None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
@@ -210,6 +219,9 @@ class StudentSettings(TrainSettings):
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
     min_steps: int = Field(
         1500, ge=0, description="steps to train at least, even if they are more than the epochs give"
+    )
+    dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
     )
     alpha: float = Field(
         0.9, ge=0, le=1, description="weight of the teacher in the loss, 0 to 1; the labels have 1 - alpha"

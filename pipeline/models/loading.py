@@ -101,13 +101,14 @@ def depth(model: str) -> int:
     return int(getattr(load_config(model), "num_hidden_layers", 0))
 
 
-def load_model(model: str, task: Task, *, pooling: Pooling = "auto") -> Loaded:
+def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: float | None = None) -> Loaded:
     """Load a sequence classifier for the task. Its head is newly initialised if the checkpoint has none of that shape.
 
     Args:
         model: path, hub id, or `minilm`.
         task: the task, labels filled in.
         pooling: what its head reads, see `reads_the_mean`.
+        dropout: rate of all its dropout, of hidden states, attention and head; None: the checkpoint's own.
 
     Raises:
         InputError: there is no such model, or it cannot classify.
@@ -123,6 +124,8 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto") -> Loaded:
             label2id={name: index for index, name in enumerate(names)},
             problem_type=_PROBLEM[task.kind],
         )
+        if dropout is not None:
+            _set_dropout(config, dropout)
         if reads_the_mean(place, pooling):
             loaded, info = mean_pooled_over(place, config)
         else:
@@ -135,6 +138,14 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto") -> Loaded:
         log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
     missing = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     return Loaded(loaded, _new_modules(loaded, missing, model))
+
+
+def _set_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Give every kind of dropout that an architecture has this rate: `hidden_dropout_prob`, `attention_dropout`, ...;
+    layer-drop leaves out whole layers, and is something else."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and "layerdrop" not in name and isinstance(value, float | int):
+            setattr(config, name, rate)
 
 
 def _cannot_load(part: str, model: str, error: Exception) -> KdcError:

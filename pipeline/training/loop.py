@@ -118,7 +118,8 @@ class DistillationTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of all groups' rates, see `Rate`."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.rate)
+            stepped: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(stepped, self.rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -55,7 +55,7 @@ def distil(
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
-    student: Any = loading.load_model(str(out / "base"), task).model
+    student: Any = loading.load_model(str(out / "base"), task, dropout=settings.dropout_rate).model
     parameters = loading.count_parameters(student)
     if settings.method == "lora":
         student = adapters.with_adapters(student, loaded.new_modules, settings.lora)

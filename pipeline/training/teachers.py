@@ -40,7 +40,8 @@ def train_teacher(
         The model, on the CPU, and how it was trained.
     """
     set_seed(environment.seed)
-    loaded = loading.load_model(source, data.task, pooling=settings.pooling if head is None else "mean")
+    pooling = settings.pooling if head is None else "mean"
+    loaded = loading.load_model(source, data.task, pooling=pooling, dropout=settings.dropout_rate)
     through_adapters = settings.method == "lora"
     model = loaded.model if head is None else with_head(loaded.model, head)
     if through_adapters:

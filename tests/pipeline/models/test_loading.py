@@ -39,6 +39,20 @@ def test_new_modules_are_those_that_the_checkpoint_lacks(architecture: str, tmp_
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_a_model_without_dropout_answers_the_same_while_it_trains(
+    architecture: str, pooling: Any, tmp_path: Path
+) -> None:
+    """Catches a kind of dropout that stays on, such as that of attention, which is no module."""
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.4, "dropout": 0.0, "attention_dropout": 0.4}
+    tiny_runs.base_model(architecture, tmp_path, **rates)
+    for rate, same in ((None, False), (0.0, True)):
+        model = loading.load_model(str(tmp_path), TASK, pooling=pooling, dropout=rate).model.train()
+        first, second = (model(input_ids=IDS, attention_mask=MASK).logits for _ in range(2))
+        assert torch.equal(first, second) is same
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_adapters_reload_in_full_heads_and_poolers_included(architecture: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
