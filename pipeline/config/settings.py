@@ -73,7 +73,9 @@ class LoraSettings(Section):
 
     r: int = Field(16, ge=1, description="rank of the adapters")
     alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1")
+    dropout: float = Field(
+        0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1 (a student of recipe best: 0)"
+    )
     targets: Literal["all-linear", "query-value"] | tuple[str, ...] = Field(
         "all-linear", description="linear layers of the encoder to adapt: all-linear, query-value, or their names"
     )
