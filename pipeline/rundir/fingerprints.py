@@ -44,11 +44,11 @@ def labelled_rows(config: Config) -> dict[str, Any]:
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
-    """What a training depends on: not how its result is judged."""
+    """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
     source = settings.model
     cut = source.startswith("layers:")
     return {
-        **settings.model_dump(exclude={"model", "more", "scores", "allow_majority"}),
+        **settings.model_dump(exclude={"model", "more", "scores", "allow_majority", "hours"}),
         "model": loading.parse_layers(source, loading.depth(config.teacher.model))
         if cut
         else loading.fingerprint(source),

@@ -81,7 +81,7 @@ def _steps_of_full_training(run: Run) -> int:
 def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
     """Do one short training, or read its record."""
     settings: StudentSettings = run.config.student.model_copy(
-        update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2}
+        update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
     )
     depends_on = {"precision": run.config.run.precision, "seed": run.config.run.seed}
     before = [run.fingerprints["targets"]]

@@ -22,6 +22,7 @@ class Rate:
     """The learning rate as a factor of its highest value: rises linearly over the warm-up, then falls linearly to 0.
 
     PyTorch keeps the attributes of this object in a checkpoint, so a training that goes on knows what time is spent.
+    `Deadline` says anew how much there is in all.
 
     Args:
         steps: updates of the weights in all.
@@ -47,12 +48,12 @@ class Deadline(TrainerCallback):
     is spent. With several processes the leader's clock counts, so that all of them end at the same step."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
-        self.rate, self._clock = rate, clock
+        self.rate, self._clock, self._seconds = rate, clock, rate.seconds
         self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock; time between two sittings of a training is not counted."""
-        self._before = self._clock()
+        """Start the clock; time between two sittings of a training is not counted, and the hours of this one hold."""
+        self._before, self.rate.seconds = self._clock(), self._seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the time since the last step, looks at the tuning slice and checkpoints included."""

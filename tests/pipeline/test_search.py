@@ -277,6 +277,17 @@ def test_other_limits_and_more_time_repeat_no_trial(
     assert len(short) == 9
 
 
+def test_the_flag_for_more_time_repeats_no_trial_and_trains_no_teacher_again(
+    rows: Rows, run: Path, short: list[tuple[str, int]]
+) -> None:
+    """Catches hours that count as another training: the flag sets those of teacher and student too."""
+    compress(rows.config(run, max_size_mb=100.0), until="search")
+    more = ("teacher.hours=2", "student.hours=2")
+    stages = compress(rows.config(run, *more, max_size_mb=100.0, max_hours=2.0), until="search").stages
+    assert stages["teacher"].skipped
+    assert [student for student, _ in short] == list(DEEP[:3])
+
+
 def test_a_search_that_is_cut_off_goes_on_where_it_was(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,12 +48,15 @@ def test_where_the_steps_end_first_the_hours_hardly_count() -> None:
 
 
 def test_a_checkpoint_keeps_the_time_that_was_spent(tmp_path: Path) -> None:
-    """Catches a training that has all its hours again each time it goes on."""
-    rate, other = Rate(1000, 0, hours=1), Rate(1000, 0, hours=1)
+    """Catches a training that has all its hours again each time it goes on, or that goes on with the hours it began
+    with though it was given others."""
+    rate, other = Rate(1000, 0, hours=2), Rate(1000, 0, hours=1)
+    deadline = Deadline(other)
     scheduler = torch.optim.lr_scheduler.LambdaLR(adam(), rate)
     steps_until_the_end(rate, 100, most=9)
     torch.save(scheduler.state_dict(), tmp_path / "scheduler.pt")
     again = torch.optim.lr_scheduler.LambdaLR(adam(), other)
     again.load_state_dict(torch.load(tmp_path / "scheduler.pt", weights_only=True))
+    deadline.on_train_begin(None, None, None)
     assert other.spent == 900
     assert len(steps_until_the_end(other, 100, most=1000)) == 27
