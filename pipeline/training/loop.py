@@ -61,11 +61,6 @@ class Plan:
     new_modules: tuple[str, ...] = ()  # names of the modules that start at random and have a rate of their own
     pad_to: int | None = None  # tokens to pad every row to, for benchmarks; None groups rows of similar length
 
-    @property
-    def warmup_steps(self) -> int:
-        """Updates during which the learning rate rises."""
-        return round(self.settings.warmup * self.steps)
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -86,7 +81,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean, so the Trainer divides it by `accumulate`
         self.objective: Objective = objective
         self.plan: Plan = plan
-        self.rate = Rate(plan.steps, plan.warmup_steps, plan.settings.hours)
+        self.rate = Rate(plan.steps, round(plan.settings.warmup * plan.steps), plan.settings.hours)
         self.tokens = 0  # of the batches so far, padding included
         weights = objective.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=self.args.device)
@@ -318,7 +313,6 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         gradient_checkpointing_kwargs={"use_reentrant": False},
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.learning_rate,
-        warmup_steps=plan.warmup_steps,
         weight_decay=settings.weight_decay,
         eval_strategy="steps",
         save_strategy="steps",

@@ -56,7 +56,7 @@ def share_of(items: Sequence[T]) -> Sequence[T]:
     return items if _group is None else items[rank() :: size()]
 
 
-def leaders(number: float) -> float:
+def told_by_leader(number: float) -> float:
     """The leader's number, in every process, while they do something together."""
     if _group is None:
         return number

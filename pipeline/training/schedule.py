@@ -60,7 +60,7 @@ class Deadline(TrainerCallback):
         if self.rate.seconds is None:
             return
         now = self._clock()
-        self.rate.spent += ranks.leaders(now - self._before)
+        self.rate.spent += ranks.told_by_leader(now - self._before)
         self._before = now
         if self.rate.spent >= self.rate.seconds and state.global_step < state.max_steps:
             hours = self.rate.seconds / _SECONDS_OF_AN_HOUR
