@@ -130,6 +130,12 @@ COMPRESS = (
             "teacher.finetuned",
         ),
         ("teacher-labels", str, "Names, in order, for the labels of a LABEL_0 teacher: neg,pos.", "teacher.labels"),
+        (
+            "teacher-search",
+            str,
+            "Find the teacher's learning rates by short trainings first: quick, or off (default).",
+            "teacher.search",
+        ),
     ),
     Setting(
         "student",

@@ -2,14 +2,17 @@
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The folder is in GLUE's TSV layout, with
 `QNLI/unlabelled.tsv` for the unlabelled rows of QNLI; the lines `bank` and `cola` take `banking77-train.csv` and
-`cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. Runs are kept in `--runs` and go on
-where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints one Markdown table with the command
-of each line; `--controls` adds the student without KD and the LoRA teacher.
+`cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. `pairs` is a regression of pairs
+of `bank`'s texts: 5 times the share of words that the names of their two intents have in common, beside the cosine of
+the frozen vectors. Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights
+(requirements-minilm.txt). Prints one Markdown table with the command of each line; `--controls` adds the student
+without KD and the LoRA teacher.
 """
 
 import argparse
 import csv
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -20,6 +23,16 @@ from typing import Any
 SST2 = ["--data", "{data}", "--task", "sst2", "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"]
 QNLI = ["--data", "{data}", "--task", "qnli", "--family", "minilm", "--epochs", "4", "--set", "student.min_steps=800"]
 BANK = ["--train", "{own}/bank/train.csv", "--eval", "{own}/bank/eval.csv", "--text", "text", "--label", "category"]
+PAIRS = [
+    "--train",
+    "{own}/pairs/train.csv",
+    "--eval",
+    "{own}/pairs/eval.csv",
+    "--text",
+    "first",
+    "--text-pair",
+    "second",
+]
 COLA = ["--data", "{own}", "--task", "cola", "--family", "minilm"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 # name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
@@ -30,14 +43,46 @@ LINES: dict[str, tuple[list[str], str]] = {
     "qnli-ul": ([*QNLI, "--unlabeled", "{data}/QNLI/unlabelled.tsv"], "qnli"),
     "bank": ([*BANK, "--family", "minilm"], ""),
     "cola": (COLA, ""),
+    "pairs": ([*PAIRS, "--label", "score", "--kind", "regression", "--family", "minilm"], ""),
     # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
 _SHARED = ("data", "teacher", "targets")
-VARIANTS = ("teacher", "merged", "fp32", "int8", "student_without_kd", "teacher_lora", "probe", "tfidf", "majority")
+VARIANTS = (
+    "teacher",
+    "merged",
+    "fp32",
+    "int8",
+    "student_without_kd",
+    "teacher_lora",
+    "probe",
+    "tfidf",
+    "majority",
+    "cosine",
+)
 _EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits that are cut here
+_PAIRS = {"train": 5000, "eval": 1000}
+_FILLERS = {
+    "a",
+    "about",
+    "after",
+    "and",
+    "by",
+    "for",
+    "in",
+    "into",
+    "is",
+    "my",
+    "not",
+    "of",
+    "on",
+    "or",
+    "the",
+    "to",
+    "up",
+}
 
 
 def main() -> None:
@@ -53,7 +98,8 @@ def main() -> None:
     if options.controls == []:
         options.controls = options.seeds
     if options.more is not None:
-        _cut_splits(options.more, options.runs)
+        cut_splits(options.more, options.runs)
+        _write_pairs(options.runs)
     tables = {
         name: [_run(name, seed, options, controls=seed in (options.controls or ())) for seed in options.seeds]
         for name in options.lines
@@ -61,8 +107,9 @@ def main() -> None:
     sys.stdout.write(_markdown(tables))
 
 
-def _cut_splits(source: Path, target: Path) -> None:
-    """Cut the evaluation rows of `bank` and `cola`, the same every time, stratified by label."""
+def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
+    """Cut the evaluation rows of `bank` and `cola`, the same every time, stratified by label; with `screen` others from
+    the rows that are left, so that what is chosen by them has not seen the evaluation rows."""
     from sklearn.model_selection import train_test_split
 
     with (source / "banking77-train.csv").open(encoding="utf-8", newline="") as stream:
@@ -70,16 +117,57 @@ def _cut_splits(source: Path, target: Path) -> None:
     cola = [line.split("\t") for line in (source / "cola-train.tsv").read_text(encoding="utf-8").splitlines()]
     for folder, names, rows in (("bank", ("train.csv", "eval.csv"), bank), ("CoLA", ("train.tsv", "dev.tsv"), cola)):
         (target / folder).mkdir(parents=True, exist_ok=True)
-        labels = [row[1] for row in rows]  # of both it is the second column
-        size = _EVALUATED[folder.lower()]
-        for name, part in zip(
-            names, train_test_split(rows, test_size=size, random_state=77, stratify=labels), strict=True
-        ):
+        parts: Any = [rows]
+        for _ in range(2 if screen else 1):
+            labels = [row[1] for row in parts[0]]  # of both it is the second column
+            size = _EVALUATED[folder.lower()]
+            parts = train_test_split(parts[0], test_size=size, random_state=77, stratify=labels)
+        for name, part in zip(names, parts, strict=True):
             with (target / folder / name).open("w", encoding="utf-8", newline="") as stream:
                 if folder == "bank":
                     csv.writer(stream).writerows([header, *part])
                 else:
                     stream.writelines("\t".join(row) + "\n" for row in part)
+
+
+def _write_pairs(folder: Path) -> None:
+    """Pairs of texts of the splits of `bank`, a quarter of them of one intent, half of intents that share a word."""
+    (folder / "pairs").mkdir(exist_ok=True)
+    for split, count in _PAIRS.items():
+        with (folder / "bank" / f"{split}.csv").open(encoding="utf-8", newline="") as stream:
+            rows = [(row["text"], row["category"]) for row in csv.DictReader(stream)]
+        draw = random.Random(77)
+        words = {intent: set(intent.lower().strip("?").split("_")) - _FILLERS for _, intent in rows}
+        texts = {intent: [text for text, other in rows if other == intent] for intent in sorted(words)}
+        near = {
+            intent: [other for other in texts if words[other] & words[intent] and other != intent] for intent in texts
+        }
+        with (folder / "pairs" / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
+            out = csv.writer(stream)
+            out.writerow(("first", "second", "score"))
+            for _ in range(count):
+                text, intent = draw.choice(rows)
+                others = draw.choices(([intent], near[intent] or list(texts), list(texts)), (1, 2, 1))[0]
+                other = draw.choice(others)
+                shared = len(words[intent] & words[other]) / len(words[intent] | words[other])
+                out.writerow((text, draw.choice(texts[other]), round(5 * shared, 3)))
+
+
+def _cosine(run: Path) -> dict[str, Any]:
+    """The metrics, as a row of the table, of the cosine of the frozen encoder's vectors of a run's pairs."""
+    import numpy as np
+
+    from kdc.pipeline.data.prepared import open_data
+    from kdc.pipeline.quality import metrics
+    from kdc.pipeline.training.baselines import Encoder
+
+    data = open_data(run / "data")
+    rows = data.rows("eval")
+    encoder = Encoder("minilm", data.task, device="cpu", max_length=128, apart=True)
+    vectors = encoder.vectors(rows, None)
+    first, second = vectors[:, : vectors.shape[1] // 4], vectors[:, vectors.shape[1] // 4 : vectors.shape[1] // 2]
+    cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    return metrics.compute(cosines[:, None], np.asarray(rows["label"][:]), data.task.kind, data.task.metrics)
 
 
 def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -> dict[str, Any]:
@@ -95,7 +183,10 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
     if controls:
         command.append("--controls")
     done = subprocess.run([sys.executable, "-m", "kdc", *command], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)["result"]
+    result = json.loads(done.stdout)["result"]
+    if name == "pairs":
+        result["table"]["cosine"] = _cosine(out)
+    return result
 
 
 def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:

@@ -1,13 +1,14 @@
-"""Which parts of the recipe `best` earn their place: one factor at a time, on real SST-2 and QNLI rows.
+"""Which parts of the recipes of teacher and student earn their place: one factor at a time, on real rows.
 
-Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`. Takes hours on two
-cores; every training is kept in `--runs` and goes on where it was cut off, so that seeds and variants can be added.
-Each variant changes one thing of `best`; teachers are trained once a task and seed. Prints a Markdown table: mean and
-standard deviation over seeds, and the difference to `best`.
+Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; the tasks `bank`
+and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in `--runs` and
+goes on where it was cut off, so that seeds and variants can be added. Each variant changes one thing of the `teacher`,
+or of the student `best`, which learns from that teacher. Prints a Markdown table: mean and standard deviation over
+seeds, and the difference to what was changed.
 
 SST-2 is screened on 6,000 rows of its training file that no run trains on, of at least ten words like nine tenths of
-the dev rows: they tell half a point apart, and the dev split stays untouched by choices. QNLI has no such rows: choose
-by the tuning slice, dev is only told.
+the dev rows: they tell half a point apart, and the dev split stays untouched by choices. `bank` and `cola` have rows
+for it that `quality.py` does not tell of. QNLI has no such rows: choose by the tuning slice, dev is only told.
 """
 
 import argparse
@@ -22,11 +23,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-TASKS = {
+from benchmarks.quality import cut_splits
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS: dict[str, dict[str, Any]] = {
     "sst2": {"data.task": "sst2", "data.max_train_rows": 12000, "teacher.epochs": 2.0, "student.epochs": 2.0},
     "qnli": {"data.task": "qnli", "teacher.epochs": 4.0, "student.epochs": 4.0, "student.min_steps": 800},
+    "bank": {"data.text": "text", "data.label": "category"},
+    "cola": {"data.task": "cola"},
 }
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 6_000, 10
 UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
@@ -34,6 +40,15 @@ _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations"
 # name: settings in place of the recipe's; the steps are twice or half of the task's own.
 VARIANTS: dict[str, dict[str, Any]] = {
     "teacher": {},
+    "teacher-epochs-double": {"teacher.epochs": 2},  # times the task's own
+    "teacher-epochs-triple": {"teacher.epochs": 3},
+    "teacher-rate-half": {"teacher.learning_rate": 5e-5, "teacher.head_learning_rate": 2e-3},
+    "teacher-rate-double": {"teacher.learning_rate": 2e-4, "teacher.head_learning_rate": 2e-3},
+    "teacher-one-rate": {"teacher.head_learning_rate": 1e-4},
+    "teacher-first-token": {"teacher.pooling": "first"},
+    "teacher-no-dropout": {"teacher.dropout": 0.0},
+    "teacher-search": {"teacher.search": "quick"},
+    "teacher-balanced": {"teacher.class_weights": "balanced"},
     "best": {},
     "layers-first": {"student.model": "layers:first-half"},
     "layers-spread": {"student.model": "layers:every-second"},
@@ -63,25 +78,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unlabelled": {"unlabelled": True},
 }
 # These change what a student learns from, so they are not in the shared directory.
-_OWN_TARGETS = ("calibrated", "unlabelled")
+_OWN_TARGETS = ("calibrated", "unlabelled", *(name for name in VARIANTS if name.startswith("teacher-")))
 
 
 def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--more", type=Path, help="folder with banking77-train.csv and cola-train.tsv")
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", help="names of variants, separated by commas; teacher and best are always there")
+    parser.add_argument("--only", help="names of variants, separated by commas; what they change is always there")
     options = parser.parse_args()
-    names = list(VARIANTS) if options.only is None else ["teacher", "best", *options.only.split(",")]
+    names = list(VARIANTS) if options.only is None else options.only.split(",")
     unknown = sorted(set(names) - set(VARIANTS))
     if unknown:
         parser.error(f"no such variants: {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys([*map(_changed, names), *names]))
     if "sst2" in options.tasks:
         _write_screen(options.data / "SST-2", options.runs / "screen" / "SST-2")
+    if options.more is not None and not (options.runs / "screen" / "CoLA").exists():
+        cut_splits(options.more, options.runs / "screen", screen=True)
     runs = {
         (task, name): [_train(task, name, seed, options) for seed in options.seeds]
         for task in options.tasks
@@ -89,6 +107,11 @@ def main() -> None:
     }
     for task in options.tasks:
         sys.stdout.write(_table(task, {name: runs[task, name] for name in names}))
+
+
+def _changed(name: str) -> str:
+    """The variant from which another one differs in one thing."""
+    return "teacher" if name.startswith("teacher") else "best"
 
 
 def _write_screen(source: Path, out: Path) -> None:
@@ -120,16 +143,17 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
     file = (shared / "variants" / f"{name}.json").absolute()
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
-    if out != shared and not (out / "teacher").exists() and (shared / "teacher").exists():
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(shared / "teacher", out / "teacher.copy", dirs_exist_ok=True)
-        (out / "teacher.copy").rename(out / "teacher")  # the same rows and settings: it is found finished
+    for stage in ("data", "baselines", "teacher") if out != shared else ():
+        if not (out / stage).exists() and (shared / stage).exists():
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(shared / stage, out / f"{stage}.copy", dirs_exist_ok=True)
+            (out / f"{stage}.copy").rename(out / stage)  # found finished where rows and settings are the same
     sys.stderr.write(f"{task} {name} seed {seed}\n")
     from kdc.pipeline.config.settings import Config
     from kdc.tools.study.grid import Cell
     from kdc.tools.study.jobs import Job
 
-    method = "fft" if name == "teacher" else "kd-lora"
+    method = "fft" if _changed(name) == "teacher" else "kd-lora"
     config = Config.model_validate(_config(task, name, seed, out, options))
     job = Job(cell=Cell(task, "minilm", method, 0, seed), config=config, rows="", file=file)
     subprocess.run(
@@ -147,32 +171,32 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
     from kdc.pipeline.config.resolve import layer_of, resolve
 
     changes = dict(VARIANTS[name])
-    folder = options.runs / "screen" if task == "sst2" else options.data
-    flags: dict[str, Any] = {
-        "run.family": "minilm",
-        "run.seed": seed,
-        "run.out": out.absolute(),
-        "data.data": folder.absolute(),
-        **TASKS[task],
-    }
+    folder = options.data if task == "qnli" else options.runs / "screen"
+    rows: dict[str, Any] = {"data.data": folder.absolute()}
+    if task == "bank":
+        rows = {f"data.{split}": (folder / "bank" / f"{split}.csv").absolute() for split in ("train", "eval")}
+    flags: dict[str, Any] = {"run.family": "minilm", "run.seed": seed, "run.out": out.absolute(), **rows, **TASKS[task]}
     if changes.pop("unlabelled", False):
         flags["data.unlabeled"] = (folder / UNLABELED[task]).absolute()
     factor = changes.pop("steps", 1)
-    own = resolve(flags=layer_of(flags), sets={}, file={}).student
-    flags |= {"student.min_steps": round(factor * own.min_steps), "student.epochs": factor * own.epochs}
+    own = resolve(flags=layer_of(flags), sets={}, file={})
+    student, passes = own.student, own.teacher.epochs * changes.pop("teacher.epochs", 1)
+    flags |= {"student.min_steps": round(factor * student.min_steps), "student.epochs": factor * student.epochs}
+    flags["teacher.epochs"] = passes
     return resolve(flags=layer_of(flags | changes), sets={}, file={}).model_dump(mode="json")
 
 
 def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:
-    metric = "accuracy"
-    best = variants["best"]
-    rows = "held out" if task == "sst2" else "dev"
+    metric = "matthews" if task == "cola" else "accuracy"
+    seeds = len(next(iter(variants.values())))
+    rows = "dev" if task == "qnli" else "held out"
     lines = [
-        f"\n{task}, {len(best)} seed{'s' * (len(best) > 1)}\n",
-        f"| variant | {rows} | to best, each seed | tuning slice | to best | training s |",
+        f"\n{task}, {metric}, {seeds} seed{'s' * (seeds > 1)}\n",
+        f"| variant | {rows} | gain, each seed | tuning slice | gain | training s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, runs in variants.items():
+        best = variants[_changed(name)]
         dev, tune = [run["scores"][metric] for run in runs], [run["tune"][metric] for run in runs]
         gains = [run["scores"][metric] - base["scores"][metric] for run, base in zip(runs, best, strict=True)]
         chosen = mean(run["tune"][metric] - base["tune"][metric] for run, base in zip(runs, best, strict=True))

@@ -184,8 +184,10 @@ def _rows(data: Path, scratch: Path) -> Any:
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     """Rows a second of some steps, loading and the first step left out."""
     import numpy as np
+    import torch
     from transformers import set_seed
 
+    from kdc.common.pace import Pace
     from kdc.pipeline.config.settings import LoraSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.models import loading
@@ -201,7 +203,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
         lora = LoraSettings(dropout=0.0 if without else 0.05)
         model = adapters.with_adapters(loading.cut(model, [0, 1, 2]), loaded.new_modules, lora)
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
-    chosen = pace.Pace((case.threads,) if case.threads else pace.pace().choices)
+    chosen = Pace((case.threads,) if case.threads else pace.pace().choices, torch.set_num_threads)
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "pace", return_value=chosen):
         make = _plain if case.plain else _ours

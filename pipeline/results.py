@@ -154,6 +154,8 @@ class TrainingSummary(Result):
     seconds: float  # seconds since the training began, or went on
     trainable_parameters: int  # weights that were trained
     history: History  # curves of the training
+    learning_rate: float | None = None  # the highest one; None: an older kdc kept none
+    head_learning_rate: float | None = None  # the highest one of what started at random; None: the same
     precision: str | None = None  # number format: "fp32" or "bf16"; None: an older kdc kept none
     threads: int | None = None  # threads at its end; None on CUDA
     peak_memory_bytes: int | None = None  # most bytes taken on the device; None without CUDA

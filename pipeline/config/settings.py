@@ -163,6 +163,11 @@ class TeacherSettings(TrainSettings):
         description="where the fine-tuned teacher is not better than the best baseline beyond chance, also fine-tune "
         "from the linear probe's head, and take the best of these two and the probe itself (auto), or not (off)",
     )
+    search: Literal["off", "quick"] = Field(
+        "off",
+        description="find the learning rates of encoder and head by short trainings first, of at most a third of the "
+        "steps together (quick), or not (off)",
+    )
     min_steps: int = Field(500, ge=0, description="steps to train at least, even if they are more than the epochs give")
     finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
     labels: tuple[str, ...] | None = Field(

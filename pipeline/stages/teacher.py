@@ -6,6 +6,7 @@ and so on for further teachers; where a black box is the teacher, `scores.npy` a
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.common.files import write_whole
+from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
@@ -27,12 +29,15 @@ from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.finetuning import check_learned, score_logits, score_model
+from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits, score_model
+from kdc.pipeline.training.loop import Diverged
 from kdc.pipeline.training.predict import predict
+from kdc.pipeline.training.rates import Rates, search_rates
 from kdc.pipeline.training.teachers import load_finetuned, train_teacher
 
 _ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"  # of the training that begins from the probe's head
+_RATES_CHECKPOINTS = "checkpoints-rates"  # of the short trainings by which rates are found
 _REMEDY = (
     "try --set teacher.learning_rate=2e-5, more --epochs, or look at the labels; "
     "--set student.allow_majority=true goes on all the same"
@@ -60,7 +65,7 @@ def run(run: Run, out: Path) -> TeacherResult:
         if not record.exists():  # a teacher that has a record was finished before the stage was cut off
             result = _make_teacher(run, place, out / name, checkpoints)
             write_whole(record, result.model_dump_json(exclude_unset=True))
-        for done in (checkpoints, out / _PROBE_CHECKPOINTS):
+        for done in (checkpoints, out / _PROBE_CHECKPOINTS, out / _RATES_CHECKPOINTS):
             shutil.rmtree(done, ignore_errors=True)
         results.append(ModelResult.model_validate_json(record.read_text(encoding="utf-8")))
     first, *others = results
@@ -81,22 +86,62 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
         result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, pad_id)
         model = model.to("cpu")
     else:
+        if settings.search == "quick":
+            settings = _with_rates(run, source, role, target.with_name(f"rates-{role}.json"))
         model, result = train_teacher(
             source, settings, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
         )
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
-            model, result = _or_from_probe(run, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
+            model, result = _or_from_probe(run, settings, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 
-def _or_from_probe(run: Run, model: Any, result: ModelResult, checkpoints: Path) -> tuple[Any, ModelResult]:
+def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettings:
+    """The settings of a teacher with the learning rates that short trainings find. Each of them is kept in `record`, so
+    that a stage that was cut off repeats none."""
+    settings, data = run.config.teacher, run.data()
+    default = Rates(settings.learning_rate, settings.new_modules_rate)
+    steps = plan_for(settings, len(data.tokens(role, "train")), run.environment).steps
+    losses: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+
+    def trial(rates: Rates, steps: int) -> float:
+        name = f"{rates.encoder:g}, {rates.head:g}, {steps} steps"
+        if name not in losses:
+            short = {"min_steps": steps, "epochs": 1e-3, "evaluations": 1, "patience": None, "hours": None}
+            tried = settings.model_copy(update=_rates_of(rates) | short)
+            checkpoints = record.with_name(_RATES_CHECKPOINTS)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            try:
+                _, result = train_teacher(
+                    source, tried, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
+                )
+                assert result.training is not None
+                losses[name] = result.training.history.tune_loss[-1][1]
+            except Diverged:
+                losses[name] = math.inf
+            write_whole(record, json.dumps(losses, indent=1))
+        return losses[name]
+
+    rates = search_rates(default, steps, trial)
+    found = f"{rates.encoder:g} for the encoder and {rates.head:g} for its head, after {len(losses)} short trainings"
+    run.say(f"teacher: learning rates {found if losses else 'as set, as the training is too short for a search'}")
+    return settings.model_copy(update=_rates_of(rates))
+
+
+def _rates_of(rates: Rates) -> dict[str, float]:
+    return {"learning_rate": rates.encoder, "head_learning_rate": rates.head}
+
+
+def _or_from_probe(
+    run: Run, settings: TeacherSettings, model: Any, result: ModelResult, checkpoints: Path
+) -> tuple[Any, ModelResult]:
     """The fine-tuned teacher, unless it is not better than the best baseline beyond chance: then the best of it, of a
     second one that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and of the
     probe itself. A tie is for the one that came first."""
-    settings, data, metric = run.config.teacher, run.data(), run.data().task.metrics[0]
+    data, metric = run.data(), run.data().task.metrics[0]
     tune, pad_id = Rows([data.tokens("teacher", "tune")]), loading.load_tokenizer(settings.model).pad_token_id
     standing = standing_of(run, predict(model.to(run.device), tune, pad_id=pad_id))
     model = model.to("cpu")

@@ -22,6 +22,7 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kdc.common.errors import KdcError
+from kdc.common.pace import is_faster
 from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import Task
@@ -32,13 +33,17 @@ from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.losses import distillation_loss, label_loss
-from kdc.pipeline.training.pace import is_faster, pace
+from kdc.pipeline.training.pace import pace
 from kdc.pipeline.training.schedule import Deadline, Rate
 
 log = logging.getLogger("kdc")
 
 _PROBED_ROWS = 8  # by which the number format is chosen
 _LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
+
+
+class Diverged(KdcError):
+    """The training loss is not a number."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ class _Report(TrainerCallback):
         loss = (logs or {}).get("loss", 0.0)
         self.loss = loss or self.loss
         if not math.isfinite(loss):
-            raise KdcError("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
+            raise Diverged("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
 
 
 class Paced(TrainerCallback):
@@ -220,7 +225,7 @@ def train(
         progress: called with (step, steps).
 
     Raises:
-        KdcError: the loss is not a number.
+        Diverged: the loss is not a number.
     """
     device, patience, task = plan.environment.device, plan.settings.patience, objective.task
 
@@ -270,6 +275,8 @@ def train(
             score=[(entry["step"], entry["eval_score"]) for entry in looks],
             tune_loss=[(entry["step"], entry["eval_loss"]) for entry in looks],
         ),
+        learning_rate=plan.settings.learning_rate,
+        head_learning_rate=plan.settings.new_modules_rate,
         precision="bf16" if plan.environment.bf16 else "fp32",
         threads=pace().threads if device == "cpu" else None,
         **memory,

@@ -4,6 +4,7 @@ Reads an artifact (or a bare ONNX file and `tokenizer.json`); writes nothing; im
 It needs numpy, onnxruntime and tokenizers only, so that a server starts fast and small.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -24,12 +25,14 @@ from kdc.artifact.manifest import (
     Variant,
 )
 from kdc.common.errors import InputError, KdcError
+from kdc.common.pace import Pace
 from kdc.serving.engine.providers import OpenSession, check_graph, open_session, run_bound
 from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, checked_rows, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
 _WARM_ROWS = 8
+_TURN = 16  # passes that are timed with each number of threads in a turn
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
@@ -53,7 +56,8 @@ class Engine:
         temperature: logits are divided by it before softmax or sigmoid.
         provider: the execution provider that took effect, e.g. "CPUExecutionProvider".
         threads: size of ONNX Runtime's thread pool.
-        lanes: how many passes may run at once by `run_beside`, sharing the threads.
+        lanes: how many passes may run at once by `run_beside`, sharing the threads; where there are several, `run`
+            takes all threads or one share, whichever is faster now.
         notes: what a person should know about the start, such as a fallback to the CPU.
         variant: name of the variant; "" without an artifact.
         manifest: the artifact's manifest; None without an artifact.
@@ -85,6 +89,11 @@ class Engine:
         self._beside: onnxruntime.InferenceSession | None = opened.session if beside is None else beside.session
         self.lanes = lanes
         self._tokenizer = tokenizer
+        self._pace = Pace(
+            (opened.threads,) if beside is None else (opened.threads, beside.threads), self._use, turn=_TURN
+        )
+        self._takes_a_share = False  # whether `run` leaves the other threads idle
+        self._timed = threading.Lock()
 
     @classmethod
     def load(
@@ -107,7 +116,8 @@ class Engine:
                 where they do not start; or "cpu".
             threads: threads of one forward pass; None takes all cores that this process may use.
             lanes: how many passes may run at once by `run_beside`, each with its share of the threads. More than one
-                takes a second session with the memory of its weights; on a GPU there is always one lane.
+                takes a second session with the memory of its weights, and times whether a pass alone is faster with
+                all threads or with a share, as beside another process; on a GPU there is always one lane.
             verify: check the SHA-256 of every file first.
             expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
 
@@ -249,12 +259,25 @@ class Engine:
         self.run([short])
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
-        """Run at least one row, padded to the longest, in one pass with all threads: float32 logits (rows, outputs).
+        """Run at least one row, padded to the longest, in one pass that has the threads for itself: float32 logits
+        (rows, outputs).
 
         Raises:
             KdcError: the model failed, gave NaN or infinity, or is closed.
         """
-        return self._run(self._session, encodings)
+        if not self._timed.acquire(blocking=False):  # another pass is running, and both are slower for it
+            return self._run(self._session, encodings)
+        try:
+            self._pace.step_begins()
+            logits = self._run(self._beside if self._takes_a_share else self._session, encodings)
+            self._pace.step_ends(len(encodings) * max(map(len, encodings)))
+            return logits
+        finally:
+            self._timed.release()
+
+    def _use(self, threads: int) -> None:
+        """Have the next `run` take so many threads."""
+        self._takes_a_share = threads < self.threads
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
         """`run` with a share of the threads: `lanes` such calls at once do more than as many `run` in turn."""

@@ -78,7 +78,8 @@ def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -
 def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | None) -> Model:
     from kdc.serving.engine.engine import Engine
 
-    engine = Engine.load(path, variant=variant, device=device, threads=threads)
+    # With two lanes it finds out by itself whether all threads are faster than a share of them, as the service does.
+    engine = Engine.load(path, variant=variant, device=device, threads=threads, lanes=1 if threads else 2)
     return Model(
         answer=lambda rows: engine.predict(rows, batch_size=len(rows)),
         count_tokens=lambda row: len(engine.encode([row])[0]),

@@ -82,6 +82,27 @@ def test_lanes_give_the_same_answers_at_once(files: Path) -> None:
             np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
+def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Beside another process, threads that wait for each other are slower than one of them alone.
+    engine = Engine.load(files, device="cpu", threads=4, lanes=2)
+    encodings, share, run, now = engine.encode(TEXTS), engine._beside, engine._run, 0.0
+    used = []
+
+    def pass_(session: Any, encodings: Any) -> Any:
+        nonlocal now
+        now += 0.001 if session is share else 0.003
+        used.append("a share" if session is share else "all")
+        return run(session, encodings)
+
+    monkeypatch.setattr(engine, "_run", pass_)
+    monkeypatch.setattr(engine._pace, "_clock", lambda: now)
+    expected = np.stack([expected_logits(text, scale=1.01) for text in TEXTS])
+    for _ in range(100):
+        np.testing.assert_allclose(engine.run(encodings), expected, atol=1e-5)
+    assert used[0] == "all"
+    assert set(used[-20:]) == {"a share"}
+
+
 @pytest.mark.parametrize(("threads", "lanes", "expected"), [(1, 4, 1), (2, 4, 2), (16, 4, 4), (16, 1, 1)])
 def test_there_are_no_more_lanes_than_threads(files: Path, threads: int, lanes: int, expected: int) -> None:
     assert Engine.load(files, device="cpu", threads=threads, lanes=lanes).lanes == expected

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kdc.pipeline.training.pace import Pace, is_faster
+from kdc.common.pace import Pace, is_faster
 
 QUIET = {2: 2.4, 1: 1.6}  # steps a second by threads, as measured on two cores
 SHARED = {2: 0.8, 1: 1.5}  # the same beside a process that keeps one of the cores

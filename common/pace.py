@@ -1,0 +1,153 @@
+"""At the speed of the machine: how many threads, and which of two ways, are fastest here, now, by measuring.
+
+Threads wait for each other many times in a step. On cores of their own, two are nearly twice as fast as one; where
+another process shares the cores, each wait lasts until the thread that lost its core gets it back, and one thread is
+faster than two. So the steps of the work itself are timed with this number of threads, with half and with twice as
+many, at its beginning, once a minute, and when the speed falls by half. A look goes no further than that: with one
+thread of 64 a few steps would last as long as a minute's work.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+log = logging.getLogger("kdc")
+
+_REMEMBERED = 8  # last steps by which a speed is known, or as many as a turn has
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 100  # after both of these
+_SOON_S = 5.0  # the least time to the next look where the speed fell by half
+_WORTH = 1.05  # how many times as fast another number has to be
+
+
+class Pace:
+    """Chooses the number of threads by timing steps. Work tells of each step when it begins and ends.
+
+    Args:
+        choices: numbers of threads, the most first, neighbours not far apart; with one there is nothing to choose.
+        set_threads: has the next steps use so many.
+        clock: seconds.
+        turn: steps that are timed with each number in a turn; more where steps are short, and so vary more.
+    """
+
+    def __init__(
+        self,
+        choices: Sequence[int],
+        set_threads: Callable[[int], None],
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        turn: int = 2,
+    ) -> None:
+        self.choices = tuple(choices)
+        self.threads = self.choices[0]  # chosen
+        self._set, self._clock, self._turn = set_threads, clock, turn
+        self._remembered = max(turn, _REMEMBERED)
+        self._speeds = self._nothing()
+        self._plan: list[int] = []  # the threads of the next steps, while they are compared
+        self._used = self.threads  # in the step that runs
+        self._began = 0.0
+        self._looked: float | None = None  # when the last comparison ended
+        self._moved = False  # whether it chose another number, beyond which may be a better one still
+        self._steps = 0  # since then, or since the work began
+        self._settled = 0.0  # speed after the last comparison
+
+    def _nothing(self) -> dict[int, deque[tuple[int, float]]]:
+        """No step is known: of each number of threads, the tokens and seconds of the last steps."""
+        return {threads: deque(maxlen=self._remembered) for threads in self.choices}
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Some work, whose steps are alike. Outside of it there are the most threads."""
+        self._speeds = self._nothing()
+        self._plan, self._steps, self._settled = [], 0, 0.0
+        self._used = self.threads
+        self._set(self.threads)
+        try:
+            yield
+        finally:
+            self._set(self.choices[0])
+
+    def step_begins(self) -> None:
+        """Call it before a step."""
+        self._began = self._clock()
+
+    def step_ends(self, tokens: int) -> None:
+        """Call it after a step, with the tokens that it took, padding included."""
+        if len(self.choices) == 1:
+            return
+        now = self._clock()
+        self._steps += 1
+        if self._steps == 1 and not self._plan:
+            return  # the first one allocates memory
+        self._speeds[self._used].append((tokens, max(now - self._began, 1e-9)))
+        if self._plan:
+            self._plan.pop(0)
+            if not self._plan:
+                self._choose(now)
+        elif self._is_time_to_look(now):
+            others = self._neighbours()
+            for threads in others:
+                self._speeds[threads].clear()
+            order = others if self._looked is not None else [self.threads, *others] * 2
+            self._plan = [threads for threads in order for _ in range(self._turn)]
+        self._use(self._plan[0] if self._plan else self.threads)
+
+    def _neighbours(self) -> list[int]:
+        """The next more and the next fewer threads, as far as there are such choices."""
+        place = self.choices.index(self.threads)
+        return [*self.choices[max(0, place - 1) : place], *self.choices[place + 1 : place + 2]]
+
+    def _use(self, threads: int) -> None:
+        if threads != self._used:
+            self._set(threads)
+        self._used = threads
+
+    def _is_time_to_look(self, now: float) -> bool:
+        if self._looked is None or self._moved:
+            return True
+        is_known = len(self._speeds[self.threads]) == self._remembered
+        if not self._settled and is_known:
+            self._settled = self._speed(self.threads)  # of this work; the last comparison may have been of another
+        has_slowed = is_known and self._speed(self.threads) < self._settled / 2
+        passed = now - self._looked
+        return (has_slowed and passed > _SOON_S) or (passed > _LOOK_AGAIN_S and self._steps > _LOOK_AGAIN_STEPS)
+
+    def _choose(self, now: float) -> None:
+        speeds = {threads: self._speed(threads) for threads in (self.threads, *self._neighbours())}
+        best = max(speeds, key=lambda threads: speeds[threads])
+        if speeds[best] < _WORTH * speeds[self.threads]:
+            best = self.threads
+        if best != self.threads or self._looked is None:
+            listed = ", ".join(f"{speed:,.0f} with {threads}" for threads, speed in speeds.items())
+            log.info("%s from now on (tokens a second: %s)", _count(best), listed)
+        self._moved = best != self.threads
+        self.threads, self._settled = best, speeds[best]
+        self._looked, self._steps = now, 1
+
+    def _speed(self, threads: int) -> float:
+        """Tokens a second of the last steps together: a step that waited long for a core counts with its time."""
+        steps = self._speeds[threads]
+        return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
+
+
+def _count(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def halvings(most: int) -> list[int]:
+    """Numbers of threads that are neighbours: the most, half of it, and so on to one."""
+    return [most >> halving for halving in range(most.bit_length())]
+
+
+def is_faster(first: Callable[[], object], second: Callable[[], object], *, rounds: int = 3) -> bool:
+    """Whether the first of two steps takes at most 0.9 of the second's time, in the median of some rounds, in turns."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds + 1):
+        for step, times in zip((first, second), seconds, strict=True):
+            began = time.perf_counter()
+            step()
+            if round_:  # the first one allocates memory
+                times.append(time.perf_counter() - began)
+    return median(seconds[0]) <= 0.9 * median(seconds[1])

@@ -1,0 +1,70 @@
+"""`teacher.search=quick` in a run: the teacher has the rates that short trainings found, and none is done twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+
+from kdc.common.errors import KdcError
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.results import TeacherResult
+from kdc.pipeline.rundir.record import read_result
+from kdc.pipeline.training.rates import Rates
+from kdc.pipeline.training.teachers import train_teacher
+
+STEPS = "teacher.min_steps=180"  # of which a third is enough for the encoder's three rates, 20 steps each
+
+
+ALLOW = ("student.allow_majority=true",)
+
+
+def config_of(folder: Path, *sets: str) -> Config:
+    base = folder / "teacher"
+    if not base.exists():
+        tiny_runs.base_model("bert", base)
+        tiny_runs.write_rows(folder / "train.csv", 300, seed=1)
+        tiny_runs.write_rows(folder / "eval.csv", 60, seed=2)
+    return tiny_runs.config_for(folder, base, "teacher.search=quick", STEPS, "teacher.epochs=0.1", *ALLOW, *sets)
+
+
+def test_the_teacher_has_the_rates_with_the_least_loss(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "teacher.learning_rate=1e-3", "teacher.head_learning_rate=2e-3")
+    tiny_runs.compress(config, until="teacher")
+    losses = json.loads((tmp_path / "run" / "teacher" / "rates-teacher.json").read_text(encoding="utf-8"))
+    assert sorted(losses) == ["0.0005, 0.002, 20 steps", "0.001, 0.002, 20 steps", "0.002, 0.002, 20 steps"]
+    training = read_result(tmp_path / "run", TeacherResult).training
+    assert training is not None
+    assert training.learning_rate == float(min(losses, key=lambda name: losses[name]).split(",")[0])
+    assert training.head_learning_rate == 2e-3
+    assert training.steps >= 180
+    assert not list((tmp_path / "run" / "teacher").glob("checkpoints*"))
+
+
+def test_a_search_that_was_cut_off_repeats_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, trained = config_of(tmp_path), list[Rates]()
+
+    def counted(source: str, settings: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(trained) == 2 and not cut_off:
+            cut_off.append(True)
+            raise KdcError("the power is gone")
+        trained.append(Rates(settings.learning_rate, settings.new_modules_rate))
+        return train_teacher(source, settings, *args, **kwargs)
+
+    cut_off: list[bool] = []
+    monkeypatch.setattr("kdc.pipeline.stages.teacher.train_teacher", counted)
+    with pytest.raises(KdcError, match="the power is gone"):
+        tiny_runs.compress(config, until="teacher")
+    tiny_runs.compress(config, until="teacher")
+    assert len(trained) == 4  # three short trainings and the teacher's own
+    assert len(set(trained[:3])) == 3
+
+
+def test_rates_that_ruin_a_training_are_not_taken(tmp_path: Path) -> None:
+    # The largest rate's loss is no number: the run must not end with it.
+    config = config_of(tmp_path, "teacher.learning_rate=1e30", "teacher.warmup=0.0")
+    with pytest.raises(KdcError, match=r"not a number|majority|same answer"):
+        tiny_runs.compress(config, until="teacher")
+    record = next((tmp_path / "run").glob("teacher*/rates-teacher.json"))
+    assert len(json.loads(record.read_text(encoding="utf-8"))) == 3
