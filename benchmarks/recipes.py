@@ -175,7 +175,9 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
     rows: dict[str, Any] = {"data.data": folder.absolute()}
     if task == "bank":
         rows = {f"data.{split}": (folder / "bank" / f"{split}.csv").absolute() for split in ("train", "eval")}
-    flags: dict[str, Any] = {"run.family": "minilm", "run.seed": seed, "run.out": out.absolute(), **rows, **TASKS[task]}
+    # No second attempt from the probe's head: what is compared are trainings.
+    given = {"run.family": "minilm", "run.seed": seed, "run.out": out.absolute(), "teacher.from_probe": "off"}
+    flags: dict[str, Any] = {**given, **rows, **TASKS[task]}
     if changes.pop("unlabelled", False):
         flags["data.unlabeled"] = (folder / UNLABELED[task]).absolute()
     factor = changes.pop("steps", 1)

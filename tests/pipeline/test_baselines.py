@@ -19,6 +19,9 @@ from kdc.pipeline.rundir.files import BASELINE_LOGITS
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
+from kdc.tools.study.cell_process import run_cell
+from kdc.tools.study.grid import Cell
+from kdc.tools.study.jobs import CellInputs
 from kdc.tools.verify import verify_artifact
 
 # A teacher that is hardly trained, on rows that a bag of words tells apart.
@@ -77,7 +80,7 @@ def test_rows_that_the_baseline_never_saw_are_not_judged_by_the_teacher_in_silen
 def test_a_probe_that_is_better_is_the_teacher(tmp_path: Path) -> None:
     # A rate that destroys the encoder: what is kept of the two trainings is worse than the encoder as it was.
     config = config_of(tmp_path, "teacher.learning_rate=3.0", "teacher.head_learning_rate=3.0", "teacher.warmup=0.0")
-    tiny_runs.compress(config, until="teacher")
+    tiny_runs.compress(config, until="targets")
     root = tmp_path / "run"
     result, data = read_result(root, TeacherResult), open_data(root / "data")
     scores = {attempt.how: attempt.score for attempt in result.attempts}
@@ -96,6 +99,10 @@ def test_a_probe_that_is_better_is_the_teacher(tmp_path: Path) -> None:
     kept_weights, first_weights = model.state_dict(), pretrained.state_dict()
     for name, weight in first_weights.items():
         assert name.startswith("classifier") or torch.equal(weight, kept_weights[name]), name
+    cell = Cell("rows", "bert", "fft", 0, 0)
+    measured = run_cell(CellInputs(cell=cell, config=config, rows="", file=tmp_path / "cell.json"), tmp_path)
+    assert measured.tune == result.tune  # a study tells of it too, though nothing was trained
+    assert (measured.seconds, measured.steps) == (None, None)
 
 
 def test_a_strong_teacher_is_not_trained_twice(tmp_path: Path) -> None:

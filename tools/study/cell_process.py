@@ -82,7 +82,7 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     reset_peak_memory()
     trained, model, role = _train(inputs.cell.method, run, work)
     training = trained.training
-    if training is None:
+    if run.config.teacher.finetuned and inputs.cell.method == "fft":
         raise InputError(
             "the method fft trains the teacher, and this one was brought along fine-tuned",
             given=config.teacher.model,
@@ -93,17 +93,18 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     if inputs.cell.method == "fft" and teacher is not None:  # it was trained by the process that did the stage
         host_memory = teacher.peak_memory_bytes or host_memory
     scores, collapsed, inference_seconds = _measure(run, model, role)
+    costs: dict[str, Any] = {}
+    if training is not None:  # a teacher that is a linear probe on its encoder was not trained
+        costs = training.model_dump(include={"seconds", "steps", "trainable_parameters"})
     return CellResult(
         **{name: getattr(inputs, name) for name in CellInputs.model_fields},
+        **costs,
         scores=scores,
         collapsed=collapsed,
         inference_s_per_1000_rows=inference_seconds,
         tune=trained.tune,
-        seconds=training.seconds,
-        steps=training.steps,
         parameters=sum(weight.numel() for weight in model.parameters()),
-        trainable_parameters=training.trainable_parameters,
-        peak_memory_bytes=training.peak_memory_bytes or host_memory,
+        peak_memory_bytes=(training and training.peak_memory_bytes) or host_memory,
         device=run.device,
     )
 
