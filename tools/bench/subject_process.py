@@ -56,7 +56,7 @@ def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -
         path: folder of either.
         variant: of an artifact; None takes the manifest's choice.
         device: "auto", "cpu" or "cuda".
-        threads: of a forward pass; None takes all cores that may be used.
+        threads: of a forward pass; None takes all cores that may be used, or fewer where that is faster.
 
     Raises:
         InputError: the folder holds neither, or a variant was named for a model in torch.
@@ -108,11 +108,13 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
         ) from None
 
     from kdc.common.cores import usable_cores
+    from kdc.common.pace import Pace, halvings
 
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
     place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or usable_cores())
+    pace = Pace((threads,) if threads else halvings(usable_cores()), torch.set_num_threads)
     try:
         model = open_classifier(path).to(place).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -124,8 +126,11 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
     def answer(rows: list[Text]) -> Any:
         batch = tokenizer(rows, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(place)
+        pace.step_begins()
         with torch.inference_mode():
-            return model(**batch).logits.softmax(-1).cpu()
+            answers = model(**batch).logits.softmax(-1).cpu()
+        pace.step_ends(batch["input_ids"].numel())
+        return answers
 
     return Model(
         answer=answer,
