@@ -116,8 +116,9 @@ def _fit(arm: str, run: Any, steps: int) -> tuple[Any, int]:
     from kdc.pipeline.rundir.files import TEACHER_LOGITS
     from kdc.pipeline.training import adapters
     from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.environment import Environment
     from kdc.pipeline.training.finetuning import plan_for
-    from kdc.pipeline.training.loop import Environment, Objective, train
+    from kdc.pipeline.training.loop import Objective, train
     from kdc.pipeline.training.students import new_student
 
     settings, task, pad_to = run.config.student, run.data().task, ARMS[arm][1]

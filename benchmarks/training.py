@@ -2,8 +2,8 @@
 
 Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3]`. QNLI rows; the MiniLM teacher, and the 3-layer
 student with the adapters of recipe `best` and distillation; in one process, in turns. Prints medians of rows a second,
-the share of the machine's peak (of a matrix product in fp32 with the same threads, alone), and the ratios that count:
-what is chosen to the best fixed setting (alone), and to one thread alone (beside another process). Beside these:
+the share of the machine's peak (of a matrix product in the same format with the same threads), and the ratios that
+count: what is chosen to the best fixed setting (alone), and to one thread alone (beside another process). Beside these:
 torch's own dropout in place of the cheap one (of a student: in place of none), rows padded to 512 tokens, and the
 Hugging Face Trainer as people write it.
 """
@@ -38,7 +38,7 @@ class Case:
 
     name: str
     threads: int | None = None  # None: chosen by measuring
-    bf16: bool = False
+    bf16: bool | None = False  # None: chosen by measuring, and the attention too
     pad_to: int | None = None
     own_dropout: bool = True  # False: the checkpoint's rates, by torch
     plain: bool = False  # the Hugging Face Trainer as people write it
@@ -68,14 +68,11 @@ def main() -> None:
     options = parser.parse_args()
     pace.pace()  # knows now how many threads there are, before they are changed here
     most = torch.get_num_threads()
-    peaks = {threads: _peak(threads) for threads in (most, 1)}
-    print(
-        f"peak, GFLOP/s in fp32: {', '.join(f'{peak:.0f} with {threads}' for threads, peak in peaks.items())}",
-        flush=True,
-    )
     fixed = [Case(f"{threads} threads", threads) for threads in (most, 1)]
     if _has_bf16():
         fixed += [replace(case, name=f"{case.name}, bf16", bf16=True) for case in fixed]
+    peaks = {case.name: _peak(case) for case in fixed}
+    print(f"peak, GFLOP/s: {', '.join(f'{peak:.0f} with {name}' for name, peak in peaks.items())}", flush=True)
     others = [
         Case(_TORCHS, most, own_dropout=False),
         Case("the plain Trainer", most, own_dropout=False, plain=True),
@@ -88,12 +85,16 @@ def main() -> None:
             for _ in range(options.rounds):
                 for beside in (False, True):
                     with _neighbour() if beside else contextlib.nullcontext():
-                        for case in [Case("chosen"), *fixed, *(() if beside else others[: 3 if who == STUDENT else 2])]:
+                        for case in [
+                            Case("chosen", bf16=None),
+                            *fixed,
+                            *(() if beside else others[: 3 if who == STUDENT else 2]),
+                        ]:
                             speed = _speed(tokens, who, case, options.steps)
                             speeds.setdefault((case.name, beside), []).append(speed)
                             where = "beside a busy process" if beside else "alone"
                             print(f"{who}, {where}, {case.name}: {speed:.1f} rows/s", file=sys.stderr, flush=True)
-            _tell(who, speeds, fixed, most, peaks, tokens)
+            _tell(who, speeds, fixed, most, peaks, _flops_of_a_row(who, tokens))
 
 
 def _tell(
@@ -101,8 +102,8 @@ def _tell(
     speeds: dict[tuple[str, bool], list[float]],
     fixed: list[Case],
     most: int,
-    peaks: dict[int, float],
-    tokens: Any,
+    peaks: dict[str, float],
+    flops: float,
 ) -> None:
     rates = {key: median(values) for key, values in speeds.items()}
     for (name, beside), rate in rates.items():
@@ -119,17 +120,19 @@ def _tell(
     )
     ours = "no dropout" if who == STUDENT else "cheap dropout"
     print(f"{who}: {ours} to torch's: {rates[f'{most} threads', False] / rates[_TORCHS, False]:.2f}")
-    share = alone * _flops_of_a_row(who, tokens) / 1e9 / peaks[most]
-    print(f"{who}: chosen, share of the peak of {most} threads: {100 * share:.0f} %\n", flush=True)
+    for name, peak in peaks.items():
+        print(f"{who}: {name}, share of its peak: {100 * rates[name, False] * flops / 1e9 / peak:.0f} %")
+    share = 100 * alone * flops / 1e9 / max(peaks.values())
+    print(f"{who}: chosen, share of the highest peak: {share:.0f} %\n", flush=True)
 
 
-def _peak(threads: int) -> float:
-    """GFLOP a second of a product of two square matrices in fp32."""
+def _peak(case: Case) -> float:
+    """GFLOP a second of a product of two square matrices."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(case.threads or 1)
     size = 1024
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16 if case.bf16 else torch.float32) for _ in range(2))
     times = []
     for _ in range(12):
         began = time.perf_counter()
@@ -192,6 +195,8 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.models import loading
     from kdc.pipeline.training import adapters, dropout, loop, pace
+    from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.environment import Environment, attention, settle
 
     steps = PADDED_STEPS if case.pad_to else CHOSEN_STEPS * steps if case.threads is None else steps
     set_seed(0)
@@ -207,15 +212,19 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop, "pace", return_value=chosen):
         make = _plain if case.plain else _ours
-        trainer = make(model, tokens, logits if who == STUDENT else None, case, steps, Path(folder))
+        environment = Environment(seed=0, bf16=case.bf16)
+        if case.threads is None:
+            environment = settle(environment, model, Rows([tokens]), pad_id=0)
+        trainer = make(model, tokens, logits if who == STUDENT else None, case, steps, Path(folder), environment)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
-        with chosen.work(), dropout.cheap_dropout(model) if case.own_dropout else contextlib.nullcontext():
+        cheap = dropout.cheap_dropout(model) if case.own_dropout else contextlib.nullcontext()
+        with chosen.work(), cheap, attention(environment):
             trainer.train()
     return steps * BATCH / (clock.ends[-1] - clock.ends[0])
 
 
-def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path) -> Any:
+def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
     """The trainer of the pipeline, which distils where there are a teacher's logits."""
     from kdc.pipeline.config.settings import TrainSettings
     from kdc.pipeline.config.tasks import find_task
@@ -223,7 +232,6 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
     from kdc.pipeline.training.batches import Collator, Rows
 
     settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)
-    environment = loop.Environment(seed=0, bf16=case.bf16)
     plan = loop.Plan(settings, environment, steps=steps + 1, evaluate_every=10**6, pad_to=case.pad_to)
     arguments = loop.training_arguments(plan, folder)
     trainer = loop.DistillationTrainer(
@@ -238,7 +246,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
     return trainer
 
 
-def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path) -> Any:
+def _plain(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
     """The Trainer of transformers as its course writes it: rows in random order, padded to the longest of a batch, on
     the labels alone."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments

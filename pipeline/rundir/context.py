@@ -17,7 +17,7 @@ from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.results import ModelResult, SearchResult
 from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.rundir.record import AnyResult, read_result
-from kdc.pipeline.training.loop import Environment
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.students import distil
 
 if TYPE_CHECKING:

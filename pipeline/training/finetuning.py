@@ -19,7 +19,8 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Environment, Objective, Plan, settle_precision, train
+from kdc.pipeline.training.environment import Environment, settle
+from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
 log = logging.getLogger("kdc")
@@ -58,7 +59,7 @@ def fine_tune(
     splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
     tune = Rows.read(data, role, ["tune"], teacher_logits)
-    environment = settle_precision(environment, model, rows, pad_id=pad_id)
+    environment = settle(environment, model, rows, pad_id=pad_id)
     _note_precision(checkpoints, "bf16" if environment.bf16 else "fp32")
     training = train(
         model,

@@ -11,18 +11,15 @@ import logging
 import math
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kdc.common.errors import KdcError
-from kdc.common.pace import is_faster
 from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import Task
@@ -32,27 +29,18 @@ from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
+from kdc.pipeline.training.environment import Environment, attention
 from kdc.pipeline.training.losses import distillation_loss, label_loss
 from kdc.pipeline.training.pace import pace
 from kdc.pipeline.training.schedule import Deadline, Rate
 
 log = logging.getLogger("kdc")
 
-_PROBED_ROWS = 8  # by which the number format is chosen
 _LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
 
 
 class Diverged(KdcError):
     """The training loss is not a number."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What all trainings of a run have in common."""
-
-    seed: int  # seeds initialisation, the order of the rows, and dropout
-    device: str = "cpu"  # or "cuda"
-    bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster, see `settle_precision`
 
 
 @dataclass(frozen=True)
@@ -254,7 +242,7 @@ def train(
     resumed_from = 0 if resume is None else step_of(resume)
     if resume is not None:
         log.info("resumes from step %s", resumed_from)
-    with pace().work(), cheap_dropout(model) if device == "cpu" else nullcontext():
+    with pace().work(), cheap_dropout(model) if device == "cpu" else nullcontext(), attention(plan.environment):
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     history = trainer.state.log_history
@@ -281,28 +269,6 @@ def train(
         threads=pace().threads if device == "cpu" else None,
         **memory,
     )
-
-
-def settle_precision(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> Environment:
-    """The environment with the number format that is faster for the model's own step on a few of the rows, where that
-    is open. The model and the state of the random numbers stay as they were."""
-    if environment.bf16 is not None:
-        return environment
-    middle = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :][:_PROBED_ROWS]
-    batch = Collator(pad_id)(rows.__getitems__(middle.tolist()))
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
-    model.train()
-
-    def step(*, bf16: bool) -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            loss = model(**inputs).logits.float().square().mean()
-        loss.backward()
-        model.zero_grad(set_to_none=True)
-
-    with torch.random.fork_rng(devices=[]):
-        bf16 = is_faster(partial(step, bf16=True), partial(step, bf16=False))
-    log.info("trains in %s, which is faster here for a step of this model", "bf16" if bf16 else "fp32")
-    return replace(environment, bf16=bf16)
 
 
 def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:

@@ -19,8 +19,8 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune
-from kdc.pipeline.training.loop import Environment
 from kdc.pipeline.training.predict import predict
 
 TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training

@@ -17,8 +17,8 @@ from kdc.pipeline.models.pooling import open_classifier
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.baselines import Linear, with_head
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune
-from kdc.pipeline.training.loop import Environment
 
 
 def train_teacher(

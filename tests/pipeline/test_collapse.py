@@ -10,8 +10,8 @@ from kdc.pipeline.quality.intervals import calibrate
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import check_learned, plan_for
-from kdc.pipeline.training.loop import Environment
 
 TASK = find_task("qnli")
 

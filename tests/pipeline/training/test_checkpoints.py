@@ -9,7 +9,8 @@ from transformers import Trainer
 from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.training.checkpoints import SEAL, last_checkpoint, seal
-from kdc.pipeline.training.loop import DistillationTrainer, Environment, Objective, Plan, training_arguments
+from kdc.pipeline.training.environment import Environment
+from kdc.pipeline.training.loop import DistillationTrainer, Objective, Plan, training_arguments
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
-from kdc.pipeline.training.loop import Environment, Objective, Plan, train, training_arguments
+from kdc.pipeline.training.environment import Environment
+from kdc.pipeline.training.loop import Objective, Plan, train, training_arguments
 from kdc.pipeline.training.predict import predict
 
 RANDOM = np.random.default_rng(3)

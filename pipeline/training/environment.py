@@ -1,0 +1,72 @@
+"""What all trainings of a run have in common, and the number format and the attention that are fastest, by timing.
+
+torch multiplies in bf16 at twice the speed of fp32 on one CPU and at half of it on another. Its fused attention, which
+is the faster one in fp32, takes three times as long in bf16 for short rows on a CPU without AMX as attention in single
+steps, which was a quarter of a student's step.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kdc.common.pace import is_faster
+from kdc.pipeline.training.batches import Collator, Rows
+
+log = logging.getLogger("kdc")
+
+_PROBED_TOKENS, _MOST_ROWS = (
+    1024,
+    32,
+)  # by which ways are compared: with a few rows, what a step does once weighs too much
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What all trainings of a run have in common."""
+
+    seed: int  # seeds initialisation, the order of the rows, and dropout
+    device: str = "cpu"  # or "cuda"
+    bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster, see `settle`
+    stepwise: bool = False  # whether attention is computed in single steps, and not by torch's fused kernel
+
+
+@contextmanager
+def attention(environment: Environment) -> Iterator[None]:
+    """Compute attention as the environment says, for as long as the context lasts."""
+    with sdpa_kernel(SDPBackend.MATH) if environment.stepwise else nullcontext():
+        yield
+
+
+def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> Environment:
+    """The environment with the number format, where that is open, and the attention that are faster on a CPU, for the
+    model's own step on a few of the rows. The model and the state of the random numbers stay as they were."""
+    if environment.device != "cpu" or environment.bf16 is False:
+        return environment
+    order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]
+    middle = order[: min(_MOST_ROWS, max(2, _PROBED_TOKENS // int(rows.lengths[order[0]])))]
+    batch = Collator(pad_id)(rows.__getitems__(middle.tolist()))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    model.train()
+
+    def step(way: Environment) -> None:
+        with attention(way), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(way.bf16)):
+            loss = model(**inputs).logits.float().square().mean()
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    fused, fp32 = replace(environment, bf16=True, stepwise=False), replace(environment, bf16=False, stepwise=False)
+    stepwise = replace(fused, stepwise=True)
+    with torch.random.fork_rng(devices=[]):
+        chosen = stepwise if is_faster(partial(step, stepwise), partial(step, fused)) else fused
+        if environment.bf16 is None and not is_faster(partial(step, chosen), partial(step, fp32)):
+            chosen = fp32
+    if environment.bf16 is None:
+        log.info("trains in %s, which is faster here for a step of this model", "bf16" if chosen.bf16 else "fp32")
+    return chosen

@@ -1,0 +1,66 @@
+"""The number format and the attention of a training: what is faster by timing, and what the settings say."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import datasets
+import pytest
+import tiny_models
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from kdc.pipeline.training import environment as environments
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.environment import Environment, attention, settle
+
+OPEN, BF16 = Environment(seed=0, bf16=None), Environment(seed=0, bf16=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tiny_models.build("bert", tmp_path_factory.mktemp("model"))[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "faster", "expected"),
+    [
+        (OPEN, [True, True], replace(BF16, stepwise=True)),
+        (OPEN, [False, True], BF16),
+        (OPEN, [True, False], replace(OPEN, bf16=False)),  # in fp32 the fused kernel is the faster one
+        (BF16, [True], replace(BF16, stepwise=True)),  # the format is asked for
+        (replace(OPEN, bf16=False), [], replace(OPEN, bf16=False)),
+        (replace(BF16, device="cuda"), [], replace(BF16, device="cuda")),
+    ],
+)
+def test_what_is_faster_is_taken_where_the_settings_leave_it_open(
+    model: Any, monkeypatch: pytest.MonkeyPatch, given: Environment, faster: list[bool], expected: Environment
+) -> None:
+    answers = list(faster)
+
+    def is_faster(first: Callable[[], object], second: Callable[[], object]) -> bool:
+        first(), second()
+        return answers.pop(0)
+
+    monkeypatch.setattr(environments, "is_faster", is_faster)
+    ids = [[2, 5, 7, 3]] * 40
+    rows = Rows(
+        [datasets.Dataset.from_dict({"row": range(40), "input_ids": ids, "length": [4] * 40, "label": [0] * 40})]
+    )
+    state = torch.get_rng_state()
+    assert settle(given, model, rows, pad_id=0) == expected
+    assert not answers
+    assert torch.equal(torch.get_rng_state(), state)  # with and without the comparison, a run draws the same masks
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_attention_in_single_steps_gives_what_the_fused_kernel_gives() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 7, 4) for _ in range(3))
+    mask = torch.zeros(2, 1, 7, 7).masked_fill(torch.rand(2, 1, 1, 7) < 0.3, -1e9)
+    expected = torch.softmax(query @ key.transpose(-1, -2) / 2 + mask, -1) @ value
+    for stepwise in (False, True):
+        with attention(replace(BF16, stepwise=stepwise)), torch.profiler.profile() as profile:
+            answers = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        torch.testing.assert_close(answers, expected)
+        assert any("flash" in event.name for event in profile.events() or ()) is not stepwise
