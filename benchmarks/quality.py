@@ -2,11 +2,11 @@
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The folder is in GLUE's TSV layout, with
 `QNLI/unlabelled.tsv` for the unlabelled rows of QNLI; the lines `bank` and `cola` take `banking77-train.csv` and
-`cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. `pairs` is a regression of pairs
-of `bank`'s texts: 5 times the share of words that the names of their two intents have in common, beside the cosine of
-the frozen vectors. Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights
-(requirements-minilm.txt). Prints one Markdown table with the command of each line; `--controls` adds the student
-without KD and the LoRA teacher.
+`cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. `words` gives `bank`'s texts the
+words of their intent's name as labels, several each; `pairs` is a regression of pairs of its texts: 5 times the share
+of words that the names of their two intents have in common, beside the cosine of the frozen vectors. Runs are kept in
+`--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints one Markdown
+table with the command of each line; `--controls` adds the student without KD and the LoRA teacher.
 """
 
 import argparse
@@ -33,6 +33,7 @@ PAIRS = [
     "--text-pair",
     "second",
 ]
+WORDS = ["--train", "{own}/words/train.csv", "--eval", "{own}/words/eval.csv", "--text", "text", "--label", "words"]
 COLA = ["--data", "{own}", "--task", "cola", "--family", "minilm"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 # name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
@@ -43,6 +44,7 @@ LINES: dict[str, tuple[list[str], str]] = {
     "qnli-ul": ([*QNLI, "--unlabeled", "{data}/QNLI/unlabelled.tsv"], "qnli"),
     "bank": ([*BANK, "--family", "minilm"], ""),
     "cola": (COLA, ""),
+    "words": ([*WORDS, "--kind", "multilabel", "--separator", " ", "--family", "minilm"], ""),
     "pairs": ([*PAIRS, "--label", "score", "--kind", "regression", "--family", "minilm"], ""),
     # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
@@ -99,7 +101,7 @@ def main() -> None:
         options.controls = options.seeds
     if options.more is not None:
         cut_splits(options.more, options.runs)
-        _write_pairs(options.runs)
+        _derive(options.runs)
     tables = {
         name: [_run(name, seed, options, controls=seed in (options.controls or ())) for seed in options.seeds]
         for name in options.lines
@@ -130,18 +132,27 @@ def cut_splits(source: Path, target: Path, *, screen: bool = False) -> None:
                     stream.writelines("\t".join(row) + "\n" for row in part)
 
 
-def _write_pairs(folder: Path) -> None:
-    """Pairs of texts of the splits of `bank`, a quarter of them of one intent, half of intents that share a word."""
-    (folder / "pairs").mkdir(exist_ok=True)
+def _words_of(intent: str) -> list[str]:
+    """The words of an intent's name that say something."""
+    return sorted(set(intent.lower().strip("?").split("_")) - _FILLERS)
+
+
+def _derive(folder: Path) -> None:
+    """Write the splits of `words` and of `pairs` from those of `bank`; of the pairs a quarter are of one intent, half
+    of intents that share a word."""
+    for name in ("words", "pairs"):
+        (folder / name).mkdir(exist_ok=True)
     for split, count in _PAIRS.items():
         with (folder / "bank" / f"{split}.csv").open(encoding="utf-8", newline="") as stream:
             rows = [(row["text"], row["category"]) for row in csv.DictReader(stream)]
+        with (folder / "words" / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows(
+                [("text", "words"), *((text, " ".join(_words_of(intent))) for text, intent in rows)]
+            )
         draw = random.Random(77)
-        words = {intent: set(intent.lower().strip("?").split("_")) - _FILLERS for _, intent in rows}
+        words = {intent: set(_words_of(intent)) for _, intent in rows}
         texts = {intent: [text for text, other in rows if other == intent] for intent in sorted(words)}
-        near = {
-            intent: [other for other in texts if words[other] & words[intent] and other != intent] for intent in texts
-        }
+        near = {name: [other for other in texts if words[other] & words[name] and other != name] for name in texts}
         with (folder / "pairs" / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
             out = csv.writer(stream)
             out.writerow(("first", "second", "score"))
