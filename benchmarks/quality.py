@@ -1,4 +1,5 @@
-"""What is kept, and of how good a teacher: teacher, students and baselines on real rows, mean of several seeds.
+"""What is kept, and of how good a teacher: teacher, students and baselines on real rows, mean of several seeds with the
+interval of that mean.
 
 Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The folder is in GLUE's TSV layout, with
 `QNLI/unlabelled.tsv` for the unlabelled rows of QNLI; the lines `bank` and `cola` take `banking77-train.csv` and
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 SST2 = ["--data", "{data}", "--task", "sst2", "--family", "minilm", "--max-train-rows", "12000"]
@@ -53,18 +54,8 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
 _SHARED = ("data", "teacher", "targets")
-VARIANTS = (
-    "teacher",
-    "merged",
-    "fp32",
-    "int8",
-    "student_without_kd",
-    "teacher_lora",
-    "probe",
-    "tfidf",
-    "majority",
-    "cosine",
-)
+_BASELINES = ("majority", "tfidf", "probe")
+_BESIDE = ("student_without_kd", "teacher_lora", "cosine")  # what some runs have besides
 _EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits that are cut here
 _PAIRS = {"train": 5000, "eval": 1000}
 _FILLERS = {
@@ -202,25 +193,35 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
 
 
 def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
-    lines = ["| run | model | metric | mean (each seed) | kept % | size MB |", "|---|---|---|---|---:|---:|"]
+    """One row a line: the baselines, the teacher, the students and what they keep of it; below, what else there is."""
+    titles = ("run", "metric", *_BASELINES, "teacher", "student, fp32", "kept %", "int8", "kept %")
+    lines = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
+    more = []
     for name, results in tables.items():
-        for variant in VARIANTS:
-            rows = [
-                (result["table"][variant], result["table"]["teacher"])
-                for result in results
-                if variant in result["table"]
-            ]
-            if not rows:
-                continue
-            metric = results[0]["metric"]
-            scores = [row[metric] for row, _ in rows]
-            kept = mean(100 * row[metric] / teacher[metric] for row, teacher in rows)
-            sizes = [row["size_bytes"] for row, _ in rows if "size_bytes" in row]
-            size = f"{mean(sizes) / 1e6:.1f}" if sizes else ""
-            each = ", ".join(f"{score:.2f}" for score in scores)
-            lines.append(f"| {name} | {variant} | {metric} | {mean(scores):.2f} ({each}) | {kept:.1f} | {size} |")
-        lines.append(f"| | | | `kdc compress {' '.join(LINES[name][0])}` | | |")
-    return "\n".join(lines) + "\n"
+        metric = "accuracy" if name == "bank" else results[0]["metric"]  # as others tell of BANKING77
+        rows = [result["table"] for result in results]
+
+        def scores(variant: str, rows: list[Any] = rows, metric: str = metric) -> list[float]:
+            return [table[variant][metric] for table in rows if variant in table]
+
+        cells = [name, metric, *(f"{mean(scores(baseline)):.2f}" for baseline in _BASELINES), _told(scores("teacher"))]
+        for variant in ("fp32", "int8"):
+            kept = [100 * mine / its for mine, its in zip(scores(variant), scores("teacher"), strict=True)]
+            cells += [_told(scores(variant)), _told(kept, each=False)]
+        lines.append(f"| {' | '.join(cells)} |")
+        more += [f"{name}: {each} {_told(scores(each))}" for each in _BESIDE if scores(each)]
+        more.append(f"{name}: `kdc compress {' '.join(LINES[name][0])}`")
+    return "\n".join([*lines, "", *more]) + "\n"
+
+
+def _told(values: list[float], *, each: bool = True) -> str:
+    """The mean, half of its 95 % interval (Student's t), and each value."""
+    from scipy.stats import t
+
+    text = f"{mean(values):.2f}"
+    if len(values) > 1:
+        text += f" ± {t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5:.2f}"
+    return f"{text} ({', '.join(f'{value:.2f}' for value in values)})" if each and len(values) > 1 else text
 
 
 if __name__ == "__main__":
