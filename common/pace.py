@@ -17,7 +17,7 @@ from statistics import median
 log = logging.getLogger("kdc")
 
 _REMEMBERED = 8  # last steps by which a speed is known, or as many as a turn has
-_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 100  # after both of these
+_LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # after both of these; so many steps for each that a look times
 _SOON_S = 5.0  # the least time to the next look where the speed fell by half
 _WORTH = 1.05  # how many times as fast another number has to be
 
@@ -29,7 +29,9 @@ class Pace:
         choices: numbers of threads, the most first, neighbours not far apart; with one there is nothing to choose.
         set_threads: has the next steps use so many.
         clock: seconds.
-        turn: steps that are timed with each number in a turn; more where steps are short, and so vary more.
+        turn: steps that are timed with each number in a turn.
+        alike: whether the steps are alike, as a training's are. A service's passes are not: they are compared one by
+            one in turns, so that each number meets the same mixture, and a speed that falls tells nothing.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class Pace:
         clock: Callable[[], float] = time.perf_counter,
         *,
         turn: int = 2,
+        alike: bool = True,
     ) -> None:
         self.choices = tuple(choices)
         self.threads = self.choices[0]  # chosen
-        self._set, self._clock, self._turn = set_threads, clock, turn
+        self._set, self._clock, self._turn, self._alike = set_threads, clock, turn, alike
         self._remembered = max(turn, _REMEMBERED)
         self._speeds = self._nothing()
         self._plan: list[int] = []  # the threads of the next steps, while they are compared
@@ -87,12 +90,18 @@ class Pace:
             if not self._plan:
                 self._choose(now)
         elif self._is_time_to_look(now):
-            others = self._neighbours()
-            for threads in others:
+            self._plan = self._next_look()
+            for threads in self._plan:
                 self._speeds[threads].clear()
-            order = others if self._looked is not None else [self.threads, *others] * 2
-            self._plan = [threads for threads in order for _ in range(self._turn)]
         self._use(self._plan[0] if self._plan else self.threads)
+
+    def _next_look(self) -> list[int]:
+        """The threads of the next steps."""
+        others = self._neighbours()
+        if not self._alike:
+            return [self.threads, *others] * self._turn
+        order = others if self._looked is not None else [self.threads, *others] * 2
+        return [threads for threads in order for _ in range(self._turn)]
 
     def _neighbours(self) -> list[int]:
         """The next more and the next fewer threads, as far as there are such choices."""
@@ -110,9 +119,11 @@ class Pace:
         is_known = len(self._speeds[self.threads]) == self._remembered
         if not self._settled and is_known:
             self._settled = self._speed(self.threads)  # of this work; the last comparison may have been of another
-        has_slowed = is_known and self._speed(self.threads) < self._settled / 2
+        has_slowed = self._alike and is_known and self._speed(self.threads) < self._settled / 2
         passed = now - self._looked
-        return (has_slowed and passed > _SOON_S) or (passed > _LOOK_AGAIN_S and self._steps > _LOOK_AGAIN_STEPS)
+        return (has_slowed and passed > _SOON_S) or (
+            passed > _LOOK_AGAIN_S and self._steps > _LOOK_AGAIN_STEPS * self._turn
+        )
 
     def _choose(self, now: float) -> None:
         speeds = {threads: self._speed(threads) for threads in (self.threads, *self._neighbours())}

@@ -32,7 +32,7 @@ from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, c
 __all__ = ["Engine", "Text", "activate", "pad"]
 
 _WARM_ROWS = 8
-_TURN = 16  # passes that are timed with each number of threads in a turn
+_TURN = 16  # passes that are timed with each number of threads when they are compared
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
@@ -89,9 +89,8 @@ class Engine:
         self._beside: onnxruntime.InferenceSession | None = opened.session if beside is None else beside.session
         self.lanes = lanes
         self._tokenizer = tokenizer
-        self._pace = Pace(
-            (opened.threads,) if beside is None else (opened.threads, beside.threads), self._use, turn=_TURN
-        )
+        pools = (opened.threads,) if beside is None else (opened.threads, beside.threads)
+        self._pace = Pace(pools, self._use, turn=_TURN, alike=False)
         self._takes_a_share = False  # whether `run` leaves the other threads idle
         self._timed = threading.Lock()
 

@@ -61,6 +61,27 @@ def test_a_neighbour_that_leaves_is_noticed() -> None:
     assert steps_in(machine, 700) >= 0.95 * (100 * SHARED[1] + 600 * QUIET[2]) / 700
 
 
+@pytest.mark.parametrize(("seconds", "best"), [({2: 1.0, 1: 1.8}, 2), ({2: 1.8, 1: 1.0}, 1)])
+def test_passes_of_all_lengths_are_compared_by_the_same_mixture(seconds: dict[int, float], best: int) -> None:
+    # Long rows have more tokens a second: in blocks, the number of threads that met them would win; and a service that
+    # looked again whenever short rows came would time half of its passes with the slower number.
+    now, current, used = 0.0, 2, []
+
+    def set_threads(threads: int) -> None:
+        nonlocal current
+        current = threads
+
+    pace = Pace((2, 1), set_threads, lambda: now, turn=16, alike=False)
+    lengths = ([8] * 40 + [400] * 40) * 100
+    for length in lengths:
+        pace.step_begins()
+        used.append(current)
+        now += seconds[current] * (0.01 + length / 10_000)  # of a short row most is overhead
+        pace.step_ends(length)
+    assert pace.threads == best
+    assert sum(threads != best for threads in used) <= 0.05 * len(used)
+
+
 @pytest.mark.parametrize("best", [64, 8])
 def test_on_many_cores_a_look_costs_little_and_finds_a_distant_best(best: int) -> None:
     # Trying one thread of 64 each minute would take a third of the time.
