@@ -53,6 +53,8 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-third": ([*SST2, *THIRD], "sst2"),
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
+# Times are not told of here, so few are taken.
+_BRIEF = [f"--set={brief}" for brief in ("quantize.rounds=5", "evaluate.rounds=1", "evaluate.memory=false")]
 _SHARED = ("data", "teacher", "targets")
 _BASELINES = ("majority", "tfidf", "probe")
 _BESIDE = ("student_without_kd", "teacher_lora", "cosine")  # what some runs have besides
@@ -182,7 +184,7 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
             (out / f"{stage}.copy").rename(copy)  # the run skips what it would make the same, and redoes the rest
     filled = [part.format(data=options.data, own=options.runs) for part in arguments]
-    command = ["compress", *filled, "--seed", str(seed), "--out", str(out), "--json"]
+    command = ["compress", *filled, *_BRIEF, "--seed", str(seed), "--out", str(out), "--json"]
     if controls:
         command.append("--controls")
     done = subprocess.run([sys.executable, "-m", "kdc", *command], stdout=subprocess.PIPE, text=True, check=True)
