@@ -18,6 +18,7 @@ log = logging.getLogger("kdc")
 
 _REMEMBERED = 8  # last steps by which a speed is known, or as many as a turn has
 _LOOK_AGAIN_S, _LOOK_AGAIN_STEPS = 60.0, 50  # after both of these; so many steps for each that a look times
+_LATEST_S = 240.0  # where the others were far behind, the time to the next look doubles up to this
 _SOON_S = 5.0  # the least time to the next look where the speed fell by half
 _WORTH = 1.05  # how many times as fast another number has to be
 
@@ -52,9 +53,10 @@ class Pace:
         self._used = self.threads  # in the step that runs
         self._began = 0.0
         self._looked: float | None = None  # when the last comparison ended
-        self._moved = False  # whether it chose another number, beyond which may be a better one still
+        self._beyond: list[int] = []  # where it chose another number: one beyond that, which may be better still
         self._steps = 0  # since then, or since the work began
         self._settled = 0.0  # speed after the last comparison
+        self._wait = _LOOK_AGAIN_S  # until the next one
 
     def _nothing(self) -> dict[int, deque[tuple[int, float]]]:
         """No step is known: of each number of threads, the tokens and seconds of the last steps."""
@@ -87,6 +89,8 @@ class Pace:
         self._speeds[self._used].append((tokens, max(now - self._began, 1e-9)))
         if self._plan:
             self._plan.pop(0)
+            if self._alike and self._is_far_behind():  # beside others such a step may take as long as ten
+                self._plan = [threads for threads in self._plan if threads != self._used]
             if not self._plan:
                 self._choose(now)
         elif self._is_time_to_look(now):
@@ -97,11 +101,16 @@ class Pace:
 
     def _next_look(self) -> list[int]:
         """The threads of the next steps."""
-        others = self._neighbours()
+        others = self._beyond or self._neighbours()
         if not self._alike:
             return [self.threads, *others] * self._turn
-        order = others if self._looked is not None else [self.threads, *others] * 2
+        order = others if self._looked is not None else sorted([self.threads, *others]) * 2
         return [threads for threads in order for _ in range(self._turn)]
+
+    def _is_far_behind(self) -> bool:
+        """Whether the number of threads in use is at most half as fast as another one that has been timed."""
+        timed = [self._speed(threads) for threads in self.choices if self._speeds[threads]]
+        return self._speed(self._used) < max(timed) / 2
 
     def _neighbours(self) -> list[int]:
         """The next more and the next fewer threads, as far as there are such choices."""
@@ -114,7 +123,7 @@ class Pace:
         self._used = threads
 
     def _is_time_to_look(self, now: float) -> bool:
-        if self._looked is None or self._moved:
+        if self._looked is None or self._beyond:
             return True
         is_known = len(self._speeds[self.threads]) == self._remembered
         if not self._settled and is_known:
@@ -126,15 +135,19 @@ class Pace:
         )
 
     def _choose(self, now: float) -> None:
-        speeds = {threads: self._speed(threads) for threads in (self.threads, *self._neighbours())}
+        timed = (self.threads, *(self._beyond or self._neighbours()))
+        speeds = {threads: self._speed(threads) for threads in timed}
         best = max(speeds, key=lambda threads: speeds[threads])
         if speeds[best] < _WORTH * speeds[self.threads]:
             best = self.threads
         if best != self.threads or self._looked is None:
             listed = ", ".join(f"{speed:,.0f} with {threads}" for threads, speed in speeds.items())
             log.info("%s from now on (tokens a second: %s)", _count(best), listed)
-        self._moved = best != self.threads
+        has_moved = best != self.threads
         self.threads, self._settled = best, speeds[best]
+        self._beyond = [threads for threads in self._neighbours() if threads not in timed] if has_moved else []
+        is_clear = min(speeds.values()) < speeds[best] / 2
+        self._wait = min(2 * self._wait, _LATEST_S) if is_clear else _LOOK_AGAIN_S
         self._looked, self._steps = now, 1
 
     def _speed(self, threads: int) -> float:

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdc.common.pace import is_faster
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.pace import pace
 
 log = logging.getLogger("kdc")
 
@@ -63,7 +64,7 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> 
 
     fused, fp32 = replace(environment, bf16=True, stepwise=False), replace(environment, bf16=False, stepwise=False)
     stepwise = replace(fused, stepwise=True)
-    with torch.random.fork_rng(devices=[]):
+    with pace().work(), torch.random.fork_rng(devices=[]):  # with as many threads as were fastest so far
         chosen = stepwise if is_faster(partial(step, stepwise), partial(step, fused)) else fused
         if environment.bf16 is None and not is_faster(partial(step, chosen), partial(step, fp32)):
             chosen = fp32

@@ -50,6 +50,12 @@ def test_beside_another_process_it_is_nearly_as_fast_as_one_thread() -> None:
     assert steps_in(Machine(leaves_at=1e9), 600) >= 0.95 * SHARED[1]
 
 
+def test_where_threads_wait_for_ten_steps_a_look_takes_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Beside two busy processes steps of two threads take ten seconds: looks at several of them would take the minute.
+    monkeypatch.setitem(SHARED, 2, 0.1)
+    assert steps_in(Machine(leaves_at=1e9), 300) >= 0.8 * SHARED[1]
+
+
 def test_a_neighbour_that_comes_is_noticed_within_seconds() -> None:
     # Otherwise 2 threads would go on for up to a minute at half the speed of one.
     machine = Machine(comes_at=160.0)
