@@ -21,6 +21,7 @@ from kdc.pipeline.training.predict import predict
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_WORDS = 100_000  # words and pairs of words that TF-IDF tells apart
+_LEAST_SPREAD = 0.1  # of a feature, as a share of the median; some of an encoder's features are nearly constant
 _NEVER = -30.0  # logit of a label that no row of the sample has
 
 Logits = NDArray[np.float32]  # (rows, outputs)
@@ -142,9 +143,14 @@ class Encoder:
 
 
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task) -> Fitted:
-    """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644)."""
+    """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644).
+
+    It is fitted to features of like spread. One that is nearly constant stays small: else it would have weights a
+    thousand times as large as others, and int8, which has one step for a row of weights, would round these to nothing.
+    """
     vectors = encoder.vectors(train.rows, train.tokens)
-    mean, spread = vectors.mean(0), np.maximum(vectors.std(0), 1e-6)
+    mean, spread = vectors.mean(0), vectors.std(0)
+    spread = np.maximum(spread, max(_LEAST_SPREAD * np.median(spread), 1e-6))
     tuned = encoder.vectors(tune.rows, tune.tokens)
     scaled, _, score = best_fit(
         (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
