@@ -228,7 +228,7 @@ BENCH = (
         "rounds", int, "Turns of each subject at each size of call; the figures are their medians (default 5).", least=1
     ),
     Setting("seconds", float, "Length of a turn, in seconds (default 0.5).", least=0.01),
-    Setting("threads", int, "Threads of a forward pass (default: all cores, or fewer where that is faster)."),
+    Setting("threads", int, "Threads of a forward pass (default: all cores that the process may use)."),
 )
 
 

@@ -112,11 +112,11 @@ def _tell(
         print(f"{who}, {where:<21} {name:<20} {rate:7.1f} rows/s   ({each})")
     best = max(fixed, key=lambda case: rates[case.name, False])
     alone, shared = rates["chosen", False], rates["chosen", True]
+    one = max(rates[case.name, False] for case in fixed if case.threads == 1)
     print(f"{who}: chosen to the best fixed setting, alone ({best.name}): {alone / rates[best.name, False]:.2f}")
-    print(f"{who}: chosen beside a busy process to one thread alone: {shared / rates['1 threads', False]:.2f}")
+    print(f"{who}: chosen beside a busy process to one thread alone: {shared / one:.2f}")
     print(
-        f"{who}: {most} threads beside a busy process to one thread alone: "
-        f"{rates[f'{most} threads', True] / rates['1 threads', False]:.2f}"
+        f"{who}: {most} threads beside a busy process to one thread alone: {rates[f'{most} threads', True] / one:.2f}"
     )
     ours = "no dropout" if who == STUDENT else "cheap dropout"
     print(f"{who}: {ours} to torch's: {rates[f'{most} threads', False] / rates[_TORCHS, False]:.2f}")

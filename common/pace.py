@@ -8,11 +8,13 @@ thread of 64 a few steps would last as long as a minute's work.
 """
 
 import logging
+import math
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import median
+from statistics import mean, median
 
 log = logging.getLogger("kdc")
 
@@ -32,7 +34,7 @@ class Pace:
         clock: seconds.
         turn: steps that are timed with each number in a turn.
         alike: whether the steps are alike, as a training's are. A service's passes are not: they are compared one by
-            one in turns, so that each number meets the same mixture, and a speed that falls tells nothing.
+            one in turns, those of about as many tokens with each other, and a speed that falls tells nothing.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Pace:
         has_slowed = self._alike and is_known and self._speed(self.threads) < self._settled / 2
         passed = now - self._looked
         return (has_slowed and passed > _SOON_S) or (
-            passed > _LOOK_AGAIN_S and self._steps > _LOOK_AGAIN_STEPS * self._turn
+            passed > self._wait and self._steps > _LOOK_AGAIN_STEPS * self._turn
         )
 
     def _choose(self, now: float) -> None:
         timed = (self.threads, *(self._beyond or self._neighbours()))
         speeds = {threads: self._speed(threads) for threads in timed}
+        if not self._alike:
+            speeds = {threads: speeds[self.threads] * self._times_as_fast(threads) for threads in timed}
         best = max(speeds, key=lambda threads: speeds[threads])
         if speeds[best] < _WORTH * speeds[self.threads]:
             best = self.threads
@@ -154,6 +158,20 @@ class Pace:
         """Tokens a second of the last steps together: a step that waited long for a core counts with its time."""
         steps = self._speeds[threads]
         return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
+
+    def _times_as_fast(self, threads: int) -> float:
+        """How many times as fast as the chosen number another one is: the mean ratio (geometric) of their seconds a
+        token for steps of about as many tokens, since a long one has less to do for each."""
+        ratios, weights = [], []
+        by_size: dict[int, tuple[list[float], list[float]]] = {}
+        for place, each in enumerate((self.threads, threads)):
+            for tokens, seconds in self._speeds[each]:
+                by_size.setdefault(tokens.bit_length(), ([], []))[place].append(seconds / tokens)
+        for now, then in by_size.values():
+            if now and then:
+                ratios.append(math.log(mean(now) / mean(then)))
+                weights.append(min(len(now), len(then)))
+        return math.exp(sum(map(operator.mul, ratios, weights)) / sum(weights)) if weights else 1.0
 
 
 def _count(threads: int) -> str:

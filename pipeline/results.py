@@ -155,7 +155,7 @@ class TrainingSummary(Result):
     trainable_parameters: int  # weights that were trained
     history: History  # curves of the training
     learning_rate: float | None = None  # the highest one; None: an older kdc kept none
-    head_learning_rate: float | None = None  # the highest one of what started at random; None: the same
+    head_learning_rate: float | None = None  # the highest one of what starts at random; None: likewise
     precision: str | None = None  # number format: "fp32" or "bf16"; None: an older kdc kept none
     threads: int | None = None  # threads at its end; None on CUDA
     peak_memory_bytes: int | None = None  # most bytes taken on the device; None without CUDA

@@ -1,5 +1,6 @@
 """SetFit (Tunstall et al. 2022, arXiv 2209.11055) by its own package: contrastive steps of the encoder, then a logistic
-regression on its vectors. What the same encoder gives in another way on the rows of `quality.py`'s lines.
+regression on its vectors. What the same encoder gives in another way on the rows of
+`quality.py`'s line `bank`.
 
 `python setfit_trainer.py --train TRAIN.csv --eval EVAL.csv --text COLUMN --label COLUMN [--steps 500] [--seed 0]`, in
 the environment of requirements.txt. Prints accuracy and Matthews' correlation on the evaluation rows, seconds of

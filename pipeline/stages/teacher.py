@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
@@ -26,13 +27,13 @@ from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import PROBE, SCORES
 from kdc.pipeline.rundir.standing import standing_of, worded
-from kdc.pipeline.training import ensemble
+from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits, score_model
 from kdc.pipeline.training.loop import Diverged
 from kdc.pipeline.training.predict import predict
-from kdc.pipeline.training.rates import Rates, search_rates
+from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import load_finetuned, train_teacher
 
 _ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
@@ -105,12 +106,19 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
     settings, data = run.config.teacher, run.data()
     default = Rates(settings.learning_rate, settings.new_modules_rate)
     steps = plan_for(settings, len(data.tokens(role, "train")), run.environment).steps
+    if ranks.size() > 1:  # a rate that ruins a training ends the processes that help with it
+        raise InputError(
+            "a search of rates does not run in several processes",
+            given=f"teacher.search=quick, {ranks.size()} processes",
+            remedy="search in one process, with --until teacher, and set the rates that it names",
+        )
+    hours = None if settings.hours is None else settings.hours / SHARE / MOST_TRIALS
     losses: dict[str, float] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
 
     def trial(rates: Rates, steps: int) -> float:
         name = f"{rates.encoder:g}, {rates.head:g}, {steps} steps"
         if name not in losses:
-            short = {"min_steps": steps, "epochs": 1e-3, "evaluations": 1, "patience": None, "hours": None}
+            short = {"min_steps": steps, "epochs": 1e-3, "evaluations": 1, "patience": None, "hours": hours}
             tried = settings.model_copy(update=_rates_of(rates) | short)
             checkpoints = record.with_name(_RATES_CHECKPOINTS)
             shutil.rmtree(checkpoints, ignore_errors=True)

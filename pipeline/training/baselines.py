@@ -21,7 +21,7 @@ from kdc.pipeline.training.predict import predict
 _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_WORDS = 100_000  # words and pairs of words that TF-IDF tells apart
-_LEAST_SPREAD = 0.1  # of a feature, as a share of the median; some of an encoder's features are nearly constant
+_LEAST_SPREAD = 0.01  # of a feature, as a share of the median; some of an encoder's features are nearly constant
 _NEVER = -30.0  # logit of a label that no row of the sample has
 
 Logits = NDArray[np.float32]  # (rows, outputs)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 _ENCODER_FACTORS = (1.0, 0.5, 2.0)
 _HEAD_FACTORS = (1.0, 0.25, 4.0)
 _KEPT = 3  # of nine pairs, for the second round
-_SHARE = 3  # the training itself has at least this many times the steps of the search
+SHARE = 3  # the training itself has at least this many times the steps of the search
+MOST_TRIALS = 12  # nine pairs, and three of them again
 _LEAST_STEPS = 20  # fewer rank rates by how fast they begin
 
 
@@ -57,7 +58,7 @@ def _factors() -> Iterator[tuple[float, float]]:
 
 def _rounds(steps: int) -> list[tuple[int, int]]:
     """How many pairs are trained in each round, and for how many steps."""
-    budget, all_pairs = steps // _SHARE, len(_ENCODER_FACTORS) * len(_HEAD_FACTORS)
+    budget, all_pairs = steps // SHARE, len(_ENCODER_FACTORS) * len(_HEAD_FACTORS)
     first = budget // (2 * all_pairs)
     if first >= _LEAST_STEPS:
         return [(all_pairs, first), (_KEPT, all_pairs * first // _KEPT)]

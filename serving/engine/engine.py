@@ -253,9 +253,9 @@ class Engine:
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
         for length in [*lengths, self.tokenizer_info.max_length]:
             long = Tokens([word_id] * length, [0] * length)
-            self.run([long])
+            self._run(self._session, [long])  # not `run`, which may try the other session at this length
             self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
-        self.run([short])
+        self._run(self._session, [short])
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
         """Run at least one row, padded to the longest, in one pass that has the threads for itself: float32 logits

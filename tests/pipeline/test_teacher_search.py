@@ -11,6 +11,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.results import TeacherResult
 from kdc.pipeline.rundir.record import read_result
+from kdc.pipeline.training.loop import Diverged
 from kdc.pipeline.training.rates import Rates
 from kdc.pipeline.training.teachers import train_teacher
 
@@ -61,10 +62,32 @@ def test_a_search_that_was_cut_off_repeats_no_training(tmp_path: Path, monkeypat
     assert len(set(trained[:3])) == 3
 
 
-def test_rates_that_ruin_a_training_are_not_taken(tmp_path: Path) -> None:
-    # The largest rate's loss is no number: the run must not end with it.
-    config = config_of(tmp_path, "teacher.learning_rate=1e30", "teacher.warmup=0.0")
-    with pytest.raises(KdcError, match=r"not a number|majority|same answer"):
-        tiny_runs.compress(config, until="teacher")
-    record = next((tmp_path / "run").glob("teacher*/rates-teacher.json"))
-    assert len(json.loads(record.read_text(encoding="utf-8"))) == 3
+def test_a_rate_that_ruins_a_training_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its loss is no number. That ends a run otherwise, and must not end one that only tried it.
+    config = config_of(tmp_path, "teacher.learning_rate=1e-3")
+
+    def at_most(source: str, settings: Any, *args: Any, **kwargs: Any) -> Any:
+        if settings.learning_rate > 1e-3:
+            raise Diverged("the training loss is not a number")
+        return train_teacher(source, settings, *args, **kwargs)
+
+    monkeypatch.setattr("kdc.pipeline.stages.teacher.train_teacher", at_most)
+    tiny_runs.compress(config, until="teacher")
+    losses = json.loads((tmp_path / "run" / "teacher" / "rates-teacher.json").read_text(encoding="utf-8"))
+    assert sorted(losses.values())[2] == float("inf")
+    training = read_result(tmp_path / "run", TeacherResult).training
+    assert training is not None
+    assert (training.learning_rate or 1.0) <= 1e-3
+
+
+def test_the_search_takes_its_share_of_the_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three hours of trials before a training of one hour would be no bound.
+    config, hours = config_of(tmp_path, "teacher.hours=36"), list[float]()
+
+    def told(source: str, settings: Any, *args: Any, **kwargs: Any) -> Any:
+        hours.append(settings.hours)
+        return train_teacher(source, settings, *args, **kwargs)
+
+    monkeypatch.setattr("kdc.pipeline.stages.teacher.train_teacher", told)
+    tiny_runs.compress(config, until="teacher")
+    assert hours == [1, 1, 1, 36]

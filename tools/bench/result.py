@@ -16,7 +16,7 @@ class Loaded(Frozen):
     runtime: str  # "onnxruntime" or "torch"
     variant: str  # fp32, int8 or fp16 of an artifact, or the data type of a model in torch
     on: str  # the execution provider, or torch's device
-    threads: int  # how many one forward pass uses at most
+    threads: int  # how many one forward pass uses
     notes: tuple[str, ...]  # what the engine remarked while it loaded the model
     longest: int  # most tokens that a row may have
 

@@ -77,7 +77,7 @@ def run_bench(
         rounds: in each, every subject has one turn at every case.
         seconds: length of a turn.
         device: "auto", "cpu" or "cuda".
-        threads: of a forward pass; None takes all cores that may be used, or fewer where that is faster.
+        threads: of a forward pass; None takes all cores that may be used.
         progress: called with turns done and turns in all.
 
     Raises:

@@ -56,7 +56,7 @@ def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -
         path: folder of either.
         variant: of an artifact; None takes the manifest's choice.
         device: "auto", "cpu" or "cuda".
-        threads: of a forward pass; None takes all cores that may be used, or fewer where that is faster.
+        threads: of a forward pass; None takes all cores that may be used.
 
     Raises:
         InputError: the folder holds neither, or a variant was named for a model in torch.
@@ -78,8 +78,7 @@ def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -
 def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | None) -> Model:
     from kdc.serving.engine.engine import Engine
 
-    # With two lanes it finds out by itself whether all threads are faster than a share of them, as the service does.
-    engine = Engine.load(path, variant=variant, device=device, threads=threads, lanes=1 if threads else 2)
+    engine = Engine.load(path, variant=variant, device=device, threads=threads)
     return Model(
         answer=lambda rows: engine.predict(rows, batch_size=len(rows)),
         count_tokens=lambda row: len(engine.encode([row])[0]),
@@ -108,13 +107,11 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
         ) from None
 
     from kdc.common.cores import usable_cores
-    from kdc.common.pace import Pace, halvings
 
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
     place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or usable_cores())
-    pace = Pace((threads,) if threads else halvings(usable_cores()), torch.set_num_threads)
     try:
         model = open_classifier(path).to(place).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -126,11 +123,8 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
     def answer(rows: list[Text]) -> Any:
         batch = tokenizer(rows, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(place)
-        pace.step_begins()
         with torch.inference_mode():
-            answers = model(**batch).logits.softmax(-1).cpu()
-        pace.step_ends(batch["input_ids"].numel())
-        return answers
+            return model(**batch).logits.softmax(-1).cpu()
 
     return Model(
         answer=answer,

@@ -1,0 +1,60 @@
+"""The threads of a pass that runs alone: as the engine chooses them, all, and one; quiet, and beside a busy process.
+
+Command: `python benchmarks/threads.py ARTIFACT [--rounds 5]`. One row of 16 tokens and one of 64, in turns; prints
+p50 and p95 in milliseconds, medians over the rounds.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import Tokens
+
+_PASSES, _BEFORE = 100, 150  # that are timed in a turn, and that go before: the engine's look is among them
+
+
+@contextlib.contextmanager
+def _neighbour() -> Iterator[None]:
+    """Another process that keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Time all engines in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    seconds: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
+    for _ in range(options.rounds):
+        for where in ("quiet", "beside a busy process"):
+            with _neighbour() if where != "quiet" else contextlib.nullcontext():
+                for name, threads, lanes in (("chosen", None, 2), ("all", None, 1), ("one", 1, 1)):
+                    with Engine.load(options.artifact, device="cpu", threads=threads, lanes=lanes) as engine:
+                        for length in (16, 64):
+                            row, times = [Tokens([5] * length, [0] * length)], []
+                            for _ in range(_BEFORE + _PASSES):
+                                began = time.perf_counter()
+                                engine.run(row)
+                                times.append(time.perf_counter() - began)
+                            last = sorted(times[_BEFORE:])
+                            told = (1e3 * median(last), 1e3 * last[int(0.95 * len(last))])
+                            seconds.setdefault((where, length, name), []).append(told)
+    for (where, length, name), figures in sorted(seconds.items()):
+        p50, p95 = (median(values) for values in zip(*figures, strict=True))
+        print(f"{where:<22} {length} tokens, threads {name:<7} p50 {p50:6.2f} ms   p95 {p95:6.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
