@@ -62,11 +62,15 @@ def test_a_search_that_was_cut_off_repeats_no_training(tmp_path: Path, monkeypat
     assert len(set(trained[:3])) == 3
 
 
-def test_a_rate_that_ruins_a_training_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its loss is no number. That ends a run otherwise, and must not end one that only tried it.
-    config = config_of(tmp_path, "teacher.learning_rate=1e-3")
+def test_a_ruined_training_is_not_taken_and_the_search_keeps_to_its_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A loss that is no number ends a run otherwise, and must not end one that only tried a rate. And three hours of
+    # trials before a training of one hour would be no bound.
+    config, hours = config_of(tmp_path, "teacher.learning_rate=1e-3", "teacher.hours=36"), list[float]()
 
     def at_most(source: str, settings: Any, *args: Any, **kwargs: Any) -> Any:
+        hours.append(settings.hours)
         if settings.learning_rate > 1e-3:
             raise Diverged("the training loss is not a number")
         return train_teacher(source, settings, *args, **kwargs)
@@ -78,16 +82,4 @@ def test_a_rate_that_ruins_a_training_is_not_taken(tmp_path: Path, monkeypatch: 
     training = read_result(tmp_path / "run", TeacherResult).training
     assert training is not None
     assert (training.learning_rate or 1.0) <= 1e-3
-
-
-def test_the_search_takes_its_share_of_the_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three hours of trials before a training of one hour would be no bound.
-    config, hours = config_of(tmp_path, "teacher.hours=36"), list[float]()
-
-    def told(source: str, settings: Any, *args: Any, **kwargs: Any) -> Any:
-        hours.append(settings.hours)
-        return train_teacher(source, settings, *args, **kwargs)
-
-    monkeypatch.setattr("kdc.pipeline.stages.teacher.train_teacher", told)
-    tiny_runs.compress(config, until="teacher")
     assert hours == [1, 1, 1, 36]
