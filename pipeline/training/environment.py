@@ -1,8 +1,7 @@
 """What all trainings of a run have in common, and the number format and the attention that are fastest, by timing.
 
-torch multiplies in bf16 at twice the speed of fp32 on one CPU and at half of it on another. Its fused attention, which
-is the faster one in fp32, takes three times as long in bf16 for short rows on a CPU without AMX as attention in single
-steps, which was a quarter of a student's step.
+torch multiplies in bf16 at twice the speed of fp32 on one CPU and at half of it on another. Its fused attention is the
+faster one in fp32; in bf16, for short rows on a CPU without AMX, attention in single steps is faster.
 """
 
 import logging
