@@ -6,28 +6,18 @@ p50 and p95 in milliseconds, medians over the rounds.
 
 import argparse
 import contextlib
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Tokens
 
 _PASSES, _BEFORE = 100, 150  # that are timed in a turn, and that go before: the engine's look is among them
-
-
-@contextlib.contextmanager
-def _neighbour() -> Iterator[None]:
-    """Another process that keeps one core busy."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def main() -> None:
@@ -39,7 +29,7 @@ def main() -> None:
     seconds: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
     for _ in range(options.rounds):
         for where in ("quiet", "beside a busy process"):
-            with _neighbour() if where != "quiet" else contextlib.nullcontext():
+            with busy_neighbour() if where != "quiet" else contextlib.nullcontext():
                 for name, threads, lanes in (("chosen", None, 2), ("all", None, 1), ("one", 1, 1)):
                     with Engine.load(options.artifact, device="cpu", threads=threads, lanes=lanes) as engine:
                         for length in (16, 64):

@@ -11,20 +11,21 @@ Hugging Face Trainer as people write it.
 import argparse
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("OMP_NUM_THREADS", None)  # it would leave nothing to choose
 from transformers import PrinterCallback, TrainerCallback
+
+from benchmarks.neighbour import busy_neighbour
 
 BATCH = 32
 PADDED_STEPS, CHOSEN_STEPS = 3, 3  # how many steps are timed of padded rows; times as many where there is a choice
@@ -84,7 +85,7 @@ def main() -> None:
             speeds: dict[tuple[str, bool], list[float]] = {}
             for _ in range(options.rounds):
                 for beside in (False, True):
-                    with _neighbour() if beside else contextlib.nullcontext():
+                    with busy_neighbour() if beside else contextlib.nullcontext():
                         for case in [
                             Case("chosen", bf16=None),
                             *fixed,
@@ -146,17 +147,6 @@ def _has_bf16() -> bool:
 
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
-
-
-@contextlib.contextmanager
-def _neighbour() -> Iterator[None]:
-    """Another process that keeps one core busy."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _flops_of_a_row(who: str, tokens: Any) -> float:

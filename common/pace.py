@@ -9,7 +9,6 @@ thread of 64 a few steps would last as long as a minute's work.
 
 import logging
 import math
-import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -162,16 +161,13 @@ class Pace:
     def _times_as_fast(self, threads: int) -> float:
         """How many times as fast as the chosen number another one is: the mean ratio (geometric) of their seconds a
         token for steps of about as many tokens, since a long one has less to do for each."""
-        ratios, weights = [], []
         by_size: dict[int, tuple[list[float], list[float]]] = {}
         for place, each in enumerate((self.threads, threads)):
             for tokens, seconds in self._speeds[each]:
                 by_size.setdefault(tokens.bit_length(), ([], []))[place].append(seconds / tokens)
-        for now, then in by_size.values():
-            if now and then:
-                ratios.append(math.log(mean(now) / mean(then)))
-                weights.append(min(len(now), len(then)))
-        return math.exp(sum(map(operator.mul, ratios, weights)) / sum(weights)) if weights else 1.0
+        both = [(min(len(now), len(then)), mean(now) / mean(then)) for now, then in by_size.values() if now and then]
+        weights = sum(weight for weight, _ in both)
+        return math.exp(sum(weight * math.log(ratio) for weight, ratio in both) / weights) if both else 1.0
 
 
 def _count(threads: int) -> str:

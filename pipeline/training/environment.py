@@ -21,10 +21,8 @@ from kdc.pipeline.training.pace import pace
 
 log = logging.getLogger("kdc")
 
-_PROBED_TOKENS, _MOST_ROWS = (
-    1024,
-    32,
-)  # by which ways are compared: with a few rows, what a step does once weighs too much
+# By so many rows at most ways are compared: with a few of them, what a step does once would weigh too much.
+_PROBED_TOKENS, _PROBED_ROWS = 1024, 32
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> 
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
     order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]
-    middle = order[: min(_MOST_ROWS, max(2, _PROBED_TOKENS // int(rows.lengths[order[0]])))]
+    middle = order[: min(_PROBED_ROWS, max(2, _PROBED_TOKENS // int(rows.lengths[order[0]])))]
     batch = Collator(pad_id)(rows.__getitems__(middle.tolist()))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
     model.train()

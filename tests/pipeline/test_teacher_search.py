@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tiny_runs
 
-from kdc.common.errors import KdcError
+from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.results import TeacherResult
 from kdc.pipeline.rundir.record import read_result
@@ -83,3 +83,10 @@ def test_a_ruined_training_is_not_taken_and_the_search_keeps_to_its_hours(
     assert training is not None
     assert (training.learning_rate or 1.0) <= 1e-3
     assert hours == [1, 1, 1, 36]
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A rate that ruins a training would end the processes that help with it, and the leader would wait for them.
+    monkeypatch.setattr("kdc.pipeline.training.ranks.size", lambda: 2)
+    with pytest.raises(InputError, match="does not run in several processes"):
+        tiny_runs.compress(config_of(tmp_path), until="teacher")
