@@ -62,7 +62,7 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "pydocs": {
         "teacher": {"epochs": 2, "min_steps": 0, "evaluations": 4},
         "student": {"min_steps": 500, "evaluations": 4},
-        "quantize": {"rounds": 12},
-        "evaluate": {"latency_rows": 50, "throughput_rows": 256},
+        "quantize": {"rounds": 6},
+        "evaluate": {"latency_rows": 50, "throughput_rows": 128},
     },
 }

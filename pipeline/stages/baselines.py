@@ -16,6 +16,8 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe, fit_tfidf, majority
 
+_FORM_ROWS = 1000  # training rows of pairs by which it is chosen how the probe takes them
+
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How many rows are fitted, and whether there is an encoder to probe."""
@@ -26,10 +28,7 @@ def run(run: Run, out: Path) -> BaselinesResult:
     """Fit the baselines, and keep their answers in `out`."""
     data, task, most = run.data(), run.data().task, run.config.baselines.max_rows
     rows, tokens = data.rows("train"), data.tokens("teacher", "train")
-    places = None
-    if len(rows) > most:
-        places = np.sort(np.random.default_rng(run.config.run.seed).choice(len(rows), most, replace=False)).tolist()
-    train = Sample.of(rows, tokens, places)
+    train = Sample.of(rows, tokens, _some(len(rows), most, run.config.run.seed))
     tune = Sample.of(data.rows("tune"), data.tokens("teacher", "tune"))
 
     fitted: dict[str, Fitted] = {"tfidf": fit_tfidf(train, tune, task)}
@@ -67,18 +66,33 @@ def _is_probed(run: Run) -> bool:
     return not run.config.teacher.finetuned and run.config.teacher.scores is None
 
 
+def _some(rows: int, most: int, seed: int) -> list[int] | None:
+    """Places of at most so many rows, drawn without order; None for all."""
+    if rows <= most:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False)).tolist()
+
+
 def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, str]:
-    """The linear probe, and how it takes a pair: "together" or "apart", whichever is better on the tuning slice; ""
-    where the rows are no pairs. The head of the first form is kept, since a classifier can have it."""
+    """The linear probe, and how it takes a pair: "together" or "apart", whichever is better on the tuning slice when
+    fitted to some of the rows; "" where the rows are no pairs. The head of the first form is kept, since a classifier
+    can have it."""
     task, source = run.data().task, run.config.teacher.model
     length = run.result(DataResult).max_length["teacher"]
 
-    def encoder(*, apart: bool) -> Encoder:
-        return Encoder(source, task, device=run.device, max_length=length, apart=apart)
+    def fitted(rows: Sample, *, apart: bool) -> Fitted:
+        encoder = Encoder(source, task, device=run.device, max_length=length, apart=apart)
+        return fit_probe(encoder, rows, tune, task)
 
-    together = fit_probe(encoder(apart=False), train, tune, task)
-    np.savez(out / PROBE, weight=together.model.weight, bias=together.model.bias)
     if task.text_pair is None:
-        return together, ""
-    apart = fit_probe(encoder(apart=True), train, tune, task)
-    return (apart, "apart") if apart.score > together.score else (together, "together")
+        probe = head = fitted(train, apart=False)
+        form = ""
+    else:
+        places = _some(len(train.labels), _FORM_ROWS, run.config.run.seed)
+        few = Sample.of(train.rows, train.tokens, places)
+        tried = {"together": fitted(few, apart=False), "apart": fitted(few, apart=True)}
+        form = max(tried, key=lambda name: tried[name].score)
+        probe = tried[form] if places is None else fitted(train, apart=form == "apart")
+        head = probe if form == "together" else tried["together"]
+    np.savez(out / PROBE, weight=head.model.weight, bias=head.model.bias)
+    return probe, form

@@ -7,6 +7,7 @@ artifact) and `logits.npz` (of all models on all evaluation splits, for the repo
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,7 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
 _MEMORY_ROWS = 64
+_MEMORY_PROCESSES = 2
 Answer = Callable[[list[Text]], NDArray[np.float32]]
 Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
 
@@ -110,9 +112,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     for name, speed in speeds.items():
         entries[name].row |= speed.model_dump()
     if settings.memory:
-        for entry in entries.values():
-            if entry.memory is not None:
-                entry.row["peak_memory_bytes"] = peak_memory_bytes(entry.memory, texts[:_MEMORY_ROWS])
+        _note_memory(list(entries.values()), texts[:_MEMORY_ROWS])
 
     table = {name: entry.row for name, entry in entries.items()}
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
@@ -139,6 +139,16 @@ def _answer_all(entry: Entry, data: PreparedData) -> None:
         scores = metrics.compute(logits, np.asarray(data.rows(split)["label"][:]), data.task.kind, data.task.metrics)
         suffix = split.removeprefix("eval")
         entry.row |= {name + suffix: value for name, value in scores.items()}
+
+
+def _note_memory(entries: Sequence[Entry], texts: list[Text]) -> None:
+    """Note each model's peak memory in the table. Two are measured at a time, since most of it is waiting for imports,
+    and the memory of one process does not depend on another."""
+    measured = [(entry, entry.memory) for entry in entries if entry.memory is not None]
+    with ThreadPoolExecutor(_MEMORY_PROCESSES) as pool:
+        peaks = pool.map(lambda files: peak_memory_bytes(files, texts), [files for _, files in measured])
+        for (entry, _), peak in zip(measured, peaks, strict=True):
+            entry.row["peak_memory_bytes"] = peak
 
 
 def check_served(merged: Logits, served: Logits, tolerance: float = 1e-3) -> None:

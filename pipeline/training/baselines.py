@@ -128,11 +128,16 @@ class Encoder:
         each place (Conneau et al. 2017, arXiv 1705.02364, section 3.1)."""
         if not self.apart:
             return self._encode(tokens)
-        first, second = (self._encode(self._tokens(texts)) for texts in _columns(rows))
+        first, second = (self._encode_texts(texts) for texts in _columns(rows))
         return np.concatenate([first, second, first * second, np.abs(first - second)], axis=1)
 
     def _encode(self, tokens: Any) -> NDArray[np.float32]:
         return predict(self.model, Rows([tokens]), pad_id=self.tokenizer.pad_token_id)
+
+    def _encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        """(texts, width). A text that occurs in many pairs is encoded once."""
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        return self._encode(self._tokens(list(places)))[[places[text] for text in texts]]
 
     def _tokens(self, texts: list[str]) -> Any:
         import datasets

