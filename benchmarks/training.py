@@ -1,16 +1,19 @@
 """The speed of training: what kdc chooses by measuring, beside every fixed setting, alone and beside a busy process.
 
-Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3]`. QNLI rows; the MiniLM teacher, and the 3-layer
-student with the adapters of recipe `best` and distillation; in one process, in turns. Prints medians of rows a second,
-the share of the machine's peak (of a matrix product in the same format with the same threads), and the ratios that
-count: what is chosen to the best fixed setting (alone), and to one thread alone (beside another process). Beside these:
-torch's own dropout in place of the cheap one (of a student: in place of none), rows padded to 512 tokens, and the
-Hugging Face Trainer as people write it.
+Command: `python benchmarks/training.py --data GLUE_FOLDER [--rounds 3] [--peer PYTHON]`. QNLI rows; the MiniLM teacher,
+and the 3-layer student with the adapters of recipe `best` and distillation; in one process, in turns. Prints medians of
+rows a second, the share of the machine's peak (of a matrix product in the same format with the same threads), and the
+ratios that count: what is chosen to the best fixed setting (alone), and to one thread alone (beside another process).
+Beside these: torch's own dropout in place of the cheap one (of a student: in place of none), rows padded to 512 tokens,
+the Hugging Face Trainer as people write it, and the cross-encoder of sentence-transformers, where the Python of an
+environment with peers/requirements.txt is given.
 """
 
 import argparse
 import contextlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +34,7 @@ BATCH = 32
 PADDED_STEPS, CHOSEN_STEPS = 3, 3  # how many steps are timed of padded rows; times as many where there is a choice
 TEACHER, STUDENT = "teacher", "student"
 _TORCHS = "torch's dropout"
+_PEER = "sentence-transformers"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--who", nargs="+", choices=(TEACHER, STUDENT), default=[TEACHER, STUDENT])
     parser.add_argument("--steps", type=int, default=24, help="steps of each setting in a round; one more goes before")
+    parser.add_argument("--peer", type=Path, help="Python with peers/requirements.txt: times sentence-transformers too")
     options = parser.parse_args()
     pace.pace()  # knows now how many threads there are, before they are changed here
     most = torch.get_num_threads()
@@ -95,6 +100,10 @@ def main() -> None:
                             speeds.setdefault((case.name, beside), []).append(speed)
                             where = "beside a busy process" if beside else "alone"
                             print(f"{who}, {where}, {case.name}: {speed:.1f} rows/s", file=sys.stderr, flush=True)
+                if options.peer is not None and who == TEACHER:
+                    speeds.setdefault((_PEER, False), []).append(
+                        _peer_speed(options.peer, Path(scratch), options.steps)
+                    )
             _tell(who, speeds, fixed, most, peaks, _flops_of_a_row(who, tokens))
 
 
@@ -169,9 +178,17 @@ def _rows(data: Path, scratch: Path) -> Any:
     from kdc.pipeline.data.tokens import tokenise
     from kdc.pipeline.models import loading
 
-    prepare(scratch, find_task("qnli"), DataSettings(task="qnli", data=data), seed=0)
-    tokenise(scratch, "student", loading.load_tokenizer("minilm"), 128)
-    return open_data(scratch).tokens("student", "train")
+    folder = scratch / "data"
+    prepare(folder, find_task("qnli"), DataSettings(task="qnli", data=data), seed=0)
+    tokenise(folder, "student", loading.load_tokenizer("minilm"), 128)
+    return open_data(folder).tokens("student", "train")
+
+
+def _peer_speed(python: Path, run: Path, steps: int) -> float:
+    """Rows a second of sentence-transformers' cross-encoder on the same rows, in a process with its own defaults."""
+    script = Path(__file__).parent / "peers" / "cross_encoder_trainer.py"
+    told = subprocess.run([python, script, run, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(told.stdout.splitlines()[-1])["rows_per_second"]
 
 
 def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:

