@@ -228,7 +228,6 @@ BENCH = (
         "rounds", int, "Turns of each subject at each size of call; the figures are their medians (default 5).", least=1
     ),
     Setting("seconds", float, "Length of a turn, in seconds (default 0.5).", least=0.01),
-    Setting("threads", int, "Threads of a forward pass (default: all cores that the process may use)."),
 )
 
 
@@ -245,6 +244,13 @@ def bench(
     ],
     batch: Annotated[str, typer.Option(help="Numbers of rows in a call, separated by commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Numbers of tokens in a row, separated by commas.")] = "16,64,128",
+    threads: Annotated[
+        str | None,
+        option(
+            "Threads of a forward pass; with several numbers, separated by commas, every subject is measured with each "
+            "of them in turns (default: all cores that the process may use)."
+        ),
+    ] = None,
     device: Device = "auto",
     plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
@@ -260,9 +266,10 @@ def bench(
         check_format(plot)
     cases = [Case(rows, tokens) for tokens in _numbers("--length", length) for rows in _numbers("--batch", batch)]
     parsed = [parse_subject(subject) for subject in subjects]
+    numbers = () if threads is None else _numbers("--threads", threads)
     with Reporter() as reporter:
         reporter.started("bench", "loads every subject three times")
-        result = run_bench(parsed, cases, device=_device(device), progress=reporter.progress, **given)
+        result = run_bench(parsed, cases, device=_device(device), threads=numbers, progress=reporter.progress, **given)
     if plot is not None:
         draw(result, plot)
     _print(as_json, result, render(result))

@@ -28,7 +28,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(artifact: Path) -> BenchResult:
     subjects = [Subject("int8", artifact), Subject("fp32", artifact, "fp32")]
-    return run_bench(subjects, CASES, rounds=3, seconds=0.01, device="cpu", threads=1)
+    return run_bench(subjects, CASES, rounds=3, seconds=0.01, device="cpu", threads=(1,))
 
 
 def test_every_subject_has_its_turns_at_every_case_it_can_take(result: BenchResult) -> None:
@@ -56,10 +56,23 @@ def test_the_result_says_what_ran_and_how(result: BenchResult) -> None:
     assert result.settings.rounds == 3
 
 
+def test_several_numbers_of_threads_are_measured_side_by_side(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The bug to catch: all of them run with the first number, or with all cores, under a name that says another.
+    monkeypatch.setattr(run, "STARTS", 1)
+    subjects = [Subject("int8", artifact), Subject("fp32", artifact, "fp32")]
+    result = run_bench(subjects, [Case(1, 4)], rounds=1, seconds=0.01, device="cpu", threads=(1, 2))
+    assert [(subject.name, subject.variant, subject.threads) for subject in result.subjects] == [
+        ("int8, 1 thread", "int8", 1),
+        ("int8, 2 threads", "int8", 2),
+        ("fp32, 1 thread", "fp32", 1),
+        ("fp32, 2 threads", "fp32", 2),
+    ]
+
+
 @pytest.mark.usefixtures("among_foreign_modules")
 def test_a_subject_imports_nothing_from_the_callers_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "STARTS", 1)
-    result = run_bench([Subject("a", artifact)], [Case(1, 4)], rounds=1, seconds=0.01, device="cpu", threads=1)
+    result = run_bench([Subject("a", artifact)], [Case(1, 4)], rounds=1, seconds=0.01, device="cpu", threads=(1,))
     assert [subject.name for subject in result.subjects] == ["a"]
 
 

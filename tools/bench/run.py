@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +29,7 @@ class Subject:
     name: str  # what tables call it
     path: Path  # folder of an artifact or of a Hugging Face model
     variant: str | None = None  # ONNX file of the artifact; None takes the manifest's choice
+    threads: int | None = None  # of a forward pass; None takes all cores that may be used
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def run_bench(
     rounds: int = 5,
     seconds: float = 0.5,
     device: str = "auto",
-    threads: int | None = None,
+    threads: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BenchResult:
     """Measure all subjects at all cases.
@@ -77,13 +78,15 @@ def run_bench(
         rounds: in each, every subject has one turn at every case.
         seconds: length of a turn.
         device: "auto", "cpu" or "cuda".
-        threads: of a forward pass; None takes all cores that may be used.
+        threads: of a forward pass. With several numbers every subject is measured with each of them, as if they were
+            subjects of their own; with none, with all cores that may be used.
         progress: called with turns done and turns in all.
 
     Raises:
         InputError: two subjects have one name, or one is neither an artifact nor a model.
         KdcError: a subject cannot be loaded, or fails.
     """
+    subjects = [each for subject in subjects for each in _with_threads(subject, threads)]
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError("two subjects have the same name", given=", ".join(names), remedy="name them: NAME=PATH")
@@ -95,7 +98,7 @@ def run_bench(
                 process.stop()
             running.clear()
             for subject in subjects:
-                running.append(_Running(subject, device, threads))
+                running.append(_Running(subject, device))
                 starts[subject].append(running[-1].start())
         for process, case in _turns(running, cases, rounds, progress):
             process.take_turn(case, seconds)
@@ -122,15 +125,28 @@ def run_bench(
     )
 
 
+def _with_threads(subject: Subject, threads: Sequence[int]) -> list[Subject]:
+    """A subject with each number of threads; its name says which, where there are several."""
+    if len(threads) < 2:
+        return [replace(subject, threads=number) for number in threads] or [subject]
+    named = {number: f"{subject.name}, {number} thread{'s' * (number > 1)}" for number in threads}
+    return [replace(subject, name=name, threads=number) for number, name in named.items()]
+
+
 class _Running:
     """The process of one subject, and the turns that it has measured by case."""
 
-    def __init__(self, subject: Subject, device: str, threads: int | None) -> None:
+    def __init__(self, subject: Subject, device: str) -> None:
         self.subject = subject
         self.turns: dict[Case, list[Turn]] = {}
         self._began = time.perf_counter()
         path = str(subject.path.absolute())
-        self._request = {"path": path, "variant": subject.variant, "device": device, "threads": threads}
+        self._request = {
+            "path": path,
+            "variant": subject.variant,
+            "device": device,
+            "threads": subject.threads,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "kdc.tools.bench.subject_process"],  # -P: no module of the caller's folder
             stdin=subprocess.PIPE,
