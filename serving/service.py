@@ -121,7 +121,7 @@ class Classifier:
 
 # BentoML has no setting for uvicorn's protocol, so its default is replaced.
 uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"
-BoundedProtocol.front = FrontDoor
+BoundedProtocol.front, BoundedProtocol.settings, BoundedProtocol.metrics = FrontDoor, _SETTINGS, _APP.state.metrics
 service: Any = Classifier  # the decorator makes it a bentoml.Service
 # Under a server with another protocol the protocol puts no front door around the app; this one does then.
 service.add_asgi_middleware(FrontDoor)

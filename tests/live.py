@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @contextlib.contextmanager
 def running(artifact: Path | str, **settings: Any) -> Iterator[str]:
     """Run the app in a thread and give its address; settings as in `ServeSettings`."""
-    app = make_app(ServeSettings(artifact=str(artifact), device="cpu", threads=1, **settings))
+    chosen = ServeSettings(artifact=str(artifact), device="cpu", threads=1, **settings)
+    app = make_app(chosen)
+    BoundedProtocol.settings, BoundedProtocol.metrics = chosen, app.state.metrics
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on", http=BoundedProtocol))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -49,6 +49,8 @@ class Metrics(Collector):
         self.batch_rows = histogram("kdc_batch_rows", rows, model, buckets=_ROWS)
         gauge = functools.partial(Gauge, registry=own, multiprocess_mode="livesum")
         self.queue_tokens = gauge("kdc_queue_tokens", "Tokens that wait for a forward pass.", model)
+        self.connections = gauge("kdc_connections", "Connections that are open.")
+        self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])

@@ -1,20 +1,54 @@
-"""HTTP/1.1 for the workers: uvicorn's, with limits on a request's head, in bytes and in seconds, and errors in JSON.
+"""HTTP/1.1 for the workers: uvicorn's, with bounds on what one connection, and all of them, can take; errors in JSON.
 
-uvicorn has neither limit, and our app sees a request only after its head: one connection could send headers without
-end, and thousands could keep their sockets open by sending nothing.
+uvicorn 0.54 has none of these bounds, and our app sees a request only after its head. Without them one client can hold
+gigabytes, or all of the process's connections: by headers or trailers without end, by requests that it sends without
+waiting for answers, by heads that never end, by bodies that go on after their request was refused.
+
+httptools 0.9 leaves the body of a request with `Upgrade` to whoever takes the connection over, which nobody does here:
+a second request in that body would be read as one. Such a request is read again without that header.
 """
 
 import asyncio
+import resource
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import httptools
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kdc.serving.http.api.replies import error_response
+from kdc.serving.http.metrics import Metrics
+from kdc.serving.http.settings import ServeSettings
 
-MAX_HEAD_BYTES = 64 * 1024
-HEAD_S = 10.0  # seconds from a connection's start to the end of its first head
+MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together
+MAX_FIELDS = 100  # headers and trailers
+HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
+LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
+LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
+_LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
+_PIECE = 4096  # bytes that are parsed at a time, so that few requests come out of one read
+_MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
+_SPARE_FILES = 64  # descriptors that are no connections
+
+
+class _Flow(FlowControl):
+    """Pauses reading while requests of this connection wait for the one in work, whatever that one's app asks for."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class _Transport:
+    """What a request writes its answer to: the connection's transport, closed so that the client gets that answer."""
+
+    def __init__(self, protocol: "BoundedProtocol") -> None:
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+        self.close = protocol.close_gently
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -22,55 +56,209 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         front: wraps the server's app, outside of all its middleware; None leaves the app as it is.
+        settings: how many connections there may be, and how long one may be idle.
+        metrics: counts them; None counts nothing.
     """
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
+    settings: ClassVar[ServeSettings] = ServeSettings()
+    metrics: ClassVar[Metrics | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if BoundedProtocol.front is not None:
             self.app = BoundedProtocol.front(self.app)
-        self._in_head = True
-        self._head_bytes = 0
-        self._ended = False  # whether a request ended in the chunk at hand
+        self.timeout_keep_alive = BoundedProtocol.settings.keep_alive_s
+        self._clock: asyncio.TimerHandle | None = None  # closes the connection of a client that is too slow
+        self._received = b""  # what is not parsed yet, because requests wait
+        self._in_head = False
+        self._head_bytes = self._fields = 0
+        self._still = 0  # bytes since a head ended or a piece of a body came
+        self._refusal = (400, "this is not a valid HTTP request")
+        self._ending = False  # whether the last answer is written, and what still comes is dropped
+        self._linger = LINGER_BYTES  # most bytes that are dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer of the connection's first head."""
+        """Start the clock of the connection's first head, or refuse the connection where there are too many."""
         super().connection_made(transport)
-        self._slow: asyncio.TimerHandle = self.loop.call_later(HEAD_S, transport.close)
+        self.flow = _Flow(transport)
+        self._start_clock(HEAD_S)
+        self._count()
+        if len(self.connections) > most_connections(self.settings.max_connections):
+            if self.metrics is not None:
+                self.metrics.refused_connections.inc()
+            self._ending = True
+            self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
+            transport.close()  # at once: those that are refused must not take the descriptors either
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
-        self._slow.cancel()
+        """Stop the clock."""
+        self._stop_clock()
         super().connection_lost(exc)
+        self._received = b""
+        self._count()
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes of a head, and refuse a head that is too large."""
-        self._ended = False
-        super().data_received(data)
-        if not self._in_head or self._ended:  # a chunk in which a body ended is not counted; asyncio bounds its size
+        """Parse what has come, unless requests before it wait, or the connection ends."""
+        self._unset_keepalive_if_required()
+        if self._ending:
+            self._linger -= len(data)
+            if self._linger < 0:
+                self.transport.abort()
+        else:
+            self._parse(self._received + data if self._received else data)
+
+    def _parse(self, data: bytes) -> None:
+        at = 0
+        while at < len(data) and not self.pipeline and not self._ending:
+            self._feed(data[at : at + _PIECE])
+            at += _PIECE
+        self._received = b"" if self._ending else data[at:]
+        if self.pipeline and not self._ending:  # nobody is waited for while we do not read
+            self._stop_clock()
+            self.flow.held = True
+            self.flow.pause_reading()
+            if len(self._received) > _MOST_WAITING:
+                self.transport.abort()
+
+    def _feed(self, piece: bytes) -> None:
+        self._still += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_again(piece[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(*self._refusal)
+        else:
+            if self._still > MAX_HEAD_BYTES + _PIECE:  # a header that does not end is told of when it has ended
+                self._refuse(431, _TOO_LARGE)
+
+    def _read_again(self, rest: bytes) -> None:
+        """Read a request that asks for another protocol without the headers that ask for it."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(405, "this is no proxy")
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(431, f"the headers are too large; at most {MAX_HEAD_BYTES} bytes")
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() not in (b"upgrade", b"http2-settings"))
+            if name not in (b"upgrade", b"http2-settings") and (value or name != b"connection"):
+                head.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        """Begin to count, and start the clock of the head."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes, self._fields = True, 0, 0
+        self._start_clock(HEAD_S)
+
+    def on_url(self, url: bytes) -> None:
+        """Count it."""
+        self._count_field(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header or trailer. Trailers are dropped: nothing here asks for them."""
+        self._fields += 1
+        self._count_field(len(name) + len(value))
+        if self._in_head:
+            super().on_header(name, value)
+
+    def _count_field(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES or self._fields > MAX_FIELDS:
+            self._refusal = (431, _TOO_LARGE)
+            raise ValueError("too large")  # httptools turns it into an error of its own, and parses no further
 
     def on_headers_complete(self) -> None:
-        """Stop counting and timing: the head is complete."""
-        self._in_head = False
-        self._slow.cancel()
-        super().on_headers_complete()
+        """Stop the clock: the head is complete. A request for another protocol will be read again."""
+        self._in_head, self._still = False, 0
+        self._stop_clock()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+            self.cycle.transport = _Transport(self)  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        """Note that the body goes on."""
+        self._still = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Begin to count again: the next bytes are a head."""
+        """The next bytes are a head."""
+        self._still = 0
+        if self.parser.should_upgrade():
+            return
+        self.cycle.more_body = False
         super().on_message_complete()
-        self._in_head, self._head_bytes, self._ended = True, 0, True
+        if self.cycle.response_complete:  # the clock was that of the rest of this request
+            self._stop_clock()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse bytes that are not HTTP."""
-        self._refuse(400, "this is not a valid HTTP request")
+    def on_response_complete(self) -> None:
+        """Go on with the requests that wait; or give a request that is answered already a while to end."""
+        if self._ending:
+            self.server_state.total_requests += 1
+            return
+        self.flow.held = False
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.flow.held = True
+            self.flow.pause_reading()
+            return
+        if self._in_head:  # a part of it has waited
+            self._start_clock(HEAD_S)
+        self._parse(self._received)
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._start_clock(LINGER_S)
+
+    def close_gently(self) -> None:
+        """Close the connection after the last answer. Where the client still sends, that is read and dropped for a
+        while: bytes that nobody has read would have the kernel reset the connection, and the answer would be lost."""
+        self._ending = True
+        self._received = b""
+        if self.cycle is not None and not self.cycle.more_body and not self._in_head:
+            self.transport.close()
+            return
+        self._start_clock(LINGER_S)
+        self.flow.held = False
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def _refuse(self, status: int, message: str) -> None:
-        response = error_response(status, message, {"Connection": "close"})
-        head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + bytes(response.body))
-        self.transport.close()
+        if self.cycle is None or self.cycle.response_complete:  # else it would be taken for that request's answer
+            self._write(status, message, {})
+        self._linger = _LINGER_REFUSED
+        self.close_gently()
+
+    def _write(self, status: int, message: str, headers: dict[str, str]) -> None:
+        response = error_response(status, message, {"Connection": "close", **headers})
+        lines = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+        self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + bytes(response.body))
+
+    def _start_clock(self, seconds: float) -> None:
+        self._stop_clock()
+        self._clock = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _count(self) -> None:
+        if self.metrics is not None:
+            self.metrics.connections.set(len(self.connections))
+
+
+_TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
+
+
+def most_connections(asked: int) -> int:
+    """How many connections this process can have: as many as asked for, or as its file descriptors allow."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return asked if descriptors == resource.RLIM_INFINITY else max(1, min(asked, descriptors - _SPARE_FILES))

@@ -45,6 +45,8 @@ class ServeSettings(BaseModel):
         None, ge=1, description="padded tokens of a forward pass; default: 256 on a CPU, 4096 on a GPU"
     )
     max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
+    max_connections: int = Field(1024, ge=1, description="connections of a worker; open files may allow fewer")
+    keep_alive_s: float = Field(75.0, gt=0, description="seconds that a connection may be idle between two requests")
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
     drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")
     auto_truncate: bool = Field(True, description="cut texts that are too long, unless a request says otherwise")

@@ -1,0 +1,235 @@
+"""What one connection may take: headers, trailers, requests without waiting, time; and requests for other protocols."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from bag_models import write_artifact
+from live import running
+
+KEY = {"api_key_env": "PROTOCOL_KEY"}
+ASK = b'{"inputs": "w1"}'
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("artifact"))
+
+
+@pytest.fixture(scope="module")
+def url(artifact: Path) -> Iterator[str]:
+    with running(artifact, max_body_bytes=4096) as address:
+        yield address
+
+
+def connect(url: str) -> socket.socket:
+    place = urlsplit(url)
+    return socket.create_connection((place.hostname, place.port), timeout=10)
+
+
+def request(body: bytes = ASK, *, headers: bytes = b"", path: bytes = b"/predict") -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n%s" % (path, len(body), headers, body)
+
+
+def until_closed(client: socket.socket) -> bytes:
+    """All that comes until the server ends the connection."""
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def replies(client: socket.socket, count: int) -> list[tuple[int, Any]]:
+    """Status and body of so many answers on one connection, and no byte beyond them."""
+    found, stream = [], client.makefile("rb", buffering=0)
+    for _ in range(count):
+        status = int(stream.readline().split()[1])
+        headers = dict(line.lower().split(b": ", 1) for line in iter(stream.readline, b"\r\n"))
+        left, body = int(headers[b"content-length"]), b""
+        while len(body) < left:
+            body += stream.read(left - len(body)) or b""
+        found.append((status, json.loads(body)))
+    return found
+
+
+def sent(client: socket.socket, data: bytes, seconds: float = 3.0) -> int:
+    """How many bytes it can send over and over before the server ends the connection, or the time is over."""
+    count, until = 0, time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            client.sendall(data)
+            count += len(data)
+    except OSError:
+        pass
+    return count
+
+
+@pytest.mark.parametrize("field", [b"a: b\r\n", b"long: " + b"x" * 900 + b"\r\n", b"x" * 5000])
+def test_a_head_has_few_headers_and_few_bytes(url: str, field: bytes) -> None:
+    with connect(url) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\n" + (field * 200)[: 70 * 1024])
+        reply = until_closed(client)
+    assert b" 431 " in reply.split(b"\r\n", 1)[0]
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error_type"] == "TooLarge"
+
+
+def test_a_whole_head_that_is_too_large_is_refused_in_one_read(url: str) -> None:
+    # 70 kB that end well came through, since only unfinished heads were counted.
+    with connect(url) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nlong: " + b"x" * 70_000 + b"\r\n\r\n")
+        assert b" 431 " in until_closed(client).split(b"\r\n", 1)[0]
+
+
+@pytest.mark.parametrize("trailer", [b"a: b\r\n", b"x" * 1000])
+def test_trailers_without_end_are_refused(artifact: Path, monkeypatch: pytest.MonkeyPatch, trailer: bytes) -> None:
+    # After its 401 a connection could send them for ever; each became a header of the request.
+    monkeypatch.setenv(KEY["api_key_env"], "secret")
+    with running(artifact, **KEY) as url, connect(url) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
+        assert b" 401 " in client.recv(4096)
+        assert sent(client, trailer * 100) < 8 << 20
+
+
+def test_trailers_do_not_become_headers(url: str) -> None:
+    with connect(url) as client:
+        chunk = b"%x\r\n%s\r\n0\r\n" % (len(ASK), ASK)
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head + chunk + b"content-encoding: gzip\r\n\r\n")
+        assert replies(client, 1)[0][0] == 200
+
+
+def test_requests_that_do_not_wait_are_answered_in_order(url: str) -> None:
+    texts = [f"w{number % 7}" for number in range(600)]
+    expected = [httpx.post(f"{url}/predict", json={"inputs": f"w{number}"}).json() for number in range(7)]
+    with connect(url) as client:
+        client.sendall(b"".join(request(json.dumps({"inputs": text}).encode()) for text in texts))  # 50 kB
+        answers = replies(client, len(texts))
+    assert [status for status, _ in answers] == [200] * 600
+    assert [answer for _, answer in answers] == [expected[number % 7] for number in range(600)]
+
+
+def test_a_body_in_pieces_is_read_whole_after_requests_that_waited(url: str) -> None:
+    body = json.dumps({"inputs": "w1 " * 1000}).encode()
+    with connect(url) as client:
+        client.sendall(request() * 3 + request(body)[:2000])
+        time.sleep(0.1)
+        client.sendall(request(body)[2000:] + request())
+        assert [status for status, _ in replies(client, 5)] == [200] * 5
+
+
+def test_requests_without_end_are_not_read_before_their_turn(url: str) -> None:
+    # The bug to catch: each read of a quarter of a megabyte became ten thousand requests that wait.
+    with connect(url) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        client.settimeout(1)
+        assert sent(client, b"GET /health HTTP/1.1\r\n\r\n" * 5000) < 8 << 20
+
+
+def test_every_head_has_to_end_in_time(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.serving.http.protocol.HEAD_S", 0.3)
+    with running(artifact) as url, connect(url) as client:
+        client.sendall(request())
+        assert replies(client, 1)[0][0] == 200
+        client.sendall(b"P")
+        began = time.monotonic()
+        assert client.recv(100) == b""
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_request_that_was_answered_has_to_end_in_time(
+    artifact: Path, chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdc.serving.http.protocol.LINGER_S", 0.3)
+    monkeypatch.setenv(KEY["api_key_env"], "secret")
+    kind = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 999999999\r\n\r\n"
+    with running(artifact, **KEY) as url, connect(url) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n" + kind)
+        assert b" 401 " in client.recv(4096)
+        part = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+        began = time.monotonic()
+        sent(client, part, seconds=5)
+        assert time.monotonic() - began < 4
+
+
+def test_a_refused_request_whose_body_ends_keeps_its_connection(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY["api_key_env"], "secret")
+    with running(artifact, **KEY) as url, connect(url) as client:
+        for _ in range(2):
+            client.sendall(request()[:-5])
+            assert replies(client, 1)[0][0] == 401
+            client.sendall(request()[-5:])
+        client.sendall(request(headers=b"Authorization: Bearer secret\r\n"))
+        assert replies(client, 1)[0][0] == 200
+
+
+def test_a_large_body_gets_its_answer_and_no_reset(url: str) -> None:
+    # http.client sends all of it before it reads: a closed socket would be a reset, and the 413 lost.
+    place = urlsplit(url)
+    client = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10)
+    client.request("POST", "/predict", body=b" " * (20 << 20))
+    assert client.getresponse().status == 413
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"anything"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_request_for_another_protocol_is_answered_in_this_one(url: str, protocol: bytes, apart: bool) -> None:
+    # Its body was dropped, or read as a request of its own: smuggling, behind a proxy that forwards the header.
+    inner = request(path=b"/classify")
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABk\r\n" % protocol
+    outer = request(inner, headers=upgrade)
+    with connect(url) as client:
+        if apart:
+            client.sendall(outer[: -len(inner)])
+            time.sleep(0.1)
+            client.sendall(inner)
+        else:
+            client.sendall(outer)
+        assert replies(client, 1)[0][0] == 400  # the inner request is no JSON
+        client.sendall(request(headers=upgrade) + request())
+        assert [status for status, _ in replies(client, 2)] == [200, 200]
+
+
+def test_nobody_is_connected_through(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 405 " in until_closed(client).split(b"\r\n", 1)[0]
+
+
+def test_connections_beyond_the_limit_are_refused_and_counted(artifact: Path) -> None:
+    with running(artifact, max_connections=3) as url:
+        held = [connect(url) for _ in range(3)]
+        for client in held:
+            client.sendall(request())
+            assert replies(client, 1)[0][0] == 200
+        with connect(url) as refused:
+            reply = until_closed(refused)
+        assert b" 503 " in reply.split(b"\r\n", 1)[0]
+        assert b"retry-after: 1" in reply.lower()
+        held[0].sendall(request())
+        assert replies(held[0], 1)[0][0] == 200
+        for client in held[1:]:
+            client.close()
+        time.sleep(0.2)
+        counted = httpx.get(f"{url}/metrics").text
+        assert "kdc_refused_connections_total 1.0" in counted
+        assert "kdc_connections 2.0" in counted  # the first one, and the one that asks
+        held[0].close()
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says(artifact: Path) -> None:
+    with running(artifact, keep_alive_s=0.5) as url, connect(url) as client:
+        client.sendall(request())
+        assert replies(client, 1)[0][0] == 200
+        began = time.monotonic()
+        assert client.recv(10) == b""
+        assert 0.3 < time.monotonic() - began < 5
