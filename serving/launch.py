@@ -24,6 +24,8 @@ from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 
 _LOOK_S = 0.2  # seconds between two looks at the supervisor
+_SOCKETS = ("control", "events")  # of the supervisor, in the service's folder
+_SOCKET_PATH = 107  # bytes of a socket's path at the most, on Linux
 _KILLED_S = 5.0  # seconds that the supervisor gets to end once its workers were killed
 
 
@@ -63,6 +65,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.
     with _signals() as stop, tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
         folder = Path(name)
+        _check_sockets(folder)
         os.environ.update(settings.environment() | {runtime.DIRECTORY: name})
         _announce(settings, host, port)
         from kdc.serving import service
@@ -79,11 +82,13 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
     """Run the workers until a signal is noted in `stop`, or none of them can start."""
     import circus.controller
     from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.utils import circus as bentoml_circus
 
     # Circus's own handlers would take SIGTERM away from this module.
     circus.controller.SysHandler.SIGNALS = []
     # One folder for each instance, since BentoML empties it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder / "metrics"))
+    bentoml_circus.ThreadedArbiter = _private(bentoml_circus.ThreadedArbiter, folder)
     # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
     service.working_dir = str(folder)
     supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
@@ -102,6 +107,31 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
     finally:
         (folder / runtime.STOPPING).touch()
         _stop(supervisor, bound_s)
+
+
+def _private(arbiter: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """A supervisor that is controlled through sockets in a folder that only its user can enter.
+
+    BentoML 1.4 has it listen on two TCP ports of 127.0.0.1 without a password. There any user of the machine, and every
+    container of the pod, could read the workers' environment, and with it the bearer token, or start programs.
+    """
+
+    def make(watchers: Any, endpoint: str, pubsub_endpoint: str, **more: Any) -> Any:
+        control, events = (f"ipc://{folder / name}" for name in _SOCKETS)
+        return arbiter(watchers, endpoint=control, pubsub_endpoint=events, **more)
+
+    return make
+
+
+def _check_sockets(folder: Path) -> None:
+    """Refuse a folder whose path is too long for the supervisor's sockets."""
+    longest = max(len(os.fsencode(folder / name)) for name in _SOCKETS)
+    if longest > _SOCKET_PATH:
+        raise InputError(
+            "the folder for temporary files has too long a path for a socket",
+            given=f"{folder.parent}, {longest - _SOCKET_PATH} bytes too long",
+            remedy="set TMPDIR to another folder, such as /tmp",
+        )
 
 
 def _stop(supervisor: Any, bound_s: float) -> None:

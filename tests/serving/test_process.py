@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from live import ROOT, Process, free_port, resident_bytes, served
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http import runtime
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 from kdc.serving.launch import address_of
@@ -58,6 +60,45 @@ def test_the_start_tells_what_is_served_and_how(service: Process, artifact: Path
     assert f"serving mood: {artifact}" in printed.splitlines()[0]
     for part in (service.url, "/playground", "limits:", "mood: int8 on CPUExecutionProvider, ", " threads, ready"):
         assert part in printed
+
+
+def folder_of(service: Process) -> Path:
+    """The folder that the service keeps for as long as it runs."""
+    return Path(workers(service)[0].environ()[runtime.DIRECTORY])
+
+
+def test_nothing_listens_but_the_service_itself(service: Process) -> None:
+    # BentoML's supervisor took commands on two TCP ports, from every user of the machine.
+    family = [psutil.Process(service.popen.pid), *psutil.Process(service.popen.pid).children(recursive=True)]
+    listening = {
+        connection.laddr.port
+        for process in family
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {int(service.url.rpartition(":")[2])}
+
+
+def test_the_supervisors_sockets_are_closed_to_other_users(service: Process) -> None:
+    folder = folder_of(service)
+    assert (folder / "control").is_socket()
+    assert folder.stat().st_mode & 0o077 == 0
+    if os.getuid() == 0:
+        assert subprocess.run(["ls", folder], user=65534, capture_output=True, check=False).returncode != 0
+
+
+def test_bentomls_supervisor_would_still_listen_on_tcp() -> None:
+    from bentoml._internal.utils.circus import create_standalone_arbiter
+
+    assert "tcp://127.0.0.1" in inspect.getsource(create_standalone_arbiter), "take _private out of serving/launch.py"
+
+
+def test_a_folder_too_deep_for_sockets_is_refused(artifact: Path, tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    process = Process(tmp_path, str(artifact), TMPDIR=str(deep))
+    assert process.popen.wait(60) == 2
+    assert "too long a path for a socket" in process.printed()
 
 
 HUB_CLIENT = """
