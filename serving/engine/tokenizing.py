@@ -19,6 +19,10 @@ Text = str | tuple[str, str]
 
 # A text that fills at most this many pieces of the maximum length is left to the library's own truncation.
 _FEW_PIECES = 4
+# Of a longer one so many characters for each token that is kept are tokenised first, then four times as many, ...
+_CHARACTERS = 8
+# A part's tokens are those of the whole text, but for a few where it was cut out: more than this are never seen there.
+_MARGIN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,9 @@ class RowTokenizer:
     """Tokenises rows and cuts them to a maximum length; `pad` pads them later. Several threads may share one object.
 
     Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
-    The result equals the library's own truncation (strategy "longest_first"), but its cost is linear: the library keeps
-    every piece that it cuts off, and for a pair every combination of pieces, which takes gigabytes for two texts of
-    10,000 words.
+    The result equals the library's own truncation (strategy "longest_first"), but it costs what the tokens cost that
+    are kept: the library tokenises all of a text and keeps every piece that it cuts off, and for a pair every
+    combination of pieces, which takes gigabytes for two texts of 10,000 words.
 
     Args:
         tokenizer: this object changes its settings, so nobody else may use it.
@@ -134,11 +138,40 @@ class RowTokenizer:
         short = [row for row in rows if not self._is_long(row)] if long else rows
         encodings: list[Encoded] = self._cutting.encode_batch_fast(short)  # "fast" leaves out the offsets
         for place in long:
-            encodings.insert(place, self._cut(*self._whole.encode_batch_fast([rows[place]])))
+            encodings.insert(place, self._encode_long(rows[place]))
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
             raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")
         return encodings
+
+    def _encode_long(self, row: Text) -> Encoded:
+        """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
+        which text has more tokens, since that one is cut first: two long ones are read whole."""
+        texts = (row,) if isinstance(row, str) else row
+        most = _CHARACTERS * (self._max_length + _MARGIN)
+        while True:
+            parts = [self._part(text, most) for text in texts]
+            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else tuple(parts)])
+            owners = encoding.sequence_ids
+            if all(
+                part is text or owners.count(place) - _MARGIN >= max(self._max_length, owners.count(1 - place))
+                for place, (part, text) in enumerate(zip(parts, texts, strict=True))
+            ):
+                return self._cut(encoding)
+            most *= 4
+
+    def _part(self, text: str, most: int) -> str:
+        """The end of a text that is kept, of at most so many characters, between two words; all of a text that is
+        shorter, or has no space near there."""
+        if len(text) <= most:
+            return text
+        if self._side == "left":
+            places = [
+                place for space in " \n" if (place := text.find(space, len(text) - most, len(text) - most // 2)) >= 0
+            ]
+            return text[min(places) :] if places else text
+        place = max(text.rfind(space, most // 2, most) for space in " \n")
+        return text[:place] if place >= 0 else text
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
         """The same tokens as `encode` gives, and how long each row was before the cut.
@@ -186,8 +219,10 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
     Returns:
         places of the tokens that stay, ascending.
     """
-    texts = [[place for place, owner in enumerate(owners) if owner == text] for text in (0, 1)]
-    special = [place for place, owner in enumerate(owners) if owner is None]
+    # A number for each owner: there may be 200,000 tokens, and no other thread runs while lists of them are made.
+    numbers = np.array([-1 if owner is None else owner for owner in owners])
+    texts = [np.flatnonzero(numbers == text) for text in (0, 1)]
+    special = np.flatnonzero(numbers == -1)
     room = max(max_length - len(special), 0)
     shorter, longer = sorted(map(len, texts))
     # As in the tokenizers library: the longer text gives way down to the length of the shorter one, then both alike.
@@ -198,7 +233,7 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
     first, second = (
         text[len(text) - count :] if from_left else text[:count] for text, count in zip(texts, counts, strict=True)
     )
-    return sorted([*special, *first, *second])
+    return np.sort(np.concatenate([special, first, second])).tolist()
 
 
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:

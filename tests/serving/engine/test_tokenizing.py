@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError
-from kdc.serving.engine.tokenizing import RowTokenizer, Text
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, kept_tokens
 
 Side = Literal["left", "right"]
 WORDS = [f"wordling{number:03d}" for number in range(300)]
@@ -65,6 +65,63 @@ def test_a_cut_row_is_what_the_library_makes_of_the_whole_row(tokenizer_json: Pa
         assert (encoding.ids, encoding.type_ids) == (expected.ids, expected.type_ids)
         assert (other.ids, other.type_ids) == (expected.ids, expected.type_ids)
         assert bool(encoding.overflowing) == bool(expected.overflowing)
+
+
+TROUBLE = [
+    "\n",
+    "\t",
+    "  ",
+    "\u3000",
+    "中文",
+    "é",
+    "e\u0301",
+    "!!!",
+    "wordling",
+    "x" * 300,
+    "[SEP]",
+    "\ufb01",
+    "İ",
+    "👍🏽",
+]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_long_text_of_which_a_part_is_read_has_the_whole_texts_tokens(
+    tokenizer_json: Path, side: Side, seed: int
+) -> None:
+    # The bugs to catch: a token at the end of the part that the whole text does not have, too few tokens because
+    # those of the part were few, and a pair whose shorter text is taken for as long as its part.
+    oracle = Tokenizer.from_file(str(tokenizer_json))
+    oracle.no_truncation()
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices(WORDS, k=count)) for count in (8, 34, 60)]
+    # Words that are too long for any token, and whose beginning would be many; signs that are a token each.
+    texts += ["", "x" * 900, " ".join(["w" * 150] * 9), "!" * 300, " ".join(WORDS * 2)]
+    texts += ["".join(draw.choices([*TROUBLE, *(f"{word} " for word in WORDS[:14])], k=400)) for _ in range(3)]
+    rows: list[Text] = [*texts, *((one, two) for one in texts for two in texts)]
+    tokenizer = RowTokenizer.read(tokenizer_json, info(16, side))
+    for row, encoding in zip(rows, tokenizer.encode(rows), strict=True):
+        whole = oracle.encode(*([row] if isinstance(row, str) else row))
+        kept = kept_tokens(whole.sequence_ids, 16, from_left=side == "left")
+        assert encoding.ids == [whole.ids[place] for place in kept]
+        assert bool(encoding.overflowing) == (len(whole) > 16)
+
+
+def test_of_a_long_text_only_what_is_kept_is_tokenised(tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 2 MB of texts in a request kept single requests from being answered for seconds.
+    tokenizer = RowTokenizer.read(tokenizer_json, info(16, "right"))
+    library, read = tokenizer._whole, []
+
+    class Counting:
+        def encode_batch_fast(self, rows: list[Text]) -> object:
+            read.append(sum(len(text) for row in rows for text in ([row] if isinstance(row, str) else row)))
+            return library.encode_batch_fast(rows)
+
+    monkeypatch.setitem(tokenizer.__dict__, "_whole", Counting())
+    long = " ".join(WORDS * 60)  # 200,000 characters
+    tokenizer.encode([long, (long, "short"), ("w " * 100, long)])
+    assert sum(read) < 10_000
 
 
 def test_lengths_are_measured_before_the_cut(tokenizer_json: Path) -> None:
