@@ -88,7 +88,7 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
     circus.controller.SysHandler.SIGNALS = []
     # One folder for each instance, since BentoML empties it at the start.
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder / "metrics"))
-    bentoml_circus.ThreadedArbiter = _private(bentoml_circus.ThreadedArbiter, folder)
+    bentoml_circus.ThreadedArbiter = _private(bentoml_circus.ThreadedArbiter, folder)  # type: ignore[misc, assignment]
     # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
     service.working_dir = str(folder)
     supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter

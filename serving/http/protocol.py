@@ -63,12 +63,13 @@ class BoundedProtocol(HttpToolsProtocol):
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
     settings: ClassVar[ServeSettings] = ServeSettings()
     metrics: ClassVar[Metrics | None] = None
+    flow: _Flow
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if BoundedProtocol.front is not None:
             self.app = BoundedProtocol.front(self.app)
-        self.timeout_keep_alive = BoundedProtocol.settings.keep_alive_s
+        self.timeout_keep_alive: float = BoundedProtocol.settings.keep_alive_s  # type: ignore[assignment]
         self._clock: asyncio.TimerHandle | None = None  # closes the connection of a client that is too slow
         self._received = b""  # what is not parsed yet, because requests wait
         self._in_head = False
