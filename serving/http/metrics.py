@@ -9,11 +9,15 @@ with `kdc_training_label_share`. Regression has neither labels nor shares.
 """
 
 import functools
+import io
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import prometheus_client.mmap_dict
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -27,10 +31,47 @@ _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+log = logging.getLogger("kdc.serve")
+
+
+class _Allocated(io.FileIO):
+    """A file that has all its pages on the disk before they are written to."""
+
+    def truncate(self, size: int | None = None) -> int:
+        assert size is not None
+        os.posix_fallocate(self.fileno(), 0, size)
+        return size
+
+
+def _opened(name: str, mode: str) -> Any:
+    return _Allocated(name, "a+") if mode == "a+b" else Path(name).open(mode)
+
+
+# prometheus_client 0.26 makes its files long and empty and maps them into memory. On a full disk the first write to
+# such a page is a SIGBUS, which ends the worker. Pages that are there cannot do that, and the lack of them is an error.
+prometheus_client.mmap_dict.open = _opened  # type: ignore[attr-defined]
+
+
+def _counts(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that counts, which must never be the end of a request: of an error the log tells once."""
+
+    @functools.wraps(method)
+    def counting(self: "Metrics", *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except (OSError, ValueError, IndexError) as error:  # the latter two of a file that could not grow
+            if not self.incomplete:
+                log.error("the metrics are incomplete from now on: %s", error)
+            self.incomplete = True
+
+    return counting
+
+
 class Metrics(Collector):
     """Everything that the service counts and measures.
 
     Attributes:
+        incomplete: whether a count could not be written, as on a full disk.
         models: those whose series `exposition` shows, by name. They are read anew each time: a reload shows.
     """
 
@@ -54,6 +95,7 @@ class Metrics(Collector):
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
+        self.incomplete = False
         self.models: Mapping[str, Model] = {}
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         if self._shared:
@@ -61,6 +103,20 @@ class Metrics(Collector):
         else:
             own.register(self)
 
+    @_counts
+    def answered(self, route: str, status: object, seconds: float) -> None:
+        """Count one request."""
+        self.requests.labels(route, status).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    @_counts
+    def connected(self, connections: int, *, refused: bool = False) -> None:
+        """Note how many connections there are, and whether one was refused."""
+        self.connections.set(connections)
+        if refused:
+            self.refused_connections.inc()
+
+    @_counts
     def observe_batch(self, model: str, report: BatchReport) -> None:
         """Count one forward pass."""
         self.queued.labels(model).observe(report.queued_seconds)
@@ -69,6 +125,7 @@ class Metrics(Collector):
         self.batch_rows.labels(model).observe(report.rows)
         self.queue_tokens.labels(model).set(report.queued_tokens)
 
+    @_counts
     def predicted(self, model: Model, answer: Answer) -> None:
         """Count one request's answers."""
         labels = model.engine.labels

@@ -84,10 +84,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self._start_clock(HEAD_S)
-        self._count()
-        if len(self.connections) > most_connections(self.settings.max_connections):
-            if self.metrics is not None:
-                self.metrics.refused_connections.inc()
+        is_one_too_many = len(self.connections) > most_connections(self.settings.max_connections)
+        self._count(refused=is_one_too_many)
+        if is_one_too_many:
             self._ending = True
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
             transport.close()  # at once: those that are refused must not take the descriptors either
@@ -251,9 +250,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._clock.cancel()
             self._clock = None
 
-    def _count(self) -> None:
+    def _count(self, *, refused: bool = False) -> None:
         if self.metrics is not None:
-            self.metrics.connections.set(len(self.connections))
+            self.metrics.connected(len(self.connections), refused=refused)
 
 
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"

@@ -91,8 +91,7 @@ class Gate:
                     await on_unexpected(error)(scope, receive, send_noting_status)
             finally:
                 route, status = scope.get("kdc_route", "none"), scope.get("kdc_status", _NO_ANSWER)
-                self._metrics.requests.labels(route, status).inc()
-                self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+                self._metrics.answered(route, status, time.perf_counter() - began)
                 if self._traces is not None and (trace := scope.get("kdc_trace")) is not None:
                     trace.ended(route, status)
 

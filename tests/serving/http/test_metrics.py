@@ -1,0 +1,62 @@
+"""Metrics on a disk that is full: the service goes on without them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Counts many series, of which the last ones need a file that grows, after the disk has become full.
+FULL = """
+import errno, os, logging
+logging.basicConfig(format="%(message)s")
+from kdc.serving.http.metrics import Metrics
+metrics = Metrics()
+metrics.answered("/predict", 200, 0.1)
+
+def refuse(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+os.posix_fallocate = refuse
+for number in range(3000):
+    metrics.answered(f"/route{number}", 200, 0.1)
+metrics.answered("/predict", 200, 0.1)
+assert metrics.incomplete
+print(metrics.exposition().decode())
+"""
+
+
+def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={"PROMETHEUS_MULTIPROC_DIR": str(folder), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_files_have_all_their_pages(tmp_path: Path) -> None:
+    # A page that is not there yet is a SIGBUS at its first write on a full disk: each new worker died of it.
+    done = run("from kdc.serving.http.metrics import Metrics; Metrics().answered('/', 200, 0.1)", tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = list(tmp_path.glob("*.db"))
+    assert len(files) >= 3
+    for file in files:
+        assert file.stat().st_blocks * 512 >= file.stat().st_size > 0, file
+
+
+def test_a_disk_that_is_full_ends_no_request(tmp_path: Path) -> None:
+    done = run(FULL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the metrics are incomplete from now on") == 1
+    assert 'kdc_requests_total{route="/predict",status="200"} 2.0' in done.stdout
+
+
+def test_prometheus_client_still_maps_files_without_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prometheus_client import mmap_dict
+
+    monkeypatch.setattr(mmap_dict, "open", open, raising=False)
+    file = tmp_path / "counter.db"
+    mmap_dict.MmapedDict(str(file))
+    assert file.stat().st_blocks * 512 < file.stat().st_size, "take _Allocated out of serving/http/metrics.py"
