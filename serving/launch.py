@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +62,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.
-    with _signals() as stop, tempfile.TemporaryDirectory(prefix="kdc-serve-") as name:
+    with _signals() as stop, runtime.own_folder() as name:
         folder = Path(name)
         _check_sockets(folder)
         os.environ.update(settings.environment() | {runtime.DIRECTORY: name})

@@ -43,6 +43,7 @@ class Batcher:
         max_queue_seconds: most seconds that the queue may take at the speed of the last batches; beyond that `submit`
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
         on_batch: records every batch, for metrics and traces.
+        on_left: called in the event loop with the tokens that still wait, after a caller has left with its rows.
 
     Attributes:
         queue: the rows that wait.
@@ -58,6 +59,7 @@ class Batcher:
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
         on_batch: OnBatch | None = None,
+        on_left: Callable[[int], None] | None = None,
     ) -> None:
         self._forward = forward
         self._beside = forward if beside is None else beside
@@ -65,7 +67,7 @@ class Batcher:
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_seconds = max_queue_seconds
-        self._on_batch = on_batch
+        self._on_batch, self._on_left = on_batch, on_left
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._idle: list[threading.Condition] = []  # one for each waiting lane; the last is the lane that ran last
@@ -136,6 +138,9 @@ class Batcher:
             with self._lock:
                 for row in rows:
                     self.queue.remove(row)
+                queued = self.queue.tokens
+            if self._on_left is not None:
+                self._on_left(queued)
             raise
 
     async def close(self) -> None:

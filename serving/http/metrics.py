@@ -117,13 +117,18 @@ class Metrics(Collector):
             self.refused_connections.inc()
 
     @_counts
+    def queue(self, model: str, tokens: int) -> None:
+        """Note how many tokens wait."""
+        self.queue_tokens.labels(model).set(tokens)
+
+    @_counts
     def observe_batch(self, model: str, report: BatchReport) -> None:
         """Count one forward pass."""
         self.queued.labels(model).observe(report.queued_seconds)
         self.inference.labels(model).observe(report.seconds)
         self.batch_tokens.labels(model).observe(report.tokens)
         self.batch_rows.labels(model).observe(report.rows)
-        self.queue_tokens.labels(model).set(report.queued_tokens)
+        self.queue(model, report.queued_tokens)
 
     @_counts
     def predicted(self, model: Model, answer: Answer) -> None:

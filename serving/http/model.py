@@ -27,6 +27,7 @@ _CPU_BATCH, _GPU_BATCH = 256, 4096
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
 # Called with a model's name and what `OnBatch` is called with.
 Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]
+Left = Callable[[str, int], None]  # called with a model's name and what `on_left` of a batcher is called with
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,14 @@ class Model:
         max_batch_tokens: most padded tokens of a forward pass.
     """
 
-    def __init__(self, name: str, engine: Engine, settings: ServeSettings, record: Record | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        settings: ServeSettings,
+        record: Record | None = None,
+        left: Left | None = None,
+    ) -> None:
         self.name = name
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
@@ -59,6 +67,7 @@ class Model:
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_seconds=settings.max_queue_s,
             on_batch=None if record is None else functools.partial(record, name),
+            on_left=None if left is None else functools.partial(left, name),
         )
         self._active = 0
 

@@ -19,7 +19,7 @@ from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.artifacts import paths_by_name
-from kdc.serving.http.model import Model, Record, batch_tokens
+from kdc.serving.http.model import Left, Model, Record, batch_tokens
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
@@ -45,11 +45,12 @@ class Registry:
     Args:
         settings: the service's.
         record: called with a model's name and every batch that it ran.
+        left: called with a model's name and the tokens that wait for it, after a caller has left.
     """
 
-    def __init__(self, settings: ServeSettings, record: Record | None = None) -> None:
+    def __init__(self, settings: ServeSettings, record: Record | None = None, left: Left | None = None) -> None:
         self._settings = settings
-        self._record = record
+        self._record, self._left = record, left
         self._paths = paths_by_name(settings.artifact)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -68,14 +69,14 @@ class Registry:
         """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
-            self.models[name] = Model(name, self._open(path), self._settings, self._record)
+            self.models[name] = Model(name, self._open(path), self._settings, self._record, self._left)
 
     async def watch(self) -> None:
         """Look for changed artifacts and replace their models, until cancelled."""
         while True:
             await asyncio.sleep(self._settings.reload_s)
             for name, path in self._paths.items():
-                signature = _signature(path)
+                signature = await asyncio.to_thread(_signature, path)  # a volume may hang
                 if signature is not None and signature != self._seen[name]:
                     self._seen[name] = signature
                     await self._replace(name, path)
@@ -93,7 +94,7 @@ class Registry:
         except Exception:  # whatever went wrong, the next change must still be looked at
             log.exception("%s: the new artifact is refused, the old one stays", name)
             return
-        new = Model(name, engine, self._settings, self._record)
+        new = Model(name, engine, self._settings, self._record, self._left)
         old, self.models[name] = self.models[name], new
         log.info("%s: now serves %s", name, path.resolve())
         task = asyncio.create_task(old.close())

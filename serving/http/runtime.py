@@ -5,7 +5,11 @@ An environment variable names it to the workers. Without `kdc serve`, as under `
 
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+import psutil
 
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
@@ -15,12 +19,24 @@ SUPERVISOR = "KDC_SUPERVISOR"  # the process id of what starts the workers: `kdc
 STARTED = "started"  # is there once a worker has started successfully
 STOPPING = "stopping"  # is there once the whole service stops, not one worker alone
 _FAILED = "failed.json"
+_PREFIX = "kdc-serve-"
 
 
 def directory() -> Path | None:
     """The folder; None without `kdc serve`."""
     name = os.environ.get(DIRECTORY)
     return None if name is None else Path(name)
+
+
+def own_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make this process's folder, which no other user can enter, and remove those of processes that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
+        # In a container its predecessor had the same number.
+        is_gone = pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid)))
+        if is_gone and left.lstat().st_uid == os.getuid():
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
 
 
 def report_failure(folder: Path, error: KdcError) -> None:

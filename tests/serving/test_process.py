@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,18 @@ def test_the_supervisors_sockets_are_closed_to_other_users(service: Process) -> 
     assert folder.stat().st_mode & 0o077 == 0
     if os.getuid() == 0:
         assert subprocess.run(["ls", folder], user=65534, capture_output=True, check=False).returncode != 0
+
+
+def test_folders_of_services_that_were_killed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = [tmp_path / f"kdc-serve-{number}-abc" for number in (ended.pid, os.getpid())]
+    kept = [tmp_path / "kdc-serve-1-abc", tmp_path / "kdc-serve-mine", tmp_path / f"other-{ended.pid}-abc"]
+    for folder in (*left, *kept):
+        folder.mkdir()
+    with runtime.own_folder() as name:
+        assert sorted(tmp_path.iterdir()) == sorted([*kept, Path(name)])
 
 
 def test_bentomls_supervisor_would_still_listen_on_tcp() -> None:

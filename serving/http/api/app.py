@@ -42,7 +42,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             if traces is not None:
                 traces.passed(model, rows, results, report)
 
-        registry = Registry(settings, record)
+        registry = Registry(settings, record, metrics.queue)
         registry.load()
         app.state.registry = registry
         metrics.models = registry.models
@@ -70,6 +70,7 @@ def make_app(settings: ServeSettings) -> Starlette:
             405: replies.on_no_route,
         },
     )
+    app.router.redirect_slashes = False  # it would send clients to the host that they named
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     app.add_middleware(gate.around)
     return app

@@ -1,6 +1,7 @@
 """The batcher: right answers whatever shares a batch, nobody starves, nothing is unbounded, nothing is lost."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -134,6 +135,25 @@ def test_the_row_that_waited_longest_is_in_the_next_batch() -> None:
         model.gate.set()
         await asyncio.gather(*tasks)
         assert [len(item) for item in model.batches[1]] == [30]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_clients_that_leave_are_told_of_with_what_still_waits() -> None:
+    # The gauge of the queue stayed at what it was before they left, on an idle service, and the autoscaler read it.
+    async def scenario() -> None:
+        model = Model(opened=False)
+        told: list[int] = []
+        batcher = Batcher(model, on_left=told.append)
+        first, *others = await queue_up(batcher, model, [[row(1, 15)], [row(2, 6), row(3, 6)]])
+        for task in reversed(others):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        assert told == [15, 0]
+        model.gate.set()
+        await first
         await batcher.close()
 
     in_loop(scenario)

@@ -92,6 +92,11 @@ def test_the_token_is_asked_for(artifact: Path, monkeypatch: pytest.MonkeyPatch)
             assert httpx.get(url + closed).status_code == 401
 
 
+def test_no_route_leads_to_the_host_that_a_client_names(url: str) -> None:
+    reply = httpx.post(f"{url}/predict/", json={"inputs": "w1"}, headers={"Host": "elsewhere.example"})
+    assert (reply.status_code, reply.headers.get("location")) == (404, None)
+
+
 @pytest.mark.parametrize("key", [" k", "k ", "line\n", "a\nb", "a\x00b"])
 def test_a_token_that_no_header_can_bring_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.environ", {"MY_KEY": key})

@@ -16,6 +16,7 @@ from live import running
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http import registry
 from kdc.serving.http.artifacts import paths_by_name
 
 
@@ -188,6 +189,23 @@ def test_names_are_fit_for_routes_and_headers(text: str, names: list[str]) -> No
 def test_a_name_that_no_route_can_have_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         paths_by_name(text)
+
+
+def test_a_volume_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, over, look = [], threading.Event(), registry._signature
+
+    def hanging(path: Path) -> object:
+        looks.append(path)
+        if len(looks) > 1:  # the first look is the one that loads
+            over.wait(10)
+        return look(path)
+
+    monkeypatch.setattr(registry, "_signature", hanging)
+    with running(write_artifact(tmp_path / "one"), reload_s=0.05) as url:
+        eventually(lambda: len(looks) > 1)
+        for _ in range(3):
+            assert httpx.get(f"{url}/health", timeout=3).status_code == 200
+        over.set()
 
 
 def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:
