@@ -1,10 +1,10 @@
-"""Continuous batching: rows of concurrent requests share forward passes, like lengths together, nobody starves.
+"""Continuous batching: rows of concurrent requests share forward passes, like lengths together, each request fairly.
 
 A row that waits alone gets a forward pass with all threads. Where more rows wait, several lanes run passes side by
 side, each with its share of the threads. That is faster than one pass with all threads: threads of one pass wait for
 each other, and so for the slowest, whose core reads and answers requests meanwhile. While the lanes run, new rows
-gather, and a lane that becomes free takes them at once. Each batch is built around the row that has waited longest and
-grows by the rows nearest to it in length, so the wait is bounded and little is computed on padding.
+gather, and a lane that becomes free takes them at once. Each batch is built around the row whose turn it is and grows
+by the rows nearest to it in length, so the wait is bounded and little is computed on padding.
 """
 
 import asyncio
@@ -39,8 +39,9 @@ class Batcher:
         lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
             threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
-        max_queue_tokens: most tokens that may wait; beyond that `submit` raises `Overloaded`.
-        max_queue_seconds: most seconds that the queue may take at the speed of the last batches; beyond that `submit`
+        max_queue_tokens: most tokens that may wait before a request is answered; beyond that `submit` raises
+            `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
+        max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
         on_batch: records every batch, for metrics and traces.
         on_left: called in the event loop with the tokens that still wait, after a caller has left with its rows.
@@ -94,6 +95,9 @@ class Batcher:
         queued, speed, most = self.queue.tokens, self._tokens_per_second, self._max_queue_tokens
         if speed is not None:
             most = min(most, int(speed * self._max_queue_seconds))
+        if queued + tokens <= most:
+            return
+        queued = self.queue.before(tokens)
         if queued and queued + tokens > most:
             raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
 

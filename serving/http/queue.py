@@ -1,11 +1,16 @@
-"""The rows that wait for a forward pass, by length and by arrival, the report of a pass, and refusals of rows.
+"""The rows that wait for a forward pass, by length and by turn, the report of a pass, and refusals of rows.
+
+Requests share the passes fairly, whatever their number of rows: while a request of a thousand rows waits, one of a
+single row comes next. Each row has a turn: when its request came, plus the tokens of the request's rows before it, on a
+clock that moves by the tokens of a pass divided by the number of requests that wait (weighted fair queueing; Demers,
+Keshav and Shenker 1989).
 
 Its owner, the batcher, holds a lock around the queue.
 """
 
 import asyncio
 import bisect
-from collections import deque
+import heapq
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -49,6 +54,8 @@ class Request:
     missing: int  # how many rows have no answer yet
     answers: list[np.ndarray | None]  # each row's outputs, None while they are missing
     trace: object = None  # whatever `submit` was given to find at the rows of a batch: the request's spans
+    waiting: int = 0  # tokens of its rows that wait
+    next_turn: float = 0.0  # of the next row that is added
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +68,7 @@ class Row:
     request: Request  # the request that it belongs to
     place: int  # index of the row within that request
     arrived: float  # when it came, in seconds of `time.perf_counter`
+    turn: float = 0.0  # rows with lower numbers come first; given by the queue
     taken: bool = False  # whether it has left the queue
 
 
@@ -85,27 +93,47 @@ class Queue:
 
     def __init__(self) -> None:
         self._by_length: list[Row] = []
-        self._by_arrival: deque[Row] = deque()
+        self._by_turn: list[tuple[float, int, Row]] = []  # a heap, by turn and arrival; also of rows that were taken
+        self._requests: set[Request] = set()  # those of which rows wait
+        self._clock = 0.0  # of turns
         self.tokens = 0
 
     def __len__(self) -> int:
         return len(self._by_length)
 
+    def before(self, tokens: int) -> int:
+        """How many tokens come before a new request of so many is answered: of each request that waits at most as many
+        as of the new one."""
+        return sum(min(request.waiting, tokens) for request in self._requests)
+
     def add(self, row: Row) -> None:
         """Add the newest row."""
+        request = row.request
+        if not request.waiting:
+            self._requests.add(request)
+        row.turn = max(self._clock, request.next_turn)
+        request.next_turn = row.turn + row.length
+        request.waiting += row.length
         bisect.insort(self._by_length, row, key=_key)
-        self._by_arrival.append(row)
+        heapq.heappush(self._by_turn, (row.turn, row.key[1], row))
         self.tokens += row.length
 
     def remove(self, row: Row) -> None:
         """Remove a row that nobody waits for any longer. Does nothing if a batch has taken it already."""
         if not row.taken:
-            row.taken = True
-            self.tokens -= row.length
             del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_key)]
+            self._leaves(row)
+
+    def _leaves(self, row: Row) -> None:
+        row.taken = True
+        self.tokens -= row.length
+        row.request.waiting -= row.length
+        if not row.request.waiting:
+            self._requests.discard(row.request)
 
     def take(self, *, max_rows: int, max_tokens: int) -> list[Row]:
-        """Take a batch out of the queue, which must not be empty: the oldest row and the rows nearest to it in length.
+        """Take a batch out of the queue, which must not be empty: the row whose turn it is, and those nearest to it in
+        length.
 
         Args:
             max_rows: most rows of the batch.
@@ -114,10 +142,11 @@ class Queue:
         Returns:
             rows by growing length.
         """
-        while self._by_arrival[0].taken:
-            self._by_arrival.popleft()
+        while self._by_turn[0][2].taken:
+            heapq.heappop(self._by_turn)
+        turn, _, next_row = self._by_turn[0]
         rows = self._by_length
-        first = bisect.bisect_left(rows, self._by_arrival[0].key, key=_key)
+        first = bisect.bisect_left(rows, next_row.key, key=_key)
         last = first + 1  # rows[first:last] is the batch
         longest = real = rows[first].length
         while last - first < max_rows:
@@ -136,7 +165,7 @@ class Queue:
             first, last = (first, last + 1) if take_longer else (first - 1, last)
         batch = rows[first:last]
         del rows[first:last]
-        self.tokens -= real
+        self._clock = max(turn, self._clock + real / len(self._requests))
         for row in batch:
-            row.taken = True
+            self._leaves(row)
         return batch

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -12,7 +13,10 @@ import pytest
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.queue import BatchReport, Overloaded
+from kdc.serving.http.queue import BatchReport, Overloaded, Queue, Request
+from kdc.serving.http.queue import Row as QueuedRow
+
+NUMBERS = itertools.count()
 
 
 class Row(list[int]):
@@ -140,6 +144,75 @@ def test_the_row_that_waited_longest_is_in_the_next_batch() -> None:
     in_loop(scenario)
 
 
+def asked(queue: Queue, name: int, lengths: Sequence[int]) -> None:
+    """Add a request's rows to a queue."""
+    request = Request(None, len(lengths), [])  # type: ignore[arg-type]
+    for place, length in enumerate(lengths):
+        number = next(NUMBERS)
+        queue.add(QueuedRow(length, (length, number), row(name, length), request, place, 0.0))
+
+
+def taken(queue: Queue) -> tuple[int, int]:
+    """Take one row: the name of its request, and its tokens."""
+    (one,) = queue.take(max_rows=1, max_tokens=100)
+    encoding: Any = one.encoding
+    return encoding[0], one.length
+
+
+def test_a_request_does_not_wait_for_all_rows_of_one_before_it() -> None:
+    # A client with a thousand rows made single rows of others wait half a second.
+    queue = Queue()
+    asked(queue, 1, [10] * 100)
+    for _ in range(5):
+        taken(queue)
+    asked(queue, 2, [70])
+    assert 2 in [taken(queue)[0] for _ in range(2)]
+
+
+def test_new_requests_without_end_do_not_hold_back_one_of_many_rows() -> None:
+    # The bug to catch: a clock that stands still while rows with the turn of the moment come one after the other.
+    queue, served = Queue(), {1: 0, 2: 0}
+    asked(queue, 1, [10] * 1000)
+    asked(queue, 2, [17])
+    for _ in range(300):
+        name, tokens = taken(queue)
+        served[name] += tokens
+        if name == 2:
+            asked(queue, 2, [17])  # a client that asks again at once
+    assert served[1] > 0.8 * served[2]
+
+
+def test_requests_that_wait_together_get_like_shares() -> None:
+    random, queue = np.random.default_rng(5), Queue()
+    lengths = {name: random.integers(1, 60, size=count).tolist() for name, count in ((1, 900), (2, 300), (3, 300))}
+    for name, each in lengths.items():
+        asked(queue, name, each)
+    served = dict.fromkeys(lengths, 0)
+    while min(sum(each) - served[name] for name, each in lengths.items()) > 200:  # all of them wait
+        name, tokens = taken(queue)
+        served[name] += tokens
+    assert max(served.values()) - min(served.values()) <= 2 * 60
+    assert queue.tokens == sum(map(sum, lengths.values())) - sum(served.values())
+
+
+def test_a_large_request_leaves_room_for_small_ones_and_not_for_another_large_one() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_queue_tokens=100)
+        tasks = await queue_up(batcher, model, [[row(1, 1)] * 100])
+        tasks += [asyncio.create_task(batcher.submit([row(2, 5)])) for _ in range(10)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(batcher.submit([row(4, 5)] * 4)))  # of the small ones no more than they have
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await batcher.submit([row(3, 5)] * 8)
+        model.gate.set()
+        assert [len(answer) for answer in await asyncio.gather(*tasks)] == [1, 100, *[1] * 10, 4]
+        await batcher.close()
+
+    in_loop(scenario)
+
+
 def test_clients_that_leave_are_told_of_with_what_still_waits() -> None:
     # The gauge of the queue stayed at what it was before they left, on an idle service, and the autoscaler read it.
     async def scenario() -> None:
@@ -165,7 +238,7 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         batcher = Batcher(model, max_queue_tokens=20)
         tasks = await queue_up(batcher, model, [[row(1, 15)]])
         with pytest.raises(Overloaded) as caught:
-            await batcher.submit([row(2, 6)])
+            await batcher.submit([row(2, 11)])
         assert caught.value.retry_after >= 1
         assert batcher.queue.tokens == 15
         model.gate.set()
