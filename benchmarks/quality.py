@@ -21,8 +21,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-SST2 = ["--data", "{data}", "--task", "sst2", "--family", "minilm", "--max-train-rows", "12000"]
-SST2 += ["--set", "teacher.epochs=4", "--set", "student.epochs=2"]
+SST2 = ["--data", "{data}", "--task", "sst2", "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"]
 QNLI = ["--data", "{data}", "--task", "qnli", "--family", "minilm", "--epochs", "4", "--set", "student.min_steps=800"]
 BANK = ["--train", "{own}/bank/train.csv", "--eval", "{own}/bank/eval.csv", "--text", "text", "--label", "category"]
 PAIRS = [

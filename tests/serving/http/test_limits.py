@@ -92,8 +92,9 @@ def test_the_token_is_asked_for(artifact: Path, monkeypatch: pytest.MonkeyPatch)
             assert httpx.get(url + closed).status_code == 401
 
 
-def test_no_route_leads_to_the_host_that_a_client_names(url: str) -> None:
-    reply = httpx.post(f"{url}/predict/", json={"inputs": "w1"}, headers={"Host": "elsewhere.example"})
+def test_no_route_leads_to_the_host_that_a_client_names(artifact: Path) -> None:
+    with running(artifact) as url:
+        reply = httpx.post(f"{url}/predict/", json={"inputs": "w1"}, headers={"Host": "elsewhere.example"})
     assert (reply.status_code, reply.headers.get("location")) == (404, None)
 
 
