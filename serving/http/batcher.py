@@ -10,6 +10,7 @@ by the rows nearest to it in length, so the wait is bounded and little is comput
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ class Batcher:
         lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
             threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
+        ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now.
         max_queue_tokens: most tokens that may wait before a request is answered; beyond that `submit` raises
             `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
         max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`
@@ -57,6 +59,7 @@ class Batcher:
         beside: Forward | None = None,
         lanes: int = 1,
         max_batch_tokens: int = 4096,
+        ahead_tokens: float = math.inf,
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
         on_batch: OnBatch | None = None,
@@ -65,7 +68,7 @@ class Batcher:
         self._forward = forward
         self._beside = forward if beside is None else beside
         self._lanes = lanes
-        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_tokens, self._ahead_tokens = max_batch_tokens, ahead_tokens
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_seconds = max_queue_seconds
         self._on_batch, self._on_left = on_batch, on_left
@@ -170,7 +173,9 @@ class Batcher:
                     work.wait()
                 alone = not self._running and 2 * len(self.queue) <= max(2, self._lanes)
                 free = 1 if alone else self._lanes - self._running  # lanes that share the rows that wait
-                batch = self.queue.take(max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens)
+                batch = self.queue.take(
+                    max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens, ahead=self._ahead_tokens
+                )
                 self._running += 1
                 self._alone = alone
                 queued = self.queue.tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
+_CPU_AHEAD = 64  # of a pass with rows of a large request that others should not wait for; a GPU's are short anyway
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
 # Called with a model's name and what `OnBatch` is called with.
 Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]
@@ -64,6 +66,7 @@ class Model:
             beside=engine.run_beside,
             lanes=engine.lanes,
             max_batch_tokens=self.max_batch_tokens,
+            ahead_tokens=_CPU_AHEAD if engine.provider == CPU_PROVIDER else math.inf,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_seconds=settings.max_queue_s,
             on_batch=None if record is None else functools.partial(record, name),

@@ -11,6 +11,7 @@ Its owner, the batcher, holds a lock around the queue.
 import asyncio
 import bisect
 import heapq
+import math
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -131,13 +132,15 @@ class Queue:
         if not row.request.waiting:
             self._requests.discard(row.request)
 
-    def take(self, *, max_rows: int, max_tokens: int) -> list[Row]:
+    def take(self, *, max_rows: int, max_tokens: int, ahead: float = math.inf) -> list[Row]:
         """Take a batch out of the queue, which must not be empty: the row whose turn it is, and those nearest to it in
         length.
 
         Args:
             max_rows: most rows of the batch.
             max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
+            ahead: tokens, padding included, up to which rows are taken whose turn is further off than that. More rows
+                of a large request would only make others wait for the end of the pass.
 
         Returns:
             rows by growing length.
@@ -160,6 +163,8 @@ class Queue:
             new = rows[last] if take_longer else rows[first - 1]
             padded = count * max(longest, new.length)
             if padded > max_tokens or padded > (1 + _MOST_PADDING) * (real + new.length):
+                break
+            if padded > ahead and new.turn > turn + ahead:
                 break
             longest, real = max(longest, new.length), real + new.length
             first, last = (first, last + 1) if take_longer else (first - 1, last)

@@ -182,6 +182,15 @@ def test_new_requests_without_end_do_not_hold_back_one_of_many_rows() -> None:
     assert served[1] > 0.8 * served[2]
 
 
+def test_a_pass_is_short_unless_the_turn_of_all_its_rows_has_come() -> None:
+    queue = Queue()
+    asked(queue, 1, [10] * 100)
+    assert len(queue.take(max_rows=100, max_tokens=200, ahead=40)) == 5  # those with the turns 0 to 40
+    for name in range(2, 40):
+        asked(queue, name, [20])
+    assert sorted(len(queue.take(max_rows=100, max_tokens=200, ahead=40)) for _ in range(3)) == [5, 10, 10]
+
+
 def test_requests_that_wait_together_get_like_shares() -> None:
     random, queue = np.random.default_rng(5), Queue()
     lengths = {name: random.integers(1, 60, size=count).tolist() for name, count in ((1, 900), (2, 300), (3, 300))}
