@@ -1,0 +1,43 @@
+"""The short form of benchmarks/hostile.py: whatever a client without the token sends, memory stays and others are
+answered."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from bag_models import write_artifact
+from live import ROOT, served
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.hostile import ATTACKS, KEY, WITH_THE_TOKEN, Target, beside
+from benchmarks.serving.process import Running
+from benchmarks.serving.servers import Server
+
+_SECONDS = 1.0
+_MANY = "idle"  # holds as many connections as there are files, of which this process has as few
+_SERVER = Server("kdc", lambda port: [], "/health", None)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("hostile")
+    artifact = write_artifact(folder / "artifact")
+    with served(folder, str(artifact), "--drain-delay", "0", KDC_API_KEY_ENV="HOSTILE_KEY", HOSTILE_KEY=KEY) as process:
+        workers = [
+            each for each in psutil.Process(process.popen.pid).children() if "worker" in " ".join(each.cmdline())
+        ]
+        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0])
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {*WITH_THE_TOKEN, _MANY}))
+def test_memory_stays_and_others_are_answered(service: Running, name: str) -> None:
+    target = Target(service.port, is_pair=False, until=time.monotonic() + _SECONDS)
+    seen = asyncio.run(beside(ATTACKS[name], target, service))
+    assert seen.failed == []
+    assert seen.answered > 0
+    assert max(seen.probes) < 10.0  # that is one without an answer
+    assert max(seen.memory_mb) - seen.memory_mb[0] < 64
