@@ -47,6 +47,9 @@ class ServeSettings(BaseModel):
     max_requests: int = Field(1024, ge=1, description="requests in work at the same time")
     max_connections: int = Field(1024, ge=1, description="connections of a worker; open files may allow fewer")
     keep_alive_s: float = Field(75.0, gt=0, description="seconds that a connection may be idle between two requests")
+    admin_port: int | None = Field(
+        None, ge=1, le=65535, description="port of probes and metrics alone, at all addresses; default: none"
+    )
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
     drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")
     auto_truncate: bool = Field(True, description="cut texts that are too long, unless a request says otherwise")

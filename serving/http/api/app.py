@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kdc.common.errors import KdcError
+from kdc.serving.http.admin import admin_port
 from kdc.serving.http.api import pages, replies, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
@@ -49,7 +50,8 @@ def make_app(settings: ServeSettings) -> Starlette:
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
-            yield
+            with _probed(settings, gate, metrics):
+                yield
         finally:
             gate.close()
             if watcher is not None:
@@ -74,6 +76,13 @@ def make_app(settings: ServeSettings) -> Starlette:
     app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     app.add_middleware(gate.around)
     return app
+
+
+def _probed(settings: ServeSettings, gate: Gate, metrics: Metrics) -> contextlib.AbstractContextManager[None]:
+    """The port of probes and metrics, where one is asked for."""
+    if settings.admin_port is None:
+        return contextlib.nullcontext()
+    return admin_port(settings.admin_port, is_ready=gate.is_ready, metrics=metrics, shared=settings.workers > 1)
 
 
 def _routes() -> list[Route]:

@@ -1,0 +1,63 @@
+"""Probes and metrics on a port of their own: answered while the event loop is not, and saying no where it is stuck."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from bag_models import write_artifact
+from live import free_port, running
+
+from kdc.serving.http import admin
+
+
+@pytest.fixture
+def ports(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, str, threading.Event]]:
+    """The service's address, the other port's, and an event for which a request to `/classify` holds the event loop."""
+    held = threading.Event()
+    monkeypatch.setattr("kdc.serving.http.api.tei.read_batch", lambda *_: held.wait(20))
+    monkeypatch.setattr(admin, "_STUCK_S", 1.0)
+    port = free_port()
+    with running(write_artifact(tmp_path_factory.mktemp("artifact")), admin_port=port) as url:
+        yield url, f"http://127.0.0.1:{port}", held
+        held.set()
+
+
+def test_it_answers_while_the_event_loop_does_not(ports: tuple[str, str, threading.Event]) -> None:
+    url, probed, held = ports
+    assert {path: httpx.get(probed + path).status_code for path in ("/livez", "/readyz", "/metrics", "/predict")} == {
+        "/livez": 200,
+        "/readyz": 200,
+        "/metrics": 200,
+        "/predict": 404,
+    }
+    assert "kdc_requests_total" in httpx.get(f"{probed}/metrics").text
+    asking = threading.Thread(target=lambda: httpx.post(f"{url}/classify", json={"texts": ["w1"]}, timeout=30))
+    asking.start()
+    time.sleep(0.3)
+    with pytest.raises(httpx.TimeoutException):
+        httpx.get(f"{url}/health", timeout=0.2)
+    assert httpx.get(f"{probed}/readyz", timeout=5).status_code == 200
+    assert httpx.get(f"{probed}/livez", timeout=5).status_code == 200
+    time.sleep(1.2)
+    assert httpx.get(f"{probed}/livez", timeout=5).status_code == 503
+    held.set()
+    asking.join()
+    time.sleep(0.7)
+    assert httpx.get(f"{probed}/livez", timeout=5).status_code == 200
+
+
+def test_connections_that_say_nothing_do_not_hold_it(
+    ports: tuple[str, str, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, probed, _ = ports
+    monkeypatch.setattr(admin._Handler, "timeout", 0.3)
+    silent = [socket.create_connection(("127.0.0.1", int(probed.rpartition(":")[2]))) for _ in range(40)]
+    time.sleep(0.8)
+    assert httpx.get(f"{probed}/readyz", timeout=5).status_code == 200
+    for client in silent:
+        client.close()
