@@ -4,8 +4,10 @@ Input: BYTES tensor `text` of shape [N] or [N, 1]; for pairs `text` of shape [N,
 Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regression `probabilities` holds the numbers.
 """
 
+import itertools
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -110,10 +112,10 @@ def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> l
         if size is not None:
             if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(tail) - start:
                 raise ApiError(422, "binary_data_size is not within the body")
-            values = _read_bytes_tensor(tail[start : start + size])
+            values = _within(_read_bytes_tensor(tail[start : start + size]), settings)
             start += size
         else:
-            values = _flat(tensor.get("data"))
+            values = _within(_flat(tensor.get("data")), settings)
         columns[name] = _shaped(values, tensor)
     if start != len(tail):
         raise ApiError(422, "the body has bytes that no input names")
@@ -143,28 +145,38 @@ def _shaped(values: list[str], tensor: dict[str, Any]) -> list[list[str]]:
     return [values[at : at + width] for at in range(0, len(values), width)]
 
 
-def _flat(data: Any) -> list[str]:
+def _within(values: Iterator[str], settings: ServeSettings) -> list[str]:
+    """The values of a tensor, of which a body may hold hundreds of thousands: no more are read than a request may have."""
+    most = 2 * settings.max_texts  # pairs are two of them
+    read = list(itertools.islice(values, most + 1))
+    if len(read) > most:
+        raise ApiError(422, f"too many texts; at most {settings.max_texts} texts or pairs a request")
+    return read
+
+
+def _flat(data: Any) -> Iterator[str]:
     if not isinstance(data, list):
         raise ApiError(422, "an input has no `data`")
-    values = [text for item in data for text in (item if isinstance(item, list) else [item])]
-    if not all(isinstance(value, str) for value in values):
-        raise ApiError(422, "an input's data holds something else than texts")
-    return values
+    for item in data:
+        for value in item if isinstance(item, list) else [item]:
+            if not isinstance(value, str):
+                raise ApiError(422, "an input's data holds something else than texts")
+            yield value
 
 
-def _read_bytes_tensor(raw: bytes) -> list[str]:
+def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
     """Decode a BYTES tensor: each element is a little-endian uint32 length, then that many bytes of UTF-8."""
-    values, at = [], 0
+    at = 0
     while at < len(raw):
         start = at + 4
         at = start + int.from_bytes(raw[at:start], "little")
         if at > len(raw):
             raise ApiError(422, "a BYTES tensor ends within an element")
         try:
-            values.append(raw[start:at].decode())
+            value = raw[start:at].decode()
         except UnicodeDecodeError:
             raise ApiError(422, "a text is not valid UTF-8") from None
-    return values
+        yield value
 
 
 def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> Response:

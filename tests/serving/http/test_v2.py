@@ -15,6 +15,9 @@ from live import running
 
 from kdc.artifact.manifest import TaskInfo
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http.api.replies import ApiError
+from kdc.serving.http.api.v2 import _read_bytes_tensor, _within, read_rows
+from kdc.serving.http.settings import ServeSettings
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]
 PAIRS = [("w1 w2", "w3"), ("w4", "w5 w6")]
@@ -65,6 +68,23 @@ def test_tritonclient_by_its_defaults(single: Served) -> None:
     result = single.client.infer("mood", [tensor(TEXTS)], request_id="seven")
     np.testing.assert_allclose(result.as_numpy("probabilities"), single.engine.predict(TEXTS), atol=1e-6)
     assert result.get_response()["id"] == "seven"
+
+
+def test_of_half_a_million_texts_no_more_are_read_than_a_request_may_have() -> None:
+    # They were decoded one by one in the event loop, for a third of a second, before they were counted.
+    count, decoded = 400_000, []
+
+    class Counted(bytes):
+        def __getitem__(self, place: Any) -> Any:
+            decoded.append(place)
+            return super().__getitem__(place)
+
+    described = {"name": "text", "datatype": "BYTES", "shape": [count], "data": [""] * count}
+    with pytest.raises(ApiError, match="too many texts"):
+        read_rows({"inputs": [described]}, b"", ServeSettings(max_texts=20))
+    with pytest.raises(ApiError, match="too many texts"):
+        _within(_read_bytes_tensor(Counted(4 * count)), ServeSettings(max_texts=20))
+    assert len(decoded) < 100
 
 
 def test_pairs_as_one_tensor_of_two_columns(pair: Served) -> None:
