@@ -146,7 +146,7 @@ def _shaped(values: list[str], tensor: dict[str, Any]) -> list[list[str]]:
 
 
 def _within(values: Iterator[str], settings: ServeSettings) -> list[str]:
-    """The values of a tensor, of which a body may hold hundreds of thousands: no more are read than a request may have."""
+    """The values of a tensor. A body may hold hundreds of thousands: no more are read than a request may have."""
     most = 2 * settings.max_texts  # pairs are two of them
     read = list(itertools.islice(values, most + 1))
     if len(read) > most:
