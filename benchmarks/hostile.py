@@ -134,6 +134,24 @@ async def _read(reader: asyncio.StreamReader) -> None:
         pass
 
 
+@again_and_again(40)
+async def unread_answers(target: Target) -> None:
+    async with connected(target) as (_, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+        while target.goes_on() and not writer.is_closing():
+            await asyncio.sleep(0.2)
+
+
+@again_and_again(100)
+async def after_an_answer(target: Target) -> None:
+    async with connected(target) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 5\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"hello\r\n")
+        await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
+
+
 @again_and_again(200)
 async def unfinished_heads(target: Target) -> None:
     async with connected(target) as (reader, writer):
@@ -251,6 +269,8 @@ ATTACKS: dict[str, Attack] = {
     "trailers": trailers,
     "pipelining": pipelining,
     "pipelining-that-reads": pipelining_that_reads,
+    "unread-answers": unread_answers,
+    "after-an-answer": after_an_answer,
     "unfinished-heads": unfinished_heads,
     "large-heads": large_heads,
     "slowloris": slowloris,
@@ -285,8 +305,9 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
             continue
         if reply.status != 200 or reply.body != expected:
             seen.failed.append(str(reply.status))
-        seen.answered += 1
-        seen.seconds.append(reply.seconds)
+        else:
+            seen.answered += 1
+            seen.seconds.append(reply.seconds)
         await asyncio.sleep(_EVERY_S)
     client.close()
 

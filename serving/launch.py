@@ -62,10 +62,9 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.
-    with _signals() as stop, runtime.own_folder() as name:
-        folder = Path(name)
+    with _signals() as stop, runtime.own_folder() as folder:
         _check_sockets(folder)
-        os.environ.update(settings.environment() | {runtime.DIRECTORY: name})
+        os.environ.update(settings.environment() | {runtime.DIRECTORY: str(folder)})
         _announce(settings, host, port)
         from kdc.serving import service
 

@@ -80,9 +80,9 @@ class RowTokenizer:
     """Tokenises rows and cuts them to a maximum length; `pad` pads them later. Several threads may share one object.
 
     Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
-    The result equals the library's own truncation (strategy "longest_first"), but it costs what the tokens cost that
-    are kept: the library tokenises all of a text and keeps every piece that it cuts off, and for a pair every
-    combination of pieces, which takes gigabytes for two texts of 10,000 words.
+    The result equals the library's own truncation (strategy "longest_first"), but where words are told apart it costs
+    what the tokens cost that are kept: the library tokenises all of a text and keeps every piece that it cuts off,
+    and for a pair every combination of pieces, which takes gigabytes for two texts of 10,000 words.
 
     Args:
         tokenizer: this object changes its settings, so nobody else may use it.
@@ -149,8 +149,11 @@ class RowTokenizer:
         which text has more tokens, since that one is cut first: two long ones are read whole."""
         texts = (row,) if isinstance(row, str) else row
         most = _CHARACTERS * (self._max_length + _MARGIN)
-        while True:
+        while self._splits_words:
             parts = [self._part(text, most) for text in texts]
+            longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
+            if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
+                break  # nothing is saved
             (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else tuple(parts)])
             owners = encoding.sequence_ids
             if all(
@@ -159,19 +162,26 @@ class RowTokenizer:
             ):
                 return self._cut(encoding)
             most *= 4
+        return self._cut(*self._whole.encode_batch_fast([row]))
 
     def _part(self, text: str, most: int) -> str:
-        """The end of a text that is kept, of at most so many characters, between two words; all of a text that is
-        shorter, or has no space near there."""
+        """The end of a text that is kept, of at most so many characters, up to a single space between two words; all of
+        a text that is shorter, or has no such place near there."""
         if len(text) <= most:
             return text
-        if self._side == "left":
-            places = [
-                place for space in " \n" if (place := text.find(space, len(text) - most, len(text) - most // 2)) >= 0
-            ]
-            return text[min(places) :] if places else text
-        place = max(text.rfind(space, most // 2, most) for space in " \n")
-        return text[:place] if place >= 0 else text
+        left = self._side == "left"
+        start, end = (len(text) - most, len(text) - most // 2) if left else (most // 2, most)
+        while (place := text.find(" ", start, end) if left else text.rfind(" ", start, end)) >= 0:
+            if not text[place - 1 : place].isspace() and not text[place + 1 : place + 2].isspace():
+                return text[place:] if left else text[:place]
+            start, end = (place + 1, end) if left else (start, place)
+        return text
+
+    @functools.cached_property
+    def _splits_words(self) -> bool:
+        """Whether a word's tokens depend on nothing beyond it, so that a part's are those of the whole text."""
+        before = self._cutting.pre_tokenizer
+        return before is not None and len(before.pre_tokenize_str("word word")) > 1
 
     def encode_and_measure(self, rows: Sequence[Text]) -> tuple[list[Encoded], list[int]]:
         """The same tokens as `encode` gives, and how long each row was before the cut.

@@ -220,7 +220,7 @@ class Batcher:
     def _learn_speed(self, tokens: int, seconds: float) -> None:
         """Update the estimate of tokens per second. A small batch may only raise it: it is slow for its few tokens."""
         speed, known = tokens / max(seconds, 1e-9), self._tokens_per_second
-        if tokens >= self._max_batch_tokens // 4 or (known is not None and speed > known):
+        if tokens >= min(self._max_batch_tokens, self._ahead_tokens) / 4 or (known is not None and speed > known):
             self._tokens_per_second = speed if known is None else known + 0.2 * (speed - known)
 
     def _answers(self, batch: list[Row], forward: Forward, failures: list[Exception] | None = None) -> list[Result]:

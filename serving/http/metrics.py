@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import prometheus_client.mmap_dict
+import prometheus_client.values
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -44,7 +45,10 @@ class _Allocated(io.FileIO):
 
 
 def _opened(name: str, mode: str) -> Any:
-    return _Allocated(name, "a+") if mode == "a+b" else Path(name).open(mode)
+    if mode != "a+b":
+        return Path(name).open(mode)
+    # Not to append: where a file system cannot allocate, the C library writes the pages, and refuses such files.
+    return _Allocated(name, "r+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
 
 # prometheus_client 0.26 makes its files long and empty and maps them into memory. On a full disk the first write to
@@ -76,6 +80,22 @@ class Metrics(Collector):
     """
 
     def __init__(self) -> None:
+        self.incomplete = False
+        self.models: Mapping[str, Model] = {}
+        self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        try:
+            self._make()
+        except OSError as error:
+            log.error("the metrics are of this worker alone, since they cannot be written: %s", error)
+            prometheus_client.values.ValueClass = prometheus_client.values.MutexValue  # in memory
+            self._shared, self.incomplete = False, True
+            self._make()
+        if self._shared:
+            _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        else:
+            self.registry.register(self)
+
+    def _make(self) -> None:
         self.registry = own = CollectorRegistry()
         counter = functools.partial(Counter, registry=own)
         histogram = functools.partial(Histogram, registry=own)
@@ -95,13 +115,6 @@ class Metrics(Collector):
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
-        self.incomplete = False
-        self.models: Mapping[str, Model] = {}
-        self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-        if self._shared:
-            _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-        else:
-            own.register(self)
 
     @_counts
     def answered(self, route: str, status: object, seconds: float) -> None:

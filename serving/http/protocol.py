@@ -25,6 +25,7 @@ from kdc.serving.http.settings import ServeSettings
 MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together
 MAX_FIELDS = 100  # headers and trailers
 HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
+WRITE_S = 10.0  # seconds in which a client that has too much to read must have read some of it
 LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
 LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
 _LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
@@ -70,13 +71,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if BoundedProtocol.front is not None:
             self.app = BoundedProtocol.front(self.app)
         self.timeout_keep_alive: float = BoundedProtocol.settings.keep_alive_s  # type: ignore[assignment]
-        self._clock: asyncio.TimerHandle | None = None  # closes the connection of a client that is too slow
+        self._clock: asyncio.TimerHandle | None = None  # ends the connection of a client that sends too slowly
+        self._unread: asyncio.TimerHandle | None = None  # the same of one that does not read
+        self._running: Any = None  # the request in work; `cycle` is the newest one
         self._received = b""  # what is not parsed yet, because requests wait
         self._in_head = False
         self._head_bytes = self._fields = 0
         self._still = 0  # bytes since a head ended or a piece of a body came
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # whether the last answer is written, and what still comes is dropped
+        self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
         self._linger = LINGER_BYTES  # most bytes that are dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -92,16 +96,19 @@ class BoundedProtocol(HttpToolsProtocol):
             transport.close()  # at once: those that are refused must not take the descriptors either
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks, and tell the request in work: uvicorn tells the newest one."""
         self._stop_clock()
+        self._stop_unread()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         self._received = b""
         self._count()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, unless requests before it wait, or the connection ends."""
-        self._unset_keepalive_if_required()
-        if self._ending:
+        if self._ending or self._deaf:
             self._linger -= len(data)
             if self._linger < 0:
                 self.transport.abort()
@@ -110,10 +117,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         at = 0
-        while at < len(data) and not self.pipeline and not self._ending:
+        while at < len(data) and not self.pipeline and not self._ending and not self._deaf:
             self._feed(data[at : at + _PIECE])
             at += _PIECE
-        self._received = b"" if self._ending else data[at:]
+        self._received = b"" if self._ending or self._deaf else data[at:]
         if self.pipeline and not self._ending:  # nobody is waited for while we do not read
             self._stop_clock()
             self.flow.held = True
@@ -150,8 +157,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        """Give the client a while to read what there is."""
+        super().pause_writing()
+        self._stop_unread()
+        self._unread = self.loop.call_later(WRITE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        self._stop_unread()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection, though its client may have left something unread."""
+        self.close_gently()
+
     def on_message_begin(self) -> None:
-        """Begin to count, and start the clock of the head."""
+        """Begin to count, and start the clock of the head. Until here the connection was idle, whatever came."""
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head, self._head_bytes, self._fields = True, 0, 0
         self._start_clock(HEAD_S)
@@ -210,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.held = True
             self.flow.pause_reading()
             return
-        if self._in_head:  # a part of it has waited
+        if self._in_head and not self._deaf:  # a part of it has waited
             self._start_clock(HEAD_S)
         self._parse(self._received)
         if self.cycle.response_complete and self.cycle.more_body:
@@ -219,21 +246,35 @@ class BoundedProtocol(HttpToolsProtocol):
     def close_gently(self) -> None:
         """Close the connection after the last answer. Where the client still sends, that is read and dropped for a
         while: bytes that nobody has read would have the kernel reset the connection, and the answer would be lost."""
+        if self.transport.is_closing():
+            return
         self._ending = True
         self._received = b""
+        self._start_clock(LINGER_S)
         if self.cycle is not None and not self.cycle.more_body and not self._in_head:
             self.transport.close()
             return
-        self._start_clock(LINGER_S)
         self.flow.held = False
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
     def _refuse(self, status: int, message: str) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else it would be taken for that request's answer
-            self._write(status, message, {})
+        """Refuse what was sent, and end the connection: at once, or after the answers to requests before it."""
         self._linger = _LINGER_REFUSED
+        newest = self.cycle
+        if newest is None or newest.response_complete:
+            self._write(status, message, {})
+        elif newest.more_body:  # it is a part of this request
+            newest.disconnected = True  # its app writes no more
+            newest.message_event.set()
+            if newest is self._running and not newest.response_started:
+                self._write(status, message, {})
+        else:
+            newest.keep_alive = False
+            self._deaf = True
+            self._stop_clock()
+            return
         self.close_gently()
 
     def _write(self, status: int, message: str, headers: dict[str, str]) -> None:
@@ -249,6 +290,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _count(self, *, refused: bool = False) -> None:
         if self.metrics is not None:

@@ -22,6 +22,7 @@ from kdc.serving.engine.tokenizing import Encoded
 
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
+_FEW = 64  # rows that have left and may stay in the heap
 _MOST_PADDING = 0.25  # most padding of a batch, as a share of its real tokens
 
 
@@ -105,7 +106,8 @@ class Queue:
     def before(self, tokens: int) -> int:
         """How many tokens come before a new request of so many is answered: of each request that waits at most as many
         as of the new one."""
-        return sum(min(request.waiting, tokens) for request in self._requests)
+        requests = tuple(self._requests)  # at once: this one method is also called without the lock
+        return sum(min(request.waiting, tokens) for request in requests)
 
     def add(self, row: Row) -> None:
         """Add the newest row."""
@@ -124,6 +126,13 @@ class Queue:
         if not row.taken:
             del self._by_length[bisect.bisect_left(self._by_length, row.key, key=_key)]
             self._leaves(row)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop rows that have left out of the heap, where they are most of it."""
+        if len(self._by_turn) > 2 * len(self._by_length) + _FEW:
+            self._by_turn = [entry for entry in self._by_turn if not entry[2].taken]
+            heapq.heapify(self._by_turn)
 
     def _leaves(self, row: Row) -> None:
         row.taken = True
@@ -173,4 +182,5 @@ class Queue:
         self._clock = max(turn, self._clock + real / len(self._requests))
         for row in batch:
             self._leaves(row)
+        self._forget()
         return batch

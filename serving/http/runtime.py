@@ -3,13 +3,14 @@
 An environment variable names it to the workers. Without `kdc serve`, as under `bentoml serve`, there is no such folder.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import psutil
 
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
@@ -19,7 +20,7 @@ SUPERVISOR = "KDC_SUPERVISOR"  # the process id of what starts the workers: `kdc
 STARTED = "started"  # is there once a worker has started successfully
 STOPPING = "stopping"  # is there once the whole service stops, not one worker alone
 _FAILED = "failed.json"
-_PREFIX = "kdc-serve-"
+_PREFIX, _LOCK = "kdc-serve-", "lock"
 
 
 def directory() -> Path | None:
@@ -28,15 +29,22 @@ def directory() -> Path | None:
     return None if name is None else Path(name)
 
 
-def own_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make this process's folder, which no other user can enter, and remove those of processes that were killed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        pid = left.name.removeprefix(_PREFIX).partition("-")[0]
-        # In a container its predecessor had the same number.
-        is_gone = pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid)))
-        if is_gone and left.lstat().st_uid == os.getuid():
-            shutil.rmtree(left, ignore_errors=True)
-    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-")
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Make the folder of this process, which no other user can enter, and hold its lock for as long as the context
+    lasts; remove those of services that were killed, whose locks nobody holds."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, or another service removes it now
+            if left.lstat().st_uid == os.getuid() and not left.is_symlink():
+                with (left / _LOCK).open("rb") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+        making = Path(name, f"{_LOCK}.new")  # it has its name once it is held
+        with making.open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            making.rename(Path(name, _LOCK))
+            yield Path(name)
 
 
 def report_failure(folder: Path, error: KdcError) -> None:

@@ -89,15 +89,28 @@ def test_the_supervisors_sockets_are_closed_to_other_users(service: Process) -> 
 
 
 def test_folders_of_services_that_were_killed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The bug to catch: the folder of a service that runs is removed, in which are its sockets and metrics.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    left = [tmp_path / f"kdc-serve-{number}-abc" for number in (ended.pid, os.getpid())]
-    kept = [tmp_path / "kdc-serve-1-abc", tmp_path / "kdc-serve-mine", tmp_path / f"other-{ended.pid}-abc"]
-    for folder in (*left, *kept):
+    killed = tmp_path / "kdc-serve-abc"
+    killed.mkdir()
+    (killed / "lock").touch()
+    odd = [tmp_path / name for name in ("kdc-serve-", "kdc-serve-\u00b2-x", "other-abc")]
+    for folder in odd:
         folder.mkdir()
-    with runtime.own_folder() as name:
-        assert sorted(tmp_path.iterdir()) == sorted([*kept, Path(name)])
+    (tmp_path / "kdc-serve-file").touch()
+    (tmp_path / "kdc-serve-link").symlink_to(tmp_path / "other-abc")
+    with runtime.own_folder() as one:
+        assert not killed.exists()
+        other = subprocess.run(
+            [sys.executable, "-c", "from kdc.serving.http import runtime\nwith runtime.own_folder() as it: print(it)"],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert one.exists()
+        assert not Path(other.stdout.strip()).exists()
+    assert sorted(tmp_path.iterdir()) == sorted([*odd, tmp_path / "kdc-serve-file", tmp_path / "kdc-serve-link"])
 
 
 def test_bentomls_supervisor_would_still_listen_on_tcp() -> None:

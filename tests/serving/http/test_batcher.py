@@ -182,6 +182,38 @@ def test_new_requests_without_end_do_not_hold_back_one_of_many_rows() -> None:
     assert served[1] > 0.8 * served[2]
 
 
+def test_rows_that_left_are_forgotten() -> None:
+    queue = Queue()
+    asked(queue, 1, [10] * 5)
+    for _ in range(50):
+        asked(queue, 2, [7] * 100)
+        for waiting in [row for row in queue._by_length if row.length == 7]:
+            queue.remove(waiting)
+    assert (len(queue), queue.tokens, queue.before(1000)) == (5, 50, 50)
+    assert len(queue._by_turn) < 200
+    assert [taken(queue)[0] for _ in range(5)] == [1] * 5
+
+
+def test_what_comes_before_is_counted_while_lanes_take_rows() -> None:
+    queue, over = Queue(), threading.Event()
+
+    def lanes() -> None:
+        while not over.is_set():
+            for name in range(50):
+                asked(queue, name, [3])
+            while len(queue):
+                taken(queue)
+
+    lane = threading.Thread(target=lanes)
+    lane.start()
+    try:
+        for _ in range(20_000):
+            queue.before(10)
+    finally:
+        over.set()
+        lane.join()
+
+
 def test_a_pass_is_short_unless_the_turn_of_all_its_rows_has_come() -> None:
     queue = Queue()
     asked(queue, 1, [10] * 100)

@@ -53,6 +53,15 @@ def test_a_disk_that_is_full_ends_no_request(tmp_path: Path) -> None:
     assert 'kdc_requests_total{route="/predict",status="200"} 2.0' in done.stdout
 
 
+def test_a_worker_that_starts_on_a_full_disk_counts_in_memory(tmp_path: Path) -> None:
+    head, refusal = FULL.split("from kdc")[0], FULL[FULL.index("def refuse") : FULL.index("for number")]
+    after = "from kdc" + FULL.split("from kdc")[1].split("def refuse")[0]
+    done = run(head + refusal + after + "print(metrics.exposition().decode())", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "metrics are of this worker alone" in done.stderr
+    assert 'kdc_requests_total{route="/predict",status="200"} 1.0' in done.stdout
+
+
 def test_prometheus_client_still_maps_files_without_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prometheus_client import mmap_dict
 

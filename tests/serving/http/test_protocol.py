@@ -223,6 +223,71 @@ def test_a_refused_request_whose_body_ends_keeps_its_connection(
         assert replies(client, 1)[0][0] == 200
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"late"])
+def test_what_comes_after_an_answer_does_not_keep_a_connection(
+    artifact: Path, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An empty line, or the rest of a refused request, ended the clock of an idle connection, and began no other.
+    monkeypatch.setenv(KEY["api_key_env"], "secret")
+    with running(artifact, keep_alive_s=0.5, **KEY) as url, connect(url) as client:
+        whole = request()
+        client.sendall(whole[: len(whole) - (len(end) if end == b"late" else 0)])
+        assert replies(client, 1)[0][0] == 401
+        client.sendall(end)
+        began = time.monotonic()
+        assert client.recv(10) == b""
+        assert time.monotonic() - began < 5
+
+
+def test_a_client_that_does_not_read_is_cut_off(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.serving.http.protocol.WRITE_S", 0.3)
+    with running(artifact) as url, connect(url) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+        deadline = time.monotonic() + 8
+        while "kdc_connections 1.0" not in httpx.get(f"{url}/metrics").text:  # the one that asks
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"), [(b"no such chunk\r\n", b" 400 "), (b"0\r\n" + b"a: b\r\n" * 200, b" 431 ")]
+)
+def test_a_request_that_breaks_off_in_its_body_is_told_why(url: str, broken: bytes, status: bytes) -> None:
+    with connect(url) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+        time.sleep(0.1)
+        client.sendall(broken)
+        assert status in until_closed(client).split(b"\r\n", 1)[0]
+
+
+def test_requests_before_a_broken_one_are_answered(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(request() * 3 + b"no such thing\r\n\r\n")
+        assert [status for status, _ in replies(client, 3)] == [200] * 3
+        assert client.recv(10) == b""
+
+
+def test_the_request_in_work_hears_that_its_client_has_left() -> None:
+    # uvicorn tells the newest request, which may be one that waits.
+    async def left() -> None:
+        heard = asyncio.Event()
+
+        async def waits(scope: Any, receive: Any, send: Any) -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            heard.set()
+
+        protocol = BoundedProtocol(uvicorn.Config(waits), ServerState(), {})
+        protocol.connection_made(Transport())
+        protocol.data_received(b"GET / HTTP/1.1\r\n\r\n" * 2)
+        await asyncio.sleep(0)
+        protocol.connection_lost(ConnectionResetError())
+        await asyncio.wait_for(heard.wait(), 5)
+
+    asyncio.run(left())
+
+
 def test_a_large_body_gets_its_answer_and_no_reset(url: str) -> None:
     # http.client sends all of it before it reads: a closed socket would be a reset, and the 413 lost.
     place = urlsplit(url)
