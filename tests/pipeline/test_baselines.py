@@ -17,7 +17,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.models import loading
 from kdc.pipeline.results import BaselinesResult, DataResult, TeacherResult
-from kdc.pipeline.rundir.files import BASELINE_LOGITS
+from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import baselines as stage
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe
@@ -132,6 +132,10 @@ def test_the_form_is_chosen_by_some_rows_and_the_probe_is_fitted_to_all(
     oracle = fit_probe(encoder, train, tune, data.task)
     with np.load(root / "baselines" / BASELINE_LOGITS) as kept:
         assert kept["tune/probe"] == pytest.approx(oracle.tune, abs=1e-4)
+    with np.load(root / "baselines" / PROBE) as head:  # of the form that a classifier can have
+        assert head["weight"].shape == (2, encoder.model.config.hidden_size)
+        if form == "together":
+            assert head["weight"] == pytest.approx(oracle.model.weight, abs=1e-4)
 
 
 def test_a_strong_teacher_is_not_trained_twice(tmp_path: Path) -> None:

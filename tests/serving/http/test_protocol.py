@@ -223,6 +223,16 @@ def test_a_refused_request_whose_body_ends_keeps_its_connection(
         assert replies(client, 1)[0][0] == 200
 
 
+def test_a_slow_body_is_not_taken_for_an_idle_connection(artifact: Path) -> None:
+    with running(artifact, keep_alive_s=0.4) as url, connect(url) as client:
+        client.sendall(request())
+        assert replies(client, 1)[0][0] == 200
+        client.sendall(request()[:-5])
+        time.sleep(1)
+        client.sendall(request()[-5:])
+        assert replies(client, 1)[0][0] == 200
+
+
 @pytest.mark.parametrize("end", [b"\r\n", b"late"])
 def test_what_comes_after_an_answer_does_not_keep_a_connection(
     artifact: Path, end: bytes, monkeypatch: pytest.MonkeyPatch
