@@ -26,12 +26,9 @@ class Seen:
 
 
 def make_texts() -> list[list[str]]:
-    """Requests of 12 texts of 4 to 6 words, 72 to 96 tokens: the queue below takes one at a time."""
+    """Requests of 24 texts of two words, 96 tokens: the queue below takes one at a time."""
     random = np.random.default_rng(0)
-    return [
-        [" ".join(f"w{n}" for n in random.integers(0, 20, random.integers(4, 7))) for _ in range(12)]
-        for _ in range(200)
-    ]
+    return [[" ".join(f"w{n}" for n in random.integers(0, 20, 2)) for _ in range(24)] for _ in range(200)]
 
 
 async def keep_asking(url: str, requests: list[list[str]], expected: list[np.ndarray], first: int, seen: Seen) -> None:
@@ -67,9 +64,9 @@ def test_under_overload_answers_are_right_or_refused_and_memory_stays(tmp_path: 
     async def load(url: str, seen: Seen) -> None:
         await asyncio.gather(*(keep_asking(url, requests, expected, 3 * n, seen) for n in range(CONNECTIONS)))
 
-    limits = ("--max-queue-tokens", "100", "--drain-delay", "0")
+    limits = ("--max-queue-tokens", "96", "--drain-delay", "0")
     # A pass a row, so that requests meet others in the queue on a busy machine too.
-    with served(tmp_path, str(artifact), *limits, KDC_MAX_BATCH_TOKENS="8") as process:
+    with served(tmp_path, str(artifact), *limits, KDC_MAX_BATCH_TOKENS="4") as process:
         asyncio.run(load(process.url, Seen()))  # the allocators take what they need
         before, seen = resident_bytes(process), Seen()
         asyncio.run(load(process.url, seen))
