@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -43,6 +44,12 @@ def running(artifact: Path | str, **settings: Any) -> Iterator[str]:
         server.should_exit = True
         thread.join(15)
         assert not thread.is_alive(), "the server did not stop within 15 s"
+
+
+def connect(url: str) -> socket.socket:
+    """A connection to the service at an address."""
+    place = urlsplit(url)
+    return socket.create_connection((place.hostname, place.port), timeout=10)
 
 
 def free_port() -> int:

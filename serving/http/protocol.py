@@ -77,7 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = b""  # what is not parsed yet, because requests wait
         self._in_head = False
         self._head_bytes = self._fields = 0
-        self._still = 0  # bytes since a head ended or a piece of a body came
+        self._stalled = 0  # bytes since a head ended or a piece of a body came
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # whether the last answer is written, and what still comes is dropped
         self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
@@ -129,7 +129,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.abort()
 
     def _feed(self, piece: bytes) -> None:
-        self._still += len(piece)
+        self._stalled += len(piece)
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
@@ -137,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
         else:
-            if self._still > MAX_HEAD_BYTES + _PIECE:  # a header that does not end is told of when it has ended
+            if self._stalled > MAX_HEAD_BYTES + _PIECE:  # a header that does not end is told of when it has ended
                 self._refuse(431, _TOO_LARGE)
 
     def _read_again(self, rest: bytes) -> None:
@@ -203,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the clock: the head is complete. A request for another protocol will be read again."""
-        self._in_head, self._still = False, 0
+        self._in_head, self._stalled = False, 0
         self._stop_clock()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
@@ -211,12 +211,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Note that the body goes on."""
-        self._still = 0
+        self._stalled = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next bytes are a head."""
-        self._still = 0
+        self._stalled = 0
         if self.parser.should_upgrade():
             return
         self.cycle.more_body = False

@@ -13,7 +13,8 @@ from live import ROOT, served
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hostile import ATTACKS, KEY, WITH_THE_TOKEN, Target, beside
+from benchmarks.hostile import beside
+from benchmarks.serving.attacks import ATTACKS, KEY, WITH_THE_TOKEN, Target
 from benchmarks.serving.process import Running
 from benchmarks.serving.servers import Server
 

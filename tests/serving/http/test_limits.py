@@ -6,20 +6,18 @@ import gzip
 import json
 import logging
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
 from bag_models import SINGLE, write_artifact
-from live import running
+from live import connect, running
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
@@ -61,11 +59,6 @@ def ask(url: str, text: str = "w1", **more: Any) -> httpx.Response:
 def answers_again(url: str) -> None:
     """With a time limit this short, a busy machine may miss it once more."""
     assert any(ask(url).status_code == 200 for _ in range(50))
-
-
-def connect(url: str) -> socket.socket:
-    place = urlsplit(url)
-    return socket.create_connection((place.hostname, place.port), timeout=10)
 
 
 def raw(body: bytes, *, length: int | None = None, extra: bytes = b"") -> bytes:

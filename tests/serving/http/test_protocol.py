@@ -1,6 +1,7 @@
 """What one connection may take: headers, trailers, requests without waiting, time; and requests for other protocols."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -14,7 +15,7 @@ import httpx
 import pytest
 import uvicorn
 from bag_models import write_artifact
-from live import running
+from live import connect, running
 from uvicorn.server import ServerState
 
 from kdc.serving.http.protocol import BoundedProtocol
@@ -32,11 +33,6 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(artifact: Path) -> Iterator[str]:
     with running(artifact, max_body_bytes=4096) as address:
         yield address
-
-
-def connect(url: str) -> socket.socket:
-    place = urlsplit(url)
-    return socket.create_connection((place.hostname, place.port), timeout=10)
 
 
 def request(body: bytes = ASK, *, headers: bytes = b"", path: bytes = b"/predict") -> bytes:
@@ -67,12 +63,10 @@ def replies(client: socket.socket, count: int) -> list[tuple[int, Any]]:
 def sent(client: socket.socket, data: bytes, seconds: float = 3.0) -> int:
     """How many bytes it can send over and over before the server ends the connection, or the time is over."""
     count, until = 0, time.monotonic() + seconds
-    try:
+    with contextlib.suppress(OSError):
         while time.monotonic() < until:
             client.sendall(data)
             count += len(data)
-    except OSError:
-        pass
     return count
 
 
