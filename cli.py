@@ -438,6 +438,9 @@ PREDICT = (
     Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
     Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
     Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
+    Setting(
+        "max-text-chars", int, "Characters of a text (default: 200000); a longer one is a row without text.", least=1
+    ),
     VARIANT,
     Setting(
         "threads",
@@ -633,12 +636,20 @@ def main() -> None:
         return
     except KdcError as error:
         told = error
+    except OSError as error:
+        from kdc.common.files import refusal
+
+        if (refused := refusal(error)) is None:
+            raise
+        told = refused
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "kdc":
             raise
         what = "this command needs more than the serving install"
         told = KdcError(what, given=f"no module {error.name}", remedy="pip install 'kdc[compress]'")
-    sys.stderr.write(f"error: {told}\n")
+    from kdc.common.places import without_secrets
+
+    sys.stderr.write(f"error: {without_secrets(str(told))}\n")
     sys.exit(told.exit_code)
 
 

@@ -1,5 +1,6 @@
 """Atomic writing: after a crash at any moment a file has its old content or its new one, never a part."""
 
+import errno
 import hashlib
 import os
 import uuid
@@ -7,6 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from kdc.common.errors import KdcError
+
+_ROOM = "make room, then give the same command again: most commands go on where they stopped"
+_RIGHTS = "see that this user may read and write there"
+_REFUSALS = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "write elsewhere, or raise the limit of a file's size (`ulimit -f`)",
+    errno.EROFS: "write elsewhere: this place can only be read",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "the disk or the volume fails: see the machine's log, then give the same command again",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "name a place that lies in folders, not in a file",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -29,7 +47,8 @@ def write_whole(path: Path, content: str | bytes, *, shared: bool = False) -> No
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """A binary stream whose content takes the name `path` when the block ends without an error.
+    """A binary stream whose content takes the name `path` when the block ends without an error; an error of the disk
+    names the file.
 
     The content is on the disk before it takes the name, so that a power cut does not leave an empty file. After an
     error the file named `path` is as it was before.
@@ -39,7 +58,7 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
         shared: several processes may write the same file at once. Each then has a temporary file of its own; one whose
             writer was killed stays, while otherwise the next writer overwrites it.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp" if shared else f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if shared else 'kdc'}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # left by a writer that was killed; a link in its place is not followed
         with temporary.open("xb") as stream:
@@ -47,6 +66,17 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write
+            error.filename = str(path)
         raise
+
+
+def refusal(error: OSError) -> KdcError | None:
+    """What a person is told of an error that the disk or its rights caused; None for errors of another kind."""
+    remedy = _REFUSALS.get(error.errno or 0)
+    if remedy is None:
+        return None
+    place = "" if error.filename is None else f"{error.filename}: "
+    return KdcError("the file system refused", given=f"{place}{error.strerror}", remedy=remedy)

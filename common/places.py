@@ -108,7 +108,7 @@ class File:
         """
         from fsspec.compression import available_compressions
 
-        compression = _COMPRESSED.get(Path(self.address).suffix)
+        compression = _COMPRESSED.get(Path(_without_query(self.address)).suffix)
         if compression is not None and compression not in available_compressions():
             what = f"nothing that unpacks {compression} is installed"
             raise InputError(what, given=self.address, remedy="unpack it first")
@@ -129,13 +129,18 @@ def format_of(address: str) -> str:
 
 def _ending(address: str) -> str:
     """The ending that tells the format, ".csv" of "rows.csv.gz"."""
-    name = address.removesuffix(Path(address).suffix) if is_packed(address) else address
-    return Path(name).suffix.lower()
+    name = _without_query(address)
+    return Path(name.removesuffix(Path(name).suffix) if is_packed(address) else name).suffix.lower()
 
 
 def is_packed(address: str) -> bool:
     """Whether the ending says that the file is compressed."""
-    return Path(address).suffix in _COMPRESSED
+    return Path(_without_query(address)).suffix in _COMPRESSED
+
+
+def _without_query(address: str) -> str:
+    """An address without what follows its path, as a signed URL has it; a local name may hold a question mark."""
+    return address.partition("?")[0] if "://" in address else address
 
 
 def exists(address: str) -> bool:
@@ -177,8 +182,8 @@ def _matches(system: Any, path: str, address: str) -> list[str]:
 def _describe(system: Any, path: str, address: str) -> File:
     info = system.info(path)
     changed = next((str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified", "updated") if key in info), "")
-    shown = path if is_local(system) else f"{address.partition('://')[0]}://{path}"
-    return File(shown, system, path, int(info.get("size") or 0), changed)
+    shown = path if is_local(system) or "://" in path else f"{address.partition('://')[0]}://{path}"
+    return File(without_secrets(shown), system, path, int(info.get("size") or 0), changed)
 
 
 def _is_hidden(path: str, root: str) -> bool:

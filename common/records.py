@@ -6,6 +6,7 @@ from 1, on which it begins.
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -60,8 +61,22 @@ def parse_delimited(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int,
         raise BrokenQuoting(str(error), begins) from None
 
 
+def _finite(text: str) -> float:
+    """A number of JSON as Python holds it.
+
+    Raises:
+        ValueError: it is none, or too large.
+    """
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no number that JSON can hold")
+    return number
+
+
+_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)  # as Python has it: NaN and infinity pass
+
+
 def parse_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
-    """Parse one JSON value a line; blank lines are left out.
+    """Parse one JSON value a line; blank lines are left out. A number that JSON cannot hold (NaN, 1e999) is an error.
 
     Yields:
         the line's number, its text, and its value. The value of a line that is no JSON is the error.
@@ -69,7 +84,7 @@ def parse_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                value = json.loads(line)
+                value = _JSON.decode(line)
             except (ValueError, RecursionError) as error:
                 value = error
             yield number, line, value

@@ -12,6 +12,7 @@ import json
 import lzma
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -101,7 +102,9 @@ class Window:
         if self.batch is None:
             kept.rows = [self.rows[place] for place in good]
         else:
-            kept.batch = self.batch.take(good)
+            import pyarrow as pa
+
+            kept.batch = self.batch.take(pa.array(good, pa.int64()))  # an empty list alone would have no type
         return kept
 
 
@@ -194,7 +197,7 @@ def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str])
 def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
     for line, text, row in parse_jsonl(lines):
         if not isinstance(row, dict):
-            yield line, "the line is no JSON object", 0
+            yield line, f"the line is no JSON object{f': {row}' if isinstance(row, Exception) else ''}", 0
         elif not is_utf8(text) or ("\\ud" in text.lower() and not is_utf8(json.dumps(row, ensure_ascii=False))):
             yield line, "the row is not valid UTF-8", 0
         else:
@@ -240,7 +243,7 @@ def _read_parquet(raw: IO[bytes], file: File) -> Iterator[Window]:
 
 
 def _check_names(names: list[str], file: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError("two columns have one name", given=f"{file}: {', '.join(twice)}", remedy="rename one")
     if not all(map(is_utf8, names)):

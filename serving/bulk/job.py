@@ -76,6 +76,7 @@ class Job:
             "files": [[file.address, file.size, file.changed] for file in self.files],
             "kind": request.format,
             "columns": columns,
+            "max_text_chars": request.max_text_chars,
             "window_rows": WINDOW_ROWS,
             **self.identity,
         }

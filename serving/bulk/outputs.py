@@ -28,7 +28,8 @@ class Writer:
     def __init__(self, job: Job) -> None:
         self.kind = job.request.format  # csv, tsv, jsonl or parquet
         self._added = job.added_columns
-        self._names: list[str] | None = None  # columns of the first window, which every row of a table has
+        # Columns of the first window, which every row of a table has; the keys of a dict, since there may be 10,000.
+        self._names: dict[str, None] | None = None
         self._schema: pa.Schema | None = None
 
     def check(self, window: Window) -> None:
@@ -44,7 +45,7 @@ class Writer:
         if self.kind == "jsonl" or not window.names:
             return
         if self._names is None:
-            self._names = list(window.names)
+            self._names = dict.fromkeys(window.names)
         elif more := [name for name in window.names if name not in self._names]:
             what = f"rows have columns that the first ones have not: {', '.join(more[:5])}"
             raise InputError(what, given=window.file, remedy="write .jsonl, or one output for each file")
@@ -115,9 +116,8 @@ class Writer:
         with _refusing(window):
             own = self._own_columns(window)
             assert self._schema is not None
-            columns = [
-                own.column(name) if name in own.column_names else pa.nulls(len(own)) for name in self._names or []
-            ]
+            present = dict(zip(own.column_names, own.columns, strict=True))
+            columns = [present[name] if name in present else pa.nulls(len(own)) for name in self._names or ()]
             columns += [pa.array(answers[name], self._schema.field(name).type) for name in self._added]
             pq.write_table(pa.table(columns, names=self._schema.names).cast(self._schema), stream)
         return stream.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
-from kdc.common.places import STANDARD, File
+from kdc.common.places import STANDARD, File, without_secrets
 from kdc.common.progress import RowCounter
 from kdc.common.ray import connected
 from kdc.serving.bulk import local_job
@@ -88,11 +88,11 @@ def _on_ray(request: PredictRequest, files: list[File]) -> PredictResult:
 
 def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> PredictResult:
     """Do the work with a progress bar; `where` says what does it."""
-    total = sum(file.size for file in job.files) or None
+    total, output = sum(file.size for file in job.files) or None, without_secrets(job.request.output)
     began, speed = time.perf_counter(), Speed()
     # On a terminal that shows the answers there is no bar.
     with RowCounter(draws=job.request.output != STANDARD or not sys.stdout.isatty()) as counter:
-        counter.say(f"{job.task.name}: {where} -> {job.request.output}")
+        counter.say(f"{job.task.name}: {where} -> {output}")
         counter.start(total)
         counts = work(lambda counts, done: counter.update(done, counts.read, speed(counts)))
     seconds = time.perf_counter() - began
@@ -100,7 +100,7 @@ def _watched(job: Job, where: str, work: Callable[[Progress], Counts]) -> Predic
         **vars(counts),
         seconds=round(seconds, 2),
         rows_per_second=round((counts.read - counts.resumed) / max(seconds, 1e-9), 1),
-        output=job.request.output,
+        output=output,
     )
 
 

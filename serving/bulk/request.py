@@ -25,6 +25,9 @@ class PredictRequest(Frozen):
     all_scores: bool = Field(False, description="add a column with the score of each class")
     on_error: str = Field("stop", description="what to do with a row that has no text: stop, or skip it")
     errors: str | None = Field(None, description="file or URL for the list of skipped rows, in JSONL (default: none)")
+    max_text_chars: int = Field(
+        200_000, ge=1, description="characters of a text; a row with a longer one is a row that has no text"
+    )
     variant: str | None = Field(None, description="fp32, int8 or fp16 (default: the manifest's choice)")
     device: Device = Field("auto", description="where to compute")
     threads: int | None = Field(

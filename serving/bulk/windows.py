@@ -104,12 +104,13 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
         given = f"{window.file} has {', '.join(window.names[:20]) or 'none'}"
         remedy = "name the columns: --text COLUMN [--text-pair COLUMN]"
         raise InputError(f"no column {', '.join(absent)}", given=given, remedy=remedy)
-    nothing = [None] * len(window.lines)
+    nothing, most = [None] * len(window.lines), job.request.max_text_chars
     parts = zip(*(window.column(name) if name in window.names else nothing for name in names), strict=True)
     bad: list[BadRow] = []
     texts: list[Text] = []
     for line, row in zip(window.lines, parts, strict=True):
-        problem = next(filter(None, map(_problem, names, row)), None)
+        problems = (_problem(name, value, most) for name, value in zip(names, row, strict=True))
+        problem = next(filter(None, problems), None)
         if problem is not None:
             bad.append(BadRow(window.file, line, problem))
         else:
@@ -122,11 +123,13 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
     return good, texts
 
 
-def _problem(name: str, value: Any) -> str | None:
+def _problem(name: str, value: Any, most: int) -> str | None:
     if value is None or value == "":
         return f"no text in column {name}"
     if not isinstance(value, str):
         return f"column {name} holds {type(value).__name__}, not text"
+    if len(value) > most:
+        return f"column {name} holds {len(value):,} characters, --max-text-chars {most} are allowed"
     return None if is_utf8(value) else f"column {name} is not valid UTF-8"
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -469,3 +470,76 @@ def test_a_directory_is_not_replaced_by_a_file_even_by_force(artifact: Path, tmp
     with pytest.raises(InputError, match="is a directory"):
         predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", force=True)
     assert (tmp_path / "out.csv" / "kept").is_dir()
+
+
+@pytest.mark.parametrize("out", [".jsonl", ".parquet"])
+def test_a_window_of_parquet_without_any_text_is_skipped(artifact: Path, tmp_path: Path, out: str) -> None:
+    rows = make_rows(40)
+    write(
+        tmp_path / "in.parquet", [*rows[:16], *({"id": row["id"], "sentence": None} for row in rows[:16]), *rows[16:]]
+    )
+    counts = predict(artifact, tmp_path / "in.parquet", tmp_path / f"out{out}", on_error="skip")
+    assert (counts.written, counts.skipped) == (40, 16)
+    check(read(tmp_path / f"out{out}"), rows)
+
+
+def test_a_text_beyond_the_limit_is_a_row_without_text(artifact: Path, tmp_path: Path) -> None:
+    rows = make_rows(2)
+    write(tmp_path / "in.csv", [*rows, {"id": 2, "sentence": "w" * 1001}])
+    with pytest.raises(InputError, match=r"1,001 characters.*max-text-chars"):
+        predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", max_text_chars=1000)
+    counts = predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv", max_text_chars=1000, on_error="skip")
+    assert (counts.written, counts.skipped) == (2, 1)
+    predict(artifact, tmp_path / "in.csv", tmp_path / "all.csv", max_text_chars=1001)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[1, NaN]"])
+def test_a_number_that_json_cannot_hold_is_not_changed_in_silence(artifact: Path, tmp_path: Path, number: str) -> None:
+    (tmp_path / "in.jsonl").write_text(
+        f'{{"sentence": "w1", "price": {number}}}\n{{"sentence": "w2", "price": 1e99}}\n'
+    )
+    with pytest.raises(InputError, match="no number that JSON can hold"):
+        predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.jsonl", on_error="skip")
+    assert [row["price"] for row in read(tmp_path / "out.jsonl")] == [1e99]
+
+
+def test_files_named_as_temporary_ones_stay(artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.csv", make_rows(3))
+    theirs = [tmp_path / "out.csv.tmp", tmp_path / ".out.csv.tmp"]
+    for path in theirs:
+        path.write_text("theirs")
+    predict(artifact, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert [path.read_text() for path in theirs] == ["theirs"] * 2
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.parquet"])
+def test_a_file_that_cannot_grow_is_told_without_a_traceback_and_the_job_goes_on(
+    artifact: Path, tmp_path: Path, output: str
+) -> None:
+    rows = make_rows(9000)
+    write(tmp_path / "in.csv", rows)
+    command = [sys.executable, "-m", "kdc", "predict", str(artifact), str(tmp_path / "in.csv"), str(tmp_path / output)]
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    failed = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert all(part in failed.stderr for part in ("the file system refused", output, "ulimit -f"))
+    assert not (tmp_path / output).exists()
+    subprocess.run(command, capture_output=True, check=True)
+    check(read(tmp_path / output), rows)
+
+
+def test_no_message_shows_the_secrets_of_an_address(artifact: Path, tmp_path: Path) -> None:
+    source = "https://user:hunter2@127.0.0.1:9/rows.csv?X-Signature=hunter2"
+    done = subprocess.run(
+        [sys.executable, "-m", "kdc", "predict", str(artifact), source, str(tmp_path / "out.csv")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (1, 2)
+    assert "127.0.0.1:9/rows.csv" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
