@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError, KdcError, printable
 from kdc.common.options import Setting, argument, option, settings, taken, takes
 
 app = typer.Typer(
@@ -383,6 +383,11 @@ SERVE = (
     Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
     ALLOW_FAILED,
     Setting(
+        "expect-sha256",
+        str,
+        "SHA-256 that the manifest must have, of several artifacts NAME=SHA256,...; any other artifact is refused.",
+    ),
+    Setting(
         "drain-delay",
         float,
         "Seconds for which SIGTERM is followed by 503 answers before the service stops listening (default 2).",
@@ -626,7 +631,7 @@ def _print(as_json: bool, document: Any, text: str) -> None:
     """Print a result: its document as JSON, with pydantic models in it as their JSON objects, or its text."""
     if as_json:
         text = json.dumps(document, indent=2, default=lambda model: model.model_dump(mode="json"))
-    typer.echo(text)
+    typer.echo(printable(text))
 
 
 def main() -> None:
@@ -649,7 +654,7 @@ def main() -> None:
         told = KdcError(what, given=f"no module {error.name}", remedy="pip install 'kdc[compress]'")
     from kdc.common.places import without_secrets
 
-    sys.stderr.write(f"error: {without_secrets(str(told))}\n")
+    sys.stderr.write(f"error: {printable(without_secrets(str(told)))}\n")
     sys.exit(told.exit_code)
 
 

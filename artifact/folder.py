@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kdc.artifact.graphs import has_external_data
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, FileInfo, Manifest
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of, write_whole
@@ -54,7 +55,8 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 
     Args:
         folder: the artifact's folder.
-        verify: also read every file and compare its SHA-256. Presence and size of the files are always checked.
+        verify: also read every file and compare its SHA-256, and refuse an ONNX file whose weights lie elsewhere.
+            Presence and size of the files are always checked.
         expect_sha256: the manifest's `sha256` as the artifact's maker told it, which guards against a forged artifact.
 
     Raises:
@@ -159,4 +161,10 @@ def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
         if hashes and (digest := sha256_of(path)) != expected.sha256:
             raise _damaged(
                 "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}"
+            )
+        if hashes and path.suffix == ".onnx" and has_external_data(path):
+            raise KdcError(
+                "an ONNX file of the artifact keeps weights in another file, which no hash covers",
+                given=path,
+                remedy="save it with its weights inside, then make the manifest again",
             )

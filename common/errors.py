@@ -4,6 +4,17 @@ The command line prints them without a traceback and ends with their exit code. 
 2 (wrong input), and 3 and 4 for the verdicts of a contract (`kdc.artifact.contract.terms`).
 """
 
+import re
+
+# Control characters but the line break and the tab, and the marks that turn the direction of writing.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows as it is: what would move its cursor, or rename its window, is written as `\\x1b`.
+    Names and labels come from artifacts and tables that others have made."""
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
 
 class KdcError(Exception):
     """Something failed. Exit code 1.

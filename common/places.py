@@ -272,3 +272,30 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
         return
     with system.transaction, system.open(path, "wb") as stream:  # an upload is committed at the end, or dropped
         yield stream
+
+
+@contextmanager
+def lock(output: str) -> Iterator[None]:
+    """Keep other processes from writing the same output. Only local outputs are locked: object stores have no locks.
+
+    Raises:
+        InputError: another process writes it.
+    """
+    from filelock import FileLock, Timeout
+
+    system, path = file_system(output)
+    if not is_local(system):
+        yield
+        return
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(place.with_name(f".{place.name}.lock"))
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise InputError("another process writes this output", given=output, remedy="wait for it") from None
+    try:
+        yield
+    finally:
+        Path(held.lock_file).unlink(missing_ok=True)
+        held.release()

@@ -58,7 +58,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         KdcError: an artifact is damaged, a worker could not start, or BentoML's supervisor ended by itself.
     """
     address = address_of(host, port)
-    paths = local(settings.artifact, allow_failed=settings.allow_failed)
+    paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings)
     # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.

@@ -77,7 +77,9 @@ class Classifier:
     @staticmethod
     def before_workers() -> None:
         """Fetch and check the artifacts. BentoML calls this once, before any worker starts."""
-        artifacts = local(_SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed)
+        artifacts = local(
+            _SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed, expect_sha256=_SETTINGS.expect_sha256
+        )
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
         verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bag_models
 import pytest
 import tiny_runs
 from conftest import Finished
@@ -86,6 +87,18 @@ def test_inspect_finds_a_changed_file(finished: Finished, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "model.onnx" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_label_of_an_artifact_moves_the_cursor_of_a_terminal(tmp_path: Path) -> None:
+    task = bag_models.SINGLE.model_copy(
+        update={"name": "mood\x1b[2J", "labels": ("\x1b]0;owned\x07", "so\u202eso", "gut")}
+    )
+    artifact = bag_models.write_artifact(tmp_path / "artifact", task)
+    for command in (["inspect", str(artifact)], ["try", str(artifact), "w1"], ["try", str(artifact), "w1", "w2"]):
+        done = kdc(*command)
+        shown = done.stdout + done.stderr
+        assert "mood" in shown or "owned" in shown
+        assert not set(shown) & set("\x1b\x07\u202e")
 
 
 def test_inspect_of_no_artifact_is_wrong_input(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ is deleted). The next pull to the same target cleans up.
 import contextlib
 import glob
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -46,12 +47,37 @@ def holds(folder: Path, manifest: Manifest, *, force: bool) -> bool:
         return False
     if folder.is_symlink():
         raise InputError(obstacle, given=f"{folder}, a link", remedy="name a folder, not a link to one")
-    # Only what looks like an artifact is ever removed: a folder with a manifest and without subfolders.
-    if not (folder / MANIFEST_NAME).exists() or any(path.is_dir() for path in folder.iterdir()):
-        raise InputError(obstacle, given=folder, remedy="name another folder, one that is not there yet")
+    if strangers := _strangers(folder, manifest):
+        given = f"{folder}: {', '.join(strangers[:5])}"
+        raise InputError(obstacle, given=given, remedy="name another folder, one that is not there yet")
     if not force:
         raise InputError(obstacle, given=folder, remedy="name another folder, or --force to replace it")
     return False
+
+
+def _strangers(folder: Path, coming: Manifest) -> list[str]:
+    """Names of what is at a folder's place and belongs to no artifact, so that it must not be removed."""
+    if not folder.is_dir():
+        return [folder.name]
+    present = {path.name for path in folder.iterdir() if path.is_file()}
+    known = _files_of(folder / MANIFEST_NAME, coming) if MANIFEST_NAME in present else set()
+    return sorted(path.name for path in folder.iterdir() if path.name not in present & known)
+
+
+def _files_of(path: Path, coming: Manifest) -> set[str]:
+    """The files of the artifact whose manifest, maybe a damaged one, is at a path; none if it is another program's.
+
+    A manifest that is no JSON any more is taken for a damaged one of the artifact that is to come, if files of that
+    lie beside it.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and {"schema_version", "kdc_version", "files"} <= document.keys():
+        return {MANIFEST_NAME, *document["files"]} if isinstance(document["files"], dict) else {MANIFEST_NAME}
+    beside = {name for name in coming.files if (path.parent / name).exists()}
+    return {MANIFEST_NAME, *beside} if document is None and beside else set()
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:

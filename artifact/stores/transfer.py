@@ -20,6 +20,7 @@ from kdc.artifact.stores.sources import Outgoing, Source
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
+from kdc.common.places import lock
 from kdc.common.progress import Meter
 
 
@@ -72,7 +73,7 @@ def pull_artifact(source: str, folder: Path, *, expect_sha256: str | None = None
     return Pulled(source=store.shown, folder=str(folder), received_bytes=received_bytes, **facts)
 
 
-def cached(name: str, address: str, *, allow_failed: bool = False) -> Path:
+def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> Path:
     """The folder in the cache that holds the artifact of an address; what is there already is not fetched again.
 
     The cache is the folder that `KDC_CACHE` names, or kdc's folder among this user's caches.
@@ -81,13 +82,14 @@ def cached(name: str, address: str, *, allow_failed: bool = False) -> Path:
         name: the name that the artifact will have in the service, for the line that is printed.
         address: see `kdc.artifact.stores.addresses`.
         allow_failed: also accept an artifact that failed its contract.
+        expect_sha256: the manifest's SHA-256 as the artifact's maker told it.
 
     Raises:
-        InputError: there is no artifact, or it failed its contract.
+        InputError: there is no artifact, another one than was expected, or it failed its contract.
         KdcError: what arrived is damaged, the store refused or did not answer, or the disk is full.
     """
     source = open_source(address)
-    manifest, content = source.read_manifest()
+    manifest, content = source.read_manifest(expect_sha256)
     refuse_failed(manifest.contract, allow=allow_failed)  # before its files are fetched
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):
@@ -204,7 +206,8 @@ def push_artifact(
             from kdc.artifact.stores.files import FileTarget
 
             store = FileTarget(place)
-            sent, address = store.send(outgoing, force=force, meter=meter), store.shown
+            with lock(place):  # two that write into one folder would leave the files of both
+                sent, address = store.send(outgoing, force=force, meter=meter), store.shown
     facts = _facts(manifest, outgoing.content, began, changed=sent is not None)
     return Pushed(artifact=str(artifact), target=address, sent_bytes=sent or 0, **facts)
 

@@ -6,18 +6,14 @@ goes on with the windows that have no record.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
-from kdc.common.places import File, Folder, exists, file_system, is_local, whole_file_at
+from kdc.common.places import File, Folder, exists, file_system, whole_file_at
 from kdc.serving.bulk.inputs import WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
@@ -249,28 +245,3 @@ def _place(address: str) -> bytes:
     """The absolute place of an address, so that it is the same from every working directory."""
     system, path = file_system(address)
     return f"{system.protocol}: {path}".encode()
-
-
-@contextmanager
-def lock(output: str) -> Iterator[None]:
-    """Keep other processes from writing the same output. Only local outputs are locked: object stores have no locks.
-
-    Raises:
-        InputError: another process writes it.
-    """
-    system, path = file_system(output)
-    if not is_local(system):
-        yield
-        return
-    place = Path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        raise InputError("another process writes this output", given=output, remedy="wait for it") from None
-    try:
-        yield
-    finally:
-        Path(held.lock_file).unlink(missing_ok=True)
-        held.release()

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from kdc.common.errors import InputError
-from kdc.common.places import STANDARD, file_system, is_local, whole_file_at
+from kdc.common.places import STANDARD, file_system, is_local, lock, whole_file_at
 from kdc.serving.bulk.inputs import Window, read_standard_input, read_windows
-from kdc.serving.bulk.job import Counts, FinishedWindows, Job, Progress, WindowRecord, lock, record_of
+from kdc.serving.bulk.job import Counts, FinishedWindows, Job, Progress, WindowRecord, record_of
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.windows import Scorer, answer_window
 from kdc.serving.engine.engine import Engine

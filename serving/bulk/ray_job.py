@@ -17,9 +17,9 @@ from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Device, Manifest
 from kdc.common.errors import InputError, KdcError
-from kdc.common.places import Folder, file_system, is_local
+from kdc.common.places import Folder, file_system, is_local, lock
 from kdc.serving.bulk.inputs import read_windows
-from kdc.serving.bulk.job import SUCCESS, Counts, FinishedWindows, Job, Progress, WindowRecord, lock
+from kdc.serving.bulk.job import SUCCESS, Counts, FinishedWindows, Job, Progress, WindowRecord
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.ray_workers import Actors, Answerer, Row, Work, key_of, windows_of
 from kdc.serving.bulk.windows import split_bad

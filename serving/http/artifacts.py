@@ -6,12 +6,14 @@ environment, so the functions here take and return text.
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.artifact.stores.addresses import is_address, name_of
 from kdc.common.errors import InputError
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -49,21 +51,43 @@ def paths_by_name(artifacts: str) -> dict[str, Path]:
     return {name: Path(place) for name, place in places_by_name(artifacts).items()}
 
 
-def local(artifacts: str, *, allow_failed: bool = False) -> str:
+def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]:
+    """Split `SHA256` of the one artifact, or `NAME=SHA256,...`, into the SHA-256 that each named manifest must have.
+
+    Raises:
+        InputError: an artifact of that name is not served, or a value is no SHA-256.
+    """
+    expected: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in (given or "").split(","))):
+        name, _, value = part.rpartition("=")
+        if not name and len(names) == 1:
+            (name,) = names
+        if name not in names or not _SHA256.fullmatch(value.lower()):
+            raise InputError(
+                "no SHA-256 of an artifact that is served",
+                given=part,
+                remedy=f"64 hexadecimal digits, as `kdc inspect` prints them; NAME=SHA256 with {', '.join(names)}",
+            )
+        expected[name] = value.lower()
+    return expected
+
+
+def local(artifacts: str, *, allow_failed: bool = False, expect_sha256: str | None = None) -> str:
     """The list with absolute paths, since workers may run in another folder. Links are not resolved.
 
     Artifacts at addresses are downloaded into the cache. Without `allow_failed` one that failed its contract is
-    refused.
+    refused, and so is one with another SHA-256 than `expect_sha256` tells (see `expected_sha256`).
 
     Raises:
         KdcError: there is no artifact at an address, it cannot be reached, or what arrived is damaged.
     """
     paths = places_by_name(artifacts)
+    expected = expected_sha256(expect_sha256, paths)
     for name, place in paths.items():
         if is_address(place):
             from kdc.artifact.stores.transfer import cached  # takes long to import, and is not needed for paths
 
-            paths[name] = str(cached(name, place, allow_failed=allow_failed))
+            paths[name] = str(cached(name, place, allow_failed=allow_failed, expect_sha256=expected.get(name)))
         else:
             paths[name] = os.path.abspath(place)
     return ",".join(f"{name}={path}" for name, path in paths.items())

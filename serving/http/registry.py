@@ -18,7 +18,7 @@ from kdc.common import machine
 from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
-from kdc.serving.http.artifacts import paths_by_name
+from kdc.serving.http.artifacts import expected_sha256, paths_by_name
 from kdc.serving.http.model import Left, Model, Record, batch_tokens
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
@@ -35,8 +35,11 @@ def verify(settings: ServeSettings) -> None:
     """
     _ = settings.api_key
     trace_exporters()
-    for path in paths_by_name(settings.artifact).values():
-        refuse_failed(load_manifest(path).contract, allow=settings.allow_failed)
+    paths = paths_by_name(settings.artifact)
+    expected = expected_sha256(settings.expect_sha256, paths)
+    for name, path in paths.items():
+        manifest = load_manifest(path, expect_sha256=expected.get(name))
+        refuse_failed(manifest.contract, allow=settings.allow_failed)
 
 
 class Registry:
@@ -52,6 +55,7 @@ class Registry:
         self._settings = settings
         self._record, self._left = record, left
         self._paths = paths_by_name(settings.artifact)
+        self._expected = expected_sha256(settings.expect_sha256, self._paths)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
@@ -69,7 +73,7 @@ class Registry:
         """
         for name, path in self._paths.items():
             self._seen[name] = _signature(path)
-            self.models[name] = Model(name, self._open(path), self._settings, self._record, self._left)
+            self.models[name] = Model(name, self._open(name), self._settings, self._record, self._left)
 
     async def watch(self) -> None:
         """Look for changed artifacts and replace their models, until cancelled."""
@@ -87,7 +91,7 @@ class Registry:
 
     async def _replace(self, name: str, path: Path) -> None:
         try:
-            engine = await asyncio.to_thread(self._open, path)
+            engine = await asyncio.to_thread(self._open, name)
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
             return
@@ -101,10 +105,17 @@ class Registry:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _open(self, path: Path) -> Engine:
+    def _open(self, name: str) -> Engine:
         settings = self._settings
         threads = settings.threads or max(1, usable_cores() // settings.workers)
-        engine = Engine.load(path, variant=settings.variant, device=settings.device, threads=threads, lanes=MAX_LANES)
+        engine = Engine.load(
+            self._paths[name],
+            variant=settings.variant,
+            device=settings.device,
+            threads=threads,
+            lanes=MAX_LANES,
+            expect_sha256=self._expected.get(name),
+        )
         assert engine.manifest is not None
         refuse_failed(engine.manifest.contract, allow=settings.allow_failed)
         _warn_of_contract(engine, engine.manifest.contract)

@@ -28,6 +28,9 @@ class ServeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     artifact: str = Field("", description="artifacts to serve: [NAME=]PATH or [NAME=]address, separated by commas")
+    expect_sha256: str | None = Field(
+        None, description="SHA-256 that the manifest must have; of several artifacts NAME=SHA256, separated by commas"
+    )
     device: Device = Field("auto", description="auto is CUDA where it starts, else the CPU; cuda; tensorrt; cpu")
     variant: str | None = Field(None, description="fp32, int8 or fp16; default: what the manifest names")
     threads: int | None = Field(

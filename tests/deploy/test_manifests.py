@@ -160,8 +160,12 @@ def test_the_artifact_is_pulled_to_where_the_service_looks(tmp_path: Path) -> No
     ((pull,), (service,)) = pod["initContainers"], pod["containers"]
     assert pull["image"] == service["image"] == "kdc:0.1.0"  # the overlay's tag is set on both
     _, _, path = environment(service)["KDC_ARTIFACT"].partition("=")
-    assert pull["command"][:2] == ["kdc", "pull"]
-    assert pull["command"][-1] == path
+    assert pull["command"] == ["kdc", "pull", "$(ARTIFACT_SOURCE)", path, "--expect-sha256", "$(ARTIFACT_SHA256)"]
+    keys = {each["name"]: each["valueFrom"]["configMapKeyRef"] for each in pull["env"] if "valueFrom" in each}
+    assert {name: (ref["key"], ref.get("optional", False)) for name, ref in keys.items()} == {
+        "ARTIFACT_SOURCE": ("source", False),
+        "ARTIFACT_SHA256": ("sha256", False),  # without one the pod does not start
+    }
     assert not [each for each in objects if each["kind"] == "PersistentVolumeClaim"]
     assert one(objects, "NetworkPolicy")["spec"]["egress"]  # it has to reach the store
 

@@ -114,11 +114,11 @@ def test_a_failed_contract_leaves_with_3_and_is_not_served(contracted: Contracte
     assert [name for name, stage in stages.items() if not stage["skipped"]] == ["package"]
     assert contracted.made.parent.name == "rejected"
     assert os.readlink(contracted.root / "artifact") == before  # who serves it goes on
-    settings = ServeSettings(artifact=str(contracted.made))
+    settings = ServeSettings(artifact=f"model={contracted.made}")
     with pytest.raises(InputError, match="failed its contract"):
         verify(settings)
     with pytest.raises(InputError, match="failed its contract"):
-        Registry(settings)._open(contracted.made)
+        Registry(settings)._open("model")
     verify(settings.model_copy(update={"allow_failed": True}))
     again = contracted.compress(*COSTS, "--max-drop", "1")
     assert again.returncode == 3
@@ -133,7 +133,7 @@ def test_what_rows_cannot_show_leaves_with_4_and_is_served_with_a_warning(
     quality = contracted.result["contract"]["quality"]
     assert quality["rows_needed"] > quality["rows"]
     with caplog.at_level(logging.WARNING, "kdc.serve"):
-        Registry(ServeSettings(artifact=str(contracted.made)))._open(contracted.made)
+        Registry(ServeSettings(artifact=f"model={contracted.made}"))._open("model")
     assert "not shown" in caplog.text
 
 
@@ -207,7 +207,7 @@ def test_an_artifact_that_was_judged_elsewhere_is_said_to_be_so(
 ) -> None:
     moved = copy_with(contracted.passed, tmp_path / "moved", cpu="Another CPU 9000")
     with caplog.at_level(logging.WARNING, "kdc.serve"):
-        Registry(ServeSettings(artifact=str(moved)))._open(moved)
+        Registry(ServeSettings(artifact=f"model={moved}"))._open("model")
     assert "judged on another CPU (Another CPU 9000" in caplog.text
     done = kdc("verify", str(moved))
     assert done.returncode == 0, done.stderr
@@ -235,7 +235,7 @@ def test_fewer_threads_than_were_judged_are_said_to_be_so(
     assert here is not None
     wide = copy_with(contracted.passed, tmp_path / "wide", threads=here + 7)
     with caplog.at_level(logging.WARNING, "kdc.serve"):
-        Registry(ServeSettings(artifact=str(wide)))._open(wide)
+        Registry(ServeSettings(artifact=f"model={wide}"))._open("model")
     assert f"judged with {here + 7} threads, and {here} serve" in caplog.text
     assert f"with {here + 7} threads in place of {here}" in kdc("verify", str(wide)).stdout
 

@@ -424,3 +424,62 @@ def test_a_target_that_cannot_be_written_is_named(artifact: Path, tmp_path: Path
 def test_a_lock_file_left_behind_blocks_nobody(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / ".copy.lock").touch()
     assert pull_artifact(str(artifact), tmp_path / "copy").changed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"manifest.json": b'{"name": "extension", "manifest_version": 3}'},
+        {"manifest.json": b'{"name": "extension"}', "tokenizer.json": b"{}"},
+        {"manifest.json": b'{"name": "cut off'},
+        {"tokenizer.json": b"{}"},
+    ],
+)
+def test_files_of_another_program_are_not_removed_by_force(
+    artifact: Path, tmp_path: Path, content: dict[str, bytes]
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    for name, data in content.items():
+        (tmp_path / "theirs" / name).write_bytes(data)
+    with pytest.raises(KdcError, match="name another folder"):
+        pull_artifact(str(artifact), tmp_path / "theirs", force=True)
+    assert contents(tmp_path / "theirs") == content
+
+
+def test_a_file_that_somebody_put_beside_an_artifact_is_not_removed_by_force(
+    artifact: Path, other: Path, tmp_path: Path
+) -> None:
+    pull_artifact(str(other), tmp_path / "copy")
+    (tmp_path / "copy" / "notes.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        pull_artifact(str(artifact), tmp_path / "copy", force=True)
+    (tmp_path / "copy" / "notes.txt").unlink()
+    assert pull_artifact(str(artifact), tmp_path / "copy", force=True).changed
+
+
+def test_a_copy_whose_manifest_is_cut_off_is_replaced_by_force(artifact: Path, tmp_path: Path) -> None:
+    pull_artifact(str(artifact), tmp_path / "copy")
+    manifest = tmp_path / "copy" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    pull_artifact(str(artifact), tmp_path / "copy", force=True)
+    assert contents(tmp_path / "copy") == contents(artifact)
+
+
+def test_a_second_push_to_a_folder_does_not_mix_with_the_first(
+    artifact: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = files.FileTarget._send_file
+
+    def send(self: Any, *given: Any) -> None:
+        original(self, *given)
+        if not refused:
+            with pytest.raises(InputError, match="another process") as caught:
+                push_artifact(other, str(tmp_path / "there"))
+            refused.append(caught.value)
+
+    refused: list[InputError] = []
+    monkeypatch.setattr(files.FileTarget, "_send_file", send)
+    push_artifact(artifact, str(tmp_path / "there"))
+    assert refused
+    assert contents(tmp_path / "there") == contents(artifact)
+    assert hidden(tmp_path) == []

@@ -14,7 +14,7 @@ from transfers import BIG, BIG_BYTES, Traffic, contents
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.transfer import push_artifact
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.http.artifacts import local, places_by_name
+from kdc.serving.http.artifacts import expected_sha256, local, places_by_name
 
 ADDRESS = "s3://models/team/mood"
 
@@ -124,3 +124,20 @@ def test_bentoml_serve_accepts_an_address_in_the_environment(
     monkeypatch.setenv("KDC_ARTIFACT", f"mood={artifact.as_uri()}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == f"mood={cache / load_manifest(artifact).sha256}"
+
+
+def test_only_the_artifact_that_is_expected_is_fetched(artifact: Path, other: Path, bucket: Any, cache: Path) -> None:
+    push_artifact(artifact, ADDRESS)
+    expected = load_manifest(artifact).sha256
+    local(f"mood={ADDRESS}", expect_sha256=expected.upper())
+    push_artifact(other, ADDRESS, force=True)
+    for pins in (expected, f"mood={expected}"):
+        with pytest.raises(InputError, match="not the artifact that was expected"):
+            local(f"mood={ADDRESS}", expect_sha256=pins)
+    assert [path.name for path in cache.iterdir()] == [expected]
+
+
+@pytest.mark.parametrize("pins", ["abc", "other=" + "0" * 64, "a=" + "0" * 63, "0" * 64])
+def test_a_sha256_that_names_no_artifact_is_refused(pins: str) -> None:
+    with pytest.raises(InputError, match="no SHA-256 of an artifact"):
+        expected_sha256(pins, ("a", "b"))

@@ -14,6 +14,7 @@ import pytest
 from bag_models import WORDS, expected_logits, write_artifact
 from live import running
 
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import registry
@@ -73,6 +74,17 @@ def test_an_artifact_replaced_in_place_is_seen_too(tmp_path: Path) -> None:
         place.rename(tmp_path / "old")
         other.rename(place)
         eventually(lambda: raw_scores(url) == expected_scores(2.0))
+
+
+def test_an_artifact_that_is_not_the_expected_one_does_not_take_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    expected = load_manifest(place).sha256
+    with running(place, reload_s=0.05, expect_sha256=expected) as url, caplog.at_level(logging.ERROR):
+        link(write_artifact(tmp_path / "two", scale=3.0), place)
+        eventually(lambda: "not the artifact that was expected" in caplog.text)
+        assert raw_scores(url) == expected_scores(1.0)
 
 
 def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
