@@ -533,13 +533,23 @@ def test_a_file_that_cannot_grow_is_told_without_a_traceback_and_the_job_goes_on
     check(read(tmp_path / output), rows)
 
 
-def test_no_message_shows_the_secrets_of_an_address(artifact: Path, tmp_path: Path) -> None:
-    source = "https://user:hunter2@127.0.0.1:9/rows.csv?X-Signature=hunter2"
+@pytest.mark.parametrize(
+    ("source", "output", "told"),
+    [
+        ("https://user:hunter2@127.0.0.1:9/rows.csv?X-Signature=hunter2", "out.csv", "127.0.0.1:9/rows.csv"),
+        ("in.csv", "https://user:hunter2@127.0.0.1:9/out.xlsx?X-Signature=hunter2", "127.0.0.1:9/out.xlsx"),
+    ],
+)
+def test_no_message_shows_the_secrets_of_an_address(
+    artifact: Path, tmp_path: Path, source: str, output: str, told: str
+) -> None:
+    write(tmp_path / "in.csv", make_rows(1))
     done = subprocess.run(
-        [sys.executable, "-m", "kdc", "predict", str(artifact), source, str(tmp_path / "out.csv")],
+        [sys.executable, "-m", "kdc", "predict", str(artifact), source, output],
         capture_output=True,
         text=True,
+        cwd=tmp_path,
     )
     assert done.returncode in (1, 2)
-    assert "127.0.0.1:9/rows.csv" in done.stderr
+    assert told in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
