@@ -21,6 +21,7 @@ from kdc.serving.http import runtime
 from kdc.serving.http.artifacts import local, paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
+from kdc.serving.workers import Restarts, running
 
 _LOOK_S = 0.2  # seconds between two looks at the supervisor
 _SOCKETS = ("control", "events")  # of the supervisor, in the service's folder
@@ -71,12 +72,12 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         # The drain, then the requests that were admitted, then two seconds for a worker to close.
         bound_s = settings.drain_delay_s + 2 * settings.timeout_s + 2
         if not stop:
-            _run(service.Classifier, address, port, folder, bound_s, stop)
+            _run(service.Classifier, address, port, folder, bound_s, settings.workers, stop)
         if (failure := runtime.read_failure(folder)) is not None:
             raise failure
 
 
-def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, stop: list[int]) -> None:
+def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, workers: int, stop: list[int]) -> None:
     """Run the workers until a signal is noted in `stop`, or none of them can start."""
     import circus.controller
     from bentoml._internal.configuration.containers import BentoMLContainer
@@ -90,6 +91,7 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
     # BentoML puts this folder on sys.path; the current folder may hold files that hide modules.
     service.working_dir = str(folder)
     supervisor = service.serve_http(host=address, port=port, threaded=True).arbiter
+    restarts = Restarts(folder, workers)
     try:
         while not stop and runtime.read_failure(folder) is None:
             time.sleep(_LOOK_S)
@@ -99,8 +101,8 @@ def _run(service: Any, address: str, port: int, folder: Path, bound_s: float, st
                     given=f"{address}:{port}",
                     remedy="the reason is printed above; if the port was taken meanwhile, choose one with --port",
                 )
-            if (folder / runtime.STARTED).exists():
-                # Restart dead workers, for which the supervisor itself looks every ten seconds.
+            # The supervisor itself looks for dead workers every ten seconds.
+            if restarts.due(running(supervisor.watchers)):
                 supervisor.loop.add_callback(_unless_busy, supervisor.manage_watchers)
     finally:
         (folder / runtime.STOPPING).touch()

@@ -154,7 +154,7 @@ def _report_started(registry: Registry) -> None:
         for note in engine.notes:
             log.warning("%s: %s", name, note)
     if folder := runtime.directory():
-        (folder / runtime.STARTED).touch()
+        runtime.report_ready(folder)
 
 
 def _report_failure(error: KdcError) -> None:
@@ -164,7 +164,7 @@ def _report_failure(error: KdcError) -> None:
     the error is only logged.
     """
     folder = runtime.directory()
-    if folder is None or (folder / runtime.STARTED).exists():
+    if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)
         return
     runtime.report_failure(folder, error)

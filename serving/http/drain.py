@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kdc.serving.http import runtime
@@ -55,10 +55,13 @@ class Drain:
         await asyncio.sleep(self._delay)
         await self._stop_listening(server)
         await _until_heard(server)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._bound):
-                while busy():
+                while busy() or any(each.transport.get_write_buffer_size() for each in _connections(server)):
                     await asyncio.sleep(0.01)
+        except TimeoutError:  # a client that does not read: uvicorn would wait for it without an end
+            for connection in list(_connections(server)):
+                connection.transport.abort()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, before)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -104,8 +107,12 @@ async def _take_what_waits(listener: socket.socket, server: Any) -> None:
 
 async def _until_heard(server: Any) -> None:
     """Wait until new connections have sent their request and were refused; closed now, they would be reset."""
-    connections = getattr(getattr(server, "server_state", None), "connections", ())
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FRESH_S):
-            while any(getattr(connection, "cycle", True) is None for connection in connections):
+            while any(getattr(connection, "cycle", True) is None for connection in _connections(server)):
                 await asyncio.sleep(0.01)
+
+
+def _connections(server: Any) -> Collection[Any]:
+    """The protocols of a uvicorn server's open connections."""
+    return getattr(getattr(server, "server_state", None), "connections", ())

@@ -17,7 +17,7 @@ from kdc.common.files import write_whole
 
 DIRECTORY = "KDC_RUNTIME_DIR"
 SUPERVISOR = "KDC_SUPERVISOR"  # the process id of what starts the workers: `kdc serve` or `bentoml serve`
-STARTED = "started"  # is there once a worker has started successfully
+_STARTED = "started"  # is there once a worker has started successfully; with its process id, that this one has
 STOPPING = "stopping"  # is there once the whole service stops, not one worker alone
 _FAILED = "failed.json"
 _PREFIX, _LOCK = "kdc-serve-", "lock"
@@ -45,6 +45,22 @@ def own_folder() -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             making.rename(Path(name, _LOCK))
             yield Path(name)
+
+
+def report_ready(folder: Path) -> None:
+    """Note that this worker has started successfully."""
+    for name in (_STARTED, f"{_STARTED}-{os.getpid()}"):
+        (folder / name).touch()
+
+
+def has_started(folder: Path) -> bool:
+    """Whether any worker has ever started successfully."""
+    return (folder / _STARTED).exists()
+
+
+def was_ready(folder: Path, worker: int) -> bool:
+    """Whether the worker of a process id has started successfully."""
+    return (folder / f"{_STARTED}-{worker}").exists()
 
 
 def report_failure(folder: Path, error: KdcError) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import itertools
 import json
 import os
 import random
@@ -22,14 +23,16 @@ import numpy as np
 import psutil
 import pytest
 from bag_models import SINGLE, write_artifact
-from live import ROOT, Process, free_port, resident_bytes, served
+from live import ROOT, Process, connect, free_port, resident_bytes, served
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import runtime
+from kdc.serving.http.protocol import WRITE_S
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 from kdc.serving.launch import address_of
+from kdc.serving.workers import Restarts
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +291,79 @@ def wait_for_the_end(worker: psutil.Process, process: Process) -> None:
         while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline, f"the worker is {worker.status()}; it printed: {process.printed()}"
             time.sleep(0.05)
+
+
+@pytest.mark.slow  # it waits for 15 seconds
+def test_where_no_worker_can_start_again_the_service_ends_as_failed(artifact: Path, tmp_path: Path) -> None:
+    # The bugs to catch: nineteen starts in twenty seconds and clients that wait for ever; a service that looks alive.
+    place = tmp_path / "artifact"
+    shutil.copytree(artifact, place)
+    with served(tmp_path, str(place), "--drain-delay", "0") as process:
+        (worker,) = workers(process)
+        shutil.rmtree(place)
+        worker.kill()
+        assert process.popen.wait(120) == 1
+        printed = process.printed()
+    assert "its workers cannot start" in printed
+    assert printed.count("cannot start: there is no artifact here") == 5
+
+
+def test_starts_come_ever_later_and_end_where_none_becomes_ready(tmp_path: Path) -> None:
+    restarts, now, worker, starts = Restarts(tmp_path, 1), 0.0, 1, [0.0]
+    assert not restarts.due([worker], now)
+    note_ready(tmp_path, worker)
+    with pytest.raises(KdcError, match="cannot start"):  # noqa: PT012
+        while now < 300:
+            now += 0.25
+            if restarts.due([], now):
+                worker += 1
+                starts.append(now)
+                assert not restarts.due([worker], now)
+    waits = [after - before for before, after in itertools.pairwise(starts)]
+    assert len(waits) == 5  # the one that had been ready, and four of five that were not: then it ends
+    assert waits == sorted(waits)
+    assert waits[-1] >= 4
+
+
+def test_a_worker_that_dies_now_and_then_is_started_at_once(tmp_path: Path) -> None:
+    restarts = Restarts(tmp_path, 2)
+    for number in range(20):
+        note_ready(tmp_path, number)
+        assert not restarts.due([number, 1000], number * 100.0)
+        assert restarts.due([1000], number * 100.0 + 50)
+
+
+def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(tmp_path: Path) -> None:
+    note_ready(tmp_path, 1)
+    restarts, starts = Restarts(tmp_path, 2), 0
+    restarts.due([1, 2], -1.0)
+    for second in range(300):
+        if restarts.due([1], float(second)):
+            starts += 1
+            restarts.due([1, 100 + second], second + 0.1)
+    assert 20 <= starts <= 60  # it is tried again and again, with pauses
+
+
+def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_path: Path) -> None:
+    with (
+        served(tmp_path, str(artifact), "--drain-delay", "0", "--timeout", "1") as process,
+        connect(process.url) as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+        time.sleep(0.5)
+        process.popen.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.popen.wait(60) == 0
+        took = time.monotonic() - began
+    assert took < WRITE_S / 2  # the clock of a client that does not read would end it, too late
+
+
+def note_ready(folder: Path, worker: int) -> None:
+    """Note, as a worker of this process id does, that it is ready."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: worker)
+        runtime.report_ready(folder)
 
 
 def test_workers_end_when_their_supervisor_is_killed(artifact: Path, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Workers that died are started again: the first at once, the next ones ever later, and none for ever.
+
+A worker that cannot start, as when its artifact is gone, would otherwise be started as fast as the machine can, while
+clients wait for an answer that nobody will give.
+"""
+
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from kdc.common.errors import KdcError
+from kdc.serving.http import runtime
+
+_RECENT_S = 60.0  # seconds for which a death counts
+_WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # before a restart, by the number of recent deaths for each worker
+_FAILED_STARTS = 5  # of each worker, in a row: then the service ends
+
+
+class Restarts:
+    """Says when the dead workers of a service are to be started again.
+
+    Args:
+        folder: of the service, in which a worker notes that it is ready.
+        workers: how many there should be.
+    """
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self._folder, self._workers = folder, workers
+        self._alive: set[int] = set()
+        self._deaths: list[float] = []
+        self._failed = 0  # starts since the last worker that became ready
+
+    def due(self, alive: Collection[int], now: float | None = None) -> bool:
+        """Whether workers that died are to be started again now.
+
+        Args:
+            alive: process ids of the workers that run.
+            now: the time in seconds, of any clock that only goes forward; None asks `time.monotonic`.
+
+        Raises:
+            KdcError: no worker runs that was ever ready, and the last ones could not start.
+        """
+        now = time.monotonic() if now is None else now
+        for worker in sorted(self._alive - set(alive)):
+            self._deaths.append(now)
+            self._failed = 0 if runtime.was_ready(self._folder, worker) else self._failed + 1
+        self._alive = set(alive)
+        serves = any(runtime.was_ready(self._folder, worker) for worker in alive)
+        if self._failed >= _FAILED_STARTS * self._workers and not serves:
+            raise KdcError(
+                "the service stopped: its workers cannot start",
+                given=f"{self._failed} in a row died before they were ready",
+                remedy="each has printed its reason above; is the artifact still there, and is there memory enough?",
+            )
+        self._deaths = [death for death in self._deaths if now - death < _RECENT_S]
+        if not self._deaths or len(alive) >= self._workers:
+            return False
+        turn = min(-(-len(self._deaths) // self._workers), len(_WAITS_S) - 1)
+        return now - self._deaths[-1] >= _WAITS_S[turn]
+
+
+def running(watchers: Iterable[Any]) -> list[int]:
+    """Process ids of the workers of circus's watchers that run."""
+    from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
+
+    processes = [process for watcher in watchers for process in list(watcher.processes.values())]
+    return [process.pid for process in processes if process.status not in (DEAD_OR_ZOMBIE, UNEXISTING)]
