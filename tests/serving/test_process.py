@@ -28,7 +28,6 @@ from live import ROOT, Process, connect, free_port, resident_bytes, served
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import runtime
-from kdc.serving.http.protocol import WRITE_S
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 from kdc.serving.launch import address_of
@@ -346,7 +345,7 @@ def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(tmp_pa
 
 def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_path: Path) -> None:
     with (
-        served(tmp_path, str(artifact), "--drain-delay", "0", "--timeout", "1") as process,
+        served(tmp_path, str(artifact), "--drain-delay", "0", "--timeout", "3") as process,
         connect(process.url) as client,
     ):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -356,7 +355,7 @@ def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_p
         began = time.monotonic()
         assert process.popen.wait(60) == 0
         took = time.monotonic() - began
-    assert took < WRITE_S / 2  # the clock of a client that does not read would end it, too late
+    assert took < 2 * 3 + 1  # a second before workers are killed
 
 
 def note_ready(folder: Path, worker: int) -> None:
