@@ -29,6 +29,7 @@ import bentoml
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.api.app import make_app
 from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
@@ -87,6 +88,8 @@ class Classifier:
     async def start(self) -> None:
         """Load and warm the artifacts."""
         _log_to_stderr()
+        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's, which handles the signal
+        BoundedProtocol.accepting = None if server is None else Accepting(server)
         try:
             await self._stack.enter_async_context(_APP.router.lifespan_context(_APP))
         except KdcError as error:

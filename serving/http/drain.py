@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from kdc.serving.http import runtime
+from kdc.serving.http.accepting import listeners_of, take_what_waits
 
 _FRESH_S = 0.5  # seconds that a new connection gets to send its first request
 
@@ -75,34 +76,17 @@ class Drain:
         folder = runtime.directory()
         if folder is None or not (folder / runtime.STOPPING).exists():
             return
-        copies = []
+        copies = listeners_of(server)
         for listener in getattr(server, "servers", ()):
-            copies += [socket.socket(fileno=os.dup(each.fileno())) for each in listener.sockets]
             listener.close()
         if self._workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            await _take_what_waits(copy, server)
+            # So that they get a 503: a shutdown would reset them. One may have left already.
+            await asyncio.gather(*take_what_waits(copy, server), return_exceptions=True)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)
             copy.close()
-
-
-async def _take_what_waits(listener: socket.socket, server: Any) -> None:
-    """Accept the connections that wait in the kernel, so that they get a 503: a shutdown would reset them."""
-    loop, config = asyncio.get_running_loop(), server.config
-    listener.setblocking(False)
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:  # none is left, or another worker shut it down
-            return
-        await loop.connect_accepted_socket(
-            lambda: config.http_protocol_class(
-                config=config, server_state=server.server_state, app_state=server.lifespan.state
-            ),
-            sock=connection,
-        )
 
 
 async def _until_heard(server: Any) -> None:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.api.replies import error_response
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import ServeSettings
@@ -59,11 +60,13 @@ class BoundedProtocol(HttpToolsProtocol):
         front: wraps the server's app, outside of all its middleware; None leaves the app as it is.
         settings: how many connections there may be, and how long one may be idle.
         metrics: counts them; None counts nothing.
+        accepting: takes further connections that wait; None leaves them to the server.
     """
 
     front: ClassVar[Callable[[ASGIApp], ASGIApp] | None] = None
     settings: ClassVar[ServeSettings] = ServeSettings()
     metrics: ClassVar[Metrics | None] = None
+    accepting: ClassVar[Accepting | None] = None
     flow: _Flow
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,6 +89,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the connection's first head, or refuse the connection where there are too many."""
         super().connection_made(transport)
+        if BoundedProtocol.accepting is not None:
+            BoundedProtocol.accepting.more()
         self.flow = _Flow(transport)
         self._start_clock(HEAD_S)
         is_one_too_many = len(self.connections) > most_connections(self.settings.max_connections)

@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import uvicorn
+import uvloop
 from bag_models import write_artifact
 from live import connect, running
 from uvicorn.server import ServerState
 
+from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.protocol import BoundedProtocol
 
 KEY = {"api_key_env": "PROTOCOL_KEY"}
@@ -353,3 +355,34 @@ def test_an_idle_connection_is_kept_as_long_as_the_setting_says(artifact: Path) 
         began = time.monotonic()
         assert client.recv(10) == b""
         assert 0.3 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("helped", [True, False])
+def test_all_connections_that_wait_are_accepted_in_one_turn(helped: bool) -> None:
+    # The bug to catch: uvloop accepts one a turn, so that probes wait behind hundreds of busy clients. Where this fails
+    # without our help, uvloop accepts them all by itself and serving/http/accepting.py can go.
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def accepted() -> int:
+        server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="error", http=BoundedProtocol))
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        BoundedProtocol.accepting = Accepting(server) if helped else None
+        place = server.servers[0].sockets[0].getsockname()
+        clients = [socket.create_connection(place) for _ in range(60)]  # the kernel takes them; no turn passes
+        for _ in range(8):
+            await asyncio.sleep(0)
+        count = len(server.server_state.connections)
+        for client in clients:
+            client.close()
+        server.should_exit = True
+        await serving
+        return count
+
+    try:
+        count = uvloop.run(accepted())
+    finally:
+        BoundedProtocol.accepting = None
+    assert count == 60 if helped else count < 20

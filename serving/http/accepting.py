@@ -1,0 +1,71 @@
+"""Accepts all connections that wait in the kernel, not one at a time.
+
+uvloop 0.23 accepts one connection in each turn of its loop. With 900 clients that ask again and again a turn lasts a
+tenth of a second, so that new ones, and the probes among them, would wait for many seconds.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+from typing import Any
+
+_MOST = 64  # connections of a turn; other workers may have room for the rest
+
+
+class Accepting:
+    """Takes further connections once the server has accepted one.
+
+    Args:
+        server: uvicorn's, whose loop this runs in.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._listeners: list[socket.socket] = []  # copies of the server's own, which uvloop does not let others use
+        self._has_taken = False  # in this turn
+        self._handed: set[asyncio.Task[Any]] = set()  # connections that the protocol does not have yet
+
+    def more(self) -> None:
+        """Take what waits, once in a turn of the loop."""
+        if self._has_taken:
+            return
+        self._has_taken = True
+        asyncio.get_running_loop().call_soon(self._next_turn)
+        if not self._listeners:
+            self._listeners = listeners_of(self._server)
+        for listener in self._listeners:
+            for task in take_what_waits(listener, self._server, most=_MOST):
+                self._handed.add(task)
+                task.add_done_callback(self._ended)
+
+    def _next_turn(self) -> None:
+        self._has_taken = False
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._handed.discard(task)
+        if not task.cancelled():
+            task.exception()  # its client has left already; asked for, so that it is not logged
+
+
+def listeners_of(server: Any) -> list[socket.socket]:
+    """Copies of the sockets on which a uvicorn server listens; to be closed by the caller."""
+    sockets = [each for listener in getattr(server, "servers", ()) for each in listener.sockets]
+    return [socket.socket(fileno=os.dup(each.fileno())) for each in sockets]
+
+
+def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf) -> list[asyncio.Task[Any]]:
+    """Accept the connections that wait, at most so many, and hand them to the server's protocol, each by a task."""
+    loop, config = asyncio.get_running_loop(), server.config
+    listener.setblocking(False)
+    taken: list[socket.socket] = []
+    with contextlib.suppress(OSError):  # none is left, another worker shut it down, or there are no descriptors
+        while len(taken) < most:
+            taken.append(listener.accept()[0])
+
+    def protocol() -> Any:
+        state, app_state = server.server_state, server.lifespan.state
+        return config.http_protocol_class(config=config, server_state=state, app_state=app_state)
+
+    return [loop.create_task(loop.connect_accepted_socket(protocol, sock=each, ssl=config.ssl)) for each in taken]
