@@ -20,11 +20,12 @@ Attack = Callable[["Target"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked, and until when."""
+    """What is attacked, and until when; `admin_port` is that of probes alone, where there is one."""
 
     port: int
     is_pair: bool
     until: float
+    admin_port: int | None = None
 
     def goes_on(self) -> bool:
         """Whether the attack has time left."""
@@ -36,9 +37,11 @@ class Target:
 
 
 @contextlib.asynccontextmanager
-async def connected(target: Target) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """One connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
+async def connected(
+    target: Target, port: int | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """One connection, to the service's port or another one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port or target.port)
     try:
         yield reader, writer
     finally:
@@ -200,6 +203,38 @@ async def large_requests(target: Target) -> None:
     await _post_on(target, body, connections=1)
 
 
+async def retries(target: Target) -> None:
+    """Nearly as many clients as there may be, who ask again at once when they are refused, and twenty new ones a second.
+    With the token."""
+    await asyncio.gather(_asking_again(target), _newcomers(target))
+
+
+@again_and_again(900)
+async def _asking_again(target: Target) -> None:
+    client = Asking(target.port, "/predict")
+    body = json.dumps({"inputs": [target.row("a row of words such as others send")]}).encode()
+    try:
+        while target.goes_on():
+            await client.post(body)
+    finally:
+        client.close()
+
+
+async def _newcomers(target: Target) -> None:
+    arrived = set()
+    while target.goes_on():
+        arrived.add(asyncio.create_task(_newcomer(target)))
+        await asyncio.sleep(0.05)
+    await asyncio.gather(*arrived)
+
+
+async def _newcomer(target: Target) -> None:
+    with contextlib.suppress(*GONE, TimeoutError):
+        async with asyncio.timeout(10), connected(target) as (reader, writer):
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await reader.read()
+
+
 async def _post_on(target: Target, body: bytes, *, connections: int) -> None:
     async def one() -> None:
         client = Asking(target.port, "/predict")
@@ -243,5 +278,7 @@ ATTACKS: dict[str, Attack] = {
     "odd-framings": odd_framings,
     "long-texts": long_texts,
     "large-requests": large_requests,
+    "retries": retries,
 }
-WITH_THE_TOKEN = ("alone", "long-texts", "large-requests")
+WITH_THE_TOKEN = ("alone", "long-texts", "large-requests", "retries")
+OVERLOADS = ("retries",)  # others are refused too

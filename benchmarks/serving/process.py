@@ -67,7 +67,7 @@ def running(server: Server, log: Path) -> Iterator[Running]:
     Raises:
         KdcError: it ends, or is not ready in time.
     """
-    port = _free_port()
+    port = free_port()
     with log.open("ab") as output:
         began = time.perf_counter()
         process = subprocess.Popen(server.command(port), stdout=output, stderr=output, env=server.variables())
@@ -86,7 +86,7 @@ def running(server: Server, log: Path) -> Iterator[Running]:
             _stop(process, children)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
