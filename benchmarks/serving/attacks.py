@@ -197,6 +197,12 @@ async def long_texts(target: Target) -> None:
     await _post_on(target, body, connections=4)
 
 
+async def long_words(target: Target) -> None:
+    """The same of texts without a space, which are tokenised whole. With the token."""
+    body = json.dumps({"inputs": [target.row("all-of-it-is-text" * 5500)] * (9 if target.is_pair else 18)}).encode()
+    await _post_on(target, body, connections=4)
+
+
 async def large_requests(target: Target) -> None:
     """One client whose requests have as many rows as they may. With the token."""
     body = json.dumps({"inputs": [target.row("a row of words such as others send")] * 1024}).encode()
@@ -204,8 +210,8 @@ async def large_requests(target: Target) -> None:
 
 
 async def retries(target: Target) -> None:
-    """Nearly as many clients as there may be, who ask again at once when they are refused, and twenty new ones a second.
-    With the token."""
+    """Clients, nearly as many as there may be, who ask again at once when they are refused, and twenty new ones a
+    second. With the token."""
     await asyncio.gather(_asking_again(target), _newcomers(target))
 
 
@@ -277,8 +283,9 @@ ATTACKS: dict[str, Attack] = {
     "half-bodies": half_bodies,
     "odd-framings": odd_framings,
     "long-texts": long_texts,
+    "long-words": long_words,
     "large-requests": large_requests,
     "retries": retries,
 }
-WITH_THE_TOKEN = ("alone", "long-texts", "large-requests", "retries")
+WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries")
 OVERLOADS = ("retries",)  # others are refused too

@@ -226,17 +226,18 @@ class Engine:
             result[rows] = self.run([encodings[row] for row in rows])
         return result
 
-    def encode(self, texts: Sequence[Text], *, side: str | None = None) -> list[Encoded]:
+    def encode(self, texts: Sequence[Text], *, side: str | None = None, first: int = 0) -> list[Encoded]:
         """Tokenise rows and cut them to the maximum length, without padding.
 
         Args:
             texts: as of `predict`.
             side: "left" or "right", where long texts are cut; None for the artifact's own side.
+            first: number of the first row, for messages.
 
         Raises:
             InputError: a row is not what the task takes, or has no token.
         """
-        return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task))
+        return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first)
 
     def has_cut(self, side: str | None) -> bool:
         """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""

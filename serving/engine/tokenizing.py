@@ -51,8 +51,8 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def checked_rows(texts: Sequence[Text], task: TaskInfo) -> list[Text]:
-    """Check that rows are what the task takes; returns texts, or tuples of two texts.
+def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
+    """Check that rows are what the task takes; returns texts, or tuples of two texts. Messages count from `first`.
 
     Raises:
         InputError: a row is not one text (single-text task) or two texts (pair task), or not valid Unicode.
@@ -62,7 +62,7 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo) -> list[Text]:
     width = 2 if task.is_pair else 1
     columns = f"two texts a row ({task.text}, {task.text_pair})" if task.is_pair else f"one text a row ({task.text})"
     rows: list[Text] = []
-    for number, row in enumerate(texts):
+    for number, row in enumerate(texts, first):
         parts = (row,) if isinstance(row, str) else tuple(row) if isinstance(row, tuple | list) else ()
         if len(parts) != width or isinstance(row, str) is task.is_pair:
             raise InputError(
@@ -125,8 +125,8 @@ class RowTokenizer:
         """Whether `cutting(side)` returns at once, since the tokenizer is its own or was made before."""
         return side in (None, self._side) or "_other_side" in self.__dict__
 
-    def encode(self, rows: Sequence[Text]) -> list[Encoded]:
-        """Tokenise rows, special tokens included, and cut them.
+    def encode(self, rows: Sequence[Text], first: int = 0) -> list[Encoded]:
+        """Tokenise rows, special tokens included, and cut them. Messages count the rows from `first`.
 
         Returns:
             one encoding a row. Its `overflowing` is empty unless the row was cut.
@@ -141,7 +141,9 @@ class RowTokenizer:
             encodings.insert(place, self._encode_long(rows[place]))
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
-            raise InputError("a text has no tokens", given=f"row {empty}", remedy="send texts that are not empty")
+            raise InputError(
+                "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
+            )
         return encodings
 
     def _encode_long(self, row: Text) -> Encoded:

@@ -18,6 +18,7 @@ from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.settings import ServeSettings
+from kdc.serving.http.tokenising import Tokenising
 
 if TYPE_CHECKING:
     from kdc.serving.http.tracing import Trace
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
 _CPU_AHEAD = 64  # of a pass with rows of a large request that others should not wait for; a GPU's are short anyway
-_INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
 # Called with a model's name and what `OnBatch` is called with.
 Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]
 Left = Callable[[str, int], None]  # called with a model's name and what `on_left` of a batcher is called with
@@ -72,6 +72,7 @@ class Model:
             on_batch=None if record is None else functools.partial(record, name),
             on_left=None if left is None else functools.partial(left, name),
         )
+        self._tokenising = Tokenising(engine)
         self._active = 0
 
     async def answer(
@@ -92,16 +93,11 @@ class Model:
         """
         if trace is not None:
             trace.asked(self.name, len(rows))
-        self._batcher.check_room(len(rows))
+        self._batcher.check_room(self._tokenising.least_tokens(rows))
         self._active += 1
         try:
             began = 0.0 if trace is None else time.perf_counter()
-            characters = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in rows)
-            # The first row that is cut on the other side waits for another tokenizer, which takes 50 ms and more.
-            if characters < _INLINE_CHARS and self.engine.has_cut(side):
-                encodings = self.engine.encode(rows)
-            else:
-                encodings = await asyncio.to_thread(self.engine.encode, rows, side=side)
+            encodings = await self._tokenising.encode(rows, side)
             truncated = [bool(encoding.overflowing) for encoding in encodings]
             if trace is not None:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
@@ -120,6 +116,7 @@ class Model:
         """Answer the requests in work, and end the batcher's threads."""
         while self._active:  # a request may be tokenising, and submit its rows later
             await asyncio.sleep(0.01)
+        self._tokenising.close()
         await self._batcher.close()
 
 
