@@ -9,7 +9,7 @@ is told, not judged: their bodies are bounded by settings. `retries` is an overl
 there the probes on their own port alone are judged.
 
 `large-requests` is fairness: the others' 99th percentile beside a client with 1,024 rows a request is at most three
-times what it is alone.
+times what it is alone, and that client still gets half of what it gets where nobody else asks.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from benchmarks.serving.process import Running, free_port, running
 from benchmarks.serving.servers import Subject, all_servers
 from kdc.artifact.folder import load_manifest
 
-_MEMORY_MB, _PROBE_MS, _TIMES_ALONE = 64.0, 500.0, 3.0
+_MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
+_FAIR = "large-requests"
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
 
 
@@ -47,6 +48,7 @@ class Beside:
     probes: list[float] = field(default_factory=list)  # seconds of the probes; a failed one counts as ten
     apart: list[float] = field(default_factory=list)  # the same of probes on the port that is for them alone
     memory_mb: list[float] = field(default_factory=list)
+    progress: float | None = None  # requests of the attack itself that were answered, to those where nobody else asks
 
 
 async def beside(attack: Attack, target: Target, up: Running) -> Beside:
@@ -118,8 +120,13 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
         with running(server, scratch / "log") as up:
             for length in range(1, 40, 4):  # memory that the first requests of each length take
                 asyncio.run(_warm(Target(up.port, manifest.task.is_pair, 0.0), length))
+            by_itself = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds)
+            if name == _FAIR:
+                asyncio.run(ATTACKS[name](by_itself))
             target = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds, apart)
             found[name] = asyncio.run(beside(ATTACKS[name], target, up))
+            if name == _FAIR:
+                found[name].progress = len(target.done) / max(1, len(by_itself.done))
     return found
 
 
@@ -139,9 +146,11 @@ def marks_of(found: dict[str, Beside]) -> list[Mark]:
             marks.append(Mark(f"{name}: requests of others that failed", False, 0, len(seen.failed)))
             marks.append(Mark(f"{name}: p99 of the probes, ms", False, _PROBE_MS, _p99(seen.probes)))
         marks.append(Mark(f"{name}: p99 of the probes on their own port, ms", False, _PROBE_MS, _p99(seen.apart)))
-    if {"alone", "large-requests"} <= set(found):
-        ratio = _p99(found["large-requests"].seconds) / _p99(found["alone"].seconds)
-        marks.append(Mark("large-requests: p99 of others, times that alone", False, _TIMES_ALONE, ratio))
+    if {"alone", _FAIR} <= set(found):
+        ratio = _p99(found[_FAIR].seconds) / _p99(found["alone"].seconds)
+        marks.append(Mark(f"{_FAIR}: p99 of others, times that alone", False, _TIMES_ALONE, ratio))
+    if _FAIR in found and (progress := found[_FAIR].progress) is not None:
+        marks.append(Mark(f"{_FAIR}: its own speed, to that where nobody else asks", True, _PROGRESS, progress))
     return marks
 
 

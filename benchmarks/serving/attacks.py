@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.serving.client import Client
 
@@ -20,12 +20,18 @@ Attack = Callable[["Target"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked, and until when; `admin_port` is that of probes alone, where there is one."""
+    """What is attacked, and until when.
+
+    Attributes:
+        admin_port: that of probes alone, where there is one.
+        done: when a request of the attack itself was answered.
+    """
 
     port: int
     is_pair: bool
     until: float
     admin_port: int | None = None
+    done: list[float] = field(default_factory=list)
 
     def goes_on(self) -> bool:
         """Whether the attack has time left."""
@@ -249,7 +255,9 @@ async def _post_on(target: Target, body: bytes, *, connections: int) -> None:
                 reply = await client.post(body)
             except GONE:
                 continue
-            if reply.status == 429:
+            if reply.status == 200:
+                target.done.append(time.monotonic())
+            elif reply.status == 429:
                 await asyncio.sleep(0.2)
         client.close()
 

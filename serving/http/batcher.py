@@ -45,6 +45,8 @@ class Batcher:
             `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
         max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
+        max_seconds: most seconds that a request may take, at that speed, if as many others as wait now go on to take
+            turns with it; beyond that it raises `Overloaded`, since its caller will have given up by then.
         on_batch: records every batch, for metrics and traces.
         on_left: called in the event loop with the tokens that still wait, after a caller has left with its rows.
 
@@ -62,6 +64,7 @@ class Batcher:
         ahead_tokens: float = math.inf,
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
+        max_seconds: float = math.inf,
         on_batch: OnBatch | None = None,
         on_left: Callable[[int], None] | None = None,
     ) -> None:
@@ -70,7 +73,7 @@ class Batcher:
         self._lanes = lanes
         self._max_batch_tokens, self._ahead_tokens = max_batch_tokens, ahead_tokens
         self._max_queue_tokens = max_queue_tokens
-        self._max_queue_seconds = max_queue_seconds
+        self._max_queue_seconds, self._max_seconds = max_queue_seconds, max_seconds
         self._on_batch, self._on_left = on_batch, on_left
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -98,11 +101,17 @@ class Batcher:
         queued, speed, most = self.queue.tokens, self._tokens_per_second, self._max_queue_tokens
         if speed is not None:
             most = min(most, int(speed * self._max_queue_seconds))
-        if queued + tokens <= most:
-            return
-        queued = self.queue.before(tokens)
-        if queued and queued + tokens > most:
-            raise Overloaded(queued, most, max(1, round(queued / speed)) if speed is not None else 1)
+        if queued + tokens > most:
+            queued = self.queue.before(tokens)
+            if queued and queued + tokens > most:
+                retry_after = max(1, round(queued / speed)) if speed is not None else 1
+                raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
+        # Those who wait now will not become fewer: whoever is answered asks again, or another one does.
+        others = self.queue.requests
+        if speed is not None and others and (1 + others) * tokens > speed * self._max_seconds:
+            seconds = (1 + others) * tokens / speed
+            why = f"{tokens} tokens would take {seconds:.0f} s beside {others} other requests"
+            raise Overloaded(why, max(1, round(seconds)))
 
     async def submit(self, encodings: Sequence[Encoded], trace: object = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.

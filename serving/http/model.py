@@ -69,6 +69,7 @@ class Model:
             ahead_tokens=_CPU_AHEAD if engine.provider == CPU_PROVIDER else math.inf,
             max_queue_tokens=settings.max_queue_tokens,
             max_queue_seconds=settings.max_queue_s,
+            max_seconds=settings.timeout_s,
             on_batch=None if record is None else functools.partial(record, name),
             on_left=None if left is None else functools.partial(left, name),
         )

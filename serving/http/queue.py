@@ -27,17 +27,10 @@ _MOST_PADDING = 0.25  # most padding of a batch, as a share of its real tokens
 
 
 class Overloaded(KdcError):
-    """The queue is full: `queued` tokens wait, and `most` may wait now.
+    """The queue has no room for a request. In `retry_after` seconds, at least 1, it will probably have some."""
 
-    In `retry_after` seconds, at least 1, it will probably have room.
-    """
-
-    def __init__(self, queued: int, most: int, retry_after: int) -> None:
-        super().__init__(
-            "the service is overloaded",
-            given=f"{queued} of {most} tokens are queued",
-            remedy=f"try again in {retry_after} s",
-        )
+    def __init__(self, why: str, retry_after: int) -> None:
+        super().__init__("the service is overloaded", given=why, remedy=f"try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -102,6 +95,11 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._by_length)
+
+    @property
+    def requests(self) -> int:
+        """How many requests have rows that wait."""
+        return len(self._requests)
 
     def before(self, tokens: int) -> int:
         """How many tokens come before a new request of so many is answered: of each request that waits at most as many

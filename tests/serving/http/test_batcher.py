@@ -316,6 +316,26 @@ def test_the_queue_is_no_longer_than_what_is_computed_in_time() -> None:
     in_loop(scenario)
 
 
+def test_a_large_request_that_would_not_end_in_time_beside_others_is_refused_at_once() -> None:
+    # The bug to catch: it was let in, computed in part, and ended at the time limit.
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_queue_seconds=100, max_seconds=10)
+        batcher._tokens_per_second = 100.0
+        tasks = await queue_up(batcher, model, [[row(n, 2)] for n in range(1, 10)])  # 9 others wait
+        with pytest.raises(Overloaded, match="110 tokens would take 11 s beside 9 other requests"):
+            await batcher.submit([row(1, 11)] * 10)
+        tasks.append(asyncio.create_task(batcher.submit([row(1, 10)] * 10)))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        batcher._tokens_per_second = 1.0
+        assert len(await batcher.submit([row(1, 11)] * 10)) == 10  # alone it may take as long as it takes
+        await batcher.close()
+
+    in_loop(scenario)
+
+
 def test_small_batches_do_not_make_the_service_look_slow() -> None:
     async def scenario() -> None:
         batcher = Batcher(takes(0.01), max_batch_tokens=4000, max_queue_seconds=0.5)
