@@ -1,7 +1,8 @@
 # The service in a container: no torch, no transformers. How to build and run it: docs/deploy.md.
-ARG PYTHON=3.12
+# `make lock` renews the versions and hashes of what is installed and, where there is Docker, the digest of this image.
+ARG BASE=python:3.12-slim
 
-FROM python:${PYTHON}-slim AS builder
+FROM ${BASE} AS builder
 # 1 adds the libraries of CUDA and cuDNN, for machines that have the driver and the NVIDIA container toolkit.
 ARG CUDA=""
 ENV VIRTUAL_ENV=/opt/kdc PATH=/opt/kdc/bin:$PATH
@@ -11,13 +12,16 @@ COPY . .
 # pyproject.toml names onnxruntime-gpu, so that one install serves on both; its CUDA provider is 270 MB that an image
 # for the CPU would carry for nothing. Without CUDA this copy of pyproject.toml asks for onnxruntime in its place: then
 # nothing is installed to be exchanged, and what kdc's metadata requires is what is there. Never both: they share files.
-# hadolint ignore=DL3013
+# Every file that comes from the registry has a hash; kdc itself is built by a setuptools that has one too.
+# hadolint ignore=DL3013,DL3042
 RUN --mount=type=cache,target=/root/.cache/pip \
-    if [ "$CUDA" = 1 ]; then extras='[cuda]'; \
-    else sed -i 's/"onnxruntime-gpu>/"onnxruntime>/' pyproject.toml; fi \
-    && pip install ".$extras" && pip check
+    if [ "$CUDA" = 1 ]; then lock=cuda; \
+    else lock=cpu; sed -i 's/"onnxruntime-gpu>/"onnxruntime>/' pyproject.toml; fi \
+    && pip install --require-hashes --requirement "deploy/lock/$lock.txt" \
+    && pip install --require-hashes --requirement deploy/lock/build.txt --target /opt/build \
+    && PYTHONPATH=/opt/build pip install --no-deps --no-build-isolation . && pip check
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin kdc
 COPY --from=builder /opt/kdc /opt/kdc
 # Nothing is written but below /tmp, so the root filesystem may be read-only and the user may be any.

@@ -9,6 +9,10 @@ VENV_KSERVE := .venv-kserve
 # The tool that writes the bill of materials, and the installation that the bill describes, are kept apart.
 VENV_SBOM := .venv-sbom
 VENV_SERVING := .venv-serving
+VENV_LOCK := .venv-lock
+# Versions for every Python that kdc runs on; files that are there without being asked for have no say.
+LOCK := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock'
 # One thread a process: threads of several processes that wait for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n 2 --dist loadfile
@@ -17,7 +21,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-transformers5 sbom clean
+.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-transformers5 lock sbom clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -29,6 +33,7 @@ help:
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
+	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
@@ -68,6 +73,19 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL)
 
+# The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
+lock: $(VENV_LOCK)/.installed
+	@mkdir -p deploy/lock build/lock
+	sed 's/"onnxruntime-gpu>/"onnxruntime>/' pyproject.toml > build/lock/pyproject.toml
+	$(LOCK) build/lock/pyproject.toml --output-file deploy/lock/cpu.txt
+	$(LOCK) pyproject.toml --extra cuda --output-file deploy/lock/cuda.txt
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml > build/lock/build.in
+	$(LOCK) build/lock/build.in --output-file deploy/lock/build.txt
+	@base=$$(sed -n 's/^ARG BASE=\([^@]*\).*/\1/p' Dockerfile); \
+	if digest=$$(docker buildx imagetools inspect "$$base" --format '{{.Manifest.Digest}}' 2> /dev/null); then \
+		sed -i "s|^ARG BASE=.*|ARG BASE=$$base@$$digest|" Dockerfile && grep '^ARG BASE=' Dockerfile; \
+	else echo "Docker's buildx does not tell the digest of $$base here: the Dockerfile's base image stays as it is."; fi
+
 # The environment is made anew each time, and without pip, so that it holds what `pip install .` brings and nothing else.
 # Two things are hidden from the tool: the folder on this machine from which kdc was installed, and the extras, which it
 # would list as needed where another package happens to bring them.
@@ -82,7 +100,7 @@ sbom: $(VENV_SBOM)/.installed
 		--output-reproducible --validate --output-format JSON --output-file dist/sbom.cdx.json $(VENV_SERVING)/bin/python
 
 clean:
-	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
+	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.
@@ -117,6 +135,10 @@ $(VENV_KSERVE)/.installed: $(VENV_KSERVE)/.created
 
 $(VENV_SBOM)/.installed: $(VENV_SBOM)/.created
 	$(VENV_SBOM)/bin/python -m pip install 'cyclonedx-bom>=7,<8'
+	@touch $@
+
+$(VENV_LOCK)/.installed: $(VENV_LOCK)/.created
+	$(VENV_LOCK)/bin/python -m pip install uv
 	@touch $@
 
 %/.created:

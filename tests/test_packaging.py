@@ -36,7 +36,26 @@ def test_an_image_is_given_every_room() -> None:
     """A room that .dockerignore leaves out would be missing from the image alone, and no fast test builds one."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     folders = {line.removeprefix("!") for line in lines if line.startswith("!") and "." not in line} - {"LICENSE"}
-    assert folders == {name.split(".")[1] for name in SETUPTOOLS["packages"] if name != "kdc"}
+    assert folders - {"deploy/lock"} == {name.split(".")[1] for name in SETUPTOOLS["packages"] if name != "kdc"}
+
+
+@pytest.mark.parametrize(("lock", "runtime"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")])
+def test_the_image_is_given_a_version_with_hashes_of_all_that_serving_needs(lock: str, runtime: str) -> None:
+    # The bug to catch: a new dependency, or a newer least version, without `make lock`: the image would not build.
+    markers = pytest.importorskip("packaging.requirements")
+    text = (ROOT / "deploy" / "lock" / f"{lock}.txt").read_text(encoding="utf-8")
+    blocks = [block for block in re.split(r"\n(?=\S)", text) if not block.startswith("#")]
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    here = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
+    locked = [markers.Requirement(block.partition(" \\")[0]) for block in blocks]
+    for wanted in map(markers.Requirement, PROJECT["project"]["dependencies"]):
+        if wanted.marker is not None and not wanted.marker.evaluate(here):
+            continue
+        name = runtime if wanted.name == "onnxruntime-gpu" else wanted.name
+        pins = [pin for pin in locked if pin.name == name and (pin.marker is None or pin.marker.evaluate(here))]
+        (version,) = {specifier.version for pin in pins for specifier in pin.specifier}
+        assert wanted.specifier.contains(version), f"{name}: make lock"
+    assert "://" not in text  # no address of a registry
 
 
 def test_the_service_tells_the_version_that_is_packaged() -> None:

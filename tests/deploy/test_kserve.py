@@ -83,6 +83,21 @@ def test_the_model_has_the_name_that_kserves_clients_expect(device: str) -> None
     assert environment["PROTOCOL"] == "v2"
 
 
+def test_the_policies_are_of_the_predictors_pods_and_let_none_out() -> None:
+    documents = list(yaml.safe_load_all((DEPLOY / "kserve" / "policies.yaml").read_text(encoding="utf-8")))
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    policy, budget = (document["spec"] for document in documents)
+    names = {yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]["name"] for file in FILES.values()}
+    for selector in (policy["podSelector"], budget["selector"]):
+        (expression,) = selector["matchExpressions"]
+        assert (expression["key"], expression["operator"]) == ("serving.kserve.io/inferenceservice", "In")
+        assert set(expression["values"]) == names
+    assert policy["egress"] == []
+    (container,) = predictor("cpu")["containers"]
+    assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": container["ports"][0]["containerPort"]}]
+
+
 @pytest.mark.kserve
 @pytest.mark.usefixtures("kserve")
 def test_kserves_models_know_every_field() -> None:

@@ -77,7 +77,8 @@ def copy_context(target: Path) -> None:
     for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
         for path in ROOT.glob(line.removeprefix("!")) if line.startswith("!") else ():
             if path.is_dir():
-                shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+                place = target / path.relative_to(ROOT)
+                shutil.copytree(path, place, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(path, target)
 
@@ -99,6 +100,7 @@ def test_the_image_without_docker(finished: Finished, folder: Path, unprivileged
         {
             "python -m venv": f"{python} -m venv",
             "/opt/kdc": str(environment),
+            "/opt/build": str(folder / "build"),
             "=/tmp/": f"={writable}/",
             "=/artifact": f"={folder / 'artifact'}",
             "3000": str(port),
