@@ -122,12 +122,16 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
                 asyncio.run(_warm(Target(up.port, manifest.task.is_pair, 0.0), length))
             by_itself = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds)
             if name == _FAIR:
-                asyncio.run(ATTACKS[name](by_itself))
+                asyncio.run(_alone(ATTACKS[name], by_itself))
             target = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds, apart)
             found[name] = asyncio.run(beside(ATTACKS[name], target, up))
             if name == _FAIR:
                 found[name].progress = len(target.done) / max(1, len(by_itself.done))
     return found
+
+
+async def _alone(attack: Attack, target: Target) -> None:
+    await attack(target)
 
 
 async def _warm(target: Target, length: int) -> None:

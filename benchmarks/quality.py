@@ -164,10 +164,11 @@ def _cosine(run: Path) -> dict[str, Any]:
     from kdc.pipeline.data.prepared import open_data
     from kdc.pipeline.quality import metrics
     from kdc.pipeline.training.baselines import Encoder
+    from kdc.pipeline.training.environment import Environment
 
     data = open_data(run / "data")
     rows = data.rows("eval")
-    encoder = Encoder("minilm", data.task, device="cpu", max_length=128, apart=True)
+    encoder = Encoder("minilm", data.task, environment=Environment(seed=0), max_length=128, apart=True)
     vectors = encoder.vectors(rows, None)
     first, second = vectors[:, : vectors.shape[1] // 4], vectors[:, vectors.shape[1] // 4 : vectors.shape[1] // 2]
     cosines = (first * second).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)

@@ -274,7 +274,7 @@ class EvaluateSettings(Section):
     """Stage `evaluate`: measure every model on the evaluation rows."""
 
     latency_rows: int = Field(100, ge=10, description="rows that are timed one by one (p50, p95)")
-    throughput_rows: int = Field(512, ge=32, description="rows that are timed in batches of 32")
+    throughput_rows: int = Field(256, ge=32, description="rows that are timed in batches of 32")
     rounds: int = Field(3, ge=1, description="rounds of timing, in turns over all models; the median counts")
     memory: bool = Field(True, description="measure the peak memory of each model, in a process of its own")
 

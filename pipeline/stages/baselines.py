@@ -81,7 +81,7 @@ def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, st
     length = run.result(DataResult).max_length["teacher"]
 
     def fitted(rows: Sample, *, apart: bool) -> Fitted:
-        encoder = Encoder(source, task, device=run.device, max_length=length, apart=apart)
+        encoder = Encoder(source, task, environment=run.environment, max_length=length, apart=apart)
         return fit_probe(encoder, rows, tune, task)
 
     if task.text_pair is None:

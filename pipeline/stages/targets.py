@@ -24,6 +24,7 @@ from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
 from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.predict import WINDOW, predict_window, windows
 
 _SPLITS = ("train", "tune", "unlabeled")  # stage data numbers their rows first, in this order
@@ -95,7 +96,7 @@ def _answer(run: Run, place: int, path: Path, answers: Path) -> int:
     if missing:
         rows = Rows.read(data, ensemble.role(place), [split for split in _SPLITS if data.has(split)])
         teacher = run.folder("teacher") / ensemble.folder(place)
-        answer_with(str(teacher), data.task, rows, missing, parts, device=run.device, progress=run.progress)
+        answer_with(str(teacher), data.task, rows, missing, parts, environment=run.environment, progress=run.progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
     return total - sum(min(WINDOW, total - start) for start in missing)
 
@@ -108,14 +109,16 @@ def answer_with(
     starts: list[int],
     parts: Path,
     *,
-    device: str,
+    environment: Environment,
     progress: Progress | None,
 ) -> None:
     """Load a teacher from its folder and have it answer, as `answer_windows` does; under torchrun each process answers
-    its share of the windows. The device is "cpu" or "cuda"."""
-    model = loading.load_model(teacher, task).model.to(device).eval()
+    its share of the windows. On a CPU it answers in the number format that is faster, unless the run says which."""
+    model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
-    answer_windows(model, rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
+    way = settle(environment, model, rows, pad_id=pad_id, trains=False)
+    with answering(way):
+        answer_windows(model.eval(), rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
 
 
 def answer_windows(

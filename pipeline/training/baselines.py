@@ -15,6 +15,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.predict import predict
 
 # scikit-learn's C: the inverse of how strongly the weights are held back.
@@ -109,15 +110,16 @@ class Encoder:
     Args:
         source: path or hub id.
         task: the task, labels filled in.
-        device: "cpu" or "cuda".
+        environment: device and number format; on a CPU the latter is the one that is faster, where it is open.
         max_length: tokens after which a text is cut.
         apart: whether the two texts of a pair are encoded by themselves, and not together.
     """
 
-    def __init__(self, source: str, task: Task, *, device: str, max_length: int, apart: bool) -> None:
+    def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int, apart: bool) -> None:
         import torch
 
-        self.model = loading.load_model(source, task, pooling="mean").model.to(device)
+        self.environment = environment
+        self.model = loading.load_model(source, task, pooling="mean").model.to(environment.device)
         self.model.classifier = torch.nn.Identity()
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
@@ -132,7 +134,10 @@ class Encoder:
         return np.concatenate([first, second, first * second, np.abs(first - second)], axis=1)
 
     def _encode(self, tokens: Any) -> NDArray[np.float32]:
-        return predict(self.model, Rows([tokens]), pad_id=self.tokenizer.pad_token_id)
+        rows, pad_id = Rows([tokens]), self.tokenizer.pad_token_id
+        self.environment = settle(self.environment, self.model, rows, pad_id=pad_id, trains=False)
+        with answering(self.environment):
+            return predict(self.model, rows, pad_id=pad_id)
 
     def _encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """(texts, width). A text that occurs in many pairs is encoded once."""

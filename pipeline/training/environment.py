@@ -42,22 +42,32 @@ def attention(environment: Environment) -> Iterator[None]:
         yield
 
 
-def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> Environment:
+@contextmanager
+def answering(environment: Environment) -> Iterator[None]:
+    """Answer in the number format and with the attention of the environment, on a CPU; on a GPU as the model is."""
+    bf16 = environment.device == "cpu" and bool(environment.bf16)
+    with attention(environment), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        yield
+
+
+def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, trains: bool = True) -> Environment:
     """The environment with the number format, where that is open, and the attention that are faster on a CPU, for the
-    model's own step on a few of the rows. The model and the state of the random numbers stay as they were."""
+    model's own step on a few of the rows, or where it does not train for its answers to them. The model and the state
+    of the random numbers stay as they were."""
     if environment.device != "cpu" or environment.bf16 is False:
         return environment
     order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]
     middle = order[: min(_PROBED_ROWS, max(2, _PROBED_TOKENS // int(rows.lengths[order[0]])))]
     batch = Collator(pad_id)(rows.__getitems__(middle.tolist()))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
-    model.train()
+    model.train(trains)
 
     def step(way: Environment) -> None:
-        with attention(way), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(way.bf16)):
+        with answering(way), torch.inference_mode(not trains):
             loss = model(**inputs).logits.float().square().mean()
-        loss.backward()
-        model.zero_grad(set_to_none=True)
+        if trains:
+            loss.backward()
+            model.zero_grad(set_to_none=True)
 
     fused, fp32 = replace(environment, bf16=True, stepwise=False), replace(environment, bf16=False, stepwise=False)
     stepwise = replace(fused, stepwise=True)
@@ -66,5 +76,6 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int) -> 
         if environment.bf16 is None and not is_faster(partial(step, chosen), partial(step, fp32)):
             chosen = fp32
     if environment.bf16 is None:
-        log.info("trains in %s, which is faster here for a step of this model", "bf16" if chosen.bf16 else "fp32")
+        does, work = ("trains", "a step") if trains else ("answers", "the answers")
+        log.info("%s in %s, which is faster here for %s of this model", does, "bf16" if chosen.bf16 else "fp32", work)
     return chosen

@@ -22,6 +22,7 @@ from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import baselines as stage
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.predict import predict
 from kdc.tools.study.cell_process import run_cell
 from kdc.tools.study.grid import Cell
@@ -128,7 +129,9 @@ def test_the_form_is_chosen_by_some_rows_and_the_probe_is_fitted_to_all(
     assert (result.probe_form, fitted) == (form, [(False, 60), (True, 60), (form == "apart", result.train_rows)])
     train, tune = (Sample.of(data.rows(split), data.tokens("teacher", split)) for split in ("train", "tune"))
     length = read_result(root, DataResult).max_length["teacher"]
-    encoder = Encoder(str(tmp_path / "teacher"), data.task, device="cpu", max_length=length, apart=form == "apart")
+    encoder = Encoder(
+        str(tmp_path / "teacher"), data.task, environment=Environment(seed=0), max_length=length, apart=form == "apart"
+    )
     oracle = fit_probe(encoder, train, tune, data.task)
     with np.load(root / "baselines" / BASELINE_LOGITS) as kept:
         assert kept["tune/probe"] == pytest.approx(oracle.tune, abs=1e-4)

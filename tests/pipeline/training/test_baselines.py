@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.training.baselines import Encoder, Sample, fit, fit_probe, fit_tfidf, majority
+from kdc.pipeline.training.environment import Environment
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(size=(200, 6)).astype(np.float32)
@@ -96,7 +97,7 @@ def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bo
     tokens = datasets.Dataset.from_dict({**encoded, "row": list(range(60)), "length": lengths})
     train = sample(first, [place % 2 for place in range(60)], second, tokens)
     task = task_of("classification", "a", "b", pair=True)
-    probe = Encoder(str(source), task, device="cpu", max_length=64, apart=apart)
+    probe = Encoder(str(source), task, environment=Environment(seed=0), max_length=64, apart=apart)
 
     def mean(*texts: str) -> np.ndarray:
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kdc.pipeline.training import environment as environments
 from kdc.pipeline.training.batches import Rows
-from kdc.pipeline.training.environment import Environment, attention, settle
+from kdc.pipeline.training.environment import Environment, answering, attention, settle
 
 OPEN, BF16 = Environment(seed=0, bf16=None), Environment(seed=0, bf16=True)
 
@@ -22,6 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny_models.build("bert", tmp_path_factory.mktemp("model"))[0]
 
 
+@pytest.mark.parametrize("trains", [True, False])
 @pytest.mark.parametrize(
     ("given", "faster", "expected"),
     [
@@ -34,7 +35,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )
 def test_what_is_faster_is_taken_where_the_settings_leave_it_open(
-    model: Any, monkeypatch: pytest.MonkeyPatch, given: Environment, faster: list[bool], expected: Environment
+    model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Environment,
+    faster: list[bool],
+    expected: Environment,
+    trains: bool,
 ) -> None:
     answers = list(faster)
 
@@ -48,10 +54,21 @@ def test_what_is_faster_is_taken_where_the_settings_leave_it_open(
         [datasets.Dataset.from_dict({"row": range(40), "input_ids": ids, "length": [4] * 40, "label": [0] * 40})]
     )
     state = torch.get_rng_state()
-    assert settle(given, model, rows, pad_id=0) == expected
+    assert settle(given, model, rows, pad_id=0, trains=trains) == expected
     assert not answers
     assert torch.equal(torch.get_rng_state(), state)  # with and without the comparison, a run draws the same masks
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_answers_in_bf16_are_near_those_in_fp32_and_only_where_a_cpu_answers(model: Any) -> None:
+    def answers(environment: Environment) -> torch.Tensor:
+        with answering(environment), torch.inference_mode():
+            return model.eval()(input_ids=torch.tensor([[2, 5, 7, 3]])).logits
+
+    fp32, bf16 = answers(replace(OPEN, bf16=False)), answers(BF16)
+    assert bf16.dtype == torch.bfloat16
+    torch.testing.assert_close(bf16.float(), fp32, atol=0.05, rtol=0.05)
+    assert answers(OPEN).dtype == answers(replace(BF16, device="cuda")).dtype == torch.float32
 
 
 def test_attention_in_single_steps_gives_what_the_fused_kernel_gives() -> None:
