@@ -79,10 +79,11 @@ def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, st
     can have it."""
     task, source = run.data().task, run.config.teacher.model
     length = run.result(DataResult).max_length["teacher"]
+    encoder = Encoder(source, task, environment=run.environment, max_length=length)
+    encoder.settle(train.tokens)
 
     def fitted(rows: Sample, *, apart: bool) -> Fitted:
-        encoder = Encoder(source, task, environment=run.environment, max_length=length, apart=apart)
-        return fit_probe(encoder, rows, tune, task)
+        return fit_probe(encoder.taking(apart=apart), rows, tune, task)
 
     if task.text_pair is None:
         probe = head = fitted(train, apart=False)

@@ -4,6 +4,7 @@ A model that was trained for minutes or hours has to be better than these, or th
 are scikit-learn's; how strongly they are held back is chosen by the tuning slice, as a training's best step is.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,12 +111,14 @@ class Encoder:
     Args:
         source: path or hub id.
         task: the task, labels filled in.
-        environment: device and number format; on a CPU the latter is the one that is faster, where it is open.
+        environment: device and number format; an open one is fp32 until `settle`.
         max_length: tokens after which a text is cut.
         apart: whether the two texts of a pair are encoded by themselves, and not together.
     """
 
-    def __init__(self, source: str, task: Task, *, environment: Environment, max_length: int, apart: bool) -> None:
+    def __init__(
+        self, source: str, task: Task, *, environment: Environment, max_length: int, apart: bool = False
+    ) -> None:
         import torch
 
         self.environment = environment
@@ -124,6 +127,17 @@ class Encoder:
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
         self.apart = apart
+
+    def settle(self, tokens: Any) -> None:
+        """Find out in which number format these tokens are encoded faster, where that is open."""
+        pad_id = self.tokenizer.pad_token_id
+        self.environment = settle(self.environment, self.model, Rows([tokens]), pad_id=pad_id, trains=False)
+
+    def taking(self, *, apart: bool) -> "Encoder":
+        """The same encoder, which takes pairs apart or together."""
+        other = copy.copy(self)
+        other.apart = apart
+        return other
 
     def vectors(self, rows: Any, tokens: Any) -> NDArray[np.float32]:
         """(rows, features). Of a pair that is encoded apart, they are both vectors, their product, and the distance in
@@ -134,10 +148,8 @@ class Encoder:
         return np.concatenate([first, second, first * second, np.abs(first - second)], axis=1)
 
     def _encode(self, tokens: Any) -> NDArray[np.float32]:
-        rows, pad_id = Rows([tokens]), self.tokenizer.pad_token_id
-        self.environment = settle(self.environment, self.model, rows, pad_id=pad_id, trains=False)
         with answering(self.environment):
-            return predict(self.model, rows, pad_id=pad_id)
+            return predict(self.model, Rows([tokens]), pad_id=self.tokenizer.pad_token_id)
 
     def _encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
         """(texts, width). A text that occurs in many pairs is encoded once."""
