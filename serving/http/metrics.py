@@ -40,7 +40,12 @@ class _Allocated(io.FileIO):
 
     def truncate(self, size: int | None = None) -> int:
         assert size is not None
-        os.posix_fallocate(self.fileno(), 0, size)
+        try:
+            os.posix_fallocate(self.fileno(), 0, size)
+        except OSError:
+            if not os.fstat(self.fileno()).st_size:  # a new one: what adds up all files cannot read an empty one
+                os.unlink(self.name)
+            raise
         return size
 
 

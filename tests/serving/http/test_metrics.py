@@ -69,3 +69,12 @@ def test_prometheus_client_still_maps_files_without_pages(tmp_path: Path, monkey
     file = tmp_path / "counter.db"
     mmap_dict.MmapedDict(str(file))
     assert file.stat().st_blocks * 512 < file.stat().st_size, "take _Allocated out of serving/http/metrics.py"
+
+
+def test_metrics_are_told_though_the_first_file_of_a_kind_could_not_be_made(tmp_path: Path) -> None:
+    # The bug to catch: an empty file was left, and `/metrics` answered 500 for as long as the folder was there.
+    early = FULL.replace('metrics.answered("/predict", 200, 0.1)\n\ndef', "\ndef", 1).replace("range(3000)", "range(3)")
+    done = run(early, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kdc_refused_connections_total 0.0" in done.stdout
+    assert all(file.stat().st_size for file in tmp_path.glob("*.db"))
