@@ -17,8 +17,8 @@ COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ "$CUDA" = 1 ]; then lock=cuda; \
     else lock=cpu; sed -i 's/"onnxruntime-gpu>/"onnxruntime>/' pyproject.toml; fi \
-    && pip install --require-hashes --requirement "deploy/lock/$lock.txt" \
-    && pip install --require-hashes --requirement deploy/lock/build.txt --target /opt/build \
+    && pip install --require-hashes --only-binary :all: --requirement "deploy/lock/$lock.txt" \
+    && pip install --require-hashes --only-binary :all: --requirement deploy/lock/build.txt --target /opt/build \
     && PYTHONPATH=/opt/build pip install --no-deps --no-build-isolation . && pip check
 
 FROM ${BASE}

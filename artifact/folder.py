@@ -143,7 +143,7 @@ def _canonical_sha256(document: dict[str, Any]) -> str:
 
 
 def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    root = folder.resolve()
+    root, graphs = folder.resolve(), {variant.file for variant in manifest.variants.values()}
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -162,7 +162,7 @@ def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
             raise _damaged(
                 "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}"
             )
-        if hashes and path.suffix == ".onnx" and has_external_data(path):
+        if hashes and name in graphs and has_external_data(path):
             raise KdcError(
                 "an ONNX file of the artifact keeps weights in another file, which no hash covers",
                 given=path,

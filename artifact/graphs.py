@@ -19,27 +19,33 @@ _PARTS: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _LOCATION, _EXTERNAL = 14, 1  # a tensor's field `data_location`, and its value for another file
+_MOST_FIELDS = 3_000_000  # thirty times those of a large graph; more are read for seconds, and refused
+_MOST_BYTES = 10  # of a number
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
 def has_external_data(path: Path) -> bool:
-    """Whether a tensor of an ONNX file keeps its numbers in another file. False for what is no ONNX file at all, which
-    ONNX Runtime refuses."""
+    """Whether a tensor of an ONNX file keeps its numbers in another file; also true of a file with millions of fields,
+    which nobody reads to the end. False for what is no ONNX file at all, which ONNX Runtime refuses."""
     if not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _finds_external(data)
-        except IndexError:  # cut off within a number
+        except IndexError:  # no protobuf
             return False
 
 
 def _finds_external(data: mmap.mmap) -> bool:
-    waiting = [("model", 0, len(data))]
+    waiting, fields = [("model", 0, len(data))], 0
     while waiting:
         kind, at, end = waiting.pop()
         while at < end:
+            fields += 1
+            if fields > _MOST_FIELDS:
+                return True
             key, at = _varint(data, at)
+            key &= 0xFFFFFFFF  # as the C++ of protobuf reads it
             number, wire = key >> 3, key & 7
             if wire == _VARINT:
                 value, at = _varint(data, at)
@@ -59,13 +65,12 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     """A number of protobuf at a place, and the place after it.
 
     Raises:
-        IndexError: the file ends within it.
+        IndexError: the file ends within it, or it has more bytes than any number.
     """
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
+    value = 0
+    for place in range(_MOST_BYTES):
+        byte = data[at + place]
+        value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return value, at
+            return value, at + place + 1
+    raise IndexError(at)

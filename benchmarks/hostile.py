@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -113,7 +114,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
     manifest = load_manifest(artifact)
     server = all_servers(Subject(artifact, manifest, None, None, scratch))[0]["kdc"]
     apart = free_port()
-    ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart)}
+    ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": "6000"}
     server = replace(server, environment=server.environment | ours)
     found = {}
     for name in names:
@@ -173,6 +174,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="of each attack")
     parser.add_argument("--only", help="names of attacks, separated by commas")
     options = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[
+        1
+    ]  # of open files, for 5,000 idle connections and their other ends
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     names = list(ATTACKS) if options.only is None else options.only.split(",")
     if unknown := sorted(set(names) - set(ATTACKS)):
         parser.error(f"no such attacks: {', '.join(unknown)}; there are {', '.join(ATTACKS)}")

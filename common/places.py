@@ -18,7 +18,9 @@ STANDARD = "-"
 
 _REMEDY = "check the name, the credentials and the endpoint, which the package of this scheme reads"
 _USER = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"(://[^\s?'\"<>]*\?)[^\s'\"<>]+")
+_QUERY = re.compile(r"(://[^\s?'\"<>]*\?)(?=[^\s'\"<>]*=)[^\s'\"<>]+")  # a pattern such as part-?.csv is none
+# Where the packages of stores tell when a file was changed, or which version it is.
+_CHANGED = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "updated")
 _LONGEST_DETAIL = 600  # characters of a package's error message, some of which hold a whole page
 
 
@@ -129,8 +131,12 @@ def format_of(address: str) -> str:
 
 def _ending(address: str) -> str:
     """The ending that tells the format, ".csv" of "rows.csv.gz"."""
-    name = _without_query(address)
-    return Path(name.removesuffix(Path(name).suffix) if is_packed(address) else name).suffix.lower()
+    for name in (_without_query(address), address):  # a query may name the file: download?file=rows.csv
+        packed = Path(name).suffix in _COMPRESSED
+        ending = Path(name.removesuffix(Path(name).suffix) if packed else name).suffix.lower()
+        if ending in FORMATS:
+            break
+    return ending
 
 
 def is_packed(address: str) -> bool:
@@ -181,7 +187,7 @@ def _matches(system: Any, path: str, address: str) -> list[str]:
 
 def _describe(system: Any, path: str, address: str) -> File:
     info = system.info(path)
-    changed = next((str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified", "updated") if key in info), "")
+    changed = next((str(info[key]) for key in _CHANGED if key in info), "")
     shown = path if is_local(system) or "://" in path else f"{address.partition('://')[0]}://{path}"
     return File(without_secrets(shown), system, path, int(info.get("size") or 0), changed)
 
@@ -276,7 +282,8 @@ def whole_file_at(address: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def lock(output: str) -> Iterator[None]:
-    """Keep other processes from writing the same output. Only local outputs are locked: object stores have no locks.
+    """Keep other processes from writing the same output. Only local outputs are locked, in folders where this user may
+    write: object stores have no locks.
 
     Raises:
         InputError: another process writes it.
@@ -288,12 +295,15 @@ def lock(output: str) -> Iterator[None]:
         yield
         return
     place = Path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(place.with_name(f".{place.name}.lock"))
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=0)
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
+    except PermissionError:  # the output itself may be a folder that is this user's, as a volume
+        yield
+        return
     try:
         yield
     finally:

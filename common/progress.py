@@ -9,6 +9,8 @@ import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from kdc.common.errors import printable
+
 _BEAT_S = 30.0  # seconds between two lines of a stage whose bar nobody sees
 
 
@@ -40,7 +42,7 @@ class _Bar:
 
     def say(self, line: str) -> None:
         """Print one line, on a terminal or not."""
-        self.console.print(line, markup=False)
+        self.console.print(printable(line), markup=False)
 
     def stop(self) -> None:
         """Take the bar away."""

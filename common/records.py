@@ -72,19 +72,21 @@ def _finite(text: str) -> float:
     return number
 
 
-_JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)  # as Python has it: NaN and infinity pass
+_FINITE = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
-def parse_jsonl(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
-    """Parse one JSON value a line; blank lines are left out. A number that JSON cannot hold (NaN, 1e999) is an error.
+def parse_jsonl(lines: Iterable[str], *, finite: bool = False) -> Iterator[tuple[int, str, Any]]:
+    """Parse one JSON value a line; blank lines are left out. With `finite` a number that JSON cannot hold (NaN, 1e999),
+    which Python reads and writes, is an error.
 
     Yields:
         the line's number, its text, and its value. The value of a line that is no JSON is the error.
     """
+    decoder = _FINITE if finite else json.JSONDecoder()
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                value = _JSON.decode(line)
+                value = decoder.decode(line)
             except (ValueError, RecursionError) as error:
                 value = error
             yield number, line, value

@@ -24,6 +24,7 @@ from kdc.serving.http import runtime
 from kdc.serving.http.settings import resolve
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows take all cores (http/tokenising.py)
 
 import bentoml
 import uvicorn.config
@@ -32,7 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.api.app import make_app
 from kdc.serving.http.artifacts import local
-from kdc.serving.http.protocol import BoundedProtocol
+from kdc.serving.http.protocol import BoundedProtocol, most_connections
 from kdc.serving.http.registry import Registry, verify
 
 if runtime.directory() is not None:  # under `kdc serve`, which prints the same in fewer words
@@ -89,7 +90,8 @@ class Classifier:
         """Load and warm the artifacts."""
         _log_to_stderr()
         server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's, which handles the signal
-        BoundedProtocol.accepting = None if server is None else Accepting(server)
+        if server is not None and _SETTINGS.workers == 1:
+            BoundedProtocol.accepting = Accepting(server, most_connections(_SETTINGS.max_connections))
         try:
             await self._stack.enter_async_context(_APP.router.lifespan_context(_APP))
         except KdcError as error:

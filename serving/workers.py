@@ -14,6 +14,7 @@ from kdc.serving.http import runtime
 
 _RECENT_S = 60.0  # seconds for which a death counts
 _WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # before a restart, by the number of recent deaths for each worker
+_SEEN_S = 1.0  # seconds after which a worker that was to be started has been seen, unless it died at once
 _FAILED_STARTS = 5  # of each worker, in a row: then the service ends
 
 
@@ -30,6 +31,7 @@ class Restarts:
         self._alive: set[int] = set()
         self._deaths: list[float] = []
         self._failed = 0  # starts since the last worker that became ready
+        self._asked: float | None = None  # when a start was due of which nothing is seen yet
 
     def due(self, alive: Collection[int], now: float | None = None) -> bool:
         """Whether workers that died are to be started again now.
@@ -45,6 +47,11 @@ class Restarts:
         for worker in sorted(self._alive - set(alive)):
             self._deaths.append(now)
             self._failed = 0 if runtime.was_ready(self._folder, worker) else self._failed + 1
+        if set(alive) - self._alive:
+            self._asked = None
+        elif self._asked is not None and now - self._asked >= _SEEN_S:  # it died between two looks
+            self._deaths.append(now)
+            self._failed, self._asked = self._failed + 1, None
         self._alive = set(alive)
         serves = any(runtime.was_ready(self._folder, worker) for worker in alive)
         if self._failed >= _FAILED_STARTS * self._workers and not serves:
@@ -54,10 +61,13 @@ class Restarts:
                 remedy="each has printed its reason above; is the artifact still there, and is there memory enough?",
             )
         self._deaths = [death for death in self._deaths if now - death < _RECENT_S]
-        if not self._deaths or len(alive) >= self._workers:
+        if not self._deaths or len(alive) >= self._workers or self._asked is not None:
             return False
         turn = min(-(-len(self._deaths) // self._workers), len(_WAITS_S) - 1)
-        return now - self._deaths[-1] >= _WAITS_S[turn]
+        if now - self._deaths[-1] < _WAITS_S[turn]:
+            return False
+        self._asked = now
+        return True
 
 
 def running(watchers: Iterable[Any]) -> list[int]:

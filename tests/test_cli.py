@@ -94,7 +94,14 @@ def test_no_label_of_an_artifact_moves_the_cursor_of_a_terminal(tmp_path: Path) 
         update={"name": "mood\x1b[2J", "labels": ("\x1b]0;owned\x07", "so\u202eso", "gut")}
     )
     artifact = bag_models.write_artifact(tmp_path / "artifact", task)
-    for command in (["inspect", str(artifact)], ["try", str(artifact), "w1"], ["try", str(artifact), "w1", "w2"]):
+    (tmp_path / "in.csv").write_text("sentence\nw1\n")
+    table = ["predict", str(artifact), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]
+    for command in (
+        ["inspect", str(artifact)],
+        ["try", str(artifact), "w1"],
+        ["try", str(artifact), "w1", "w2"],
+        table,
+    ):
         done = kdc(*command)
         shown = done.stdout + done.stderr
         assert "mood" in shown or "owned" in shown

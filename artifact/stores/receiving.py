@@ -13,6 +13,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,13 +24,15 @@ from kdc.artifact.stores.sources import Source
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Meter
 
+_LEFT = re.compile(r"\.kdc-push\.json|\..+\.tmp")  # what a push into the folder, or a writer that was killed, has left
 _REMOVED = ".kdc-removed-"
 _SPARE_BYTES = 16 * 1024 * 1024  # bytes of the disk that stay free: file systems need some for themselves
 _PULL_AGAIN = "pull again; if it stays so, push the artifact again from a copy that `kdc inspect` finds whole"
 
 
-def holds(folder: Path, manifest: Manifest, *, force: bool) -> bool:
-    """Whether the folder holds the artifact already; False where the artifact may be placed there.
+def holds(folder: Path, manifest: Manifest, *, force: bool, is_cache: bool = False) -> bool:
+    """Whether the folder holds the artifact already; False where the artifact may be placed there. Whatever else is in
+    a folder of the cache is a damaged copy, and may be replaced.
 
     Raises:
         InputError: something else is there, which must not be replaced.
@@ -47,7 +50,7 @@ def holds(folder: Path, manifest: Manifest, *, force: bool) -> bool:
         return False
     if folder.is_symlink():
         raise InputError(obstacle, given=f"{folder}, a link", remedy="name a folder, not a link to one")
-    if strangers := _strangers(folder, manifest):
+    if not is_cache and (strangers := _strangers(folder, manifest)):
         given = f"{folder}: {', '.join(strangers[:5])}"
         raise InputError(obstacle, given=given, remedy="name another folder, one that is not there yet")
     if not force:
@@ -61,6 +64,7 @@ def _strangers(folder: Path, coming: Manifest) -> list[str]:
         return [folder.name]
     present = {path.name for path in folder.iterdir() if path.is_file()}
     known = _files_of(folder / MANIFEST_NAME, coming) if MANIFEST_NAME in present else set()
+    known |= {name for name in present if _LEFT.fullmatch(name)} if known else set()
     return sorted(path.name for path in folder.iterdir() if path.name not in present & known)
 
 
@@ -71,13 +75,13 @@ def _files_of(path: Path, coming: Manifest) -> set[str]:
     lie beside it.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document, is_json = json.loads(path.read_bytes()), True
     except (ValueError, RecursionError):
-        document = None
+        document, is_json = None, False
     if isinstance(document, dict) and {"schema_version", "kdc_version", "files"} <= document.keys():
         return {MANIFEST_NAME, *document["files"]} if isinstance(document["files"], dict) else {MANIFEST_NAME}
     beside = {name for name in coming.files if (path.parent / name).exists()}
-    return {MANIFEST_NAME, *beside} if document is None and beside else set()
+    return {MANIFEST_NAME, *beside} if beside and not is_json else set()
 
 
 def prepare(folder: Path, manifest: Manifest) -> Path:

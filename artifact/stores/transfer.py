@@ -97,7 +97,7 @@ def cached(name: str, address: str, *, allow_failed: bool = False, expect_sha256
     cache = os.path.abspath(os.environ.get("KDC_CACHE") or os.path.join(caches, "kdc"))
     folder = Path(cache, "artifacts", manifest.sha256)
     # The folder is named by the hash, so that whatever else is there is a damaged copy, which may be replaced.
-    received = fetch(source, manifest, content, folder, force=True)
+    received = fetch(source, manifest, content, folder, force=True, is_cache=True)
     how = "in the cache already" if received is None else f"{received + len(content):,} bytes received"
     sys.stderr.write(f"fetched {name}: {source.shown}, SHA-256 {manifest.sha256}, {how}\n")
     sys.stderr.flush()
@@ -125,7 +125,9 @@ def open_source(address: str) -> Source:
     return FileSource(place)
 
 
-def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool) -> int | None:
+def fetch(
+    source: Source, manifest: Manifest, content: bytes, folder: Path, *, force: bool, is_cache: bool = False
+) -> int | None:
     """Bring an artifact into a folder. Two processes that do so at once for the same folder take turns.
 
     Args:
@@ -134,6 +136,7 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
         content: the manifest's bytes.
         folder: where the artifact shall be.
         force: replace another artifact, or a damaged one.
+        is_cache: whether the folder is kdc's own, in which whatever else is there may be replaced.
 
     Returns:
         The number of bytes that came from the store; None where the same artifact was in the folder already.
@@ -145,14 +148,14 @@ def fetch(source: Source, manifest: Manifest, content: bytes, folder: Path, *, f
     from filelock import FileLock
 
     folder = Path(os.path.abspath(folder))
-    if holds(folder, manifest, force=force):
+    if holds(folder, manifest, force=force, is_cache=is_cache):
         return None
     lock = folder.parent / f".{folder.name}.lock"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock), Meter() as meter:
             recover(folder)
-            if holds(folder, manifest, force=force):  # another process brought it meanwhile
+            if holds(folder, manifest, force=force, is_cache=is_cache):  # another process brought it meanwhile
                 return None
             partial = prepare(folder, manifest)
             received = receive_files(source, manifest, partial, meter)

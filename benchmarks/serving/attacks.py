@@ -149,7 +149,7 @@ async def slowloris(target: Target) -> None:
             await asyncio.sleep(0.5)
 
 
-@again_and_again(900)
+@again_and_again(5000)
 async def idle(target: Target) -> None:
     async with connected(target) as (reader, _):
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))

@@ -195,7 +195,7 @@ def _rows_of_fields(records: Iterable[tuple[int, list[str]]], header: list[str])
 
 
 def _rows_of_jsonl(lines: Iterable[str]) -> Iterator[_Row]:
-    for line, text, row in parse_jsonl(lines):
+    for line, text, row in parse_jsonl(lines, finite=True):  # they are written again
         if not isinstance(row, dict):
             yield line, f"the line is no JSON object{f': {row}' if isinstance(row, Exception) else ''}", 0
         elif not is_utf8(text) or ("\\ud" in text.lower() and not is_utf8(json.dumps(row, ensure_ascii=False))):

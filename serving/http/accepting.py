@@ -11,18 +11,21 @@ import os
 import socket
 from typing import Any
 
-_MOST = 64  # connections of a turn; other workers may have room for the rest
+_MOST = 64  # connections of a turn
+_TO_REFUSE = 8  # of these beyond the most that there may be: each takes a descriptor until it is refused
 
 
 class Accepting:
-    """Takes further connections once the server has accepted one.
+    """Takes further connections once the server has accepted one. For a process that listens alone: of several, one
+    would take what the others have time for.
 
     Args:
         server: uvicorn's, whose loop this runs in.
+        most: how many connections there may be.
     """
 
-    def __init__(self, server: Any) -> None:
-        self._server = server
+    def __init__(self, server: Any, most: int) -> None:
+        self._server, self._most_connections = server, most
         self._listeners: list[socket.socket] = []  # copies of the server's own, which uvloop does not let others use
         self._has_taken = False  # in this turn
         self._handed: set[asyncio.Task[Any]] = set()  # connections that the protocol does not have yet
@@ -36,7 +39,9 @@ class Accepting:
         if not self._listeners:
             self._listeners = listeners_of(self._server)
         for listener in self._listeners:
-            for task in take_what_waits(listener, self._server, most=_MOST):
+            open_now = len(self._server.server_state.connections) + len(self._handed)
+            most = min(_MOST, self._most_connections + _TO_REFUSE - open_now)
+            for task in take_what_waits(listener, self._server, most=most):
                 self._handed.add(task)
                 task.add_done_callback(self._ended)
 

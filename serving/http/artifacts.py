@@ -55,7 +55,7 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
     """Split `SHA256` of the one artifact, or `NAME=SHA256,...`, into the SHA-256 that each named manifest must have.
 
     Raises:
-        InputError: an artifact of that name is not served, or a value is no SHA-256.
+        InputError: an artifact of that name is not served, a value is no SHA-256, or an artifact has none.
     """
     expected: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in (given or "").split(","))):
@@ -69,6 +69,12 @@ def expected_sha256(given: str | None, names: Collection[str]) -> dict[str, str]
                 remedy=f"64 hexadecimal digits, as `kdc inspect` prints them; NAME=SHA256 with {', '.join(names)}",
             )
         expected[name] = value.lower()
+    if given is not None and (left := sorted(set(names) - set(expected))):
+        raise InputError(
+            "an artifact has no SHA-256, where others are expected to have theirs",
+            given=f"{given!r} with {', '.join(left)}",
+            remedy="name one for each: NAME=SHA256,NAME=SHA256",
+        )
     return expected
 
 

@@ -26,6 +26,8 @@ log = logging.getLogger("kdc.serve")
 # After so many failed passes for one batch the fault is not in single rows, and the rest is not tried row by row.
 _MOST_FAILURES = 32
 
+_AVERAGED_S = 2.0  # seconds over which the number of waiting requests is averaged
+
 Forward = Callable[[Sequence[Encoded]], np.ndarray]
 # Called in the event loop with the rows of every batch, their outputs or errors, and the report.
 OnBatch = Callable[[Sequence[Row], Sequence[Result], BatchReport], None]
@@ -45,8 +47,8 @@ class Batcher:
             `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
         max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
-        max_seconds: most seconds that a request may take, at that speed, if as many others as wait now go on to take
-            turns with it; beyond that it raises `Overloaded`, since its caller will have given up by then.
+        max_seconds: most seconds that a request may take, at that speed, if as many others as waited lately go on to
+            take turns with it; beyond that it raises `Overloaded`, since its caller will have given up by then.
         on_batch: records every batch, for metrics and traces.
         on_left: called in the event loop with the tokens that still wait, after a caller has left with its rows.
 
@@ -84,6 +86,8 @@ class Batcher:
         self._alone = False  # whether a pass with all threads is running
         self._closing = False
         self._tokens_per_second: float | None = None  # unknown before the first large batch
+        self._others = 0.0  # requests that waited at a time, on average over the last seconds
+        self._averaged = time.perf_counter()  # when that was updated
         self._threads = [
             threading.Thread(target=self._work, name=f"kdc-batcher-{lane}", daemon=True) for lane in range(lanes)
         ]
@@ -93,7 +97,7 @@ class Batcher:
     def check_room(self, tokens: int) -> None:
         """Refuse tokens for which the queue has no room. An empty queue has room for any number.
 
-        A caller may ask with the number of its rows, which have a token at least, before it tokenises them.
+        A caller may ask before it tokenises its rows, with about as many tokens as they will have at least.
 
         Raises:
             Overloaded: they do not fit.
@@ -106,12 +110,11 @@ class Batcher:
             if queued and queued + tokens > most:
                 retry_after = max(1, round(queued / speed)) if speed is not None else 1
                 raise Overloaded(f"{queued} of {most} tokens are queued", retry_after)
-        # Those who wait now will not become fewer: whoever is answered asks again, or another one does.
-        others = self.queue.requests
-        if speed is not None and others and (1 + others) * tokens > speed * self._max_seconds:
-            seconds = (1 + others) * tokens / speed
-            why = f"{tokens} tokens would take {seconds:.0f} s beside {others} other requests"
-            raise Overloaded(why, max(1, round(seconds)))
+        # As many as took turns lately will go on to do so: whoever is answered asks again, or another one does.
+        if speed is not None and (1 + self._others) * tokens > speed * self._max_seconds and len(self.queue):
+            seconds = (1 + self._others) * tokens / speed
+            why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"
+            raise Overloaded(why, max(1, round(self.queue.tokens / speed)))
 
     async def submit(self, encodings: Sequence[Encoded], trace: object = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
@@ -187,16 +190,26 @@ class Batcher:
                 )
                 self._running += 1
                 self._alone = alone
+                waiting = self.queue.requests
                 queued = self.queue.tokens
+            began = time.perf_counter()
             try:
                 self._run(batch, queued, alone, free_since)
             finally:
                 free_since = time.perf_counter()
                 with self._lock:
                     self._running -= 1
+                    self._average(waiting, began, free_since)
                     if alone:  # the other lanes have waited for its end
                         self._alone = False
                         self._wake(self._lanes if self._closing else len(self.queue) - 1)
+
+    def _average(self, waiting: int, began: float, ended: float) -> None:
+        """Note how many requests waited during a pass; between passes none did."""
+        since = max(began, self._averaged)  # another lane may have told of a part of this time
+        self._others *= math.exp(min(0.0, self._averaged - ended) / _AVERAGED_S)
+        self._others += waiting * (1 - math.exp(min(0.0, since - ended) / _AVERAGED_S))
+        self._averaged = max(ended, self._averaged)
 
     def _wake(self, lanes: int) -> None:
         """Have idle lanes look at the queue; the one that ran last comes first, as its core's cache is still warm."""

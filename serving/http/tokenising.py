@@ -2,7 +2,7 @@
 
 A request of two megabytes takes a second of a core. All of them together have a few threads of their own, so that the
 forward passes keep their cores, and none holds a thread for longer than a piece: another request waits for a piece of
-each that is before it, not for all of them.
+each that is before it, not for all of them. (The service switches off the tokenizers library's own threads.)
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from kdc.serving.engine.tokenizing import Encoded
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
 _PIECE_CHARS = 50_000  # a text of so many without a space takes 30 ms
 _MOST_THREADS = 4
-_CHARS_A_TOKEN = 16  # at the least so many tokens has a text of language; of English it has three times as many
+_CHARS_A_TOKEN = 16  # of a text; in English a token has five
 
 
 class Tokenising:
@@ -31,7 +31,8 @@ class Tokenising:
         self._threads = ThreadPoolExecutor(max(1, min(_MOST_THREADS, engine.threads // 2)), "kdc-tokeniser")
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """About the fewest tokens that rows of language have once they are cut, found without tokenising them."""
+        """About the fewest tokens that rows of sentences have once they are cut, found without tokenising them. Spaces
+        alone, or a word without an end, have fewer."""
         most = self._engine.tokenizer_info.max_length
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 

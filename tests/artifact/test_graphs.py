@@ -102,18 +102,40 @@ def test_every_field_of_onnx_that_leads_to_a_tensor_is_followed() -> None:
     assert expected == _PARTS
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"weights" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"\x0b" * 9])
+def test_a_tag_beyond_32_bits_is_read_as_the_runtime_reads_it(tmp_path: Path) -> None:
+    path = bag_models.make_graph(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(tensor())
+    plain = model.SerializeToString()
+    assert plain.count(b"\x70\x01") == 1  # field 14 of the one tensor: its location is external
+    grown = len(b"\xf0\x80\x80\x80\x10") - 1
+    # The lengths around a message that grows have to be written anew: the tensor goes into a second part of the graph.
+    made = tensor().SerializeToString().replace(b"\x70\x01", b"\xf0\x80\x80\x80\x10\x01")
+    assert len(made) == len(tensor().SerializeToString()) + grown
+    inside = b"\x2a" + bytes([len(made)]) + made
+    path.write_bytes(path.read_bytes() + b"\x3a" + bytes([len(inside)]) + inside)
+    assert has_external_data(path)
+
+
+def test_a_file_of_millions_of_fields_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x01" * 4_000_000)
+    assert has_external_data(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"weights" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"\xff" * 10**6])
 def test_what_is_no_onnx_file_is_left_to_the_runtime(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     assert not has_external_data(tmp_path / "model.onnx")
 
 
-def test_an_artifact_with_weights_elsewhere_is_refused_though_all_hashes_match(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.onnx", "model.bin"])
+def test_an_artifact_with_weights_elsewhere_is_refused_though_all_hashes_match(tmp_path: Path, name: str) -> None:
     folder = bag_models.write_artifact(tmp_path / "artifact")
     manifest = load_manifest(folder)
-    path = folder / manifest.variants["fp32"].file
-    model = onnx.load(path)
+    path = folder / name
+    model = onnx.load(folder / manifest.variants["fp32"].file)
+    variants = manifest.variants | {"fp32": manifest.variants["fp32"].model_copy(update={"file": name})}
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     files = manifest.files | describe_files(folder, [path.name])
     with pytest.raises(KdcError, match="keeps weights in another file"):
-        write_manifest(folder, manifest.model_copy(update={"files": files}))
+        write_manifest(folder, manifest.model_copy(update={"files": files, "variants": variants}))

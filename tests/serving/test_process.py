@@ -324,6 +324,15 @@ def test_starts_come_ever_later_and_end_where_none_becomes_ready(tmp_path: Path)
     assert waits[-1] >= 4
 
 
+def test_workers_that_die_before_anybody_sees_them_are_counted(tmp_path: Path) -> None:
+    restarts, starts = Restarts(tmp_path, 1), 0
+    restarts.due([1], 0.0)
+    with pytest.raises(KdcError, match="cannot start"):  # noqa: PT012
+        for look in range(1, 1000):
+            starts += restarts.due([], 0.2 * look)
+    assert starts == 4  # and the one that was seen
+
+
 def test_a_worker_that_dies_now_and_then_is_started_at_once(tmp_path: Path) -> None:
     restarts = Restarts(tmp_path, 2)
     for number in range(20):

@@ -322,15 +322,48 @@ def test_a_large_request_that_would_not_end_in_time_beside_others_is_refused_at_
         model = Model(opened=False)
         batcher = Batcher(model, max_queue_seconds=100, max_seconds=10)
         batcher._tokens_per_second = 100.0
-        tasks = await queue_up(batcher, model, [[row(n, 2)] for n in range(1, 10)])  # 9 others wait
-        with pytest.raises(Overloaded, match="110 tokens would take 11 s beside 9 other requests"):
+        tasks = await queue_up(batcher, model, [[row(n, 2)] for n in range(1, 10)])
+        assert len(batcher.queue) == 9
+        batcher._others = 9.0  # as they have been for a while
+        with pytest.raises(Overloaded, match="110 tokens would take 11 s beside 9 other requests") as caught:
             await batcher.submit([row(1, 11)] * 10)
+        assert caught.value.retry_after == 1  # the queue is empty by then
         tasks.append(asyncio.create_task(batcher.submit([row(1, 10)] * 10)))
         await asyncio.sleep(0)
         model.gate.set()
         await asyncio.gather(*tasks)
         batcher._tokens_per_second = 1.0
         assert len(await batcher.submit([row(1, 11)] * 10)) == 10  # alone it may take as long as it takes
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_a_crowd_of_a_moment_refuses_no_large_request() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_queue_seconds=100, max_seconds=10)
+        batcher._tokens_per_second = 10_000.0
+        tasks = await queue_up(batcher, model, [[row(n, 20)] for n in range(1, 39)])  # a tenth of a second of work
+        tasks.append(asyncio.create_task(batcher.submit([row(1, 64)] * 64)))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+
+    in_loop(scenario)
+
+
+def test_requests_that_waited_lately_are_averaged_and_forgotten() -> None:
+    async def scenario() -> None:
+        batcher = Batcher(takes(0.0))
+        now = batcher._averaged
+        for step in range(200):  # two lanes, each with passes of 0.1 s, beside which 30 wait
+            began = now + 0.1 * (step // 2)
+            batcher._average(30, began, began + 0.1)
+        assert batcher._others == pytest.approx(30, rel=0.02)
+        batcher._average(1, now + 20, now + 20.001)  # after ten seconds without a pass
+        assert batcher._others < 1
         await batcher.close()
 
     in_loop(scenario)

@@ -357,8 +357,8 @@ def test_an_idle_connection_is_kept_as_long_as_the_setting_says(artifact: Path) 
         assert 0.3 < time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("helped", [True, False])
-def test_all_connections_that_wait_are_accepted_in_one_turn(helped: bool) -> None:
+@pytest.mark.parametrize(("helped", "most", "expected"), [(True, 100, 60), (True, 10, 18), (False, 100, 4)])
+def test_all_connections_that_wait_are_accepted_in_one_turn(helped: bool, most: int, expected: int) -> None:
     # The bug to catch: uvloop accepts one a turn, so that probes wait behind hundreds of busy clients. Where this fails
     # without our help, uvloop accepts them all by itself and serving/http/accepting.py can go.
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -369,7 +369,7 @@ def test_all_connections_that_wait_are_accepted_in_one_turn(helped: bool) -> Non
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)
-        BoundedProtocol.accepting = Accepting(server) if helped else None
+        BoundedProtocol.accepting = Accepting(server, most) if helped else None
         place = server.servers[0].sockets[0].getsockname()
         clients = [socket.create_connection(place) for _ in range(60)]  # the kernel takes them; no turn passes
         for _ in range(8):
@@ -385,4 +385,5 @@ def test_all_connections_that_wait_are_accepted_in_one_turn(helped: bool) -> Non
         count = uvloop.run(accepted())
     finally:
         BoundedProtocol.accepting = None
-    assert count == 60 if helped else count < 20
+    # As many as there may be and a few to refuse; a server without help has had a turn or two for each.
+    assert expected <= count <= expected + 16
