@@ -5,6 +5,7 @@ Goes on where it was cut off; with one teacher, memory does not grow with the ro
 window, each into a file of its own, so that several processes can share the work.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from kdc.common.errors import KdcError
-from kdc.common.files import whole_file
+from kdc.common.files import whole_file, write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
@@ -27,6 +28,7 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
 from kdc.pipeline.training.predict import WINDOW, predict_window, windows
 
+_FORMAT = "number-format"  # beside the windows: bf16 or fp32
 _SPLITS = ("train", "tune", "unlabeled")  # stage data numbers their rows first, in this order
 
 
@@ -113,10 +115,16 @@ def answer_with(
     progress: Progress | None,
 ) -> None:
     """Load a teacher from its folder and have it answer, as `answer_windows` does; under torchrun each process answers
-    its share of the windows. On a CPU it answers in the number format that is faster, unless the run says which."""
+    its share of the windows. On a CPU it answers in the number format that is faster, unless the run says which; one
+    that goes on answers in the format that it began in."""
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
+    if environment.bf16 is None and (kept := parts / _FORMAT).exists():  # the windows that are there are in this one
+        environment = replace(environment, bf16=kept.read_text() == "bf16")
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
+    way = replace(way, bf16=bool(ranks.told_by_leader(float(bool(way.bf16)))))  # all processes in one format
+    if ranks.rank() == 0:
+        write_whole(parts / _FORMAT, "bf16" if way.bf16 else "fp32")
     with answering(way):
         answer_windows(model.eval(), rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
 

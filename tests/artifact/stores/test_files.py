@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -483,3 +484,21 @@ def test_a_second_push_to_a_folder_does_not_mix_with_the_first(
     assert refused
     assert contents(tmp_path / "there") == contents(artifact)
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_push_into_a_volume_needs_no_rights_beside_it(artifact: Path) -> None:
+    # The bug to catch: the lock lies beside the folder, where a mounted volume's user may not write.
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        shutil.copytree(artifact, root / "artifact")
+        (root / "volume").mkdir()
+        os.chown(root / "volume", 65534, 65534)
+        root.chmod(0o755)
+        push_artifact(root / "artifact", str(root / "before"))  # what is imported then may lie in root's home
+        os.seteuid(65534)
+        try:
+            push_artifact(root / "artifact", str(root / "volume"))
+        finally:
+            os.seteuid(0)
+        assert contents(root / "volume") == contents(artifact)

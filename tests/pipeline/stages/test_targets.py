@@ -1,17 +1,22 @@
 """The teacher's logits: each under its own row id, and not computed twice."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+import tiny_models
 import torch
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.stages import targets
 from kdc.pipeline.stages.targets import answer_windows, join_parts
 from kdc.pipeline.training import predict
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.predict import windows
 
 
@@ -90,3 +95,30 @@ def test_a_row_answered_twice_is_found(rows: Rows, tmp_path: Path) -> None:
     answer(Rows([doubled]), tmp_path / "parts", Teacher(), list(windows(100)))
     with pytest.raises(KdcError, match="2 rows, the first is 7"):
         joined(rows, tmp_path)
+
+
+@pytest.mark.parametrize("before", [None, "fp32", "bf16"])
+def test_a_stage_that_goes_on_answers_in_the_format_that_it_began_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    def faster(environment: Environment, *_: object, **__: object) -> Environment:
+        return replace(environment, bf16=True) if environment.bf16 is None else environment  # now it is bf16
+
+    monkeypatch.setattr(targets, "settle", faster)
+    tiny_models.build("bert", tmp_path / "teacher")
+    task = Task(
+        name="t", kind="classification", labels=("a", "b", "c"), text="text", label="label", metrics=("accuracy",)
+    )
+    ids = [[2, 5, 7, 3]] * 4
+    rows = Rows([datasets.Dataset.from_dict({"row": range(4), "input_ids": ids, "length": [4] * 4})])
+    (tmp_path / "parts").mkdir()
+    if before is not None:
+        (tmp_path / "parts" / "number-format").write_text(before)
+    environment = Environment(seed=0, bf16=None)
+    targets.answer_with(
+        str(tmp_path / "teacher"), task, rows, [0], tmp_path / "parts", environment=environment, progress=None
+    )
+    assert (tmp_path / "parts" / "number-format").read_text() == (before or "bf16")
+    join_parts(tmp_path / "parts", tmp_path / "logits.npy", rows=4, outputs=task.outputs)
+    answers = torch.from_numpy(np.load(tmp_path / "logits.npy"))
+    assert torch.equal(answers, answers.bfloat16().float()) is (before != "fp32")

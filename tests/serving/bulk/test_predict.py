@@ -20,10 +20,12 @@ import pytest
 from labelled_tables import LABELS, check, make_artifact, make_rows, predict, read, write
 
 from kdc.common.errors import InputError, KdcError
+from kdc.common.places import File, format_of, without_secrets
 from kdc.serving.bulk import inputs
-from kdc.serving.bulk.job import Counts
+from kdc.serving.bulk.job import Counts, Job
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.bulk.predict import Speed
+from kdc.serving.bulk.request import PredictRequest
 from kdc.serving.bulk.windows import Scorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -553,3 +555,26 @@ def test_no_message_shows_the_secrets_of_an_address(
     assert done.returncode in (1, 2)
     assert told in done.stderr
     assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_addresses_tell_their_format_and_keep_their_secrets_to_themselves() -> None:
+    for address, expected in (
+        ("https://h/rows.csv?X-Signature=a.parquet", "csv"),
+        ("https://h/rows.jsonl.gz?token=x", "jsonl"),
+        ("https://h/download?file=rows.tsv", "tsv"),
+        ("odd?name.csv", "csv"),
+    ):
+        assert format_of(address) == expected
+    assert without_secrets("s3://b/part-?.csv") == "s3://b/part-?.csv"
+    assert without_secrets("https://u:p@h/a?b=c d") == "https://...@h/a?... d"
+
+
+def test_another_source_behind_an_address_without_secrets_is_another_job(artifact: Path, tmp_path: Path) -> None:
+    def fingerprint(path: str) -> Any:
+        request = PredictRequest(artifact=artifact, source="x", output="y.csv")
+        file = File("https://h/export.csv?...", None, path, 0, "")
+        return Job(request, [file], bag_models.SINGLE, {}).fingerprint()
+
+    one, other = fingerprint("https://h/export.csv?table=a"), fingerprint("https://h/export.csv?table=b")
+    assert one != other
+    assert "table" not in str(one)
