@@ -149,8 +149,18 @@ async def slowloris(target: Target) -> None:
             await asyncio.sleep(0.5)
 
 
-@again_and_again(5000)
 async def idle(target: Target) -> None:
+    """Five thousand, a thousand more each second: all at once they would keep this process from its probes."""
+
+    async def one(delay: float) -> None:
+        await asyncio.sleep(delay)
+        await _idle_again(target)
+
+    await asyncio.gather(*(one(place / 1000) for place in range(5000)))
+
+
+@again_and_again(1)
+async def _idle_again(target: Target) -> None:
     async with connected(target) as (reader, _):
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
 
