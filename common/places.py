@@ -1,5 +1,6 @@
 """Places of input and output: local paths, and every address that fsspec has a package for (s3://, gs://, ...)."""
 
+import errno
 import os
 import re
 import shutil
@@ -301,8 +302,10 @@ def lock(output: str) -> Iterator[None]:
         held.acquire(timeout=0)
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
-    except PermissionError:  # the output itself may be a folder that is this user's, as a volume
-        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        yield  # the output itself may be a folder in which this user may write, as a mounted volume
         return
     try:
         yield

@@ -62,10 +62,11 @@ def _strangers(folder: Path, coming: Manifest) -> list[str]:
     """Names of what is at a folder's place and belongs to no artifact, so that it must not be removed."""
     if not folder.is_dir():
         return [folder.name]
-    present = {path.name for path in folder.iterdir() if path.is_file()}
-    known = _files_of(folder / MANIFEST_NAME, coming) if MANIFEST_NAME in present else set()
-    known |= {name for name in present if _LEFT.fullmatch(name)} if known else set()
-    return sorted(path.name for path in folder.iterdir() if path.name not in present & known)
+    is_file = {path.name: path.is_file() for path in folder.iterdir()}
+    known = _files_of(folder / MANIFEST_NAME, coming) if is_file.get(MANIFEST_NAME) else set()
+    return sorted(
+        name for name in is_file if not is_file[name] or not (name in known or (known and _LEFT.fullmatch(name)))
+    )
 
 
 def _files_of(path: Path, coming: Manifest) -> set[str]:

@@ -348,7 +348,7 @@ def test_a_crowd_of_a_moment_refuses_no_large_request() -> None:
         tasks.append(asyncio.create_task(batcher.submit([row(1, 64)] * 64)))
         await asyncio.sleep(0)
         model.gate.set()
-        await asyncio.gather(*tasks)
+        assert len((await asyncio.gather(*tasks))[-1]) == 64
         await batcher.close()
 
     in_loop(scenario)
