@@ -101,7 +101,7 @@ class File:
     @property
     def format(self) -> str:
         """The format, by the ending: csv, tsv, jsonl or parquet."""
-        return format_of(self.address)
+        return format_of(self.path)  # the address as people see it may lack a query that names the file
 
     def open(self) -> IO[bytes]:
         """Open the file for reading; a compressed one is decompressed on the way.
@@ -111,7 +111,7 @@ class File:
         """
         from fsspec.compression import available_compressions
 
-        compression = _COMPRESSED.get(Path(_without_query(self.address)).suffix)
+        compression = _COMPRESSED.get(Path(_named(self.path)).suffix)
         if compression is not None and compression not in available_compressions():
             what = f"nothing that unpacks {compression} is installed"
             raise InputError(what, given=self.address, remedy="unpack it first")
@@ -132,22 +132,20 @@ def format_of(address: str) -> str:
 
 def _ending(address: str) -> str:
     """The ending that tells the format, ".csv" of "rows.csv.gz"."""
-    for name in (_without_query(address), address):  # a query may name the file: download?file=rows.csv
-        packed = Path(name).suffix in _COMPRESSED
-        ending = Path(name.removesuffix(Path(name).suffix) if packed else name).suffix.lower()
-        if ending in FORMATS:
-            break
-    return ending
+    name = Path(_named(address))
+    return Path(name.stem if name.suffix in _COMPRESSED else name).suffix.lower()
 
 
 def is_packed(address: str) -> bool:
     """Whether the ending says that the file is compressed."""
-    return Path(_without_query(address)).suffix in _COMPRESSED
+    return Path(_named(address)).suffix in _COMPRESSED
 
 
-def _without_query(address: str) -> str:
-    """An address without what follows its path, as a signed URL has it; a local name may hold a question mark."""
-    return address.partition("?")[0] if "://" in address else address
+def _named(address: str) -> str:
+    """What of an address names the file: its path, or all of it where a query does that, as in download?file=rows.csv.
+    A local name may hold a question mark."""
+    path = address.partition("?")[0] if "://" in address else address
+    return path if any(each in FORMATS for each in Path(path.lower()).suffixes[-2:]) else address
 
 
 def exists(address: str) -> bool:
@@ -300,15 +298,16 @@ def lock(output: str) -> Iterator[None]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=0)
+        is_locked = True
     except Timeout:
         raise InputError("another process writes this output", given=output, remedy="wait for it") from None
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        yield  # the output itself may be a folder in which this user may write, as a mounted volume
-        return
+        is_locked = False  # the output itself may be a folder in which this user may write, as a mounted volume
     try:
         yield
     finally:
-        Path(held.lock_file).unlink(missing_ok=True)
-        held.release()
+        if is_locked:
+            Path(held.lock_file).unlink(missing_ok=True)
+            held.release()

@@ -20,7 +20,7 @@ import pytest
 from labelled_tables import LABELS, check, make_artifact, make_rows, predict, read, write
 
 from kdc.common.errors import InputError, KdcError
-from kdc.common.places import File, format_of, without_secrets
+from kdc.common.places import File, format_of, is_packed, without_secrets
 from kdc.serving.bulk import inputs
 from kdc.serving.bulk.job import Counts, Job
 from kdc.serving.bulk.outputs import Writer
@@ -562,9 +562,11 @@ def test_addresses_tell_their_format_and_keep_their_secrets_to_themselves() -> N
         ("https://h/rows.csv?X-Signature=a.parquet", "csv"),
         ("https://h/rows.jsonl.gz?token=x", "jsonl"),
         ("https://h/download?file=rows.tsv", "tsv"),
+        ("https://h/download?file=rows.csv.gz", "csv"),
         ("odd?name.csv", "csv"),
     ):
-        assert format_of(address) == expected
+        assert format_of(address) == File(without_secrets(address), None, address, 0, "").format == expected
+        assert is_packed(address) is (".gz" in address)
     assert without_secrets("s3://b/part-?.csv") == "s3://b/part-?.csv"
     assert without_secrets("https://u:p@h/a?b=c d") == "https://...@h/a?... d"
 
