@@ -109,6 +109,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         super().connection_lost(exc)
         self._received = b""
+        for cycle in (self.cycle, self._running):
+            _forget_body(cycle)
         self._count()
 
     def data_received(self, data: bytes) -> None:
@@ -231,6 +233,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the requests that wait; or give a request that is answered already a while to end."""
+        _forget_body(self._running)
         if self._ending:
             self.server_state.total_requests += 1
             return
@@ -304,6 +307,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _count(self, *, refused: bool = False) -> None:
         if self.metrics is not None:
             self.metrics.connected(len(self.connections), refused=refused)
+
+
+def _forget_body(cycle: Any) -> None:
+    """Let go of what a request's body holds, which nobody reads any more. A request and its connection refer to each
+    other, so that Python frees them only when it looks for such cycles, which can take minutes."""
+    if cycle is not None:
+        cycle.body = type(cycle.body)()
 
 
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
