@@ -7,7 +7,7 @@
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 
 `docs/python.md` has an example of each. Importing this module loads nothing heavy: a function imports what it needs
-when it is called, and only `compress`, and `verify` with a file of rows, need more than the serving install.
+when it is called, and only `compress`, `judge`, and `verify` with a file of rows, need more than the serving install.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from kdc.common.version import __version__
 if TYPE_CHECKING:
     from os import PathLike
 
+    from numpy.typing import ArrayLike
+
     from kdc.artifact.contract.judgement import Judgement
     from kdc.artifact.contract.terms import Contract
-    from kdc.artifact.manifest import Device
+    from kdc.artifact.manifest import Device, Kind
+    from kdc.pipeline.quality.comparison import Shown
     from kdc.pipeline.rundir.record import CompressResult
     from kdc.serving.engine.engine import Engine
 
-__all__ = ["Contract", "Engine", "InputError", "KdcError", "__version__", "compress", "load", "verify"]
+__all__ = ["Contract", "Engine", "InputError", "KdcError", "__version__", "compress", "judge", "load", "verify"]
 
 
 def load(
@@ -161,6 +164,54 @@ def verify(
         expect_sha256=expect_sha256,
     )
     return judgement
+
+
+def judge(
+    student: ArrayLike,
+    teacher: ArrayLike,
+    labels: ArrayLike,
+    *,
+    kind: Kind = "classification",
+    metric: str = "accuracy",
+    max_drop: float = 1.0,
+    confidence: float = 0.95,
+    groups: ArrayLike | None = None,
+) -> Shown:
+    """Whether rows show that a model loses at most `max_drop` points against another one. Any two models will do.
+
+    `pass` means that the whole confidence interval of the difference keeps to the limit, `fail` that the whole interval
+    lies beyond it, and `not shown` that the rows are too few to say. Contracts are judged by the same function;
+    docs/contract.md states the error rates that were measured of it.
+
+    Args:
+        student, teacher: (rows, outputs) logits or scores, of the same rows. Of multi-label answers, logits.
+        labels: (rows,) class numbers from 0, (rows, outputs) in {0, 1} for multi-label, or (rows,) numbers.
+        kind: "classification", "multilabel" or "regression".
+        metric: "accuracy", "f1" (of class 1), "macro_f1", "matthews", "pearson" or "spearman".
+        max_drop: points (0 to 100) of the metric that the student may be below the teacher.
+        confidence: of the two-sided interval, within (0.5, 0.99].
+        groups: (rows,) anything that is the same for rows which are not independent: a user, a document, a text that
+            they share. Without it every row counts as independent.
+
+    Returns:
+        `verdict`, and what it rests on: `difference` (student minus teacher, in points), `interval`, `rows_needed`
+        (about how many would show it), `groups` (how many there are).
+
+    Raises:
+        InputError: the arrays do not belong together, or a value is out of range.
+    """
+    from kdc.pipeline.quality import comparison
+
+    return comparison.judge(
+        student,
+        teacher,
+        labels,
+        kind=kind,
+        metric=metric,
+        max_drop=max_drop,
+        confidence=confidence,
+        groups=groups,
+    )
 
 
 def __getattr__(name: str) -> Any:

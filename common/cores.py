@@ -1,9 +1,12 @@
-"""How many cores this process may really use, and the control groups in which Linux writes a container's limits."""
+"""How many cores this process may really use, what others leave of them, and the control groups in which Linux writes a
+container's limits."""
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -55,3 +58,41 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
         for tree in {controller, controllers} if controllers else {""}:
             for level in (PurePosixPath(group), *PurePosixPath(group).parents):
                 yield root / "sys/fs/cgroup" / tree / str(level).lstrip("/"), 1 if controllers else 2
+
+
+class Neighbours:
+    """How many of this process's cores others took between its beginning and its end, other machines of the same host
+    among them, where the system tells of these."""
+
+    def __enter__(self) -> Self:
+        self._before = self._read()
+        self._others = 0.0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        began, busy, own = self._before
+        ended, busy_now, own_now = self._read()
+        self._others = max(0.0, (busy_now - busy - (own_now - own)) / max(ended - began, 1e-3))
+
+    def short_of(self, threads: int) -> float:
+        """By how many cores the others left fewer than so many threads wanted."""
+        return max(0.0, self._others - max(0, self._cores() - threads))
+
+    @staticmethod
+    def _cores() -> int:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        """Seconds: of the clock, of the cores that were not idle, and of this process."""
+        import psutil
+
+        mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        cores = [each for place, each in enumerate(psutil.cpu_times(percpu=True)) if mine is None or place in mine]
+        # Linux counts what guests of this machine take as "user" too.
+        busy = sum(
+            sum(each) - each.idle - sum(getattr(each, name, 0.0) for name in ("iowait", "guest", "guest_nice"))
+            for each in cores
+        )
+        used = os.times()
+        return time.monotonic(), busy, used.user + used.system

@@ -168,6 +168,8 @@ class ModelResult(StageResult):
     tune: Scores  # metrics on the tuning slice; the first one decides
     majority: Scores  # the same of the answer that is right most often (for regression: the mean)
     constant: bool  # whether the model gives every row the same answer
+    # how likely such a score is for answers that know nothing of the labels, within (0, 1]; None: of an older kdc
+    chance: float | None = None
     parameters: int | None = None  # weights of the model that is kept, adapters merged; None: not counted
     # None where nothing was trained: a teacher that came fine-tuned, or a black box
     training: TrainingSummary | None = None

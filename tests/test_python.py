@@ -85,6 +85,34 @@ def test_verify_judges_the_contract_that_it_is_given(names: dict[str, Any]) -> N
     assert tight.verdict == "fail"
 
 
+def test_any_two_models_can_be_judged(names: dict[str, Any]) -> None:
+    seen = run("Judge any two models", names)["seen"]
+    assert (seen.verdict, seen.difference, seen.groups, seen.rows_needed) == ("pass", -0.5, 1000, None)
+    few = kdc.judge(names["student"][:100], names["teacher"][:100], names["labels"][:100])
+    assert few.verdict == "not shown"
+    assert few.rows_needed is None or few.rows_needed > 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": np.zeros(3, int)}, "labels do not fit"),
+        ({"student": np.zeros((4, 3))}, "same rows"),
+        ({"student": np.full((4, 2), np.nan)}, "not every value is a number"),
+        ({"labels": np.array([0, 1, 2, 0])}, "places of the outputs"),
+        ({"groups": ["a", "b"]}, "groups do not fit"),
+        ({"metric": "accuracies"}, "no such metric"),
+        ({"metric": "pearson"}, "not one of this kind"),
+        ({"max_drop": -1}, "max_drop"),
+        ({"confidence": 1.0}, "confidence"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(changes: dict[str, Any], words: str) -> None:
+    given = {"student": np.eye(2)[[0, 1, 0, 1]], "teacher": np.eye(2)[[0, 1, 0, 1]], "labels": np.array([0, 1, 0, 1])}
+    with pytest.raises(kdc.InputError, match=words):
+        kdc.judge(**given | changes)
+
+
 def test_an_error_says_what_was_given_and_what_to_do(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     run("Errors", names)
     assert "runs/nothing/artifact" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from kdc.artifact.manifest import Device, Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
-from kdc.pipeline.data.prepared import digest, read_labelled
+from kdc.pipeline.data.prepared import digest, groups_of, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import Other, compare
@@ -24,7 +24,6 @@ from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
-_SEED = 0  # seed of the resampling behind the interval of the difference
 _BATCH = 32
 _MOST_BYTES = 1 << 30  # most bytes of the unpacked evaluation: tens of millions of rows
 _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
@@ -116,13 +115,21 @@ def compare_again(
     if contract.limits.max_drop is None:
         return texts, None
     if teacher is None:
-        other = _kept_answers(artifact, engine.manifest, texts, contract)
+        other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
+        look = _look_of(engine.manifest)
     else:
         _refuse_better_baseline(artifact, engine.manifest, contract)
         other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
+        groups, look = groups_of(texts), 1
     logits = engine.logits(texts)
-    quality = compare(logits, other, labels, info.kind, info.metric, contract=contract, seed=_SEED)
+    quality = compare(logits, other, labels, info.kind, info.metric, contract=contract, groups=groups, look=look)
     return texts, quality
+
+
+def _look_of(manifest: Manifest | None) -> int:
+    """The look at its evaluation rows by which the artifact was judged: to judge it by them again is the same one."""
+    judged = manifest.contract if manifest is not None else None
+    return 1 if judged is None or judged.quality is None else judged.quality.look
 
 
 def read_rows_for(
@@ -155,8 +162,11 @@ def read_rows_for(
     return task, texts, np.asarray(labels)
 
 
-def _kept_answers(artifact: Path, manifest: Manifest | None, texts: Sequence[Text], contract: Contract) -> Other:
-    """What the contract compares with, by the logits (rows, outputs) of rows that the artifact was evaluated on.
+def _kept_answers(
+    artifact: Path, manifest: Manifest | None, texts: Sequence[Text], contract: Contract
+) -> tuple[Other, NDArray[np.integer]]:
+    """What the contract compares with, by its logits (rows, outputs) on rows of the artifact's evaluation, and these
+    rows' groups, (rows,).
 
     Raises:
         InputError: the artifact was not evaluated on some of the rows.
@@ -172,9 +182,12 @@ def _kept_answers(artifact: Path, manifest: Manifest | None, texts: Sequence[Tex
         with np.load(path, allow_pickle=False) as kept:
             better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
             digests, logits = kept["text_sha256"], kept[better[0] if better else "teacher_logits"]
+            groups = kept["group"] if "group" in kept.files else None
         known = {row.tobytes(): place for place, row in enumerate(digests)}
         if logits.shape != (len(digests), manifest.task.outputs):
             raise ValueError(f"logits of shape {logits.shape}")
+        if groups is not None and (groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu"):
+            raise ValueError(f"groups of shape {groups.shape}")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise KdcError("the artifact's evaluation cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
     places = np.array([known.get(digest(text), -1) for text in texts])
@@ -185,7 +198,8 @@ def _kept_answers(artifact: Path, manifest: Manifest | None, texts: Sequence[Tex
             given=f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}",
             remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
         )
-    return Other(better[0].removesuffix(BASELINE_SUFFIX) if better else "teacher", logits[places])
+    name = better[0].removesuffix(BASELINE_SUFFIX) if better else "teacher"
+    return Other(name, logits[places]), groups_of(texts) if groups is None else groups[places]
 
 
 def _refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: Contract) -> None:

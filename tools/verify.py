@@ -13,7 +13,7 @@ from kdc.artifact.contract.terms import Contract, Quality, replace
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Device
 from kdc.common.errors import InputError
-from kdc.pipeline.quality.judging import judge, load
+from kdc.pipeline.quality.judging import judge_again, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
 
 _LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, for an artifact that keeps no lengths because it has no contract
@@ -73,11 +73,13 @@ def verify_artifact(
         from kdc.tools.labelled import compare_again
 
         texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
-        return Verification(judge(engine, contract, rows_to_time(engine, texts, contract.at), quality), before)
+        return Verification(
+            judge_again(engine, contract, rows_to_time(engine, texts, contract.at), quality, compared=True), before
+        )
     quality = _quality_of_before(contract, before, engine.variant)
     rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
     timed = rows_to_time(engine, rows, contract.at)
-    return Verification(judge(engine, contract, timed, quality, compared=quality is None), before)
+    return Verification(judge_again(engine, contract, timed, quality, compared=quality is None), before)
 
 
 def _quality_of_before(contract: Contract, before: Judgement | None, variant: str) -> Quality | None:

@@ -11,6 +11,7 @@ from kdc.artifact.contract.terms import LONGEST, Contract, Costs, Quality, Verdi
 from kdc.common.frozen import Frozen
 
 _POWER = 0.8
+_SHORT = 0.25  # cores by which a machine may be short before a time that is missed counts as not shown
 
 
 class Judgement(Frozen):
@@ -27,8 +28,8 @@ class Judgement(Frozen):
     costs: Costs  # measured under the contract's conditions
     quality: Quality | None = None  # the student beside its teacher; None where `max_drop` was not asked for
     compared: bool = True  # whether the quality was measured for this judgement, and is not that of an earlier one
-    missed: tuple[str, ...] = ()  # one sentence for each limit that does not hold
-    verdict: Verdict  # "not shown": no limit is missed, but the rows are too few to show it
+    missed: tuple[str, ...] = ()  # one sentence for each limit that does not hold, or is not shown to
+    verdict: Verdict  # "not shown": no limit is missed for sure, but not all are shown to hold
 
     @model_validator(mode="after")
     def _verdict_follows(self) -> Self:
@@ -40,20 +41,45 @@ class Judgement(Frozen):
         return self
 
 
-def missed_costs(contract: Contract, costs: Costs) -> list[str]:
-    """One sentence for each limit on costs that a model does not keep: the measurement, the limit, by how much."""
+def judge_costs(contract: Contract, costs: Costs) -> dict[str, tuple[Verdict, str]]:
+    """For each limit on costs, by the name of its field: the verdict, and what is wrong in one sentence ("" where it is
+    kept): the measurement, the limit, by how much.
+
+    A time is kept where its whole interval keeps to the limit, missed where the whole interval lies beyond it, and else
+    not shown. Nor is a miss shown where the machine was short of cores: it may have been the neighbours.
+    """
     limits = contract.limits
     latency = f"p{contract.at.percentile:g} latency"
     checks = (
-        (latency, "ms", costs.latency_ms, limits.max_latency_ms, 1),
-        ("size", "MB", costs.size_mb, limits.max_size_mb, 1),
-        ("throughput", "rows/s", costs.rows_per_s, limits.min_rows_per_s, -1),
+        ("max_latency_ms", latency, "ms", costs.latency_ms, costs.latency_interval, 1),
+        ("max_size_mb", "size", "MB", costs.size_mb, None, 1),
+        ("min_rows_per_s", "throughput", "rows/s", costs.rows_per_s, costs.rows_interval, -1),
     )
-    return [
-        f"{name} is {cost:.4g} {unit}, the limit {limit:g}: {_percent(cost / limit)} {'above' if sign > 0 else 'below'}"
-        for name, unit, cost, limit, sign in checks
-        if limit is not None and sign * cost > sign * limit
-    ]
+    verdicts: dict[str, tuple[Verdict, str]] = {}
+    for field, name, unit, cost, interval, sign in checks:
+        limit = getattr(limits, field)
+        if limit is None:
+            continue
+        low, high = interval or (cost, cost)
+        best, worst = (low, high) if sign > 0 else (high, low)
+        busy = field != "max_size_mb" and costs.cores_short >= _SHORT
+        seen = f"{name} is {cost:.4g} {unit}" + (f" ({low:.4g} to {high:.4g})" if interval else "")
+        if sign * worst <= sign * limit:
+            verdicts[field] = ("pass", "")
+        elif sign * best <= sign * limit:
+            verdicts[field] = ("not shown", f"{seen}, the limit {limit:g} lies within the interval")
+        elif busy:
+            why = f"other processes left {costs.cores_short:.1f} cores too few"
+            verdicts[field] = ("not shown", f"{seen}, the limit {limit:g}, but {why}")
+        else:
+            off = f"{_percent(cost / limit)} {'above' if sign > 0 else 'below'}"
+            verdicts[field] = ("fail", f"{seen}, the limit {limit:g}: {off}")
+    return verdicts
+
+
+def missed_costs(contract: Contract, costs: Costs) -> list[str]:
+    """One sentence for each limit on costs that a model does not keep."""
+    return [sentence for verdict, sentence in judge_costs(contract, costs).values() if verdict == "fail"]
 
 
 def _percent(ratio: float) -> str:
@@ -63,30 +89,58 @@ def _percent(ratio: float) -> str:
 
 
 def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
-    """The verdict on `max_drop` alone; it is kept where it was not asked for, or the metric is not judged."""
+    """The verdict on `max_drop` alone; it is kept where it was not asked for, or the metric is not judged.
+
+    It passes where the whole interval of the difference keeps to the limit, fails where the whole interval lies beyond
+    it, and else is not shown: neither error is more likely than the confidence allows.
+    """
     limit = contract.limits.max_drop
     if quality is None or limit is None:
         return "pass"
-    if quality.difference < -limit:
+    low, high = quality.interval if contract.evidence == "interval" else (quality.difference, quality.difference)
+    if quality.groups is None:  # in artifacts of versions that knew no groups, a difference beyond the limit failed
+        high = quality.difference
+    if high < -limit:
         return "fail"
-    return "pass" if contract.evidence == "point" or quality.interval[0] >= -limit else "not shown"
+    return "pass" if low >= -limit else "not shown"
 
 
 def decide(contract: Contract, costs: Costs, quality: Quality | None) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and one sentence for each limit that is missed.
+    """The verdict, and one sentence for each limit that is missed; where none is, for each that is not shown to hold.
 
     Args:
         contract: what was asked.
         costs: measured under its conditions.
         quality: None where the metric is not judged.
     """
-    missed, drop, limit = missed_costs(contract, costs), judge_drop(contract, quality), contract.limits.max_drop
-    if drop == "fail" and quality is not None and limit is not None:
-        missed.append(
-            f"{quality.metric} is {-quality.difference:.2f} points below {quality.other}'s, the limit {limit:g}: "
-            f"{-quality.difference - limit:.2f} points too many"
+    verdicts = list(judge_costs(contract, costs).values())
+    limit = contract.limits.max_drop
+    if quality is not None and limit is not None:
+        verdicts.append((judge_drop(contract, quality), _drop_in_words(contract, quality, limit)))
+    for verdict in ("fail", "not shown"):
+        sentences = tuple(sentence for each, sentence in verdicts if each == verdict)
+        if sentences:
+            return verdict, sentences
+    return "pass", ()
+
+
+def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
+    verdict, lost = judge_drop(contract, quality), -quality.difference
+    if verdict == "fail":
+        return (
+            f"{quality.metric} is {lost:.2f} points below {quality.other}'s, the limit {limit:g}: "
+            f"{lost - limit:.2f} points too many"
         )
-    return ("fail", tuple(missed)) if missed else (drop, ())
+    rows = f"{quality.rows} evaluation rows"
+    if quality.groups not in (None, quality.rows):
+        rows += f" in {quality.groups} groups"
+    more = "no number of rows would show it: the difference is at the limit or beyond it"
+    if quality.rows_needed is not None:
+        more = f"about {quality.rows_needed} rows would show it (power 80 %)"
+    return (
+        f"{rows} are too few to say with {100 * contract.confidence:g} % confidence whether at most {limit:g} points "
+        f"are lost; {more}"
+    )
 
 
 @dataclass(frozen=True)
@@ -101,16 +155,17 @@ class Basis:
 def unseen(basis: Basis, confidence: float) -> float:
     """Points by which a difference may be larger in truth although no row shows it.
 
-    Where n rows all agree, up to a share of 1 - alpha^(1/n) of all other rows may still disagree (Clopper and Pearson
-    1934, for no event in n trials; the "rule of three"). A bootstrap only draws from the rows that there are, so that
+    Where n rows all agree, up to a share of z^2 / (n + z^2) of all other rows may still disagree: the upper end of the
+    score interval (Wilson 1927) of no event in n trials. Resampling only draws from the rows that there are, so that
     without this bound its interval would be narrower the fewer rows there are.
     """
-    return 100 * basis.share * (1 - _alpha(confidence) ** (1 / basis.rarest))
+    square = _quantile(confidence) ** 2
+    return 100 * basis.share * square / (basis.rarest + square)
 
 
-def _alpha(confidence: float) -> float:
-    """The probability that is left at each end of a two-sided interval."""
-    return (1 - confidence) / 2
+def _quantile(confidence: float) -> float:
+    """Of the normal distribution, at the upper end of a two-sided interval."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def rows_needed(
@@ -136,9 +191,8 @@ def rows_needed(
     room = difference + max_drop
     if room <= 0:
         return None
-    normal = NormalDist()
-    errors = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(_POWER)
+    errors = _quantile(confidence) + NormalDist().inv_cdf(_POWER)
     by_error = basis.rows * (errors * standard_error / room) ** 2
-    share = min(room / (100 * basis.share), 1 - _alpha(confidence))  # beyond that, one row is enough
-    rarest = math.log(_alpha(confidence)) / math.log1p(-share)
-    return math.ceil(max(by_error, basis.rows * rarest / basis.rarest))
+    share = min(room / (100 * basis.share), 1.0)
+    rarest = _quantile(confidence) ** 2 * (1 - share) / share
+    return max(1, math.ceil(max(by_error, basis.rows * rarest / basis.rarest)))

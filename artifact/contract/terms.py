@@ -90,6 +90,10 @@ class Costs(Frozen):
     latency_ms: float = Field(gt=0)
     rows_per_s: float = Field(gt=0)
     size_mb: float = Field(gt=0)
+    # intervals of the two, with the contract's confidence; None where the rounds were too few for any
+    latency_interval: tuple[float, float] | None = None
+    rows_interval: tuple[float, float] | None = None
+    cores_short: float = Field(0.0, ge=0)  # by how many cores other processes left fewer than it had threads
 
 
 class Quality(Frozen):
@@ -100,10 +104,13 @@ class Quality(Frozen):
     teacher: float  # the metric of that, in points
     student: float  # the student's metric, in points
     difference: float  # student minus that, in points
-    # confidence interval of the difference by a paired bootstrap; never narrower than so few rows allow
-    # (`kdc.artifact.contract.judgement.unseen`)
+    # two-sided confidence interval of the difference (`kdc.pipeline.quality.intervals`); wider for each earlier look
     interval: tuple[float, float]
     rows: int  # rows that were compared
+    groups: int | None = None  # groups of rows that are independent; None in artifacts of versions that knew none
+    # which judgement of another model by these rows this was in its run, the first one being 1: each one uses the rows
+    # up a little, so that later ones have wider intervals (`kdc.pipeline.quality.comparison.spent`)
+    look: int = Field(1, ge=1)
     # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
     # is the true one; None where no number would, or none is needed
     rows_needed: int | None = None

@@ -1,6 +1,6 @@
 """A judgement for people: a table of limits and measurements, the verdict in a sentence, and what to try."""
 
-from kdc.artifact.contract.judgement import Judgement, judge_drop
+from kdc.artifact.contract.judgement import Judgement, judge_costs, judge_drop
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 
@@ -10,6 +10,9 @@ _BETTER = (
     "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer training "
     "(--set student.min_steps=3000)"
 )
+_MORE_ROWS = "more evaluation rows (--eval FILE), or --evidence point to judge by the difference alone"
+_QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
+_HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
 
 def refuse_failed(judgement: Judgement | None, *, allow: bool) -> None:
@@ -43,22 +46,25 @@ def table(judgement: Judgement) -> list[list[str]]:
     limits, at, costs, quality = judgement.contract.limits, judgement.contract.at, judgement.costs, judgement.quality
     length = "rows as they come" if at.length is None else f"{at.length} tokens"
     latency = f"p{at.percentile:g} latency, batch {at.batch}, {length}"
-    # title, sign, limit, measurement, its digits, unit
-    checks = (
-        (latency, "<=", limits.max_latency_ms, costs.latency_ms, 2, " ms"),
-        ("rows/s, batch 32", ">=", limits.min_rows_per_s, costs.rows_per_s, 0, ""),
-        ("size", "<=", limits.max_size_mb, costs.size_mb, 2, " MB"),
-    )
+    # title, sign, measurement, its interval, digits, unit
+    shown = {
+        "max_latency_ms": (latency, "<=", costs.latency_ms, costs.latency_interval, 2, " ms"),
+        "min_rows_per_s": ("rows/s, batch 32", ">=", costs.rows_per_s, costs.rows_interval, 0, ""),
+        "max_size_mb": ("size", "<=", costs.size_mb, None, 2, " MB"),
+    }
     rows = [["contract", "limit", "found", "holds"]]
-    for title, sign, limit, cost, digits, unit in checks:
-        if limit is not None:
-            holds = cost <= limit if sign == "<=" else cost >= limit
-            rows.append([title, f"{sign} {limit:g}{unit}", f"{cost:.{digits}f}{unit}", "yes" if holds else "no"])
+    verdicts = judge_costs(judgement.contract, costs)
+    for field, (title, sign, cost, interval, digits, unit) in shown.items():
+        if field in verdicts:
+            found = f"{cost:.{digits}f}{unit}"
+            if interval is not None:
+                found += f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+            rows.append([title, f"{sign} {getattr(limits, field):g}{unit}", found, _HOLDS[verdicts[field][0]]])
     if limits.max_drop is not None and quality is not None:  # a judgement has both or neither
         low, high = quality.interval
         origin = "" if judgement.compared else ", as made"
         difference = f"{quality.difference:+.2f} ({low:+.2f} to {high:+.2f}){origin}"
-        answer = {"pass": "yes", "fail": "no", "not shown": "not shown"}[judge_drop(judgement.contract, quality)]
+        answer = _HOLDS[judge_drop(judgement.contract, quality)]
         rows.append(
             [f"{quality.metric} against {quality.other}", f">= -{limits.max_drop:g} points", difference, answer]
         )
@@ -67,35 +73,31 @@ def table(judgement: Judgement) -> list[list[str]]:
 
 def sentence(judgement: Judgement) -> str:
     """The verdict in one sentence."""
-    quality, contract = judgement.quality, judgement.contract
-    where = f"{judgement.variant} on {judgement.cpu}"
+    why = f": {'; '.join(judgement.missed)}" if judgement.missed else ""
+    look = "" if judgement.quality is None or judgement.quality.look == 1 else f"; {_looks(judgement.quality.look)}"
     unchecked = "" if judgement.compared else "; quality was not checked again"
-    if judgement.verdict == "fail":
-        return f"contract: fail ({where}): {'; '.join(judgement.missed)}{unchecked}"
-    if judgement.verdict == "not shown" and quality is not None:
-        more = "no number of rows would show it: the difference is at the limit"
-        if quality.rows_needed is not None:
-            more = f"about {quality.rows_needed} rows would show it (power 80 %)"
-        return (
-            f"contract: not shown ({where}): {quality.rows} evaluation rows are too few to say with "
-            f"{100 * contract.confidence:g} % confidence that at most {contract.limits.max_drop:g} points are lost; "
-            f"{more}{unchecked}"
-        )
-    return f"contract: pass ({where}){unchecked}"
+    return f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu}){why}{look}{unchecked}"
+
+
+def _looks(look: int) -> str:
+    return f"{look} models of this run were judged by these rows by now, and the interval is wider for it"
 
 
 def advice(judgement: Judgement) -> list[str]:
     """What to try, one line for each kind of miss; none where the contract is kept."""
-    if judgement.verdict == "not shown":
-        return ["more evaluation rows (--eval FILE), or --evidence point to judge by the difference alone"]
-    limits, costs = judgement.contract.limits, judgement.costs
+    verdicts = {field: verdict for field, (verdict, _) in judge_costs(judgement.contract, judgement.costs).items()}
+    verdicts["max_drop"] = judge_drop(judgement.contract, judgement.quality)
     suggestions = []
-    if (limits.max_latency_ms is not None and costs.latency_ms > limits.max_latency_ms) or (
-        limits.min_rows_per_s is not None and costs.rows_per_s < limits.min_rows_per_s
-    ):
+    if judgement.verdict == "not shown":
+        if verdicts["max_drop"] == "not shown":
+            suggestions.append(_MORE_ROWS)
+        if "not shown" in (verdicts.get("max_latency_ms"), verdicts.get("min_rows_per_s")):
+            suggestions.append(_QUIETER)
+        return suggestions
+    if "fail" in (verdicts.get("max_latency_ms"), verdicts.get("min_rows_per_s")):
         suggestions.append(_FASTER)
-    if limits.max_size_mb is not None and costs.size_mb > limits.max_size_mb:
+    if verdicts.get("max_size_mb") == "fail":
         suggestions.append(_SMALLER)
-    if judge_drop(judgement.contract, judgement.quality) == "fail":
+    if verdicts["max_drop"] == "fail":
         suggestions.append(_BETTER)
     return suggestions

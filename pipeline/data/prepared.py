@@ -3,14 +3,14 @@
 Writes into the folder of the stage `data`:
 
     task.json, report.json        the task with its label names; counts and warnings
-    rows/<split>/                 row, text, text_pair (pairs), label (labelled splits)
+    rows/<split>/                 row, group, text, text_pair (pairs), label (labelled splits)
 
 and `tokens.py` adds
 
     tokens-<role>/<split>/        row, input_ids, token_type_ids (if the model has them), length, label
 
 The splits are train, tune (chosen from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row
-numbers are unique over all of them, in that order, from 0.
+numbers are unique over all of them, in that order, from 0. Rows of one group belong together (`splits.connect`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,9 +32,9 @@ import pyarrow.compute as pc
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.rows import CheckedRows, read_all, read_split
+from kdc.pipeline.data.rows import CheckedRows, Ints, hash_of, read_all, read_split, sides_of
 from kdc.pipeline.data.sources import SPLITS, file_source
-from kdc.pipeline.data.splits import Mask, make_report, split_rows
+from kdc.pipeline.data.splits import Mask, connect, make_report, split_rows
 from kdc.pipeline.results import DataReport
 from kdc.serving.engine.tokenizing import Text
 
@@ -69,7 +69,9 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         first_row = 0
         for name in (name for name in SPLITS if name in parts and len(parts[name])):
             part = parts[name]
-            _write_split(rows[part.origin], part.chosen, folder / "rows" / name, task, first_row)
+            origin = rows[part.origin]
+            units = connect(origin.texts, origin.sides, origin.groups)
+            _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, units)
             first_row += len(part)
     if task.kind == "regression":
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
@@ -79,14 +81,16 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
     return report
 
 
-def _write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int) -> None:
-    """Write the chosen rows, numbered from `first_row`, and with the labels as the model takes them."""
+def _write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, units: Ints) -> None:
+    """Write the chosen rows, numbered from `first_row`, with the labels as the model takes them. The units that rows
+    belong to, (rows,), are written as their groups."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         at, number = 0, first_row
         for batch in rows.batches():
             picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
             columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
+            columns["group"] = pa.array(units[at : at + batch.num_rows][chosen[at : at + batch.num_rows]])
             columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in picked.schema.names}
             if rows.labels is not None:
                 columns["label"] = _stored_labels(picked.column("label"), task)
@@ -152,6 +156,11 @@ class PreparedData:
         """
         return _load(self.folder / f"tokens-{role}" / split)
 
+    def groups(self, split: str) -> Ints:
+        """Which rows of a split belong together, (rows,): rows of one group have the same number."""
+        rows = self.rows(split)
+        return np.asarray(rows["group"][:]) if "group" in rows.column_names else groups_of(texts_of(rows))
+
     @property
     def eval_splits(self) -> tuple[str, ...]:
         """The evaluation splits; the first one decides."""
@@ -179,6 +188,15 @@ def texts_of(rows: Any) -> list[Text]:
     """The rows of a split as the engine takes them: texts, or pairs of texts."""
     first = rows["text"][:]
     return list(zip(first, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else list(first)
+
+
+def groups_of(texts: Sequence[Text]) -> Ints:
+    """Which rows belong together, (rows,), where only their texts are known; see `splits.connect`."""
+    pairs = [text for text in texts if not isinstance(text, str)]
+    if not pairs:
+        return connect(np.array([hash_of(str(text), None) for text in texts]), None, None)
+    whole = np.array([hash_of(*pair) for pair in pairs])
+    return connect(whole, np.array([sides_of(*pair) for pair in pairs]), None)
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
@@ -212,6 +230,7 @@ def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tu
     """
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
         rows = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
-        _write_split(rows, np.ones(len(rows), dtype=np.bool_), Path(staging) / "rows", task, first_row=0)
+        everything, alone = np.ones(len(rows), dtype=np.bool_), np.arange(len(rows))
+        _write_split(rows, everything, Path(staging) / "rows", task, first_row=0, units=alone)
         written = _load(Path(staging) / "rows")
         return texts_of(written), written["label"][:]

@@ -33,6 +33,7 @@ Ints = npt.NDArray[np.int64]
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
+_TELLING = 20  # characters of a text that two pairs do not share by chance
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class CheckedRows:
     def texts(self) -> Ints:
         """(rows,) hash of each row's text or pair."""
         return np.concatenate([batch.column("text_hash").to_numpy() for batch in self.batches()])
+
+    @cached_property
+    def sides(self) -> Ints | None:
+        """(rows, 2) hash of each text of the rows' pairs; None where rows are no pairs."""
+        if "first_hash" not in next(self.batches()).schema.names:
+            return None
+        names = ("first_hash", "second_hash")
+        parts = [np.stack([batch.column(name).to_numpy() for name in names], axis=1) for batch in self.batches()]
+        return np.concatenate(parts)
 
     @cached_property
     def groups(self) -> Ints | None:
@@ -178,8 +188,10 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     label = labels.read(row.label, row.line) if labels is not None else None
     text = _check_text(row.text, columns.text[0])
     pair = _check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
-    good = {"text": text, "text_pair": pair, "label": label, "text_hash": _hash(text, pair)}
-    return good | {"group_hash": _hash(str(row.group), None)} if columns.group else good
+    good = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
+    if pair is not None:
+        good |= dict(zip(("first_hash", "second_hash"), sides_of(text, pair), strict=True))
+    return good | {"group_hash": hash_of(str(row.group), None)} if columns.group else good
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
@@ -187,7 +199,7 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, la
     first = next(batches)  # once these rows are read, it is known whether labels are lists
     types = {"text": pa.string(), "text_hash": pa.int64()}
     if columns.text_pair:
-        types["text_pair"] = pa.string()
+        types |= {"text_pair": pa.string(), "first_hash": pa.int64(), "second_hash": pa.int64()}
     if columns.group:
         types["group_hash"] = pa.int64()
     if labels is not None:
@@ -228,7 +240,7 @@ def _check_text(value: object, column: str) -> str:
     raise RowProblem(what, f"column {column!r}", "fill in or remove these rows")
 
 
-def _hash(text: str, pair: str | None) -> int:
+def hash_of(text: str, pair: str | None) -> int:
     """64 bits of a text or pair. White space around a text does not count, because no model sees it.
 
     Among a million different texts, two share a number with a chance of one in 10^7.
@@ -243,6 +255,13 @@ def _hash(text: str, pair: str | None) -> int:
     except UnicodeEncodeError:
         raise RowProblem("text holds half a character (a lone surrogate)", remedy="correct these rows") from None
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+
+
+def sides_of(text: str, pair: str) -> tuple[int, int]:
+    """64 bits of each text of a pair. A short one ("yes", a name) is in many pairs that have nothing to do with each
+    other: it has those of the pair."""
+    whole = hash_of(text, pair)
+    return tuple(hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))  # type: ignore[return-value]
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:

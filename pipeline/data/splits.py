@@ -18,6 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 HELD_OUT_SHARE = 0.1
+_PROMPT_ROWS, _PROMPT_PART = 20, 20  # a text that stands in more pairs than so many, and than this part, is a prompt
 _SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
 
@@ -41,7 +42,7 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
         InputError: there are too few rows.
     """
     train = rows["train"]
-    classes, units = train.classes(task), connect(train.texts, train.groups)
+    classes, units = train.classes(task), connect(train.texts, train.sides, train.groups)
     free = np.ones(len(train), dtype=np.bool_)
     parts = {}
     if "eval" not in rows:
@@ -142,26 +143,40 @@ def tune_size(rows: int) -> int:
     return min(max(round(rows * TUNE_SHARE), TUNE_LEAST), TUNE_MOST, rows // 2)
 
 
-def connect(texts: Ints, groups: Ints | None) -> Ints:
-    """Number the units that a slice must not part: rows with the same text, and rows of the same group.
+def connect(texts: Ints, sides: Ints | None, groups: Ints | None) -> Ints:
+    """Number the units of rows that belong together, so that a slice must not part them and an interval must not count
+    them as independent: rows with the same text, with one text of a pair in common, or of the same group.
+
+    A text that more than a twentieth of all pairs have is a prompt, and ties nothing together; nor does a short one
+    (`rows.sides_of`).
 
     Args:
-        texts: (rows,) a number for each text.
+        texts: (rows,) a number for each text or pair.
+        sides: (rows, 2) a number for each text of a pair; None if rows are no pairs.
         groups: (rows,) a number for each group; None if rows have no group.
 
     Returns:
         (rows,) unit of each row, numbered in the order of their first rows.
     """
-    text_ids = np.unique(texts, return_inverse=True)[1].reshape(-1)
-    if groups is None:
-        return _by_first_row(text_ids)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    group_ids = np.unique(groups, return_inverse=True)[1].reshape(-1) + text_ids.max() + 1
-    nodes = int(group_ids.max()) + 1
-    edges = coo_array((np.ones(len(texts), dtype=np.int8), (text_ids, group_ids)), shape=(nodes, nodes))
-    return _by_first_row(connected_components(edges, directed=False)[1][text_ids].astype(np.int64))
+    rows = len(texts)
+    ties = [(texts, rows)]
+    if sides is not None:
+        ties.append((sides.T.reshape(-1), max(_PROMPT_ROWS, rows // _PROMPT_PART)))
+    if groups is not None:
+        ties.append((groups, rows))
+    members, values, nodes = [], [], rows
+    for each, most in ties:
+        place, counts = np.unique(each, return_inverse=True, return_counts=True)[1:]
+        ties_rows = counts[place.reshape(-1)] <= most
+        members.append((np.arange(len(each)) % rows)[ties_rows])
+        values.append(nodes + place.reshape(-1)[ties_rows])
+        nodes += len(counts)
+    edges = (np.concatenate(members), np.concatenate(values))
+    graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(nodes, nodes))
+    return _by_first_row(connected_components(graph, directed=False)[1][:rows].astype(np.int64))
 
 
 def _by_first_row(ids: Ints) -> Ints:

@@ -1,57 +1,43 @@
-"""How sure a score is (confidence intervals), and how well probabilities are calibrated. Plain arrays in, plain numbers
-out."""
+"""How sure a score is, and the difference of two models' scores on the same rows: confidence intervals, in points.
+
+Accuracy has formulas: Wilson's interval of one model, Tango's of two. Every other metric is resampled, by the
+bootstrap that corrects its bias and skewness (BCa), with Student's quantile for as many rows as the two models answer
+differently. Rows of one group (of one text, say) are not independent: formulas
+count fewer rows for it, by the design effect, and resampling draws whole groups.
+
+The error rates that were measured of all this stand in docs/contract.md; `benchmarks/verdicts.py` measures them.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdc.artifact.contract.judgement import Basis, unseen
 from kdc.artifact.manifest import Kind
 from kdc.pipeline.quality import metrics
-from kdc.serving.engine.engine import activate
+from kdc.pipeline.quality.metrics import Floats, Scorer
 
-_RESAMPLES = 1000
+_SEED = 0  # of the resampling: the same rows and answers have the same interval, whoever asks
+_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
-_BINS = 15
+_UNSEEN_ROWS = 2
+_AT_A_TIME = 4_000_000  # numbers of a block of weights that is computed at once: 32 MB
 
-Statistic = Callable[[NDArray[np.int64]], float]
+Ends = tuple[float, float]  # of an interval: the lower and the upper one
+Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """What the bootstrap gives: an interval and the spread behind it."""
+class Difference:
+    """How sure the difference of two models' scores is."""
 
-    interval: tuple[float, float]  # its lower and upper end
-    standard_error: float  # standard deviation over the resamples
-
-
-def bootstrap(statistic: Statistic, rows: int, *, seed: int, confidence: float = 0.95) -> Resampled:
-    """The percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
-
-    Args:
-        statistic: computes the number of interest from the rows at these places, some of them given more than once.
-            A difference of two models is then a paired one: both are scored on the same rows.
-        rows: how many rows there are.
-        seed: of the resampling.
-        confidence: of the interval, within (0, 1).
-    """
-    generator = np.random.default_rng(seed)
-    resamples = max(_RESAMPLES, math.ceil(2 * _IN_A_TAIL / (1 - confidence)))
-    values = [statistic(generator.integers(0, rows, rows)) for _ in range(resamples)]
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Resampled((float(low), float(high)), float(np.std(values)))
-
-
-def score_interval(
-    logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, metric: str, *, seed: int
-) -> tuple[float, float]:
-    """95 % interval of a model's score by one of `metrics.METRICS`, in points. Logits are (rows, outputs); labels are
-    (rows,), or (rows, outputs) for multi-label."""
-    answers = metrics.predictions(logits, kind)
-    score = metrics.METRICS[metric]
-    return bootstrap(lambda rows: 100 * score(labels[rows], answers[rows]), len(labels), seed=seed).interval
+    interval: Ends  # in points
+    standard_error: float  # in points
+    groups: int  # how many groups the rows form; as many as rows where each stands alone
 
 
 def difference(
@@ -61,79 +47,240 @@ def difference(
     kind: Kind,
     metric: str,
     *,
-    seed: int,
+    groups: Groups | None = None,
     confidence: float = 0.95,
-) -> Resampled:
-    """How sure the difference of two models' scores is: of `logits` minus of `others`, in points, on the same rows. The
-    arguments are as in `score_interval`."""
-    answers, other_answers = metrics.predictions(logits, kind), metrics.predictions(others, kind)
-    score = metrics.METRICS[metric]
-    return bootstrap(
-        lambda rows: 100 * (score(labels[rows], answers[rows]) - score(labels[rows], other_answers[rows])),
-        len(labels),
-        seed=seed,
-        confidence=confidence,
-    )
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Rows of like confidence."""
-
-    rows: int  # how many
-    confidence: float  # on average, 0 to 1
-    accuracy: float  # share of them that are right, 0 to 1
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """How far confidence is from accuracy, over all rows."""
-
-    ece: float  # expected calibration error, within [0, 1]
-    bins: tuple[Bin, ...]  # those that hold rows, in the order of their confidence
-
-
-def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind) -> Reliability:
-    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+) -> Difference:
+    """The interval of the difference of two models' scores: of `logits` minus of `others`, on the same rows.
 
     Args:
-        probabilities: (rows, outputs).
-        labels: (rows,) class ids; (rows, outputs) in {0, 1} for multi-label, where every output of every row counts as
-            an answer of its own, with the confidence of its more probable side.
-        kind: classification or multi-label; regression has no probabilities.
+        logits, others: (rows, outputs).
+        labels: (rows,), or (rows, outputs) for multi-label.
+        kind: of the task.
+        metric: a key of `metrics.METRICS`.
+        groups: which rows belong together; None where each stands alone.
+        confidence: of the two-sided interval, within (0, 1).
     """
-    if kind == "multilabel":
-        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
-    else:
-        confidence = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == labels
-    places = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
-    bins = []
-    for place in np.unique(places):
-        inside = places == place
-        bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
-    ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
-    return Reliability(float(ece), tuple(bins))
+    truth = metrics.truth_of(labels, kind)
+    answers, other_answers = metrics.predictions(logits, kind), metrics.predictions(others, kind)
+    count = len(truth) if groups is None else len(np.unique(groups))
+    if metric == "accuracy":
+        won = metrics.is_right(truth, answers).astype(np.float64) - metrics.is_right(truth, other_answers)
+        effect = design_effect(won, groups)
+        counts = (int((won < 0).sum()) / effect, int((won > 0).sum()) / effect, len(won) / effect)
+        low, high = tango(*counts, quantile=_quantile(confidence, None if count == len(truth) else count))
+        error = float(np.std(won)) * math.sqrt(effect / len(won))
+        return Difference((100 * low, 100 * high), 100 * error, count)
+    differing = (answers != other_answers).reshape(len(truth), -1).any(axis=1)
+    independent = int(differing.sum()) if groups is None else len(np.unique(groups[differing]))
+    units = _units(truth, (answers, other_answers), groups)
+    score, other_score = (metrics.METRICS[metric](units.truth, each) for each in units.answers)
+
+    def gap(weights: Floats) -> Floats:
+        return 100 * (score(weights) - other_score(weights))
+
+    interval, error = bca(_by_unit(gap, units), units.counts, quantile=_quantile(confidence, independent))
+    middle, hidden = float(gap(units.rows_of(units.counts[None]))[0]), unseen(basis_of(truth, metric), confidence)
+    return Difference((min(interval[0], middle - hidden), max(interval[1], middle + hidden)), error, count)
 
 
-def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
-    """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+def score_interval(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    kind: Kind,
+    metric: str,
+    *,
+    groups: Groups | None = None,
+    confidence: float = 0.95,
+) -> Ends:
+    """The interval of one model's score, in points. The arguments are as in `difference`."""
+    truth, answers = metrics.truth_of(labels, kind), metrics.predictions(logits, kind)
+    if metric == "accuracy":
+        right = metrics.is_right(truth, answers).astype(np.float64)
+        effect = design_effect(right, groups)
+        low, high = wilson(float(right.sum()) / effect, len(right) / effect, quantile=_quantile(confidence, None))
+        return 100 * low, 100 * high
+    units = _units(truth, (answers,), groups)
+    score = metrics.METRICS[metric](units.truth, units.answers[0])
+    low, high = bca(_by_unit(score, units), units.counts, quantile=_quantile(confidence, None))[0]
+    return 100 * low, 100 * high
 
-    Logits are (rows, outputs); labels are (rows,) class ids, or (rows, outputs) in {0, 1}. The temperature is in
-    [0.05, 20]; 1.0 where none is better than none, and for regression, which has no probabilities.
+
+def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
+    """The rows that a metric rests on: F1 on the rows of class 1, macro-F1 and Matthews on those of the rarest class,
+    every other metric on all rows. Labels are (rows,), or (rows, outputs) for multi-label."""
+    rows = len(labels)
+    if metric not in ("f1", "macro_f1", "matthews"):
+        return Basis(rows, rows)
+    if metric == "f1":
+        return Basis(rows, max(1, int((labels == 1).sum())))
+    counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
+    counts = counts[counts > 0]  # a class that the rows lack is in no mean
+    if len(counts) == 0:
+        return Basis(rows, 1)
+    share = 1 / len(counts) if metric == "macro_f1" else 1.0
+    return Basis(rows, int(counts.min()), share)
+
+
+def wilson(right: float, rows: float, *, quantile: float) -> Ends:
+    """The score interval of a proportion (Wilson 1927, Journal of the American Statistical Association 22:209), of
+    `right` rows among `rows`; neither needs to be whole."""
+    square = quantile**2
+    middle = (right + square / 2) / (rows + square)
+    half = quantile * math.sqrt(right * (rows - right) / rows + square / 4) / (rows + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@lru_cache(maxsize=4096)
+def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
+    """The score interval of the difference of two paired proportions (Tango 1998, Statistics in Medicine 17:891).
+
+    The end that lies away from 0 is too near for few and one-sided differences: of students whose true drop is the
+    limit up to 5 % would fail. So each end is the farther one of Tango's and of the same corrected for the skewness of
+    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323).
+
+    Args:
+        lost: rows that only the other model has right.
+        won: rows that only this model has right.
+        rows: all rows. None of the three needs to be whole: fewer are counted where rows are not independent.
+        quantile: of the normal distribution, or of Student's.
+
+    Returns:
+        The ends of the interval of this model's share of right rows minus the other's, within [-1, 1].
     """
-    if kind == "regression":
+    from scipy.optimize import brentq
+
+    def deviation(gap: float, corrected: bool) -> float:
+        """How many standard errors the observed difference lies above `gap`, if that were the true one."""
+        linear = (2 * rows - won + lost) * gap - won - lost
+        root = math.sqrt(max(0.0, linear**2 + 8 * rows * lost * gap * (1 - gap)))
+        differing = (root - linear) / (2 * rows) + gap  # share of the rows of which one model is right, as is likeliest
+        variance = max(differing - gap**2, 1e-15)
+        above = (won - lost - rows * gap) / math.sqrt(rows * variance)
+        if not corrected:
+            return above
+        skewness = (gap - 3 * gap * differing + 2 * gap**3) / (variance**1.5 * math.sqrt(rows))
+        return above - skewness * (quantile**2 - 1) / 6
+
+    edge = 1 - 1e-9
+
+    def end(target: float, corrected: bool) -> float:
+        if deviation(-edge, corrected) <= target:
+            return -1.0
+        if deviation(edge, corrected) >= target:
+            return 1.0
+        return float(brentq(lambda gap: deviation(gap, corrected) - target, -edge, edge, xtol=1e-9))
+
+    both = (False, True)
+    return min(end(quantile, each) for each in both), max(end(-quantile, each) for each in both)
+
+
+def design_effect(values: Floats, groups: Groups | None) -> float:
+    """By how much more the mean of the rows' values varies than it would if all rows were independent; at least 1.
+
+    The variance between groups divided by that between rows (Kish 1965, Survey Sampling, section 5.4). A few rows that
+    differ say little of it: two more are counted whose groups share their fate wholly, so that where no row differs the
+    rows of a group count as one.
+
+    Args:
+        values: (rows,) -1, 0 or 1.
+        groups: which rows belong together; None where each stands alone.
+    """
+    if groups is None:
         return 1.0
-    from scipy.optimize import minimize_scalar
+    place, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    rows, count = len(values), len(sizes)
+    if count == rows:
+        return 1.0
+    off = values - values.mean()
+    together = np.bincount(place, weights=off)
+    between, alone = float(together @ together) * count / max(1, count - 1), float(off @ off)
+    whole = float((sizes**2).sum()) / rows  # where the rows of every group are alike
+    return max(1.0, (between + _UNSEEN_ROWS * whole) / (alone + _UNSEEN_ROWS))
 
-    def surprise(log_temperature: float) -> float:
-        probabilities = activate(logits, kind, float(np.exp(log_temperature))).astype(np.float64)
-        if kind == "classification":
-            likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
-        else:
-            likely = np.where(labels.astype(bool), probabilities, 1 - probabilities)
-        return float(-np.log(np.maximum(likely, 1e-12)).mean())
 
-    best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return round(float(np.exp(best.x)), 4) if best.fun < surprise(0.0) else 1.0
+def bca(statistic: Scorer, counts: Floats, *, quantile: float) -> tuple[Ends, float]:
+    """The bootstrap that corrects bias and skewness (Efron 1987, Journal of the American Statistical Association
+    82:171), and the standard deviation over the resamples.
+
+    Args:
+        statistic: from how often each unit is drawn, (samples, units), to the number of interest, (samples,).
+        counts: (units,) how many there are of each unit: what is alike is counted, and drawn together.
+        quantile: of the normal distribution, at the upper end of the two-sided interval.
+    """
+    from scipy.special import ndtr, ndtri
+
+    generator, tail = np.random.default_rng(_SEED), float(ndtr(-quantile))
+    resamples = max(_RESAMPLES, math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES)
+    found = float(statistic(counts[None])[0])
+    block = max(1, _AT_A_TIME // len(counts))
+    sizes = (min(block, resamples - start) for start in range(0, resamples, block))
+    values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
+    error = float(values.std())
+    if error == 0:
+        return (found, found), 0.0
+    below = ((values < found).mean() + (values <= found).mean()) / 2
+    bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
+    pulled = bias + np.array([-quantile, quantile])
+    at = ndtr(bias + pulled / (1 - _acceleration(statistic, counts, block) * pulled))
+    low, high = np.quantile(values, at)
+    return (float(low), float(high)), error
+
+
+def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
+    """How often each unit is drawn, (size, units), in as many draws as there are units in all."""
+    units, total = len(counts), int(counts.sum())
+    if total > units:
+        return generator.multinomial(total, counts / total, size=size).astype(np.float64)
+    drawn = (
+        generator.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
+    )  # faster where all are single
+    return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
+
+
+def _acceleration(statistic: Scorer, counts: Floats, block: int) -> float:
+    """A sixth of the skewness of the jackknife's values, each of which lacks one unit."""
+    parts = []
+    for start in range(0, len(counts), block):
+        without = np.tile(counts, (min(block, len(counts) - start), 1))
+        without[np.arange(len(without)), start + np.arange(len(without))] -= 1
+        parts.append(statistic(without))
+    values = np.concatenate(parts)
+    off = (counts @ values) / counts.sum() - values
+    spread = float(counts @ off**2)
+    return 0.0 if spread == 0 else float(counts @ off**3) / (6 * spread**1.5)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What is drawn: rows of which there are several alike, or groups of rows."""
+
+    truth: NDArray[np.generic]
+    answers: tuple[NDArray[np.generic], ...]  # of each model
+    counts: Floats  # (units,) how many there are of each
+    unit_of_row: NDArray[np.integer] | None  # None: every unit is one row
+
+    def rows_of(self, weights: Floats) -> Floats:
+        """From weights of units to weights of rows."""
+        return weights if self.unit_of_row is None else weights[:, self.unit_of_row]
+
+
+def _units(truth: NDArray[np.generic], answers: tuple[NDArray[np.generic], ...], groups: Groups | None) -> _Units:
+    if groups is not None:
+        names, unit_of_row = np.unique(groups, return_inverse=True)
+        return _Units(truth, answers, np.ones(len(names)), unit_of_row)
+    columns = np.stack([each.reshape(len(truth), -1).astype(np.float64) for each in (truth, *answers)])
+    table = columns.transpose(1, 0, 2).reshape(len(truth), -1)
+    _, first, counts = np.unique(table, axis=0, return_index=True, return_counts=True)
+    return _Units(truth[first], tuple(each[first] for each in answers), counts.astype(np.float64), None)
+
+
+def _by_unit(score: Scorer, units: _Units) -> Callable[[Floats], Floats]:
+    return lambda weights: score(units.rows_of(weights))
+
+
+def _quantile(confidence: float, independent: int | None) -> float:
+    """Of the two-sided interval; Student's where the spread was estimated from so many rows, or groups of rows."""
+    from scipy import stats
+
+    at = (1 + confidence) / 2
+    return float(stats.norm.ppf(at) if independent is None else stats.t.ppf(at, max(1, independent - 1)))

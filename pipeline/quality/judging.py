@@ -3,23 +3,22 @@
 Reads an artifact's folder; writes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.judgement import Judgement, decide
-from kdc.artifact.contract.terms import Contract, Quality
+from kdc.artifact.contract.judgement import Judgement, decide, missed_costs
+from kdc.artifact.contract.terms import Contract, Costs, Quality
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest
 from kdc.common import machine
 from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.intervals import Groups
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
-
-_RANK = {"pass": 0, "not shown": 1, "fail": 2}
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class EvaluationAnswers:
     labels: NDArray[np.generic]  # (rows,), or (rows, outputs) for multi-label
     teacher: NDArray[np.floating]  # (rows, outputs) logits
     students: Mapping[str, NDArray[np.floating]]
+    groups: Groups  # (rows,) rows of one group are not independent
     better: Other | None = None  # the baseline that is better than the teacher on the tuning slice, if one is
 
     def student(self, variant: str, *, on_gpu: bool) -> NDArray[np.floating]:
@@ -62,8 +62,71 @@ def load(artifact: Path, contract: Contract, device: Device, *, variant: str | N
     return Engine.load(artifact, variant=variant, device=device, threads=contract.at.threads, verify=False)
 
 
-def judge(
-    engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool = True
+@dataclass(frozen=True)
+class Tuning:
+    """What the tuning slice says of the variants: by it the precision is chosen, so that the evaluation rows judge one
+    model alone."""
+
+    scores: Mapping[str, float]  # points of the deciding metric, by variant
+    other: float  # the same of what the contract compares with
+
+
+def judge_artifact(
+    artifact: Path,
+    manifest: Manifest,
+    contract: Contract,
+    answers: EvaluationAnswers,
+    tuning: Tuning,
+    *,
+    device: Device,
+    int8_allowed: bool,
+    look: Callable[[NDArray[np.floating]], int],
+) -> tuple[Manifest, Judgement]:
+    """Choose the variant by its costs and the tuning slice, and judge it by the evaluation rows.
+
+    Args:
+        artifact: its folder.
+        manifest: the artifact's; the variant that it names for the provider is tried first.
+        contract: what is asked.
+        answers: of all variants to the evaluation rows.
+        tuning: how good they are on the tuning slice.
+        device: that of `judged_device`.
+        int8_allowed: whether int8 may be tried unasked: one that cost more than `quantize.max_int8_drop` is in the
+            artifact for people who ask for it.
+        look: from the logits of what is judged, which look at the evaluation rows this is.
+
+    Returns:
+        The manifest, whose provider now loads the variant that was judged, and the judgement.
+    """
+    timed = {}
+    for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
+        engine = load(artifact, contract, device, variant=variant)
+        rows = rows_to_time(engine, answers.texts, contract.at)
+        timed[variant] = (engine, rows, _costs(engine, contract, rows))
+        if not missed_costs(contract, timed[variant][2]) and not _tuning_drop(contract, tuning, variant):
+            break
+    variant = _best(contract, {name: costs for name, (_, _, costs) in timed.items()}, tuning)
+    engine, rows, measured = timed[variant]
+    student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
+    quality = None
+    if contract.limits.max_drop is not None:
+        quality = compare(
+            student,
+            answers.other(contract),
+            answers.labels,
+            engine.task.kind,
+            engine.task.metric,
+            contract=contract,
+            groups=answers.groups,
+            look=look(student),
+        )
+    providers = manifest.providers | {engine.provider: variant}
+    judgement = _judgement(engine, contract, rows, measured, quality, compared=True)
+    return manifest.model_copy(update={"providers": providers}), judgement
+
+
+def judge_again(
+    engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool
 ) -> Judgement:
     """Measure the costs of an engine, and decide whether it keeps its contract.
 
@@ -74,9 +137,41 @@ def judge(
         quality: the student beside its teacher; None where the contract asks for no `max_drop`.
         compared: whether the quality was measured now; otherwise it is that of an earlier judgement.
     """
+    return _judgement(engine, contract, rows, _costs(engine, contract, rows), quality, compared=compared)
+
+
+def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
+    """The variants that may be taken, the one that the manifest names first; on a GPU that one alone."""
+    if device == "cuda":
+        return [manifest.providers[CUDA_PROVIDER]]
+    first = manifest.providers[CPU_PROVIDER]
+    others = ("int8", "fp32") if int8_allowed else ("fp32",)
+    return [first, *(name for name in others if name in manifest.variants and name != first)]
+
+
+def _best(contract: Contract, costs: Mapping[str, Costs], tuning: Tuning) -> str:
+    """Of several variants the one that misses fewest limits on costs; among these, the one that is least beyond
+    `max_drop` on the tuning slice; among those, the first."""
+    return min(costs, key=lambda name: (len(missed_costs(contract, costs[name])), _tuning_drop(contract, tuning, name)))
+
+
+def _tuning_drop(contract: Contract, tuning: Tuning, variant: str) -> float:
+    """Points by which a variant loses more than `max_drop` on the tuning slice; 0 where it does not."""
+    limit = contract.limits.max_drop
+    if limit is None or variant not in tuning.scores:
+        return 0.0
+    return max(0.0, tuning.other - tuning.scores[variant] - limit)
+
+
+def _costs(engine: Engine, contract: Contract, rows: Sequence[Text]) -> Costs:
     assert engine.manifest is not None
     size_bytes = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
-    costs = measure_costs(engine, rows, contract.at, size_bytes=size_bytes)
+    return measure_costs(engine, rows, contract, size_bytes=size_bytes)
+
+
+def _judgement(
+    engine: Engine, contract: Contract, rows: Sequence[Text], costs: Costs, quality: Quality | None, *, compared: bool
+) -> Judgement:
     verdict, missed = decide(contract, costs, quality)
     return Judgement(
         contract=contract,
@@ -91,41 +186,3 @@ def judge(
         missed=missed,
         verdict=verdict,
     )
-
-
-def judge_evaluated(engine: Engine, contract: Contract, answers: EvaluationAnswers, *, seed: int) -> Judgement:
-    """Judge an engine by what stage `evaluate` kept of it; the seed is of the resampling behind the interval of the
-    difference to the teacher."""
-    student = answers.student(str(engine.variant), on_gpu=engine.provider == CUDA_PROVIDER)
-    task = engine.task
-    other = answers.other(contract)
-    quality = compare(student, other, answers.labels, task.kind, task.metric, contract=contract, seed=seed)
-    return judge(engine, contract, rows_to_time(engine, answers.texts, contract.at), quality)
-
-
-def judge_variants(
-    artifact: Path,
-    manifest: Manifest,
-    contract: Contract,
-    answers: EvaluationAnswers,
-    *,
-    device: Device,
-    int8_allowed: bool,
-    seed: int,
-) -> tuple[Manifest, Judgement]:
-    """Judge the variant that the manifest names; where that one does not pass on a CPU, the other precision too.
-
-    Returned are the manifest, whose provider now loads the variant that stands best, and the judgement of that variant.
-    int8 is tried unasked only where it is allowed: one that cost more than `quantize.max_int8_drop` is in the artifact
-    for people who ask for it. The device is that of `judged_device`, the seed is as in `judge_evaluated`.
-    """
-    best = judge_evaluated(load(artifact, contract, device), contract, answers, seed=seed)
-    allowed = ("int8", "fp32") if int8_allowed else ("fp32",)
-    others = [name for name in allowed if name in manifest.variants and name != best.variant]
-    for name in others if best.provider == CPU_PROVIDER else ():
-        if best.verdict == "pass":
-            break
-        other = judge_evaluated(load(artifact, contract, device, variant=name), contract, answers, seed=seed)
-        best = min(best, other, key=lambda judgement: _RANK[judgement.verdict])
-    providers = manifest.providers | {best.provider: best.variant}
-    return manifest.model_copy(update={"providers": providers}), best

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Conditions, Costs
+from kdc.artifact.contract.terms import Conditions, Contract, Costs
+from kdc.common.cores import Neighbours
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 from kdc.common.timing import seconds_of
@@ -24,7 +26,7 @@ _WARM_UP_CALLS = 5  # before a contract's costs are measured
 _CALLS = 100  # calls a round that a contract's latency is a percentile of, at least
 _CALLS_ABOVE = 5  # calls of a round that are slower than that percentile, at least
 _BATCHES = 8  # batches a round that a contract's rows a second are taken from
-_ROUNDS = 5
+_ROUNDS = 9  # of which an interval of the median leaves the two extreme ones out
 _TIMED_ROWS = 100
 
 
@@ -42,6 +44,7 @@ class Timing:
 
     percentiles_ms: tuple[float, ...]  # of the calls' durations, in milliseconds, in the order asked for
     rows_per_second: float  # of the batches
+    rounds: NDArray[np.float64]  # (rounds, percentiles + 1) the same figures of each round, rows a second last
 
 
 def time_in_turns(
@@ -75,8 +78,23 @@ def time_in_turns(
             latencies = np.percentile([seconds_of(partial(answer, call)) for call in calls], percentiles)
             seconds = sum(seconds_of(partial(answer, batch)) for batch in batches)
             measured[name].append((*(1e3 * latencies), rows / seconds))
-    medians = {name: np.median(each_round, axis=0).tolist() for name, each_round in measured.items()}
-    return {name: Timing(tuple(latencies), speed) for name, (*latencies, speed) in medians.items()}
+    timings = {}
+    for name, each_round in measured.items():
+        *latencies, speed = np.median(each_round, axis=0).tolist()
+        timings[name] = Timing(tuple(latencies), speed, np.array(each_round))
+    return timings
+
+
+def interval_of_median(values: NDArray[np.float64], confidence: float) -> tuple[float, float] | None:
+    """The interval of a median by the order of the values, whatever their distribution is (Conover 1999, Practical
+    Nonparametric Statistics, section 3.2); None where there are too few for so much confidence."""
+    count = len(values)
+    outside = [sum(math.comb(count, below) for below in range(cut)) / 2**count for cut in range(count // 2 + 1)]
+    cut = max(cut for cut, share in enumerate(outside) if 2 * share <= 1 - confidence)
+    if cut == 0:
+        return None
+    ordered = np.sort(values)
+    return float(ordered[cut - 1]), float(ordered[-cut])
 
 
 def compare_speeds(
@@ -107,27 +125,38 @@ def compare_speeds(
 
 
 def measure_costs(
-    engine: Engine, rows: Sequence[Text], conditions: Conditions, *, size_bytes: int, rounds: int = _ROUNDS
+    engine: Engine,
+    rows: Sequence[Text],
+    contract: Contract,
+    *,
+    size_bytes: int,
+    rounds: int = _ROUNDS,
 ) -> Costs:
-    """Time an engine, which was loaded with the conditions' threads, under a contract's conditions on the rows that
+    """Time an engine, which was loaded with the contract's threads, under the contract's conditions on the rows that
     `rows_to_time` chose. The size is of the ONNX file and `tokenizer.json`; the rounds are as in `time_in_turns`."""
+    conditions = contract.at
     # So many calls that some of each round lie above the percentile: else it would be the slowest call alone.
     count = max(_CALLS, math.ceil(_CALLS_ABOVE / (1 - conditions.percentile / 100) - 1e-6))
     models = {"engine": lambda texts: engine.predict(texts, batch_size=len(texts))}
     calls = [_cyclic(rows, place * conditions.batch, conditions.batch) for place in range(count)]
     batches = [_cyclic(rows, place * _BATCH, _BATCH) for place in range(_BATCHES)]
-    timing = time_in_turns(
-        models,
-        calls,
-        batches,
-        percentiles=(conditions.percentile,),
-        rounds=rounds,
-        warm_up_calls=_WARM_UP_CALLS,
-    )["engine"]
+    with Neighbours() as neighbours:
+        timing = time_in_turns(
+            models,
+            calls,
+            batches,
+            percentiles=(conditions.percentile,),
+            rounds=rounds,
+            warm_up_calls=_WARM_UP_CALLS,
+        )["engine"]
+    latency, speed = (interval_of_median(timing.rounds[:, place], contract.confidence) for place in (0, 1))
     return Costs(
         latency_ms=round(timing.percentiles_ms[0], 3),
         rows_per_s=round(timing.rows_per_second, 1),
         size_mb=size_bytes / 1e6,
+        latency_interval=latency and (round(latency[0], 3), round(latency[1], 3)),
+        rows_interval=speed and (round(speed[0], 1), round(speed[1], 1)),
+        cores_short=round(neighbours.short_of(engine.threads), 2),
     )
 
 

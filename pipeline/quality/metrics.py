@@ -1,14 +1,20 @@
-"""Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100)."""
+"""Metrics as GLUE defines them, in points (0 to 100; correlations -100 to 100).
 
-import warnings
+A metric is written once, for weighted rows: `scorer` prepares it for a model's answers, and gives its value for any
+number of weightings at a time. With all weights 1 that is the metric; the bootstrap of `intervals.py` draws other ones.
+"""
+
 from collections.abc import Callable
-from functools import partial
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Kind
+
+_SHUFFLES = 199
+
+Floats = NDArray[np.float64]
+Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
 
 
 def predictions(logits: NDArray[np.floating], kind: Kind) -> NDArray[np.generic]:
@@ -27,10 +33,14 @@ def compute(
     """The named metrics, keys of `METRICS`, of logits (rows, outputs) against labels, in points. Labels are (rows,)
     class ids or numbers, or (rows, outputs) in {0, 1}."""
     answers = predictions(np.asarray(logits, dtype=np.float64), kind)
-    truth = np.asarray(labels)
-    if kind != "regression":
-        truth = truth.astype(np.int64)
-    return {name: round(100 * METRICS[name](truth, answers), 4) for name in names}
+    truth = truth_of(labels, kind)
+    once = np.ones((1, len(truth)))
+    return {name: round(100 * float(METRICS[name](truth, answers)(once)[0]), 4) for name in names}
+
+
+def truth_of(labels: NDArray[np.generic], kind: Kind) -> NDArray[np.generic]:
+    """Labels as `METRICS` take them: integers, but for regression."""
+    return np.asarray(labels) if kind == "regression" else np.asarray(labels).astype(np.int64)
 
 
 def is_constant(logits: NDArray[np.floating], kind: Kind) -> bool:
@@ -62,77 +72,146 @@ def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) ->
     return compute(answers, truth, kind, names)
 
 
-def _accuracy(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
-    return float((truth == answers).reshape(len(truth), -1).all(axis=1).mean())
+def chance(logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, name: str) -> float:
+    """How likely a score as high as this one is for answers that know nothing of the labels, within (0, 1].
+
+    A permutation test (Ojala and Garriga 2010, Journal of Machine Learning Research 11:1833): the share of shuffled
+    labels that the same answers fit as well. It holds for every metric, also for those by which a coin beats the
+    majority. The arguments are as in `compute`.
+    """
+    answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
+    once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
+    score = METRICS[name](truth, answers)(once)[0]
+    shuffled = (METRICS[name](generator.permutation(truth), answers)(once)[0] for _ in range(_SHUFFLES))
+    return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
 
 
-def _f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
+def is_right(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """(rows,) whether a row's answer is its label; of multi-label rows, whether all labels are right."""
+    return (truth == answers).reshape(len(truth), -1).all(axis=1)
+
+
+def _accuracy(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+    right = is_right(truth, answers).astype(np.float64)
+    return lambda weights: weights @ right / weights.sum(axis=1)
+
+
+def _f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
     """Of class 1."""
-    return float(_f1_by_class(*_counts(truth, answers))[1])
+    counts = _counts(truth, answers)
+    return lambda weights: _f1_by_class(*counts(weights))[:, 1]
 
 
-def _macro_f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
+def _macro_f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
     """The mean F1 of the classes that the rows have.
 
     With the classes that a model answers beside them, as scikit-learn takes them, two models would be averages over
     different classes, and a single wrong answer could cost a third of the scale.
     """
-    both, answered, actual = _counts(truth, answers)
-    present = actual > 0
-    return float(_f1_by_class(both, answered, actual)[present].mean()) if present.any() else 0.0
+    counts = _counts(truth, answers)
+
+    def score(weights: Floats) -> Floats:
+        both, answered, actual = counts(weights)
+        present = actual > 0
+        return (_f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+
+    return score
 
 
-def _matthews(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> float:
+def _matthews(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
     """The correlation coefficient R_K of several classes (Gorodkin 2004, Computational Biology and Chemistry 28:367);
     0 where one answer is given to all rows."""
-    both, answered, actual = (counts.astype(np.float64) for counts in _counts(truth, answers))
-    rows = len(truth)
-    spread = (rows**2 - answered @ answered) * (rows**2 - actual @ actual)
-    return float((both.sum() * rows - answered @ actual) / np.sqrt(spread)) if spread > 0 else 0.0
+    counts = _counts(truth, answers)
+
+    def score(weights: Floats) -> Floats:
+        both, answered, actual = counts(weights)
+        rows = weights.sum(axis=1)
+        above = both.sum(axis=1) * rows - (answered * actual).sum(axis=1)
+        spread = (rows**2 - (answered**2).sum(axis=1)) * (rows**2 - (actual**2).sum(axis=1))
+        return np.divide(above, np.sqrt(spread.clip(0)), out=np.zeros_like(above), where=spread > 0)
+
+    return score
 
 
 def _counts(
     truth: NDArray[np.generic], answers: NDArray[np.generic]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """By class: rows where it is answered and right, rows where it is answered, rows that have it.
+) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
+    """From weights to weighted counts, (samples, classes) each: of the rows where a class is answered and right, where
+    it is answered, and of those that have it."""
+    from scipy.sparse import csr_array
 
-    By counting, not by scikit-learn, whose checks of its input take about fifty times as long: an interval asks for a
-    thousand resamples.
-    """
     if truth.ndim > 1:
-        right, given = truth.astype(bool), answers.astype(bool)
-        return (right & given).sum(axis=0), given.sum(axis=0), right.sum(axis=0)
-    classes = max(2, int(truth.max(initial=0)) + 1, int(answers.max(initial=0)) + 1)
-    both = np.bincount(truth[truth == answers], minlength=classes)
-    return both, np.bincount(answers, minlength=classes), np.bincount(truth, minlength=classes)
+        right, given = truth.astype(np.float64), answers.astype(np.float64)
+        both, answered, actual = (csr_array(each) for each in (right * given, given, right))
+    else:
+        classes, rows = max(2, int(truth.max(initial=0)) + 1, int(answers.max(initial=0)) + 1), np.arange(len(truth))
+
+        def indicator(which: NDArray[np.generic], chosen: NDArray[np.generic]) -> csr_array:
+            return csr_array((chosen.astype(np.float64), (rows, which)), shape=(len(truth), classes))
+
+        everywhere = np.ones(len(truth))
+        both = indicator(truth, truth == answers)
+        answered, actual = indicator(answers, everywhere), indicator(truth, everywhere)
+    return lambda weights: (weights @ both, weights @ answered, weights @ actual)
 
 
-def _f1_by_class(
-    both: NDArray[np.int64], answered: NDArray[np.int64], actual: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """2 TP / (2 TP + FP + FN) of each class; 0 for one that neither occurs nor is answered."""
-    return 2 * both / np.maximum(answered + actual, 1)
+    below = answered + actual
+    return np.divide(2 * both, below, out=np.zeros_like(below), where=below > 0)
 
 
-def _correlation(
-    truth: NDArray[np.generic], answers: NDArray[np.generic], *, name: Literal["pearsonr", "spearmanr"]
-) -> float:
-    from scipy import stats
+def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+    x, y = truth.astype(np.float64), answers.astype(np.float64)
+    smallest = (1e-12 * np.abs(x).max(), 1e-12 * np.abs(y).max())
+    x, y = x - x.mean(), y - y.mean()  # so that sums of squares lose no digits
+    columns = np.stack([x, y, x * x, y * y, x * y], axis=1)
 
-    if len(truth) < 2:
-        return 0.0
-    function = getattr(stats, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a constant input has no correlation: that is counted as 0 below
-        value = float(function(truth.astype(np.float64), answers).statistic)
-    return value if np.isfinite(value) else 0.0
+    def score(weights: Floats) -> Floats:
+        x, y, xx, yy, xy = (weights @ columns / weights.sum(axis=1, keepdims=True)).T
+        return _correlation(xx - x * x, yy - y * y, xy - x * y, smallest)
+
+    return score
 
 
-METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], float]] = {
+def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+    """Pearson's correlation of ranks; rows of one value share the mean of their ranks."""
+    ranks = (_ranks(truth), _ranks(answers))
+
+    def score(weights: Floats) -> Floats:
+        rows = weights.sum(axis=1)
+        x, y = (each(weights) - ((rows + 1) / 2)[:, None] for each in ranks)  # less the mean rank
+        xx, yy, xy = (((weights * a * b).sum(axis=1) / rows) for a, b in ((x, x), (y, y), (x, y)))
+        return _correlation(xx, yy, xy, (1e-6, 1e-6))
+
+    return score
+
+
+def _ranks(values: NDArray[np.generic]) -> Callable[[Floats], Floats]:
+    """From weights to ranks, (samples, rows): a row of weight w ranks as w rows would."""
+    distinct, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+
+    def ranks(weights: Floats) -> Floats:
+        of_value = np.add.reduceat(weights[:, order], starts, axis=1)
+        return (of_value.cumsum(axis=1) - (of_value - 1) / 2)[:, place]
+
+    return ranks
+
+
+def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, smallest: tuple[float, float]) -> Floats:
+    """(samples,) correlations; 0 where one side is constant: its deviation is no more than rounding leaves of one."""
+    varies = (x_variance > smallest[0] ** 2) & (y_variance > smallest[1] ** 2)
+    below = np.sqrt((x_variance * y_variance).clip(0))
+    return np.divide(covariance, below, out=np.zeros_like(below), where=varies)
+
+
+METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
-    "pearson": partial(_correlation, name="pearsonr"),
-    "spearman": partial(_correlation, name="spearmanr"),
+    "pearson": _pearson,
+    "spearman": _spearman,
 }

@@ -9,7 +9,7 @@ from pydantic import Field, field_serializer
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.manifest import Kind, Lineage
-from kdc.pipeline.quality.intervals import Reliability
+from kdc.pipeline.quality.calibration import Reliability
 from kdc.pipeline.results import History, Lengths, Result, Scores, StudentCosts, Trial
 
 SCHEMA = 1

@@ -19,8 +19,9 @@ from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.feasibility import fitting_students
-from kdc.pipeline.quality.intervals import difference, reliability, score_interval
+from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.report.disagreements import disagreements
 from kdc.pipeline.report.facts import (
     SCHEMA,
@@ -82,7 +83,7 @@ def gather(root: Path, *, examples: int) -> Facts:
             columns=(task.text, task.text_pair) if task.text_pair else (task.text,),
         ),
         served=served,
-        models=_models(table, trainings, task, logits, labels, seed=run.config.run.seed),
+        models=_models(table, trainings, task, logits, labels, data.groups(split)),
         training={
             name: TrainingFacts(**dict(training.history), best_step=training.best_step, steps=training.steps)
             for name, training in trainings.items()
@@ -180,8 +181,7 @@ def _models(
     task: Task,
     logits: Logits,
     labels: NDArray[np.generic],
-    *,
-    seed: int,
+    groups: NDArray[np.integer],
 ) -> dict[str, ModelFacts]:
     metric = task.metrics[0]
     models = {}
@@ -190,13 +190,14 @@ def _models(
         teacher_score: Any = table["teacher"][metric]
         costs = [key for key in row if key in ModelFacts.model_fields]
         training = trainings.get(name)
+        beside = difference(answers, logits["teacher"], labels, task.kind, metric, groups=groups)
         models[name] = ModelFacts(
             metrics={key: value for key, value in row.items() if key not in costs},
             collapsed=metrics.is_constant(answers, task.kind),
-            interval=score_interval(answers, labels, task.kind, metric, seed=seed),
+            interval=score_interval(answers, labels, task.kind, metric, groups=groups),
             kept_percent=100 * row[metric] / teacher_score if teacher_score else None,
             difference=row[metric] - teacher_score,
-            difference_interval=difference(answers, logits["teacher"], labels, task.kind, metric, seed=seed).interval,
+            difference_interval=beside.interval,
             trainable_parameters=None if training is None else training.trainable_parameters,
             training_seconds=None if training is None else training.seconds,
             **{key: row[key] for key in costs},

@@ -11,12 +11,13 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import task_of
+from kdc.pipeline.rundir.looks import LOOKS
 
 _CONFIG = "config.json"
 _COMMANDS = "commands.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder
 _ENDINGS = ("", ".partial", ".old", ".kept")  # endings of the names of a stage's folders
-_RESULTS = (_CONFIG, _COMMANDS, "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
+_RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
 
 
 def root_of(config: Config) -> Path:

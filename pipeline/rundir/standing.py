@@ -20,8 +20,8 @@ def standing_of(run: Run, logits: NDArray[np.floating]) -> Standing | None:
     with np.load(run.folder("baselines") / BASELINE_LOGITS) as answers:
         others = answers[f"tune/{best}"]
     score, floor = (metrics.compute(each, labels, task.kind, (metric,))[metric] for each in (logits, others))
-    resampled = difference(logits, others, labels, task.kind, metric, seed=run.config.run.seed)
-    return Standing(baseline=best, teacher_score=score, baseline_score=floor, interval=resampled.interval)
+    seen = difference(logits, others, labels, task.kind, metric, groups=data.groups("tune"))
+    return Standing(baseline=best, teacher_score=score, baseline_score=floor, interval=seen.interval)
 
 
 def better_baseline(run: Run) -> str | None:

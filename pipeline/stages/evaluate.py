@@ -118,7 +118,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     (out / "table.json").write_text(json.dumps(table, indent=2), encoding="utf-8")
     labels = np.asarray(data.rows(first)["label"][:])
     kept = {name: entry.logits[first] for name, entry in entries.items()}
-    _save_evaluation(out / EVALUATION, texts, labels, kept, better=better_baseline(run))
+    _save_evaluation(out / EVALUATION, texts, labels, data.groups(first), kept, better=better_baseline(run))
     answers: dict[str, Any] = {
         f"{split}/{name}": entry.logits[split] for name, entry in entries.items() for split in data.eval_splits
     }
@@ -330,13 +330,20 @@ def _onnx_entry(
 
 
 def _save_evaluation(
-    path: Path, texts: Sequence[Text], labels: NDArray[np.generic], logits: Logits, *, better: str | None
+    path: Path,
+    texts: Sequence[Text],
+    labels: NDArray[np.generic],
+    groups: NDArray[np.integer],
+    logits: Logits,
+    *,
+    better: str | None,
 ) -> None:
-    """Keep for each evaluation row the SHA-256 of its text, its label and the logits of each model by name, and of the
-    baseline that is better than the teacher. No text."""
+    """Keep for each evaluation row the SHA-256 of its text, its label, its group and the logits of each model by name,
+    and of the baseline that is better than the teacher. No text."""
     arrays: dict[str, Any] = {
         "text_sha256": np.frombuffer(b"".join(map(digest, texts)), dtype=np.uint8).reshape(-1, 32),
         "label": labels,
+        "group": groups,
         "teacher_logits": logits["teacher"],
         "student_logits": logits["fp32"],
     }

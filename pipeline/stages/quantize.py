@@ -22,7 +22,7 @@ from kdc.pipeline.graphs.int8_choice import FP32, Standard, choose, choose_again
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.intervals import calibrate
+from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results import QuantizeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX

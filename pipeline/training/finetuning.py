@@ -23,6 +23,8 @@ from kdc.pipeline.training.environment import Environment, settle
 from kdc.pipeline.training.loop import Objective, Plan, train
 from kdc.pipeline.training.predict import predict
 
+_LIKELY = 0.05  # a score that chance reaches more often than this shows nothing
+
 log = logging.getLogger("kdc")
 
 
@@ -149,6 +151,7 @@ def score_logits(logits: NDArray[np.floating], labels: NDArray[np.generic], task
         tune=metrics.compute(logits, labels, task.kind, task.metrics),
         majority=metrics.majority(labels, task.kind, task.metrics),
         constant=metrics.is_constant(logits, task.kind),
+        chance=metrics.chance(logits, labels, task.kind, task.metrics[0]),
     )
 
 
@@ -163,7 +166,8 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
         remedy: what to try.
 
     Raises:
-        KdcError: the model gives one answer to all rows, or does not beat the majority.
+        KdcError: the model gives one answer to all rows, does not beat the majority, or is not shown to know more than
+            nothing.
     """
     name = task.metrics[0]
     score, floor = result.tune[name], result.majority[name]
@@ -171,9 +175,13 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
         problem = f"the {who} gives every text the same answer"
     elif score <= floor:
         problem = f"the {who} does not beat the majority answer on the tuning slice"
+    elif result.chance is not None and result.chance > _LIKELY:
+        problem = f"the {who} is not shown to be better than chance on the tuning slice"
     else:
         return None
     scores = f"{name} {score:.1f}, majority {floor:.1f}"
+    if result.chance is not None:
+        scores += f"; answers that know nothing do as well in {100 * result.chance:.1f} % of cases"
     if allow:
         return f"{problem} ({scores})"
     raise KdcError(problem, given=scores, remedy=remedy)

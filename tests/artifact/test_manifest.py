@@ -59,6 +59,8 @@ def test_a_manifest_of_an_older_version_is_read_as_it_was_written() -> None:
     assert manifest.contract is not None
     document["contract"]["contract"]["against"] = "teacher"  # it knew nothing else to compare with
     document["contract"]["quality"]["against"] = "teacher"
+    document["contract"]["quality"] |= {"groups": None, "look": 1}
+    document["contract"]["costs"] |= {"latency_interval": None, "rows_interval": None, "cores_short": 0.0}
     document["lineage"]["trained"] = ""
     assert manifest.model_dump(mode="json") == document
 

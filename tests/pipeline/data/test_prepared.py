@@ -69,7 +69,7 @@ def test_rows_are_numbered_over_all_splits(tmp_path: Path) -> None:
     data, _ = _prepare(tmp_path, _rows(40), _rows(6, prefix="eval"), [{"text": "new 1"}, {"text": "new 2"}])
     numbers = [data.rows(split)["row"][:] for split in ("train", "tune", "unlabeled", "eval")]
     assert [row for part in numbers for row in part] == list(range(48))
-    assert data.rows("unlabeled").column_names == ["row", "text"]
+    assert data.rows("unlabeled").column_names == ["row", "group", "text"]
     assert data.eval_splits == ("eval",)
 
 

@@ -36,9 +36,20 @@ def test_shares_add_up_within_their_limits(
 def test_rows_are_connected_through_texts_and_groups() -> None:
     texts = np.array([7, 8, 7, 9, 5, 6])
     groups = np.array([1, 1, 2, 3, 2, 4])
-    assert connect(texts, None).tolist() == [0, 1, 0, 2, 3, 4]
+    assert connect(texts, None, None).tolist() == [0, 1, 0, 2, 3, 4]
     # 0-1 by group 1, 0-2 by text 7, 2-4 by group 2; 3 and 5 stay alone.
-    assert connect(texts, groups).tolist() == [0, 0, 0, 1, 0, 2]
+    assert connect(texts, None, groups).tolist() == [0, 0, 0, 1, 0, 2]
+
+
+def test_pairs_are_connected_through_a_text_on_either_side_but_not_through_a_prompt() -> None:
+    """Would catch: sides that are numbered apart; a prompt that makes one unit of all rows."""
+    rows = np.arange(100)
+    sides = np.stack([np.full(100, -1), rows], axis=1)  # every pair begins with the same prompt
+    sides[1, 1] = sides[0, 1]  # the same second text
+    sides[3] = [sides[2, 1], 777]  # row 2's second text as a first one
+    units = connect(rows, sides, None)
+    assert units[:4].tolist() == [0, 0, 1, 1]
+    assert len(np.unique(units)) == 98
 
 
 def test_slice_takes_whole_units_in_proportion() -> None:

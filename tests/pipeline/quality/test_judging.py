@@ -1,19 +1,69 @@
-"""Which variant of an artifact a contract loads."""
+"""Which variant of an artifact is judged by a contract: chosen by costs and the tuning slice, not by the verdict."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bag_models import write_artifact
+from bag_models import SINGLE, write_artifact
 
-from kdc.artifact.contract.judgement import Judgement, decide
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.quality import judging
-from kdc.pipeline.quality.judging import EvaluationAnswers, judge_variants
+from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning, judge_artifact
 
 CPU = "CPUExecutionProvider"
+LABELS = np.arange(400) % 2
+RIGHT = np.eye(2)[LABELS]
+HALF_WRONG = np.eye(2)[np.where(np.arange(400) < 200, 1 - LABELS, LABELS)]
+
+
+class Judged:
+    """An artifact of the variants fp32 and int8, whose costs and answers a test sets."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = write_artifact(folder, SINGLE.model_copy(update={"metric": "accuracy"}))
+        self.manifest = load_manifest(self.folder)
+        self.size_mb = {"fp32": 1.0, "int8": 1.0}
+        self.looks: list[Any] = []
+        monkeypatch.setattr(judging, "_costs", self._costs)
+
+    def _costs(self, engine: Any, contract: Contract, rows: Any) -> Costs:
+        return Costs(latency_ms=1.0, rows_per_s=1.0, size_mb=self.size_mb[engine.variant])
+
+    def judge(
+        self,
+        contract: Contract,
+        *,
+        first: str = "int8",
+        int8_allowed: bool = True,
+        tuning: dict[str, float] | None = None,
+    ) -> Any:
+        answers = EvaluationAnswers(
+            ["a text"] * 400, LABELS, RIGHT, {"fp32": RIGHT, "int8": HALF_WRONG}, np.arange(400)
+        )
+
+        def look(logits: np.ndarray) -> int:
+            self.looks.append(logits)
+            return 1
+
+        changed, judgement = judge_artifact(
+            self.folder,
+            self.manifest.model_copy(update={"providers": {CPU: first}}),
+            contract,
+            answers,
+            Tuning(tuning or {"fp32": 90.0, "int8": 90.0}, other=90.0),
+            device="cpu",
+            int8_allowed=int8_allowed,
+            look=look,
+        )
+        assert changed.providers[CPU] == judgement.variant
+        return judgement
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judged:
+    return Judged(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -21,32 +71,36 @@ CPU = "CPUExecutionProvider"
     [(True, "int8", "int8"), (True, "fp32", "fp32"), (False, "fp32", "fp32"), (False, "int8", "fp32")],
 )
 def test_a_contract_loads_no_int8_that_cost_too_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8_allowed: bool, passes: str, loads: str
+    judged: Judged, int8_allowed: bool, passes: str, loads: str
 ) -> None:
+    judged.size_mb = {name: 1.0 if name == passes else 2.0 for name in ("fp32", "int8")}
     first = "int8" if int8_allowed else "fp32"
-    manifest = load_manifest(write_artifact(tmp_path)).model_copy(update={"providers": {CPU: first}})
-
-    contract = Contract(limits=Limits(max_size_mb=1.0))
-
-    def judged(variant: str, *given: Any, seed: int) -> Judgement:
-        costs = Costs(latency_ms=1.0, rows_per_s=1.0, size_mb=1.0 if variant == passes else 2.0)
-        verdict, _ = decide(contract, costs, None)
-        return Judgement(
-            contract=contract, variant=variant, provider=CPU, cpu="c", lengths=(3,), costs=costs, verdict=verdict
-        )
-
-    monkeypatch.setattr(judging, "load", lambda artifact, contract, device, variant=None: variant or first)
-    monkeypatch.setattr(judging, "judge_evaluated", judged)
-    answers = EvaluationAnswers([], np.zeros(0), np.zeros((0, 2)), {})
-    changed, judgement = judge_variants(
-        Path(), manifest, contract, answers, device="cpu", int8_allowed=int8_allowed, seed=0
+    assert (
+        judged.judge(Contract(limits=Limits(max_size_mb=1.0)), first=first, int8_allowed=int8_allowed).variant == loads
     )
-    assert changed.providers[CPU] == judgement.variant == loads
+
+
+def test_the_evaluation_rows_judge_one_variant_though_it_fails_and_another_would_pass(judged: Judged) -> None:
+    """Would catch: a second look at the rows, which makes a pass by chance likelier than stated."""
+    judgement = judged.judge(Contract(limits=Limits(max_drop=1.0)))
+    assert (judgement.variant, judgement.verdict) == ("int8", "fail")
+    assert len(judged.looks) == 1
+
+
+def test_a_variant_that_loses_too_much_on_the_tuning_slice_is_not_the_one_that_is_judged(judged: Judged) -> None:
+    judgement = judged.judge(Contract(limits=Limits(max_drop=1.0)), tuning={"fp32": 90.0, "int8": 88.0})
+    assert (judgement.variant, judgement.verdict) == ("fp32", "pass")
+    assert len(judged.looks) == 1
+
+
+def test_without_a_limit_on_the_drop_no_look_is_spent(judged: Judged) -> None:
+    assert judged.judge(Contract(limits=Limits(max_size_mb=1.0))).quality is None
+    assert judged.looks == []
 
 
 @pytest.mark.parametrize(("on_gpu", "expected"), [(True, 2.0), (False, 1.0)])
 def test_a_gpu_is_judged_by_what_it_answered_itself_where_it_did(on_gpu: bool, expected: float) -> None:
     logits = {"fp32": np.full((1, 2), 1.0), "fp32 (cuda)": np.full((1, 2), 2.0), "int8": np.full((1, 2), 3.0)}
-    answers = EvaluationAnswers([], np.zeros(1), np.zeros((1, 2)), logits)
+    answers = EvaluationAnswers([], np.zeros(1), np.zeros((1, 2)), logits, np.zeros(1, int))
     assert answers.student("fp32", on_gpu=on_gpu)[0, 0] == expected
     assert answers.student("int8", on_gpu=on_gpu)[0, 0] == 3.0

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bag_models import write_artifact
 
-from kdc.artifact.contract.terms import Conditions
+from kdc.artifact.contract.terms import Conditions, Contract
+from kdc.common.cores import Neighbours
 from kdc.pipeline.quality import latency
 from kdc.pipeline.quality.latency import compare_speeds, measure_costs, time_in_turns
 from kdc.serving.engine.engine import Engine
@@ -58,7 +60,9 @@ def test_an_engine_warms_up_with_five_calls_and_a_batch_before_its_costs_are_mea
 ) -> None:
     answer = clock.model("engine", lambda rows: 1.0)
     monkeypatch.setattr(Engine, "predict", lambda engine, texts, batch_size: answer(texts))
-    measure_costs(Engine.load(write_artifact(tmp_path)), ["x"], Conditions(batch=2), size_bytes=1, rounds=1)
+    measure_costs(
+        Engine.load(write_artifact(tmp_path)), ["x"], Contract(at=Conditions(batch=2)), size_bytes=1, rounds=1
+    )
     assert clock.called == [("engine", 2)] * 5 + [("engine", 32)] + [("engine", 2)] * 100 + [("engine", 32)] * 8
 
 
@@ -83,3 +87,26 @@ def test_speeds_are_of_single_rows_and_of_batches_of_32(clock: Clock) -> None:
     assert (speed.latency_p50_ms, speed.latency_p95_ms) == (2.0, 2.0)
     assert speed.rows_per_second == round(80 / (3 * 0.008), 3)  # 32, 32 and 16 rows
     assert {size for _, size in clock.called} == {1, 32, 16}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "confidence", "expected"),
+    [(5, 0.95, None), (6, 0.95, (0, 5)), (9, 0.95, (1, 7)), (9, 0.99, (0, 8)), (17, 0.95, (4, 12)), (1, 0.6, None)],
+)
+def test_a_medians_interval_by_the_order_of_the_rounds(
+    rounds: int, confidence: float, expected: tuple[int, int] | None
+) -> None:
+    """As in tables of the sign test: of nine rounds, the second and the last but one (96.1 %)."""
+    values = np.random.default_rng(0).permutation(rounds).astype(float)
+    assert latency.interval_of_median(values, confidence) == expected
+
+
+def test_what_neighbours_take_of_the_cores_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: this process's own work, or idle cores, that are taken for a neighbour's."""
+    readings = iter([(0.0, 100.0, 10.0), (10.0, 118.0, 20.0)])  # of 18 busy seconds, 10 are ours: 0.8 cores of others
+    monkeypatch.setattr(Neighbours, "_read", staticmethod(lambda: next(readings)))
+    monkeypatch.setattr(Neighbours, "_cores", staticmethod(lambda: 2))
+    with Neighbours() as neighbours:
+        pass
+    assert neighbours.short_of(2) == pytest.approx(0.8)
+    assert neighbours.short_of(1) == 0.0

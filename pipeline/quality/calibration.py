@@ -1,0 +1,75 @@
+"""How well probabilities are calibrated: the error, and the temperature that mends it. Plain arrays in, plain numbers
+out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.manifest import Kind
+from kdc.serving.engine.engine import activate
+
+_BINS = 15
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows of like confidence."""
+
+    rows: int  # how many
+    confidence: float  # on average, 0 to 1
+    accuracy: float  # share of them that are right, 0 to 1
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far confidence is from accuracy, over all rows."""
+
+    ece: float  # expected calibration error, within [0, 1]
+    bins: tuple[Bin, ...]  # those that hold rows, in the order of their confidence
+
+
+def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind) -> Reliability:
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Args:
+        probabilities: (rows, outputs).
+        labels: (rows,) class ids; (rows, outputs) in {0, 1} for multi-label, where every output of every row counts as
+            an answer of its own, with the confidence of its more probable side.
+        kind: classification or multi-label; regression has no probabilities.
+    """
+    if kind == "multilabel":
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        right = ((probabilities >= 0.5) == labels.astype(bool)).ravel()
+    else:
+        confidence = probabilities.max(axis=1)
+        right = probabilities.argmax(axis=1) == labels
+    places = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    bins = []
+    for place in np.unique(places):
+        inside = places == place
+        bins.append(Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean())))
+    ece = sum(each.rows * abs(each.confidence - each.accuracy) for each in bins) / len(confidence)
+    return Reliability(float(ece), tuple(bins))
+
+
+def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
+    """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
+
+    Logits are (rows, outputs); labels are (rows,) class ids, or (rows, outputs) in {0, 1}. The temperature is in
+    [0.05, 20]; 1.0 where none is better than none, and for regression, which has no probabilities.
+    """
+    if kind == "regression":
+        return 1.0
+    from scipy.optimize import minimize_scalar
+
+    def surprise(log_temperature: float) -> float:
+        probabilities = activate(logits, kind, float(np.exp(log_temperature))).astype(np.float64)
+        if kind == "classification":
+            likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
+        else:
+            likely = np.where(labels.astype(bool), probabilities, 1 - probabilities)
+        return float(-np.log(np.maximum(likely, 1e-12)).mean())
+
+    best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return round(float(np.exp(best.x)), 4) if best.fun < surprise(0.0) else 1.0

@@ -1,0 +1,41 @@
+"""How often a run's evaluation rows were used to judge a model, whatever became of it: each look uses them up a little.
+
+Writes `looks.json` into the run directory, which outlives stages that are done again.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.manifest import Kind
+from kdc.common.files import write_whole
+from kdc.pipeline.quality import metrics
+
+LOOKS = "looks.json"
+
+
+def look_at(root: Path, rows: bytes, logits: NDArray[np.floating], kind: Kind) -> int:
+    """Count the judgement of a model by evaluation rows.
+
+    The same answers are the same look: another limit asks nothing new of the rows, since no limit changes the interval.
+
+    Args:
+        root: the run directory.
+        rows: a fingerprint of the evaluation rows and their labels.
+        logits: (rows, outputs) the model's answers.
+        kind: of the task.
+
+    Returns:
+        Which look this is, from 1.
+    """
+    file = root / LOOKS
+    looks: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    judged = looks.setdefault(rows.hex()[:16], [])
+    answers = hashlib.sha256(np.ascontiguousarray(metrics.predictions(logits, kind)).tobytes()).hexdigest()[:16]
+    if answers not in judged:
+        judged.append(answers)
+        write_whole(file, json.dumps(looks, indent=2))
+    return judged.index(answers) + 1

@@ -1,0 +1,58 @@
+"""The short form of benchmarks/verdicts.py: how often verdicts are wrong, by simulation."""
+
+import sys
+
+import numpy as np
+import pytest
+from live import ROOT
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.verdicts import World, verdicts
+from kdc.pipeline.quality import metrics
+
+
+# Worlds in which passing is possible: by resampling and a point estimate, 9.5, 9.5 and 5 % of these students passed at
+# the limit, and 18 % of those that equal their teacher failed.
+@pytest.mark.parametrize(
+    "world",
+    [
+        World("accuracy", 800, 1.0, losses_only=True),
+        World("accuracy", 400, 2.0, losses_only=True),
+        World("accuracy", 200, 2.0, 4),
+        World("accuracy", 800, 1.0, 10),
+        World("accuracy", 800, 2.0, 10, group=4),
+        World("f1", 800, 5.0, 10),
+    ],
+)
+def test_verdicts_err_no_more_often_than_they_state(world: World) -> None:
+    """Would catch: an interval that is too narrow, a verdict by a point estimate, groups that are not looked at."""
+    simulations = 500
+    passes, fails = verdicts(world, world.limit, simulations, seed=1)
+    passes_equal, fails_equal = verdicts(world, 0.0, simulations, seed=2)
+    noise = 100 * 3 * np.sqrt(0.025 * 0.975 / simulations)
+    assert passes <= 2.5 + noise
+    assert fails <= 2.5 + noise
+    assert fails_equal <= 2.5 + noise
+    assert passes_equal >= 8  # else nothing could pass, and the first line would say nothing
+
+
+def coin_metrics(seed: int, metric: str) -> float:
+    """The chance that is told of a model which knows nothing."""
+    random = np.random.default_rng(seed)
+    labels = (random.random(200) < 0.9).astype(int)
+    return metrics.chance(random.normal(size=(200, 2)), labels, "classification", metric)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "matthews"])
+def test_a_coin_is_seldom_taken_for_a_model_that_learned(metric: str) -> None:
+    """A coin beats the majority by macro F1 always, and by Matthews in half of all cases."""
+    assert np.mean([coin_metrics(seed, metric) <= 0.05 for seed in range(60)]) <= 0.15
+
+
+def test_a_model_that_learned_is_told_from_a_coin() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    logits = np.eye(2)[np.where(random.random(200) < 0.75, labels, 1 - labels)]
+    assert metrics.chance(logits, labels, "classification", "accuracy") == 1 / 200
+    assert metrics.chance(labels[:, None] + random.normal(size=(200, 1)), labels * 1.0, "regression", "spearman") < 0.05
