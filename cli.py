@@ -110,6 +110,8 @@ COMPRESS = (
         ("label", str, "Name of the column with the label (default label)."),
         ("kind", str, "What it holds: auto (default; its values tell), classification, multilabel or regression."),
         ("separator", str, "Character between the labels of a multi-label cell."),
+        ("group", str, "Name of a column: rows with one value there (a user, a document) are never parted."),
+        ("time", str, "Name of a column with a row's time: the last tenth is the evaluation, where none is given."),
     ),
     *settings(
         "run",

@@ -62,6 +62,12 @@ class DataSettings(Section):
         "auto", description="what the label column holds; auto finds it out from the training rows of your own files"
     )
     separator: str | None = Field(None, description="separator between the labels of a multi-label cell")
+    group: str | None = Field(
+        None, description="column of what makes rows belong together (a user, a document): no split parts them"
+    )
+    time: str | None = Field(
+        None, description="column with the time of a row, a number or ISO 8601: the last rows are the evaluation"
+    )
     max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
     max_length: int | None = Field(
         None, ge=4, le=8192, description="tokens after which a text is cut (default: the task's)"

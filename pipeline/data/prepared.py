@@ -3,7 +3,8 @@
 Writes into the folder of the stage `data`:
 
     task.json, report.json        the task with its label names; counts and warnings
-    rows/<split>/                 row, group, text, text_pair (pairs), label (labelled splits)
+    rows/<split>/                 row, text, text_pair (pairs); of labelled splits group and label; of evaluation splits
+                                  that were given, whether a row overlaps with a training row
 
 and `tokens.py` adds
 
@@ -28,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.rows import CheckedRows, Ints, hash_of, read_all, read_split, sides_of
 from kdc.pipeline.data.sources import SPLITS, file_source
-from kdc.pipeline.data.splits import Mask, connect, make_report, split_rows
+from kdc.pipeline.data.splits import Mask, connect, make_report, near_train, split_rows, units_of
 from kdc.pipeline.results import DataReport
 from kdc.serving.engine.tokenizing import Text
 
@@ -65,13 +67,16 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
         parts = split_rows(task, rows, data.max_train_rows, seed)
-        report = make_report(task, rows, parts)
+        near = near_train(rows)
+        report = make_report(task, rows, parts, near)
         first_row = 0
         for name in (name for name in SPLITS if name in parts and len(parts[name])):
             part = parts[name]
             origin = rows[part.origin]
-            units = connect(origin.texts, origin.sides, origin.groups)
-            _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, units)
+            extra: dict[str, NDArray[Any]] = {"group": units_of(origin)} if origin.labels is not None else {}
+            if part.origin.startswith("eval"):
+                extra["overlaps"] = near[part.origin] >= 0
+            _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, extra)
             first_row += len(part)
     if task.kind == "regression":
         numbers = np.asarray(_load(folder / "rows" / "train")["label"][:], dtype=np.float64)
@@ -81,16 +86,19 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
     return report
 
 
-def _write_split(rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, units: Ints) -> None:
-    """Write the chosen rows, numbered from `first_row`, with the labels as the model takes them. The units that rows
-    belong to, (rows,), are written as their groups."""
+def _write_split(
+    rows: CheckedRows, chosen: Mask, folder: Path, task: Task, first_row: int, extra: dict[str, NDArray[Any]]
+) -> None:
+    """Write the chosen rows, numbered from `first_row`, with further columns by name, (rows,), and with the labels as
+    the model takes them."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         at, number = 0, first_row
         for batch in rows.batches():
             picked = batch.filter(pa.array(chosen[at : at + batch.num_rows]))
             columns = {"row": pa.array(np.arange(number, number + picked.num_rows, dtype=np.int64))}
-            columns["group"] = pa.array(units[at : at + batch.num_rows][chosen[at : at + batch.num_rows]])
+            here = slice(at, at + batch.num_rows)
+            columns |= {name: pa.array(values[here][chosen[here]]) for name, values in extra.items()}
             columns |= {name: picked.column(name) for name in ("text", "text_pair") if name in picked.schema.names}
             if rows.labels is not None:
                 columns["label"] = _stored_labels(picked.column("label"), task)
@@ -194,9 +202,9 @@ def groups_of(texts: Sequence[Text]) -> Ints:
     """Which rows belong together, (rows,), where only their texts are known; see `splits.connect`."""
     pairs = [text for text in texts if not isinstance(text, str)]
     if not pairs:
-        return connect(np.array([hash_of(str(text), None) for text in texts]), None, None)
+        return connect(np.array([hash_of(str(text), None) for text in texts]))
     whole = np.array([hash_of(*pair) for pair in pairs])
-    return connect(whole, np.array([sides_of(*pair) for pair in pairs]), None)
+    return connect(whole, np.array([sides_of(*pair) for pair in pairs]))
 
 
 def digest(text: str | tuple[str, ...]) -> bytes:
@@ -230,7 +238,6 @@ def read_labelled(path: Path, task: Task, *, separator: str | None = None) -> tu
     """
     with tempfile.TemporaryDirectory(prefix="kdc-") as staging:
         rows = read_split(file_source("eval", path, task.name), task, Path(staging), separator=separator)
-        everything, alone = np.ones(len(rows), dtype=np.bool_), np.arange(len(rows))
-        _write_split(rows, everything, Path(staging) / "rows", task, first_row=0, units=alone)
+        _write_split(rows, np.ones(len(rows), dtype=np.bool_), Path(staging) / "rows", task, first_row=0, extra={})
         written = _load(Path(staging) / "rows")
         return texts_of(written), written["label"][:]

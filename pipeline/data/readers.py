@@ -55,6 +55,7 @@ class Row(NamedTuple):
     text_pair: object
     label: object
     group: object
+    time: object
 
 
 def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed: int) -> Iterator[Row]:
@@ -83,14 +84,14 @@ def read_rows(source: SplitSource, columns: Columns, problems: Problems, *, seed
 
 
 def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
-    """Find where the text, the second text, the label and the group stand; None for a column that is not read.
+    """Find where text, second text, label, group and time stand; None for a column that is not read.
 
     Raises:
         FileProblem: one is missing or there twice; names all of them, with the nearest name.
     """
     places: list[int | None] = []
     faults: list[str] = []
-    for names in (columns.text, columns.text_pair, columns.label, columns.group):
+    for names in (columns.text, columns.text_pair, columns.label, columns.group, columns.time):
         name = next((name for name in names if name in header), None)
         places.append(None if name is None else header.index(name))
         if names and name is None:
@@ -99,7 +100,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
             faults.append(f"column {name!r} is there {header.count(name)} times")
     if faults:
         shown = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
-        remedy = "name the columns: --text, --text-pair, --label"
+        remedy = "name the columns: --text, --text-pair, --label, --group, --time"
         if len(header) == 1 and any(mark in header[0] for mark in ";\t,|"):
             remedy = "fields are separated by commas in .csv and by tabs in .tsv: rename or convert the file"
         raise FileProblem("wrong columns", f"{'; '.join(faults)}; the file has: {shown}", remedy)

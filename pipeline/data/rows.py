@@ -8,8 +8,10 @@ the hashes.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,9 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
+from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.labels import LabelReader
+from kdc.pipeline.data.overlap import Runs, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, is_nan
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
@@ -67,13 +71,35 @@ class CheckedRows:
         return np.concatenate(parts)
 
     @cached_property
+    def runs(self) -> Runs:
+        """The runs of words of each row's text or pair."""
+        return runs_of(texts for batch in self.batches() for texts in _texts_of(batch))
+
+    @cached_property
     def groups(self) -> Ints | None:
         """(rows,) hash of each row's group; None without a group column."""
         parts = [batch.column("group_hash") for batch in self.batches() if "group_hash" in batch.schema.names]
         return np.concatenate([part.to_numpy() for part in parts]) if parts else None
 
+    @cached_property
+    def times(self) -> npt.NDArray[np.float64] | None:
+        """(rows,) time of each row; None without a column of times."""
+        parts = [batch.column("time") for batch in self.batches() if "time" in batch.schema.names]
+        return np.concatenate([part.to_numpy() for part in parts]) if parts else None
+
     def __len__(self) -> int:
         return len(self.texts)
+
+    def texts_at(self, places: Sequence[int]) -> list[str]:
+        """The texts of some rows, those of a pair with " / " between them."""
+        wanted, start = set(places), 0
+        found: dict[int, str] = {}
+        for batch in self.batches():
+            inside = [place for place in wanted if start <= place < start + batch.num_rows]
+            rows = _texts_of(batch) if inside else []
+            found |= {place: " / ".join(rows[place - start]) for place in inside}
+            start += batch.num_rows
+        return [found[place] for place in places]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows again, in order."""
@@ -102,6 +128,11 @@ class CheckedRows:
         return np.concatenate(parts)
 
 
+def _texts_of(batch: pa.RecordBatch) -> list[tuple[str, ...]]:
+    names = [name for name in ("text", "text_pair") if name in batch.schema.names]
+    return list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+
+
 def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[Task, dict[str, CheckedRows]]:
     """Read and check every split.
 
@@ -116,16 +147,22 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
     """
     problems = Problems()
     train_source, *others = locate(data)
+    if data.time is not None and any(source.split == "eval" for source in others):
+        raise InputError(
+            "an evaluation split is there already, so that --time has nothing to choose",
+            given=f"--time {data.time}",
+            remedy="give one of the two",
+        )
     kind: Kind | None = None if data.kind == "auto" and data.task is None else task.kind
     labels = LabelReader(kind, task.labels, data.separator, is_glue(task.name))
-    train = _check_split(train_source, task, labels, folder, problems, seed)
+    train = _check_split(train_source, task, labels, folder, problems, seed, data)
     settled = _settle(task, labels, train, problems)
     splits = {"train": train}
     for source in others:
         own, learned = None, settled.labels != task.labels
         if source.split != "unlabeled":
             own = LabelReader(settled.kind, settled.labels, data.separator, is_glue(task.name), learned)
-        splits[source.split] = _check_split(source, settled, own, folder, problems, seed)
+        splits[source.split] = _check_split(source, settled, own, folder, problems, seed, data)
         if own is not None and settled.kind != "regression" and labels.counts:
             # The reader has refused names that were not learned; those that the task itself declares get this far.
             for name in sorted(own.counts.keys() - labels.counts.keys()):
@@ -145,17 +182,28 @@ def read_split(source: SplitSource, task: Task, folder: Path, *, separator: str 
     """
     problems = Problems()
     labels = LabelReader(task.kind, task.labels, separator, is_glue(task.name))
-    rows = _check_split(source, task, labels, folder, problems, seed=0)
+    rows = _check_split(source, task, labels, folder, problems, 0, DataSettings())
     problems.raise_if_any()
     return rows
 
 
 def _check_split(
-    source: SplitSource, task: Task, labels: LabelReader | None, folder: Path, problems: Problems, seed: int
+    source: SplitSource,
+    task: Task,
+    labels: LabelReader | None,
+    folder: Path,
+    problems: Problems,
+    seed: int,
+    data: DataSettings,
 ) -> CheckedRows:
     """Read a split, keep its good rows in a file of the folder, and report the others."""
     before = len(problems)
-    columns = columns_of(task, labeled=labels is not None, grouped=source.format == "pydocs")
+    columns = columns_of(
+        task,
+        labeled=labels is not None,
+        group="group" if source.format == "pydocs" else data.group if labels is not None else None,
+        time=data.time if source.split == "train" else None,
+    )
     path = folder / f"{source.split}.arrow"
     _write_rows(path, _good_rows(source, columns, labels, problems, seed), columns, labels)
     rows = CheckedRows(source, path, labels, skipped=problems.skipped[source.split])
@@ -188,10 +236,48 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     label = labels.read(row.label, row.line) if labels is not None else None
     text = _check_text(row.text, columns.text[0])
     pair = _check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
-    good = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
+    good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
         good |= dict(zip(("first_hash", "second_hash"), sides_of(text, pair), strict=True))
-    return good | {"group_hash": hash_of(str(row.group), None)} if columns.group else good
+    if columns.group:
+        good["group_hash"] = hash_of(_group_of(row.group, columns.group[0]), None)
+    if columns.time:
+        good["time"] = time_of(row.time, columns.time[0])
+    return good
+
+
+def _group_of(value: object, column: str) -> str:
+    """A row's group as text; an empty one is none.
+
+    Raises:
+        RowProblem: it is missing.
+    """
+    if value is None or is_nan(value) or not str(value).strip():
+        raise RowProblem("group is missing", f"column {column!r}", "give each row a group, one of its own if need be")
+    return str(value).strip()
+
+
+def time_of(value: object, column: str) -> float:
+    """The time of a row: a number as it is, a date as seconds since 1970 (UTC where it names no zone).
+
+    Raises:
+        RowProblem: it is neither.
+    """
+    try:
+        if isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
+        if not isinstance(value, datetime):
+            try:
+                number = float(value)  # type: ignore[arg-type]
+                if math.isfinite(number):
+                    return number
+            except (TypeError, ValueError):
+                pass
+            value = datetime.fromisoformat(str(value).strip())
+        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        what = "time is neither a number nor a date as ISO 8601 writes it"
+        raise RowProblem(what, f"column {column!r} holds {str(value)[:40]!r}", "such as 2026-11-27T12:00:00Z") from None
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
@@ -202,6 +288,8 @@ def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, la
         types |= {"text_pair": pa.string(), "first_hash": pa.int64(), "second_hash": pa.int64()}
     if columns.group:
         types["group_hash"] = pa.int64()
+    if columns.time:
+        types["time"] = pa.float64()
     if labels is not None:
         types["label"] = pa.list_(pa.string()) if labels.is_list else pa.string()
     schema = pa.schema(types)

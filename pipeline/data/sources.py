@@ -82,12 +82,17 @@ class Columns:
     text_pair: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
+    time: tuple[str, ...] = ()
 
 
-def columns_of(task: Task, *, labeled: bool, grouped: bool = False) -> Columns:
+def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
     """The columns of a task's files, also under the names that GLUE's own files use.
 
-    The rows of one value of the column `group`, which `pydocs` has, must not stand on both sides of a split.
+    Args:
+        task: whose text, pair and label they are.
+        labeled: whether there is a label.
+        group: column whose rows of one value must not stand on both sides of a split, such as that of `pydocs`.
+        time: column with the time of each row.
     """
     own = _GLUE_NAMES.get(task.name, {})
 
@@ -98,7 +103,8 @@ def columns_of(task: Task, *, labeled: bool, grouped: bool = False) -> Columns:
         text=names(task.text),
         text_pair=names(task.text_pair) if task.text_pair else (),
         label=names(task.label) if labeled else (),
-        group=("group",) if grouped else (),
+        group=(group,) if group else (),
+        time=(time,) if time else (),
     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, near_rows, nearest
 from kdc.pipeline.data.rows import CheckedRows, Ints
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results import DataReport, SplitCounts
@@ -18,6 +19,8 @@ Mask = npt.NDArray[np.bool_]
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 HELD_OUT_SHARE = 0.1
+OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
+_EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
 _PROMPT_ROWS, _PROMPT_PART = 20, 20  # a text that stands in more pairs than so many, and than this part, is a prompt
 _SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
@@ -42,11 +45,15 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
         InputError: there are too few rows.
     """
     train = rows["train"]
-    classes, units = train.classes(task), connect(train.texts, train.sides, train.groups)
+    classes, units = train.classes(task), units_of(train)
     free = np.ones(len(train), dtype=np.bool_)
     parts = {}
     if "eval" not in rows:
-        held_out = pick_slice(units, classes, free, max(round(len(train) * HELD_OUT_SHARE), 1), 3 * seed)
+        size = max(round(len(train) * HELD_OUT_SHARE), 1)
+        if train.times is None:
+            held_out = pick_slice(units, classes, free, size, 3 * seed)
+        else:
+            held_out = pick_last(units, train.times, size)
         parts["eval"] = Part("train", held_out)
         free = free & ~held_out
     size = tune_size(min(int(free.sum()), max_train_rows or len(train)))
@@ -56,8 +63,9 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
     parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
     for name, others in rows.items():
         if name == "unlabeled":
-            # An unlabelled text of the tuning slice would be trained on, with the teacher's answer.
-            parts[name] = Part(name, ~np.isin(others.texts, train.texts[tune]))
+            # An unlabelled text of the tuning slice, or near one, would be trained on, with the teacher's answer.
+            leaks = np.isin(others.texts, train.texts[tune]) | (nearest(others.runs, train.runs.of(tune)) >= 0)
+            parts[name] = Part(name, ~leaks)
         elif name != "train":
             parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
     _check_parts(parts, classes, len(train))
@@ -78,18 +86,19 @@ def _check_parts(parts: dict[str, Part], classes: Ints, rows: int) -> None:
         raise InputError(f"{lost} classes have no row to train on", given=given, remedy=remedy)
 
 
-def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]) -> DataReport:
-    """Count the rows, labels and duplicates of every split, and warn of what may mislead."""
+def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
+    """Count the rows, labels and duplicates of every split, and warn of what may mislead; `near` is that of
+    `near_train`."""
     used = sum(len(part) for part in parts.values() if part.origin == "train")
     report = DataReport(
         kind=task.kind,
         splits={name: _count(task, rows[part.origin], part) for name, part in parts.items()},
         held_out=len(parts["eval"]) if parts["eval"].origin == "train" else 0,
         unused_train_rows=len(rows["train"]) - used,
-        duplicates=_duplicates(task, rows, parts),
+        duplicates=_duplicates(task, rows, parts, near),
         skipped={name: split.skipped for name, split in rows.items() if split.skipped},
     )
-    return report.model_copy(update={"warnings": tuple(_warnings(task, report))})
+    return report.model_copy(update={"warnings": tuple(_warnings(task, report, rows, near))})
 
 
 def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
@@ -99,7 +108,9 @@ def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
     return SplitCounts(rows=len(part), labels=dict(zip(task.labels, counts.tolist(), strict=True)))
 
 
-def _duplicates(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, int]:
+def _duplicates(
+    task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
+) -> dict[str, int]:
     """Count the rows whose text (or pair) stands elsewhere too."""
     texts = rows["train"].texts
     counts = {"within_train": len(texts) - len(np.unique(texts))}
@@ -108,6 +119,10 @@ def _duplicates(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
         counts["texts_with_different_labels"] = int((np.unique(labelled[:, 0], return_counts=True)[1] > 1).sum())
     for name in (name for name in rows if name.startswith("eval")):
         counts[f"{name}_rows_in_train"] = int(np.isin(rows[name].texts, texts).sum())
+        counts[f"{name}_rows_near_train"] = int((near[name] >= 0).sum())
+        groups = (rows[name].groups, rows["train"].groups)
+        if groups[0] is not None and groups[1] is not None:
+            counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1]).sum())
     if "unlabeled" in rows:
         counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum())
         evaluated = [rows[part.origin].texts[part.chosen] for name, part in parts.items() if name.startswith("eval")]
@@ -115,14 +130,46 @@ def _duplicates(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
     return counts
 
 
-def _warnings(task: Task, report: DataReport) -> list[str]:
+def near_train(rows: dict[str, CheckedRows]) -> dict[str, Ints]:
+    """For each evaluation split that was given, by row: the number of a training row that has the same text, or is near
+    it; -1 where none is."""
+    train, found = rows["train"], {}
+    names, first = np.unique(train.texts, return_index=True)
+    for name in (name for name in rows if name.startswith("eval")):
+        texts = rows[name].texts
+        place = np.searchsorted(names, texts).clip(max=len(names) - 1)
+        found[name] = np.where(names[place] == texts, first[place], nearest(rows[name].runs, train.runs))
+    return found
+
+
+def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> str:
+    evaluated, places = rows[name], np.flatnonzero(near >= 0)
+    shown = places[:_EXAMPLES].tolist()
+    examples = zip(evaluated.texts_at(shown), rows["train"].texts_at(near[shown].tolist()), strict=True)
+    quoted = "; ".join(f"{_short(one)!r} and {_short(other)!r}" for one, other in examples)
+    return (
+        f"{len(places):,} of {len(evaluated):,} {name} rows ({100 * len(places) / len(evaluated):.0f} %) have the text "
+        f"of a training row, or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric flatters; for "
+        f"example {quoted}"
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_CHARACTERS else f"{text[: _EXAMPLE_CHARACTERS - 3]}..."
+
+
+def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near: dict[str, Ints]) -> list[str]:
     warnings = []
     if report.held_out:
         warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out for it")
     for name, count in report.duplicates.items():
+        what = name.removesuffix("_rows_in_train").removesuffix("_rows_near_train")
         if count and name.endswith("_rows_in_train"):
-            what = name.removesuffix("_rows_in_train")
             warnings.append(f"{count:,} {what} rows have the same text as a training row: the metric flatters")
+        elif count and name.endswith("_rows_of_groups_in_train"):
+            warnings.append(f"{count:,} evaluation rows are of a group that is trained on: the metric flatters")
+        elif name.endswith("_rows_near_train") and count >= OVERLAP_WORTH_TELLING * len(rows[what]):
+            warnings.append(_overlap_in_words(rows, what, near[what]))
     if count := report.duplicates.get("unlabeled_rows_in_eval", 0):
         warnings.append(f"{count:,} unlabelled rows have the same text as an eval row")
     if count := report.duplicates.get("texts_with_different_labels", 0):
@@ -143,9 +190,17 @@ def tune_size(rows: int) -> int:
     return min(max(round(rows * TUNE_SHARE), TUNE_LEAST), TUNE_MOST, rows // 2)
 
 
-def connect(texts: Ints, sides: Ints | None, groups: Ints | None) -> Ints:
+def units_of(rows: CheckedRows) -> Ints:
+    """The units of a split of the source, (rows,); see `connect`."""
+    return connect(rows.texts, rows.sides, rows.groups, near_rows(rows.runs))
+
+
+def connect(
+    texts: Ints, sides: Ints | None = None, groups: Ints | None = None, near: tuple[Ints, Ints] | None = None
+) -> Ints:
     """Number the units of rows that belong together, so that a slice must not part them and an interval must not count
-    them as independent: rows with the same text, with one text of a pair in common, or of the same group.
+    them as independent: rows with the same text, with one text of a pair in common, of the same group, or near each
+    other.
 
     A text that more than a twentieth of all pairs have is a prompt, and ties nothing together; nor does a short one
     (`rows.sides_of`).
@@ -154,6 +209,7 @@ def connect(texts: Ints, sides: Ints | None, groups: Ints | None) -> Ints:
         texts: (rows,) a number for each text or pair.
         sides: (rows, 2) a number for each text of a pair; None if rows are no pairs.
         groups: (rows,) a number for each group; None if rows have no group.
+        near: pairs of rows, see `overlap.near_rows`.
 
     Returns:
         (rows,) unit of each row, numbered in the order of their first rows.
@@ -174,6 +230,9 @@ def connect(texts: Ints, sides: Ints | None, groups: Ints | None) -> Ints:
         members.append((np.arange(len(each)) % rows)[ties_rows])
         values.append(nodes + place.reshape(-1)[ties_rows])
         nodes += len(counts)
+    if near is not None:
+        members.append(near[0])
+        values.append(near[1])
     edges = (np.concatenate(members), np.concatenate(values))
     graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(nodes, nodes))
     return _by_first_row(connected_components(graph, directed=False)[1][:rows].astype(np.int64))
@@ -255,6 +314,30 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
                     taken = after
                     chosen[eligible_rows[rows]] = True
     return chosen
+
+
+def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> Mask:
+    """Choose whole units with about `size` rows, those with the latest row first.
+
+    Args:
+        units: (rows,) unit of each row.
+        times: (rows,) time of each row.
+        size: rows to choose; a unit that would make more than that and a half again is left out.
+
+    Returns:
+        (rows,) True for the chosen rows.
+    """
+    place, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
+    latest = np.full(len(counts), -np.inf)
+    np.maximum.at(latest, place, times)
+    chosen, taken = np.zeros(len(counts), dtype=np.bool_), 0
+    for unit in np.argsort(-latest, kind="stable"):
+        if taken >= size:
+            break
+        if taken + counts[unit] <= max(1.5 * size, taken + 1):
+            chosen[unit] = True
+            taken += int(counts[unit])
+    return chosen[place]
 
 
 def sample(classes: Ints, eligible: Mask, size: int, seed: int) -> Mask:

@@ -1,6 +1,7 @@
 """How well probabilities are calibrated: the error, and the temperature that mends it. Plain arrays in, plain numbers
 out."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from kdc.artifact.manifest import Kind
 from kdc.serving.engine.engine import activate
 
 _BINS = 15
+_FOLDS = 5
+_SURE = 1.645  # standard errors: one in twenty temperatures that do not help is taken
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,49 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
 def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
     """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-    Logits are (rows, outputs); labels are (rows,) class ids, or (rows, outputs) in {0, 1}. The temperature is in
-    [0.05, 20]; 1.0 where none is better than none, and for regression, which has no probabilities.
+    It is taken only where it helps rows that it was not fitted to: five times it is fitted to four fifths of the rows,
+    and the labels of the last fifth have to be more likely with it than without, beyond the noise of so many rows.
+
+    Args:
+        logits: (rows, outputs).
+        labels: (rows,) class ids, or (rows, outputs) in {0, 1}.
+        kind: of the task.
+
+    Returns:
+        A temperature in [0.05, 20]; 1.0 where none is shown to help, and for regression, which has no probabilities.
     """
     if kind == "regression":
         return 1.0
+    fold = np.random.default_rng(0).permutation(len(labels)) % _FOLDS
+    gains = np.zeros(len(labels))
+    for place in range(_FOLDS):
+        inside, others = fold == place, fold != place
+        if not inside.any() or not others.any():
+            return 1.0
+        fitted = _likeliest(logits[others], labels[others], kind)
+        without, with_it = (_surprise(logits[inside], labels[inside], kind, each) for each in (1.0, fitted))
+        gains[inside] = without - with_it
+    noise = _SURE * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return round(_likeliest(logits, labels, kind), 4) if gains.mean() > noise else 1.0
+
+
+def _likeliest(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
+    """The temperature under which the labels of these rows are most likely."""
     from scipy.optimize import minimize_scalar
 
     def surprise(log_temperature: float) -> float:
-        probabilities = activate(logits, kind, float(np.exp(log_temperature))).astype(np.float64)
-        if kind == "classification":
-            likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
-        else:
-            likely = np.where(labels.astype(bool), probabilities, 1 - probabilities)
-        return float(-np.log(np.maximum(likely, 1e-12)).mean())
+        return float(_surprise(logits, labels, kind, float(np.exp(log_temperature))).mean())
 
-    best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return round(float(np.exp(best.x)), 4) if best.fun < surprise(0.0) else 1.0
+    return float(np.exp(minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def _surprise(
+    logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind, temperature: float
+) -> NDArray[np.float64]:
+    """(rows,) negative logarithms of the probabilities that the labels have."""
+    probabilities = activate(logits, kind, temperature).astype(np.float64)
+    if kind == "classification":
+        likely = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
+        return -np.log(np.maximum(likely, 1e-12))
+    likely = np.where(labels.astype(bool), probabilities, 1 - probabilities)
+    return -np.log(np.maximum(likely, 1e-12)).mean(axis=1)

@@ -34,8 +34,9 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     """What the teacher's rows depend on: neither the unlabelled rows nor the student, whose change shall not train the
     teacher again."""
     paths = {"data", "train", "eval", "unlabeled"}
+    unused = {name for name in ("group", "time") if getattr(config.data, name) is None}  # runs of before had no such
     return {
-        **config.data.model_dump(mode="json", exclude=paths),
+        **config.data.model_dump(mode="json", exclude=paths | unused),
         "task_name": task_of(config).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Device, Scalar
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
+from kdc.pipeline.data.splits import OVERLAP_WORTH_TELLING
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models import loading
@@ -32,6 +33,7 @@ from kdc.pipeline.results import (
     EvaluateResult,
     QuantizeResult,
     StudentResult,
+    TargetsResult,
     TeacherResult,
 )
 from kdc.pipeline.rundir.context import Run
@@ -124,12 +126,30 @@ def run(run: Run, out: Path) -> EvaluateResult:
     }
     np.savez_compressed(out / ALL_LOGITS, **answers)
     metric = data.task.metrics[0]
+    notes += _apart_from_training(data, first, kept)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
         rows={split: len(data.rows(split)) for split in data.eval_splits},
         headline=f"{metric}: " + ", ".join(f"{name} {row[metric]:.1f}" for name, row in table.items()),
     )
+
+
+def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
+    """A sentence on the metric of the rows that overlap with no training row, where many do."""
+    rows, task = data.rows(split), data.task
+    if "overlaps" not in rows.column_names:  # a part of the training rows, which was held out apart from the others
+        return []
+    apart = ~np.asarray(rows["overlaps"][:])
+    if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
+        return []
+    metric, labels = task.metrics[0], np.asarray(rows["label"][:])[apart]
+    scores = {name: metrics.compute(each[apart], labels, task.kind, (metric,))[metric] for name, each in logits.items()}
+    told = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
+    return [
+        f"{int((~apart).sum())} of {len(apart)} evaluation rows overlap with training rows; on the other "
+        f"{int(apart.sum())} {metric}: {told}"
+    ]
 
 
 def _answer_all(entry: Entry, data: PreparedData) -> None:
@@ -245,15 +265,16 @@ def _teacher_entry(run: Run, torch_entry: Callable[[Path, str], Entry]) -> Entry
     if len(teachers) == 1:
         return teachers[0]
     scores = run.result(TeacherResult).scores(data.task.metrics[0])
-    return _as_one(teachers, ensemble.weights(scores, run.config.targets.weights))
+    temperatures = run.result(TargetsResult).temperatures or (1.0,) * len(teachers)
+    return _as_one(teachers, ensemble.weights(scores, run.config.targets.weights), temperatures)
 
 
-def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64]) -> Entry:
+def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float]) -> Entry:
     """Several teachers as the student learned from them: one after another, their logits averaged."""
     sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
     return Entry(
-        answer=lambda texts: ensemble.average([teacher.answer(texts) for teacher in teachers], shares),
-        predict=lambda split: ensemble.average([teacher.predict(split) for teacher in teachers], shares),
+        answer=lambda texts: ensemble.average([teacher.answer(texts) for teacher in teachers], shares, temperatures),
+        predict=lambda split: ensemble.average([teacher.predict(split) for teacher in teachers], shares, temperatures),
         row={"runtime": teachers[0].row["runtime"]} | sums,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
 from kdc.common.files import whole_file, write_whole
@@ -69,19 +70,28 @@ def _average(run: Run, path: Path, answers: Path) -> TargetsResult:
         _answer(run, place, file, answers)
     scores = run.result(TeacherResult).scores(run.data().task.metrics[0])
     shares = ensemble.weights(scores, run.config.targets.weights)
-    mean = ensemble.average([np.load(file, mmap_mode="r") for file in files], shares)
+    answers_of_each = [np.load(file, mmap_mode="r") for file in files]
+    fitted = np.array([_temperature(run.data(), logits) for logits in answers_of_each])
+    # Against each other alone: together they keep the sharpness that the student's own temperature is meant for.
+    temperatures = tuple((fitted / np.exp(np.log(fitted).mean())).round(4).tolist())
+    mean = ensemble.average(answers_of_each, shares, temperatures)
     np.save(path, mean)
-    return TargetsResult(rows=len(mean), weights=tuple(shares.tolist()))
+    return TargetsResult(rows=len(mean), weights=tuple(shares.tolist()), temperatures=temperatures)
 
 
 def _calibrate(data: PreparedData, path: Path) -> float:
     """Divide all logits by the temperature under which the labels of the tuning slice are likeliest; return it."""
-    tune = data.rows("tune")
     logits = np.load(path)
-    temperature = calibrate(logits[np.asarray(tune["row"][:])], np.asarray(tune["label"][:]), data.task.kind)
+    temperature = _temperature(data, logits)
     with whole_file(path) as stream:
         np.save(stream, logits / np.float32(temperature))
     return temperature
+
+
+def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
+    """The temperature of logits (rows, outputs), which are by row id, on the tuning slice."""
+    tune = data.rows("tune")
+    return calibrate(logits[np.asarray(tune["row"][:])], np.asarray(tune["label"][:]), data.task.kind)
 
 
 def _answer(run: Run, place: int, path: Path, answers: Path) -> int:

@@ -28,9 +28,12 @@ def weights(scores: Sequence[float], how: Weights) -> NDArray[np.float64]:
     return parts / parts.sum()
 
 
-def average(logits: Sequence[NDArray[np.floating]], shares: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The weighted mean of several teachers' logits, each (rows, outputs)."""
+def average(
+    logits: Sequence[NDArray[np.floating]], shares: NDArray[np.float64], temperatures: Sequence[float]
+) -> NDArray[np.float32]:
+    """The weighted mean of several teachers' logits, each (rows, outputs), divided by its own temperature first: a
+    teacher that is surer than it should be would outvote the others."""
     total = np.zeros(logits[0].shape, dtype=np.float64)
-    for part, share in zip(logits, shares, strict=True):  # one by one: together they may be larger than memory
-        total += share * part
+    for part, share, temperature in zip(logits, shares, temperatures, strict=True):  # together they may exceed memory
+        total += share / temperature * part
     return total.astype(np.float32)

@@ -83,6 +83,17 @@ def test_calibration_finds_the_temperature_that_logits_were_scaled_by() -> None:
     assert calibrate((3 * logits).astype(np.float32), labels, "classification") == pytest.approx(3, rel=0.05)
 
 
+def test_a_temperature_that_helps_no_more_than_noise_is_not_taken() -> None:
+    """Would catch: a temperature that is fitted to noise and makes other rows' calibration worse."""
+    random, taken = np.random.default_rng(1), 0
+    for _ in range(40):
+        logits = random.normal(size=(200, 2)) * 2
+        powers = np.exp(logits)
+        labels = (random.random(200) < (powers / powers.sum(-1, keepdims=True))[:, 1]).astype(int)
+        taken += calibrate(logits.astype(np.float32), labels, "classification") != 1.0
+    assert taken <= 6  # the logits are calibrated already: one in twenty, and chance
+
+
 def test_regression_has_no_temperature() -> None:
     assert calibrate(np.ones((3, 1), dtype=np.float32), np.ones(3), "regression") == 1.0
 

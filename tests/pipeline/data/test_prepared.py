@@ -69,7 +69,7 @@ def test_rows_are_numbered_over_all_splits(tmp_path: Path) -> None:
     data, _ = _prepare(tmp_path, _rows(40), _rows(6, prefix="eval"), [{"text": "new 1"}, {"text": "new 2"}])
     numbers = [data.rows(split)["row"][:] for split in ("train", "tune", "unlabeled", "eval")]
     assert [row for part in numbers for row in part] == list(range(48))
-    assert data.rows("unlabeled").column_names == ["row", "group", "text"]
+    assert data.rows("unlabeled").column_names == ["row", "text"]
     assert data.eval_splits == ("eval",)
 
 
@@ -151,7 +151,12 @@ def test_pairs_are_kept_together(tmp_path: Path) -> None:
     train = [{"q": f"q{n % 5}", "s": f"s{n}", "label": "ab"[n % 2]} for n in range(60)]
     data, report = _prepare(tmp_path, train, [{"q": "q0", "s": "s0", "label": "a"}], task=task)
     assert {(row["text"], row["text_pair"]) for row in data.rows("train")} <= {(row["q"], row["s"]) for row in train}
-    assert report.duplicates == {"within_train": 0, "texts_with_different_labels": 0, "eval_rows_in_train": 1}
+    assert report.duplicates == {
+        "within_train": 0,
+        "texts_with_different_labels": 0,
+        "eval_rows_in_train": 1,
+        "eval_rows_near_train": 1,
+    }
 
 
 def test_texts_in_train_and_eval_are_counted_and_warned(tmp_path: Path) -> None:

@@ -32,13 +32,13 @@ def test_teachers_that_all_learned_nothing_weigh_alike() -> None:
 
 def test_the_mean_of_logits_by_hand() -> None:
     logits = [np.array([[1.0, 3.0]]), np.array([[5.0, -1.0]])]
-    assert ensemble.average(logits, np.array([0.75, 0.25])).tolist() == [[2.0, 2.0]]
+    assert ensemble.average(logits, np.array([0.75, 0.25]), (1.0, 1.0)).tolist() == [[2.0, 2.0]]
 
 
 def test_the_mean_takes_the_memory_of_one_sum_however_many_teachers() -> None:
     logits = [np.ones((20_000, 4), dtype=np.float32)] * 8
     tracemalloc.start()
-    ensemble.average(logits, np.full(8, 1 / 8))
+    ensemble.average(logits, np.full(8, 1 / 8), (1.0,) * 8)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * (2 * logits[0].nbytes)  # the sum is of float64; beside it one product and the result
@@ -49,7 +49,7 @@ def test_the_mean_adds_the_teachers_one_after_the_other() -> None:
     total = 0.0
     for part, share in zip(parts, shares, strict=True):
         total += float(share) * float(part)
-    mean = ensemble.average([np.full((1, 1), part) for part in parts], shares)
+    mean = ensemble.average([np.full((1, 1), part) for part in parts], shares, (1.0,) * len(parts))
     assert mean.tolist() == [[float(np.float32(total))]]
 
 
@@ -100,10 +100,22 @@ def test_the_student_learns_from_the_weighted_mean_and_is_compared_with_it(two: 
         model, pad_id = loading.load_model(place, data.task).model, loading.load_tokenizer(place).pad_token_id
         for split, logits in answers.items():
             logits.append(predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id))
-    mean = {split: (first * one + second * two) / (first + second) for split, (one, two) in answers.items()}
+    warm, cool = json.loads((run / "targets" / "stage.json").read_text())["metrics"]["temperatures"]
+    assert warm * cool == pytest.approx(1, abs=1e-3)
+    mean = {
+        split: (first * one / warm + second * two / cool) / (first + second) for split, (one, two) in answers.items()
+    }
     learned_from = np.load(run / "targets" / "logits.npy")[np.asarray(data.rows("train")["row"][:])]
     np.testing.assert_allclose(learned_from, mean["train"], atol=1e-5)
     with np.load(run / "artifact" / "evaluation.npz") as kept:
         np.testing.assert_allclose(kept["teacher_logits"], mean["eval"], atol=1e-5)
     assert result.table["teacher"]["parameters"] > result.table["student"]["parameters"]  # type: ignore[operator]
     assert load_manifest(run / "artifact").lineage.teacher == "first + second"
+
+
+def test_a_teacher_that_is_too_sure_of_itself_does_not_outvote_the_other() -> None:
+    """Would catch: logits that are averaged before they are calibrated."""
+    sure, calm = np.array([[30.0, 0.0]]), np.array([[0.0, 4.0]])
+    shares = np.array([0.5, 0.5])
+    assert ensemble.average([sure, calm], shares, (1.0, 1.0))[0].argmax() == 0
+    assert ensemble.average([sure, calm], shares, (10.0, 1.0)).tolist() == [[1.5, 2.0]]

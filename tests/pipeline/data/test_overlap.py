@@ -1,0 +1,225 @@
+"""Rows that say nearly the same: found, kept on one side of a split, and told of."""
+
+import csv
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.data.overlap import near_rows, nearest, runs_of
+from kdc.pipeline.data.prepared import open_data, prepare
+from kdc.pipeline.data.rows import time_of
+from kdc.pipeline.data.splits import pick_last
+
+SENTENCE = "the old clock in the hall struck nine before anybody had gone to bed"
+TASK = custom_task("own", "text", None, "label", "classification", ())
+
+
+def near(*texts: str) -> set[tuple[int, int]]:
+    first, second = near_rows(runs_of((text,) for text in texts))
+    return set(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def test_a_part_of_a_text_and_an_edited_text_are_near_it() -> None:
+    part, edited = SENTENCE[:40], SENTENCE.replace("nine", "ten").upper() + "!"
+    assert near(SENTENCE, part, edited, "something else that nobody ever wrote in such a hall") == {
+        (0, 1),
+        (0, 2),
+        (1, 2),
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "the old clock in the hall was sold to a man who came by with a cart last week",  # two of twelve runs
+        "anybody had",  # says too little
+        "hall the in clock old the",  # the same words
+    ],
+)
+def test_texts_that_share_a_few_words_are_not_near(other: str) -> None:
+    assert near(SENTENCE, other) == set()
+
+
+def test_a_short_text_is_near_those_that_hold_it_as_it_is() -> None:
+    assert near(SENTENCE, "Anybody had gone", "anybody gone had", "had anybody gone to", "gone to bed, anybody") == {
+        (0, 1)
+    }
+
+
+def test_a_run_that_stands_everywhere_ties_nothing() -> None:
+    """Would catch: a template that makes one unit of all rows."""
+    texts = [f"please classify this message of a customer: {number} {1000 + number}" for number in range(60)]
+    assert near(*texts) == set()
+
+
+def test_texts_without_spaces_have_runs_of_characters() -> None:
+    assert near("この映画はとても面白かったと思います", "映画はとても面白かった") == {(0, 1)}
+
+
+def test_no_run_goes_from_one_text_of_a_pair_to_the_other() -> None:
+    runs = runs_of([("one two", "three four"), ("one two three four five six", "seven")])
+    assert runs.row.tolist() == [1, 1]
+
+
+def test_the_nearest_of_other_rows_is_named() -> None:
+    train = runs_of([("nothing of the kind was ever said there",), (SENTENCE,)])
+    assert nearest(runs_of([(SENTENCE[4:50],), ("a text of its own, that is what it is",)]), train).tolist() == [1, -1]
+
+
+def by_force(texts: list[str]) -> set[tuple[int, int]]:
+    """The definition, pair by pair."""
+    runs = []
+    for text in texts:
+        words = text.split()
+        runs.append({tuple(words[place : place + 5]) for place in range(len(words) - 4)})
+    return {
+        (one, other)
+        for one in range(len(texts))
+        for other in range(one + 1, len(texts))
+        if runs[one] and runs[other] and 2 * len(runs[one] & runs[other]) >= min(len(runs[one]), len(runs[other]))
+    }
+
+
+def test_near_rows_are_those_of_the_definition() -> None:
+    generator = random.Random(0)
+    base = [generator.choices("abcdefghijklmnop", k=12) for _ in range(20)]
+    texts = []
+    for _ in range(100):
+        words = list(generator.choice(base))
+        start = generator.randint(0, 5)
+        words = words[start : generator.randint(start + 5, 12)]
+        if generator.random() < 0.3:
+            words[generator.randrange(len(words))] = "z"
+        texts.append(" ".join(words))
+    assert near(*texts) == by_force(texts)
+    assert len(by_force(texts)) > 50
+
+
+def rows_of(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def phrases(count: int, *, seed: int) -> list[dict[str, str]]:
+    """Sentences and parts of them, three rows of each, with one label."""
+    generator, words = random.Random(seed), [f"word{number}" for number in range(500)]
+    rows = []
+    for number in range(count):
+        sentence = generator.choices(words, k=12)
+        label = generator.choice(["good", "bad"])
+        for part in (sentence, sentence[:8], sentence[3:]):
+            rows.append({"text": " ".join(part), "label": label, "who": f"u{number % 37}", "when": str(number)})
+    generator.shuffle(rows)
+    return rows
+
+
+def texts_of(folder: Path, split: str) -> list[str]:
+    return open_data(folder).rows(split)["text"][:]
+
+
+def test_no_split_parts_texts_that_are_near_each_other(tmp_path: Path) -> None:
+    data = DataSettings(train=rows_of(tmp_path / "train.csv", phrases(200, seed=1)))
+    prepare(tmp_path / "data", TASK, data, seed=0)
+    splits = {name: texts_of(tmp_path / "data", name) for name in ("train", "tune", "eval")}
+    for name, others in (("tune", "train"), ("eval", "train"), ("eval", "tune")):
+        assert splits[name]
+        for text in splits[name]:
+            assert not any(text in other or other in text for other in splits[others])
+    groups = open_data(tmp_path / "data").groups("eval")
+    assert len(np.unique(groups)) == len(groups) / 3
+
+
+def test_an_unlabelled_text_near_the_tuning_slice_is_left_out(tmp_path: Path) -> None:
+    rows = phrases(200, seed=1)
+    data = DataSettings(
+        train=rows_of(tmp_path / "train.csv", rows),
+        unlabeled=rows_of(tmp_path / "more.csv", [{"text": f"{row['text']} and more"} for row in rows]),
+    )
+    prepare(tmp_path / "data", TASK, data, seed=0)
+    tune, unlabeled = (texts_of(tmp_path / "data", name) for name in ("tune", "unlabeled"))
+    assert unlabeled
+    assert not any(text in more for text in tune for more in unlabeled)
+
+
+def test_an_evaluation_file_that_overlaps_is_told_of_with_examples(tmp_path: Path) -> None:
+    train, others = phrases(200, seed=1), phrases(60, seed=2)
+    parts = [{**row, "text": f"well {row['text']}"} for row in train[:45]]
+    data = DataSettings(
+        train=rows_of(tmp_path / "train.csv", train), eval=rows_of(tmp_path / "eval.csv", others + parts)
+    )
+    report = prepare(tmp_path / "data", TASK, data, seed=0)
+    assert report.duplicates["eval_rows_near_train"] == 45
+    (warning,) = [each for each in report.warnings if "half of their runs" in each]
+    assert "45 of 225 eval rows (20 %)" in warning
+    assert warning.count("'well ") == 3
+    marked = open_data(tmp_path / "data").rows("eval")["overlaps"][:]
+    assert sum(marked) == 45
+    assert not any(marked[:180])
+
+
+def test_few_rows_that_overlap_are_counted_and_not_warned_of(tmp_path: Path) -> None:
+    train, others = phrases(200, seed=1), phrases(60, seed=2)
+    parts = [{**row, "text": f"well {row['text']}"} for row in train[:5]]
+    data = DataSettings(
+        train=rows_of(tmp_path / "train.csv", train), eval=rows_of(tmp_path / "eval.csv", others + parts)
+    )
+    report = prepare(tmp_path / "data", TASK, data, seed=0)
+    assert report.duplicates["eval_rows_near_train"] == 5
+    assert not any("half of their runs" in each for each in report.warnings)
+
+
+def test_a_group_of_a_persons_own_is_never_parted(tmp_path: Path) -> None:
+    rows = phrases(200, seed=1)
+    data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), group="who")
+    prepare(tmp_path / "data", TASK, data, seed=0)
+    who = {row["text"]: row["who"] for row in rows}
+    users = [{who[text] for text in texts_of(tmp_path / "data", name)} for name in ("train", "tune", "eval")]
+    assert all(users)
+    assert len(set.union(*users)) == sum(map(len, users))
+    assert len(np.unique(open_data(tmp_path / "data").groups("eval"))) == len(users[2])
+
+
+def test_the_last_rows_by_time_are_the_evaluation(tmp_path: Path) -> None:
+    rows = phrases(200, seed=1)
+    data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), time="when")
+    prepare(tmp_path / "data", TASK, data, seed=0)
+    when = {row["text"]: int(row["when"]) for row in rows}
+    evaluated = [when[text] for text in texts_of(tmp_path / "data", "eval")]
+    assert min(evaluated) > max(when[text] for name in ("train", "tune") for text in texts_of(tmp_path / "data", name))
+    assert len(evaluated) == pytest.approx(60, abs=3)
+
+
+def test_time_and_an_evaluation_file_contradict_each_other(tmp_path: Path) -> None:
+    file = rows_of(tmp_path / "train.csv", phrases(200, seed=1))
+    with pytest.raises(InputError, match="nothing to choose"):
+        prepare(tmp_path / "data", TASK, DataSettings(train=file, eval=file, time="when"), seed=0)
+
+
+@pytest.mark.parametrize(("column", "message"), [("who", "group is missing"), ("when", "neither a number nor a date")])
+def test_a_row_without_group_or_time_is_told_of(tmp_path: Path, column: str, message: str) -> None:
+    rows = phrases(200, seed=1)
+    rows[7][column] = " "
+    asked = {"group": "who"} if column == "who" else {"time": "when"}
+    with pytest.raises(InputError, match=message):
+        prepare(tmp_path / "data", TASK, DataSettings(train=rows_of(tmp_path / "train.csv", rows), **asked), seed=0)
+
+
+def test_times_are_numbers_or_dates() -> None:
+    assert time_of("12.5", "when") == 12.5
+    assert time_of("1970-01-02", "when") == time_of("1970-01-02T00:00:00Z", "when") == 86400
+    assert time_of("1970-01-01T02:00:00+01:00", "when") == 3600
+
+
+def test_a_unit_that_is_too_large_for_the_end_is_left_out() -> None:
+    units = np.array([0] * 50 + list(range(1, 51)))
+    times = np.array([99.0] * 50 + list(range(50)))
+    chosen = pick_last(units, times, 10)
+    assert np.flatnonzero(chosen).tolist() == list(range(90, 100))
