@@ -18,6 +18,7 @@ _COSTS = (
     ("rows_per_second", "rows/s", 1, 0),
     ("peak_memory_bytes", "peak MB", 1e-6, 0),
 )
+_TITLES = [title for _, title, _, _ in _COSTS]
 
 
 def render(manifest: Manifest) -> str:
@@ -58,7 +59,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]:
-    """The evaluation table as text, header first: metrics, percent of the teacher's score, then costs.
+    """The evaluation table as text, header first: metrics, percent of the teacher's score, percent of what the teacher
+    scores above the majority where that was measured, then costs.
 
     Args:
         rows: model -> column -> value, as in `Manifest.metrics`. A value that was not measured becomes a dash.
@@ -66,13 +68,25 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
     """
     costs = {key for key, *_ in _COSTS} | {"runtime"}
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]
-    lines = [["model", *metrics, "kept %", *(title for _, title, _, _ in _COSTS)]]
+    floor = rows.get("majority", {}).get(metric)
+    lines = [["model", *metrics, "kept %", *(["above chance %"] if floor is not None else []), *_TITLES]]
     teacher = rows.get("teacher", {}).get(metric)
     for name in in_order(rows):
         row = rows[name]
-        share = f"{100 * row[metric] / teacher:.1f}" if teacher and metric in row else "-"
+        kept = [number(share(row.get(metric), teacher))]
+        if floor is not None:
+            kept.append(number(share(row.get(metric), teacher, floor)))
         numbers = [number(row.get(key), 2) for key in metrics]
         lines.append(
-            [name, *numbers, share, *(number(row.get(key), digits, scale) for key, _, scale, digits in _COSTS)]
+            [name, *numbers, *kept, *(number(row.get(key), digits, scale) for key, _, scale, digits in _COSTS)]
         )
     return lines
+
+
+def share(score: float | None, teacher: float | None, floor: float = 0.0) -> float | None:
+    """Percent that a score is of the teacher's, both counted from `floor`: 56.0 of 80.7 is 69 %, but only 13 % of what
+    the teacher has above a majority of 52.3. None where one is not known, or the teacher's is no better than the floor.
+    """
+    if score is None or teacher is None or teacher <= floor:
+        return None
+    return 100 * (score - floor) / (teacher - floor)

@@ -35,6 +35,8 @@ class ModelFacts(Result):
     collapsed: bool  # whether it gives all rows one answer
     interval: Interval  # 95 % interval of the deciding metric
     kept_percent: float | None  # the deciding metric in percent of the teacher's; None where the teacher's is 0
+    # the same of what both have above the majority; None where the teacher has nothing above it
+    kept_above_chance_percent: float | None = None
     difference: float  # the deciding metric minus the teacher's
     difference_interval: Interval  # 95 % interval of that, paired by row
     trainable_parameters: int | None  # parameters that its training changed

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.inspection import in_order
+from kdc.artifact.inspection import in_order, share
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
 from kdc.pipeline import results
@@ -184,6 +184,7 @@ def _models(
     groups: NDArray[np.integer],
 ) -> dict[str, ModelFacts]:
     metric = task.metrics[0]
+    floor = metrics.majority(labels, task.kind, (metric,))[metric]
     models = {}
     for name, answers in logits.items():
         row: dict[str, Any] = table[name]
@@ -195,7 +196,8 @@ def _models(
             metrics={key: value for key, value in row.items() if key not in costs},
             collapsed=metrics.is_constant(answers, task.kind),
             interval=score_interval(answers, labels, task.kind, metric, groups=groups),
-            kept_percent=100 * row[metric] / teacher_score if teacher_score else None,
+            kept_percent=share(row[metric], teacher_score),
+            kept_above_chance_percent=share(row[metric], teacher_score, floor),
             difference=row[metric] - teacher_score,
             difference_interval=beside.interval,
             trainable_parameters=None if training is None else training.trainable_parameters,

@@ -73,7 +73,9 @@ def table(facts: Facts) -> list[list[str]]:
     """The models as rows of text, header first."""
     metric = facts.task.metric
     others = [name for name in facts.models["teacher"].metrics if name != metric]
-    lines = [["model", metric, "95 % interval", *others, "kept %", *(title for _, title, _, _ in _COLUMNS)]]
+    lines = [
+        ["model", metric, "95 % interval", *others, "kept %", "above chance %", *(title for _, title, _, _ in _COLUMNS)]
+    ]
     for name in in_order(facts.models):
         model = facts.models[name]
         low, high = model.interval
@@ -84,6 +86,7 @@ def table(facts: Facts) -> list[list[str]]:
                 f"{low:.1f} to {high:.1f}",
                 *(number(model.metrics.get(other)) for other in others),
                 number(model.kept_percent),
+                number(model.kept_above_chance_percent),
                 *(number(getattr(model, field), digits, factor) for field, _, factor, digits in _COLUMNS),
             ]
         )

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -120,7 +121,9 @@ def run(run: Run, out: Path) -> PackageResult:
         table=evaluated.table,
         metric=manifest.task.metric,
         contract=judgement,
-        notes=tuple(note for note in (teacher_note(run), quantized.note, *evaluated.notes) if note),
+        notes=tuple(
+            note for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes) if note
+        ),
         example=example,
         headline=f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     )
@@ -164,7 +167,7 @@ def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -
         variants=variants,
         providers={
             CPU_PROVIDER: "int8" if quantized.chosen else "fp32",
-            CUDA_PROVIDER: "fp16" if "fp16" in variants and holds_on_cuda("fp16", table) else "fp32",
+            CUDA_PROVIDER: on_cuda(variants, table),
         },
         temperature=quantized.temperature,
         metrics=table,
@@ -202,10 +205,17 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
     return variants
 
 
-def holds_on_cuda(variant: str, table: Table) -> bool:
-    """Whether a variant can serve on a GPU. False where CUDA was measured and the variant failed there: fp16 may
-    overflow on a GPU alone, since the CPU computes it in fp32."""
-    return f"{variant} (cuda)" in table or not any(name.endswith(" (cuda)") for name in table)
+def on_cuda(variants: Iterable[str], table: Table) -> str:
+    """The variant that a GPU loads: fp16 where it was run on one, else fp32. fp16 may overflow on a GPU alone, since a
+    CPU computes it in fp32."""
+    return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
+
+
+def _fp16_note(manifest: Manifest) -> str:
+    """That fp16 is there and a GPU does not load it; "" where there is nothing to say."""
+    if "fp16" not in manifest.variants or manifest.providers[CUDA_PROVIDER] == "fp16":
+        return ""
+    return "fp16 was not run on a GPU here, so that a GPU loads fp32; KDC_VARIANT=fp16 takes it all the same"
 
 
 def _lineage(run: Run) -> Lineage:

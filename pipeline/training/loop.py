@@ -31,7 +31,7 @@ from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.embeddings import only_met_tokens
 from kdc.pipeline.training.environment import Environment, attention
-from kdc.pipeline.training.losses import distillation_loss, label_loss
+from kdc.pipeline.training.losses import distillation_loss, factors_of, label_loss
 from kdc.pipeline.training.pace import pace
 from kdc.pipeline.training.schedule import Deadline, Rate
 
@@ -61,7 +61,7 @@ class Objective:
     """What to minimise."""
 
     task: Task  # its kind decides the loss, its first metric the best step; regression's labels are standardised
-    class_weights: tuple[float, ...] | None = None  # factor of each class in the labels' term; None: 1
+    class_weights: tuple[float, ...] | None = None  # factor of each class, see `losses.factors_of`; None: 1
     alpha: float = 0.0  # weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha
     temperature: float = 1.0  # T > 0, by which the logits of both sides are divided
     by_loss: bool = False  # keep the step with the least loss on the tuning slice, not the one with the best metric
@@ -125,7 +125,8 @@ class DistillationTrainer(Trainer):
         if task.kind == "regression":
             labels = (labels - task.center) / task.spread
         if teacher_logits is None:
-            loss = label_loss(logits, labels, task.kind, self.class_weights).mean()
+            factors = factors_of(self.class_weights, labels, task.kind)
+            loss = label_loss(logits, labels, task.kind, factors).mean()
         else:
             loss = distillation_loss(
                 logits,

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdc.artifact.manifest import Kind
 
 
-def label_loss(logits: Tensor, labels: Tensor, kind: Kind, class_weights: Tensor | None = None) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, kind: Kind, factors: Tensor | None = None) -> Tensor:
     """Loss of each row against its label.
 
     Args:
@@ -19,7 +19,7 @@ def label_loss(logits: Tensor, labels: Tensor, kind: Kind, class_weights: Tensor
         labels: (batch,) class ids for classification; (batch, outputs) in {0, 1} for multi-label; (batch,) numbers
             for regression.
         kind: decides cross-entropy, binary cross-entropy (mean over outputs) or squared error.
-        class_weights: (outputs,) factor of each class; classification and multi-label only.
+        factors: what each row's loss, or each output's for multi-label, is multiplied by, see `factors_of`; None: 1.
 
     Returns:
         (batch,) losses, unreduced.
@@ -28,11 +28,14 @@ def label_loss(logits: Tensor, labels: Tensor, kind: Kind, class_weights: Tensor
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
     if kind == "multilabel":
         each = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-        return (each * class_weights if class_weights is not None else each).mean(-1)
-    return F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
+        return (each if factors is None else each * factors).mean(-1)
+    each = F.cross_entropy(logits, labels, reduction="none")
+    return each if factors is None else each * factors
 
 
-def teacher_loss(logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float) -> Tensor:
+def teacher_loss(
+    logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature: float, factors: Tensor | None = None
+) -> Tensor:
     """Divergence of each row from the teacher's softened answer, times T^2 so that its gradient keeps its size.
 
     Args:
@@ -40,6 +43,7 @@ def teacher_loss(logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature
         kind: softmax for classification, a sigmoid for each output for multi-label (mean over outputs), squared
             error without temperature for regression.
         temperature: T > 0.
+        factors: as in `label_loss`.
 
     Returns:
         (batch,) losses, unreduced; 0 where student and teacher agree.
@@ -50,10 +54,48 @@ def teacher_loss(logits: Tensor, teacher_logits: Tensor, kind: Kind, temperature
         target = torch.sigmoid(teacher_logits / temperature)
         cross = F.binary_cross_entropy_with_logits(logits / temperature, target, reduction="none")
         own = F.binary_cross_entropy_with_logits(teacher_logits / temperature, target, reduction="none")
-        return (cross - own).mean(-1) * temperature**2
+        each = cross - own
+        return (each if factors is None else each * factors).mean(-1) * temperature**2
     student = F.log_softmax(logits / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+    each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+    return each if factors is None else each * factors
+
+
+def factors_of(
+    class_weights: Tensor | None,
+    labels: Tensor,
+    kind: Kind,
+    *,
+    labelled: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
+) -> Tensor | None:
+    """What weights of classes make of each row: the weight of its label; of a row without a label, the one to be
+    expected by the teacher's probabilities. For multi-label they are of each output: its weight where the row has the
+    label, 1 where it has not.
+
+    Args:
+        class_weights: (outputs,) factor of each class; None gives None, as regression does.
+        labels: as in `label_loss`; rows that are not labelled hold any valid value.
+        kind: of the task.
+        labelled: (batch,) bool; None where all rows are.
+        teacher_logits: (batch, outputs); needed where some rows are not labelled.
+
+    Returns:
+        (batch,), or (batch, outputs) for multi-label.
+    """
+    if class_weights is None or kind == "regression":
+        return None
+    if kind == "multilabel":
+        known = torch.where(labels.bool(), class_weights, torch.ones_like(class_weights))
+    else:
+        known = class_weights[labels]
+    if labelled is None or teacher_logits is None:
+        return known
+    if kind == "multilabel":
+        expected = 1 + torch.sigmoid(teacher_logits) * (class_weights - 1)
+        return torch.where(labelled[:, None], known, expected)
+    return torch.where(labelled, known, torch.softmax(teacher_logits, dim=-1) @ class_weights)
 
 
 def distillation_loss(
@@ -76,9 +118,10 @@ def distillation_loss(
         kind: of the task.
         alpha: weight of the teacher's term in [0, 1].
         temperature: T > 0.
-        class_weights: as in `label_loss`.
+        class_weights: (outputs,) factor of each class in both terms, see `factors_of`; None: 1.
     """
-    from_teacher = teacher_loss(logits, teacher_logits, kind, temperature)
-    from_labels = label_loss(logits, labels, kind, class_weights)
+    factors = factors_of(class_weights, labels, kind, labelled=labelled, teacher_logits=teacher_logits)
+    from_teacher = teacher_loss(logits, teacher_logits, kind, temperature, factors)
+    from_labels = label_loss(logits, labels, kind, factors)
     weight = torch.ones_like(from_labels).masked_fill(labelled, alpha)
     return (weight * from_teacher + (1 - weight) * from_labels).mean()

@@ -259,12 +259,34 @@ def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Pa
     assert facts.models["int8"].kept_percent > 80
 
 
-def test_calibrated_targets_are_as_sure_as_the_teacher_is_right(boxed: tuple[Path, Config], tmp_path: Path) -> None:
+def test_at_alpha_1_a_black_box_is_followed_though_it_contradicts_every_label(
+    boxed: tuple[Path, Config], tmp_path: Path
+) -> None:
+    """Would catch: distillation that is switched off, or labels that get into its loss."""
     folder, _ = boxed
+    scores = write(tmp_path / "scores.csv", answers(folder, wrong_every=1))
     config = config_for(
         folder,
         folder / "base",
-        f"teacher.scores={folder / 'scores.csv'}",
+        f"teacher.scores={scores}",
+        "student.cut_from=finetuned",
+        "student.epochs=20",
+        "student.alpha=1",
+        "student.allow_majority=true",
+        flags={"run.out": tmp_path / "run"},
+    )
+    tiny_runs.compress(config, until="student")
+    record = json.loads((tmp_path / "run" / "student" / "stage.json").read_text(encoding="utf-8"))
+    assert record["metrics"]["tune"]["accuracy"] < 20
+
+
+def test_calibrated_targets_are_as_sure_as_the_teacher_is_right(boxed: tuple[Path, Config], tmp_path: Path) -> None:
+    folder, _ = boxed
+    scores = write(tmp_path / "scores.csv", answers(folder, wrong_every=4))  # surer than it is right
+    config = config_for(
+        folder,
+        folder / "base",
+        f"teacher.scores={scores}",
         "targets.calibrate=true",
         flags={"run.out": tmp_path / "run"},
     )
@@ -274,7 +296,7 @@ def test_calibrated_targets_are_as_sure_as_the_teacher_is_right(boxed: tuple[Pat
     said = np.load(tmp_path / "run" / "teacher" / "scores.npy")[places].argmax(1)
     right = float((said == np.asarray(tune["label"][:])).mean())
     shares = softmax(np.load(tmp_path / "run" / "targets" / "logits.npy").astype(np.float64), axis=1).max(axis=1)
-    assert 0.9 < right < 1
+    assert 0.6 < right < 0.85
     assert shares.tolist() == pytest.approx([right] * len(shares), abs=1e-3)
 
 
@@ -283,7 +305,7 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
 ) -> None:
     folder, _ = boxed
     rows = answers(folder)
-    extra = [rows[0] | {"first": f"w1 extra {number}"} for number in range(40)]
+    extra = [rows[0] | {"first": f"w1 extra {number}", "second": f"w3 of {number}"} for number in range(40)]
     scores = write(tmp_path / "scores.csv", rows + extra)
     found = []
     for part in (extra[:20], extra[20:30]):

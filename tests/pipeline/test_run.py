@@ -173,12 +173,12 @@ def test_another_machine_quantises_and_measures_again(
 
 
 @pytest.mark.parametrize(
-    ("measured", "holds"),
-    [((), True), (("fp32 (cuda)", "fp16 (cuda)"), True), (("fp32 (cuda)",), False)],
+    ("measured", "loads"),
+    [((), "fp32"), (("fp32 (cuda)", "fp16 (cuda)"), "fp16"), (("fp32 (cuda)",), "fp32")],
 )
-def test_fp16_that_failed_on_a_gpu_is_not_what_a_gpu_loads(measured: tuple[str, ...], holds: bool) -> None:
+def test_a_gpu_loads_fp16_only_where_it_ran_on_one(measured: tuple[str, ...], loads: str) -> None:
     table: dict[str, dict] = {name: {} for name in ("fp32", "fp16", *measured)}
-    assert package.holds_on_cuda("fp16", table) is holds
+    assert package.on_cuda(("fp32", "fp16"), table) == loads
 
 
 @pytest.mark.usefixtures("instant")

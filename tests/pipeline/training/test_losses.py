@@ -1,10 +1,14 @@
 """The distillation loss against a hand-written numpy version."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from kdc.pipeline.training.losses import distillation_loss, label_loss, teacher_loss
+from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.training.finetuning import class_weights
+from kdc.pipeline.training.losses import distillation_loss, factors_of, label_loss, teacher_loss
 
 RANDOM = np.random.default_rng(7)
 STUDENT = RANDOM.normal(size=(6, 3)) * 3
@@ -102,8 +106,66 @@ def test_a_student_that_agrees_with_the_teacher_has_no_teacher_loss(kind: str) -
 def test_class_weights_multiply_the_rows_of_their_class() -> None:
     weights = torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64)
     plain = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification")
-    weighted = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification", weights)
+    factors = factors_of(weights, torch.tensor(LABELS), "classification")
+    weighted = label_loss(torch.tensor(STUDENT), torch.tensor(LABELS), "classification", factors)
     assert torch.allclose(weighted / plain, weights[LABELS])
+
+
+def test_class_weights_multiply_the_teachers_term_too() -> None:
+    """That term is nine tenths of recipe best's loss: weights that left it alone changed next to nothing."""
+    weights, every = torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64), torch.ones(len(LABELS), dtype=torch.bool)
+    student, teacher, labels = torch.tensor(STUDENT), torch.tensor(TEACHER), torch.tensor(LABELS)
+
+    def loss(rows: list[int], class_weights: torch.Tensor | None) -> float:
+        return distillation_loss(
+            student[rows],
+            teacher[rows],
+            labels[rows],
+            every[rows],
+            kind="classification",
+            alpha=0.9,
+            temperature=2.0,
+            class_weights=class_weights,
+        ).item()
+
+    for row, label in enumerate(LABELS.tolist()):
+        assert loss([row], weights) == pytest.approx(weights[label].item() * loss([row], None))
+
+
+def test_a_row_without_a_label_has_the_weight_that_its_teacher_expects() -> None:
+    weights, teacher = torch.tensor([1.0, 5.0]), torch.log(torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+    labels, labelled = torch.tensor([0, 0]), torch.tensor([False, True])
+    factors = factors_of(weights, labels, "classification", labelled=labelled, teacher_logits=teacher)
+    assert factors is not None
+    assert factors.tolist() == pytest.approx([0.25 * 1 + 0.75 * 5, 1.0])
+
+
+def test_weights_of_labels_count_where_a_row_has_the_label() -> None:
+    """Would catch: a whole column that is weighed, so that a rare label's many negatives weigh as much as before."""
+    weights, labels = torch.tensor([1.0, 5.0]), torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    factors = factors_of(weights, labels, "multilabel")
+    assert factors is not None
+    assert factors.tolist() == [[1, 5], [1, 1], [1, 1]]
+    half = factors_of(
+        weights, labels, "multilabel", labelled=torch.tensor([True, True, False]), teacher_logits=torch.zeros(3, 2)
+    )
+    assert half is not None
+    assert half.tolist() == [[1, 5], [1, 1], [1, 3]]
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_balanced_weights_favour_the_rare_class(kind: str) -> None:
+    """Would catch: weights that are inverted."""
+    labels = [0] * 90 + [1] * 10 if kind == "classification" else [[1.0, 0.0]] * 90 + [[1.0, 1.0]] * 10
+
+    class Data:
+        task = custom_task("t", "text", None, "label", kind, ("common", "rare"))  # type: ignore[arg-type]
+
+        def tokens(self, role: str, split: str) -> Any:
+            return {"label": labels}
+
+    common, rare = class_weights("balanced", Data()) or ()  # type: ignore[arg-type]
+    assert rare == pytest.approx((9 if kind == "classification" else 10) * common)
 
 
 def test_the_gradient_of_the_teachers_term_keeps_its_size_when_the_temperature_grows() -> None:
