@@ -76,11 +76,7 @@ class Neighbours:
 
     def short_of(self, threads: int) -> float:
         """By how many cores the others left fewer than so many threads wanted."""
-        return max(0.0, self._others - max(0, self._cores() - threads))
-
-    @staticmethod
-    def _cores() -> int:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0.0, self._others - max(0, usable_cores() - threads))
 
     @staticmethod
     def _read() -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 Needs the compress extra. The rows of the artifact's own evaluation need no teacher: the artifact keeps its answers.
 """
 
+import contextlib
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -116,20 +117,26 @@ def compare_again(
         return texts, None
     if teacher is None:
         other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
-        look = _look_of(engine.manifest)
+        look = _look_of(engine)
     else:
         _refuse_better_baseline(artifact, engine.manifest, contract)
         other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
         groups, look = groups_of(texts), 1
+        with contextlib.suppress(KdcError):  # the rows may be those of the evaluation all the same
+            _, groups = _kept_answers(artifact, engine.manifest, texts, contract)
+            look = _look_of(engine)
     logits = engine.logits(texts)
     quality = compare(logits, other, labels, info.kind, info.metric, contract=contract, groups=groups, look=look)
     return texts, quality
 
 
-def _look_of(manifest: Manifest | None) -> int:
-    """The look at its evaluation rows by which the artifact was judged: to judge it by them again is the same one."""
-    judged = manifest.contract if manifest is not None else None
-    return 1 if judged is None or judged.quality is None else judged.quality.look
+def _look_of(engine: Engine) -> int:
+    """Which look at its evaluation rows it is to judge an artifact by them: the one by which it was judged already, and
+    one more for another variant than that."""
+    judged = engine.manifest.contract if engine.manifest is not None else None
+    if judged is None or judged.quality is None:
+        return 1
+    return judged.quality.look + (judged.variant != engine.variant)
 
 
 def read_rows_for(

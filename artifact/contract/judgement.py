@@ -11,7 +11,7 @@ from kdc.artifact.contract.terms import LONGEST, Contract, Costs, Quality, Verdi
 from kdc.common.frozen import Frozen
 
 _POWER = 0.8
-_SHORT = 0.25  # cores by which a machine may be short before a time that is missed counts as not shown
+_STARVED = 0.1  # share of a model's threads without a core, from which on a time that is missed may be the neighbours'
 
 
 class Judgement(Frozen):
@@ -46,7 +46,8 @@ def judge_costs(contract: Contract, costs: Costs) -> dict[str, tuple[Verdict, st
     kept): the measurement, the limit, by how much.
 
     A time is kept where its whole interval keeps to the limit, missed where the whole interval lies beyond it, and else
-    not shown. Nor is a miss shown where the machine was short of cores: it may have been the neighbours.
+    not shown. Nor is a miss shown where the model's threads were short of cores, and that explains it: it may have been
+    the neighbours.
     """
     limits = contract.limits
     latency = f"p{contract.at.percentile:g} latency"
@@ -62,14 +63,16 @@ def judge_costs(contract: Contract, costs: Costs) -> dict[str, tuple[Verdict, st
             continue
         low, high = interval or (cost, cost)
         best, worst = (low, high) if sign > 0 else (high, low)
-        busy = field != "max_size_mb" and costs.cores_short >= _SHORT
+        # What the best of the interval would be with all cores.
+        alone = best * (1 - costs.starved) if sign > 0 else best / max(1 - costs.starved, 1e-9)
+        busy = field != "max_size_mb" and costs.starved >= _STARVED and sign * alone <= sign * limit
         seen = f"{name} is {cost:.4g} {unit}" + (f" ({low:.4g} to {high:.4g})" if interval else "")
         if sign * worst <= sign * limit:
             verdicts[field] = ("pass", "")
         elif sign * best <= sign * limit:
             verdicts[field] = ("not shown", f"{seen}, the limit {limit:g} lies within the interval")
         elif busy:
-            why = f"other processes left {costs.cores_short:.1f} cores too few"
+            why = f"other processes took {100 * costs.starved:.0f} % of the cores that it had threads for"
             verdicts[field] = ("not shown", f"{seen}, the limit {limit:g}, but {why}")
         else:
             off = f"{_percent(cost / limit)} {'above' if sign > 0 else 'below'}"
@@ -134,13 +137,26 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
     rows = f"{quality.rows} evaluation rows"
     if quality.groups not in (None, quality.rows):
         rows += f" in {quality.groups} groups"
-    more = "no number of rows would show it: the difference is at the limit or beyond it"
-    if quality.rows_needed is not None:
-        more = f"about {quality.rows_needed} rows would show it (power 80 %)"
+    sure = f"with {100 * spent(contract.confidence, quality.look):.4g} % confidence"
+    if quality.rows_needed is None:
+        return (
+            f"{lost:.2f} points are lost, the limit is {limit:g}: {rows} do not show {sure} that more are lost, and "
+            "more rows would not show that it is kept"
+        )
     return (
-        f"{rows} are too few to say with {100 * contract.confidence:g} % confidence whether at most {limit:g} points "
-        f"are lost; {more}"
+        f"{rows} are too few to say {sure} whether at most {limit:g} points are lost; about {quality.rows_needed} rows "
+        "would show it (power 80 %)"
     )
+
+
+def spent(confidence: float, look: int) -> float:
+    """The confidence that is left for a look at rows that were judged by before.
+
+    The first look has an error of 1 - confidence, look k after it a part of 1 / (k (k - 1)) of that. These parts sum to
+    1, so that however many models are judged by the rows, the chance that any of them passes wrongly is at most twice
+    that of the first look alone: the error rate of both ends of its interval together.
+    """
+    return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,8 @@ class Basis:
     """The rows on which a metric rests."""
 
     rows: int  # rows that were compared
-    rarest: int  # rows of the part of the metric (one of its classes, say) that has the fewest; at least 1
+    # rows, or groups of them, of the part of the metric (one of its classes, say) that has the fewest; at least 1
+    rarest: int
     share: float = 1.0  # the weight of that part in the metric, in (0, 1]
 
 
@@ -159,11 +176,11 @@ def unseen(basis: Basis, confidence: float) -> float:
     score interval (Wilson 1927) of no event in n trials. Resampling only draws from the rows that there are, so that
     without this bound its interval would be narrower the fewer rows there are.
     """
-    square = _quantile(confidence) ** 2
+    square = quantile_of(confidence) ** 2
     return 100 * basis.share * square / (basis.rarest + square)
 
 
-def _quantile(confidence: float) -> float:
+def quantile_of(confidence: float) -> float:
     """Of the normal distribution, at the upper end of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
@@ -191,8 +208,8 @@ def rows_needed(
     room = difference + max_drop
     if room <= 0:
         return None
-    errors = _quantile(confidence) + NormalDist().inv_cdf(_POWER)
+    errors = quantile_of(confidence) + NormalDist().inv_cdf(_POWER)
     by_error = basis.rows * (errors * standard_error / room) ** 2
     share = min(room / (100 * basis.share), 1.0)
-    rarest = _quantile(confidence) ** 2 * (1 - share) / share
+    rarest = quantile_of(confidence) ** 2 * (1 - share) / share
     return max(1, math.ceil(max(by_error, basis.rows * rarest / basis.rarest)))

@@ -93,7 +93,7 @@ class Costs(Frozen):
     # intervals of the two, with the contract's confidence; None where the rounds were too few for any
     latency_interval: tuple[float, float] | None = None
     rows_interval: tuple[float, float] | None = None
-    cores_short: float = Field(0.0, ge=0)  # by how many cores other processes left fewer than it had threads
+    starved: float = Field(0.0, ge=0, le=1)  # share of its threads for which other processes left no core
 
 
 class Quality(Frozen):
@@ -109,7 +109,7 @@ class Quality(Frozen):
     rows: int  # rows that were compared
     groups: int | None = None  # groups of rows that are independent; None in artifacts of versions that knew none
     # which judgement of another model by these rows this was in its run, the first one being 1: each one uses the rows
-    # up a little, so that later ones have wider intervals (`kdc.pipeline.quality.comparison.spent`)
+    # up a little, so that later ones have wider intervals (`kdc.artifact.contract.judgement.spent`)
     look: int = Field(1, ge=1)
     # about how many rows would show, with a power of 80 %, that the drop keeps to the limit, if the measured difference
     # is the true one; None where no number would, or none is needed

@@ -11,7 +11,7 @@ and `tokens.py` adds
     tokens-<role>/<split>/        row, input_ids, token_type_ids (if the model has them), length, label
 
 The splits are train, tune (chosen from the training rows, never trained on), unlabeled, eval, eval_mismatched. Row
-numbers are unique over all of them, in that order, from 0. Rows of one group belong together (`splits.connect`).
+numbers are unique over all of them, in that order, from 0. Rows of one group belong together (`units.connect`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.rows import CheckedRows, Ints, hash_of, read_all, read_split, sides_of
 from kdc.pipeline.data.sources import SPLITS, file_source
-from kdc.pipeline.data.splits import Mask, connect, make_report, near_train, split_rows, units_of
+from kdc.pipeline.data.splits import Mask, make_report, near_train, split_rows
+from kdc.pipeline.data.units import connect
 from kdc.pipeline.results import DataReport
 from kdc.serving.engine.tokenizing import Text
 
@@ -73,7 +74,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         for name in (name for name in SPLITS if name in parts and len(parts[name])):
             part = parts[name]
             origin = rows[part.origin]
-            extra: dict[str, NDArray[Any]] = {"group": units_of(origin)} if origin.labels is not None else {}
+            extra: dict[str, NDArray[Any]] = {"group": origin.units} if origin.labels is not None else {}
             if part.origin.startswith("eval"):
                 extra["overlaps"] = near[part.origin] >= 0
             _write_split(origin, part.chosen, folder / "rows" / name, task, first_row, extra)
@@ -199,7 +200,7 @@ def texts_of(rows: Any) -> list[Text]:
 
 
 def groups_of(texts: Sequence[Text]) -> Ints:
-    """Which rows belong together, (rows,), where only their texts are known; see `splits.connect`."""
+    """Which rows belong together, (rows,), where only their texts are known; see `units.connect`."""
     pairs = [text for text in texts if not isinstance(text, str)]
     if not pairs:
         return connect(np.array([hash_of(str(text), None) for text in texts]))

@@ -1,7 +1,7 @@
 """Checks the rows of every split, learns the task's labels from them, and keeps the good rows in a file.
 
-No more than one batch of texts is in memory. Of every row, two integers stay there: a hash of its text and one of its
-group.
+No more than one batch of texts is in memory. What stays there of every row are hashes: of its text, its group and,
+while rows are split, of its words and their runs.
 
 Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, text_pair and label as strings, and with
 the hashes.
@@ -27,10 +27,11 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.labels import LabelReader
-from kdc.pipeline.data.overlap import Runs, runs_of
+from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, is_nan
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
+from kdc.pipeline.data.units import connect
 
 Ints = npt.NDArray[np.int64]
 
@@ -76,10 +77,17 @@ class CheckedRows:
         return runs_of(texts for batch in self.batches() for texts in _texts_of(batch))
 
     @cached_property
+    def units(self) -> Ints:
+        """(rows,) unit of each row; see `units.connect`."""
+        return connect(self.texts, self.sides, self.groups, near_rows(self.runs))
+
+    @cached_property
     def groups(self) -> Ints | None:
         """(rows,) hash of each row's group; None without a group column."""
         parts = [batch.column("group_hash") for batch in self.batches() if "group_hash" in batch.schema.names]
-        return np.concatenate([part.to_numpy() for part in parts]) if parts else None
+        if not parts or any(part.null_count for part in parts):  # an unlabelled file may lack the column
+            return None
+        return np.concatenate([part.to_numpy() for part in parts])
 
     @cached_property
     def times(self) -> npt.NDArray[np.float64] | None:
@@ -147,6 +155,8 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
     """
     problems = Problems()
     train_source, *others = locate(data)
+    if data.group is not None and train_source.format == "pydocs":
+        raise InputError("pydocs has groups of its own", given=f"--group {data.group}", remedy="leave it out")
     if data.time is not None and any(source.split == "eval" for source in others):
         raise InputError(
             "an evaluation split is there already, so that --time has nothing to choose",
@@ -201,7 +211,8 @@ def _check_split(
     columns = columns_of(
         task,
         labeled=labels is not None,
-        group="group" if source.format == "pydocs" else data.group if labels is not None else None,
+        group="group" if source.format == "pydocs" else data.group,
+        group_is_optional=labels is None,
         time=data.time if source.split == "train" else None,
     )
     path = folder / f"{source.split}.arrow"
@@ -239,7 +250,7 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
         good |= dict(zip(("first_hash", "second_hash"), sides_of(text, pair), strict=True))
-    if columns.group:
+    if columns.group and not (columns.group_is_optional and row.group is None):
         good["group_hash"] = hash_of(_group_of(row.group, columns.group[0]), None)
     if columns.time:
         good["time"] = time_of(row.time, columns.time[0])

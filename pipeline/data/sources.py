@@ -83,9 +83,12 @@ class Columns:
     label: tuple[str, ...] = ()
     group: tuple[str, ...] = ()
     time: tuple[str, ...] = ()
+    group_is_optional: bool = False  # whether a file without that column is read without it
 
 
-def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str | None = None) -> Columns:
+def columns_of(
+    task: Task, *, labeled: bool, group: str | None = None, time: str | None = None, group_is_optional: bool = False
+) -> Columns:
     """The columns of a task's files, also under the names that GLUE's own files use.
 
     Args:
@@ -93,6 +96,7 @@ def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str
         labeled: whether there is a label.
         group: column whose rows of one value must not stand on both sides of a split, such as that of `pydocs`.
         time: column with the time of each row.
+        group_is_optional: whether a file may lack the group.
     """
     own = _GLUE_NAMES.get(task.name, {})
 
@@ -105,6 +109,7 @@ def columns_of(task: Task, *, labeled: bool, group: str | None = None, time: str
         label=names(task.label) if labeled else (),
         group=(group,) if group else (),
         time=(time,) if time else (),
+        group_is_optional=group_is_optional,
     )
 
 

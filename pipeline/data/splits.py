@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, near_rows, nearest
+from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, nearest
 from kdc.pipeline.data.rows import CheckedRows, Ints
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results import DataReport, SplitCounts
@@ -21,7 +21,6 @@ TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 HELD_OUT_SHARE = 0.1
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
-_PROMPT_ROWS, _PROMPT_PART = 20, 20  # a text that stands in more pairs than so many, and than this part, is a prompt
 _SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
 
@@ -45,7 +44,7 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
         InputError: there are too few rows.
     """
     train = rows["train"]
-    classes, units = train.classes(task), units_of(train)
+    classes, units = train.classes(task), train.units
     free = np.ones(len(train), dtype=np.bool_)
     parts = {}
     if "eval" not in rows:
@@ -63,26 +62,42 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
     parts["train"] = Part("train", sample(classes, free, max_train_rows or len(train), 3 * seed + 2))
     for name, others in rows.items():
         if name == "unlabeled":
-            # An unlabelled text of the tuning slice, or near one, would be trained on, with the teacher's answer.
-            leaks = np.isin(others.texts, train.texts[tune]) | (nearest(others.runs, train.runs.of(tune)) >= 0)
-            parts[name] = Part(name, ~leaks)
+            # An unlabelled text that belongs to the tuning slice would be trained on, with the teacher's answer; so
+            # would one that belongs to rows that are held out for the evaluation.
+            held_out = tune | parts["eval"].chosen if parts["eval"].origin == "train" else tune
+            parts[name] = Part(name, ~_belongs(others, train, held_out))
         elif name != "train":
             parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
-    _check_parts(parts, classes, len(train))
+    _check_parts(parts, classes, units)
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
-def _check_parts(parts: dict[str, Part], classes: Ints, rows: int) -> None:
+def _belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
+    """Which of the other rows have the text or the group of a chosen row, or are near one: (others,)."""
+    found = np.isin(others.texts, rows.texts[chosen]) | (nearest(others.runs, rows.runs.of(chosen)) >= 0)
+    if others.groups is not None and rows.groups is not None:
+        found |= np.isin(others.groups, rows.groups[chosen])
+    return found
+
+
+def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
     """Every split must have rows, and every class some to train on."""
+    rows = len(classes)
     for name, what in (("eval", "an evaluation slice"), ("tune", "the tuning slice")):
         if name in parts and not len(parts[name]):
             given = f"{rows} training rows with {len(np.unique(classes))} classes"
             remedy = "give more rows with different texts, at least two of some class (is --label the right column?)"
+            largest = int(np.bincount(units).max())
+            if largest > rows // 2:
+                given += f", of which {largest} belong together, so that no split may part them"
+                remedy = 'see docs/data.md, "How rows are split"; is --group the right column?'
             raise InputError(f"too few rows to hold out {what}", given=given, remedy=remedy)
     lost = len(np.unique(classes)) - len(np.unique(classes[parts["train"].chosen]))
     if lost:
         given = f"{len(parts['train'])} rows to train on"
-        remedy = "allow more of them: --max-train-rows"
+        remedy = (
+            "allow more of them: --max-train-rows; with --time, give rows of these classes from before the evaluation"
+        )
         raise InputError(f"{lost} classes have no row to train on", given=given, remedy=remedy)
 
 
@@ -125,8 +140,9 @@ def _duplicates(
             counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1]).sum())
     if "unlabeled" in rows:
         counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum())
-        evaluated = [rows[part.origin].texts[part.chosen] for name, part in parts.items() if name.startswith("eval")]
-        counts["unlabeled_rows_in_eval"] = int(np.isin(rows["unlabeled"].texts, np.concatenate(evaluated)).sum())
+        evaluated = [part for name, part in parts.items() if name.startswith("eval") and part.origin != "train"]
+        near_eval = [_belongs(rows["unlabeled"], rows[part.origin], part.chosen) for part in evaluated]
+        counts["unlabeled_rows_in_eval"] = int(np.any(near_eval, axis=0).sum()) if near_eval else 0
     return counts
 
 
@@ -171,7 +187,7 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
         elif name.endswith("_rows_near_train") and count >= OVERLAP_WORTH_TELLING * len(rows[what]):
             warnings.append(_overlap_in_words(rows, what, near[what]))
     if count := report.duplicates.get("unlabeled_rows_in_eval", 0):
-        warnings.append(f"{count:,} unlabelled rows have the same text as an eval row")
+        warnings.append(f"{count:,} unlabelled rows have the text of an eval row, or are near one")
     if count := report.duplicates.get("texts_with_different_labels", 0):
         warnings.append(f"{count:,} training texts occur more than once, with different labels")
     for name, count in report.skipped.items():
@@ -188,61 +204,6 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
 def tune_size(rows: int) -> int:
     """Rows of the tuning slice: a tenth of `rows`, at least 300 and at most 2,000, and never more than half of them."""
     return min(max(round(rows * TUNE_SHARE), TUNE_LEAST), TUNE_MOST, rows // 2)
-
-
-def units_of(rows: CheckedRows) -> Ints:
-    """The units of a split of the source, (rows,); see `connect`."""
-    return connect(rows.texts, rows.sides, rows.groups, near_rows(rows.runs))
-
-
-def connect(
-    texts: Ints, sides: Ints | None = None, groups: Ints | None = None, near: tuple[Ints, Ints] | None = None
-) -> Ints:
-    """Number the units of rows that belong together, so that a slice must not part them and an interval must not count
-    them as independent: rows with the same text, with one text of a pair in common, of the same group, or near each
-    other.
-
-    A text that more than a twentieth of all pairs have is a prompt, and ties nothing together; nor does a short one
-    (`rows.sides_of`).
-
-    Args:
-        texts: (rows,) a number for each text or pair.
-        sides: (rows, 2) a number for each text of a pair; None if rows are no pairs.
-        groups: (rows,) a number for each group; None if rows have no group.
-        near: pairs of rows, see `overlap.near_rows`.
-
-    Returns:
-        (rows,) unit of each row, numbered in the order of their first rows.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows = len(texts)
-    ties = [(texts, rows)]
-    if sides is not None:
-        ties.append((sides.T.reshape(-1), max(_PROMPT_ROWS, rows // _PROMPT_PART)))
-    if groups is not None:
-        ties.append((groups, rows))
-    members, values, nodes = [], [], rows
-    for each, most in ties:
-        place, counts = np.unique(each, return_inverse=True, return_counts=True)[1:]
-        ties_rows = counts[place.reshape(-1)] <= most
-        members.append((np.arange(len(each)) % rows)[ties_rows])
-        values.append(nodes + place.reshape(-1)[ties_rows])
-        nodes += len(counts)
-    if near is not None:
-        members.append(near[0])
-        values.append(near[1])
-    edges = (np.concatenate(members), np.concatenate(values))
-    graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(nodes, nodes))
-    return _by_first_row(connected_components(graph, directed=False)[1][:rows].astype(np.int64))
-
-
-def _by_first_row(ids: Ints) -> Ints:
-    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse.reshape(-1)]
 
 
 def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Ints:

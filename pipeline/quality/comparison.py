@@ -5,12 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdc.artifact.contract.judgement import judge_drop, rows_needed
+from kdc.artifact.contract.judgement import judge_drop, quantile_of, rows_needed, spent
 from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import Groups, basis_of, difference
+
+_METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "macro_f1", "matthews"),
+    "multilabel": ("accuracy", "macro_f1"),
+    "regression": ("pearson", "spearman"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,18 @@ def judge(
     Raises:
         InputError: as it says.
     """
-    logits, others, truth = np.asarray(student), np.asarray(teacher), np.asarray(labels)
-    members = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    try:
+        logits, others, truth = (np.asarray(each, dtype=np.float64) for each in (student, teacher, labels))
+        members = (
+            None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1].reshape(-1)
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError("the arrays do not hold numbers, in rows of one length", given=error) from None
     _check(logits, others, truth, members, kind, metric)
     contract = replace(Contract(), {"max_drop": max_drop, "confidence": confidence})
     quality = compare(logits, Other("teacher", others), truth, kind, metric, contract=contract, groups=members)
-    assert quality is not None
+    if quality is None:
+        raise InputError("max_drop is wanting", given=max_drop, remedy="points of the metric, such as 1.0")
     return Shown(**quality.model_dump(), verdict=judge_drop(contract, quality))
 
 
@@ -86,7 +98,10 @@ def compare(
     gap, needed = round(score - other_score, 4), None
     if seen.interval[0] < -max_drop:
         basis = basis_of(metrics.truth_of(labels, kind), metric)
-        needed = rows_needed(gap, seen.standard_error, basis, max_drop=max_drop, confidence=confidence)
+        # By what the interval really is: it may be wider than its standard error says, for few rows or groups.
+        error = (gap - seen.interval[0]) / quantile_of(confidence) if seen.standard_error else 0.0
+        needed = rows_needed(gap, error, basis, max_drop=max_drop, confidence=confidence)
+        needed = None if needed is None else max(needed, len(labels) + 1)
     return Quality(
         metric=metric,
         against=other.name,
@@ -99,16 +114,6 @@ def compare(
         look=look,
         rows_needed=needed,
     )
-
-
-def spent(confidence: float, look: int) -> float:
-    """The confidence that is left for a look at rows that were judged by before.
-
-    The first look has an error of 1 - confidence, look k after it a part of 1 / (k (k - 1)) of that. These parts sum to
-    1, so that however many models are judged by the rows, the chance that any of them passes wrongly is at most twice
-    that of the first look alone: the error rate of both ends of its interval together.
-    """
-    return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 
 
 def _check(
@@ -124,10 +129,11 @@ def _check(
     Raises:
         InputError: a wrong shape, kind or metric, or a value that is no number.
     """
-    if metric not in metrics.METRICS:
-        raise InputError("no such metric", given=metric, remedy=f"one of {', '.join(metrics.METRICS)}")
-    if (metric in ("pearson", "spearman")) is not (kind == "regression"):
-        raise InputError("the metric is not one of this kind of task", given=f"{metric}, {kind}", remedy="see docs")
+    fitting = _METRICS.get(kind)
+    if fitting is None:
+        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(_METRICS)}")
+    if metric not in fitting:
+        raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(fitting)}")
     shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}
     shapes |= {} if groups is None else {"groups": groups.shape}
     given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -139,8 +145,12 @@ def _check(
         )
     if groups is not None and groups.shape != student.shape[:1]:
         raise InputError("the groups do not fit the answers", given=given, remedy="(rows,)")
-    if not all(np.isfinite(each.astype(np.float64)).all() for each in (student, teacher, labels)):
+    if not all(np.isfinite(each).all() for each in (student, teacher, labels)):
         raise InputError("not every value is a number", given="NaN or infinity", remedy="leave these rows out")
+    if kind == "classification" and not (labels % 1 == 0).all():
+        raise InputError("labels are the places of the outputs, from 0", given="a number that is not whole")
     if kind == "classification" and (labels.min() < 0 or labels.max() >= student.shape[1]):
-        given = f"{labels.min()} to {labels.max()}, {student.shape[1]} outputs"
+        given = f"{labels.min():g} to {labels.max():g}, {student.shape[1]} outputs"
         raise InputError("labels are the places of the outputs, from 0", given=given)
+    if kind == "multilabel" and not np.isin(labels, (0, 1)).all():
+        raise InputError("labels of multi-label rows are 0 or 1", given=f"{labels.min():g} to {labels.max():g}")

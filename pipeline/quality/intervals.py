@@ -25,6 +25,8 @@ _SEED = 0  # of the resampling: the same rows and answers have the same interval
 _RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
 _UNSEEN_ROWS = 2
+_FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
+_MOST_BLOCKS = 2000
 _AT_A_TIME = 4_000_000  # numbers of a block of weights that is computed at once: 32 MB
 
 Ends = tuple[float, float]  # of an interval: the lower and the upper one
@@ -60,26 +62,32 @@ def difference(
         groups: which rows belong together; None where each stands alone.
         confidence: of the two-sided interval, within (0, 1).
     """
-    truth = metrics.truth_of(labels, kind)
+    truth, groups = metrics.truth_of(labels, kind), _real(groups)
     answers, other_answers = metrics.predictions(logits, kind), metrics.predictions(others, kind)
-    count = len(truth) if groups is None else len(np.unique(groups))
+    count, effective = _group_counts(len(truth), groups)
     if metric == "accuracy":
         won = metrics.is_right(truth, answers).astype(np.float64) - metrics.is_right(truth, other_answers)
         effect = design_effect(won, groups)
         counts = (int((won < 0).sum()) / effect, int((won > 0).sum()) / effect, len(won) / effect)
-        low, high = tango(*counts, quantile=_quantile(confidence, None if count == len(truth) else count))
+        low, high = tango(*counts, quantile=_quantile(confidence, None if groups is None else effective))
         error = float(np.std(won)) * math.sqrt(effect / len(won))
         return Difference((100 * low, 100 * high), 100 * error, count)
     differing = (answers != other_answers).reshape(len(truth), -1).any(axis=1)
-    independent = int(differing.sum()) if groups is None else len(np.unique(groups[differing]))
+    independent = differing.sum() if groups is None else min(effective, len(np.unique(groups[differing])))
     units = _units(truth, (answers, other_answers), groups)
     score, other_score = (metrics.METRICS[metric](units.truth, each) for each in units.answers)
 
     def gap(weights: Floats) -> Floats:
         return 100 * (score(weights) - other_score(weights))
 
-    interval, error = bca(_by_unit(gap, units), units.counts, quantile=_quantile(confidence, independent))
-    middle, hidden = float(gap(units.rows_of(units.counts[None]))[0]), unseen(basis_of(truth, metric), confidence)
+    quantile = _quantile(confidence, float(independent))
+    interval, error = bca(_by_unit(gap, units), units.counts, quantile=quantile, width=units.width)
+    middle, hidden = (
+        float(gap(units.rows_of(units.counts[None]))[0]),
+        unseen(basis_of(truth, metric, groups), confidence),
+    )
+    if groups is not None and effective < _FEWEST_GROUPS:
+        hidden = 200.0  # so few groups can be drawn in too few ways
     return Difference((min(interval[0], middle - hidden), max(interval[1], middle + hidden)), error, count)
 
 
@@ -93,32 +101,37 @@ def score_interval(
     confidence: float = 0.95,
 ) -> Ends:
     """The interval of one model's score, in points. The arguments are as in `difference`."""
-    truth, answers = metrics.truth_of(labels, kind), metrics.predictions(logits, kind)
+    truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
+    _, effective = _group_counts(len(truth), groups)
+    quantile = _quantile(confidence, None if groups is None else effective)
     if metric == "accuracy":
         right = metrics.is_right(truth, answers).astype(np.float64)
         effect = design_effect(right, groups)
-        low, high = wilson(float(right.sum()) / effect, len(right) / effect, quantile=_quantile(confidence, None))
+        low, high = wilson(float(right.sum()) / effect, len(right) / effect, quantile=quantile)
         return 100 * low, 100 * high
     units = _units(truth, (answers,), groups)
     score = metrics.METRICS[metric](units.truth, units.answers[0])
-    low, high = bca(_by_unit(score, units), units.counts, quantile=_quantile(confidence, None))[0]
+    low, high = bca(_by_unit(score, units), units.counts, quantile=quantile, width=units.width)[0]
     return 100 * low, 100 * high
 
 
-def basis_of(labels: NDArray[np.generic], metric: str) -> Basis:
-    """The rows that a metric rests on: F1 on the rows of class 1, macro-F1 and Matthews on those of the rarest class,
-    every other metric on all rows. Labels are (rows,), or (rows, outputs) for multi-label."""
+def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:
+    """The rows, or groups of rows, that a metric rests on: F1 on those of class 1, macro-F1 and Matthews on those of
+    the rarest class, every other metric on all. Labels are (rows,), or (rows, outputs) for multi-label."""
     rows = len(labels)
+
+    def independent(members: NDArray[np.bool_]) -> int:
+        return int(members.sum()) if groups is None else len(np.unique(groups[members]))
+
     if metric not in ("f1", "macro_f1", "matthews"):
-        return Basis(rows, rows)
+        return Basis(rows, max(1, independent(np.ones(rows, dtype=np.bool_))))
     if metric == "f1":
-        return Basis(rows, max(1, int((labels == 1).sum())))
-    counts = labels.sum(axis=0) if labels.ndim > 1 else np.unique(labels, return_counts=True)[1]
-    counts = counts[counts > 0]  # a class that the rows lack is in no mean
-    if len(counts) == 0:
+        return Basis(rows, max(1, independent(labels == 1)))
+    classes = labels.T.astype(np.bool_) if labels.ndim > 1 else [labels == each for each in np.unique(labels)]
+    counts = [count for count in map(independent, classes) if count]  # a class that the rows lack is in no mean
+    if not counts:
         return Basis(rows, 1)
-    share = 1 / len(counts) if metric == "macro_f1" else 1.0
-    return Basis(rows, int(counts.min()), share)
+    return Basis(rows, min(counts), 1 / len(counts) if metric == "macro_f1" else 1.0)
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:
@@ -198,7 +211,7 @@ def design_effect(values: Floats, groups: Groups | None) -> float:
     return max(1.0, (between + _UNSEEN_ROWS * whole) / (alone + _UNSEEN_ROWS))
 
 
-def bca(statistic: Scorer, counts: Floats, *, quantile: float) -> tuple[Ends, float]:
+def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -> tuple[Ends, float]:
     """The bootstrap that corrects bias and skewness (Efron 1987, Journal of the American Statistical Association
     82:171), and the standard deviation over the resamples.
 
@@ -206,13 +219,14 @@ def bca(statistic: Scorer, counts: Floats, *, quantile: float) -> tuple[Ends, fl
         statistic: from how often each unit is drawn, (samples, units), to the number of interest, (samples,).
         counts: (units,) how many there are of each unit: what is alike is counted, and drawn together.
         quantile: of the normal distribution, at the upper end of the two-sided interval.
+        width: numbers that the statistic makes of each sample meanwhile, where these are more than the units.
     """
     from scipy.special import ndtr, ndtri
 
     generator, tail = np.random.default_rng(_SEED), float(ndtr(-quantile))
     resamples = max(_RESAMPLES, math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES)
     found = float(statistic(counts[None])[0])
-    block = max(1, _AT_A_TIME // len(counts))
+    block = max(1, _AT_A_TIME // max(len(counts), width))
     sizes = (min(block, resamples - start) for start in range(0, resamples, block))
     values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
     error = float(values.std())
@@ -221,7 +235,9 @@ def bca(statistic: Scorer, counts: Floats, *, quantile: float) -> tuple[Ends, fl
     below = ((values < found).mean() + (values <= found).mean()) / 2
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
     pulled = bias + np.array([-quantile, quantile])
-    at = ndtr(bias + pulled / (1 - _acceleration(statistic, counts, block) * pulled))
+    room = 1 - _acceleration(statistic, counts, block) * pulled
+    # Beyond a pole the formula would come back from the other side: there the end is the most extreme value.
+    at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
     low, high = np.quantile(values, at)
     return (float(low), float(high)), error
 
@@ -238,16 +254,19 @@ def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
 
 
 def _acceleration(statistic: Scorer, counts: Floats, block: int) -> float:
-    """A sixth of the skewness of the jackknife's values, each of which lacks one unit."""
+    """A sixth of the skewness of the jackknife's values, each of which lacks one unit; where there are many, a block of
+    them."""
+    part = np.arange(len(counts)) * min(len(counts), _MOST_BLOCKS) // len(counts)
+    blocks, times = int(part[-1]) + 1, counts if len(counts) <= _MOST_BLOCKS else np.ones(int(part[-1]) + 1)
     parts = []
-    for start in range(0, len(counts), block):
-        without = np.tile(counts, (min(block, len(counts) - start), 1))
-        without[np.arange(len(without)), start + np.arange(len(without))] -= 1
+    for start in range(0, blocks, block):
+        without = np.tile(counts, (min(block, blocks - start), 1))
+        without -= part[None] == start + np.arange(len(without))[:, None]
         parts.append(statistic(without))
     values = np.concatenate(parts)
-    off = (counts @ values) / counts.sum() - values
-    spread = float(counts @ off**2)
-    return 0.0 if spread == 0 else float(counts @ off**3) / (6 * spread**1.5)
+    off = (times @ values) / times.sum() - values
+    spread = float(times @ off**2)
+    return 0.0 if spread == 0 else float(times @ off**3) / (6 * spread**1.5)
 
 
 @dataclass(frozen=True)
@@ -258,6 +277,16 @@ class _Units:
     answers: tuple[NDArray[np.generic], ...]  # of each model
     counts: Floats  # (units,) how many there are of each
     unit_of_row: NDArray[np.integer] | None  # None: every unit is one row
+
+    @property
+    def width(self) -> int:
+        """Numbers that a score makes of each sample: a weight for each row, or a count for each class."""
+        classes = (
+            1
+            if self.truth.dtype.kind == "f"
+            else int(max(self.truth.max(), *(each.max() for each in self.answers))) + 1
+        )
+        return max(len(self.truth), *self.truth.shape[1:], classes)
 
     def rows_of(self, weights: Floats) -> Floats:
         """From weights of units to weights of rows."""
@@ -278,7 +307,21 @@ def _by_unit(score: Scorer, units: _Units) -> Callable[[Floats], Floats]:
     return lambda weights: score(units.rows_of(weights))
 
 
-def _quantile(confidence: float, independent: int | None) -> float:
+def _real(groups: Groups | None) -> Groups | None:
+    """Groups, or None where every row is one by itself."""
+    return None if groups is None or len(np.unique(groups)) == len(groups) else groups
+
+
+def _group_counts(rows: int, groups: Groups | None) -> tuple[int, float]:
+    """How many groups there are, and as how many of one size they count where their sizes differ: the square of the sum
+    of the sizes by the sum of their squares."""
+    if groups is None:
+        return rows, float(rows)
+    sizes = np.unique(groups, return_counts=True)[1]
+    return len(sizes), rows**2 / float((sizes.astype(np.float64) ** 2).sum())
+
+
+def _quantile(confidence: float, independent: float | None) -> float:
     """Of the two-sided interval; Student's where the spread was estimated from so many rows, or groups of rows."""
     from scipy import stats
 

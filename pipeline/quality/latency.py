@@ -156,7 +156,7 @@ def measure_costs(
         size_mb=size_bytes / 1e6,
         latency_interval=latency and (round(latency[0], 3), round(latency[1], 3)),
         rows_interval=speed and (round(speed[0], 1), round(speed[1], 1)),
-        cores_short=round(neighbours.short_of(engine.threads), 2),
+        starved=round(min(1.0, neighbours.short_of(engine.threads) / engine.threads), 3),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Kind
+from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.quality import metrics
 
@@ -30,9 +31,19 @@ def look_at(root: Path, rows: bytes, logits: NDArray[np.floating], kind: Kind) -
 
     Returns:
         Which look this is, from 1.
+
+    Raises:
+        KdcError: the file that counts them cannot be read.
     """
     file = root / LOOKS
-    looks: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        looks: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError:
+        raise KdcError(
+            "the count of looks at the evaluation rows is damaged",
+            given=file,
+            remedy="restore it, or name another --out",
+        ) from None
     judged = looks.setdefault(rows.hex()[:16], [])
     answers = hashlib.sha256(np.ascontiguousarray(metrics.predictions(logits, kind)).tobytes()).hexdigest()[:16]
     if answers not in judged:

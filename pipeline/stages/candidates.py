@@ -149,7 +149,7 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
                 costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
                 # By the medians alone: a contract that nothing can keep must not train for hours on a busy machine.
                 variants[variant] = costs.model_copy(
-                    update={"latency_interval": None, "rows_interval": None, "cores_short": 0.0}
+                    update={"latency_interval": None, "rows_interval": None, "starved": 0.0}
                 )
     return StudentCosts(parameters=parameters, variants=variants)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kdc.artifact.contract.judgement import Basis, Judgement, decide, missed_costs, rows_needed
+from kdc.artifact.contract.judgement import Basis, Judgement, decide, missed_costs, rows_needed, spent
 from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
 from kdc.common.errors import InputError
-from kdc.pipeline.quality.comparison import Other, compare, spent
+from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.intervals import basis_of
 
 COSTS = Costs(latency_ms=4.0, rows_per_s=500, size_mb=20)
@@ -71,29 +71,30 @@ def test_an_artifact_of_before_groups_keeps_its_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "short", "verdict"),
+    ("interval", "starved", "verdict"),
     [
         ((3.0, 4.0), 0.0, "pass"),
         ((3.0, 4.1), 0.0, "not shown"),
         ((4.1, 4.3), 0.0, "fail"),
         ((4.1, 4.3), 0.5, "not shown"),  # the neighbours may be why
-        ((4.1, 4.3), 0.1, "fail"),
+        ((4.1, 4.3), 0.05, "fail"),
+        ((40.0, 43.0), 0.5, "fail"),  # they cannot be
         ((3.0, 4.0), 0.5, "pass"),
         (None, 0.0, "pass"),
     ],
 )
 def test_a_time_passes_or_fails_by_its_whole_interval_on_a_machine_that_is_not_busy(
-    interval: tuple[float, float] | None, short: float, verdict: str
+    interval: tuple[float, float] | None, starved: float, verdict: str
 ) -> None:
-    latency = COSTS.model_copy(update={"latency_interval": interval, "cores_short": short})
+    latency = COSTS.model_copy(update={"latency_interval": interval, "starved": starved})
     assert decide(contract(max_latency_ms=4), latency, None)[0] == verdict
     scaled = interval and (2000 / interval[1], 2000 / interval[0])
-    speed = COSTS.model_copy(update={"rows_interval": scaled, "cores_short": short})
+    speed = COSTS.model_copy(update={"rows_interval": scaled, "starved": starved})
     assert decide(contract(min_rows_per_s=500), speed, None)[0] == verdict
 
 
 def test_a_size_is_exact_however_busy_the_machine_is() -> None:
-    assert decide(contract(max_size_mb=19), COSTS.model_copy(update={"cores_short": 2.0}), None)[0] == "fail"
+    assert decide(contract(max_size_mb=19), COSTS.model_copy(update={"starved": 1.0}), None)[0] == "fail"
 
 
 def test_however_many_looks_there_are_their_errors_add_up_to_twice_that_of_the_first() -> None:

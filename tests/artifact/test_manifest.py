@@ -60,7 +60,7 @@ def test_a_manifest_of_an_older_version_is_read_as_it_was_written() -> None:
     document["contract"]["contract"]["against"] = "teacher"  # it knew nothing else to compare with
     document["contract"]["quality"]["against"] = "teacher"
     document["contract"]["quality"] |= {"groups": None, "look": 1}
-    document["contract"]["costs"] |= {"latency_interval": None, "rows_interval": None, "cores_short": 0.0}
+    document["contract"]["costs"] |= {"latency_interval": None, "rows_interval": None, "starved": 0.0}
     document["lineage"]["trained"] = ""
     assert manifest.model_dump(mode="json") == document
 

@@ -322,6 +322,10 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
         assert len(kept) == sum(len(data.rows(split)) for split in ("train", "tune", "unlabeled", "eval"))
         found.append(len(np.load(tmp_path / "run" / "targets" / "logits.npy")))
     assert found[0] - found[1] == 10
+    tiny_runs.compress(config, until="student")
+    record = json.loads((tmp_path / "run" / "student" / "stage.json").read_text(encoding="utf-8"))
+    both = len(data.rows("train")) + len(data.rows("unlabeled"))
+    assert record["metrics"]["train_rows"] == both  # a student learns from the unlabelled rows too
 
 
 def test_texts_that_look_like_nothing_or_a_number_are_texts(data: PreparedData, tmp_path: Path) -> None:

@@ -145,6 +145,13 @@ def test_verify_judges_again_and_needs_no_teacher_for_its_own_rows(contracted: C
     assert promised is not None
     assert promised.quality is not None
     assert found["quality"] == promised.quality.model_dump(mode="json")  # the same rows and arithmetic
+    # Asked with the teacher, they are the evaluation's rows all the same: its groups, and its look.
+    teacher = ("--teacher", str(contracted.root / "teacher" / "model"))
+    done = kdc("verify", str(contracted.passed), "--data", str(contracted.folder / "eval.csv"), *teacher, "--json")
+    again = json.loads(done.stdout)["quality"]
+    assert {name: again[name] for name in ("groups", "look", "rows")} == {
+        name: found["quality"][name] for name in ("groups", "look", "rows")
+    }
     strict = kdc("verify", str(contracted.passed), "--max-size-mb", "0.01")
     assert strict.returncode == 3
     assert "size is" in strict.stdout

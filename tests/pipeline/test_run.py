@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from kdc.pipeline.rundir import folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.folders import Stage
 from kdc.pipeline.rundir.record import StageRecord
-from kdc.pipeline.stages import package
+from kdc.pipeline.stages import evaluate, merge, package
 
 
 @pytest.fixture
@@ -179,6 +180,20 @@ def test_another_machine_quantises_and_measures_again(
 def test_a_gpu_loads_fp16_only_where_it_ran_on_one(measured: tuple[str, ...], loads: str) -> None:
     table: dict[str, dict] = {name: {} for name in ("fp32", "fp16", *measured)}
     assert package.on_cuda(("fp32", "fp16"), table) == loads
+
+
+@pytest.mark.parametrize(("stage", "check"), [(merge, "check_merge"), (evaluate, "check_served")])
+def test_a_model_that_does_not_answer_as_the_one_before_it_ends_the_run(
+    finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, check: str
+) -> None:
+    """Would catch: a comparison that is there and never made."""
+
+    def differs(*given: Any) -> None:
+        raise KdcError("another model")
+
+    monkeypatch.setattr(stage, check, differs)
+    with pytest.raises(KdcError, match="another model"):
+        again(finished, copied, how={"start_from": stage.__name__.rpartition(".")[2]})
 
 
 @pytest.mark.usefixtures("instant")

@@ -24,7 +24,7 @@ class Published:
     """The paper's figures of one method of one family; without values where it has none."""
 
     points: tuple[float, ...] = ()  # one for each of `_COLUMNS`
-    average: float | None = None  # mean over the tasks, in points
+    average: float | None = None  # mean over the columns, in points
     memory_mb: float | None = None  # peak memory while training
     inference_s: float | None = None  # seconds of inference on the paper's own rows and GPU
 
@@ -100,16 +100,10 @@ class MethodSummary:
         return mean(known) if known else None
 
     def average(self, *, without_wnli: bool = False) -> float | None:
-        """Mean over the tasks (MNLI's two columns count half each); None where a task has no score."""
-        by_task: dict[str, list[float]] = {}
-        for column, score in self.scores.items():
-            task = column.removesuffix("_mismatched")
-            if without_wnli and task == _UNBEATABLE:
-                continue
-            if score.mean is None:
-                return None
-            by_task.setdefault(task, []).append(score.mean)
-        return mean(map(mean, by_task.values())) if by_task else None
+        """Mean over the columns, of which MNLI has two, as the published averages are; None where one has no score."""
+        scores = [score.mean for column, score in self.scores.items() if not (without_wnli and column == _UNBEATABLE)]
+        known = [score for score in scores if score is not None]
+        return mean(known) if known and len(known) == len(scores) else None
 
 
 def columns(tasks: Iterable[str]) -> list[str]:

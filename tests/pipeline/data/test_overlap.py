@@ -53,7 +53,7 @@ def test_a_short_text_is_near_those_that_hold_it_as_it_is() -> None:
 
 def test_a_run_that_stands_everywhere_ties_nothing() -> None:
     """Would catch: a template that makes one unit of all rows."""
-    texts = [f"please classify this message of a customer: {number} {1000 + number}" for number in range(60)]
+    texts = [f"please classify this message of a customer: {number} {1000 + number}" for number in range(150)]
     assert near(*texts) == set()
 
 
@@ -69,6 +69,29 @@ def test_no_run_goes_from_one_text_of_a_pair_to_the_other() -> None:
 def test_the_nearest_of_other_rows_is_named() -> None:
     train = runs_of([("nothing of the kind was ever said there",), (SENTENCE,)])
     assert nearest(runs_of([(SENTENCE[4:50],), ("a text of its own, that is what it is",)]), train).tolist() == [1, -1]
+
+
+def test_two_files_are_compared_though_one_has_too_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: runs that are left out, or numbered, otherwise in one file than in the other."""
+    monkeypatch.setattr("kdc.pipeline.data.overlap._MOST_RUNS", 500)
+    generator = random.Random(0)
+    train = [(" ".join(generator.choices([f"w{number}" for number in range(2000)], k=60)),) for _ in range(100)]
+    few, many = runs_of(train[:3]), runs_of(train)
+    assert few.halvings < many.halvings
+    assert nearest(few, many).tolist() == [0, 1, 2]
+
+
+def test_rows_are_numbered_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.pipeline.data.overlap._ROWS_AT_A_TIME", 2)
+    others = [f"text number {number} is of its own kind and words{number}" for number in range(5)]
+    assert near(SENTENCE, *others, "anybody had gone", SENTENCE[:40]) == {(0, 6), (0, 7)}
+
+
+def test_boilerplate_around_one_shared_run_makes_no_neighbours() -> None:
+    """Would catch: a share of the telling runs alone."""
+    frame = "this message and what is attached to it is for the person it was sent to and for nobody else at all"
+    texts = [f"{frame} number {number}" for number in range(150)]
+    assert near(*texts, f"{frame} a b c d e", f"{frame} f a b c d e") == set()
 
 
 def by_force(texts: list[str]) -> set[tuple[int, int]]:
@@ -185,6 +208,36 @@ def test_a_group_of_a_persons_own_is_never_parted(tmp_path: Path) -> None:
     assert all(users)
     assert len(set.union(*users)) == sum(map(len, users))
     assert len(np.unique(open_data(tmp_path / "data").groups("eval"))) == len(users[2])
+
+
+def test_unlabelled_rows_of_a_group_that_is_held_out_are_left_out(tmp_path: Path) -> None:
+    rows = phrases(200, seed=1)
+    more = [{"text": f"a text of nobody else, number {number}", "who": f"u{number % 37}"} for number in range(300)]
+    data = DataSettings(
+        train=rows_of(tmp_path / "train.csv", rows), unlabeled=rows_of(tmp_path / "more.csv", more), group="who"
+    )
+    prepare(tmp_path / "data", TASK, data, seed=0)
+    who = {row["text"]: row["who"] for row in [*rows, *more]}
+    users = {name: {who[text] for text in texts_of(tmp_path / "data", name)} for name in ("tune", "eval", "unlabeled")}
+    assert users["unlabeled"]
+    assert not users["unlabeled"] & (users["tune"] | users["eval"])
+
+
+def test_an_unlabelled_file_may_lack_the_group(tmp_path: Path) -> None:
+    more = [{"text": f"a text of nobody else, number {number}"} for number in range(30)]
+    data = DataSettings(
+        train=rows_of(tmp_path / "train.csv", phrases(200, seed=1)),
+        unlabeled=rows_of(tmp_path / "more.csv", more),
+        group="who",
+    )
+    prepare(tmp_path / "data", TASK, data, seed=0)
+    assert len(texts_of(tmp_path / "data", "unlabeled")) == 30
+
+
+def test_rows_that_all_belong_together_cannot_be_split_and_are_told_why(tmp_path: Path) -> None:
+    rows = [{**row, "who": "everybody"} for row in phrases(200, seed=1)]
+    with pytest.raises(InputError, match="600 belong together"):
+        prepare(tmp_path / "data", TASK, DataSettings(train=rows_of(tmp_path / "t.csv", rows), group="who"), seed=0)
 
 
 def test_the_last_rows_by_time_are_the_evaluation(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kdc.pipeline.data.splits import connect, pick_slice, sample, shares, tune_size
+from kdc.pipeline.data.splits import pick_slice, sample, shares, tune_size
+from kdc.pipeline.data.units import connect
 
 
 @pytest.mark.parametrize(

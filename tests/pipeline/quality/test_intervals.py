@@ -1,5 +1,7 @@
 """Intervals against formulas and packages that the code does not use, and by what they must do."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import optimize, stats
@@ -149,3 +151,62 @@ def test_the_same_rows_have_the_same_interval_whoever_asks() -> None:
     labels, logits, others = np.arange(60) % 2, random.normal(size=(60, 2)), random.normal(size=(60, 2))
     asked = [difference(logits, others, labels, "classification", "f1").interval for _ in range(2)]
     assert asked[0] == asked[1]
+
+
+def spread_over(rows: int, wrong: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, a model that is right everywhere, and one that is wrong there."""
+    labels = np.arange(rows) % 2
+    answers = labels.copy()
+    answers[wrong] = 1 - answers[wrong]
+    return labels, np.eye(2)[labels], np.eye(2)[answers]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "matthews"])
+@pytest.mark.parametrize("wrong", [[0], [0, 1], [0, 1, 2, 3, 4], list(range(40))])
+def test_a_higher_confidence_has_a_wider_interval(metric: str, wrong: list[int]) -> None:
+    """Would catch: BCa's formula beyond its pole, where few rows differ, which flips an end to the other tail."""
+    labels, right, other = spread_over(400, wrong)
+    found = [
+        difference(other, right, labels, "classification", metric, confidence=share).interval
+        for share in (0.8, 0.9, 0.95, 0.99, 0.999)
+    ]
+    assert all(
+        wide[0] <= narrow[0] + 1e-9 and wide[1] >= narrow[1] - 1e-9 for narrow, wide in itertools.pairwise(found)
+    )
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "macro_f1", "matthews"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_groups_show_nothing(metric: str, count: int) -> None:
+    """Would catch: an interval that is a point where there is one group to draw."""
+    labels, right, other = spread_over(900, list(range(0, 900, 10)))
+    groups = np.arange(900) % count
+    low, high = difference(other, right, labels, "classification", metric, groups=groups).interval
+    assert low < -20
+    assert high > 3
+
+
+def test_groups_of_one_row_each_are_no_groups() -> None:
+    labels, right, other = spread_over(300, list(range(20)))
+    alone = difference(other, right, labels, "classification", "macro_f1", groups=np.arange(300))
+    assert alone == difference(other, right, labels, "classification", "macro_f1")
+
+
+def test_a_large_group_leaves_few_to_judge_by() -> None:
+    """Would catch: groups that count alike though one of them holds most rows."""
+    labels, right, other = spread_over(1000, list(range(0, 1000, 20)))
+    groups = np.maximum(np.arange(1000) - 900, 0)  # one of 901 rows
+    even = difference(other, right, labels, "classification", "accuracy", groups=np.arange(1000) % 100).interval
+    uneven = difference(other, right, labels, "classification", "accuracy", groups=groups).interval
+    assert np.ptp(uneven) > 3 * np.ptp(even)
+
+
+def test_a_jackknife_by_blocks_is_that_of_single_rows() -> None:
+    values = np.random.default_rng(0).lognormal(size=6000)
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return weights @ values / weights.sum(axis=1)
+
+    expected = stats.bootstrap((values,), np.mean, n_resamples=2000, method="BCa", rng=1).confidence_interval
+    (low, high), _ = bca(mean, np.ones(6000), quantile=Z)
+    assert (low, high) == pytest.approx((expected.low, expected.high), rel=0.01)

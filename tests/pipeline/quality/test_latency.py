@@ -105,7 +105,7 @@ def test_what_neighbours_take_of_the_cores_is_seen(monkeypatch: pytest.MonkeyPat
     """Would catch: this process's own work, or idle cores, that are taken for a neighbour's."""
     readings = iter([(0.0, 100.0, 10.0), (10.0, 118.0, 20.0)])  # of 18 busy seconds, 10 are ours: 0.8 cores of others
     monkeypatch.setattr(Neighbours, "_read", staticmethod(lambda: next(readings)))
-    monkeypatch.setattr(Neighbours, "_cores", staticmethod(lambda: 2))
+    monkeypatch.setattr("kdc.common.cores.usable_cores", lambda: 2)
     with Neighbours() as neighbours:
         pass
     assert neighbours.short_of(2) == pytest.approx(0.8)

@@ -238,3 +238,15 @@ def test_a_training_in_bf16_does_not_make_the_next_one_so(tmp_path: Path) -> Non
         arguments = training_arguments(plan(bf16=bf16), tmp_path)
         assert arguments.bf16 is bf16
         assert os.environ["ACCELERATE_MIXED_PRECISION"] == ("bf16" if bf16 else "no")
+
+
+def test_batches_that_are_added_up_report_the_loss_of_their_mean(tmp_path: Path) -> None:
+    """Would catch: a loss that is not divided by the number of batches, which AdamW's steps do not show."""
+    rows, losses = Rows([make_rows(64)]), []
+    for accumulate in (1, 2):
+        settings = TrainSettings(batch_size=16 // accumulate, accumulate=accumulate, learning_rate=1e-6, warmup=0)
+        short = Plan(settings, Environment(seed=5), steps=4, evaluate_every=4)
+        folder = tmp_path / str(accumulate)
+        summary = train(tiny(dropout=0.0), rows, rows, pad_id=0, objective=OBJECTIVE, plan=short, folder=folder)
+        losses.append(summary.history.loss[0][1])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)

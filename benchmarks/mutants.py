@@ -1,0 +1,182 @@
+"""Mutation testing: how many small changes of the code that decides do its tests notice?
+
+Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--share 0.2] [--jobs 2]`. The changes
+are those of cosmic-ray (another operator, another number, `not` before a condition, ...). Nothing is written to disk:
+each mutant is a process that loads the changed source in place of the file, and runs the tests of that module until one
+fails. A share of the mutants is drawn at random, with a seed. Prints those that live, and leaves with 1 where fewer
+than 90 % of a module's die.
+"""
+
+import argparse
+import ast
+import os
+import random
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+_QUALITY = "tests/pipeline/quality/"
+# What is changed, and the tests that should notice.
+MODULES = {
+    "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
+    "metrics": (
+        "pipeline/quality/metrics.py",
+        [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py", f"{_QUALITY}test_verdicts.py"],
+    ),
+    "intervals": (
+        "pipeline/quality/intervals.py",
+        [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
+    ),
+    "judgement": ("artifact/contract/judgement.py", ["tests/artifact/test_contract.py"]),
+    "comparison": (
+        "pipeline/quality/comparison.py",
+        ["tests/artifact/test_contract.py", f"{_QUALITY}test_comparison.py", f"{_QUALITY}test_verdicts.py"],
+    ),
+    "calibration": (
+        "pipeline/quality/calibration.py",
+        [f"{_QUALITY}test_calibration.py", "tests/pipeline/test_collapse.py"],
+    ),
+    "int8-choice": ("pipeline/graphs/int8_choice.py", ["tests/pipeline/graphs/test_int8_choice.py"]),
+    "overlap": ("pipeline/data/overlap.py", ["tests/pipeline/data/test_overlap.py"]),
+    "splits": (
+        "pipeline/data/splits.py",
+        [
+            "tests/pipeline/data/test_slices.py",
+            "tests/pipeline/data/test_overlap.py",
+            "tests/pipeline/data/test_prepared.py",
+        ],
+    ),
+    "queue": ("serving/http/queue.py", ["tests/serving/http/test_batcher.py"]),
+}
+_KILLED, _LIVES, _LEAST = 1, 0, 0.9
+# What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
+_SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
+_SECONDS = 120  # a mutant that runs longer does not end
+_HEAVY = ("numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.csgraph", "pyarrow", "pydantic", "pytest", "torch")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file."""
+
+    path: Path
+    operator: str  # cosmic-ray's name of it
+    line: int
+    before: str  # the line, and what became of it
+    after: str
+    source: str  # the whole changed file
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """All changes of a file that still are Python, but those of docstrings, annotations and what only a type checker
+    reads."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    code = path.read_text(encoding="utf-8")
+    tree, lines, inert = get_ast(code), code.splitlines(), _inert_lines(code)
+    for name in sorted(operator_names()):
+        if _SAME.search(name):
+            continue
+        operator = get_operator(name)()
+        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
+        for occurrence, ((line, _), _) in enumerate(places):
+            changed = mutate_code(code, operator, occurrence)
+            if changed is None or line in inert:
+                continue
+            try:
+                compile(changed, str(path), "exec")
+            except SyntaxError:
+                continue
+            after = changed.splitlines()
+            yield Mutant(path, name, line, lines[line - 1].strip(), after[line - 1].strip(), changed)
+
+
+def _inert_lines(code: str) -> set[int]:
+    """Lines that hold nothing but annotations of arguments, fields and returns, imports, or constants of texts."""
+    inert: set[int] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            inert |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inert |= set(range(node.lineno, node.body[0].lineno))
+        elif isinstance(node, ast.AnnAssign) and node.value is None:
+            inert |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
+            inert.add(node.lineno)  # an alias of a type
+    return inert
+
+
+def outcome(mutant: Mutant, tests: list[str]) -> int:
+    """Run the tests in a process of its own with the changed source; `_LIVES` where all pass."""
+    child = os.fork()
+    if child == 0:
+        code = _KILLED
+        try:
+            code = _run(mutant, tests)
+        except BaseException:  # noqa: BLE001 - whatever it is, the change was noticed
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _run(mutant: Mutant, tests: list[str]) -> int:
+    import pytest
+
+    signal.alarm(_SECONDS)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    as_it_is = SourceFileLoader.get_code
+
+    def get_code(loader: Any, name: str) -> Any:
+        if Path(loader.path).resolve() == mutant.path:
+            return compile(mutant.source, loader.path, "exec")
+        return as_it_is(loader, name)
+
+    SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
+    return _LIVES if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]) == 0 else _KILLED
+
+
+def main() -> int:
+    """Test the mutants of each module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(MODULES))
+    parser.add_argument("--share", type=float, default=1.0, help="of the mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    for name in _HEAVY:  # once, and not in each mutant
+        __import__(name)
+    weak = []
+    for name in options.only.split(","):
+        file, tests = MODULES[name]
+        every = list(mutants_of(ROOT / file))
+        chosen = random.Random(options.seed).sample(every, max(1, round(options.share * len(every))))
+        with ThreadPoolExecutor(options.jobs) as pool:
+            found = list(pool.map(partial(outcome, tests=tests), chosen))
+        alive = [mutant for mutant, code in zip(chosen, found, strict=True) if code == _LIVES]
+        died = 1 - len(alive) / len(chosen)
+        print(f"{name}: {100 * died:.0f} % of {len(chosen)} mutants died (there are {len(every)})", flush=True)
+        for mutant in sorted(alive, key=lambda mutant: mutant.line):
+            print(f"  {file}:{mutant.line}: {mutant.before}\n    lives as: {mutant.after}", flush=True)
+        if died < _LEAST:
+            weak.append(name)
+    return 1 if weak else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

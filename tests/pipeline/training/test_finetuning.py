@@ -1,0 +1,73 @@
+"""What the settings of a student make of its training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdc.pipeline.config.settings import StudentSettings, TeacherSettings, TrainSettings
+from kdc.pipeline.config.tasks import find_task
+from kdc.pipeline.results import ModelResult
+from kdc.pipeline.training import finetuning
+from kdc.pipeline.training.environment import Environment
+
+
+class Nothing:
+    """In place of rows."""
+
+    parts = ()
+    task = find_task("qnli")
+
+    def __init__(self, parts: Any = ()) -> None:
+        pass
+
+    @staticmethod
+    def read(*given: Any) -> Any:
+        return Nothing()
+
+    def has(self, split: str) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 320
+
+
+@pytest.fixture
+def objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The objective that a training with given settings is called with."""
+    asked: dict[str, Any] = {}
+
+    def train(*given: Any, objective: Any, **more: Any) -> None:
+        asked["objective"] = objective
+
+    monkeypatch.setattr(finetuning, "train", train)
+    monkeypatch.setattr(finetuning, "Rows", Nothing)
+    monkeypatch.setattr(finetuning, "settle", lambda environment, *given, **more: environment)
+    result = ModelResult(tune={"accuracy": 1.0}, majority={"accuracy": 0.0}, constant=False)
+    monkeypatch.setattr(finetuning, "score_model", lambda *given: result)
+
+    def of(settings: TrainSettings) -> Any:
+        finetuning.fine_tune(
+            None,
+            settings,
+            Nothing(),  # type: ignore[arg-type]
+            Environment(seed=0),
+            role="student",
+            pad_id=0,
+            checkpoints=tmp_path,
+            progress=lambda *given, **more: None,
+        )
+        return asked["objective"]
+
+    return of
+
+
+def test_a_student_learns_by_its_settings_and_keeps_its_best_loss(objective: Any) -> None:
+    """Would catch: distillation that is switched off, and a best step by a metric that a small slice cannot tell."""
+    asked = objective(StudentSettings(alpha=0.7, temperature=3.0))
+    assert (asked.alpha, asked.temperature, asked.by_loss) == (0.7, 3.0, True)
+
+
+def test_a_teacher_learns_from_labels_and_keeps_its_best_metric(objective: Any) -> None:
+    asked = objective(TeacherSettings())
+    assert (asked.alpha, asked.by_loss) == (0.0, False)
