@@ -21,7 +21,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-transformers5 lock sbom clean
+.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-transformers5 mutants lock sbom clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -33,6 +33,7 @@ help:
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
+	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice nine in ten'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
 	@echo 'make clean               remove environments and caches; runs/ stays'
@@ -74,6 +75,11 @@ test-transformers5: $(VENV5)/.installed-test
 	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL)
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
+# A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.
+MUTANTS ?= --share 0.1
+mutants: $(VENV)/.installed-mutants
+	$(OFFLINE) $(VENV)/bin/python -P -W ignore benchmarks/mutants.py $(MUTANTS)
+
 lock: $(VENV_LOCK)/.installed
 	@mkdir -p deploy/lock build/lock
 	sed 's/"onnxruntime-gpu>/"onnxruntime>/' pyproject.toml > build/lock/pyproject.toml
@@ -123,6 +129,10 @@ $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created
 
 $(VENV)/.installed-ray: pyproject.toml $(VENV)/.created
 	$(VENV)/bin/python -m pip install --editable '.[compress,test,ray]'
+	@touch $@
+
+$(VENV)/.installed-mutants: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pip install 'cosmic-ray>=8.3'
 	@touch $@
 
 $(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created

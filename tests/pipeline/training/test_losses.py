@@ -153,6 +153,28 @@ def test_weights_of_labels_count_where_a_row_has_the_label() -> None:
     assert half.tolist() == [[1, 5], [1, 1], [1, 3]]
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_weights_of_labels_multiply_each_output_in_both_terms(alpha: float) -> None:
+    weights, temperature = np.array([1.0, 5.0, 0.5]), 2.0
+    student, teacher = sigmoid(STUDENT), sigmoid(TEACHER / temperature)
+    own = sigmoid(STUDENT / temperature)
+    from_labels = -(MULTI * np.log(student) + (1 - MULTI) * np.log(1 - student))
+    divergence = teacher * np.log(teacher / own) + (1 - teacher) * np.log((1 - teacher) / (1 - own))
+    each = alpha * temperature**2 * divergence + (1 - alpha) * from_labels
+    expected = (np.where(MULTI == 1, weights, 1.0) * each).mean()
+    found = distillation_loss(
+        torch.tensor(STUDENT),
+        torch.tensor(TEACHER),
+        torch.tensor(MULTI),
+        torch.ones(6, dtype=torch.bool),
+        kind="multilabel",
+        alpha=alpha,
+        temperature=temperature,
+        class_weights=torch.tensor(weights),
+    )
+    assert found.item() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("kind", ["classification", "multilabel"])
 def test_balanced_weights_favour_the_rare_class(kind: str) -> None:
     """Would catch: weights that are inverted."""
