@@ -68,7 +68,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
         parts = split_rows(task, rows, data.max_train_rows, seed)
-        near = near_train(rows)
+        near = near_train(rows, parts)
         report = make_report(task, rows, parts, near)
         first_row = 0
         for name in (name for name in SPLITS if name in parts and len(parts[name])):

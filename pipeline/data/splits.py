@@ -146,15 +146,19 @@ def _duplicates(
     return counts
 
 
-def near_train(rows: dict[str, CheckedRows]) -> dict[str, Ints]:
-    """For each evaluation split that was given, by row: the number of a training row that has the same text, or is near
-    it; -1 where none is."""
+def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
+    """For each evaluation split that was given, by row: the number of a row that is trained or tuned on and has the
+    same text, or is near it; -1 where none is."""
     train, found = rows["train"], {}
-    names, first = np.unique(train.texts, return_index=True)
+    used = parts["train"].chosen | parts["tune"].chosen
+    places = np.flatnonzero(used)
+    names, first = np.unique(train.texts[places], return_index=True)
     for name in (name for name in rows if name.startswith("eval")):
         texts = rows[name].texts
         place = np.searchsorted(names, texts).clip(max=len(names) - 1)
-        found[name] = np.where(names[place] == texts, first[place], nearest(rows[name].runs, train.runs))
+        found[name] = np.where(
+            names[place] == texts, places[first[place]], nearest(rows[name].runs, train.runs.of(used))
+        )
     return found
 
 
