@@ -18,6 +18,7 @@ from kdc.pipeline.results import DataReport, SplitCounts
 Mask = npt.NDArray[np.bool_]
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
+TUNE_UNUSED = 600
 HELD_OUT_SHARE = 0.1
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
@@ -55,7 +56,7 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
             held_out = pick_last(units, train.times, size)
         parts["eval"] = Part("train", held_out)
         free = free & ~held_out
-    size = tune_size(min(int(free.sum()), max_train_rows or len(train)))
+    size = tune_size(int(free.sum()), max_train_rows)
     tune = pick_slice(units, classes, free, size, 3 * seed + 1)
     free = free & ~tune
     parts["tune"] = Part("train", tune)
@@ -205,9 +206,12 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     return warnings
 
 
-def tune_size(rows: int) -> int:
-    """Rows of the tuning slice: a tenth of `rows`, at least 300 and at most 2,000, and never more than half of them."""
-    return min(max(round(rows * TUNE_SHARE), TUNE_LEAST), TUNE_MOST, rows // 2)
+def tune_size(rows: int, max_train_rows: int | None = None) -> int:
+    """Rows of the tuning slice: a tenth of the rows that are used, at least 300 and at most 2,000, and never more than
+    half of them. Where `max_train_rows` leaves rows unused, up to 600: more rows to decide by cost little."""
+    used = min(rows, max_train_rows or rows)
+    least = max(TUNE_LEAST, min(rows - used, TUNE_UNUSED))
+    return min(max(round(used * TUNE_SHARE), least), TUNE_MOST, used // 2)
 
 
 def shares(counts: Ints, size: int, *, at_least: int = 0, leave: int = 0) -> Ints:

@@ -97,7 +97,7 @@ def test_whole_numbers_are_sorted_by_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "cap", "tune", "train"),
-    [(5000, None, 500, 4500), (1000, None, 300, 700), (100, None, 50, 50), (5000, 1000, 300, 1000), (2000, 60, 30, 60)],
+    [(5000, None, 500, 4500), (1000, None, 300, 700), (100, None, 50, 50), (5000, 1000, 500, 1000), (2000, 60, 30, 60)],
 )
 def test_tuning_slice_and_training_rows_have_their_sizes(
     tmp_path: Path, rows: int, cap: int | None, tune: int, train: int
@@ -109,7 +109,7 @@ def test_tuning_slice_and_training_rows_have_their_sizes(
 
 def test_all_slices_keep_the_share_of_each_class(tmp_path: Path) -> None:
     data, report = _prepare(tmp_path, _rows(4000, "aaab"), max_train_rows=1000)
-    for split, size in (("eval", 400), ("tune", 300), ("train", 1000)):
+    for split, size in (("eval", 400), ("tune", 500), ("train", 1000)):
         assert Counter(data.rows(split)["label"][:]) == {0: size * 3 // 4, 1: size // 4}
     assert report.held_out == 400
 

@@ -16,6 +16,21 @@ def test_tuning_slice_is_a_tenth_within_limits(rows: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "most", "size"),
+    [
+        (4000, 2500, 600),
+        (2700, 2500, 300),
+        (2900, 2500, 400),
+        (67_349, 12_000, 1200),
+        (4000, 1000, 500),
+        (3000, 9000, 300),
+    ],
+)
+def test_rows_that_are_not_trained_on_make_the_tuning_slice_larger(rows: int, most: int, size: int) -> None:
+    assert tune_size(rows, most) == size
+
+
+@pytest.mark.parametrize(
     ("counts", "size", "limits", "expected"),
     [
         ([60, 40], 10, {}, [6, 4]),
