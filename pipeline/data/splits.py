@@ -21,6 +21,7 @@ TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 TUNE_UNUSED = 600
 HELD_OUT_SHARE = 0.1
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
+LARGE_UNIT = 0.1  # share of the training rows in one unit, from which on it fits into no slice
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
 _SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
@@ -183,6 +184,12 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
     warnings = []
     if report.held_out:
         warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out for it")
+    largest, count = int(np.bincount(rows["train"].units).max()), len(rows["train"])
+    if largest > LARGE_UNIT * count:
+        warnings.append(
+            f"{largest:,} of {count:,} training rows belong together, so that no slice holds them: what is measured is "
+            'of the other rows (docs/data.md, "How rows are split")'
+        )
     for name, count in report.duplicates.items():
         what = name.removesuffix("_rows_in_train").removesuffix("_rows_near_train")
         if count and name.endswith("_rows_in_train"):

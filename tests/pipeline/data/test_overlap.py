@@ -240,6 +240,17 @@ def test_rows_that_all_belong_together_cannot_be_split_and_are_told_why(tmp_path
         prepare(tmp_path / "data", TASK, DataSettings(train=rows_of(tmp_path / "t.csv", rows), group="who"), seed=0)
 
 
+@pytest.mark.parametrize(("merged", "warns"), [(10, True), (1, False)])
+def test_a_group_that_fits_into_no_slice_is_told_of(tmp_path: Path, merged: int, warns: bool) -> None:
+    """Would catch: an evaluation without the rows of one user, who wrote a quarter of all, and no word of it."""
+    rows = [
+        {**row, "who": "everybody's" if int(row["who"][1:]) < merged else row["who"]} for row in phrases(400, seed=1)
+    ]
+    data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), group="who")
+    report = prepare(tmp_path / "data", TASK, data, seed=0)
+    assert any("belong together" in warning for warning in report.warnings) is warns
+
+
 def test_the_last_rows_by_time_are_the_evaluation(tmp_path: Path) -> None:
     rows = phrases(200, seed=1)
     data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), time="when")
