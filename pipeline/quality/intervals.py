@@ -5,7 +5,7 @@ bootstrap that corrects its bias and skewness (BCa), with Student's quantile for
 differently. Rows of one group (of one text, say) are not independent: formulas
 count fewer rows for it, by the design effect, and resampling draws whole groups.
 
-The error rates that were measured of all this stand in docs/contract.md; `benchmarks/verdicts.py` measures them.
+The error rates that were measured stand in docs/contract.md; `benchmarks/verdicts.py` measures them.
 """
 
 import math
