@@ -36,10 +36,11 @@ MODULES = {
         "pipeline/quality/intervals.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
     ),
+    "bootstrap": ("pipeline/quality/bootstrap.py", [f"{_QUALITY}test_intervals.py"]),
     "judgement": ("artifact/contract/judgement.py", ["tests/artifact/test_contract.py"]),
     "comparison": (
         "pipeline/quality/comparison.py",
-        ["tests/artifact/test_contract.py", f"{_QUALITY}test_comparison.py", f"{_QUALITY}test_verdicts.py"],
+        ["tests/artifact/test_contract.py", "tests/test_python.py", f"{_QUALITY}test_verdicts.py"],
     ),
     "calibration": (
         "pipeline/quality/calibration.py",

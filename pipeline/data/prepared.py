@@ -34,9 +34,11 @@ from numpy.typing import NDArray
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.rows import CheckedRows, Ints, hash_of, read_all, read_split, sides_of
+from kdc.pipeline.data.fields import hash_of, sides_of
+from kdc.pipeline.data.report import make_report, near_train
+from kdc.pipeline.data.rows import CheckedRows, Ints, read_all, read_split
 from kdc.pipeline.data.sources import SPLITS, file_source
-from kdc.pipeline.data.splits import Mask, make_report, near_train, split_rows
+from kdc.pipeline.data.splits import Mask, split_rows
 from kdc.pipeline.data.units import connect
 from kdc.pipeline.results import DataReport
 from kdc.serving.engine.tokenizing import Text

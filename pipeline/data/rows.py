@@ -7,11 +7,8 @@ Writes: `<split>.arrow` in a folder of the caller: an Arrow stream with text, te
 the hashes.
 """
 
-import hashlib
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -26,9 +23,10 @@ from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task
+from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import LabelReader
 from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
-from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem, is_nan
+from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
 from kdc.pipeline.data.units import connect
@@ -38,7 +36,6 @@ Ints = npt.NDArray[np.int64]
 _MOST_BROKEN = 0.001  # share of rows that may be left out of a file known to be broken
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 4 << 20
-_TELLING = 20  # characters of a text that two pairs do not share by chance
 
 
 @dataclass(frozen=True)
@@ -245,50 +242,16 @@ def _check_row(row: Row, columns: Columns, labels: LabelReader | None) -> dict[s
     """The columns of a good row; raises `RowProblem` for another one."""
     # The label is read first, so that a row with a wrong text still tells that its label exists.
     label = labels.read(row.label, row.line) if labels is not None else None
-    text = _check_text(row.text, columns.text[0])
-    pair = _check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
+    text = check_text(row.text, columns.text[0])
+    pair = check_text(row.text_pair, columns.text_pair[0]) if columns.text_pair else None
     good: dict[str, Any] = {"text": text, "text_pair": pair, "label": label, "text_hash": hash_of(text, pair)}
     if pair is not None:
         good |= dict(zip(("first_hash", "second_hash"), sides_of(text, pair), strict=True))
     if columns.group and not (columns.group_is_optional and row.group is None):
-        good["group_hash"] = hash_of(_group_of(row.group, columns.group[0]), None)
+        good["group_hash"] = hash_of(group_of(row.group, columns.group[0]), None)
     if columns.time:
         good["time"] = time_of(row.time, columns.time[0])
     return good
-
-
-def _group_of(value: object, column: str) -> str:
-    """A row's group as text; an empty one is none.
-
-    Raises:
-        RowProblem: it is missing.
-    """
-    if value is None or is_nan(value) or not str(value).strip():
-        raise RowProblem("group is missing", f"column {column!r}", "give each row a group, one of its own if need be")
-    return str(value).strip()
-
-
-def time_of(value: object, column: str) -> float:
-    """The time of a row: a number as it is, a date as seconds since 1970 (UTC where it names no zone).
-
-    Raises:
-        RowProblem: it is neither.
-    """
-    try:
-        if isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day)
-        if not isinstance(value, datetime):
-            try:
-                number = float(value)  # type: ignore[arg-type]
-                if math.isfinite(number):
-                    return number
-            except (TypeError, ValueError):
-                pass
-            value = datetime.fromisoformat(str(value).strip())
-        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        what = "time is neither a number nor a date as ISO 8601 writes it"
-        raise RowProblem(what, f"column {column!r} holds {str(value)[:40]!r}", "such as 2026-11-27T12:00:00Z") from None
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]], columns: Columns, labels: LabelReader | None) -> None:
@@ -320,47 +283,6 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             yield batch
             batch, characters = [], 0
     yield batch
-
-
-def _check_text(value: object, column: str) -> str:
-    """A text that a model can read.
-
-    Raises:
-        RowProblem: it is not a string, NaN, or nothing but white space.
-    """
-    if isinstance(value, str):
-        if value and not value.isspace() and value.lower() != "nan":
-            return value
-        what = "text is NaN" if value.lower() == "nan" else "text is empty"
-    elif value is None or is_nan(value):
-        what = "text is missing"
-    else:
-        raise RowProblem("text is not a string", f"column {column!r} holds {type(value).__name__}", "check --text")
-    raise RowProblem(what, f"column {column!r}", "fill in or remove these rows")
-
-
-def hash_of(text: str, pair: str | None) -> int:
-    """64 bits of a text or pair. White space around a text does not count, because no model sees it.
-
-    Among a million different texts, two share a number with a chance of one in 10^7.
-
-    Raises:
-        RowProblem: the text cannot be written as UTF-8.
-    """
-    try:
-        content = text.strip().encode()
-        if pair is not None:
-            content = b"%d:%b%b" % (len(content), content, pair.strip().encode())
-    except UnicodeEncodeError:
-        raise RowProblem("text holds half a character (a lone surrogate)", remedy="correct these rows") from None
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-
-def sides_of(text: str, pair: str) -> tuple[int, int]:
-    """64 bits of each text of a pair. A short one ("yes", a name) is in many pairs that have nothing to do with each
-    other: it has those of the pair."""
-    whole = hash_of(text, pair)
-    return tuple(hash_of(side, None) if len(side.strip()) >= _TELLING else whole for side in (text, pair))  # type: ignore[return-value]
 
 
 def _settle(task: Task, labels: LabelReader, train: CheckedRows, problems: Problems) -> Task:

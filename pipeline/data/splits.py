@@ -1,6 +1,6 @@
-"""Decides which of the checked rows every split gets, and reports the counts with warnings.
+"""Decides which of the checked rows every split gets.
 
-A slice keeps the share of every class and never parts equal rows.
+A slice keeps the share of every class and never parts rows that belong together.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,15 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, nearest
+from kdc.pipeline.data.overlap import nearest
 from kdc.pipeline.data.rows import CheckedRows, Ints
 from kdc.pipeline.data.sources import SPLITS
-from kdc.pipeline.results import DataReport, SplitCounts
 
 Mask = npt.NDArray[np.bool_]
 
 TUNE_SHARE, TUNE_LEAST, TUNE_MOST = 0.1, 300, 2000
 TUNE_UNUSED = 600
 HELD_OUT_SHARE = 0.1
-OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
-LARGE_UNIT = 0.1  # share of the training rows in one unit, from which on it fits into no slice
-_EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
-_SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
 
 @dataclass(frozen=True)
@@ -67,14 +62,14 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
             # An unlabelled text that belongs to the tuning slice would be trained on, with the teacher's answer; so
             # would one that belongs to rows that are held out for the evaluation.
             held_out = tune | parts["eval"].chosen if parts["eval"].origin == "train" else tune
-            parts[name] = Part(name, ~_belongs(others, train, held_out))
+            parts[name] = Part(name, ~belongs(others, train, held_out))
         elif name != "train":
             parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
     _check_parts(parts, classes, units)
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
-def _belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
+def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
     """Which of the other rows have the text or the group of a chosen row, or are near one: (others,)."""
     found = np.isin(others.texts, rows.texts[chosen]) | (nearest(others.runs, rows.runs.of(chosen)) >= 0)
     if others.groups is not None and rows.groups is not None:
@@ -101,116 +96,6 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
             "allow more of them: --max-train-rows; with --time, give rows of these classes from before the evaluation"
         )
         raise InputError(f"{lost} classes have no row to train on", given=given, remedy=remedy)
-
-
-def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]) -> DataReport:
-    """Count the rows, labels and duplicates of every split, and warn of what may mislead; `near` is that of
-    `near_train`."""
-    used = sum(len(part) for part in parts.values() if part.origin == "train")
-    report = DataReport(
-        kind=task.kind,
-        splits={name: _count(task, rows[part.origin], part) for name, part in parts.items()},
-        held_out=len(parts["eval"]) if parts["eval"].origin == "train" else 0,
-        unused_train_rows=len(rows["train"]) - used,
-        duplicates=_duplicates(task, rows, parts, near),
-        skipped={name: split.skipped for name, split in rows.items() if split.skipped},
-    )
-    return report.model_copy(update={"warnings": tuple(_warnings(task, report, rows, near))})
-
-
-def _count(task: Task, rows: CheckedRows, part: Part) -> SplitCounts:
-    if task.kind != "classification" or rows.labels is None:
-        return SplitCounts(rows=len(part))
-    counts = np.bincount(rows.classes(task)[part.chosen], minlength=len(task.labels))
-    return SplitCounts(rows=len(part), labels=dict(zip(task.labels, counts.tolist(), strict=True)))
-
-
-def _duplicates(
-    task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part], near: dict[str, Ints]
-) -> dict[str, int]:
-    """Count the rows whose text (or pair) stands elsewhere too."""
-    texts = rows["train"].texts
-    counts = {"within_train": len(texts) - len(np.unique(texts))}
-    if task.kind == "classification":
-        labelled = np.unique(np.stack([texts, rows["train"].classes(task)], axis=1), axis=0)
-        counts["texts_with_different_labels"] = int((np.unique(labelled[:, 0], return_counts=True)[1] > 1).sum())
-    for name in (name for name in rows if name.startswith("eval")):
-        counts[f"{name}_rows_in_train"] = int(np.isin(rows[name].texts, texts).sum())
-        counts[f"{name}_rows_near_train"] = int((near[name] >= 0).sum())
-        groups = (rows[name].groups, rows["train"].groups)
-        if groups[0] is not None and groups[1] is not None:
-            counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1]).sum())
-    if "unlabeled" in rows:
-        counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum())
-        evaluated = [part for name, part in parts.items() if name.startswith("eval") and part.origin != "train"]
-        near_eval = [_belongs(rows["unlabeled"], rows[part.origin], part.chosen) for part in evaluated]
-        counts["unlabeled_rows_in_eval"] = int(np.any(near_eval, axis=0).sum()) if near_eval else 0
-    return counts
-
-
-def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
-    """For each evaluation split that was given, by row: the number of a row that is trained or tuned on and has the
-    same text, or is near it; -1 where none is."""
-    train, found = rows["train"], {}
-    used = parts["train"].chosen | parts["tune"].chosen
-    places = np.flatnonzero(used)
-    names, first = np.unique(train.texts[places], return_index=True)
-    for name in (name for name in rows if name.startswith("eval")):
-        texts = rows[name].texts
-        place = np.searchsorted(names, texts).clip(max=len(names) - 1)
-        found[name] = np.where(
-            names[place] == texts, places[first[place]], nearest(rows[name].runs, train.runs.of(used))
-        )
-    return found
-
-
-def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> str:
-    evaluated, places = rows[name], np.flatnonzero(near >= 0)
-    shown = places[:_EXAMPLES].tolist()
-    examples = zip(evaluated.texts_at(shown), rows["train"].texts_at(near[shown].tolist()), strict=True)
-    quoted = "; ".join(f"{_short(one)!r} and {_short(other)!r}" for one, other in examples)
-    return (
-        f"{len(places):,} of {len(evaluated):,} {name} rows ({100 * len(places) / len(evaluated):.0f} %) have the text "
-        f"of a training row, or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric flatters; for "
-        f"example {quoted}"
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _EXAMPLE_CHARACTERS else f"{text[: _EXAMPLE_CHARACTERS - 3]}..."
-
-
-def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near: dict[str, Ints]) -> list[str]:
-    warnings = []
-    if report.held_out:
-        warnings.append(f"no evaluation rows were given: {report.held_out:,} training rows are held out for it")
-    largest, count = int(np.bincount(rows["train"].units).max()), len(rows["train"])
-    if largest > LARGE_UNIT * count:
-        warnings.append(
-            f"{largest:,} of {count:,} training rows belong together, so that no slice holds them: what is measured is "
-            'of the other rows (docs/data.md, "How rows are split")'
-        )
-    for name, count in report.duplicates.items():
-        what = name.removesuffix("_rows_in_train").removesuffix("_rows_near_train")
-        if count and name.endswith("_rows_in_train"):
-            warnings.append(f"{count:,} {what} rows have the same text as a training row: the metric flatters")
-        elif count and name.endswith("_rows_of_groups_in_train"):
-            warnings.append(f"{count:,} evaluation rows are of a group that is trained on: the metric flatters")
-        elif name.endswith("_rows_near_train") and count >= OVERLAP_WORTH_TELLING * len(rows[what]):
-            warnings.append(_overlap_in_words(rows, what, near[what]))
-    if count := report.duplicates.get("unlabeled_rows_in_eval", 0):
-        warnings.append(f"{count:,} unlabelled rows have the text of an eval row, or are near one")
-    if count := report.duplicates.get("texts_with_different_labels", 0):
-        warnings.append(f"{count:,} training texts occur more than once, with different labels")
-    for name, count in report.skipped.items():
-        warnings.append(f"{count:,} broken rows of the published {name} file were left out")
-    if (tune := report.splits["tune"].rows) < _SMALL_TUNE:
-        warnings.append(f"the tuning slice has only {tune} rows: what it decides is mostly chance")
-    if task.kind == "classification":
-        absent = [name for name, count in (report.splits["train"].labels or {}).items() if not count]
-        if absent:
-            warnings.append(f"no training row has the label {', '.join(absent)}")
-    return warnings
 
 
 def tune_size(rows: int, max_train_rows: int | None = None) -> int:

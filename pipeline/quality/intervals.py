@@ -2,8 +2,8 @@
 
 Accuracy has formulas: Wilson's interval of one model, Tango's of two. Every other metric is resampled, by the
 bootstrap that corrects its bias and skewness (BCa), with Student's quantile for as many rows as the two models answer
-differently. Rows of one group (of one text, say) are not independent: formulas
-count fewer rows for it, by the design effect, and resampling draws whole groups.
+differently. Rows of one group (of one text, say) are not independent: formulas count fewer rows for it, by the design
+effect, and resampling draws whole groups.
 
 The error rates that were measured stand in docs/contract.md; `benchmarks/verdicts.py` measures them.
 """
@@ -19,15 +19,11 @@ from numpy.typing import NDArray
 from kdc.artifact.contract.judgement import Basis, unseen
 from kdc.artifact.manifest import Kind
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.metrics import Floats, Scorer
 
-_SEED = 0  # of the resampling: the same rows and answers have the same interval, whoever asks
-_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
-_IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
-_UNSEEN_ROWS = 2
+_UNSEEN_ROWS = 2  # rows whose groups share their fate wholly, which are counted beside those that were seen
 _FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
-_MOST_BLOCKS = 2000
-_AT_A_TIME = 4_000_000  # numbers of a block of weights that is computed at once: 32 MB
 
 Ends = tuple[float, float]  # of an interval: the lower and the upper one
 Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
@@ -82,10 +78,8 @@ def difference(
 
     quantile = _quantile(confidence, float(independent))
     interval, error = bca(_by_unit(gap, units), units.counts, quantile=quantile, width=units.width)
-    middle, hidden = (
-        float(gap(units.rows_of(units.counts[None]))[0]),
-        unseen(basis_of(truth, metric, groups), confidence),
-    )
+    middle = float(gap(units.rows_of(units.counts[None]))[0])
+    hidden = unseen(basis_of(truth, metric, groups), confidence)
     if groups is not None and effective < _FEWEST_GROUPS:
         hidden = 200.0  # so few groups can be drawn in too few ways
     return Difference((min(interval[0], middle - hidden), max(interval[1], middle + hidden)), error, count)
@@ -211,64 +205,6 @@ def design_effect(values: Floats, groups: Groups | None) -> float:
     return max(1.0, (between + _UNSEEN_ROWS * whole) / (alone + _UNSEEN_ROWS))
 
 
-def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -> tuple[Ends, float]:
-    """The bootstrap that corrects bias and skewness (Efron 1987, Journal of the American Statistical Association
-    82:171), and the standard deviation over the resamples.
-
-    Args:
-        statistic: from how often each unit is drawn, (samples, units), to the number of interest, (samples,).
-        counts: (units,) how many there are of each unit: what is alike is counted, and drawn together.
-        quantile: of the normal distribution, at the upper end of the two-sided interval.
-        width: numbers that the statistic makes of each sample meanwhile, where these are more than the units.
-    """
-    from scipy.special import ndtr, ndtri
-
-    generator, tail = np.random.default_rng(_SEED), float(ndtr(-quantile))
-    resamples = max(_RESAMPLES, math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES)
-    found = float(statistic(counts[None])[0])
-    block = max(1, _AT_A_TIME // max(len(counts), width))
-    sizes = (min(block, resamples - start) for start in range(0, resamples, block))
-    values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
-    error = float(values.std())
-    if error == 0:
-        return (found, found), 0.0
-    below = ((values < found).mean() + (values <= found).mean()) / 2
-    bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
-    pulled = bias + np.array([-quantile, quantile])
-    room = 1 - _acceleration(statistic, counts, block) * pulled
-    # Beyond a pole the formula would come back from the other side: there the end is the most extreme value.
-    at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
-    low, high = np.quantile(values, at)
-    return (float(low), float(high)), error
-
-
-def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
-    """How often each unit is drawn, (size, units), in as many draws as there are units in all."""
-    units, total = len(counts), int(counts.sum())
-    if total > units:
-        return generator.multinomial(total, counts / total, size=size).astype(np.float64)
-    drawn = (
-        generator.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
-    )  # faster where all are single
-    return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
-
-
-def _acceleration(statistic: Scorer, counts: Floats, block: int) -> float:
-    """A sixth of the skewness of the jackknife's values, each of which lacks one unit; where there are many, a block of
-    them."""
-    part = np.arange(len(counts)) * min(len(counts), _MOST_BLOCKS) // len(counts)
-    blocks, times = int(part[-1]) + 1, counts if len(counts) <= _MOST_BLOCKS else np.ones(int(part[-1]) + 1)
-    parts = []
-    for start in range(0, blocks, block):
-        without = np.tile(counts, (min(block, blocks - start), 1))
-        without -= part[None] == start + np.arange(len(without))[:, None]
-        parts.append(statistic(without))
-    values = np.concatenate(parts)
-    off = (times @ values) / times.sum() - values
-    spread = float(times @ off**2)
-    return 0.0 if spread == 0 else float(times @ off**3) / (6 * spread**1.5)
-
-
 @dataclass(frozen=True)
 class _Units:
     """What is drawn: rows of which there are several alike, or groups of rows."""
@@ -281,11 +217,9 @@ class _Units:
     @property
     def width(self) -> int:
         """Numbers that a score makes of each sample: a weight for each row, or a count for each class."""
-        classes = (
-            1
-            if self.truth.dtype.kind == "f"
-            else int(max(self.truth.max(), *(each.max() for each in self.answers))) + 1
-        )
+        if self.truth.dtype.kind == "f":  # regression
+            return len(self.truth)
+        classes = int(max(each.max() for each in (self.truth, *self.answers))) + 1
         return max(len(self.truth), *self.truth.shape[1:], classes)
 
     def rows_of(self, weights: Floats) -> Floats:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kdc.artifact.manifest import Device, Scalar
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
-from kdc.pipeline.data.splits import OVERLAP_WORTH_TELLING
+from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models import loading

@@ -4,7 +4,6 @@ Reads `data/`, `export/`, `quantize/`, `evaluate/`. Writes `artifacts/<fingerpri
 the symlink `artifact` at it. One that fails its contract goes to `rejected/<fingerprint>/`, and no link names it.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,17 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Contract
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Lineage, Manifest, TaskInfo, Variant
 from kdc.common import machine
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.prepared import digest, texts_of
 from kdc.pipeline.models.minilm import HUB_ID
-from kdc.pipeline.quality.comparison import Other
-from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning, judge_artifact, judged_device
+from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import (
     EvaluateResult,
@@ -38,13 +34,11 @@ from kdc.pipeline.results import (
     QuantizeResult,
     StudentResult,
     Table,
-    TargetsResult,
-    TeacherResult,
 )
 from kdc.pipeline.rundir.card import model_card
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.evidence import answers_of, look_of, tuning_of
 from kdc.pipeline.rundir.files import (
-    ALL_LOGITS,
     EVALUATION,
     FP16_ONNX,
     FP32_ONNX,
@@ -54,9 +48,8 @@ from kdc.pipeline.rundir.files import (
     TOKENIZER_JSON,
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
-from kdc.pipeline.rundir.looks import look_at
 from kdc.pipeline.rundir.record import read_result
-from kdc.pipeline.rundir.standing import better_baseline, teacher_note
+from kdc.pipeline.rundir.standing import teacher_note
 
 # Packages whose versions the artifact names.
 _PACKAGES = (
@@ -95,11 +88,11 @@ def run(run: Run, out: Path) -> PackageResult:
             working,
             manifest,
             contract,
-            _answers(run),
-            _tuning(run, contract, quantized),
+            answers_of(run),
+            tuning_of(run, contract),
             device=judged_device(run.device),
             int8_allowed=quantized.chosen is not None,
-            look=partial(_look, run),
+            look=partial(look_of, run),
         )
     example = _example(manifest.task)
     card = model_card(manifest, quantized, judgement, example, teacher=teacher_note(run))
@@ -269,41 +262,6 @@ def _public_name(model: str) -> str:
     if model == "minilm":
         return HUB_ID
     return Path(model).name if Path(model).exists() else model
-
-
-def _answers(run: Run) -> EvaluationAnswers:
-    """What stage `evaluate` kept of all models on the evaluation split."""
-    data = run.data()
-    split = data.eval_splits[0]
-    rows = data.rows(split)
-    with np.load(run.folder("evaluate") / ALL_LOGITS) as arrays:
-        logits = {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
-    name = better_baseline(run)
-    better = None if name is None else Other(name, logits[name])
-    labels, groups = np.asarray(rows["label"][:]), data.groups(split)
-    return EvaluationAnswers(texts_of(rows), labels, logits["teacher"], logits, groups, better)
-
-
-def _tuning(run: Run, contract: Contract, quantized: QuantizeResult) -> Tuning:
-    """The scores of the variants on the tuning slice, and of what the contract compares with."""
-    metric, standing = run.data().task.metrics[0], run.result(TargetsResult).standing
-    scores = {"fp32": run.result(StudentResult).tune[metric]}
-    int8 = quantized.candidates.get(quantized.winner or "")
-    if int8 is not None and int8.tune is not None:
-        scores["int8"] = int8.tune[metric]
-    if standing is None:
-        return Tuning(scores, run.result(TeacherResult).tune[metric])
-    others = [standing.teacher_score] + [standing.baseline_score] * (contract.against == "best")
-    return Tuning(scores, max(others))
-
-
-def _look(run: Run, logits: NDArray[np.floating]) -> int:
-    """Which look at the run's evaluation rows it is, to judge a model by its logits."""
-    data = run.data()
-    rows = data.rows(data.eval_splits[0])
-    fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
-    fingerprint.update(np.asarray(rows["label"][:]).tobytes())
-    return look_at(run.root, fingerprint.digest(), logits, data.task.kind)
 
 
 def _new_name(path: Path) -> Path:

@@ -10,10 +10,11 @@ import pytest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import DataSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.data.fields import time_of
 from kdc.pipeline.data.overlap import near_rows, nearest, runs_of
 from kdc.pipeline.data.prepared import open_data, prepare
-from kdc.pipeline.data.rows import time_of
 from kdc.pipeline.data.splits import pick_last
+from kdc.pipeline.results import DataReport
 
 SENTENCE = "the old clock in the hall struck nine before anybody had gone to bed"
 TASK = custom_task("own", "text", None, "label", "classification", ())
@@ -172,13 +173,16 @@ def test_an_unlabelled_text_near_the_tuning_slice_is_left_out(tmp_path: Path) ->
     assert not any(text in more for text in tune for more in unlabeled)
 
 
-def test_an_evaluation_file_that_overlaps_is_told_of_with_examples(tmp_path: Path) -> None:
+def overlapping(folder: Path, count: int) -> DataReport:
+    """The report of an evaluation file of 180 rows of its own, and after these so many that are near a training row."""
     train, others = phrases(200, seed=1), phrases(60, seed=2)
-    parts = [{**row, "text": f"well {row['text']}"} for row in train[:45]]
-    data = DataSettings(
-        train=rows_of(tmp_path / "train.csv", train), eval=rows_of(tmp_path / "eval.csv", others + parts)
-    )
-    report = prepare(tmp_path / "data", TASK, data, seed=0)
+    parts = [{**row, "text": f"well {row['text']}"} for row in train[:count]]
+    data = DataSettings(train=rows_of(folder / "train.csv", train), eval=rows_of(folder / "eval.csv", others + parts))
+    return prepare(folder / "data", TASK, data, seed=0)
+
+
+def test_an_evaluation_file_that_overlaps_is_told_of_with_examples(tmp_path: Path) -> None:
+    report = overlapping(tmp_path, 45)
     assert report.duplicates["eval_rows_near_train"] == 45
     (warning,) = [each for each in report.warnings if "half of their runs" in each]
     assert "45 of 225 eval rows (20 %)" in warning
@@ -189,12 +193,7 @@ def test_an_evaluation_file_that_overlaps_is_told_of_with_examples(tmp_path: Pat
 
 
 def test_few_rows_that_overlap_are_counted_and_not_warned_of(tmp_path: Path) -> None:
-    train, others = phrases(200, seed=1), phrases(60, seed=2)
-    parts = [{**row, "text": f"well {row['text']}"} for row in train[:5]]
-    data = DataSettings(
-        train=rows_of(tmp_path / "train.csv", train), eval=rows_of(tmp_path / "eval.csv", others + parts)
-    )
-    report = prepare(tmp_path / "data", TASK, data, seed=0)
+    report = overlapping(tmp_path, 5)
     assert report.duplicates["eval_rows_near_train"] == 5
     assert not any("half of their runs" in each for each in report.warnings)
 

@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize, stats
 
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.intervals import bca, design_effect, difference, score_interval, tango, wilson
+from kdc.pipeline.quality.bootstrap import bca
+from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, wilson
 
 Z = 1.959964
 

@@ -1,0 +1,53 @@
+"""What a run knows that its contract is judged by: answers to the evaluation rows and how often these were looked at,
+and scores on the tuning slice."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.contract.terms import Contract
+from kdc.pipeline.data.prepared import digest, texts_of
+from kdc.pipeline.quality.comparison import Other
+from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning
+from kdc.pipeline.results import QuantizeResult, StudentResult, TargetsResult, TeacherResult
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import ALL_LOGITS
+from kdc.pipeline.rundir.looks import look_at
+from kdc.pipeline.rundir.standing import better_baseline
+
+
+def answers_of(run: Run) -> EvaluationAnswers:
+    """What stage `evaluate` kept of all models on the evaluation split."""
+    data = run.data()
+    split = data.eval_splits[0]
+    rows = data.rows(split)
+    with np.load(run.folder("evaluate") / ALL_LOGITS) as arrays:
+        logits = {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
+    name = better_baseline(run)
+    better = None if name is None else Other(name, logits[name])
+    labels, groups = np.asarray(rows["label"][:]), data.groups(split)
+    return EvaluationAnswers(texts_of(rows), labels, logits["teacher"], logits, groups, better)
+
+
+def tuning_of(run: Run, contract: Contract) -> Tuning:
+    """The scores of the variants on the tuning slice, and of what the contract compares with."""
+    metric, standing = run.data().task.metrics[0], run.result(TargetsResult).standing
+    scores = {"fp32": run.result(StudentResult).tune[metric]}
+    quantized = run.result(QuantizeResult)
+    int8 = quantized.candidates.get(quantized.winner or "")
+    if int8 is not None and int8.tune is not None:
+        scores["int8"] = int8.tune[metric]
+    if standing is None:
+        return Tuning(scores, run.result(TeacherResult).tune[metric])
+    others = [standing.teacher_score] + [standing.baseline_score] * (contract.against == "best")
+    return Tuning(scores, max(others))
+
+
+def look_of(run: Run, logits: NDArray[np.floating]) -> int:
+    """Which look at the run's evaluation rows it is, to judge a model by its logits."""
+    data = run.data()
+    rows = data.rows(data.eval_splits[0])
+    fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
+    fingerprint.update(np.asarray(rows["label"][:]).tobytes())
+    return look_at(run.root, fingerprint.digest(), logits, data.task.kind)
