@@ -2,6 +2,7 @@
 
 import csv
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,11 @@ def test_the_nearest_of_other_rows_is_named() -> None:
 
 def test_two_files_are_compared_though_one_has_too_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch: runs that are left out, or numbered, otherwise in one file than in the other."""
-    monkeypatch.setattr("kdc.pipeline.data.overlap._MOST_RUNS", 500)
+    monkeypatch.setattr("kdc.pipeline.data.overlap._MOST_RUNS", 2000)
     generator = random.Random(0)
     train = [(" ".join(generator.choices([f"w{number}" for number in range(2000)], k=60)),) for _ in range(100)]
-    few, many = runs_of(train[:3]), runs_of(train)
+    parts = [(" ".join(text.split()[:30]),) for (text,) in train[:3]]
+    few, many = runs_of(parts), runs_of(train)
     assert few.halvings < many.halvings
     assert nearest(few, many).tolist() == [0, 1, 2]
 
@@ -92,7 +94,7 @@ def test_boilerplate_around_one_shared_run_makes_no_neighbours() -> None:
     """Would catch: a share of the telling runs alone."""
     frame = "this message and what is attached to it is for the person it was sent to and for nobody else at all"
     texts = [f"{frame} number {number}" for number in range(150)]
-    assert near(*texts, f"{frame} a b c d e", f"{frame} f a b c d e") == set()
+    assert near(*texts, f"{frame} a b c d e f g h i", f"a b c d e f g h i {frame}") == set()
 
 
 def by_force(texts: list[str]) -> set[tuple[int, int]]:
@@ -275,10 +277,15 @@ def test_a_row_without_group_or_time_is_told_of(tmp_path: Path, column: str, mes
         prepare(tmp_path / "data", TASK, DataSettings(train=rows_of(tmp_path / "train.csv", rows), **asked), seed=0)
 
 
-def test_times_are_numbers_or_dates() -> None:
+def test_times_are_numbers_or_dates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch: a date without a zone that means another moment on another machine."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
     assert time_of("12.5", "when") == 12.5
     assert time_of("1970-01-02", "when") == time_of("1970-01-02T00:00:00Z", "when") == 86400
     assert time_of("1970-01-01T02:00:00+01:00", "when") == 3600
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_a_unit_that_is_too_large_for_the_end_is_left_out() -> None:

@@ -187,6 +187,14 @@ def test_a_few_groups_show_nothing(metric: str, count: int) -> None:
     assert high > 3
 
 
+@pytest.mark.parametrize("metric", ["f1", "macro_f1", "matthews"])
+def test_six_groups_are_too_few_to_draw(metric: str) -> None:
+    labels, right, other = spread_over(900, list(range(0, 900, 10)))
+    low, high = difference(other, right, labels, "classification", metric, groups=np.arange(900) % 6).interval
+    assert low < -100
+    assert high > 100
+
+
 def test_groups_of_one_row_each_are_no_groups() -> None:
     labels, right, other = spread_over(300, list(range(20)))
     alone = difference(other, right, labels, "classification", "macro_f1", groups=np.arange(300))
