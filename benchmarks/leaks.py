@@ -43,7 +43,7 @@ def main() -> None:
         [int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=7).digest(), "little") for text in texts]
     )
     near = near_rows(runs_of((text,) for text in texts))
-    table = [("kept together", "near a row that is left, %", "TF-IDF on the slice", "on dev")]
+    table: list[tuple[str, ...]] = [("kept together", "near a row that is left, %", "TF-IDF on the slice", "on dev")]
     for name, units in (("equal texts", connect(numbers)), ("near ones too", connect(numbers, near=near))):
         held_out = pick_slice(units, labels, np.ones(len(texts), dtype=np.bool_), _HELD_OUT, options.seed)
         inside, left = ([texts[place] for place in np.flatnonzero(mask)] for mask in (held_out, ~held_out))
