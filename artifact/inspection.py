@@ -7,7 +7,19 @@ from kdc.artifact.contract.text import render as render_contract
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
-_ORDER = ("teacher", "teacher_lora", "student", "student_without_kd", "merged", "fp32", "int8", "fp16")
+_ORDER = (
+    "teacher",
+    "teacher_fp32",
+    "teacher_int8",
+    "teacher_lora",
+    "student",
+    "student_without_kd",
+    "student_without_kd_by_score",
+    "merged",
+    "fp32",
+    "int8",
+    "fp16",
+)
 _BASELINES = ("probe", "tfidf", "majority")
 # column of the table in the manifest, title, factor, digits
 _COSTS = (

@@ -56,7 +56,13 @@ LINES: dict[str, tuple[list[str], str]] = {
 _BRIEF = [f"--set={brief}" for brief in ("quantize.rounds=5", "evaluate.rounds=1", "evaluate.memory=false")]
 _SHARED = ("data", "teacher", "targets")
 _BASELINES = ("majority", "tfidf", "probe")
-_BESIDE = ("student_without_kd", "teacher_lora", "cosine")  # what some runs have besides
+_BESIDE = (
+    "teacher_int8",
+    "student_without_kd",
+    "student_without_kd_by_score",
+    "teacher_lora",
+    "cosine",
+)  # what some runs have besides
 _EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits that are cut here
 _PAIRS = {"train": 5000, "eval": 1000}
 _FILLERS = {

@@ -12,7 +12,7 @@ from kdc.artifact.contract.text import render as render_contract
 from kdc.artifact.inspection import table
 from kdc.common.errors import KdcError
 from kdc.common.progress import Reporter
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.settings import Config, is_of_teacher
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
@@ -116,7 +116,7 @@ def is_local(config: Config) -> bool:
     """Whether the run needs nothing from the hub."""
     rows = config.data.data or config.data.train or (config.data.task or "").lower() == "pydocs"
     student = config.student.model
-    return bool(rows) and all(map(_here, config.teacher.sources)) and (student.startswith("layers:") or _here(student))
+    return bool(rows) and all(map(_here, config.teacher.sources)) and (is_of_teacher(student) or _here(student))
 
 
 def _here(model: str) -> bool:

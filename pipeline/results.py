@@ -146,7 +146,7 @@ class TrainingSummary(Result):
     """What one training reports."""
 
     best_score: float  # the deciding metric on the tuning slice, at `best_step`
-    best_step: int  # the step whose weights were kept
+    best_step: int  # the step whose weights were kept, see `TrainSettings.kept_step`
     steps: int  # updates in all
     resumed_from: int = 0  # the step that the training went on from; 0 where it began anew
     train_rows: int = 0  # rows that were trained on
@@ -274,11 +274,12 @@ class MergeResult(StageResult):
 
 
 class ControlsResult(StageResult):
-    """Stage `controls`; neither model where they were not asked for."""
+    """Stage `controls`; no model where they were not asked for."""
 
     STAGE = "controls"
 
     student_without_kd: ModelResult | None = None  # the same student trained on the labels alone
+    student_without_kd_by_score: ModelResult | None = None  # the same, its step kept by the metric in place of its loss
     teacher_lora: ModelResult | None = None  # the teacher fine-tuned through adapters
 
 
@@ -336,6 +337,16 @@ class QuantizeResult(Int8Choice):
     temperature: float  # logits are divided by it before softmax or sigmoid; fitted on the tuning slice
     # measurements by name, and the timings of "fp32"; empty where int8 was not asked for
     candidates: dict[str, Int8Measurement] = Field(default_factory=dict)
+
+
+class UncutResult(StageResult):
+    """Stage `uncut`; empty where the student is the teacher itself."""
+
+    STAGE = "uncut"
+
+    fp32_parity: float | None = None  # largest difference of a logit to the teacher in torch; None: there is no graph
+    int8: str | None = None  # the candidate whose file is kept; None: there is none
+    note: str = ""  # why there is no graph
 
 
 class EvaluateResult(StageResult):

@@ -31,6 +31,7 @@ from kdc.pipeline.stages import (
     student,
     targets,
     teacher,
+    uncut,
 )
 from kdc.pipeline.training import ranks
 
@@ -77,6 +78,14 @@ STAGES = (
     Stage(results.ExportResult, export.run, export.depends_on, after=("merge",)),
     # int8 candidates are made and judged, and the fastest good one is chosen.
     Stage(results.QuantizeResult, quantize.run, quantize.depends_on, after=("export",)),
+    # The teacher itself becomes ONNX graphs too, in fp32 and int8: what every student is compared with.
+    Stage(
+        results.UncutResult,
+        uncut.run,
+        uncut.depends_on,
+        after=("teacher",),
+        is_wanted=lambda config: config.export.teacher and config.has_one_teacher,
+    ),
     # On request: what KD-LoRA is compared with is trained too.
     Stage(results.ControlsResult, controls.run, controls.depends_on, after=("teacher", "student")),
     # All models answer the evaluation split, and are timed side by side.

@@ -28,6 +28,7 @@ SWITCHES = (
     "--disable-component-update",
     "--disable-sync",
 )
+ALL_MODELS = {"run.controls": True, "export.teacher": True}  # settings under which a run makes every model that it can
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     teacher = tiny_runs.base_model("bert", folder / "teacher")
     tiny_runs.write_rows(folder / "train.csv", 700, seed=1)
     tiny_runs.write_rows(folder / "eval.csv", 90, seed=2)
-    config = tiny_runs.config_for(folder, teacher, flags={"run.controls": True})
+    config = tiny_runs.config_for(folder, teacher, flags=ALL_MODELS)
     return Finished(folder, teacher, config, tiny_runs.compress(config))
 
 

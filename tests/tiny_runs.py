@@ -36,6 +36,7 @@ QUICK = (
     "evaluate.latency_rows=10",
     "evaluate.throughput_rows=32",
     "evaluate.memory=false",
+    "export.teacher=false",
 )
 
 

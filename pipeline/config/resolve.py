@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.presets import FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
+from kdc.pipeline.config.presets import CUTS, FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
 from kdc.pipeline.config.settings import Config
 
 Layer = dict[str, Any]  # settings by name, nested by section
@@ -125,9 +125,10 @@ def _presets(asked: Layer) -> Layer:
     """The layer of what recipe, family and task set unless the person does."""
     run, data, teacher = (_section(asked, name) for name in ("run", "data", "teacher"))
     family = run.get("family") or (None if teacher.get("model") else "bert")
-    recipe = RECIPES.get(str(run.get("recipe") or "best"), {})
+    recipe = str(run.get("recipe") or "best")
     task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
-    layer = _merge(recipe, FAMILIES.get(str(family), {}))
+    cut = {"student": {"model": CUTS[recipe]}} if recipe in CUTS else {}
+    layer = _merge(_merge(cut, FAMILIES.get(str(family), {})), RECIPES.get(recipe, {}))
     for section, rates in METHOD_RATES.items():
         method = _section(asked, section).get("method")
         if method in rates:

@@ -4,12 +4,20 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import Against, Conditions, Contract, Limits, Proof
 from kdc.common.frozen import Frozen
+
+KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
+UNCUT = "teacher"  # the student that is the teacher itself
+
+
+def is_of_teacher(student: str) -> bool:
+    """Whether a student is made of the teacher, cut or uncut; otherwise it is a checkpoint of its own."""
+    return student == UNCUT or student.startswith("layers:")
 
 
 class Section(Frozen):
@@ -27,8 +35,10 @@ class RunSettings(Section):
     family: Literal["bert", "roberta", "deberta", "minilm"] | None = Field(
         None, description="model family that gives teacher and student (default: bert, unless teacher.model is set)"
     )
-    recipe: Literal["best", "paper"] = Field(
-        "best", description="distillation recipe: best (what measured best here) or paper (KD-LoRA as published)"
+    recipe: Literal["best", "paper", "paper-as-described"] = Field(
+        "best",
+        description="distillation recipe: best (what measured best here), paper (KD-LoRA by its authors' published "
+        "script) or paper-as-described (by the paper's text)",
     )
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="random seed of splits, initialisation, order of rows and dropout"
@@ -126,6 +136,11 @@ class TrainSettings(Section):
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better one (default: never)"
     )
+    kept_step: KeptStep = Field(
+        "score",
+        description="the step whose weights are kept: that of the best score or of the least loss on the tuning slice, "
+        "or the last one",
+    )
     dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
         "own", description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
     )
@@ -137,6 +152,12 @@ class TrainSettings(Section):
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
     )
+
+    @model_validator(mode="after")
+    def _patience_needs_a_best_step(self) -> Self:
+        if self.patience is not None and self.kept_step == "last":
+            raise ValueError("patience waits for a better step, and kept_step=last keeps the last one: leave one out")
+        return self
 
     @property
     def dropout_rate(self) -> float | None:
@@ -222,8 +243,9 @@ class StudentSettings(TrainSettings):
 
     model: str = Field(
         "layers:first-and-last",
-        description="student: hub id, path, or the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
-        "by layers:first-and-last, layers:first-half or layers:every-second",
+        description="student: hub id, path, the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
+        "by layers:first-and-last, layers:first-half or layers:every-second; or teacher: the teacher itself, which is "
+        "not trained again",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
         "finetuned", description="whether a student of layers:... is cut from the fine-tuned or the pretrained teacher"
@@ -233,6 +255,7 @@ class StudentSettings(TrainSettings):
     min_steps: int = Field(
         1500, ge=0, description="steps to train at least, even if they are more than the epochs give"
     )
+    kept_step: KeptStep = Field("loss", description=str(TrainSettings.model_fields["kept_step"].description))
     dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
     )
@@ -255,6 +278,10 @@ class ExportSettings(Section):
         "auto", description="what writes the ONNX file; auto is Optimum if it is installed, torch elsewhere"
     )
     fp16: bool = Field(True, description="also make an fp16 variant, for CUDA")
+    teacher: bool = Field(
+        True,
+        description="also export the uncut teacher, in fp32 and int8, and put it beside the student in every table",
+    )
 
 
 class QuantizeSettings(Section):
@@ -328,6 +355,11 @@ class Config(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     contract: ContractSettings = ContractSettings()
     report: ReportSettings = ReportSettings()
+
+    @property
+    def has_one_teacher(self) -> bool:
+        """Whether there is one teacher, with its weights: neither several, nor a black box."""
+        return self.teacher.scores is None and len(self.teacher.sources) == 1
 
     @property
     def measures_first(self) -> bool:

@@ -115,7 +115,8 @@ class Origin(Lineage):
 class Facts(Result):
     """All facts of a run."""
 
-    verdict: str = ""  # one sentence: what was compressed, what was kept, how much smaller and faster it is
+    # in a sentence or two: what was compressed, what was kept, how much smaller and faster it is
+    verdict: str = ""
     notes: tuple[str, ...] = ()  # what a person should know of teacher, int8 and what was not measured
     schema_number: int = Field(alias="schema")  # "schema" in JSON, a name that BaseModel has for something else
     task: TaskFacts

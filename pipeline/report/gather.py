@@ -36,7 +36,7 @@ from kdc.pipeline.report.facts import (
 )
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
-from kdc.pipeline.rundir.files import ALL_LOGITS, MADE_FROM, SETTINGS
+from kdc.pipeline.rundir.files import ALL_LOGITS, CONTROLS, MADE_FROM, SETTINGS
 from kdc.pipeline.rundir.record import RECORD, read_record
 from kdc.serving.engine.engine import activate
 
@@ -109,7 +109,7 @@ def gather(root: Path, *, examples: int) -> Facts:
 
 
 def verdict(facts: Facts) -> str:
-    """One sentence: what was compressed, what was kept, how much smaller and faster it is."""
+    """What was compressed, what was kept, how much smaller and faster it is, and what the uncut teacher does."""
     served, teacher = facts.models[facts.served], facts.models["teacher"]
     metric = facts.task.metric
     low, high = served.difference_interval
@@ -122,10 +122,21 @@ def verdict(facts: Facts) -> str:
     if teacher.size_bytes and served.size_bytes:  # the size of a black box is not known
         ratio = teacher.size_bytes / served.size_bytes
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
-    if served.latency_p50_ms and teacher.latency_p50_ms:
-        faster = teacher.latency_p50_ms / served.latency_p50_ms
-        sentence += f" and answers one row {faster:.1f} times faster than the teacher in {teacher.runtime}"
-    return sentence + "."
+    fp32, int8 = facts.models.get("teacher_fp32"), facts.models.get("teacher_int8")
+    against = [(model, model.latency_p50_ms) for model in (fp32, teacher) if model is not None and model.latency_p50_ms]
+    if served.latency_p50_ms and against:
+        told = [
+            f"{latency / served.latency_p50_ms:.1f} times faster than the teacher in {model.runtime}"
+            for model, latency in against
+        ]
+        sentence += f" and answers one row {told[0]}" + "".join(f" ({more})" for more in told[1:])
+    sentence += "."
+    if int8 is not None and int8.latency_p50_ms and served.latency_p50_ms:
+        sentence += (
+            f" The teacher itself, uncut, in int8 has {int8.metrics[metric]:.1f} points and takes "
+            f"{int8.latency_p50_ms / served.latency_p50_ms:.1f} times as long."
+        )
+    return sentence
 
 
 def _open(root: Path) -> Run:
@@ -172,7 +183,7 @@ def _trainings(run: Run) -> dict[str, results.TrainingSummary]:
     }
     if run.config.run.controls:
         controls = run.result(results.ControlsResult)
-        models |= {"teacher_lora": controls.teacher_lora, "student_without_kd": controls.student_without_kd}
+        models |= {name: getattr(controls, name) for name in CONTROLS}
     return {name: model.training for name, model in models.items() if model is not None and model.training is not None}
 
 

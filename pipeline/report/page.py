@@ -17,8 +17,11 @@ from kdc.pipeline.report.markup import render
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
 _NAMES = {
+    "teacher_fp32": "teacher, uncut, ONNX fp32",
+    "teacher_int8": "teacher, uncut, ONNX int8",
     "teacher_lora": "LoRA teacher",
     "student_without_kd": "student without KD",
+    "student_without_kd_by_score": "student without KD, step by score",
     "student": "KD-LoRA student",
     "merged": "merged student",
     "fp32": "ONNX fp32",

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdc.artifact.contract.judgement import Judgement, missed_costs
 from kdc.artifact.contract.terms import Costs
+from kdc.pipeline.config.settings import UNCUT, is_of_teacher
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 from kdc.pipeline.report.facts import (
     CalibrationFacts,
@@ -20,7 +21,13 @@ from kdc.pipeline.report.facts import (
     TrainingFacts,
 )
 
-_NAMES = {"teacher_lora": "LoRA teacher", "student_without_kd": "without KD"}  # other models are called as they are
+_NAMES = {  # other models are called as they are
+    "teacher_fp32": "teacher fp32",
+    "teacher_int8": "teacher int8",
+    "teacher_lora": "LoRA teacher",
+    "student_without_kd": "without KD",
+    "student_without_kd_by_score": "without KD, by score",
+}
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
@@ -239,7 +246,9 @@ def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
 
 def _short(student: str) -> str:
     """A short name: the depth of a student that is cut from the teacher, the last part of a checkpoint's name."""
-    if not student.startswith("layers:"):
+    if student == UNCUT:
+        return "teacher, uncut"
+    if not is_of_teacher(student):
         return student.rsplit("/", 1)[-1]
     depth = student.count(",") + 1
     return f"{depth} layer{'s' * (depth > 1)}"

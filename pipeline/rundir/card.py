@@ -7,6 +7,8 @@ from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
 from kdc.pipeline.results import QuantizeResult
 
+UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose student is that
+
 
 def model_card(
     manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str
@@ -29,12 +31,15 @@ def model_card(
     if judgement is not None and int8.chosen and judgement.variant == "fp32":
         untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
     contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
+    how = f"Distilled from `{lineage.teacher}` into {lineage.student} with KD-LoRA, adapters merged"
+    if lineage.student == UNCUT_NAME:
+        how = f"`{lineage.teacher}`, fine-tuned and uncut"
     note = int8.note or f"int8 is the candidate `{int8.winner}`."
     note += f"\nOf the teacher: {teacher}." if teacher else ""
     return f"""# {task.name}: a compressed text classifier
 
-Takes {columns}; answers {answers}. Distilled from `{lineage.teacher}` into {lineage.student} with KD-LoRA
-(recipe `{lineage.recipe}`, seed {lineage.seed}), adapters merged, exported to ONNX.
+Takes {columns}; answers {answers}. {how} (recipe
+`{lineage.recipe}`, seed {lineage.seed}), exported to ONNX.
 
 ## Measured
 

@@ -12,7 +12,7 @@ import torch
 from kdc.artifact.manifest import Device, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress, Reporter
-from kdc.pipeline.config.settings import Config, StudentSettings
+from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.results import ModelResult, SearchResult
 from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON
@@ -48,21 +48,20 @@ class Run:
         """The rows that stage `data` made."""
         return open_data(self.folder("data"))
 
-    def tokenizer_info(self) -> TokenizerInfo:
-        """How rows are cut and padded for the student, as stage `export` wrote it."""
-        file = self.folder("export") / TOKENIZER_INFO
-        return TokenizerInfo.model_validate_json(file.read_text(encoding="utf-8"))
-
-    def open_engine(self, onnx_file: Path, *, temperature: float = 1.0, device: Device = "cpu") -> Engine:
-        """The serving engine over one of the run's ONNX files, so that what is measured is what will serve. Logits are
-        divided by the temperature."""
+    def open_engine(
+        self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
+    ) -> Engine:
+        """The serving engine over one of the run's ONNX files, so that what is measured is what will serve. Its
+        tokenizer is in the folder that was exported to, by default the student's; logits are divided by the
+        temperature."""
         from kdc.serving.engine.engine import Engine  # here: it would count where a study measures a training's memory
 
+        exported = exported or self.folder("export")
         return Engine.from_files(
             onnx_file,
-            self.folder("export") / TOKENIZER_JSON,
+            exported / TOKENIZER_JSON,
             task=self.data().task.info(),
-            tokenizer_info=self.tokenizer_info(),
+            tokenizer_info=read_tokenizer_info(exported),
             temperature=temperature,
             device=device,
         )
@@ -98,6 +97,11 @@ class Run:
         return self.config.student.model_copy(update={"model": self.result(SearchResult).student})
 
     @property
+    def is_uncut(self) -> bool:
+        """Whether the student is the teacher itself."""
+        return self.student.model == UNCUT
+
+    @property
     def student_role(self) -> str:
         """Whose tokens the student takes, see `role_of`."""
         return self.role_of(self.student.model)
@@ -106,7 +110,7 @@ class Run:
         """Whose tokens a student takes: "student" for the configured one, "teacher" for one that is cut from the
         teacher in its place."""
         configured = self.config.student.model
-        return "student" if student == configured or configured.startswith("layers:") else "teacher"
+        return "student" if student == configured or is_of_teacher(configured) else "teacher"
 
     def cut_from(self, student: StudentSettings) -> str:
         """The model that a student of "layers:..." is cut from: the fine-tuned teacher, or the pretrained one."""
@@ -114,6 +118,11 @@ class Run:
         # A teacher that was brought along fine-tuned has no pretrained form at hand: it is cut as it is.
         finetuned = teacher.scores is None and (student.cut_from == "finetuned" or teacher.finetuned)
         return str(self.folder("teacher") / "model") if finetuned else teacher.model
+
+
+def read_tokenizer_info(exported: Path) -> TokenizerInfo:
+    """How rows are cut and padded for a model that was exported into a folder."""
+    return TokenizerInfo.model_validate_json((exported / TOKENIZER_INFO).read_text(encoding="utf-8"))
 
 
 def open_run(root: Path, config: Config, reporter: Reporter) -> Run:

@@ -8,7 +8,11 @@ PROBE = "probe.npz"  # stage baselines: a linear head for the teacher's encoder,
 SCORES = "scores.npy"  # stage teacher: a black box's answers as logits, (rows, outputs) float32, by row id
 TEACHER_LOGITS = "logits.npy"  # stage targets: (rows, outputs) float32, by row id
 TOKENIZER_INFO = "tokenizer_info.json"  # stage export: how the engine cuts and pads rows
-CONTROLS = {"student_without_kd": "student", "teacher_lora": "teacher"}  # stage controls: folder, and whose tokens
+CONTROLS = {  # stage controls: folder, and whose tokens
+    "student_without_kd": "student",
+    "student_without_kd_by_score": "student",
+    "teacher_lora": "teacher",
+}
 EVALUATION = "evaluation.npz"  # stage evaluate: what the artifact keeps of the evaluation rows
 BASELINE_SUFFIX = "_logits_to_beat"  # in `EVALUATION`, after the name of a baseline that is better than the teacher
 ALL_LOGITS = "logits.npz"  # stage evaluate: "<split>/<model>", logits of all models on all evaluation splits

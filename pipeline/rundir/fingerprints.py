@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdc.common import machine
-from kdc.pipeline.config.settings import Config, StudentSettings, TeacherSettings
+from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, TeacherSettings
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
@@ -47,9 +47,14 @@ def labelled_rows(config: Config) -> dict[str, Any]:
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
     """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
     source = settings.model
+    if isinstance(settings, StudentSettings) and source == UNCUT:
+        return {"model": UNCUT}  # nothing is trained
     cut = source.startswith("layers:")
+    unused = {"model", "more", "scores", "allow_majority", "hours"}
+    if settings.kept_step == type(settings).model_fields["kept_step"].default:  # runs of before had no such setting
+        unused.add("kept_step")
     return {
-        **settings.model_dump(exclude={"model", "more", "scores", "allow_majority", "hours"}),
+        **settings.model_dump(exclude=unused),
         "model": loading.parse_layers(source, loading.depth(config.teacher.model))
         if cut
         else loading.fingerprint(source),

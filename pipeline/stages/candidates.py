@@ -1,7 +1,8 @@
 """Stage `candidates`: what could keep the contract, measured before anything is trained.
 
 Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
-teacher cut to each depth) is exported untrained, quantised on real rows, and timed by the engine that serves.
+teacher itself, the teacher cut to each depth) is exported untrained, quantised on real rows, and timed by the engine
+that serves.
 Reads `data/`. Writes one record a student, so that a stage that is cut off goes on.
 """
 
@@ -18,7 +19,7 @@ from kdc.artifact.contract.terms import Contract, Costs
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.settings import UNCUT, Config
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
@@ -100,7 +101,8 @@ def students_of(config: Config) -> list[str]:
     if config.contract.search == "off":
         return [own]
     cuts = [_cut(loading.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
-    return cuts if own in cuts else [own, *cuts]
+    possible = [UNCUT, *cuts] if config.has_one_teacher else cuts
+    return possible if own in possible else [own, *possible]
 
 
 def _cut(layers: list[int]) -> str:

@@ -1,24 +1,30 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
 
-The same student without KD (labels alone), and the teacher with LoRA in place of full fine-tuning.
+The same student without KD (labels alone), its step kept by its loss and by its score, since KD should not win by how a
+step is chosen; and the teacher with LoRA in place of full fine-tuning.
 Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
+from kdc.pipeline.config.settings import KeptStep
 from kdc.pipeline.models import loading
 from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import CONTROLS
 from kdc.pipeline.training.students import merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """Whether they were asked for; else teacher and student."""
-    return {"controls": run.config.run.controls}
+    asked = run.config.run.controls
+    return {"controls": asked} | ({"models": list(CONTROLS)} if asked else {})
 
 
 def run(run: Run, out: Path) -> ControlsResult:
@@ -26,7 +32,14 @@ def run(run: Run, out: Path) -> ControlsResult:
     if not run.config.run.controls:
         return ControlsResult(headline="not asked for")
     results = {}
-    for name, make in (("student_without_kd", student_without_kd), ("teacher_lora", teacher_lora)):
+    makers: dict[str, Callable[[Run, Path], ModelResult]] = {
+        "student_without_kd": partial(student_without_kd, kept_step="loss"),
+        "student_without_kd_by_score": partial(student_without_kd, kept_step="score"),
+        "teacher_lora": teacher_lora,
+    }
+    if run.is_uncut:  # nothing was distilled, so there is nothing to do without
+        makers = {"teacher_lora": teacher_lora}
+    for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
         if not (out / name).exists():  # a control that has its folder was finished before the stage was cut off
             write_whole(record, make(run, work).model_dump_json(exclude_unset=True))
@@ -36,9 +49,9 @@ def run(run: Run, out: Path) -> ControlsResult:
     return ControlsResult(**results)
 
 
-def student_without_kd(run: Run, work: Path) -> ModelResult:
+def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
     """Train the student on the labels alone; `work/model` is the merged model."""
-    result = run.distil(run.student, work, labels_alone=True)
+    result = run.distil(run.student.model_copy(update={"kept_step": kept_step}), work, labels_alone=True)
     merged_student(work).save_pretrained(work / "model")
     loading.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
     return result

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.settings import UNCUT, Config, is_of_teacher
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.sources import input_fingerprint
@@ -28,7 +28,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     student = run.config.student.model
     return labelled_rows(run.config) | {
         "rows": input_fingerprint(run.config.data),
-        "student_model": "the teacher's" if student.startswith("layers:") else loading.fingerprint(student),
+        "student_model": "the teacher's" if is_of_teacher(student) else loading.fingerprint(student),
     }
 
 
@@ -42,7 +42,7 @@ def run(run: Run, out: Path) -> DataResult:
     _check_plan(config, task)
 
     sources = {ensemble.role(place): source for place, source in enumerate(config.teacher.sources)}
-    if not config.student.model.startswith("layers:"):
+    if not is_of_teacher(config.student.model):
         sources["student"] = config.student.model
     max_length: dict[str, int] = {}
     tokens: dict[str, dict[str, TokenCounts]] = {}
@@ -78,6 +78,12 @@ def _check_plan(config: Config, task: Task) -> None:
     Raises:
         InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
     """
+    if config.student.model == UNCUT and not config.has_one_teacher:
+        raise InputError(
+            "the student can be the teacher itself only where there is one, with its weights",
+            given=f"student.model={UNCUT}",
+            remedy="drop --teacher-scores and further teachers, or name another --student",
+        )
     if config.student.model.startswith("layers:"):
         loading.parse_layers(config.student.model, loading.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:

@@ -29,12 +29,13 @@ from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
 from kdc.pipeline.results import (
     BaselinesResult,
+    ControlsResult,
     DataResult,
     EvaluateResult,
-    QuantizeResult,
     StudentResult,
     TargetsResult,
     TeacherResult,
+    UncutResult,
 )
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import (
@@ -81,7 +82,8 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What is timed, where, and on which machine."""
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
-    return settings | {"baselines": run.fingerprints.get("baselines")}
+    settings |= {"baselines": run.fingerprints.get("baselines")}
+    return settings | ({"uncut": run.fingerprints["uncut"]} if "uncut" in run.fingerprints else {})
 
 
 def run(run: Run, out: Path) -> EvaluateResult:
@@ -189,7 +191,7 @@ def check_served(merged: Logits, served: Logits, tolerance: float = 1e-3) -> Non
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
-    """Teacher, student with adapters, merged student, and the controls where there are any."""
+    """Teacher, student with adapters, merged student, and the controls that there are."""
     torch_entry = partial(_torch_entry, run.data(), run.result(DataResult).max_length, run.device)
     merged, student, role = run.folder("merge") / "model", run.folder("student"), run.student_role
     entries = {
@@ -198,7 +200,10 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
         "merged": torch_entry(merged, role),
     }
     if run.config.run.controls:
+        made = run.result(ControlsResult).to_json()
         for name, whose in CONTROLS.items():
+            if name not in made:
+                continue
             entries[name] = torch_entry(run.folder("controls") / name, role if whose == "student" else whose)
     return entries
 
@@ -306,24 +311,34 @@ def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
 
 
 def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
-    """The variants that were made, each on the CPU, and where the run trains on CUDA also there."""
-    export, parameters = run.folder("export"), run.result(StudentResult).parameters
-    files = {"fp32": export / FP32_ONNX}
-    if run.result(QuantizeResult).int8:
-        files["int8"] = run.folder("quantize") / INT8_ONNX
-    if (export / FP16_ONNX).exists():
-        files["fp16"] = export / FP16_ONNX
+    """The variants of student and uncut teacher that were made, each on the CPU, and where the run trains on CUDA also
+    there."""
+    student, teacher = run.folder("export"), run.folder("uncut")
+    files = {
+        "teacher_fp32": (teacher / FP32_ONNX, teacher),
+        "teacher_int8": (teacher / INT8_ONNX, teacher),
+        "fp32": (student / FP32_ONNX, student),
+        "int8": (run.folder("quantize") / INT8_ONNX, student),
+        "fp16": (student / FP16_ONNX, student),
+    }
+    parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
 
-    def entry(file: Path, device: Device) -> Entry:
-        engine = run.open_engine(file, device=device)
-        return _onnx_entry(engine, file, export / TOKENIZER_JSON, run.data(), device, parameters)
+    def entry(file: Path, exported: Path, device: Device) -> Entry:
+        engine = run.open_engine(file, exported=exported, device=device)
+        return _onnx_entry(engine, file, exported / TOKENIZER_JSON, run.data(), device, parameters[exported])
 
+    if "uncut" not in run.fingerprints:  # the folder may be there from a start before this one
+        del files["teacher_fp32"], files["teacher_int8"]
+    elif run.result(UncutResult).note:
+        notes.append(run.result(UncutResult).note)
     entries = {}
-    for name, file in files.items():
-        entries[name] = entry(file, "cpu")
-        if run.device == "cuda" and name != "int8":
+    for name, (file, exported) in files.items():
+        if not file.exists():
+            continue
+        entries[name] = entry(file, exported, "cpu")
+        if run.device == "cuda" and file.name != INT8_ONNX:
             try:
-                entries[f"{name} (cuda)"] = entry(file, "cuda")
+                entries[f"{name} (cuda)"] = entry(file, exported, "cuda")
             except KdcError as error:
                 if run.config.run.device == "cuda":
                     raise

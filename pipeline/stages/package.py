@@ -22,7 +22,7 @@ from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Lineage, Manifest, TaskInfo, Variant
 from kdc.common import machine
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import TeacherSettings
+from kdc.pipeline.config.settings import UNCUT, TeacherSettings, is_of_teacher
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
@@ -35,8 +35,8 @@ from kdc.pipeline.results import (
     StudentResult,
     Table,
 )
-from kdc.pipeline.rundir.card import model_card
-from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.card import UNCUT_NAME, model_card
+from kdc.pipeline.rundir.context import Run, read_tokenizer_info
 from kdc.pipeline.rundir.evidence import answers_of, look_of, tuning_of
 from kdc.pipeline.rundir.files import (
     EVALUATION,
@@ -149,7 +149,7 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
 def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
     """The manifest of the files that are in the folder so far."""
     variants = _variants(folder, table, run.result(ExportResult), quantized)
-    info = run.tokenizer_info()
+    info = read_tokenizer_info(run.folder("export"))
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
         task=run.data().task.info(),
@@ -220,7 +220,7 @@ def _lineage(run: Run) -> Lineage:
         cut_from = "pretrained"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=f"{student} of the {cut_from} teacher" if student.startswith("layers:") else _public_name(student),
+        student=_student_name(student, cut_from),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
@@ -249,6 +249,12 @@ def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | 
     if task.kind == "classification":
         labels = labels[:, None] == np.arange(task.outputs)
     return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
+
+
+def _student_name(student: str, cut_from: str) -> str:
+    if student == UNCUT:
+        return UNCUT_NAME
+    return f"{student} of the {cut_from} teacher" if is_of_teacher(student) else _public_name(student)
 
 
 def _teacher_name(settings: TeacherSettings) -> str:

@@ -2,9 +2,10 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a few steps, the better half
 for twice as many, until one is left. Each training has a schedule of its own, since a schedule that was cut short ranks
-badly. They are ranked by the tuning slice, and share the teacher's logits. Reads `data/`, `candidates/`, `targets/`.
-Writes one record a trial to `search.kept/`, so that a search that was cut off goes on, and one with other limits or
-more time repeats nothing; trained weights are not kept.
+badly. They are ranked by the tuning slice, and share the teacher's logits. Where the teacher itself, uncut, can keep
+the contract, it is taken unless the best of them has a higher score. Reads `data/`, `candidates/`, `teacher/`,
+`targets/`. Writes one record a trial to `search.kept/`, so that a search that was cut off goes on, and one with other
+limits or more time repeats nothing; trained weights are not kept.
 """
 
 import shutil
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import StudentSettings
+from kdc.pipeline.config.settings import UNCUT, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
-from kdc.pipeline.results import CandidatesResult, SearchResult, Trial
+from kdc.pipeline.results import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.folders import kept_folder
@@ -36,8 +37,27 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> SearchResult:
     """Find the student that gets the full training."""
-    settings = run.config.contract
     survivors = _survivors(run)
+    cuts = [student for student in survivors if student != UNCUT]
+    winner, trials, stopped = _halve(run, out, cuts) if cuts else (UNCUT, [], "")
+    headline = f"after {len(trials)} short trainings{stopped}"
+    if UNCUT in survivors:
+        uncut = _uncut(run)
+        run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
+        longest = [trial.score for trial in trials if trial.student == winner][-1:]  # none: it stood alone
+        if not longest or longest[0] <= uncut.score:
+            winner = UNCUT
+        trials.append(uncut)
+    return SearchResult(student=winner, trials=tuple(trials), headline=f"{winner}, {headline}")
+
+
+def _halve(run: Run, out: Path, survivors: list[str]) -> tuple[str, list[Trial], str]:
+    """Train the students for a few steps, the better half for twice as many, and so on.
+
+    Returns:
+        The winner, all trainings in order, and words on why they ended early; "" where they did not.
+    """
+    settings = run.config.contract
     if settings.search == "quick":
         survivors = survivors[:_QUICK_SURVIVORS]
     trials: list[Trial] = []
@@ -59,9 +79,7 @@ def run(run: Run, out: Path) -> SearchResult:
         ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
         survivors = ranked[: len(ranked) // 2 if 2 * steps <= most else 1] or ranked[:1]
         steps *= 2
-    winner = survivors[0]
-    headline = f"{winner}, after {len(trials)} short trainings{stopped}"
-    return SearchResult(student=winner, trials=tuple(trials), headline=headline)
+    return survivors[0], trials, stopped
 
 
 def _survivors(run: Run) -> list[str]:
@@ -104,6 +122,17 @@ def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
         write_whole(record, trial.model_dump_json())
     shutil.rmtree(work, ignore_errors=True)
     return Trial.model_validate_json(record.read_text(encoding="utf-8"))
+
+
+def _uncut(run: Run) -> Trial:
+    """The teacher itself, which needs no training, as the tuning slice finds it."""
+    return Trial(
+        student=UNCUT,
+        steps=0,
+        parameters=run.result(CandidatesResult).candidates[UNCUT].parameters,
+        score=run.result(TeacherResult).tune[run.data().task.metrics[0]],
+        seconds=0.0,
+    )
 
 
 def _is_out_of_time(trials: Sequence[Trial], max_hours: float | None) -> bool:

@@ -1,4 +1,5 @@
-"""Stage `student`: make a smaller model and distil the teacher into it through LoRA adapters.
+"""Stage `student`: make a smaller model and distil the teacher into it through LoRA adapters; or, where the student is
+the teacher itself, keep that as it is.
 
 Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. Writes the student's folder as
 `training/students.py` describes it.
@@ -7,15 +8,19 @@ Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. W
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.results import StudentResult
+from kdc.pipeline.results import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.finetuning import check_learned
+from kdc.pipeline.training.students import keep_teacher
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
     "(--student layers:first-half), or --set student.allow_majority=true to go on all the same"
 )
+
+
+_FOUND = {"tune", "majority", "constant", "chance", "parameters"}  # what the teacher's result says of the model
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -26,6 +31,10 @@ def depends_on(run: Run) -> dict[str, Any]:
 def run(run: Run, out: Path) -> StudentResult:
     """Make the distilled student in `out`."""
     settings = run.student
+    if run.is_uncut:
+        teacher = run.result(TeacherResult)
+        keep_teacher(run.folder("teacher") / "model", run.data(), out)
+        return StudentResult(**teacher.model_dump(include=_FOUND, exclude_unset=True), headline="the teacher itself")
     result = run.distil(settings, out)
     warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
     if warning:

@@ -57,7 +57,7 @@ def fine_tune(
     """
     objective = Objective(data.task, class_weights(settings.class_weights, data))
     if isinstance(settings, StudentSettings):
-        objective = replace(objective, alpha=settings.alpha, temperature=settings.temperature, by_loss=True)
+        objective = replace(objective, alpha=settings.alpha, temperature=settings.temperature)
     splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
     tune = Rows.read(data, role, ["tune"], teacher_logits)

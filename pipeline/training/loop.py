@@ -1,8 +1,8 @@
 """The one training loop: teacher, student and controls go through `train`.
 
 It is a `transformers.Trainer` that pads to the longest row of a batch, groups rows by length, joins the teacher's
-logits by row id, keeps the step that is best on the tuning slice (for a student by its loss there, since the metric of
-some hundred rows is mostly chance), and resumes from the last complete checkpoint.
+logits by row id, keeps the step that is best on the tuning slice (`TrainSettings.kept_step` says by what), and resumes
+from the last complete checkpoint.
 
 Writes checkpoints, which the caller removes once the trained model is saved.
 """
@@ -21,7 +21,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 
 from kdc.common.errors import KdcError
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import TrainSettings
+from kdc.pipeline.config.settings import KeptStep, TrainSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import History, TrainingSummary
@@ -60,11 +60,10 @@ class Plan:
 class Objective:
     """What to minimise."""
 
-    task: Task  # its kind decides the loss, its first metric the best step; regression's labels are standardised
+    task: Task  # its kind decides the loss, its first metric the score; regression's labels are standardised
     class_weights: tuple[float, ...] | None = None  # factor of each class, see `losses.factors_of`; None: 1
     alpha: float = 0.0  # weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha
     temperature: float = 1.0  # T > 0, by which the logits of both sides are divided
-    by_loss: bool = False  # keep the step with the least loss on the tuning slice, not the one with the best metric
 
 
 class DistillationTrainer(Trainer):
@@ -203,11 +202,11 @@ def train(
     resume: Path | None = None,
     progress: Progress | None = None,
 ) -> TrainingSummary:
-    """Train in place and leave the best step's weights in the model. Under torchrun all processes do it together.
+    """Train in place and leave the weights of the kept step in the model. Under torchrun all processes do it together.
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
-        train_rows, tune_rows: the rows to train on, and the tuning slice, by which the best step is chosen.
+        train_rows, tune_rows: the rows to train on, and the tuning slice, by which the kept step is chosen.
         pad_id: the tokenizer's padding id.
         objective, plan: what to minimise, and how.
         folder: where checkpoints are written.
@@ -229,7 +228,7 @@ def train(
         objective=objective,
         plan=plan,
         model=model.to(device),
-        args=training_arguments(plan, folder, by_loss=objective.by_loss),
+        args=training_arguments(plan, folder),
         train_dataset=train_rows,
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
@@ -250,11 +249,11 @@ def train(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     history = trainer.state.log_history
     looks = [entry for entry in history if "eval_score" in entry]
-    best = min(looks, key=lambda entry: entry["eval_loss"] if objective.by_loss else -entry["eval_score"])
+    kept = _kept_look(looks, plan.settings.kept_step)
     memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
     return TrainingSummary(
-        best_score=best["eval_score"],
-        best_step=best["step"],
+        best_score=kept["eval_score"],
+        best_step=kept["step"],
         steps=trainer.state.global_step,
         resumed_from=resumed_from,
         train_rows=len(train_rows),
@@ -274,9 +273,17 @@ def train(
     )
 
 
-def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> TrainingArguments:
-    """The plan in the Trainer's terms; checkpoints go to `folder`, and `by_loss` is as in `Objective`."""
+def _kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
+    """Of the looks at the tuning slice the one at the step whose weights are kept."""
+    if kept_step == "last":
+        return looks[-1]
+    return min(looks, key=lambda look: look["eval_loss"] if kept_step == "loss" else -look["eval_score"])
+
+
+def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:
+    """The plan in the Trainer's terms; checkpoints go to `folder`."""
     settings, environment = plan.settings, plan.environment
+    by_loss = settings.kept_step == "loss"
     # TrainingArguments sets this variable, and reads it where bf16 is off: the value of the last training would count.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if environment.bf16 else "no"
     arguments = TrainingArguments(
@@ -298,7 +305,7 @@ def training_arguments(plan: Plan, folder: Path, *, by_loss: bool = False) -> Tr
         logging_steps=max(1, plan.evaluate_every // _LOGS_A_LOOK),
         logging_nan_inf_filter=False,
         save_total_limit=3,  # the best, the last, and the one before the last until that is known to be complete
-        load_best_model_at_end=True,
+        load_best_model_at_end=settings.kept_step != "last",
         metric_for_best_model="eval_loss" if by_loss else "eval_score",
         greater_is_better=not by_loss,
         seed=environment.seed,

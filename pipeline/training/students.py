@@ -1,10 +1,11 @@
 """A student: how it is made from a teacher or a checkpoint, trained through adapters, and loaded again.
 
-A trained student's folder holds `base/` (before training, with its tokenizer), `adapter/` (PEFT; beside it `below/`
-where the adapters' initialisation changed the weights) or `full/` where all weights are trained, and
-`trained_logits.npy`.
+A student's folder holds `base/` (before training, with its tokenizer), `adapter/` (PEFT; beside it `below/`
+where the adapters' initialisation changed the weights), or `full/` where all weights are trained, or neither where the
+student is the teacher itself; and `trained_logits.npy`.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from transformers import set_seed
 
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import StudentSettings
+from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
@@ -82,19 +83,29 @@ def distil(
 
 
 def new_student(model: str, task: Task, *, cut_from: str) -> tuple[loading.Loaded, str]:
-    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or
-    "layers:..." that are kept of `cut_from`."""
-    if not model.startswith("layers:"):
+    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path),
+    "layers:..." that are kept of `cut_from`, or "teacher": all of that."""
+    if not is_of_teacher(model):
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)
+    if model == UNCUT:
+        return whole, cut_from
     layers = loading.parse_layers(model, whole.model.config.num_hidden_layers)
     return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), cut_from
 
 
+def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:
+    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer."""
+    shutil.copytree(teacher, out / "base", dirs_exist_ok=True)
+    pad_id = loading.load_tokenizer(str(teacher)).pad_token_id
+    np.save(out / TRAINED_LOGITS, predict(loading.load_plain(teacher), probe_rows(data, "teacher"), pad_id=pad_id))
+
+
 def load_student(folder: Path) -> Any:
     """The trained student: base and adapters, or all weights; in evaluation mode, on the CPU, in fp32."""
-    if (folder / "full").exists():
-        return loading.load_plain(folder / "full")
+    for whole in (folder / "full", folder / "base"):
+        if whole.exists() and not (folder / "adapter").exists():
+            return loading.load_plain(whole)
     from peft import PeftModel
 
     below = folder / "below"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
-from conftest import Finished
+from conftest import ALL_MODELS, Finished
 from safetensors.torch import load_file
 
 from kdc.artifact.folder import load_manifest
@@ -27,7 +27,7 @@ from kdc.pipeline.rundir import folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.folders import Stage
 from kdc.pipeline.rundir.record import StageRecord
-from kdc.pipeline.stages import evaluate, merge, package
+from kdc.pipeline.stages import evaluate, merge, package, uncut
 
 
 @pytest.fixture
@@ -57,7 +57,10 @@ def again(
 ) -> dict[str, bool]:
     """Run once more in `out`; which stages were skipped."""
     config = tiny_runs.config_for(
-        finished.folder, finished.teacher, *sets, flags={"run.out": out, "run.controls": True} | (flags or {})
+        finished.folder,
+        finished.teacher,
+        *sets,
+        flags={"run.out": out} | ALL_MODELS | (flags or {}),
     )
     result = tiny_runs.compress(config, **(how or {}))
     return {name: stage.skipped for name, stage in result.stages.items()}
@@ -86,11 +89,48 @@ def test_teacher_and_student_learned_the_task(finished: Finished) -> None:
 
 def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
     table = finished.table
-    assert set(table) == {"teacher", "student", "merged", "student_without_kd", "teacher_lora", "fp32", "int8", "fp16"}
+    controls = {"student_without_kd", "student_without_kd_by_score", "teacher_lora"}
+    uncut = {"teacher_fp32", "teacher_int8"}
+    assert set(table) == {"teacher", "student", "merged", "fp32", "int8", "fp16"} | controls | uncut
     for name in ("teacher", "merged", "fp32", "int8"):
         assert {"accuracy", "parameters", "size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second"} <= set(
             table[name]
         )
+
+
+def test_the_uncut_teacher_in_onnx_answers_as_the_teacher_does(finished: Finished) -> None:
+    """Catches the student's graph, or the pretrained encoder's, under the teacher's name."""
+    with np.load(finished.folder / "run" / "evaluate" / "logits.npz") as logits:
+        teacher = logits["eval/teacher"]
+        assert np.abs(logits["eval/teacher_fp32"] - teacher).max() < 1e-4 * max(1, np.abs(teacher).max())
+        assert np.abs(logits["eval/fp32"] - teacher).max() > 0.01
+        assert 0 < np.abs(logits["eval/teacher_int8"] - teacher).mean() < 0.1 * np.abs(teacher).mean()
+    table = finished.table
+    assert table["teacher_fp32"]["parameters"] == table["teacher"]["parameters"] > table["fp32"]["parameters"]
+
+
+@pytest.mark.usefixtures("instant")
+def test_another_student_exports_the_teacher_no_second_time(finished: Finished, copied: Path) -> None:
+    skipped = again(finished, copied, "student.temperature=3")
+    assert skipped["uncut"]
+    assert not skipped["export"]
+
+
+def test_a_teacher_that_has_no_graph_is_left_out_and_told_of(
+    finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch: a run that ends with an error after hours because of a model that nobody is to serve."""
+
+    def fails(*given: Any, **more: Any) -> None:
+        raise KdcError("this graph has an operation that nobody knows")
+
+    monkeypatch.setattr(uncut, "export_model", fails)
+    flags = {"run.out": copied, "run.controls": False, "export.teacher": True}
+    config = tiny_runs.config_for(finished.folder, finished.teacher, flags=flags)
+    done = tiny_runs.compress(config, start_from="uncut")
+    assert done.result is not None
+    assert {"teacher_fp32", "teacher_int8"}.isdisjoint(done.metrics)
+    assert any("an operation that nobody knows" in note for note in done.result.notes)
 
 
 def test_serving_a_model_takes_less_memory_than_torch(finished: Finished) -> None:
@@ -114,7 +154,7 @@ def test_the_same_command_again_does_nothing(finished: Finished, copied: Path) -
 @pytest.mark.usefixtures("instant")
 def test_a_changed_setting_redoes_its_stage_and_what_reads_it(finished: Finished, copied: Path) -> None:
     skipped = again(finished, copied, "quantize.max_int8_drop=50")
-    assert [name for name, was in skipped.items() if not was] == ["quantize", "evaluate", "package"]
+    assert [name for name, was in skipped.items() if not was] == ["quantize", "uncut", "evaluate", "package"]
 
 
 def test_new_unlabelled_rows_do_not_train_the_teacher_again(finished: Finished, copied: Path) -> None:
@@ -169,7 +209,7 @@ def test_another_machine_quantises_and_measures_again(
     real = machine.cpu()
     monkeypatch.setattr(machine, "cpu", lambda: real.model_copy(update={"model": "Another CPU 9000"}))
     skipped = again(finished, copied)
-    assert [name for name, was in skipped.items() if not was] == ["quantize", "evaluate", "package"]
+    assert [name for name, was in skipped.items() if not was] == ["quantize", "uncut", "evaluate", "package"]
     assert load_manifest(copied / "artifact").lineage.cpu == "Another CPU 9000"
 
 
@@ -188,7 +228,7 @@ def test_a_model_that_does_not_answer_as_the_one_before_it_ends_the_run(
 ) -> None:
     """Would catch: a comparison that is there and never made."""
 
-    def differs(*given: Any) -> None:
+    def differs(*given: Any, **more: Any) -> None:
         raise KdcError("another model")
 
     monkeypatch.setattr(stage, check, differs)
@@ -301,7 +341,7 @@ def test_a_record_of_another_version_is_redone_and_said_to_be_so(
 ) -> None:
     record = copied / "merge" / "stage.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"metrics": {"headline": "merged"}}))
-    config = tiny_runs.config_for(finished.folder, finished.teacher, flags={"run.out": copied, "run.controls": True})
+    config = tiny_runs.config_for(finished.folder, finished.teacher, flags={"run.out": copied} | ALL_MODELS)
     stages = compress(config, reporter=Reporter(), until="merge").stages
     assert [name for name, stage in stages.items() if not stage.skipped] == ["merge"]
     assert "merge: starts (its folder is of another version of kdc" in capsys.readouterr().err

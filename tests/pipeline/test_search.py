@@ -5,22 +5,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_runs import base_model, compress, config_for, kdc, write_rows
 
 from kdc.artifact.contract.terms import Contract, Costs, Limits
+from kdc.artifact.folder import load_manifest
 from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.plots import _short
-from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, Trial
+from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, TeacherResult, Trial
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import candidates, search
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
+ALL = ("teacher", *DEEP)
 
 
 class Rows:
@@ -61,7 +64,7 @@ def run(ready: Path, tmp_path: Path) -> Path:
 def sizes(ready: Path) -> dict[str, dict[str, float]]:
     """MB of each student by precision, as the stage measures them."""
     students = read_result(ready, CandidatesResult).candidates
-    assert tuple(students) == DEEP
+    assert tuple(students) == ALL
     return {
         name: {precision: costs.size_mb for precision, costs in student.variants.items() if isinstance(costs, Costs)}
         for name, student in students.items()
@@ -69,9 +72,9 @@ def sizes(ready: Path) -> dict[str, dict[str, float]]:
 
 
 def test_every_depth_and_precision_is_measured_untrained(sizes: dict[str, dict[str, float]]) -> None:
-    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * 4
+    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * 5
     for name in ("fp32", "int8"):
-        by_depth = [sizes[student][name] for student in DEEP]
+        by_depth = [sizes[student][name] for student in ALL]
         assert by_depth == sorted(by_depth, reverse=True)
 
 
@@ -81,7 +84,7 @@ def test_students_that_are_too_large_are_dropped(rows: Rows, sizes: dict[str, di
     measured = read_result(run, CandidatesResult).candidates
     fitting = fitting_students(measured, Contract(limits=Limits(max_size_mb=limit)))
     assert fitting == [student for student in DEEP if min(sizes[student].values()) <= limit]
-    assert DEEP[0] not in fitting
+    assert not {"teacher", DEEP[0]} & set(fitting)
 
 
 def test_an_impossible_contract_is_refused_before_anything_is_trained(rows: Rows, run: Path) -> None:
@@ -106,12 +109,12 @@ def test_a_refusal_leaves_the_run_before_it_whole_and_measures_again_the_next_ti
     with pytest.raises(InputError, match="nothing was trained"):
         compress(rows.config(run, max_size_mb=0.001), until="candidates")
     assert count == []
-    assert tuple(read_result(run, CandidatesResult).candidates) == DEEP  # what a report of the run before it reads
+    assert tuple(read_result(run, CandidatesResult).candidates) == ALL  # what a report of the run before it reads
     with pytest.raises(InputError, match="nothing was trained"):
         compress(rows.config(run, max_size_mb=0.001), until="candidates")
     for _ in range(2):
         compress(rows.config(run, max_size_mb=100.0), until="candidates")
-    assert count == 2 * list(DEEP)
+    assert count == 2 * list(ALL)
 
 
 def test_another_limit_measures_nothing_again(rows: Rows, run: Path) -> None:
@@ -171,18 +174,18 @@ def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> Non
 
 def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:
     config = rows.config(tmp_path, "student.model=somewhere", "contract.search=full", max_size_mb=1.0)
-    assert candidates.students_of(config) == ["somewhere", *DEEP]
+    assert candidates.students_of(config) == ["somewhere", *ALL]
 
 
 def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: Rows, tmp_path: Path) -> None:
     config = rows.config(tmp_path, "student.model=layers:1,3", "contract.search=full", max_size_mb=1.0)
-    assert candidates.students_of(config) == ["layers:1,3", *DEEP]
+    assert candidates.students_of(config) == ["layers:1,3", *ALL]
 
 
-def test_a_teacher_of_one_layer_has_a_candidate(tmp_path: Path) -> None:
+def test_a_teacher_of_one_layer_has_candidates(tmp_path: Path) -> None:
     base_model("bert", tmp_path / "teacher", num_hidden_layers=1)
     config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 1.0})
-    assert candidates.students_of(config) == ["layers:0"]
+    assert candidates.students_of(config) == ["layers:0", "teacher"]
 
 
 def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Rows, tmp_path: Path) -> None:
@@ -203,8 +206,10 @@ def test_another_machine_measures_again(rows: Rows, run: Path, monkeypatch: pyte
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Trials of a few steps; what was trained, in order."""
+    """Trials of a few steps, and a teacher that is worse than any student; what was trained, in order."""
     monkeypatch.setattr(search, "_FIRST_STEPS", 8)
+    uncut = Trial(student="teacher", steps=0, parameters=9, score=-1.0, seconds=0.0)
+    monkeypatch.setattr(search, "_uncut", lambda run: uncut)
     trained: list[tuple[str, int]] = []
     distil = Run.distil
 
@@ -242,7 +247,7 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
     assert short == [*((student, 8) for student in DEEP), (DEEP[1], 16), (DEEP[2], 16)]
     base = json.loads((run / "student" / "base" / "config.json").read_text())
     assert base["num_hidden_layers"] == 2
-    assert [trial.score for trial in read_result(run, SearchResult).trials] == list(scores.values())
+    assert [trial.score for trial in read_result(run, SearchResult).trials] == [*scores.values(), -1.0]
 
 
 def test_the_quick_search_tries_the_three_largest(rows: Rows, run: Path, short: list[tuple[str, int]]) -> None:
@@ -324,6 +329,47 @@ def test_a_search_out_of_time_takes_the_best_so_far(
     assert [student for student, _ in short] == list(DEEP[:2])
     assert result.student == DEEP[1]
     assert "stopped" in result.headline
+
+
+@pytest.mark.parametrize("best", [90.0, 90.1])
+def test_the_uncut_teacher_is_taken_unless_a_student_is_better(
+    rows: Rows, run: Path, monkeypatch: pytest.MonkeyPatch, best: float
+) -> None:
+    """Catches a teacher that is measured and never chosen, and one that wins whatever the students score."""
+
+    def trial(run: Run, out: Path, student: str, steps: int) -> Trial:
+        score = best if student == DEEP[2] else 80.0
+        return Trial(student=student, steps=steps, parameters=1, score=score, seconds=0.0)
+
+    monkeypatch.setattr(search, "_trial", trial)
+    teacher = read_result(run, TeacherResult).model_copy(update={"tune": {"macro_f1": 90.0}})
+    result = Run.result
+    monkeypatch.setattr(Run, "result", lambda run, kind: teacher if kind is TeacherResult else result(run, kind))
+    compress(rows.config(run, max_size_mb=100.0), until="search")
+    found = read_result(run, SearchResult)
+    assert found.student == ("teacher" if best == 90.0 else DEEP[2])
+    assert found.trials[-1] == Trial(
+        student="teacher",
+        steps=0,
+        parameters=read_result(run, CandidatesResult).candidates["teacher"].parameters,
+        score=90.0,
+        seconds=0.0,
+    )
+
+
+def test_a_student_that_is_the_teacher_itself_ends_as_its_graph(rows: Rows, run: Path) -> None:
+    """From stage `student` to the artifact: nothing is distilled, and what is served answers as the teacher does."""
+    sets = ("student.model=teacher", "quantize.enabled=false", "export.teacher=true")
+    result = compress(rows.config(run, *sets, max_drop=5.0))
+    assert result.result is not None
+    assert result.result.contract is not None
+    assert result.result.contract.verdict == "pass"
+    assert result.artifact is not None
+    with np.load(run / "evaluate" / "logits.npz") as logits:
+        assert np.abs(logits["eval/fp32"] - logits["eval/teacher"]).max() < 1e-4
+        assert "eval/teacher_fp32" not in logits.files  # it stands there as the student already
+    assert not (run / "student" / "adapter").exists()
+    assert load_manifest(result.artifact).lineage.student == "the teacher itself, uncut"
 
 
 def test_time_is_up_when_the_trials_took_so_long() -> None:

@@ -24,7 +24,7 @@ from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.common.timing import seconds_of
 from kdc.pipeline.compress import prepare_libraries
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.settings import Config, is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import BaselinesResult, ModelResult, TeacherResult
@@ -177,8 +177,8 @@ def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, f
     from kdc.pipeline.training.predict import predict
 
     data, student = run.data(), run.config.student.model
-    # A student that is cut has the teacher's tokenizer.
-    own = role == "student" and not student.startswith("layers:")
+    # A student that is made of the teacher has its tokenizer.
+    own = role == "student" and not is_of_teacher(student)
     pad_id = load_tokenizer(student if own else run.config.teacher.model).pad_token_id
     model.to(run.device).eval()
     answers = {split: predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id) for split in data.eval_splits}

@@ -42,17 +42,33 @@ def test_a_teacher_that_is_named_gets_no_familys_student() -> None:
     assert config.student.model == "layers:first-and-last"
 
 
-def test_the_paper_recipe_has_the_papers_numbers() -> None:
-    config = make({"run.recipe": "paper", "run.family": "minilm"})
+@pytest.mark.parametrize(("recipe", "dropout", "rate"), [("paper", 0.1, 5e-5), ("paper-as-described", 0.05, 5e-4)])
+def test_the_paper_recipes_have_the_papers_numbers(recipe: str, dropout: float, rate: float) -> None:
+    config = make({"run.recipe": recipe, "run.family": "minilm"})
     student = config.student
-    assert (student.lora.r, student.lora.alpha, student.lora.dropout) == (8, 16, 0.05)
-    assert (student.lora.targets, student.learning_rate) == ("query-value", 5e-4)
+    assert (student.lora.r, student.lora.alpha, student.lora.dropout) == (8, 16, dropout)
+    assert (student.lora.targets, student.learning_rate) == ("query-value", rate)
     assert (student.temperature, student.alpha) == (2.0, 0.5)
     assert (student.model, student.cut_from) == ("layers:every-second", "pretrained")
 
 
-def test_a_familys_own_student_checkpoint_stays_in_both_recipes() -> None:
-    for recipe in ("best", "paper"):
+@pytest.mark.parametrize("family", ["bert", "minilm"])
+def test_the_paper_recipe_trains_teacher_and_student_as_its_script_does(family: str) -> None:
+    """Catches a family whose own rates win over the recipe's: what the script trains, by its default arguments."""
+    config = make({"run.recipe": "paper", "run.family": family})
+    for settings in (config.teacher, config.student):
+        assert (settings.learning_rate, settings.new_modules_rate, settings.batch_size) == (5e-5, 5e-5, 16)
+        assert (settings.warmup, settings.weight_decay, settings.epochs, settings.min_steps) == (0, 0.01, 3, 0)
+        assert (settings.kept_step, settings.patience, settings.dropout) == ("last", None, "own")
+
+
+def test_a_training_that_keeps_its_last_step_waits_for_no_better_one() -> None:
+    with pytest.raises(InputError, match="kept_step=last"):
+        make(sets=["student.kept_step=last", "student.patience=2"])
+
+
+def test_a_familys_own_student_checkpoint_stays_in_all_recipes() -> None:
+    for recipe in ("best", "paper", "paper-as-described"):
         assert make({"run.recipe": recipe, "run.family": "roberta"}).student.model == "distilbert/distilroberta-base"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_runs
-from conftest import Finished
+from conftest import ALL_MODELS, Finished
 from sklearn.metrics import confusion_matrix
 
 from kdc.artifact.folder import load_manifest
@@ -267,7 +267,7 @@ def test_a_later_start_that_came_to_the_same_artifact_is_reported(
     copied = tmp_path / "run"
     shutil.copytree(run, copied, symlinks=True)
     (copied / "package" / "stages.json").write_text('{"teacher": "of other settings"}', encoding="utf-8")
-    flags = {"run.out": copied, "run.controls": True}
+    flags = {"run.out": copied} | ALL_MODELS
     again = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, flags=flags))
     assert again.stages["package"].skipped
     assert write_report(copied).where.artifact_sha256 == reported_artifact(run)
@@ -288,7 +288,7 @@ def test_a_run_that_was_killed_before_its_report_gets_the_report_of_its_own_arti
 ) -> None:
     copied = tmp_path / "run"
     shutil.copytree(run, copied, symlinks=True)
-    flags = {"run.out": copied, "run.controls": True}
+    flags = {"run.out": copied} | ALL_MODELS
     config = tiny_runs.config_for(finished.folder, finished.teacher, "evaluate.rounds=2", flags=flags)
     tiny_runs.compress(config)  # as killed after `package`
     made = stage(copied, "package")["metrics"]["sha256"]
