@@ -116,7 +116,9 @@ def test_inspect_of_no_artifact_is_wrong_input(tmp_path: Path) -> None:
 
 def test_json_is_the_only_thing_on_stdout(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
-    arguments = tiny_runs.arguments(finished.folder, finished.teacher, "--controls", "--json")
+    arguments = tiny_runs.arguments(
+        finished.folder, finished.teacher, "--controls", "--set", "export.teacher=true", "--json"
+    )
     arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
     done = kdc(*arguments)
     result = json.loads(done.stdout)

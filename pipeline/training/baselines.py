@@ -24,6 +24,7 @@ _TFIDF_STRENGTHS = (1.0, 10.0)
 _PROBE_STRENGTHS = (0.01, 0.1, 1.0)
 _MOST_WORDS = 100_000  # words and pairs of words that TF-IDF tells apart
 _LEAST_SPREAD = 0.01  # of a feature, as a share of the median; some of an encoder's features are nearly constant
+_TOLERANCE = 1e-4  # of scikit-learn's solver
 _NEVER = -30.0  # logit of a label that no row of the sample has
 
 Logits = NDArray[np.float32]  # (rows, outputs)
@@ -238,7 +239,9 @@ def fit(features: Any, labels: NDArray[np.generic], task: Task, strength: float)
     if len(present) == 1:
         bias[present] = 0.0
         return Linear(weight, bias)
-    logistic = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(features, labels)
+    # The tolerance is of the gradient, which is small for TF-IDF's weights from the start: 1e-3 ended a fit early, and
+    # cost 5.6 points on SST-2.
+    logistic = LogisticRegression(C=strength, max_iter=1000, tol=_TOLERANCE).fit(features, labels)
     if len(present) == 2:  # one output, whose sign tells the two labels apart
         weight[present], bias[present] = np.array([[-0.5], [0.5]]) * logistic.coef_, [-0.5, 0.5] * logistic.intercept_
     else:

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -30,8 +31,22 @@ def task_of(kind: Any, *labels: str, pair: bool = False, **changes: Any) -> Task
 def test_classes_are_answered_as_logistic_regression_answers_them(classes: int) -> None:
     labels = (FEATURES[:, :classes] + RANDOM.normal(size=(200, classes))).argmax(1)
     logits = fit(FEATURES, labels, task_of("classification", *"abc"[:classes]), 1.0)(FEATURES)
-    oracle = LogisticRegression(C=1.0, max_iter=300, tol=1e-3).fit(FEATURES, labels).predict_proba(FEATURES)
-    assert torch.softmax(torch.from_numpy(logits), -1).numpy() == pytest.approx(oracle, abs=1e-4)
+    oracle = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8).fit(FEATURES, labels).predict_proba(FEATURES)
+    assert torch.softmax(torch.from_numpy(logits), -1).numpy() == pytest.approx(oracle, abs=2e-3)
+
+
+def test_words_weighted_by_tf_idf_are_fitted_to_the_end() -> None:
+    """Catches a solver that stops where the gradient is small, as it is for such features from the start: TF-IDF lost
+    5.6 points on SST-2 by it, so that a teacher had less to beat."""
+    words = np.array([f"w{place}" for place in range(600)])
+    chance = 1 / np.arange(1, 601) / np.sum(1 / np.arange(1, 601))
+    texts = [" ".join(RANDOM.choice(words, size=9, p=chance)) for _ in range(1500)]
+    features = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    labels = (features @ RANDOM.normal(size=features.shape[1]) + 0.3 * RANDOM.normal(size=1500) > 0).astype(int)
+    logits = fit(features, labels, task_of("classification", "a", "b"), 10.0)(features)
+    oracle = LogisticRegression(C=10.0, max_iter=5000, tol=1e-9).fit(features, labels).decision_function(features)
+    error = (logits[:, 1] - logits[:, 0]) - oracle
+    assert np.sqrt((error**2).mean()) < 0.05 * oracle.std()
 
 
 def test_a_label_that_no_row_has_is_never_answered() -> None:
@@ -47,9 +62,9 @@ def test_each_label_of_a_multilabel_task_has_a_model_of_its_own() -> None:
     hot[:, 2] = 0.0  # no row has it
     logits = fit(FEATURES, hot, task_of("multilabel", *"abc"), 1.0)(FEATURES)
     for place in (0, 1):
-        oracle = LogisticRegression(C=1.0, max_iter=300, tol=1e-3).fit(FEATURES, hot[:, place])
+        oracle = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8).fit(FEATURES, hot[:, place])
         own = torch.sigmoid(torch.from_numpy(logits[:, place])).numpy()
-        assert own == pytest.approx(oracle.predict_proba(FEATURES)[:, 1], abs=1e-4)
+        assert own == pytest.approx(oracle.predict_proba(FEATURES)[:, 1], abs=2e-3)
     assert (logits[:, 2] < 0).all()
 
 
@@ -113,7 +128,7 @@ def test_the_probe_reads_the_mean_of_the_token_vectors(tmp_path: Path, apart: bo
     fitted = fit_probe(probe, train, train, task)
     answers = torch.softmax(torch.from_numpy(fitted.tune), -1).numpy()
     by_sklearn = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3)).fit(
+        make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000, tol=1e-8)).fit(
             oracle, train.labels
         )
         for strength in (0.01, 0.1, 1.0)
