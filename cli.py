@@ -117,7 +117,7 @@ COMPRESS = (
         "run",
         _MODELS,
         ("family", str, "Model family: bert (default), roberta, deberta or minilm."),
-        ("recipe", str, "Distillation recipe: best (default), or paper, the published one."),
+        ("recipe", str, "Distillation recipe: best (default), paper (the authors' script) or paper-as-described."),
         ("controls", bool, "Also train and evaluate the student without distillation, and the teacher with LoRA."),
     ),
     *settings(
@@ -289,7 +289,9 @@ def _numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
 
 
 STUDY = (
-    Setting("recipe", str, "Distillation recipe: paper (default) or best.", "run"),
+    Setting(
+        "recipe", str, "Distillation recipe: paper (default; the authors' script), paper-as-described or best.", "run"
+    ),
     Setting("data", Path, "Folder with the data in GLUE's layout (default: the hub).", "data"),
     MAX_TRAIN_ROWS,
     EPOCHS,

@@ -7,7 +7,7 @@ teacher is fine-tuned first, once, into `--runs`; its time counts for nobody.
 | arm | what |
 |---|---|
 | official | the procedure re-created from its description, see below |
-| kdc-paper | the same settings (`--recipe paper`); rows grouped by length, padded to the longest of a batch |
+| kdc-paper | the same settings (`--recipe paper-as-described`); rows of like length, padded to the longest of a batch |
 | kdc-best | the default recipe |
 
 The procedure: every row padded to 512 tokens, rows in random order, r 8, alpha 16, query and value, dropout 0.05, lr
@@ -30,7 +30,7 @@ from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ARMS = {"official": ("paper", 512), "kdc-paper": ("paper", None), "kdc-best": ("best", None)}
+ARMS = {"official": ("paper-as-described", 512), "kdc-paper": ("paper-as-described", None), "kdc-best": ("best", None)}
 _TRIAL_STEPS = {"official": 2, "kdc-paper": 20, "kdc-best": 20}
 
 

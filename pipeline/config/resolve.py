@@ -129,10 +129,11 @@ def _presets(asked: Layer) -> Layer:
     task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
     cut = {"student": {"model": CUTS[recipe]}} if recipe in CUTS else {}
     layer = _merge(_merge(cut, FAMILIES.get(str(family), {})), RECIPES.get(recipe, {}))
-    for section, rates in METHOD_RATES.items():
+    for section, rates in METHOD_RATES.get(recipe, {}).items():
         method = _section(asked, section).get("method")
         if method in rates:
-            layer = _merge(layer, {section: {"learning_rate": rates[method]}})
+            one_rate = {"head_learning_rate"} & _section(layer, section).keys()  # a recipe that has one rate for all
+            layer = _merge(layer, {section: dict.fromkeys(["learning_rate", *one_rate], rates[method])})
     layer = _merge(layer, TASK_PRESETS.get(task, {}))
     if _section(asked, "student").get("model"):  # a person who names a student wants that one
         layer = _merge(layer, {"contract": {"search": "off"}})

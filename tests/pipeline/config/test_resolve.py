@@ -62,6 +62,15 @@ def test_the_paper_recipe_trains_teacher_and_student_as_its_script_does(family: 
         assert (settings.kept_step, settings.patience, settings.dropout) == ("last", None, "own")
 
 
+@pytest.mark.parametrize(("section", "method", "rate"), [("teacher", "lora", 5e-4), ("student", "full", 5e-5)])
+def test_the_paper_recipe_trains_by_another_method_as_the_authors_other_scripts(
+    section: str, method: str, rate: float
+) -> None:
+    """`kdc study` trains the teacher with adapters, and all weights of the student."""
+    settings = getattr(make({"run.recipe": "paper", f"{section}.method": method}), section)
+    assert (settings.learning_rate, settings.new_modules_rate) == (rate, rate)
+
+
 def test_a_training_that_keeps_its_last_step_waits_for_no_better_one() -> None:
     with pytest.raises(InputError, match="kept_step=last"):
         make(sets=["student.kept_step=last", "student.patience=2"])
