@@ -143,7 +143,7 @@ COMPRESS = (
         "student",
         str,
         "Hub id or path, or the teacher's layers to keep, counted from 0: layers:0,1,5, layers:first-and-last, "
-        "layers:first-half or layers:every-second.",
+        "layers:first-half or layers:every-second; or teacher, which is the teacher itself.",
         panel=_MODELS,
         keys=("student.model",),
     ),
@@ -168,7 +168,7 @@ COMPRESS = (
             "search",
             str,
             "Short trainings that choose the student: of the three largest candidates that can keep latency and size "
-            "(quick, the default), of all (full), or none (off).",
+            "(quick, the default), of all (full), or none (off). The teacher itself is a candidate without training.",
         ),
     ),
 )

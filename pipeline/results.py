@@ -111,14 +111,14 @@ class CandidatesResult(StageResult):
 
     STAGE = "candidates"
 
-    # student (an id, a path, or "layers:0,1,2") to what it costs, in the order of measuring
+    # student (an id, a path, "layers:0,1,2", or "teacher") to what it costs, in the order of measuring
     candidates: dict[str, StudentCosts]
 
 
 class Trial(Result):
     """One short training of the search."""
 
-    student: str  # what was trained: an id, a path, or "layers:0,1,2"
+    student: str  # what was trained: an id, a path, or "layers:0,1,2"; or "teacher", which needs no training
     steps: int  # updates of the weights
     parameters: int  # weights of its model
     score: float  # the deciding metric on the tuning slice
@@ -130,7 +130,7 @@ class SearchResult(StageResult):
 
     STAGE = "search"
 
-    student: str  # what gets the full training
+    student: str  # what gets the full training, or "teacher", which needs none
     trials: tuple[Trial, ...] = ()  # the short trainings, in order
 
 
@@ -346,7 +346,7 @@ class UncutResult(StageResult):
 
     fp32_parity: float | None = None  # largest difference of a logit to the teacher in torch; None: there is no graph
     int8: str | None = None  # the candidate whose file is kept; None: there is none
-    note: str = ""  # why there is no graph
+    note: str = ""  # why there is no graph, or no int8 that loses little enough
 
 
 class EvaluateResult(StageResult):

@@ -66,7 +66,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
 # Learning rates of a section that is trained in the other way than by default: adapters need more, all weights less.
 # `paper` has those of the authors' scripts that train all weights, or adapters, alone.
 _RATES: dict[str, dict[str, float]] = {"teacher": {"lora": 5e-4}, "student": {"full": 1e-4}}
-METHOD_RATES = {"best": _RATES, "paper": _RATES | {"student": {"full": 5e-5}}, "paper-as-described": _RATES}
+_METHOD_RATES = {"best": _RATES, "paper": _RATES | {"student": {"full": 5e-5}}, "paper-as-described": _RATES}
+
+
+def method_rates(recipe: str, section: str, method: str) -> dict[str, float]:
+    """The rates, by the name of their setting, of a section ("teacher" or "student") that is trained by another method
+    than its own; none for its own method, or a recipe that is not known."""
+    rate = _METHOD_RATES.get(recipe, {}).get(section, {}).get(method)
+    if rate is None:
+        return {}
+    one_for_all = {"head_learning_rate"} & RECIPES[recipe].get(section, {}).keys()  # a recipe that names both has one
+    return dict.fromkeys(["learning_rate", *one_for_all], rate)
+
 
 # Small tasks need more passes; WNLI's dev set is adversarial to its train set, so nobody beats the majority there.
 _SMALL: dict[str, Any] = {"teacher": {"epochs": 5}, "student": {"epochs": 8}}

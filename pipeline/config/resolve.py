@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.presets import CUTS, FAMILIES, METHOD_RATES, RECIPES, TASK_PRESETS
+from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
 from kdc.pipeline.config.settings import Config
 
 Layer = dict[str, Any]  # settings by name, nested by section
@@ -129,11 +129,8 @@ def _presets(asked: Layer) -> Layer:
     task = str(data.get("task") or "").lower().replace("-", "").replace("_", "")
     cut = {"student": {"model": CUTS[recipe]}} if recipe in CUTS else {}
     layer = _merge(_merge(cut, FAMILIES.get(str(family), {})), RECIPES.get(recipe, {}))
-    for section, rates in METHOD_RATES.get(recipe, {}).items():
-        method = _section(asked, section).get("method")
-        if method in rates:
-            one_rate = {"head_learning_rate"} & _section(layer, section).keys()  # a recipe that has one rate for all
-            layer = _merge(layer, {section: dict.fromkeys(["learning_rate", *one_rate], rates[method])})
+    for section in ("teacher", "student"):
+        layer = _merge(layer, {section: method_rates(recipe, section, str(_section(asked, section).get("method")))})
     layer = _merge(layer, TASK_PRESETS.get(task, {}))
     if _section(asked, "student").get("model"):  # a person who names a student wants that one
         layer = _merge(layer, {"contract": {"search": "off"}})

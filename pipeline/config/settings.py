@@ -130,9 +130,7 @@ class TrainSettings(Section):
         0.06, ge=0, lt=1, description="share of the steps during which the learning rate rises, 0 to 1"
     )
     weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
-    evaluations: int = Field(
-        8, ge=1, description="evaluations on the tuning slice during training; the best step is kept"
-    )
+    evaluations: int = Field(8, ge=1, description="evaluations on the tuning slice during training")
     patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a better one (default: never)"
     )
@@ -156,7 +154,10 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _patience_needs_a_best_step(self) -> Self:
         if self.patience is not None and self.kept_step == "last":
-            raise ValueError("patience waits for a better step, and kept_step=last keeps the last one: leave one out")
+            raise ValueError(
+                f"patience={self.patience} waits for a better step, and kept_step=last, as recipe paper sets it, keeps "
+                "the last: set kept_step too, or no patience"
+            )
         return self
 
     @property
@@ -318,7 +319,8 @@ class ContractSettings(Section, Proof, Limits):
     search: Literal["quick", "full", "off"] = Field(
         "quick",
         description="search for the student that keeps the contract: quick (short trainings of the three largest that "
-        "can keep latency and size), full (of all that can) or off (train student.model; the default if that is set)",
+        "can keep latency and size), full (of all that can) or off (train student.model; the default if that is set); "
+        "the teacher itself, where it can keep them, is a candidate without training",
     )
     max_hours: float | None = Field(
         None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"

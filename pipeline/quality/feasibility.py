@@ -9,7 +9,7 @@ from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 from kdc.pipeline.results import NotMeasured, StudentCosts
 
-Measured = Mapping[str, StudentCosts]  # by student: an id, a path, or "layers:0,1,2"
+Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", or "teacher"
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:

@@ -99,7 +99,7 @@ class CandidateFacts(Result):
     measured: dict[str, StudentCosts]  # what each costs untrained, by student
     kept: tuple[str, ...]  # those that can keep the contract
     trials: tuple[Trial, ...]  # short trainings of some of them
-    chosen: str  # the one that got the full training
+    chosen: str  # the student of the run
 
 
 class Origin(Lineage):

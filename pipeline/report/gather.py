@@ -34,6 +34,7 @@ from kdc.pipeline.report.facts import (
     TaskFacts,
     TrainingFacts,
 )
+from kdc.pipeline.rundir.card import UNCUT_NAME
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
 from kdc.pipeline.rundir.files import ALL_LOGITS, CONTROLS, MADE_FROM, SETTINGS
@@ -122,7 +123,8 @@ def verdict(facts: Facts) -> str:
     if teacher.size_bytes and served.size_bytes:  # the size of a black box is not known
         ratio = teacher.size_bytes / served.size_bytes
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
-    fp32, int8 = facts.models.get("teacher_fp32"), facts.models.get("teacher_int8")
+    is_uncut = facts.where.student == UNCUT_NAME
+    fp32, int8 = facts.models.get("fp32" if is_uncut else "teacher_fp32"), facts.models.get("teacher_int8")
     against = [(model, model.latency_p50_ms) for model in (fp32, teacher) if model is not None and model.latency_p50_ms]
     if served.latency_p50_ms and against:
         told = [

@@ -13,6 +13,7 @@ from kdc.pipeline.report import plots
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import gather
 from kdc.pipeline.report.markup import render
+from kdc.pipeline.rundir.card import UNCUT_NAME
 
 MOST_EXAMPLES = 50
 _FACTS = "report.json"
@@ -31,6 +32,7 @@ _NAMES = {
     "tfidf": "TF-IDF",
     "majority": "majority",
 }
+_UNCUT_NAMES = _NAMES | {"student": "teacher as the student", "merged": "teacher as the student, saved"}
 # Field of `ModelFacts`, title, factor, digits.
 _COLUMNS = (
     ("trainable_parameters", "trainable, M", 1e-6, 2),
@@ -79,12 +81,13 @@ def table(facts: Facts) -> list[list[str]]:
     lines = [
         ["model", metric, "95 % interval", *others, "kept %", "above chance %", *(title for _, title, _, _ in _COLUMNS)]
     ]
+    names = _UNCUT_NAMES if facts.where.student == UNCUT_NAME else _NAMES
     for name in in_order(facts.models):
         model = facts.models[name]
         low, high = model.interval
         lines.append(
             [
-                _NAMES.get(name, name) + (" (served)" if name == facts.served else "") + (" *" * model.collapsed),
+                names.get(name, name) + (" (served)" if name == facts.served else "") + (" *" * model.collapsed),
                 number(model.metrics[metric]),
                 f"{low:.1f} to {high:.1f}",
                 *(number(model.metrics.get(other)) for other in others),

@@ -36,15 +36,16 @@ _FAR = 4.0  # a limit of more than so many times the slowest candidate's latency
 
 @styled
 def curves(training: Mapping[str, TrainingFacts], metric: str) -> str:
-    """Loss and the tuning slice's metric over the steps of each training; a dot marks the step that was kept."""
+    """Loss and the tuning slice's metric over the steps of each training; a mark shows the step that was kept."""
     best = {name: dict(curve.score)[curve.best_step] for name, curve in training.items()}
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
     for place, (name, curve) in enumerate(training.items()):
-        (colour, _), label = series(place), _NAMES.get(name, name)
-        left.plot(*zip(*curve.loss, strict=True), color=colour, label=label)
-        right.plot(*zip(*curve.score, strict=True), color=colour, label=label)
-        right.plot([curve.best_step], [best[name]], "o", color=colour)
+        (colour, mark), label = series(place), _NAMES.get(name, name)
+        line = {"color": colour, "label": label, "linestyle": "-" if mark == series(0)[1] else "--"}
+        left.plot(*zip(*curve.loss, strict=True), **line)
+        right.plot(*zip(*curve.score, strict=True), **line)
+        right.plot([curve.best_step], [best[name]], mark, color=colour)
     left.set(title="Training loss (with KD, the distillation loss)", xlabel="step", ylabel="loss")
     right.set(title=f"{metric} on the tuning slice", xlabel="step", ylabel="points")
     right.legend()
@@ -77,7 +78,7 @@ def trade_offs(models: Mapping[str, ModelFacts], metric: str) -> str:
         axes.set_xlim(left=0)
     left.set(title="Against latency", xlabel="milliseconds for one row (p50)", ylabel=metric)
     right.set(title="Against size", xlabel="MB, model file and tokenizer", ylabel=metric)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
     words = "; ".join(
         f"{_NAMES.get(name, name)} {model.metrics[metric]:.1f}, "
@@ -173,9 +174,9 @@ def lengths(lengths: LengthFacts) -> str:
 def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, artifact: float) -> str:
     """Draw the candidates, the artifact and the contract.
 
-    Students that were tried are hollow and at their score on the tuning slice after a short training; untrained ones
-    are at the bottom, because their metric is not known. The artifact is filled and at its score on the evaluation
-    rows. The limits of the contract are lines.
+    Students that were tried are hollow and at their score on the tuning slice after a short training, the teacher
+    itself at its own; untrained ones are at the bottom, because their metric is not known. The artifact is filled and
+    at its score on the evaluation rows. The limits of the contract are lines.
 
     Args:
         candidates: the students.
@@ -259,7 +260,7 @@ def _words(
 ) -> str:
     parts = [
         f"{_short(student)} in {name}: {costs.latency_ms:.2f} ms, {costs.size_mb:.1f} MB"
-        + (f", {tried[student]:.1f} points after a short training" if student in tried else "")
+        + (f", {tried[student]:.1f} points{' after a short training' * (student != UNCUT)}" if student in tried else "")
         for student, (name, costs) in points.items()
     ]
     return f"Candidates for the contract: {'; '.join(parts)}. Chosen: {_short(chosen)}; {judgement.verdict}."

@@ -107,7 +107,7 @@ class Run:
         return self.role_of(self.student.model)
 
     def role_of(self, student: str) -> str:
-        """Whose tokens a student takes: "student" for the configured one, "teacher" for one that is cut from the
+        """Whose tokens a student takes: "student" for the configured one, "teacher" for one that is made of the
         teacher in its place."""
         configured = self.config.student.model
         return "student" if student == configured or is_of_teacher(configured) else "teacher"

@@ -44,23 +44,30 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     }
 
 
+def later(settings: TeacherSettings | StudentSettings) -> set[str]:
+    """Names of settings that runs of before did not have, where they stand at what these did."""
+    return {"kept_step"} if settings.kept_step == type(settings).model_fields["kept_step"].default else set()
+
+
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
     """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
-    source = settings.model
-    if isinstance(settings, StudentSettings) and source == UNCUT:
-        return {"model": UNCUT}  # nothing is trained
-    cut = source.startswith("layers:")
-    unused = {"model", "more", "scores", "allow_majority", "hours"}
-    if settings.kept_step == type(settings).model_fields["kept_step"].default:  # runs of before had no such setting
-        unused.add("kept_step")
+    unused = {"model", "more", "scores", "allow_majority", "hours"} | later(settings)
     return {
         **settings.model_dump(exclude=unused),
-        "model": loading.parse_layers(source, loading.depth(config.teacher.model))
-        if cut
-        else loading.fingerprint(source),
+        "model": _model_of(config, settings),
         "seed": config.run.seed,
         "precision": config.run.precision,
     }
+
+
+def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> Any:
+    """What is trained: layers of the teacher, the teacher itself, or a checkpoint by its contents."""
+    source = settings.model
+    if isinstance(settings, StudentSettings) and source == UNCUT:
+        return UNCUT
+    if source.startswith("layers:"):
+        return loading.parse_layers(source, loading.depth(config.teacher.model))
+    return loading.fingerprint(source)
 
 
 def gpu_name(device: str) -> str | None:

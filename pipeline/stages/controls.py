@@ -1,7 +1,7 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
 
-The same student without KD (labels alone), its step kept by its loss and by its score, since KD should not win by how a
-step is chosen; and the teacher with LoRA in place of full fine-tuning.
+The same student without KD (labels alone), its step kept as the student's own is and by its score, since KD should not
+win by how a step is chosen; and the teacher with LoRA in place of full fine-tuning.
 Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
+from kdc.pipeline.config.presets import method_rates
 from kdc.pipeline.config.settings import KeptStep
 from kdc.pipeline.models import loading
 from kdc.pipeline.results import ControlsResult, ModelResult
@@ -32,13 +33,11 @@ def run(run: Run, out: Path) -> ControlsResult:
     if not run.config.run.controls:
         return ControlsResult(headline="not asked for")
     results = {}
-    makers: dict[str, Callable[[Run, Path], ModelResult]] = {
-        "student_without_kd": partial(student_without_kd, kept_step="loss"),
-        "student_without_kd_by_score": partial(student_without_kd, kept_step="score"),
-        "teacher_lora": teacher_lora,
-    }
-    if run.is_uncut:  # nothing was distilled, so there is nothing to do without
-        makers = {"teacher_lora": teacher_lora}
+    makers: dict[str, Callable[[Run, Path], ModelResult]] = {"teacher_lora": teacher_lora}
+    if not run.is_uncut:  # otherwise nothing was distilled, and there is nothing to do without
+        makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
+        if run.student.kept_step != "score":
+            makers["student_without_kd_by_score"] = partial(student_without_kd, kept_step="score")
     for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
         if not (out / name).exists():  # a control that has its folder was finished before the stage was cut off
@@ -58,13 +57,14 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Train the whole pretrained teacher with the student's adapters and learning rate; `work/model` is the merged
-    model."""
-    student, teacher = run.student, run.config.teacher
+    """Train the whole pretrained teacher with the student's adapters, at the recipe's rate for that; `work/model` is
+    the merged model."""
+    teacher, recipe = run.config.teacher, run.config.run.recipe
+    rates = method_rates(recipe, "teacher", "lora") if teacher.method == "full" else {}
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
     model, result = train_teacher(
         source,
-        teacher.model_copy(update={"method": "lora", "lora": student.lora, "learning_rate": student.learning_rate}),
+        teacher.model_copy(update={"method": "lora", "lora": run.student.lora, **rates}),
         run.data(),
         run.environment,
         role="teacher",

@@ -51,7 +51,7 @@ def run(run: Run, out: Path) -> DataResult:
         longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress)
-    if "student" not in sources:  # it is cut from the teacher, and takes the same tokens
+    if "student" not in sources:  # it is made of the teacher, and takes the same tokens
         os.symlink("tokens-teacher", out / "tokens-student")
         max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
 
@@ -62,11 +62,17 @@ def run(run: Run, out: Path) -> DataResult:
 
 
 def check(run: Run) -> None:
-    """Refuse a contract's conditions that the students cannot be timed under.
+    """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: rows that are longer than the students take.
+        InputError: the teacher itself where there is no such one; rows that are longer than the students take.
     """
+    if run.config.student.model == UNCUT and not run.config.has_one_teacher:
+        raise InputError(
+            "the student can be the teacher itself only where there is one, with its weights",
+            given=f"student.model={UNCUT}",
+            remedy="drop --teacher-scores and further teachers, or name another --student",
+        )
     contract = run.config.contract.terms
     if contract is not None:
         check_length(contract.at, run.result(DataResult).max_length["student"])
@@ -78,12 +84,6 @@ def _check_plan(config: Config, task: Task) -> None:
     Raises:
         InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
     """
-    if config.student.model == UNCUT and not config.has_one_teacher:
-        raise InputError(
-            "the student can be the teacher itself only where there is one, with its weights",
-            given=f"student.model={UNCUT}",
-            remedy="drop --teacher-scores and further teachers, or name another --student",
-        )
     if config.student.model.startswith("layers:"):
         loading.parse_layers(config.student.model, loading.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:

@@ -82,8 +82,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What is timed, where, and on which machine."""
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
-    settings |= {"baselines": run.fingerprints.get("baselines")}
-    return settings | ({"uncut": run.fingerprints["uncut"]} if "uncut" in run.fingerprints else {})
+    return settings | {"baselines": run.fingerprints.get("baselines")}
 
 
 def run(run: Run, out: Path) -> EvaluateResult:

@@ -13,8 +13,8 @@ from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits
 from kdc.pipeline.results import ExportResult
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.exporting import export_model
 from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX
-from kdc.pipeline.rundir.graphs import export_model
 from kdc.serving.engine.engine import activate
 
 _FP16_TOLERANCE = 1e-2  # difference of a probability; fp16 holds three digits

@@ -16,9 +16,9 @@ from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faste
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results import QuantizeResult
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.exporting import keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.graphs import keep_winner, standard_of, trials_of, tuning_slice
 
 
 def depends_on(run: Run) -> dict[str, Any]:

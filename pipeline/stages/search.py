@@ -39,20 +39,21 @@ def run(run: Run, out: Path) -> SearchResult:
     """Find the student that gets the full training."""
     survivors = _survivors(run)
     cuts = [student for student in survivors if student != UNCUT]
-    winner, trials, stopped = _halve(run, out, cuts) if cuts else (UNCUT, [], "")
+    winner, trials, stopped = _halve(run, out, cuts, scored=UNCUT in survivors) if cuts else (UNCUT, [], "")
     headline = f"after {len(trials)} short trainings{stopped}"
     if UNCUT in survivors:
         uncut = _uncut(run)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
-        longest = [trial.score for trial in trials if trial.student == winner][-1:]  # none: it stood alone
-        if not longest or longest[0] <= uncut.score:
+        longest = [trial for trial in trials if trial.student == winner][-1:]
+        if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT
         trials.append(uncut)
     return SearchResult(student=winner, trials=tuple(trials), headline=f"{winner}, {headline}")
 
 
-def _halve(run: Run, out: Path, survivors: list[str]) -> tuple[str, list[Trial], str]:
-    """Train the students for a few steps, the better half for twice as many, and so on.
+def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[str, list[Trial], str]:
+    """Train the students for a few steps, the better half for twice as many, and so on. With `scored` one that stands
+    alone is trained too, so that it has a score.
 
     Returns:
         The winner, all trainings in order, and words on why they ended early; "" where they did not.
@@ -64,7 +65,7 @@ def _halve(run: Run, out: Path, survivors: list[str]) -> tuple[str, list[Trial],
     most = _steps_of_full_training(run)
     steps = min(_FIRST_STEPS, most)
     stopped = ""
-    while len(survivors) > 1 and not stopped:
+    while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
         for student in survivors:
             if trials and _is_out_of_time(trials, settings.max_hours):
@@ -103,7 +104,9 @@ def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
     )
     depends_on = {"precision": run.config.run.precision, "seed": run.config.run.seed}
     before = [run.fingerprints["targets"]]
-    name = fingerprints.fingerprint_of("trial", settings.model_dump(mode="json") | depends_on, before)[:16]
+    name = fingerprints.fingerprint_of(
+        "trial", settings.model_dump(mode="json", exclude=fingerprints.later(settings)) | depends_on, before
+    )[:16]
     record, work = kept_folder(run.root, "search") / f"{name}.json", out / f"{name}.work"
     if not record.exists():
         record.parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. W
 from pathlib import Path
 from typing import Any
 
+from kdc.pipeline.config.settings import UNCUT
 from kdc.pipeline.results import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
@@ -24,8 +25,8 @@ _FOUND = {"tune", "majority", "constant", "chance", "parameters"}  # what the te
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """How the student is trained; where there was a search, the student that it found."""
-    return fingerprints.training(run.config, run.student)
+    """How the student is trained, if it is; where there was a search, the student that it found."""
+    return {"model": UNCUT} if run.is_uncut else fingerprints.training(run.config, run.student)
 
 
 def run(run: Run, out: Path) -> StudentResult:

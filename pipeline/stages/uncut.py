@@ -11,12 +11,13 @@ from typing import Any
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import choose
-from kdc.pipeline.results import UncutResult
+from kdc.pipeline.results import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.graphs import export_model, keep_winner, standard_of, trials_of, tuning_slice
 
+_ROWS = 300  # of the tuning slice: enough to tell whose answers differ least from fp32's
 # Those that come out most often, and the one for CPUs whose 8-bit products saturate. A comparison has to be fair, but
 # need not be the fastest by some percent: nothing is timed. A teacher that is to be served goes through `quantize`.
 _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channel-minmax-7bit")
@@ -38,20 +39,31 @@ def run(run: Run, out: Path) -> UncutResult:
         (out / FP32_ONNX).unlink(missing_ok=True)
         note = f"the uncut teacher could not be exported: {error.what} ({error.given})"
         return UncutResult(note=note, headline=note)
-    int8 = _quantised(run, out) if run.config.quantize.enabled else None
-    headline = f"largest logit difference {exported.parity:.1e}, int8 {int8 or 'not made'}"
-    return UncutResult(fp32_parity=exported.parity, int8=int8, headline=headline)
+    result = UncutResult(fp32_parity=exported.parity, headline=f"largest logit difference {exported.parity:.1e}")
+    if not run.config.quantize.enabled:
+        return result
+    try:
+        choice = _quantised(run, out)
+    except KdcError as error:
+        return result.model_copy(update={"note": f"the uncut teacher has no int8: {error.what} ({error.given})"})
+    note = f"of the uncut teacher: {choice.note}" if choice.note else ""
+    return result.model_copy(
+        update={"int8": choice.winner, "note": note, "headline": f"{result.headline}, int8 {choice.winner}"}
+    )
 
 
-def _quantised(run: Run, out: Path) -> str | None:
-    """Keep the int8 candidate whose answers differ least from fp32's; its name, or None where there is none."""
+def _quantised(run: Run, out: Path) -> Int8Choice:
+    """Keep the int8 candidate whose answers differ least from fp32's."""
     fp32 = run.open_engine(out / FP32_ONNX, exported=out)
-    rows = tuning_slice(run, fp32)
-    trials = trials_of(run, fp32, rows, exported=out, out=out, role="teacher")
+    rows = tuning_slice(run, fp32, most=_ROWS)
+    trials, standard = trials_of(run, fp32, rows, exported=out, out=out, role="teacher"), standard_of(run, rows)
     candidates = [candidate for candidate in CANDIDATES if candidate.name in _CANDIDATES]
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)
         run.progress(place + 1, len(candidates))
-    winner = choose(trials.measured, standard_of(run, rows)).winner
-    keep_winner(trials, winner, out)
-    return winner
+    choice = choose(trials.measured, standard)
+    if choice.chosen is None:  # a fair competitor has what the student's int8 has
+        trials.repair(standard)
+        choice = choose(trials.measured, standard)
+    keep_winner(trials, choice.winner, out)
+    return choice

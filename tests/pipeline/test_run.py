@@ -22,11 +22,12 @@ from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
+from kdc.pipeline.results import ControlsResult
 from kdc.pipeline.run import compress
-from kdc.pipeline.rundir import folders
+from kdc.pipeline.rundir import fingerprints, folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.folders import Stage
-from kdc.pipeline.rundir.record import StageRecord
+from kdc.pipeline.rundir.record import StageRecord, read_result
 from kdc.pipeline.stages import evaluate, merge, package, uncut
 
 
@@ -114,6 +115,25 @@ def test_another_student_exports_the_teacher_no_second_time(finished: Finished, 
     skipped = again(finished, copied, "student.temperature=3")
     assert skipped["uncut"]
     assert not skipped["export"]
+
+
+def test_the_students_without_kd_are_kept_by_the_students_rule_and_by_score(finished: Finished) -> None:
+    """Catches controls that tilt the comparison by how their step is chosen."""
+    controls = read_result(finished.folder / "run", ControlsResult)
+    for model, kept in (
+        (controls.student_without_kd, lambda curves: min(curves.tune_loss, key=lambda point: point[1])),
+        (controls.student_without_kd_by_score, lambda curves: max(curves.score, key=lambda point: point[1])),
+    ):
+        assert model is not None
+        assert model.training is not None
+        assert model.training.best_step == kept(model.training.history)[0]
+
+
+def test_runs_of_before_kept_steps_were_a_setting_are_not_trained_again(finished: Finished) -> None:
+    settings = finished.config.student
+    assert "kept_step" not in fingerprints.training(finished.config, settings)
+    other = settings.model_copy(update={"kept_step": "last"})
+    assert fingerprints.training(finished.config, other)["kept_step"] == "last"
 
 
 def test_a_teacher_that_has_no_graph_is_left_out_and_told_of(

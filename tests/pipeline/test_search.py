@@ -357,6 +357,52 @@ def test_the_uncut_teacher_is_taken_unless_a_student_is_better(
     )
 
 
+def test_a_cut_that_stands_alone_beside_the_teacher_has_a_score(tmp_path: Path, short: list[tuple[str, int]]) -> None:
+    """Catches a teacher that is taken because nothing was compared with it."""
+    base_model("bert", tmp_path / "teacher", num_hidden_layers=2)
+    write_rows(tmp_path / "train.csv", 320, seed=1)
+    write_rows(tmp_path / "eval.csv", 100, seed=2)
+    config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 100.0})
+    compress(config, until="search")
+    assert short == [("layers:1", 8)]
+    assert read_result(tmp_path / "run", SearchResult).student == "layers:1"
+
+
+def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of_its_own(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches the student's tokens, lengths or tokenizer for a model that takes the teacher's; and controls of a
+    student that was not distilled."""
+    student = base_model("mpnet", tmp_path / "student", num_hidden_layers=1)  # pads with 1, makes no token types
+    sets = ("contract.search=full", "student.min_steps=4", "student.epochs=0.01", "student.evaluations=1")
+    flags = {"student.model": str(student), "contract.max_size_mb": 100.0, "run.controls": True}
+    config = config_for(rows.folder, rows.teacher, *sets, flags={"run.out": tmp_path / "run", **flags})
+    uncut = Trial(student="teacher", steps=0, parameters=9, score=101.0, seconds=0.0)
+    monkeypatch.setattr(search, "_uncut", lambda run: uncut)
+    result = compress(config)
+    assert read_result(tmp_path / "run", SearchResult).student == "teacher"
+    with np.load(tmp_path / "run" / "evaluate" / "logits.npz") as logits:
+        assert np.abs(logits["eval/fp32"] - logits["eval/teacher"]).max() < 1e-4
+    assert {"teacher_lora", "fp32"} <= set(result.metrics)
+    assert "student_without_kd" not in result.metrics
+
+
+@pytest.mark.parametrize("several", ["teacher.more", "teacher.scores"])
+def test_only_one_teacher_with_weights_can_be_the_student(rows: Rows, run: Path, several: str, tmp_path: Path) -> None:
+    """Also where the rows are there already: both kinds of teacher share them."""
+    scores = tmp_path / "scores.csv"
+    scores.write_text("no\n", encoding="utf-8")
+    value = str(rows.teacher) if several == "teacher.more" else str(scores)
+    config = config_for(
+        rows.folder,
+        rows.teacher,
+        "student.model=teacher",
+        flags={"run.out": run, several: value},
+    )
+    with pytest.raises(InputError, match="only where there is one"):
+        compress(config, until="data")
+
+
 def test_a_student_that_is_the_teacher_itself_ends_as_its_graph(rows: Rows, run: Path) -> None:
     """From stage `student` to the artifact: nothing is distilled, and what is served answers as the teacher does."""
     sets = ("student.model=teacher", "quantize.enabled=false", "export.teacher=true")

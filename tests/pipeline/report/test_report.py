@@ -21,6 +21,7 @@ from kdc.pipeline.compress import compress_for_people
 from kdc.pipeline.report.facts import Facts
 from kdc.pipeline.report.gather import verdict
 from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report
+from kdc.pipeline.rundir.card import UNCUT_NAME
 from kdc.pipeline.rundir.directory import note_command, read_commands
 
 
@@ -164,13 +165,34 @@ def test_the_page_and_the_markdown_say_what_the_json_says(run: Path, facts: dict
 
 
 def test_the_verdict_is_of_the_variant_that_a_cpu_loads(facts: dict[str, Any]) -> None:
-    served, teacher = facts["models"][facts["served"]], facts["models"]["teacher"]
+    served = facts["models"][facts["served"]]
     assert f"keeps {served['kept_percent']:.1f} %" in facts["verdict"]
     for factor, words in ((4, "4.0 times smaller"), (0.5, "2.0 times larger")):
         sized = copy.deepcopy(facts)
         sized["models"]["teacher"]["size_bytes"] = int(factor * served["size_bytes"])
         assert words in verdict(Facts.model_validate(sized))
-    assert f"{teacher['latency_p50_ms'] / served['latency_p50_ms']:.1f} times faster" in facts["verdict"]
+    told = copy.deepcopy(facts)
+    for name, latency in ((facts["served"], 2.0), ("teacher_fp32", 5.0), ("teacher", 9.0), ("teacher_int8", 3.0)):
+        told["models"][name]["latency_p50_ms"] = latency
+    told["models"]["teacher_int8"]["metrics"][facts["task"]["metric"]] = 61.8
+    # Most of the factor against torch is the runtime: it stands behind the one in the same runtime.
+    words = verdict(Facts.model_validate(told))
+    assert (
+        "2.5 times faster than the teacher in onnxruntime cpu (4.5 times faster than the teacher in torch cpu)" in words
+    )
+    assert "The teacher itself, uncut, in int8 has 61.8 points and takes 1.5 times as long." in words
+
+
+def test_the_verdict_on_an_uncut_teacher_is_by_its_own_runtime_too(facts: dict[str, Any]) -> None:
+    """Catches a factor that is the runtime's alone, where nothing was cut."""
+    uncut = copy.deepcopy(facts)
+    for name in ("teacher_fp32", "teacher_int8"):
+        del uncut["models"][name]
+    uncut["where"]["student"] = UNCUT_NAME
+    for name, latency in (("int8", 2.0), ("fp32", 3.0), ("teacher", 9.0)):
+        uncut["models"][name]["latency_p50_ms"] = latency
+    uncut["served"] = "int8"
+    assert "1.5 times faster than the teacher in onnxruntime cpu" in verdict(Facts.model_validate(uncut))
 
 
 def test_the_page_asks_for_nothing_outside_itself(text: str) -> None:

@@ -64,9 +64,8 @@ def objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_a_student_learns_by_its_settings_and_keeps_its_best_loss(objective: Any) -> None:
     """Would catch: distillation that is switched off, and a best step by a metric that a small slice cannot tell."""
-    settings = StudentSettings(alpha=0.7, temperature=3.0)
-    asked = objective(settings)
-    assert (asked.alpha, asked.temperature, settings.kept_step) == (0.7, 3.0, "loss")
+    asked = objective(StudentSettings(alpha=0.7, temperature=3.0))
+    assert (asked.alpha, asked.temperature, StudentSettings().kept_step) == (0.7, 3.0, "loss")
 
 
 def test_a_teacher_learns_from_labels_and_keeps_its_best_metric(objective: Any) -> None:
