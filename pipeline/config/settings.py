@@ -136,8 +136,8 @@ class TrainSettings(Section):
     )
     kept_step: KeptStep = Field(
         "score",
-        description="the step whose weights are kept: that of the best score or of the least loss on the tuning slice, "
-        "or the last one",
+        description="the step whose weights are kept: that of the best score on the tuning slice (or the last one, "
+        "where that is within a standard error of it), that of the least loss there, or the last one",
     )
     dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
         "own", description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"

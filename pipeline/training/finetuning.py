@@ -73,6 +73,7 @@ def fine_tune(
         folder=checkpoints,
         resume=last_checkpoint(checkpoints),
         progress=progress,
+        groups=data.groups("tune"),
     )
     result = score_model(model, Rows(tune.parts), data.task, pad_id)
     return result.model_copy(update={"training": training})

@@ -24,6 +24,7 @@ from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import KeptStep, TrainSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.intervals import Groups, score_interval
 from kdc.pipeline.results import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
@@ -37,6 +38,7 @@ from kdc.pipeline.training.schedule import Deadline, Rate
 
 log = logging.getLogger("kdc")
 
+_ERRORS_OF_AN_INTERVAL = 2 * 1.96  # standard errors between the ends of a 95 % interval
 _LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
 
 
@@ -174,6 +176,18 @@ class _Report(TrainerCallback):
             raise Diverged("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
 
 
+class _KeepStep(TrainerCallback):
+    """Names the checkpoint whose weights are loaded in the end, by the setting `kept_step`."""
+
+    def __init__(self, kept_step: KeptStep) -> None:
+        self.kept_step: KeptStep = kept_step
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_training_stop and self.kept_step != "last":
+            step = _kept_look(_looks(state.log_history), self.kept_step)["step"]
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{step}")
+
+
 class Paced(TrainerCallback):
     """Tells the pace of this process of each step of a trainer."""
 
@@ -201,6 +215,7 @@ def train(
     folder: Path,
     resume: Path | None = None,
     progress: Progress | None = None,
+    groups: Groups | None = None,
 ) -> TrainingSummary:
     """Train in place and leave the weights of the kept step in the model. Under torchrun all processes do it together.
 
@@ -212,6 +227,7 @@ def train(
         folder: where checkpoints are written.
         resume: the checkpoint to go on from, see `last_checkpoint`; None begins anew.
         progress: called with (step, steps).
+        groups: (tuning rows,) rows of one group are not independent; None: all are.
 
     Raises:
         Diverged: the loss is not a number.
@@ -220,7 +236,9 @@ def train(
 
     def score(output: Any) -> dict[str, float]:
         deciding = task.metrics[0]
-        return {"score": metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]}
+        low, high = score_interval(output.predictions, output.label_ids, task.kind, deciding, groups=groups)
+        score = metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]
+        return {"score": score, "score_error": (high - low) / _ERRORS_OF_AN_INTERVAL}
 
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -238,6 +256,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Deadline(trainer.rate))
+    trainer.add_callback(_KeepStep(plan.settings.kept_step))
     if device == "cpu":
         trainer.add_callback(Paced(trainer))
     resumed_from = 0 if resume is None else step_of(resume)
@@ -248,7 +267,7 @@ def train(
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
     history = trainer.state.log_history
-    looks = [entry for entry in history if "eval_score" in entry]
+    looks = _looks(history)
     kept = _kept_look(looks, plan.settings.kept_step)
     memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
     return TrainingSummary(
@@ -273,11 +292,25 @@ def train(
     )
 
 
+def _looks(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The looks at the tuning slice, in order, out of all that was logged."""
+    return [entry for entry in history if "eval_score" in entry]
+
+
 def _kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
-    """Of the looks at the tuning slice the one at the step whose weights are kept."""
+    """Of the looks at the tuning slice the one at the step whose weights are kept.
+
+    By the score it is the best look, or the last one where that is within a standard error of the best (Breiman et al.
+    1984, Classification and Regression Trees, section 3.4.3): the rate falls to the end, so that the last step is the
+    best one as far as the slice cannot tell.
+    """
     if kept_step == "last":
         return looks[-1]
-    return min(looks, key=lambda look: look["eval_loss"] if kept_step == "loss" else -look["eval_score"])
+    if kept_step == "loss":
+        return min(looks, key=lambda look: look["eval_loss"])
+    best = max(looks, key=lambda look: look["eval_score"])
+    error = best.get("eval_score_error", 0.0)  # a training that an older kdc began has none
+    return looks[-1] if looks[-1]["eval_score"] >= best["eval_score"] - error else best
 
 
 def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:

@@ -28,6 +28,9 @@ class Nothing:
     def has(self, split: str) -> bool:
         return False
 
+    def groups(self, split: str) -> None:
+        return None
+
     def __len__(self) -> int:
         return 320
 
