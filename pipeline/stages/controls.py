@@ -57,10 +57,12 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:
-    """Train the whole pretrained teacher with the student's adapters, at the recipe's rate for that; `work/model` is
-    the merged model."""
+    """Train the whole pretrained teacher with the student's adapters and learning rate; `work/model` is the merged
+    model. (The authors' script for adapters alone has another rate than theirs for KD-LoRA: so has recipe `paper`.)"""
     teacher, recipe = run.config.teacher, run.config.run.recipe
-    rates = method_rates(recipe, "teacher", "lora") if teacher.method == "full" else {}
+    rates = {"learning_rate": run.student.learning_rate}
+    if recipe == "paper":
+        rates = method_rates(recipe, "teacher", "lora")
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
     model, result = train_teacher(
         source,
