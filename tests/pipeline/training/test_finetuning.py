@@ -28,8 +28,8 @@ class Nothing:
     def has(self, split: str) -> bool:
         return False
 
-    def groups(self, split: str) -> None:
-        return None
+    def groups(self, split: str) -> str:
+        return f"groups of {split}"
 
     def __len__(self) -> int:
         return 320
@@ -40,8 +40,9 @@ def objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The objective that a training with given settings is called with."""
     asked: dict[str, Any] = {}
 
-    def train(*given: Any, objective: Any, **more: Any) -> None:
+    def train(*given: Any, objective: Any, groups: Any, **more: Any) -> None:
         asked["objective"] = objective
+        assert groups == "groups of tune"  # else rows of one sentence would count as so many
 
     monkeypatch.setattr(finetuning, "train", train)
     monkeypatch.setattr(finetuning, "Rows", Nothing)
