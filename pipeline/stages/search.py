@@ -44,7 +44,7 @@ def run(run: Run, out: Path) -> SearchResult:
     if UNCUT in survivors:
         uncut = _uncut(run)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
-        longest = [trial for trial in trials if trial.student == winner][-1:]
+        longest = [trial for trial in trials if trial.student == winner][-1:]  # none where no cut can keep the contract
         if all(trial.score <= uncut.score for trial in longest):
             winner = UNCUT
         trials.append(uncut)
