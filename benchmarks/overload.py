@@ -54,7 +54,7 @@ def main() -> None:
     marks = _marks(phases, waits, options.times)
     if options.json:
         summary = {name: _summary(phase) for name, phase in phases.items()}
-        found = [{**asdict(mark), "holds": mark.holds} for mark in marks]
+        found = [{**asdict(mark), "verdict": mark.verdict} for mark in marks]
         sys.stdout.write(json.dumps({"phases": summary, "marks": found}, indent=2) + "\n")
     else:
         sys.stdout.write(_table(phases) + "\n" + marks_table(marks))

@@ -21,7 +21,8 @@ Loads are named for their rows, connections and rows a request: `sst2-32`, `qnli
 started, asked and stopped once a kind of load, so that noise meets all alike and no idle server takes cores. Printed
 are medians over the rounds; "kdc is" is the median of the ratios within each round; resident memory is the most that
 was seen of the process that answers; "same label" is against the engine. wrk adds the waits that a stalled connection
-hid ("coordinated omission") to the percentiles. Leaves with 1 if a mark does not hold.
+hid ("coordinated omission") to the percentiles. From six rounds on the medians have intervals, and a mark is "not
+shown" where its interval holds the bound. Leaves with 1 unless all marks hold.
 """
 
 import argparse

@@ -12,18 +12,29 @@ class Mark:
         what: in words.
         least: whether the bound is the least or the most.
         bound: of the value.
-        value: what was measured.
+        value: what was measured; of several rounds their median.
+        interval: of that median, 95 %; None where it was measured once, or in too few rounds to have one.
     """
 
     what: str
     least: bool
     bound: float
     value: float
+    interval: tuple[float, float] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """It "holds" or "fails" where the whole interval does, and is "not shown" otherwise."""
+        found = {self._keeps(end) for end in self.interval or (self.value,)}
+        return "not shown" if len(found) > 1 else "holds" if found == {True} else "fails"
 
     @property
     def holds(self) -> bool:
-        """Whether it does."""
-        return self.value >= self.bound if self.least else self.value <= self.bound
+        """Whether it is shown to hold."""
+        return self.verdict == "holds"
+
+    def _keeps(self, value: float) -> bool:
+        return value >= self.bound if self.least else value <= self.bound
 
 
 def marks_table(marks: Sequence[Mark]) -> str:
@@ -31,7 +42,7 @@ def marks_table(marks: Sequence[Mark]) -> str:
     lines = ["| mark | bound | measured | |", "|---|---:|---:|---|"]
     for mark in marks:
         sign = ">=" if mark.least else "<="
-        lines.append(
-            f"| {mark.what} | {sign} {mark.bound:g} | {mark.value:.2f} | {'holds' if mark.holds else '**fails**'} |"
-        )
+        ends = "" if mark.interval is None else f" ({mark.interval[0]:.2f} to {mark.interval[1]:.2f})"
+        verdict = mark.verdict if mark.holds else f"**{mark.verdict}**"
+        lines.append(f"| {mark.what} | {sign} {mark.bound:g} | {mark.value:.2f}{ends} | {verdict} |")
     return "\n".join(lines) + "\n" if marks else ""

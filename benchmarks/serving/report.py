@@ -1,13 +1,19 @@
 """Rounds to tables: medians, ratios within a round, and the marks that the service has to hold."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from benchmarks.serving.load import Figures
 from benchmarks.serving.mark import Mark, marks_table
 from benchmarks.serving.texts import SETS
+from kdc.pipeline.quality.latency import interval_of_median
+
+_CONFIDENCE = 0.95  # of the intervals that marks are judged by
 
 
 @dataclass
@@ -37,37 +43,36 @@ class Results:
         return self.figures.get(load, {}).get(server, [])
 
 
-def ratio(one: list[Figures], other: list[Figures]) -> float | None:
-    """The median, over rounds, of rows a second of one to those of the other: noise that both met cancels out."""
+def ratios(one: list[Figures], other: list[Figures]) -> list[float]:
+    """Rows a second of one to those of the other, of each round: noise that both met cancels out."""
     pairs = zip(one, other, strict=False)
-    found = [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
-    return median(found) if found else None
+    return [mine.rows_per_second / theirs.rows_per_second for mine, theirs in pairs if theirs.rows_per_second]
 
 
 def marks(results: Results) -> list[Mark]:
-    """All marks whose loads and servers were run."""
+    """All marks whose loads and servers were run, by the medians of the rounds and, from six rounds on, their
+    intervals."""
     found: list[Mark] = []
 
-    def least(what: str, bound: float, value: float | None) -> None:
-        if value is not None:
-            found.append(Mark(what, True, bound, value))
+    def judge(least: bool, what: str, bound: float, rounds: Iterable[float]) -> None:
+        if values := list(rounds):
+            interval = interval_of_median(np.array(values), _CONFIDENCE)
+            found.append(Mark(what, least, bound, median(values), interval))
 
-    def most(what: str, bound: float, values: Iterable[float]) -> None:
-        if values := list(values):
-            found.append(Mark(what, False, bound, median(values)))
+    least, most = partial(judge, True), partial(judge, False)
 
     for texts in SETS:
         many = results.of(f"{texts}-32", "kdc")
         for peer, bound in (("uvicorn", 0.85), ("bentoml-batchable", 1.6), ("fastapi-pipeline", 3), ("infinity", 3)):
-            least(f"{texts}, 32 connections: kdc to {peer}", bound, ratio(many, results.of(f"{texts}-32", peer)))
+            least(f"{texts}, 32 connections: kdc to {peer}", bound, ratios(many, results.of(f"{texts}-32", peer)))
         most(f"{texts}, 32 connections: p99 to p50", 3, (each.p99_ms / each.p50_ms for each in many))
         batches = f"{texts}-8x32"
         least(
             f"{texts}, 32 texts a request: kdc to raw",
             0.9,
-            ratio(results.of(batches, "kdc"), results.of(batches, "raw")),
+            ratios(results.of(batches, "kdc"), results.of(batches, "raw")),
         )
-        least(f"{texts}: 128 connections to 32", 1, ratio(results.of(f"{texts}-128", "kdc"), many))
+        least(f"{texts}: 128 connections to 32", 1, ratios(results.of(f"{texts}-128", "kdc"), many))
         one = zip(results.of(f"{texts}-1", "kdc"), results.of(f"{texts}-1", "raw"), strict=False)
         most(f"{texts}, one connection: p50 above raw's, ms", 0.6, (kdc.p50_ms - raw.p50_ms for kdc, raw in one))
     if results.ready.get("kdc") and results.ready.get("bento-empty"):
@@ -93,10 +98,10 @@ def _loads(results: Results) -> str:
     for load, by_server in results.figures.items():
         for server, runs in by_server.items():
             middle = {name: median(run.as_dict()[name] for run in runs) for name in runs[0].as_dict()}
-            times = ratio(by_server.get("kdc", []), runs) if server != "kdc" else None
+            times = ratios(by_server.get("kdc", []), runs) if server != "kdc" else []
             lines.append(
                 f"| {load} | {server} | {middle['requests_per_second']:.0f} | {middle['rows_per_second']:.0f} | "
-                f"{'' if times is None else f'{times:.2f} x'} | {middle['p50_ms']:.2f} | {middle['p95_ms']:.2f} | "
+                f"{f'{median(times):.2f} x' if times else ''} | {middle['p50_ms']:.2f} | {middle['p95_ms']:.2f} | "
                 f"{middle['p99_ms']:.2f} | {sum(run.errors for run in runs)} |"
             )
     return "\n".join(lines) + "\n" if results.figures else ""
@@ -121,8 +126,5 @@ def as_json(results: Results) -> dict[str, Any]:
         "resident_mb": results.resident,
         "same_label_percent": results.agreement,
         "left_out": results.left_out,
-        "marks": [
-            {"what": mark.what, "bound": mark.bound, "least": mark.least, "value": mark.value, "holds": mark.holds}
-            for mark in marks(results)
-        ],
+        "marks": [{**asdict(mark), "verdict": mark.verdict} for mark in marks(results)],
     }
