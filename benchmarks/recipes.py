@@ -4,7 +4,8 @@ Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only la
 and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in `--runs` and
 goes on where it was cut off, so that seeds and variants can be added. Each variant changes one thing of the `teacher`,
 or of the student `best`, which learns from that teacher. Prints a Markdown table: mean and standard deviation over
-seeds, and the difference to what was changed. Seconds are of the training itself, without a search of its rates.
+seeds, and the difference to what was changed, with its 95 % interval (by groups of rows that belong together; the seeds
+are taken as they are). Seconds are of the training itself, without a search of its rates.
 
 SST-2 is screened on 3,000 whole sentences of its training file, of at least ten words like nine tenths of the dev rows,
 of which no phrase is trained on: they tell a point apart, and the dev split stays untouched by choices. `bank` and
@@ -24,6 +25,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.quality import cut_splits
@@ -35,7 +38,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "bank": {"data.text": "text", "data.label": "category"},
     "cola": {"data.task": "cola"},
 }
-_SCREENS = "screened-2"
+_SCREENS = "screened-3"
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 3_000, 10
 UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
@@ -161,7 +164,7 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
     out = shared.with_name(f"{shared.name}-{name}") if name in _OWN_TARGETS else shared
     file = (shared / "variants" / f"{name}.json").absolute()
     if file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
+        return _read(file, out)
     for stage in ("data", "baselines", "teacher") if out != shared else ():
         if not (out / stage).exists() and (shared / stage).exists():
             out.mkdir(parents=True, exist_ok=True)
@@ -183,7 +186,25 @@ def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _read(file, out)
+
+
+def _read(file: Path, run: Path) -> dict[str, Any]:
+    """A variant's result, with its logits, and the run directory that has the rows."""
+    with np.load(file.with_suffix(".npz")) as answers:
+        return json.loads(file.read_text(encoding="utf-8")) | {"logits": answers["eval"], "run": run}
+
+
+def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
+    """The interval of the gain, over all seeds at once. The seeds have the same evaluation rows, in one order."""
+    from kdc.pipeline.data.prepared import open_data
+    from kdc.pipeline.quality.intervals import difference
+
+    data = [open_data(run["run"] / "data") for run in bases]
+    labels = np.concatenate([np.asarray(each.rows("eval")["label"][:]) for each in data])
+    groups = np.concatenate([each.groups("eval") for each in data])  # of all seeds the same numbers
+    mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, bases))
+    return difference(mine, theirs, labels, "classification", metric, groups=groups).interval
 
 
 def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -213,7 +234,7 @@ def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:
     rows = "dev" if task == "qnli" else "held out"
     lines = [
         f"\n{task}, {metric}, {seeds} seed{'s' * (seeds > 1)}\n",
-        f"| variant | {rows} | gain, each seed | tuning slice | gain | training s |",
+        f"| variant | {rows} | gain, its interval, each seed | tuning slice | gain | training s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, runs in variants.items():
@@ -221,11 +242,11 @@ def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:
         dev, tune = [run["scores"][metric] for run in runs], [run["tune"][metric] for run in runs]
         gains = [run["scores"][metric] - base["scores"][metric] for run, base in zip(runs, best, strict=True)]
         chosen = mean(run["tune"][metric] - base["tune"][metric] for run, base in zip(runs, best, strict=True))
-        each = f" ({', '.join(f'{gain:+.1f}' for gain in gains)})" if len(gains) > 1 else ""
+        low, high = _gain(metric, runs, best) if best is not runs else (0.0, 0.0)
+        each = f"; {', '.join(f'{gain:+.1f}' for gain in gains)}" if len(gains) > 1 else ""
         seconds = mean(run["seconds"] for run in runs)
-        lines.append(
-            f"| {name} | {_spread(dev)} | {mean(gains):+.1f}{each} | {_spread(tune)} | {chosen:+.1f} | {seconds:.0f} |"
-        )
+        gain = f"{mean(gains):+.1f} ({low:+.1f} to {high:+.1f}{each})"
+        lines.append(f"| {name} | {_spread(dev)} | {gain} | {_spread(tune)} | {chosen:+.1f} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
 """The program that a study starts for each cell, so that its peak memory is its own and its failure harms no other.
 
 `python -m kdc.tools.study.cell_process` reads a `Job` as one line of JSON on stdin, trains, measures on the
-evaluation split, and writes the `CellResult` last. Where stdin stays open after that line, the process ends with the
-one that holds its other end.
+evaluation split, and writes the model's logits (`.npz`, an array for each evaluation split), then the `CellResult`.
+Where stdin stays open after that line, the process ends with the one that holds its other end.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _LAST_SHARED = "targets"  # the stage up to which cells have everything in common
 _TIMED_ROWS, _TIMED_ROUNDS = 512, 3
+_ANSWERS = "answers.npz"  # in the working folder, before it stands beside the result
 
 
 def make_shared(config: Config) -> None:
@@ -59,7 +60,7 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
 
     Args:
         inputs: the cell, whose run directory holds what cells share, see `make_shared`.
-        work: an empty folder for what the training writes.
+        work: an empty folder for what the training writes, and for the model's logits.
 
     Raises:
         InputError: the run directory does not hold what cells share, or its teacher was not trained there and the cell
@@ -92,7 +93,9 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     teacher = read_record(run.folder("teacher"))
     if inputs.cell.method == "fft" and teacher is not None:  # it was trained by the process that did the stage
         host_memory = teacher.peak_memory_bytes or host_memory
-    scores, collapsed, inference_seconds = _measure(run, model, role)
+    answers, inference_seconds = _answers(run, model, role)
+    np.savez_compressed(work / _ANSWERS, **answers)
+    scores, collapsed = _scores(run.data(), answers)
     costs: dict[str, Any] = {}
     if training is not None:  # a teacher that is a linear probe on its encoder was not trained
         costs = training.model_dump(include={"seconds", "steps", "trainable_parameters"})
@@ -165,12 +168,12 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
     return trained, merged_student(work), "student"
 
 
-def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, float]:
+def _answers(run: Run, model: Any, role: str) -> tuple[dict[str, NDArray[np.float32]], float]:
     """Have the model answer the evaluation splits.
 
     Returns:
-        The metrics in points, whether it gives all rows of a split one answer, and its seconds for 1000 rows: the
-        median of a few rounds over the first rows of the first split.
+        Its logits by split, and its seconds for 1000 rows: the median of a few rounds over the first rows of the first
+        split.
     """
     from kdc.pipeline.models.loading import load_tokenizer
     from kdc.pipeline.training.batches import Rows
@@ -182,11 +185,10 @@ def _measure(run: Run, model: Any, role: str) -> tuple[dict[str, float], bool, f
     pad_id = load_tokenizer(student if own else run.config.teacher.model).pad_token_id
     model.to(run.device).eval()
     answers = {split: predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id) for split in data.eval_splits}
-    scores, collapsed = _scores(data, answers)
     tokens = data.tokens(role, data.eval_splits[0])
     rows = Rows([tokens.select(range(min(_TIMED_ROWS, len(tokens))))])
     times = [seconds_of(lambda: predict(model, rows, pad_id=pad_id)) for _ in range(_TIMED_ROUNDS)]
-    return scores, collapsed, 1000 * median(times) / len(rows)
+    return answers, 1000 * median(times) / len(rows)
 
 
 def _end_with_caller() -> None:
@@ -214,6 +216,8 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         result = run_cell(job, work)
+        if (work / _ANSWERS).exists():  # a baseline's stand in the run directory
+            (work / _ANSWERS).replace(job.file.with_suffix(".npz"))
     except KdcError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

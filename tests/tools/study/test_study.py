@@ -6,9 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdc.common.errors import InputError
+from kdc.pipeline.data.prepared import open_data
 from kdc.tools.study.cell_process import main, make_shared, run_cell
 from kdc.tools.study.grid import Grid
 from kdc.tools.study.jobs import CellResult, Job, Outcome
@@ -21,8 +23,9 @@ def in_this_process(jobs: Sequence[Job], say: Callable[[str], None]) -> Generato
     """An engine that saves the start of a process for each cell."""
     for job in jobs:
         make_shared(job.config)
-        job.file.parent.mkdir(exist_ok=True)
-        result = run_cell(job, job.file.with_suffix(".work"))
+        work = job.file.with_suffix(".work")
+        work.mkdir(parents=True)
+        result = run_cell(job, work)
         job.file.write_text(result.model_dump_json(), encoding="utf-8")
         yield Outcome(job.cell, result)
 
@@ -84,6 +87,9 @@ def test_finished_cells_are_not_done_again_and_new_ones_are_in_a_process(study: 
     (new,) = [outcome.result for outcome in again if outcome.cell.rank == 2]
     assert new is not None
     assert json.loads(new.file.read_text()) == new.model_dump(mode="json")
+    labels = np.asarray(open_data(new.file.parent.parent / "data").rows("eval")["label"][:])
+    with np.load(new.file.with_suffix(".npz")) as answers:  # and its logits are those that its score is of
+        assert 100 * np.mean(answers["eval"].argmax(axis=1) == labels) == pytest.approx(new.scores["accuracy"])
     assert not list(study.out.rglob("*.tmp"))
 
 
