@@ -237,6 +237,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.training import loop
     from kdc.pipeline.training.batches import Collator, Rows
+    from kdc.pipeline.training.callbacks import Paced
 
     settings = TrainSettings(batch_size=BATCH, learning_rate=1e-4, warmup=0, weight_decay=0)
     plan = loop.Plan(settings, environment, steps=steps + 1, evaluate_every=10**6, pad_to=case.pad_to)
@@ -249,7 +250,7 @@ def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: 
         train_dataset=Rows([tokens], logits),
         data_collator=Collator(0, case.pad_to),
     )
-    trainer.add_callback(loop.Paced(trainer))
+    trainer.add_callback(Paced(trainer))
     return trainer
 
 

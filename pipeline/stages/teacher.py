@@ -30,8 +30,8 @@ from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.callbacks import Diverged
 from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits, score_model
-from kdc.pipeline.training.loop import Diverged
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import load_finetuned, train_teacher

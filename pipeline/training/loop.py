@@ -8,26 +8,26 @@ Writes checkpoints, which the caller removes once the trained model is saved.
 """
 
 import logging
-import math
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from kdc.common.errors import KdcError
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import KeptStep, TrainSettings
+from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import Groups, score_interval
 from kdc.pipeline.results import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
+from kdc.pipeline.training.callbacks import KeepStep, Paced, Report, kept_look, looks_of
 from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.embeddings import only_met_tokens
@@ -40,10 +40,6 @@ log = logging.getLogger("kdc")
 
 _ERRORS_OF_AN_INTERVAL = 2 * 1.96  # standard errors between the ends of a 95 % interval
 _LOGS_A_LOOK = 5  # values of the training loss that are logged between two looks at the tuning slice
-
-
-class Diverged(KdcError):
-    """The training loss is not a number."""
 
 
 @dataclass(frozen=True)
@@ -153,56 +149,6 @@ class DistillationTrainer(Trainer):
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
-class _Report(TrainerCallback):
-    """Reports progress, stops a training whose loss is not a number, and finds the best checkpoint again after the run
-    directory was moved."""
-
-    def __init__(self, progress: Progress | None, rows: int) -> None:
-        self.progress, self.rows = progress, rows
-        self.loss: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.best_model_checkpoint is not None:
-            state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.progress is not None:
-            self.progress(state.global_step, state.max_steps, rows=self.rows, loss=self.loss)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        self.loss = loss or self.loss
-        if not math.isfinite(loss):
-            raise Diverged("the training loss is not a number", given=loss, remedy="lower the learning rate by half")
-
-
-class _KeepStep(TrainerCallback):
-    """Names the checkpoint whose weights are loaded in the end, by the setting `kept_step`."""
-
-    def __init__(self, kept_step: KeptStep) -> None:
-        self.kept_step: KeptStep = kept_step
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_training_stop and self.kept_step != "last":
-            step = _kept_look(_looks(state.log_history), self.kept_step)["step"]
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{step}")
-
-
-class Paced(TrainerCallback):
-    """Tells the pace of this process of each step of a trainer."""
-
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
-        self.before = 0  # tokens before the step
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.before = self.trainer.tokens
-        pace().step_begins()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        pace().step_ends(self.trainer.tokens - self.before)
-
-
 @ranks.on_all_ranks
 def train(
     model: Any,
@@ -232,14 +178,7 @@ def train(
     Raises:
         Diverged: the loss is not a number.
     """
-    device, patience, task = plan.environment.device, plan.settings.patience, objective.task
-
-    def score(output: Any) -> dict[str, float]:
-        deciding = task.metrics[0]
-        low, high = score_interval(output.predictions, output.label_ids, task.kind, deciding, groups=groups)
-        score = metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]
-        return {"score": score, "score_error": (high - low) / _ERRORS_OF_AN_INTERVAL}
-
+    device, patience = plan.environment.device, plan.settings.patience
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = DistillationTrainer(
@@ -250,13 +189,13 @@ def train(
         train_dataset=train_rows,
         eval_dataset=tune_rows,
         data_collator=Collator(pad_id, plan.pad_to),
-        compute_metrics=score,
-        callbacks=[_Report(progress, plan.settings.batch_size * plan.settings.accumulate)]
+        compute_metrics=partial(_score, objective.task, groups),
+        callbacks=[Report(progress, plan.settings.batch_size * plan.settings.accumulate)]
         + ([EarlyStoppingCallback(patience)] if patience else []),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Deadline(trainer.rate))
-    trainer.add_callback(_KeepStep(plan.settings.kept_step))
+    trainer.add_callback(KeepStep(plan.settings.kept_step))
     if device == "cpu":
         trainer.add_callback(Paced(trainer))
     resumed_from = 0 if resume is None else step_of(resume)
@@ -266,18 +205,32 @@ def train(
     with only_met_tokens(model, train_rows), pace().work(), cheap, attention(plan.environment):
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # otherwise the model would still answer in bf16
-    history = trainer.state.log_history
-    looks = _looks(history)
-    kept = _kept_look(looks, plan.settings.kept_step)
+    return _summary(trainer, result.metrics, model, resumed_from)
+
+
+def _score(task: Task, groups: Groups | None, output: Any) -> dict[str, float]:
+    """A look at the tuning slice: the deciding metric, in points, and its standard error."""
+    deciding = task.metrics[0]
+    low, high = score_interval(output.predictions, output.label_ids, task.kind, deciding, groups=groups)
+    score = metrics.compute(output.predictions, output.label_ids, task.kind, (deciding,))[deciding]
+    return {"score": score, "score_error": (high - low) / _ERRORS_OF_AN_INTERVAL}
+
+
+def _summary(trainer: DistillationTrainer, costs: dict[str, float], model: Any, resumed_from: int) -> TrainingSummary:
+    """What a training that is over came to; `costs` are the Trainer's own metrics of it."""
+    plan, history = trainer.plan, trainer.state.log_history
+    device, looks = plan.environment.device, looks_of(history)
+    kept = kept_look(looks, plan.settings.kept_step)
     memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated()} if device == "cuda" else {}
+    rows: Any = trainer.train_dataset
     return TrainingSummary(
         best_score=kept["eval_score"],
         best_step=kept["step"],
         steps=trainer.state.global_step,
         resumed_from=resumed_from,
-        train_rows=len(train_rows),
-        rows_per_second=round(result.metrics["train_samples_per_second"], 1),
-        seconds=round(result.metrics["train_runtime"], 1),
+        train_rows=len(rows),
+        rows_per_second=round(costs["train_samples_per_second"], 1),
+        seconds=round(costs["train_runtime"], 1),
         trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         history=History(
             loss=[(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
@@ -290,27 +243,6 @@ def train(
         threads=pace().threads if device == "cpu" else None,
         **memory,
     )
-
-
-def _looks(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The looks at the tuning slice, in order, out of all that was logged."""
-    return [entry for entry in history if "eval_score" in entry]
-
-
-def _kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any]:
-    """Of the looks at the tuning slice the one at the step whose weights are kept.
-
-    By the score it is the best look, or the last one where that is within a standard error of the best (Breiman et al.
-    1984, Classification and Regression Trees, section 3.4.3): the rate falls to the end, so that the last step is the
-    best one as far as the slice cannot tell.
-    """
-    if kept_step == "last":
-        return looks[-1]
-    if kept_step == "loss":
-        return min(looks, key=lambda look: look["eval_loss"])
-    best = max(looks, key=lambda look: look["eval_score"])
-    error = best.get("eval_score_error", 0.0)  # a training that an older kdc began has none
-    return looks[-1] if looks[-1]["eval_score"] >= best["eval_score"] - error else best
 
 
 def training_arguments(plan: Plan, folder: Path) -> TrainingArguments:

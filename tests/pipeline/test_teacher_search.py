@@ -11,7 +11,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.results import TeacherResult
 from kdc.pipeline.rundir.record import read_result
-from kdc.pipeline.training.loop import Diverged
+from kdc.pipeline.training.callbacks import Diverged
 from kdc.pipeline.training.rates import Rates
 from kdc.pipeline.training.teachers import train_teacher
 

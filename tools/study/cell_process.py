@@ -94,7 +94,8 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     if inputs.cell.method == "fft" and teacher is not None:  # it was trained by the process that did the stage
         host_memory = teacher.peak_memory_bytes or host_memory
     answers, inference_seconds = _answers(run, model, role)
-    np.savez_compressed(work / _ANSWERS, **answers)
+    arrays: dict[str, Any] = {**answers}
+    np.savez_compressed(work / _ANSWERS, **arrays)
     scores, collapsed = _scores(run.data(), answers)
     costs: dict[str, Any] = {}
     if training is not None:  # a teacher that is a linear probe on its encoder was not trained

@@ -1,0 +1,239 @@
+"""The models of a run that stage `evaluate` compares, each as something that answers: teacher, student, controls and
+baselines as they are, and the ONNX variants in the serving engine, so that what is measured is what will serve."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdc.artifact.manifest import Device, Scalar
+from kdc.common.errors import KdcError
+from kdc.pipeline.data.prepared import PreparedData, texts_of
+from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.models import loading
+from kdc.pipeline.quality.peak_memory import ModelFiles
+from kdc.pipeline.results import (
+    BaselinesResult,
+    ControlsResult,
+    DataResult,
+    StudentResult,
+    TargetsResult,
+    TeacherResult,
+    UncutResult,
+)
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import (
+    BASELINE_LOGITS,
+    CONTROLS,
+    FP16_ONNX,
+    FP32_ONNX,
+    INT8_ONNX,
+    SCORES,
+    TOKENIZER_JSON,
+)
+from kdc.pipeline.training import ensemble
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.predict import predict
+from kdc.pipeline.training.students import load_student
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+
+Answer = Callable[[list[Text]], NDArray[np.float32]]
+Logits = dict[str, NDArray[np.float32]]  # (rows, outputs) by split, or by model
+
+
+@dataclass
+class Entry:
+    """One model under evaluation."""
+
+    answer: Answer  # texts to logits, tokenising included
+    predict: Callable[[str], NDArray[np.float32]]  # a split's name to logits of the whole split
+    row: dict[str, Scalar]  # columns of the table, to which more are added
+    memory: ModelFiles | None = None  # what a process of its own loads to measure its memory; None: not measured
+    timed: bool = True  # whether its latency says anything here (fp16 on a CPU does not)
+    logits: Logits = field(default_factory=dict)  # answers by split, once it was asked
+
+
+def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
+    """All of them by name, in the order of the table; to `notes` goes what is not there, and why."""
+    return _torch_entries(run) | _onnx_entries(run, notes) | _baseline_entries(run)
+
+
+def _torch_entries(run: Run) -> dict[str, Entry]:
+    """Teacher, student with adapters, merged student, and the controls that there are."""
+    torch_entry = partial(_torch_entry, run.data(), run.result(DataResult).max_length, run.device)
+    merged, student, role = run.folder("merge") / "model", run.folder("student"), run.student_role
+    entries = {
+        "teacher": _teacher_entry(run, torch_entry),
+        "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
+        "merged": torch_entry(merged, role),
+    }
+    if run.config.run.controls:
+        made = run.result(ControlsResult).to_json()
+        for name, whose in CONTROLS.items():
+            if name not in made:
+                continue
+            entries[name] = torch_entry(run.folder("controls") / name, role if whose == "student" else whose)
+    return entries
+
+
+def _torch_entry(
+    data: PreparedData,
+    max_length: Mapping[str, int],
+    device: str,
+    folder: Path,
+    role: str,
+    *,
+    model: Any = None,
+    weights: Path | None = None,
+) -> Entry:
+    """A torch model. Its folder holds tokenizer and weights; or it is given, and `weights` is the folder of a model of
+    its size. The role is whose tokens it takes, by which the longest rows are known too."""
+    if model is None:
+        model = loading.load_model(str(folder), data.task).model
+    model = model.to(device).eval()
+    tokenizer = loading.load_tokenizer(str(folder))
+    typed = "token_type_ids" in tokenizer.model_input_names
+    info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed)
+    rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
+
+    def answer(texts: list[Text]) -> NDArray[np.float32]:
+        feeds = pad(rows.encode(texts), info)
+        batch = {name: torch.from_numpy(values).to(device) for name, values in feeds.items()}
+        with torch.inference_mode():
+            return model(**batch).logits.float().cpu().numpy()
+
+    size = sum(file.stat().st_size for file in (weights or folder).glob("*.safetensors"))
+    files = ModelFiles(
+        model=folder.resolve(),
+        tokenizer_json=(folder / TOKENIZER_JSON).resolve(),
+        tokenizer=info,
+        task=data.task.info(),
+    )
+    return Entry(
+        answer=answer,
+        predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
+        row={
+            "runtime": f"torch {device}",
+            "parameters": loading.count_parameters(model),
+            "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
+        },
+        memory=files if weights is None and device == "cpu" else None,
+    )
+
+
+def _teacher_entry(run: Run, torch_entry: Callable[[Path, str], Entry]) -> Entry:
+    """The teacher, several as one, or a black box, of which there are only answers."""
+    data, settings = run.data(), run.config.teacher
+    if settings.scores is not None:
+        scores = np.load(run.folder("teacher") / SCORES)
+        return Entry(
+            answer=_never,
+            predict=lambda split: scores[np.asarray(data.rows(split)["row"][:])],
+            row={"runtime": "a black box"},
+            timed=False,
+        )
+    folder = run.folder("teacher")
+    places = range(len(settings.sources))
+    teachers = [torch_entry(folder / ensemble.folder(place), ensemble.role(place)) for place in places]
+    if len(teachers) == 1:
+        return teachers[0]
+    scores = run.result(TeacherResult).scores(data.task.metrics[0])
+    temperatures = run.result(TargetsResult).temperatures or (1.0,) * len(teachers)
+    return _as_one(teachers, ensemble.weights(scores, run.config.targets.weights), temperatures)
+
+
+def _as_one(teachers: Sequence[Entry], shares: NDArray[np.float64], temperatures: Sequence[float]) -> Entry:
+    """Several teachers as the student learned from them: one after another, their logits averaged."""
+    sums: dict[str, Any] = {key: sum(teacher.row[key] for teacher in teachers) for key in ("parameters", "size_bytes")}
+    return Entry(
+        answer=lambda texts: ensemble.average([teacher.answer(texts) for teacher in teachers], shares, temperatures),
+        predict=lambda split: ensemble.average([teacher.predict(split) for teacher in teachers], shares, temperatures),
+        row={"runtime": teachers[0].row["runtime"]} | sums,
+    )
+
+
+def _baseline_entries(run: Run) -> dict[str, Entry]:
+    """What is cheap to beat. Its answers are there; what it costs is not measured, since nobody would serve it so."""
+    if not run.config.baselines.enabled:
+        return {}
+    with np.load(run.folder("baselines") / BASELINE_LOGITS) as file:
+        answers = {name: file[name] for name in file.files}
+    return {
+        name: Entry(
+            answer=_never,
+            predict=partial(_kept, answers, name),
+            row={"runtime": "a baseline"},
+            timed=False,
+        )
+        for name in run.result(BaselinesResult).tune
+    }
+
+
+def _never(texts: list[Text]) -> NDArray[np.float32]:
+    """For a model of which there are only answers: it is not timed."""
+    raise AssertionError("its answers were made before")
+
+
+def _kept(answers: Logits, model: str, split: str) -> NDArray[np.float32]:
+    return answers[f"{split}/{model}"]
+
+
+def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
+    """The variants of student and uncut teacher that were made, each on the CPU, and where the run trains on CUDA also
+    there."""
+    student, teacher = run.folder("export"), run.folder("uncut")
+    files = {
+        "teacher_fp32": (teacher / FP32_ONNX, teacher),
+        "teacher_int8": (teacher / INT8_ONNX, teacher),
+        "fp32": (student / FP32_ONNX, student),
+        "int8": (run.folder("quantize") / INT8_ONNX, student),
+        "fp16": (student / FP16_ONNX, student),
+    }
+    parameters = {student: run.result(StudentResult).parameters, teacher: run.result(TeacherResult).parameters}
+
+    def entry(file: Path, exported: Path, device: Device) -> Entry:
+        engine = run.open_engine(file, exported=exported, device=device)
+        return _onnx_entry(engine, file, exported / TOKENIZER_JSON, run.data(), device, parameters[exported])
+
+    if "uncut" not in run.fingerprints:  # the folder may be there from a start before this one
+        del files["teacher_fp32"], files["teacher_int8"]
+    elif run.result(UncutResult).note:
+        notes.append(run.result(UncutResult).note)
+    entries = {}
+    for name, (file, exported) in files.items():
+        if not file.exists():
+            continue
+        entries[name] = entry(file, exported, "cpu")
+        if run.device == "cuda" and file.name != INT8_ONNX:
+            try:
+                entries[f"{name} (cuda)"] = entry(file, exported, "cuda")
+            except KdcError as error:
+                if run.config.run.device == "cuda":
+                    raise
+                notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
+    return entries
+
+
+def _onnx_entry(
+    engine: Engine, file: Path, tokenizer: Path, data: PreparedData, device: Device, parameters: int | None
+) -> Entry:
+    """An ONNX file in the engine that serves, which is open on the device. fp16 is not timed on a CPU."""
+    timed = device == "cuda" or file.name != FP16_ONNX
+    files = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
+    return Entry(
+        answer=engine.logits,
+        predict=lambda split: engine.logits(texts_of(data.rows(split))),
+        row={
+            "runtime": f"onnxruntime {device}",
+            "parameters": parameters,
+            "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
+        },
+        memory=files if device == "cpu" and timed else None,
+        timed=timed,
+    )
