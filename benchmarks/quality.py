@@ -50,12 +50,16 @@ LINES: dict[str, tuple[list[str], str]] = {
     "pairs": ([*PAIRS, "--label", "score", "--kind", "regression", "--family", "minilm"], ""),
     # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
+    "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
+    "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
+    "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
+    "bank-static": ([*BANK, "--family", "minilm", "--student", "static"], "bank"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
 # Times are not told of here, so few are taken.
 _BRIEF = [f"--set={brief}" for brief in ("quantize.rounds=5", "evaluate.rounds=1", "evaluate.memory=false")]
-_SHARED = ("data", "teacher", "targets")
+_SHARED = ("data", "baselines", "teacher", "targets", "uncut")
 _BASELINES = ("majority", "tfidf", "probe")
 _BESIDE = (
     "teacher_int8",

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates
-from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates, without_layers
+from kdc.pipeline.config.settings import Config, is_shallow
 
 Layer = dict[str, Any]  # settings by name, nested by section
 
@@ -111,7 +111,12 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
     """
     asked = _merge(_merge(file, sets), flags)
     try:
-        return Config.model_validate(_merge(_presets(asked), asked))
+        presets = _presets(asked)
+        config = Config.model_validate(_merge(presets, asked))
+        if is_shallow(config.student.model):
+            own = {"student": without_layers(config.student.epochs, config.student.min_steps)}
+            config = Config.model_validate(_merge(_merge(presets, own), asked))
+        return config
     except ValidationError as error:
         unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
         problems = [line for item in unknown_first for line in _mistakes(item)]

@@ -10,14 +10,22 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import Against, Conditions, Contract, Limits, Proof
 from kdc.common.frozen import Frozen
+from kdc.pipeline.config.presets import without_layers
 
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
 UNCUT = "teacher"  # the student that is the teacher itself
+SHALLOW = ("conv", "static")  # the students that have the teacher's token vectors and none of its layers
+
+
+def is_shallow(student: str) -> bool:
+    """Whether a student is one of `SHALLOW`, in whatever sizes."""
+    return student.partition(":")[0] in SHALLOW
 
 
 def is_of_teacher(student: str) -> bool:
-    """Whether a student is made of the teacher, cut or uncut; otherwise it is a checkpoint of its own."""
-    return student == UNCUT or student.startswith("layers:")
+    """Whether a student is made of the teacher: of all of it, its layers, or its token vectors; otherwise it is a
+    checkpoint of its own."""
+    return student == UNCUT or student.startswith("layers:") or is_shallow(student)
 
 
 class Section(Frozen):
@@ -245,11 +253,12 @@ class StudentSettings(TrainSettings):
     model: str = Field(
         "layers:first-and-last",
         description="student: hub id, path, the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
-        "by layers:first-and-last, layers:first-half or layers:every-second; or teacher: the teacher itself, which is "
-        "not trained again",
+        "by layers:first-and-last, layers:first-half or layers:every-second; conv or static: its token vectors under "
+        "convolutions, or in a bag, in sizes of their own by conv:channels=128,window=5; or teacher: the teacher "
+        "itself, which is not trained again",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
-        "finetuned", description="whether a student of layers:... is cut from the fine-tuned or the pretrained teacher"
+        "finetuned", description="whether a student is cut from the fine-tuned or the pretrained teacher"
     )
     method: Literal["full", "lora"] = Field("lora", description="what to train: adapters (lora) or all weights (full)")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
@@ -270,6 +279,13 @@ class StudentSettings(TrainSettings):
         False, description="warn of a student that is no better than the majority class, instead of failing"
     )
     lora: LoraSettings = LoraSettings()
+
+    def of(self, model: str) -> Self:
+        """These settings for another student, as a search tries it. One without layers, where the configured one has
+        some, is trained in its own way."""
+        is_another = is_shallow(model) and not is_shallow(self.model)
+        own = without_layers(self.epochs, self.min_steps) if is_another else {}
+        return self.model_copy(update=own | {"model": model})
 
 
 class ExportSettings(Section):

@@ -16,7 +16,6 @@ from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -27,7 +26,14 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.minilm import find_minilm
-from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, open_classifier, reads_the_mean
+from kdc.pipeline.models.pooling import (
+    SENTENCE_POOLING,
+    Pooling,
+    class_of,
+    mean_pooled_over,
+    open_classifier,
+    reads_the_mean,
+)
 
 log = logging.getLogger("kdc")
 
@@ -129,7 +135,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
         if reads_the_mean(place, pooling):
             loaded, info = mean_pooled_over(place, config)
         else:
-            loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            loaded, info = class_of(config).from_pretrained(
                 place, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
     except (OSError, ValueError, ImportError, RuntimeError) as error:

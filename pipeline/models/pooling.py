@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.hub import cached_file
 
+from kdc.pipeline.models.shallow import ShallowClassifier, is_shallow
+
 Pooling = Literal["auto", "first", "mean"]
 
 SENTENCE_POOLING = "1_Pooling/config.json"  # sentence-transformers' note of how an encoder was trained to be read
@@ -95,12 +97,17 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
     return note is not None and bool(json.loads(Path(note).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"))
 
 
+def class_of(config: PretrainedConfig) -> Any:
+    """The class whose `from_pretrained` opens a classifier of this config."""
+    if is_shallow(config):
+        return ShallowClassifier
+    return MeanPooledClassifier if is_mean_pooled(config) else AutoModelForSequenceClassification
+
+
 def open_classifier(place: str | Path, **options: Any) -> Any:
-    """Open a classifier that `save_pretrained` wrote, of either form; the options are those of `from_pretrained`."""
+    """Open a classifier that `save_pretrained` wrote, of any form; the options are those of `from_pretrained`."""
     config = AutoConfig.from_pretrained(place)
-    if is_mean_pooled(config):
-        return MeanPooledClassifier.from_pretrained(place, config=config, **options)
-    return AutoModelForSequenceClassification.from_pretrained(place, **options)
+    return class_of(config).from_pretrained(place, config=config, **options)
 
 
 def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, dict[str, Any]]:

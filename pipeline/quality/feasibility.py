@@ -7,17 +7,18 @@ from kdc.artifact.contract.judgement import missed_costs
 from kdc.artifact.contract.terms import Contract, Costs
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
+from kdc.pipeline.config.settings import is_shallow
 from kdc.pipeline.results import NotMeasured, StudentCosts
 
-Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", or "teacher"
+Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
 
 
 def fitting_students(measured: Measured, contract: Contract) -> list[str]:
-    """Students that can keep the contract in some precision, those with the most parameters first; of as many
-    parameters, in the order of measuring."""
+    """Students that can keep the contract in some precision, the most promising first: those with layers before those
+    without, then those with the most parameters; of as many, in the order of measuring."""
     # A dict keeps that order, which goes into fingerprints; a set's order differs between processes.
     fitting = {name: None for name, precision, costs in _made(measured) if not missed_costs(contract, costs)}
-    return sorted(fitting, key=lambda name: -measured[name].parameters)
+    return sorted(fitting, key=lambda name: (is_shallow(name), -measured[name].parameters))
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:

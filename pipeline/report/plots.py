@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdc.artifact.contract.judgement import Judgement, missed_costs
 from kdc.artifact.contract.terms import Costs
-from kdc.pipeline.config.settings import UNCUT, is_of_teacher
+from kdc.pipeline.config.settings import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 from kdc.pipeline.report.facts import (
     CalibrationFacts,
@@ -246,11 +246,13 @@ def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
 
 
 def _short(student: str) -> str:
-    """A short name: the depth of a student that is cut from the teacher, the last part of a checkpoint's name."""
+    """A short name: depth or kind of a student that is made of the teacher, the last part of a checkpoint's name."""
     if student == UNCUT:
         return "teacher, uncut"
     if not is_of_teacher(student):
         return student.rsplit("/", 1)[-1]
+    if is_shallow(student):
+        return student
     depth = student.count(",") + 1
     return f"{depth} layer{'s' * (depth > 1)}"
 

@@ -94,7 +94,7 @@ class Run:
         """The student's settings, with the model that the search found where there was one."""
         if not self.config.searches:
             return self.config.student
-        return self.config.student.model_copy(update={"model": self.result(SearchResult).student})
+        return self.config.student.of(self.result(SearchResult).student)
 
     @property
     def is_uncut(self) -> bool:

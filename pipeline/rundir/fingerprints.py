@@ -6,15 +6,17 @@ that was moved, or a model under another name, is the same input.
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from kdc.common import machine
-from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, TeacherSettings
+from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, TeacherSettings, is_shallow
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import parse_shape
 
 _LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
 
@@ -61,10 +63,12 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
 
 
 def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> Any:
-    """What is trained: layers of the teacher, the teacher itself, or a checkpoint by its contents."""
+    """What is trained: layers of the teacher, its token vectors, all of it, or a checkpoint by its contents."""
     source = settings.model
     if isinstance(settings, StudentSettings) and source == UNCUT:
         return UNCUT
+    if isinstance(settings, StudentSettings) and is_shallow(source):
+        return asdict(parse_shape(source))
     if source.startswith("layers:"):
         return loading.parse_layers(source, loading.depth(config.teacher.model))
     return loading.fingerprint(source)

@@ -1,8 +1,8 @@
 """Stage `candidates`: what could keep the contract, measured before anything is trained.
 
 Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
-teacher itself, the teacher cut to each depth) is exported untrained, quantised on real rows, and timed by the engine
-that serves.
+teacher itself, the teacher cut to each depth, its token vectors without its layers) is exported untrained, quantised on
+real rows, and timed by the engine that serves.
 Reads `data/`. Writes one record a student, so that a stage that is cut off goes on.
 """
 
@@ -19,7 +19,7 @@ from kdc.artifact.contract.terms import Contract, Costs
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import UNCUT, Config
+from kdc.pipeline.config.settings import SHALLOW, UNCUT, Config, is_shallow
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
@@ -29,6 +29,7 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import as_served
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
@@ -101,7 +102,9 @@ def students_of(config: Config) -> list[str]:
     if config.contract.search == "off":
         return [own]
     cuts = [_cut(loading.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
-    possible = [UNCUT, *cuts] if config.has_one_teacher else cuts
+    if is_shallow(own):  # the settings are for such students
+        cuts = []
+    possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
     return possible if own in possible else [own, *possible]
 
 
@@ -121,12 +124,13 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
     config, data, role = run.config, run.data(), run.role_of(student)
     set_seed(config.run.seed)
     loaded, source = new_student(student, data.task, cut_from=config.teacher.model)
-    parameters = loading.count_parameters(loaded.model)
+    model = as_served(loaded.model)
+    parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
     max_length = run.result(DataResult).max_length[role]
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
         folder = Path(name)
-        info = _export(loaded.model, source, folder, max_length=max_length, exporter=config.export.exporter)
+        info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter)
         rows, seed = config.quantize.calibration_rows, config.run.seed
         batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
         variants: dict[str, Costs | NotMeasured] = {}

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import UNCUT, Config, is_of_teacher
+from kdc.pipeline.config.settings import UNCUT, Config, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import parse_shape
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
@@ -82,8 +83,17 @@ def _check_plan(config: Config, task: Task) -> None:
     """Refuse now what a later stage would refuse after hours of training.
 
     Raises:
-        InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
+        InputError: layers that the teacher does not have, sizes that a student cannot have, weights of unknown classes,
+            an exporter that is not there.
     """
+    if is_shallow(config.student.model):
+        parse_shape(config.student.model)
+        if config.student.method == "lora":
+            raise InputError(
+                "a shallow student has no layers that could take adapters",
+                given="student.method=lora",
+                remedy="drop student.method, or name a student with layers: --student layers:first-and-last",
+            )
     if config.student.model.startswith("layers:"):
         loading.parse_layers(config.student.model, loading.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:

@@ -1,11 +1,11 @@
 """Stage `search`: which of the students that can keep the contract is the most accurate, by short trainings.
 
-Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a few steps, the better half
-for twice as many, until one is left. Each training has a schedule of its own, since a schedule that was cut short ranks
-badly. They are ranked by the tuning slice, and share the teacher's logits. Where the teacher itself, uncut, can keep
-the contract, it is taken unless the best of them has a higher score. Reads `data/`, `candidates/`, `teacher/`,
-`targets/`. Writes one record a trial to `search.kept/`, so that a search that was cut off goes on, and one with other
-limits or more time repeats nothing; trained weights are not kept.
+Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their own full
+training, the better half for twice as long, until one is left. Each training has a schedule of its own, since one that
+was cut short ranks badly. They are ranked by the tuning slice, and share the teacher's logits. Where the teacher
+itself, uncut, can keep the contract, it is taken unless the best of them has a higher score. Reads `data/`,
+`candidates/`, `teacher/`, `targets/`. Writes one record a trial to `search.kept/`, so that a search that was cut off
+goes on, and one with other limits or more time repeats nothing; trained weights are not kept.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import UNCUT, StudentSettings
+from kdc.pipeline.config.settings import UNCUT
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints
@@ -52,8 +52,8 @@ def run(run: Run, out: Path) -> SearchResult:
 
 
 def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[str, list[Trial], str]:
-    """Train the students for a few steps, the better half for twice as many, and so on. With `scored` one that stands
-    alone is trained too, so that it has a score.
+    """Train the students for a part of their training, the better half for twice as long, and so on. With `scored` one
+    that stands alone is trained too, so that it has a score.
 
     Returns:
         The winner, all trainings in order, and words on why they ended early; "" where they did not.
@@ -62,8 +62,8 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
     if settings.search == "quick":
         survivors = survivors[:_QUICK_SURVIVORS]
     trials: list[Trial] = []
-    most = _steps_of_full_training(run)
-    steps = min(_FIRST_STEPS, most)
+    most = {student: _steps_of_full_training(run, student) for student in survivors}
+    share = min(1.0, _FIRST_STEPS / min(most.values()))  # of each student's own full training: kinds differ in theirs
     stopped = ""
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
@@ -71,15 +71,15 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
             if trials and _is_out_of_time(trials, settings.max_hours):
                 stopped = f"; stopped after {settings.max_hours:g} hours"
                 break
-            trial = _trial(run, out, student, steps)
+            trial = _trial(run, out, student, round(share * most[student]))
             trials.append(trial)
             scores[student] = trial.score
             run.progress(len(trials), len(trials) + 1)
-            run.say(f"search: {student}, {steps} steps: tuning slice {trial.score:.1f}")
+            run.say(f"search: {student}, {trial.steps} steps: tuning slice {trial.score:.1f}")
         # Of equal scores the larger student is the more promising one: it stands first, and sorting keeps the order.
         ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
-        survivors = ranked[: len(ranked) // 2 if 2 * steps <= most else 1] or ranked[:1]
-        steps *= 2
+        survivors = ranked[: len(ranked) // 2 if 2 * share <= 1 else 1] or ranked[:1]
+        share *= 2
     return survivors[0], trials, stopped
 
 
@@ -90,17 +90,16 @@ def _survivors(run: Run) -> list[str]:
     return fitting_students(run.result(CandidatesResult).candidates, contract)
 
 
-def _steps_of_full_training(run: Run) -> int:
-    data, settings = run.data(), run.config.student
-    role = run.role_of(settings.model)
+def _steps_of_full_training(run: Run, student: str) -> int:
+    data, settings, role = run.data(), run.config.student.of(student), run.role_of(student)
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
     return plan_for(settings, rows, run.environment).steps
 
 
 def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
-    """Do one short training, or read its record."""
-    settings: StudentSettings = run.config.student.model_copy(
-        update={"model": student, "min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
+    """Do one short training, of at least so many steps, or read its record."""
+    settings = run.config.student.of(student).model_copy(
+        update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
     )
     depends_on = {"precision": run.config.run.precision, "seed": run.config.run.seed}
     before = [run.fingerprints["targets"]]

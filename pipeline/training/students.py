@@ -13,10 +13,11 @@ import numpy as np
 from transformers import set_seed
 
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher
+from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
@@ -45,7 +46,7 @@ def distil(
         settings, data, environment: of the student, the rows, and seed, device and precision.
         teacher_logits: see `fine_tune`; None trains on the labels alone (a control).
         out: the folder.
-        cut_from: the model that a student of "layers:..." is cut from.
+        cut_from: the model that a student of "layers:...", "conv" or "static" is cut from.
         role: whose tokens it takes: "teacher" or "student".
         progress: called with (step, steps).
     """
@@ -57,7 +58,7 @@ def distil(
     tokenizer.save_pretrained(out / "base")
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), task, dropout=settings.dropout_rate).model
-    parameters = loading.count_parameters(student)
+    parameters = loading.count_parameters(as_served(student))
     if settings.method == "lora":
         student = adapters.with_adapters(student, loaded.new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
@@ -83,13 +84,15 @@ def distil(
 
 
 def new_student(model: str, task: Task, *, cut_from: str) -> tuple[loading.Loaded, str]:
-    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path),
-    "layers:..." that are kept of `cut_from`, or "teacher": all of that."""
+    """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
+    `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher")."""
     if not is_of_teacher(model):
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)
     if model == UNCUT:
         return whole, cut_from
+    if is_shallow(model):
+        return loading.Loaded(*shallow_over(whole.model, parse_shape(model))), cut_from
     layers = loading.parse_layers(model, whole.model.config.num_hidden_layers)
     return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), cut_from
 
@@ -114,9 +117,10 @@ def load_student(folder: Path) -> Any:
 
 
 def merged_student(folder: Path) -> Any:
-    """The trained student as one plain model, adapters merged into the weights in fp32."""
+    """The trained student as one plain model: adapters merged into the weights, or a projection into the token
+    vectors, in fp32."""
     student = load_student(folder)
-    return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else student
+    return student.merge_and_unload(safe_merge=True) if (folder / "adapter").exists() else as_served(student)
 
 
 def probe_rows(data: PreparedData, role: str) -> Rows:

@@ -23,7 +23,7 @@ from kdc.pipeline.stages import candidates, search
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
-ALL = ("teacher", *DEEP)
+ALL = ("teacher", *DEEP, "conv", "static")
 
 
 class Rows:
@@ -72,9 +72,9 @@ def sizes(ready: Path) -> dict[str, dict[str, float]]:
 
 
 def test_every_depth_and_precision_is_measured_untrained(sizes: dict[str, dict[str, float]]) -> None:
-    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * 5
+    assert [sorted(each) for each in sizes.values()] == [["fp32", "int8"]] * len(ALL)
     for name in ("fp32", "int8"):
-        by_depth = [sizes[student][name] for student in ALL]
+        by_depth = [sizes[student][name] for student in ("teacher", *DEEP)]
         assert by_depth == sorted(by_depth, reverse=True)
 
 
@@ -83,7 +83,7 @@ def test_students_that_are_too_large_are_dropped(rows: Rows, sizes: dict[str, di
     compress(rows.config(run, max_size_mb=limit), until="candidates")
     measured = read_result(run, CandidatesResult).candidates
     fitting = fitting_students(measured, Contract(limits=Limits(max_size_mb=limit)))
-    assert fitting == [student for student in DEEP if min(sizes[student].values()) <= limit]
+    assert fitting == [student for student in ALL[1:] if min(sizes[student].values()) <= limit]
     assert not {"teacher", DEEP[0]} & set(fitting)
 
 
@@ -182,10 +182,15 @@ def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: 
     assert candidates.students_of(config) == ["layers:1,3", *ALL]
 
 
+def test_around_a_student_without_layers_others_without_are_searched(rows: Rows, run: Path) -> None:
+    config = rows.config(run, "student.model=conv:window=5", "contract.search=full", max_size_mb=1.0)
+    assert candidates.students_of(config) == ["conv:window=5", "teacher", "conv", "static"]
+
+
 def test_a_teacher_of_one_layer_has_candidates(tmp_path: Path) -> None:
     base_model("bert", tmp_path / "teacher", num_hidden_layers=1)
     config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 1.0})
-    assert candidates.students_of(config) == ["layers:0", "teacher"]
+    assert candidates.students_of(config) == ["layers:0", "teacher", "conv", "static"]
 
 
 def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Rows, tmp_path: Path) -> None:
@@ -231,8 +236,11 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         (DEEP[1], 8): 90.0,
         (DEEP[2], 8): 80.0,
         (DEEP[3], 8): 60.0,
+        ("conv", 16): 50.0,  # as large a part of a training that is twice as long
+        ("static", 16): 40.0,
         (DEEP[1], 16): 81.0,
         (DEEP[2], 16): 85.0,
+        (DEEP[0], 16): 75.0,
     }
     distil = Run.distil
 
@@ -244,7 +252,7 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
 
     monkeypatch.setattr(Run, "distil", scored)
     compress(rows.config(run, "contract.search=full", max_size_mb=100.0), until="student")
-    assert short == [*((student, 8) for student in DEEP), (DEEP[1], 16), (DEEP[2], 16)]
+    assert short == list(scores)
     base = json.loads((run / "student" / "base" / "config.json").read_text())
     assert base["num_hidden_layers"] == 2
     assert [trial.score for trial in read_result(run, SearchResult).trials] == [*scores.values(), -1.0]
@@ -357,8 +365,11 @@ def test_the_uncut_teacher_is_taken_unless_a_student_is_better(
     )
 
 
-def test_a_cut_that_stands_alone_beside_the_teacher_has_a_score(tmp_path: Path, short: list[tuple[str, int]]) -> None:
+def test_a_cut_that_stands_alone_beside_the_teacher_has_a_score(
+    tmp_path: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a teacher that is taken because nothing was compared with it."""
+    monkeypatch.setattr(candidates, "SHALLOW", ())
     base_model("bert", tmp_path / "teacher", num_hidden_layers=2)
     write_rows(tmp_path / "train.csv", 320, seed=1)
     write_rows(tmp_path / "eval.csv", 100, seed=2)

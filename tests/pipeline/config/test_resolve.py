@@ -81,6 +81,18 @@ def test_a_familys_own_student_checkpoint_stays_in_all_recipes() -> None:
         assert make({"run.recipe": recipe, "run.family": "roberta"}).student.model == "distilbert/distilroberta-base"
 
 
+def test_a_student_without_layers_is_trained_in_its_own_way_unless_the_person_says_otherwise() -> None:
+    """Also where a search finds it; would catch a person's setting that is lost, and adapters that stay asked for."""
+    student = make({"student.model": "conv:window=5", "student.epochs": 2.0}, ["student.batch_size=7"]).student
+    assert (student.method, student.epochs, student.batch_size) == ("full", 2.0, 7)
+    assert (student.learning_rate, student.head_learning_rate, student.min_steps) == (1e-3, 2e-3, 3000)
+    layered = make(sets=["student.min_steps=100"]).student
+    found = layered.of("static")
+    assert (found.model, found.method, found.epochs, found.min_steps) == ("static", "full", 9.0, 200)
+    assert layered.of("layers:0") == layered.model_copy(update={"model": "layers:0"})
+    assert student.of("static") == student.model_copy(update={"model": "static"})
+
+
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
     with pytest.raises(InputError) as caught:
         make(sets=["student.lora.rank=4", "student.epoch=3", "teacher.batch_size=none", "run.recipe=bset"])

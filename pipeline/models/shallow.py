@@ -1,0 +1,161 @@
+"""Shallow classifiers: a teacher's token vectors under at most a few convolutions, without attention.
+
+`static` reads the bag of a text's token vectors (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic
+Methods"); `conv` reads runs of neighbouring tokens first (Kim 2014, arXiv 1408.5882). They answer in microseconds and
+are distilled by the same loop and loss as any other student. A shallow classifier saves and loads like any other model
+of transformers, but is opened by `open_classifier`: its config is the teacher's, and says `kdc_shallow` besides.
+"""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from kdc.common.errors import InputError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a shallow classifier."""
+
+    width: int  # of a token's vector
+    channels: int  # of each convolution
+    window: int  # tokens that a convolution reads at each place
+    depth: int  # convolutions, one over the other; 0 for a bag of tokens
+    hidden: int  # of the layer under the head
+    trains_vectors: bool  # whether the token vectors are trained, or only what is made of them
+
+
+SHAPES = {
+    "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
+    "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
+}
+
+
+_MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096}
+
+
+class ShallowClassifier(PreTrainedModel):
+    """Token vectors, convolutions, a weighted mean and a maximum over the tokens, a hidden layer, and the head.
+
+    While it is trained the vectors have the teacher's width, and a projection makes them narrower; `folded` makes one
+    table of the two.
+    """
+
+    base_model_prefix = "shallow"
+    _supports_sdpa = True  # it has no attention, of which a teacher's config may ask for any form
+    vectors: Any
+    projection: Any
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        sizes = dict(config.kdc_shallow)
+        unfolded = sizes.pop("unfolded_width", None)
+        shape = Shape(**sizes)
+        self.vectors = nn.Embedding(config.vocab_size, unfolded or shape.width)
+        self.projection = nn.Linear(unfolded, shape.width, bias=False) if unfolded else None
+        self.window = shape.window
+        self.vectors.weight.requires_grad_(shape.trains_vectors)
+        inputs = [shape.width, *[shape.channels] * shape.depth]
+        self.convolutions = nn.ModuleList([nn.Linear(shape.window * size, shape.channels) for size in inputs[:-1]])
+        self.share = nn.Linear(inputs[-1], 1)
+        self.hidden = nn.Linear(2 * inputs[-1], shape.hidden)
+        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
+        self.classifier = nn.Linear(shape.hidden, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vectors
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.vectors = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (rows, outputs) of token ids (rows, tokens); the mask is 1 for a token and 0 for padding. The types of
+        tokens are not read."""
+        states = self.vectors(input_ids)
+        if self.projection is not None:
+            states = self.projection(states)
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        for convolution in self.convolutions:
+            states = functional.relu(convolution(_windows(states * mask, self.window)))
+        far_below = (1 - mask) * -1e4  # in fp16 too
+        shares = functional.softmax(self.share(states) + far_below, dim=1)
+        pooled = torch.cat([(states * shares).sum(1), (states + far_below).amax(1)], dim=-1)
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(functional.relu(self.hidden(pooled)))))
+
+    def folded(self) -> "ShallowClassifier":
+        """The same classifier with the projection in its table of vectors."""
+        if self.projection is None:
+            return self
+        config = copy.deepcopy(self.config)
+        del config.kdc_shallow["unfolded_width"]
+        small = ShallowClassifier(config)
+        weights = {name: value for name, value in self.state_dict().items() if name != "projection.weight"}
+        with torch.no_grad():
+            weights["vectors.weight"] = self.projection(self.vectors.weight)
+        small.load_state_dict(weights)
+        return small.eval()
+
+
+def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
+    """Beside each token's vector those of its neighbours, zeros beyond the ends: (rows, tokens, window * width)."""
+    before = (window - 1) // 2
+    padded = functional.pad(states, (0, 0, before, window - 1 - before))
+    return torch.cat([padded[:, place : place + states.shape[1]] for place in range(window)], dim=-1)
+
+
+def is_shallow(config: PretrainedConfig) -> bool:
+    """Whether the config is of a `ShallowClassifier`."""
+    return getattr(config, "kdc_shallow", None) is not None
+
+
+def as_served(model: Any) -> Any:
+    """A shallow classifier folded, any other model as it is."""
+    return model.folded() if isinstance(model, ShallowClassifier) else model
+
+
+def parse_shape(text: str) -> Shape:
+    """The sizes that `conv`, `static` or `conv:channels=128,window=5` mean.
+
+    Raises:
+        InputError: there is no such size, or it is no whole number within its range.
+    """
+    kind, _, given = text.partition(":")
+    sizes = asdict(SHAPES[kind])
+    for part in given.split(",") if given else ():
+        name, _, value = part.partition("=")
+        if name not in sizes or not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _MOST.get(name, 0):
+            known = ", ".join(f"{name} (1 to {most})" for name, most in _MOST.items())
+            remedy = f"for example conv:channels=128,window=5; there are {known}"
+            raise InputError("no such size of a shallow student", given=part, remedy=remedy)
+        sizes[name] = int(value)
+    return Shape(**sizes)
+
+
+def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:
+    """A shallow classifier over a teacher's token vectors, and the names of its modules that start at random.
+
+    The vectors are scaled to a mean square of 1: an encoder's own are scaled by the norm that reads them.
+    """
+    config = copy.deepcopy(teacher.config)
+    table = teacher.get_input_embeddings().weight.detach()
+    config.kdc_pooling = None
+    config.kdc_shallow = asdict(shape) | {"unfolded_width": table.shape[1]}
+    config.vocab_size = table.shape[0]
+    config.type_vocab_size = 1  # the types of tokens are not read
+    model = ShallowClassifier(config)
+    with torch.no_grad():
+        model.vectors.weight.copy_(table / table.square().mean().sqrt())
+    return model, tuple(name for name, _ in model.named_children() if name != "vectors")

@@ -1,0 +1,119 @@
+"""Shallow classifiers: what they compute, what they begin with, and that they can be saved, folded and exported."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny_runs
+import torch
+from tiny_models import ARCHITECTURES
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.graphs.onnx_graph import export_onnx
+from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import ShallowClassifier, parse_shape, shallow_over
+
+TASK = custom_task("toy", "first", "second", "label", "classification", ("a", "b", "c"))
+CONV, STATIC = "conv:width=8,channels=12,hidden=16", "static:width=8,hidden=16"
+IDS = torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+def shallow(spec: str, folder: Path, architecture: str = "bert") -> Any:
+    """A shallow classifier over a tiny teacher, whose weights are large enough for its logits to differ."""
+    tiny_runs.base_model(architecture, folder)
+    model, _ = shallow_over(loading.load_model(str(folder), TASK).model, parse_shape(spec))
+    torch.manual_seed(3)
+    for name, weight in model.named_parameters():
+        if not name.startswith("vectors"):
+            torch.nn.init.normal_(weight, std=0.5)
+    return model.eval()
+
+
+def logits_of(model: Any, ids: torch.Tensor = IDS, mask: torch.Tensor = MASK) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask).logits
+
+
+def by_hand(model: ShallowClassifier, ids: list[int]) -> np.ndarray:
+    """The logits of one row, in numpy, by the formulas; a convolution as torch's own."""
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    states = weights["vectors.weight"][ids] @ weights["projection.weight"].T
+    for place in range(len(model.convolutions)):
+        kernel = weights[f"convolutions.{place}.weight"].reshape(-1, model.window, states.shape[1]).transpose(0, 2, 1)
+        convolved = torch.nn.functional.conv1d(
+            torch.from_numpy(states.T[None]), torch.from_numpy(kernel.copy()), padding=model.window // 2
+        )
+        states = np.maximum(convolved[0].numpy().T + weights[f"convolutions.{place}.bias"], 0)
+    scores = np.exp(states @ weights["share.weight"].T + weights["share.bias"])
+    pooled = np.concatenate([(states * scores / scores.sum()).sum(0), states.max(0)])
+    hidden = np.maximum(weights["hidden.weight"] @ pooled + weights["hidden.bias"], 0)
+    return weights["classifier.weight"] @ hidden + weights["classifier.bias"]
+
+
+@pytest.mark.parametrize("spec", [CONV, STATIC, "conv:width=8,channels=12,hidden=16,depth=2,window=5"])
+def test_logits_are_those_of_the_formulas_whatever_the_padding(spec: str, tmp_path: Path) -> None:
+    """Would catch a window that is shifted, or that reads what lies under the padding."""
+    model = shallow(spec, tmp_path)
+    expected = [by_hand(model, row[: int(mask.sum())].tolist()) for row, mask in zip(IDS, MASK, strict=True)]
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
+    assert np.allclose(logits_of(model).numpy(), expected, atol=1e-4)
+
+
+def test_a_bag_has_no_order_and_a_convolution_has(tmp_path: Path) -> None:
+    turned = IDS[:1][:, [0, 2, 1, 3]]
+    for spec, differs in ((STATIC, False), (CONV, True)):
+        model = shallow(spec, tmp_path / spec.partition(":")[0])
+        same = torch.allclose(logits_of(model, IDS[:1], MASK[:1]), logits_of(model, turned, MASK[:1]), atol=1e-5)
+        assert same is not differs
+
+
+@pytest.mark.parametrize("spec", [CONV, STATIC])
+def test_folded_it_answers_the_same_with_a_narrower_table(spec: str, tmp_path: Path) -> None:
+    model = shallow(spec, tmp_path)
+    folded = model.folded()
+    assert folded.vectors.weight.shape == (100, 8)
+    assert torch.allclose(logits_of(folded), logits_of(model), atol=1e-4)
+    assert folded.folded() is folded
+
+
+@pytest.mark.parametrize(("spec", "trained"), [(CONV, False), (STATIC, True)])
+def test_it_begins_with_the_teachers_vectors_and_opens_as_it_was_saved(
+    spec: str, trained: bool, tmp_path: Path
+) -> None:
+    tiny_runs.base_model("bert", tmp_path / "teacher")
+    teacher = loading.load_model(str(tmp_path / "teacher"), TASK).model
+    model, new_modules = shallow_over(teacher, parse_shape(spec))
+    theirs, mine = teacher.get_input_embeddings().weight.detach(), model.vectors.weight.detach()
+    assert torch.allclose(mine / mine[7, 0], theirs / theirs[7, 0], rtol=1e-4)
+    assert float(mine.square().mean()) == pytest.approx(1, abs=1e-4)
+    named = {name.split(".")[0] for name, _ in model.named_parameters()}
+    assert named - set(new_modules) == {"vectors"}
+    model.save_pretrained(tmp_path / "saved")
+    loaded = loading.load_model(str(tmp_path / "saved"), TASK)
+    assert loaded.new_modules == ()
+    assert loaded.model.vectors.weight.requires_grad is trained
+    assert torch.equal(logits_of(loaded.model.eval()), logits_of(model.eval()))
+    assert torch.equal(logits_of(loading.load_plain(tmp_path / "saved")), logits_of(model))
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+@pytest.mark.parametrize("spec", [CONV, STATIC])
+def test_its_graph_answers_as_it_does_whatever_the_teacher(spec: str, architecture: str, tmp_path: Path) -> None:
+    model = shallow(spec, tmp_path / "teacher", architecture).folded()
+    model.save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "model.onnx", token_type_ids=architecture == "bert")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"input_ids": IDS.numpy(), "attention_mask": MASK.numpy()})
+    assert np.allclose(logits, logits_of(model).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "spec", ["conv:width", "conv:width=0", "conv:width=x", "static:depht=2", "conv:window=99", "conv:trains_vectors=1"]
+)
+def test_sizes_that_cannot_be_are_refused_with_those_that_can(spec: str) -> None:
+    with pytest.raises(InputError, match="width \\(1 to 1024\\)"):
+        parse_shape(spec)
