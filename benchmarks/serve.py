@@ -155,7 +155,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--servers", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--loads", nargs="+", default=["*"], help=f"names or patterns of: {', '.join(LOADS)}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5, help="of each load in each round")
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="of each load in each round; requests in work at its end do not count"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object with every round")
     return parser.parse_args()
 
