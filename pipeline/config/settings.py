@@ -313,6 +313,11 @@ class QuantizeSettings(Section):
         ge=0,
         description="points of the metric that int8 may lose before further candidates are tried",
     )
+    vector_bits: Literal["auto", 8, 4] = Field(
+        "auto",
+        description="bits of each number of the token vectors in an int8 file: 8, or 4, which halves most of a small "
+        "student's file; auto is 4 where a contract limits the size",
+    )
     calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
     invariance_rows: int = Field(
         500, ge=2, description="rows whose answers alone and in random batches of 16 are compared; at least 500"
@@ -378,6 +383,13 @@ class Config(Section):
     def has_one_teacher(self) -> bool:
         """Whether there is one teacher, with its weights: neither several, nor a black box."""
         return self.teacher.scores is None and len(self.teacher.sources) == 1
+
+    @property
+    def vector_bits(self) -> Literal[8, 4]:
+        """Bits of each number of the token vectors in an int8 file."""
+        if self.quantize.vector_bits == "auto":
+            return 8 if self.contract.max_size_mb is None else 4
+        return self.quantize.vector_bits
 
     @property
     def measures_first(self) -> bool:

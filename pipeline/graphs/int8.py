@@ -3,7 +3,7 @@
 Reads the fp32 graph; writes one ONNX file a candidate. A static candidate computes its linear layers on 8-bit numbers
 with scales fixed beforehand (uint8 activations, int8 weights, fp32 results), so a row's answer does not depend on its
 neighbours in the batch. Attention's own products, Softmax, LayerNorm and Add stay fp32: little time, much accuracy.
-Embeddings, and the weights of layers left in fp32, are stored as int8 (`int8_storage.py`), so the file is small.
+Embeddings, and the weights of layers left in fp32, are stored in few bits (`int8_storage.py`), so the file is small.
 """
 
 import math
@@ -23,7 +23,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import KdcError
-from kdc.pipeline.graphs.int8_storage import share_with_quantised, store_matrices, store_tables
+from kdc.pipeline.graphs.int8_storage import VectorBits, share_with_quantised, store_matrices, store_tables
 from kdc.pipeline.graphs.nodes import LINEAR_OPS, linear_layers, readers
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
 from kdc.pipeline.graphs.ranges import RangeMethod, Ranges
@@ -85,7 +85,9 @@ CANDIDATES = (
 )
 
 
-def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges) -> dict[str, int]:
+def quantise(
+    onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges, *, vector_bits: VectorBits = 8
+) -> dict[str, int]:
     """Write the int8 variant of a graph.
 
     Args:
@@ -93,6 +95,7 @@ def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges
         onnx_out: the file to write.
         candidate: how to quantise.
         ranges: of `activations(onnx_in)`; not read for a dynamic candidate.
+        vector_bits: of each number of a token's vector, see `store_tables`.
 
     Returns:
         Counts: "wanted" is how many linear layers should be quantised; "quantized" and "float" are the matrix products
@@ -109,7 +112,8 @@ def quantise(onnx_in: Path, onnx_out: Path, candidate: Candidate, ranges: Ranges
     possible = [node for node in linear if candidate.static or node.op_type == "MatMul"]
     to_quantise = [node.name for node in possible if node.name not in excluded]
     _declare_float(model.graph, {name for node in linear for name in (node.input[0], node.output[0])})
-    stored = {"tables": store_tables(model.graph), "stored": store_matrices(model.graph, except_for=to_quantise)}
+    stored = {"tables": store_tables(model.graph, vector_bits)}
+    stored["stored"] = store_matrices(model.graph, except_for=to_quantise)
     try:
         with quiet():
             quantised = _quantise_linear(model, to_quantise, candidate, ranges)

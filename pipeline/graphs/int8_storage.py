@@ -2,28 +2,39 @@
 
 Changes a graph in place. Each row of a table, and each output channel of a matrix, is stored as int8 numbers with one
 scale, so that little is lost. A table's rows are restored after they are looked up; a matrix is restored once, when
-ONNX Runtime folds constants while it loads the graph.
+ONNX Runtime folds constants while it loads the graph. The tokens' vectors, most of a small model's file, can be stored
+as numbers of 4 bits, two in a byte, with a scale for each 32 of them.
 """
 
 from collections.abc import Container
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from kdc.pipeline.graphs.nodes import attribute, float_matrices, replace_nodes
 
+VectorBits = Literal[8, 4]  # of each number of a token's vector
+
 _LARGEST = 127
+_BLOCK, _MIDDLE = 32, 8  # 4-bit numbers that share a scale, and the one of them that stands for 0
+_SHRUNK = (1.0, 0.9, 0.8, 0.7)  # tried scales of a block, as shares of what reaches its largest number
+_TOKENS = "input_ids"
 _SMALLEST_NORMAL_FP16 = 6.2e-5
 
 
-def store_tables(graph: GraphProto) -> int:
-    """Store the tables of embedding lookups (Gather of rows of a float matrix) as int8. Returns how many lookups."""
+def store_tables(graph: GraphProto, vector_bits: VectorBits = 8) -> int:
+    """Store the tables of embedding lookups (Gather of rows of a float matrix) as int8; that of the tokens with so many
+    bits, if its width is a multiple of 32. Returns how many lookups."""
     matrices = float_matrices(graph)
     nodes: list[NodeProto] = []
     lookups = 0
     for node in graph.node:
         if node.op_type == "Gather" and node.input[0] in matrices and attribute(node, "axis", 0) == 0:
-            nodes += _restored_lookup(graph, matrices[node.input[0]], node)
+            table = matrices[node.input[0]]
+            halves = vector_bits == 4 and node.input[1] == _TOKENS and table.dims[1] % _BLOCK == 0
+            nodes += (_unpacked_lookup if halves else _restored_lookup)(graph, table, node)
             lookups += 1
         else:
             nodes.append(node)
@@ -83,6 +94,60 @@ def _restored_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
         helper.make_node("Gather", [scales, rows], [scale], name=scale),
         *_product(f"{output}_int8", scale, output, node.name),
     ]
+
+
+def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> list[NodeProto]:
+    """A lookup (batch, sequence) of rows whose bytes hold a number of the row's first half in their lower bits, and one
+    of its second half in their upper bits."""
+    width, output = table.dims[1], node.output[0]
+    numbers, scales = _four_bits(numpy_helper.to_array(table))
+    first, second = np.split(numbers, 2, axis=1)
+    constants = {
+        "packed": first | second << 4,
+        "block_scales": scales,
+        "lower": np.uint8(15),
+        "upper": np.uint8(4),
+        "middle": np.float32(_MIDDLE),
+        "blocks": np.array([0, 0, width // _BLOCK, _BLOCK]),  # 0 keeps what is there
+        "row": np.array([0, 0, width]),
+    }
+    between = ("bytes", "first", "second", "numbers", "float", "centred", "blocked", "block_scale", "restored")
+    name = {part: f"{output}_{part}" for part in (*constants, *between)}
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(constants[part]), name[part]) for part in constants)
+
+    def step(operator: str, inputs: list[str], result: str, **attributes: Any) -> NodeProto:
+        return helper.make_node(operator, inputs, [result], name=f"{result}_step", **attributes)
+
+    return [
+        step("Gather", [name["packed"], node.input[1]], name["bytes"]),
+        step("BitwiseAnd", [name["bytes"], name["lower"]], name["first"]),
+        step("BitShift", [name["bytes"], name["upper"]], name["second"], direction="RIGHT"),
+        step("Concat", [name["first"], name["second"]], name["numbers"], axis=-1),
+        step("Cast", [name["numbers"]], name["float"], to=TensorProto.FLOAT),
+        step("Sub", [name["float"], name["middle"]], name["centred"]),
+        step("Reshape", [name["centred"], name["blocks"]], name["blocked"]),
+        step("Gather", [name["block_scales"], node.input[1]], name["block_scale"]),
+        *_product(name["blocked"], name["block_scale"], name["restored"], node.name),
+        step("Reshape", [name["restored"], name["row"]], output),
+    ]
+
+
+def _four_bits(table: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """A table (rows, width) as numbers of 0 to 15 of the same shape, and scales (rows, blocks, 1): of those that are
+    tried for a block the one with the least squared error."""
+    blocks = table.reshape(len(table), -1, _BLOCK)
+    reach = np.abs(blocks).max(axis=-1, keepdims=True) / (_MIDDLE - 0.5)
+    best = np.full(reach.shape, np.inf, dtype=np.float32)
+    numbers, scales = np.zeros(blocks.shape, dtype=np.uint8), np.ones(reach.shape, dtype=np.float16)
+    for share in _SHRUNK:
+        tried = np.maximum(share * reach, _SMALLEST_NORMAL_FP16).astype(np.float16)
+        rounded = np.clip(np.rint(blocks / tried.astype(np.float32)), -_MIDDLE, _MIDDLE - 1)
+        error = np.square(rounded * tried - blocks).sum(axis=-1, keepdims=True)
+        better = error < best
+        best = np.where(better, error, best)
+        scales = np.where(better, tried, scales)
+        numbers = np.where(better, (rounded + _MIDDLE).astype(np.uint8), numbers)
+    return numbers.reshape(table.shape), scales
 
 
 def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProto]:

@@ -21,6 +21,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.graphs.int8 import Candidate, quantise
 from kdc.pipeline.graphs.int8_choice import FP32, Standard
+from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.graphs.nodes import float_matrices, linear_layers, readers
 from kdc.pipeline.graphs.parity import Feeds, batch_invariance, onnx_logits
 from kdc.pipeline.graphs.ranges import Ranges
@@ -63,6 +64,7 @@ class Trials:
     invariance_rows: int  # rows compared alone and in batches; at least 500
     rounds: int  # of the comparison of speeds
     seed: int  # chooses the neighbours in those batches
+    vector_bits: VectorBits = 8  # of each number of a token's vector
     measured: dict[str, Int8Measurement] = field(default_factory=dict)  # also "fp32", which has only timings
     engines: dict[str, Engine] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
@@ -85,7 +87,8 @@ class Trials:
         record = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
             source = self.source_of(candidate)
-            record = record.model_copy(update={"nodes": quantise(source.file, file, candidate, source.ranges)})
+            nodes = quantise(source.file, file, candidate, source.ranges, vector_bits=self.vector_bits)
+            record = record.model_copy(update={"nodes": nodes})
             engine = self.open_engine(file)
             record = self._measure(engine, record)
         except KdcError as error:

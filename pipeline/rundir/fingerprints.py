@@ -51,6 +51,16 @@ def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     return {"kept_step"} if settings.kept_step == type(settings).model_fields["kept_step"].default else set()
 
 
+def smaller(config: Config) -> dict[str, Any]:
+    """How token vectors are stored, where otherwise than in runs of before."""
+    return {} if config.vector_bits == 8 else {"vector_bits": config.vector_bits}
+
+
+def quantising(config: Config) -> dict[str, Any]:
+    """What int8 depends on."""
+    return config.quantize.model_dump(exclude={"vector_bits"}) | smaller(config)
+
+
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
     """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
     unused = {"model", "more", "scores", "allow_majority", "hours"} | later(settings)

@@ -24,6 +24,7 @@ from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
+from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
@@ -35,7 +36,7 @@ from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results import CandidatesResult, DataResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.rundir.fingerprints import smaller, this_machine
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 
@@ -55,6 +56,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "precisions": precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
+        **smaller(config),
         **this_machine(run.device),
     }
 
@@ -136,7 +138,7 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
         variants: dict[str, Costs | NotMeasured] = {}
         for variant in precisions(run):
             try:
-                file = _converted(folder, variant, batches)
+                file = _converted(folder, variant, batches, config.vector_bits)
                 engine = Engine.from_files(
                     file,
                     folder / _TOKENIZER,
@@ -172,12 +174,14 @@ def _export(model: Any, source: str, folder: Path, *, max_length: int, exporter:
     return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
 
 
-def _converted(folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]]) -> Path:
+def _converted(
+    folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]], vector_bits: VectorBits
+) -> Path:
     """The file of one precision in the folder, made of its `fp32.onnx`."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
-        quantise(source.file, file, _INT8, source.ranges)
+        quantise(source.file, file, _INT8, source.ranges, vector_bits=vector_bits)
     elif variant == "fp16":
         to_fp16(fp32, file)
     return file

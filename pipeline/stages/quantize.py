@@ -18,12 +18,12 @@ from kdc.pipeline.results import QuantizeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.exporting import keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX
-from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How candidates are judged, and on which machine."""
-    return run.config.quantize.model_dump() | this_machine(run.device)
+    return quantising(run.config) | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:

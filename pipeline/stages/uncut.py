@@ -15,7 +15,7 @@ from kdc.pipeline.results import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX
-from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 
 _ROWS = 300  # of the tuning slice: enough to tell whose answers differ least from fp32's
 # Those that come out most often, and the one for CPUs whose 8-bit products saturate. A comparison has to be fair, but
@@ -25,7 +25,7 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
-    settings = {"export": run.config.export.exporter, "quantize": run.config.quantize.model_dump()}
+    settings = {"export": run.config.export.exporter, "quantize": quantising(run.config)}
     return settings | {"is_student": run.is_uncut} | this_machine(run.device)
 
 

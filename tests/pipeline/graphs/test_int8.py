@@ -13,20 +13,24 @@ import pytest
 import tiny_models
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tiny_runs import base_model
 
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common import machine
 from kdc.common.errors import KdcError
+from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.graphs import int8
 from kdc.pipeline.graphs.int8 import CANDIDATES, count_operators, quantise
-from kdc.pipeline.graphs.int8_storage import store_matrices, store_tables
+from kdc.pipeline.graphs.int8_storage import VectorBits, store_matrices, store_tables
 from kdc.pipeline.graphs.nodes import LINEAR_OPS, activations
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import BatchInvariance, batch_invariance, onnx_logits, parity_batches
 from kdc.pipeline.graphs.ranges import Histogram, Ranges, calibration_batches, collect_ranges
 from kdc.pipeline.graphs.smoothing import largest_by_channel, smooth
+from kdc.pipeline.models.loading import load_model
 from kdc.serving.engine.engine import Engine, activate
 
+VECTOR_BITS: tuple[VectorBits, ...] = (8, 4)
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}
 
 
@@ -237,6 +241,42 @@ def test_stored_weights_lose_at_most_half_a_step_each(tmp_path: Path, scale: flo
         TensorProto.FLOAT,
     }
     assert not {"table", "weight"} & {tensor.name for tensor in model.graph.initializer}
+
+
+@pytest.mark.parametrize(("width", "packed"), [(64, True), (48, False)])
+def test_token_vectors_of_four_bits_lose_at_most_half_a_step_on_the_average(
+    width: int, packed: bool, tmp_path: Path
+) -> None:
+    """Would catch halves that are swapped, a scale of another block, and a width that the blocks do not divide."""
+    table = np.random.default_rng(0).normal(size=(50, width)) * np.geomspace(0.01, 10, 50)[:, None]
+    table[7] = 0
+    make_lookup(tmp_path / "fp32.onnx", table.astype(np.float32), np.eye(width, dtype=np.float32))
+    model = onnx.load(tmp_path / "fp32.onnx")
+    assert store_tables(model.graph, vector_bits=4) == 1
+    onnx.save(model, tmp_path / "stored.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "stored.onnx", providers=["CPUExecutionProvider"])
+    (restored,) = session.run(None, {"input_ids": np.arange(50).reshape(5, 10)})
+    block = 32 if packed else width
+    error = np.square(restored.reshape(-1, block) - table.reshape(-1, block)).mean(axis=1)
+    half_a_step = np.abs(table.reshape(-1, block)).max(axis=1) / (15 if packed else 254)
+    assert (error <= (1.01 * half_a_step) ** 2).all()
+    assert (TensorProto.UINT8 in {tensor.data_type for tensor in model.graph.initializer}) is packed
+
+
+def test_a_candidate_with_vectors_of_four_bits_is_smaller_and_answers_nearly_the_same(tmp_path: Path) -> None:
+    base_model("bert", tmp_path, vocab_size=2000, hidden_size=32)
+    task = custom_task("toy", "a", None, "b", "classification", ("x", "y", "z"))
+    load_model(str(tmp_path), task).model.save_pretrained(tmp_path)
+    export_onnx(tmp_path, tmp_path / "fp32.onnx", token_type_ids=False)
+    ranges, sizes, answers = ranges_of(tmp_path / "fp32.onnx"), {}, {}
+    for bits in VECTOR_BITS:
+        file = tmp_path / f"{bits}.onnx"
+        quantise(tmp_path / "fp32.onnx", file, BY_NAME["channel-minmax"], ranges, vector_bits=bits)
+        assert invariance(file).passes()
+        sizes[bits], answers[bits] = file.stat().st_size, onnx_logits(file, threads=1)
+    (batch, *_) = parity_batches(token_rows(), pad_id=0, max_length=24)
+    difference = np.abs(answers[4](batch) - answers[8](batch)).max()
+    assert 1e-6 < difference < 0.2
 
 
 def test_a_stored_matrix_is_a_plain_weight_again_after_loading(tmp_path: Path) -> None:
