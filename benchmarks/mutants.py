@@ -56,7 +56,7 @@ MODULES = {
             "tests/pipeline/data/test_prepared.py",
         ],
     ),
-    "queue": ("serving/http/queue.py", ["tests/serving/http/test_batcher.py"]),
+    "queue": ("serving/http/queue.py", ["tests/serving/http/test_queue.py"]),
 }
 _KILLED, _LIVES, _LEAST = 1, 0, 0.9
 # What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.

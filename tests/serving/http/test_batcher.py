@@ -13,8 +13,7 @@ import pytest
 
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.http.batcher import Batcher
-from kdc.serving.http.queue import BatchReport, Overloaded, Queue, Request
-from kdc.serving.http.queue import Row as QueuedRow
+from kdc.serving.http.queue import BatchReport, Overloaded
 
 NUMBERS = itertools.count()
 
@@ -142,98 +141,6 @@ def test_the_row_that_waited_longest_is_in_the_next_batch() -> None:
         await batcher.close()
 
     in_loop(scenario)
-
-
-def asked(queue: Queue, name: int, lengths: Sequence[int]) -> None:
-    """Add a request's rows to a queue."""
-    request = Request(None, len(lengths), [])  # type: ignore[arg-type]
-    for place, length in enumerate(lengths):
-        number = next(NUMBERS)
-        queue.add(QueuedRow(length, (length, number), row(name, length), request, place, 0.0))
-
-
-def taken(queue: Queue) -> tuple[int, int]:
-    """Take one row: the name of its request, and its tokens."""
-    (one,) = queue.take(max_rows=1, max_tokens=100)
-    encoding: Any = one.encoding
-    return encoding[0], one.length
-
-
-def test_a_request_does_not_wait_for_all_rows_of_one_before_it() -> None:
-    # A client with a thousand rows made single rows of others wait half a second.
-    queue = Queue()
-    asked(queue, 1, [10] * 100)
-    for _ in range(5):
-        taken(queue)
-    asked(queue, 2, [70])
-    assert 2 in [taken(queue)[0] for _ in range(2)]
-
-
-def test_new_requests_without_end_do_not_hold_back_one_of_many_rows() -> None:
-    # The bug to catch: a clock that stands still while rows with the turn of the moment come one after the other.
-    queue, served = Queue(), {1: 0, 2: 0}
-    asked(queue, 1, [10] * 1000)
-    asked(queue, 2, [17])
-    for _ in range(300):
-        name, tokens = taken(queue)
-        served[name] += tokens
-        if name == 2:
-            asked(queue, 2, [17])  # a client that asks again at once
-    assert served[1] > 0.8 * served[2]
-
-
-def test_rows_that_left_are_forgotten() -> None:
-    queue = Queue()
-    asked(queue, 1, [10] * 5)
-    for _ in range(50):
-        asked(queue, 2, [7] * 100)
-        for waiting in [row for row in queue._by_length if row.length == 7]:
-            queue.remove(waiting)
-    assert (len(queue), queue.tokens, queue.before(1000)) == (5, 50, 50)
-    assert len(queue._by_turn) < 200
-    assert [taken(queue)[0] for _ in range(5)] == [1] * 5
-
-
-def test_what_comes_before_is_counted_while_lanes_take_rows() -> None:
-    queue, over = Queue(), threading.Event()
-
-    def lanes() -> None:
-        while not over.is_set():
-            for name in range(50):
-                asked(queue, name, [3])
-            while len(queue):
-                taken(queue)
-
-    lane = threading.Thread(target=lanes)
-    lane.start()
-    try:
-        for _ in range(20_000):
-            queue.before(10)
-    finally:
-        over.set()
-        lane.join()
-
-
-def test_a_pass_is_short_unless_the_turn_of_all_its_rows_has_come() -> None:
-    queue = Queue()
-    asked(queue, 1, [10] * 100)
-    assert len(queue.take(max_rows=100, max_tokens=200, ahead=40)) == 5  # those with the turns 0 to 40
-    for name in range(2, 40):
-        asked(queue, name, [20])
-    assert sorted(len(queue.take(max_rows=100, max_tokens=200, ahead=40)) for _ in range(3)) == [5, 10, 10]
-
-
-def test_requests_that_wait_together_get_like_shares() -> None:
-    random, queue = np.random.default_rng(5), Queue()
-    lengths = {name: random.integers(1, 60, size=count).tolist() for name, count in ((1, 900), (2, 300), (3, 300))}
-    for name, each in lengths.items():
-        asked(queue, name, each)
-    served = dict.fromkeys(lengths, 0)
-    while min(sum(each) - served[name] for name, each in lengths.items()) > 200:  # all of them wait
-        name, tokens = taken(queue)
-        served[name] += tokens
-    assert max(served.values()) - min(served.values()) <= 2 * 60
-    assert queue.tokens == sum(map(sum, lengths.values())) - sum(served.values())
 
 
 def test_a_large_request_leaves_room_for_small_ones_and_not_for_another_large_one() -> None:
