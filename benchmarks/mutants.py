@@ -44,7 +44,7 @@ MODULES = {
     ),
     "calibration": (
         "pipeline/quality/calibration.py",
-        [f"{_QUALITY}test_calibration.py", "tests/pipeline/test_collapse.py"],
+        [f"{_QUALITY}test_calibration.py"],
     ),
     "int8-choice": ("pipeline/graphs/int8_choice.py", ["tests/pipeline/graphs/test_int8_choice.py"]),
     "overlap": ("pipeline/data/overlap.py", ["tests/pipeline/data/test_overlap.py"]),

@@ -6,7 +6,6 @@ import pytest
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.settings import StudentSettings
 from kdc.pipeline.config.tasks import custom_task, find_task
-from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge
@@ -73,29 +72,6 @@ def test_a_merge_that_lost_the_training_is_refused() -> None:
     logits = np.array([[1.0, -1.0]], dtype=np.float32)
     with pytest.raises(KdcError, match="as it did before training"):
         check_merge(logits, logits, logits)
-
-
-def test_calibration_finds_the_temperature_that_logits_were_scaled_by() -> None:
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(20_000, 3)) * 2
-    powers = np.exp(logits)
-    labels = np.array([random.choice(3, p=row) for row in powers / powers.sum(-1, keepdims=True)])
-    assert calibrate((3 * logits).astype(np.float32), labels, "classification") == pytest.approx(3, rel=0.05)
-
-
-def test_a_temperature_that_helps_no_more_than_noise_is_not_taken() -> None:
-    """Would catch: a temperature that is fitted to noise and makes other rows' calibration worse."""
-    random, taken = np.random.default_rng(1), 0
-    for _ in range(40):
-        logits = random.normal(size=(200, 2)) * 2
-        powers = np.exp(logits)
-        labels = (random.random(200) < (powers / powers.sum(-1, keepdims=True))[:, 1]).astype(int)
-        taken += calibrate(logits.astype(np.float32), labels, "classification") != 1.0
-    assert taken <= 6  # the logits are calibrated already: one in twenty, and chance
-
-
-def test_regression_has_no_temperature() -> None:
-    assert calibrate(np.ones((3, 1), dtype=np.float32), np.ones(3), "regression") == 1.0
 
 
 def test_custom_tasks_are_decided_by_macro_f1() -> None:

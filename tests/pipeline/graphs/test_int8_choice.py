@@ -42,6 +42,22 @@ def test_the_fastest_candidate_that_passes_is_chosen() -> None:
     assert choose(measured, standard(max_drop=1)).chosen == "fast"
 
 
+def test_a_candidate_may_lose_as_much_as_is_allowed_and_no_more() -> None:
+    measured = {"exact": candidate(89, 3), "less": candidate(89.5, 5), "fp32": FP32}
+    assert choose(measured, standard(max_drop=1)).chosen == "exact"
+    assert choose(measured, standard(max_drop=0.99)).chosen == "less"
+    assert standard(max_drop=1).is_free(candidate(89, 1, label_changes=50))  # just more than 0.7 points of noise
+    assert not standard(max_drop=1).is_free(candidate(89, 1, label_changes=48))
+    assert not standard(max_drop=0.99).is_free(candidate(89, 1, label_changes=50))
+
+
+def test_speeds_are_equal_within_fifteen_percent() -> None:
+    near = {"fast": candidate(90, 1 / 1.149, difference=0.1), "near": candidate(90, 1, difference=0.0)}
+    assert choose(near, standard()).chosen == "near"
+    far = {"fast": candidate(90, 1 / 1.151, difference=0.1), "near": candidate(90, 1, difference=0.0)}
+    assert choose(far, standard()).chosen == "fast"
+
+
 def test_among_candidates_of_equal_speed_the_one_nearest_to_fp32_is_chosen() -> None:
     measured = {
         "a": candidate(89.5, 3.00, difference=0.03),
@@ -71,14 +87,17 @@ def test_a_candidate_that_depends_on_its_batch_is_never_chosen() -> None:
 
 
 def test_where_no_candidate_could_be_made_the_reason_is_said() -> None:
-    choice = choose({"a": Int8Measurement(static=True, failed="unknown operator")}, standard())
-    assert "unknown operator" in choice.note
+    failed = {name: Int8Measurement(static=True, failed=f"{name} fails") for name in ("a", "z")}
+    choice = choose({**failed, "fp32": Int8Measurement(static=True, failed="not one of them")}, standard())
+    assert choice.note == "no int8 candidate is eligible (a fails; z fails): a CPU loads fp32"
+    long = choose({"a": Int8Measurement(static=True, failed="x" * 999)}, standard())
+    assert long.note.count("x") == 300
 
 
 def test_where_all_candidates_cost_too_much_fp32_is_loaded_and_it_says_so() -> None:
     choice = choose({"lossy": candidate(80, 1), "less": candidate(85, 2)}, standard(max_drop=1))
     assert (choice.chosen, choice.winner, choice.int8) == (None, "less", True)
-    assert "lost 5.00" in choice.note
+    assert "at most 1 points (the best lost 5.00)" in choice.note
 
 
 @pytest.mark.parametrize(("score", "chosen"), [(89.5, "second"), (89.0, "first"), (88.0, "first")])

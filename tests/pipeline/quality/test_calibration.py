@@ -1,9 +1,9 @@
-"""Calibration errors against cases that can be worked out by hand."""
+"""Calibration errors by hand, and temperatures: found where there is one, by whatever search, and else left alone."""
 
 import numpy as np
 import pytest
 
-from kdc.pipeline.quality.calibration import reliability
+from kdc.pipeline.quality.calibration import Bin, calibrate, reliability
 
 
 def test_calibration_error_by_hand() -> None:
@@ -23,3 +23,67 @@ def test_every_output_of_multi_label_is_an_answer_of_its_own() -> None:
     result = reliability(probabilities, np.array([[1, 0], [1, 0]]), "multilabel")
     assert result.ece == pytest.approx(0.05)  # all of confidence 0.8, three of four right
     assert [each.rows for each in result.bins] == [4]
+
+
+def test_confidences_share_a_bin_of_a_fifteenth() -> None:
+    probabilities = np.array([[0.60, 0.40], [0.66, 0.34], [0.67, 0.33], [1.0, 0.0]])
+    bins = reliability(probabilities, np.array([0, 1, 0, 0]), "classification").bins
+    assert [(each.rows, each.accuracy) for each in bins] == [(2, 0.5), (1, 1.0), (1, 1.0)]
+    assert [each.confidence for each in bins] == pytest.approx([0.63, 0.67, 1.0])
+
+
+def test_a_probability_of_a_half_is_an_answer_for_the_label() -> None:
+    assert reliability(np.array([[0.5]]), np.array([[1]]), "multilabel").bins == (Bin(1, 0.5, 1.0),)
+
+
+def rows_of(count: int, outputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels that have the probabilities which the logits say."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(count, outputs)) * 2
+    powers = np.exp(logits)
+    labels = np.array([random.choice(outputs, p=row) for row in powers / powers.sum(-1, keepdims=True)])
+    return logits, labels
+
+
+def test_calibration_finds_the_temperature_that_logits_were_scaled_by() -> None:
+    logits, labels = rows_of(20_000, 3, seed=0)
+    assert calibrate((3 * logits).astype(np.float32), labels, "classification") == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [2.5, 0.3])
+def test_the_temperature_is_the_likeliest_of_a_fine_grid(factor: float) -> None:
+    logits, labels = rows_of(400, 3, seed=2)
+    logits = (factor * logits).astype(np.float32)
+
+    def surprise(temperature: float) -> float:
+        powers = np.exp(logits.astype(np.float64) / temperature)
+        return -np.log(powers[np.arange(400), labels] / powers.sum(-1)).mean()
+
+    best = min(np.geomspace(0.05, 20, 6000), key=surprise)
+    assert calibrate(logits, labels, "classification") == pytest.approx(best, rel=2e-3)
+
+
+def test_the_temperature_of_several_labels_is_found_from_all_of_them() -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(size=(4000, 3)) * [1, 2, 3]
+    labels = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    assert calibrate((4 * logits).astype(np.float32), labels, "multilabel") == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize(("factor", "end"), [(1000.0, 20.0), (0.001, 0.05)])
+def test_a_temperature_has_ends(factor: float, end: float) -> None:
+    logits, labels = rows_of(2000, 2, seed=4)
+    assert calibrate((factor * logits).astype(np.float32), labels, "classification") == pytest.approx(end, rel=0.01)
+
+
+def test_a_temperature_that_helps_no_more_than_noise_is_not_taken() -> None:
+    """Would catch: a temperature that is fitted to noise and makes other rows' calibration worse."""
+    taken = [calibrate(logits.astype(np.float32), labels, "classification") != 1.0
+             for logits, labels in (rows_of(200, 2, seed) for seed in range(100, 160))]  # fmt: skip
+    assert sum(taken) <= 8  # the logits are calibrated already: one in twenty, and chance
+
+
+def test_too_few_rows_and_regression_have_no_temperature() -> None:
+    logits, labels = rows_of(4, 2, seed=5)
+    assert calibrate((50 * logits).astype(np.float32), labels, "classification") == 1.0
+    assert calibrate(np.ones((30, 1), dtype=np.float32), np.ones(30), "regression") == 1.0
