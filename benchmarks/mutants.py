@@ -9,14 +9,18 @@ than 90 % of a module's die.
 
 import argparse
 import ast
+import importlib
+import json
 import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import SourceFileLoader
@@ -62,7 +66,14 @@ _KILLED, _LIVES, _LEAST = 1, 0, 0.9
 # What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
 _SECONDS = 120  # a mutant that runs longer does not end
-_HEAVY = ("numpy", "scipy.stats", "scipy.optimize", "scipy.sparse.csgraph", "pyarrow", "pydantic", "pytest", "torch")
+# Prints the modules that collecting tests loads, with their files.
+_COLLECT = """
+import json, os, sys, pytest
+stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
+pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[1:]])
+files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+json.dump(files, stdout)
+"""
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,15 @@ def _run(mutant: Mutant, tests: list[str]) -> int:
     return _LIVES if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]) == 0 else _KILLED
 
 
+def _load_libraries(tests: list[str]) -> None:
+    """Import what the tests need and is not kdc's own: once, and not again for each mutant."""
+    done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", _COLLECT, *tests], stdout=subprocess.PIPE)
+    for name, file in json.loads(done.stdout).items():
+        if file and not Path(file).resolve().is_relative_to(ROOT):
+            with suppress(Exception):  # a module that only its own package may import
+                importlib.import_module(name)
+
+
 def main() -> int:
     """Test the mutants of each module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -160,8 +180,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     os.chdir(ROOT)
-    for name in _HEAVY:  # once, and not in each mutant
-        __import__(name)
+    _load_libraries(sorted({test for name in options.only.split(",") for test in MODULES[name][1]}))
     weak = []
     for name in options.only.split(","):
         file, tests = MODULES[name]
