@@ -166,7 +166,8 @@ def _load_libraries(tests: list[str]) -> None:
     """Import what the tests need and is not kdc's own: once, and not again for each mutant."""
     done = subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", _COLLECT, *tests], stdout=subprocess.PIPE)
     for name, file in json.loads(done.stdout).items():
-        if file and not Path(file).resolve().is_relative_to(ROOT):
+        is_library = file and ("site-packages" in file or not Path(file).resolve().is_relative_to(ROOT))
+        if is_library:
             with suppress(Exception):  # a module that only its own package may import
                 importlib.import_module(name)
 
