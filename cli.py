@@ -168,7 +168,7 @@ COMPRESS = (
         (
             "search",
             str,
-            "Short trainings that choose the student: of the three largest candidates that can keep latency and size "
+            "Short trainings that choose the student: of the three most promising that can keep latency and size "
             "(quick, the default), of all (full), or none (off). The teacher itself is a candidate without training.",
         ),
     ),

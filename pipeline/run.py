@@ -70,9 +70,9 @@ STAGES = (
         is_wanted=lambda config: config.searches,
     ),
     # The student, by `depends_on` the one that the search chose, learns from the teacher's answers and from the labels,
-    # through LoRA adapters.
+    # through LoRA adapters, or in all its weights.
     Stage(results.StudentResult, student.run, student.depends_on, after=("targets",)),
-    # The adapters are merged into the weights.
+    # What was trained beside the weights is merged into them.
     Stage(results.MergeResult, merge.run, merge.depends_on, after=("student",)),
     # The merged model becomes an ONNX graph, in fp32 and fp16.
     Stage(results.ExportResult, export.run, export.depends_on, after=("merge",)),

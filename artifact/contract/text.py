@@ -4,8 +4,14 @@ from kdc.artifact.contract.judgement import Judgement, judge_costs, judge_drop
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 
-_FASTER = "fewer layers (of six: --student layers:0,5), a smaller --set data.max_length, more threads"
-_SMALLER = "fewer layers (of six: --student layers:0,5), or a teacher with smaller embeddings"
+_FASTER = (
+    "fewer layers (of six: --student layers:0,5) or none (--student conv), a smaller --set data.max_length, "
+    "more threads"
+)
+_SMALLER = (
+    "fewer layers (of six: --student layers:0,5) or none (--student conv), token vectors in 4 bits (--set "
+    "quantize.vector_bits=4), or a teacher with smaller embeddings"
+)
 _BETTER = (
     "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer training "
     "(--set student.min_steps=3000)"

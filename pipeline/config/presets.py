@@ -83,7 +83,7 @@ def without_layers(epochs: float, min_steps: int) -> dict[str, Any]:
     """How a student without layers is trained, by the length of other students' trainings: most of it begins at random,
     and its steps cost little."""
     rates = {"learning_rate": 1e-3, "head_learning_rate": 2e-3, "batch_size": 64}
-    return {"method": "full", "epochs": 3 * epochs, "min_steps": 2 * min_steps} | rates
+    return {"method": "full", "epochs": 3 * epochs, "min_steps": 2 * min_steps, "gradient_checkpointing": False} | rates
 
 
 # Small tasks need more passes; WNLI's dev set is adversarial to its train set, so nobody beats the majority there.

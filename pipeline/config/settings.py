@@ -313,10 +313,10 @@ class QuantizeSettings(Section):
         ge=0,
         description="points of the metric that int8 may lose before further candidates are tried",
     )
-    vector_bits: Literal["auto", 8, 4] = Field(
-        "auto",
-        description="bits of each number of the token vectors in an int8 file: 8, or 4, which halves most of a small "
-        "student's file; auto is 4 where a contract limits the size",
+    vector_bits: Literal[8, 4] = Field(
+        8,
+        description="bits of each number of the token vectors in an int8 file: 8, or 4, which nearly halves most of a "
+        "small student's file (where 32 divides their width)",
     )
     calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
     invariance_rows: int = Field(
@@ -339,9 +339,9 @@ class ContractSettings(Section, Proof, Limits):
 
     search: Literal["quick", "full", "off"] = Field(
         "quick",
-        description="search for the student that keeps the contract: quick (short trainings of the three largest that "
-        "can keep latency and size), full (of all that can) or off (train student.model; the default if that is set); "
-        "the teacher itself, where it can keep them, is a candidate without training",
+        description="search for the student that keeps the contract: quick (short trainings of the three most "
+        "promising that can keep latency and size), full (of all that can) or off (train student.model; the default if "
+        "that is set); the teacher itself, where it can keep them, is a candidate without training",
     )
     max_hours: float | None = Field(
         None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
@@ -383,13 +383,6 @@ class Config(Section):
     def has_one_teacher(self) -> bool:
         """Whether there is one teacher, with its weights: neither several, nor a black box."""
         return self.teacher.scores is None and len(self.teacher.sources) == 1
-
-    @property
-    def vector_bits(self) -> Literal[8, 4]:
-        """Bits of each number of the token vectors in an int8 file."""
-        if self.quantize.vector_bits == "auto":
-            return 8 if self.contract.max_size_mb is None else 4
-        return self.quantize.vector_bits
 
     @property
     def measures_first(self) -> bool:

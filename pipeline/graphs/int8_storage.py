@@ -7,6 +7,7 @@ as numbers of 4 bits, two in a byte, with a scale for each 32 of them.
 """
 
 from collections.abc import Container
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -100,7 +101,7 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
     """A lookup (batch, sequence) of rows whose bytes hold a number of the row's first half in their lower bits, and one
     of its second half in their upper bits."""
     width, output = table.dims[1], node.output[0]
-    numbers, scales = _four_bits(numpy_helper.to_array(table))
+    numbers, scales = _four_bits(numpy_helper.to_array(table).tobytes(), width)
     first, second = np.split(numbers, 2, axis=1)
     constants = {
         "packed": first | second << 4,
@@ -132,10 +133,11 @@ def _unpacked_lookup(graph: GraphProto, table: TensorProto, node: NodeProto) -> 
     ]
 
 
-def _four_bits(table: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """A table (rows, width) as numbers of 0 to 15 of the same shape, and scales (rows, blocks, 1): of those that are
-    tried for a block the one with the least squared error."""
-    blocks = table.reshape(len(table), -1, _BLOCK)
+@lru_cache(maxsize=1)  # all candidates of a graph have the same table
+def _four_bits(table: bytes, width: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """A table (rows, width) of fp32 as numbers of 0 to 15 of the same shape, and scales (rows, blocks, 1): of those
+    that are tried for a block the one with the least squared error."""
+    blocks = np.frombuffer(table, dtype=np.float32).reshape(-1, width // _BLOCK, _BLOCK)
     reach = np.abs(blocks).max(axis=-1, keepdims=True) / (_MIDDLE - 0.5)
     best = np.full(reach.shape, np.inf, dtype=np.float32)
     numbers, scales = np.zeros(blocks.shape, dtype=np.uint8), np.ones(reach.shape, dtype=np.float16)
@@ -147,7 +149,7 @@ def _four_bits(table: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[n
         best = np.where(better, error, best)
         scales = np.where(better, tried, scales)
         numbers = np.where(better, (rounded + _MIDDLE).astype(np.uint8), numbers)
-    return numbers.reshape(table.shape), scales
+    return numbers.reshape(-1, width), scales
 
 
 def _product(numbers: str, scales: str, output: str, name: str) -> list[NodeProto]:

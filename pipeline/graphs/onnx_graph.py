@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.graphs.nodes import nested_graphs
-from kdc.pipeline.models.pooling import open_classifier
+from kdc.pipeline.models.opening import open_classifier
 
 Exporter = Literal["auto", "optimum", "torch"]
 

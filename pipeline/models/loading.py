@@ -26,14 +26,8 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.minilm import find_minilm
-from kdc.pipeline.models.pooling import (
-    SENTENCE_POOLING,
-    Pooling,
-    class_of,
-    mean_pooled_over,
-    open_classifier,
-    reads_the_mean,
-)
+from kdc.pipeline.models.opening import class_of, open_classifier
+from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean
 
 log = logging.getLogger("kdc")
 

@@ -2,8 +2,8 @@
 
 The heads of transformers read the first token. An encoder that was trained to be read by the mean of its token vectors
 (Reimers and Gurevych 2019, arXiv 1908.10084), such as all-MiniLM, keeps little in its first token, and is read better
-by the mean. Such a classifier saves and loads like any other model of transformers, but is opened by `open_classifier`:
-its config says `kdc_pooling: mean`.
+by the mean. Such a classifier saves and loads like any other model of transformers, but is opened by `opening.py`: its
+config says `kdc_pooling: mean`.
 """
 
 import json
@@ -12,11 +12,9 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.hub import cached_file
-
-from kdc.pipeline.models.shallow import ShallowClassifier, is_shallow
 
 Pooling = Literal["auto", "first", "mean"]
 
@@ -34,7 +32,7 @@ class MeanPooledClassifier(PreTrainedModel):
         encoder = encoder or AutoModel.from_config(config)
         super().__init__(encoder.config)  # which says what form of attention the encoder can take
         self.encoder = without_pooler(encoder)
-        self.dropout = nn.Dropout(_head_dropout(config))
+        self.dropout = nn.Dropout(head_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
@@ -64,7 +62,7 @@ def without_pooler(encoder: Any) -> Any:
     return encoder
 
 
-def _head_dropout(config: PretrainedConfig) -> float:
+def head_dropout(config: PretrainedConfig) -> float:
     """The dropout rate that the architecture's own head would have."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
         if getattr(config, name, None) is not None:
@@ -95,19 +93,6 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
         _raise_exceptions_for_gated_repo=False,
     )
     return note is not None and bool(json.loads(Path(note).read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"))
-
-
-def class_of(config: PretrainedConfig) -> Any:
-    """The class whose `from_pretrained` opens a classifier of this config."""
-    if is_shallow(config):
-        return ShallowClassifier
-    return MeanPooledClassifier if is_mean_pooled(config) else AutoModelForSequenceClassification
-
-
-def open_classifier(place: str | Path, **options: Any) -> Any:
-    """Open a classifier that `save_pretrained` wrote, of any form; the options are those of `from_pretrained`."""
-    config = AutoConfig.from_pretrained(place)
-    return class_of(config).from_pretrained(place, config=config, **options)
 
 
 def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledClassifier, dict[str, Any]]:

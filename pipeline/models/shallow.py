@@ -3,11 +3,11 @@
 `static` reads the bag of a text's token vectors (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic
 Methods"); `conv` reads runs of neighbouring tokens first (Kim 2014, arXiv 1408.5882). They answer in microseconds and
 are distilled by the same loop and loss as any other student. A shallow classifier saves and loads like any other model
-of transformers, but is opened by `open_classifier`: its config is the teacher's, and says `kdc_shallow` besides.
+of transformers, but is opened by `opening.py`: its config is the teacher's, and says `kdc_shallow` besides.
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from kdc.common.errors import InputError
+from kdc.pipeline.models.pooling import head_dropout
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ SHAPES = {
 }
 
 
+_SIZES = {"static": ("width", "hidden"), "conv": ("width", "channels", "window", "depth", "hidden")}
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096}
 
 
@@ -60,14 +62,21 @@ class ShallowClassifier(PreTrainedModel):
         self.vectors = nn.Embedding(config.vocab_size, unfolded or shape.width)
         self.projection = nn.Linear(unfolded, shape.width, bias=False) if unfolded else None
         self.window = shape.window
-        self.vectors.weight.requires_grad_(shape.trains_vectors)
         inputs = [shape.width, *[shape.channels] * shape.depth]
         self.convolutions = nn.ModuleList([nn.Linear(shape.window * size, shape.channels) for size in inputs[:-1]])
         self.share = nn.Linear(inputs[-1], 1)
         self.hidden = nn.Linear(2 * inputs[-1], shape.hidden)
-        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
+        self.dropout = nn.Dropout(head_dropout(config))
         self.classifier = nn.Linear(shape.hidden, config.num_labels)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *given: Any, **named: Any) -> Any:
+        """As of any model. Which weights are trained is said after they were read: transformers 5 makes them anew."""
+        loaded = super().from_pretrained(*given, **named)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.vectors.weight.requires_grad_(model.config.kdc_shallow["trains_vectors"])
+        return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vectors
@@ -116,7 +125,7 @@ def _windows(states: torch.Tensor, window: int) -> torch.Tensor:
     return torch.cat([padded[:, place : place + states.shape[1]] for place in range(window)], dim=-1)
 
 
-def is_shallow(config: PretrainedConfig) -> bool:
+def says_shallow(config: PretrainedConfig) -> bool:
     """Whether the config is of a `ShallowClassifier`."""
     return getattr(config, "kdc_shallow", None) is not None
 
@@ -130,28 +139,32 @@ def parse_shape(text: str) -> Shape:
     """The sizes that `conv`, `static` or `conv:channels=128,window=5` mean.
 
     Raises:
-        InputError: there is no such size, or it is no whole number within its range.
+        InputError: there is no such size, it is named twice, or it is no whole number within its range.
     """
     kind, _, given = text.partition(":")
-    sizes = asdict(SHAPES[kind])
+    sizes, named = asdict(SHAPES[kind]), set()
     for part in given.split(",") if given else ():
         name, _, value = part.partition("=")
-        if name not in sizes or not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _MOST.get(name, 0):
-            known = ", ".join(f"{name} (1 to {most})" for name, most in _MOST.items())
-            remedy = f"for example conv:channels=128,window=5; there are {known}"
-            raise InputError("no such size of a shallow student", given=part, remedy=remedy)
+        known = name in _SIZES[kind] and name not in named
+        if not known or not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _MOST[name]:
+            sizes_of_it = ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind])
+            what = f"the student {kind} has no such size, or has it twice"
+            raise InputError(what, given=f"{part} in {text}", remedy=f"its sizes are {sizes_of_it}")
         sizes[name] = int(value)
+        named.add(name)
     return Shape(**sizes)
 
 
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:
-    """A shallow classifier over a teacher's token vectors, and the names of its modules that start at random.
+    """A shallow classifier over a teacher's token vectors, at most as wide as they are, and the names of its modules
+    that start at random.
 
     The vectors are scaled to a mean square of 1: an encoder's own are scaled by the norm that reads them.
     """
     config = copy.deepcopy(teacher.config)
     table = teacher.get_input_embeddings().weight.detach()
     config.kdc_pooling = None
+    shape = replace(shape, width=min(shape.width, table.shape[1]))
     config.kdc_shallow = asdict(shape) | {"unfolded_width": table.shape[1]}
     config.vocab_size = table.shape[0]
     config.type_vocab_size = 1  # the types of tokens are not read

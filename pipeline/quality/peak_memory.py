@@ -64,7 +64,7 @@ def _main() -> None:
 def _answer_with_torch(files: ModelFiles, texts: list[Any]) -> None:
     import torch
 
-    from kdc.pipeline.models.pooling import open_classifier
+    from kdc.pipeline.models.opening import open_classifier
     from kdc.serving.engine.tokenizing import RowTokenizer, pad
 
     model = open_classifier(files.model).eval()

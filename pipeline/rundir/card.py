@@ -11,7 +11,7 @@ UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose 
 
 
 def model_card(
-    manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str
+    manifest: Manifest, int8: QuantizeResult, judgement: Judgement | None, example: str, *, teacher: str, adapted: bool
 ) -> str:
     """The card: what the model answers, what was measured, how to use it, and its limits.
 
@@ -21,6 +21,7 @@ def model_card(
         judgement: how it kept its contract; None where nothing was asked of it.
         example: arguments for `kdc try`, quoted for a shell.
         teacher: what a person should know of the teacher; "" where all is well.
+        adapted: whether the student was trained through adapters.
     """
     task, lineage = manifest.task, manifest.lineage
     columns = f"`{task.text}`" if task.text_pair is None else f"the pair `{task.text}`, `{task.text_pair}`"
@@ -31,7 +32,8 @@ def model_card(
     if judgement is not None and int8.chosen and judgement.variant == "fp32":
         untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
     contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
-    how = f"Distilled from `{lineage.teacher}` into {lineage.student} with KD-LoRA, adapters merged"
+    way = "with KD-LoRA, adapters merged" if adapted else "by training all weights"
+    how = f"Distilled from `{lineage.teacher}` into {lineage.student} {way}"
     if lineage.student == UNCUT_NAME:
         how = f"`{lineage.teacher}`, fine-tuned and uncut"
     note = int8.note or f"int8 is the candidate `{int8.winner}`."

@@ -16,6 +16,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import as_served
 from kdc.pipeline.quality.peak_memory import ModelFiles
 from kdc.pipeline.results import (
     BaselinesResult,
@@ -120,7 +121,7 @@ def _torch_entry(
         predict=lambda split: predict(model, Rows([data.tokens(role, split)]), pad_id=tokenizer.pad_token_id),
         row={
             "runtime": f"torch {device}",
-            "parameters": loading.count_parameters(model),
+            "parameters": loading.count_parameters(as_served(model)),
             "size_bytes": size + (folder / TOKENIZER_JSON).stat().st_size,
         },
         memory=files if weights is None and device == "cpu" else None,

@@ -113,7 +113,7 @@ def trials_of(
         invariance_rows=settings.invariance_rows,
         rounds=settings.rounds,
         seed=seed,
-        vector_bits=run.config.vector_bits,
+        vector_bits=settings.vector_bits,
     )
 
 

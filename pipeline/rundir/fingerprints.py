@@ -51,14 +51,14 @@ def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     return {"kept_step"} if settings.kept_step == type(settings).model_fields["kept_step"].default else set()
 
 
-def smaller(config: Config) -> dict[str, Any]:
+def vector_bits(config: Config) -> dict[str, Any]:
     """How token vectors are stored, where otherwise than in runs of before."""
-    return {} if config.vector_bits == 8 else {"vector_bits": config.vector_bits}
+    return {} if config.quantize.vector_bits == 8 else {"vector_bits": config.quantize.vector_bits}
 
 
 def quantising(config: Config) -> dict[str, Any]:
     """What int8 depends on."""
-    return config.quantize.model_dump(exclude={"vector_bits"}) | smaller(config)
+    return config.quantize.model_dump(exclude={"vector_bits"}) | vector_bits(config)
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:

@@ -30,13 +30,13 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.shallow import as_served
+from kdc.pipeline.models.shallow import as_served, parse_shape
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results import CandidatesResult, DataResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import smaller, this_machine
+from kdc.pipeline.rundir.fingerprints import this_machine, vector_bits
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 
@@ -56,7 +56,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "precisions": precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
-        **smaller(config),
+        **vector_bits(config),
         **this_machine(run.device),
     }
 
@@ -99,6 +99,8 @@ def is_intact(root: Path) -> bool:
 def students_of(config: Config) -> list[str]:
     """The students that could come out; the configured one alone where no search was asked for."""
     own, layers = config.student.model, loading.depth(config.teacher.model)
+    if is_shallow(own) and parse_shape(own) == parse_shape(kind := own.partition(":")[0]):
+        own = kind  # whatever sizes it was given
     if own.startswith("layers:"):
         own = _cut(loading.parse_layers(own, layers))  # by number, whatever name it was given
     if config.contract.search == "off":
@@ -138,7 +140,7 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
         variants: dict[str, Costs | NotMeasured] = {}
         for variant in precisions(run):
             try:
-                file = _converted(folder, variant, batches, config.vector_bits)
+                file = _converted(folder, variant, batches, config.quantize.vector_bits)
                 engine = Engine.from_files(
                     file,
                     folder / _TOKENIZER,
@@ -174,14 +176,12 @@ def _export(model: Any, source: str, folder: Path, *, max_length: int, exporter:
     return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
 
 
-def _converted(
-    folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]], vector_bits: VectorBits
-) -> Path:
+def _converted(folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]], bits: VectorBits) -> Path:
     """The file of one precision in the folder, made of its `fp32.onnx`."""
     fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
-        quantise(source.file, file, _INT8, source.ranges, vector_bits=vector_bits)
+        quantise(source.file, file, _INT8, source.ranges, vector_bits=bits)
     elif variant == "fp16":
         to_fp16(fp32, file)
     return file

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import UNCUT, Config, is_of_teacher, is_shallow
+from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.sources import input_fingerprint
@@ -66,8 +66,10 @@ def check(run: Run) -> None:
     """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: the teacher itself where there is no such one; rows that are longer than the students take.
+        InputError: the teacher itself where there is no such one; sizes or ways of training that a student without
+            layers does not have; rows that are longer than the students take.
     """
+    _check_shallow(run.config.student)
     if run.config.student.model == UNCUT and not run.config.has_one_teacher:
         raise InputError(
             "the student can be the teacher itself only where there is one, with its weights",
@@ -79,21 +81,27 @@ def check(run: Run) -> None:
         check_length(contract.at, run.result(DataResult).max_length["student"])
 
 
+def _check_shallow(student: StudentSettings) -> None:
+    """Also where the rows are there already: they are the same for all students that are made of the teacher."""
+    if not is_shallow(student.model):
+        return
+    parse_shape(student.model)
+    wrong = ["student.method=lora"] * (student.method == "lora")
+    wrong += ["student.gradient_checkpointing=true"] * student.gradient_checkpointing
+    if wrong:
+        raise InputError(
+            "a student without layers has nothing for adapters or for checkpoints between layers",
+            given=", ".join(wrong),
+            remedy="drop that, or name a student with layers: --student layers:first-and-last",
+        )
+
+
 def _check_plan(config: Config, task: Task) -> None:
     """Refuse now what a later stage would refuse after hours of training.
 
     Raises:
-        InputError: layers that the teacher does not have, sizes that a student cannot have, weights of unknown classes,
-            an exporter that is not there.
+        InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
     """
-    if is_shallow(config.student.model):
-        parse_shape(config.student.model)
-        if config.student.method == "lora":
-            raise InputError(
-                "a shallow student has no layers that could take adapters",
-                given="student.method=lora",
-                remedy="drop student.method, or name a student with layers: --student layers:first-and-last",
-            )
     if config.student.model.startswith("layers:"):
         loading.parse_layers(config.student.model, loading.depth(config.teacher.model))
     if config.teacher.scores is not None and config.teacher.more:

@@ -1,4 +1,5 @@
-"""Stage `merge`: adapters into the weights, in fp32, and the proof that nothing was lost.
+"""Stage `merge`: adapters into the weights, or of a student without layers a projection into its token vectors, in
+fp32, and the proof that nothing was lost.
 
 Reads `data/`, `student/`, and `search/` where there was a search. Writes `model/` (save_pretrained, with its
 tokenizer).
@@ -61,9 +62,9 @@ def check_merge(
         merged,
         adapted,
         _TOLERANCE,
-        problem="the merged model does not answer as the model with adapters does",
+        problem="the merged model does not answer as the trained student does",
         where="the tuning slice",
-        remedy="run the stage again with --from student; if it stays, report the adapter settings",
+        remedy="run the stage again with --from student; if it stays, report the settings of the student",
     )
     learned = float(np.abs(merged - untrained).max())
     if is_trained and learned <= 100 * tolerance:

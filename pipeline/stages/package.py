@@ -95,7 +95,8 @@ def run(run: Run, out: Path) -> PackageResult:
             look=partial(look_of, run),
         )
     example = _example(manifest.task)
-    card = model_card(manifest, quantized, judgement, example, teacher=teacher_note(run))
+    adapted = run.student.method == "lora"
+    card = model_card(manifest, quantized, judgement, example, teacher=teacher_note(run), adapted=adapted)
     (working / "README.md").write_text(card, encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
     manifest = write_manifest(working, manifest.model_copy(update={"files": files, "contract": judgement}))

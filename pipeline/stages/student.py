@@ -1,5 +1,5 @@
-"""Stage `student`: make a smaller model and distil the teacher into it through LoRA adapters; or, where the student is
-the teacher itself, keep that as it is.
+"""Stage `student`: make a smaller model and distil the teacher into it, through LoRA adapters or in all its weights;
+or, where the student is the teacher itself, keep that as it is.
 
 Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. Writes the student's folder as
 `training/students.py` describes it.
@@ -16,8 +16,8 @@ from kdc.pipeline.training.finetuning import check_learned
 from kdc.pipeline.training.students import keep_teacher
 
 _REMEDY = (
-    "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, keep other layers "
-    "(--student layers:first-half), or --set student.allow_majority=true to go on all the same"
+    "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
+    "student (--student layers:first-half), or --set student.allow_majority=true to go on all the same"
 )
 
 

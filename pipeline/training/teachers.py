@@ -13,7 +13,7 @@ from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.pooling import open_classifier
+from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.baselines import Linear, with_head

@@ -13,7 +13,7 @@ import tiny_runs
 import torch
 from tiny_models import ARCHITECTURES
 
-from kdc.pipeline.models.pooling import open_classifier
+from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.report.page import write_report
 
 PREDICT = """

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny_runs
 from conftest import ALL_MODELS, Finished
@@ -26,8 +27,10 @@ def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finishe
     table: dict[str, Any] = dict(result.metrics)
     assert table["fp32"]["accuracy"] > 90
     assert table["int8"]["accuracy"] > 85
-    assert table["merged"]["parameters"] == table["fp32"]["parameters"] < 100 * 16 + 3000
+    assert table["student"]["parameters"] == table["merged"]["parameters"] == table["fp32"]["parameters"]
+    assert table["fp32"]["parameters"] < 100 * 16 + 3000
     assert result.artifact is not None
+    assert "by training all weights" in (result.artifact / "README.md").read_text(encoding="utf-8")
     assert load_manifest(result.artifact).lineage.student == f"{student} of the finetuned teacher"
     engine = Engine.load(result.artifact, variant="fp32", device="cpu")
     with np.load(run / "evaluate" / "logits.npz") as logits:
@@ -36,11 +39,28 @@ def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finishe
         assert np.abs(logits["eval/fp32"] - logits["eval/merged"]).max() < 1e-3
 
 
-def test_adapters_of_a_shallow_student_are_refused_before_anything_is_trained(
-    finished: Finished, tmp_path: Path
+@pytest.mark.parametrize("setting", ["student.method=lora", "student.gradient_checkpointing=true"])
+def test_what_needs_layers_is_refused_before_anything_is_trained(
+    setting: str, finished: Finished, tmp_path: Path
 ) -> None:
-    flags = {"run.out": tmp_path / "run", "student.model": "conv"}
-    config = tiny_runs.config_for(finished.folder, finished.teacher, "student.method=lora", flags=flags)
-    with pytest.raises(InputError, match="no layers that could take adapters"):
+    """Also where the rows are there already."""
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder / "run" / "data", run / "data", symlinks=True)
+    flags = {"run.out": run, "student.model": "conv"} | ALL_MODELS
+    config = tiny_runs.config_for(finished.folder, finished.teacher, setting, flags=flags)
+    with pytest.raises(InputError, match="without layers has nothing for"):
         tiny_runs.compress(config)
-    assert not (tmp_path / "run" / "teacher").exists()
+    assert not (run / "teacher").exists()
+
+
+def test_vectors_of_four_bits_reach_the_artifact(finished: Finished, tmp_path: Path) -> None:
+    """Would catch a setting that is lost between the stages, or that makes nothing anew."""
+    teacher = tiny_runs.base_model("bert", tmp_path / "teacher", hidden_size=32)
+    types = {}
+    for bits in (8, 4):
+        flags = {"run.out": tmp_path / "run", "student.model": "static:width=32,hidden=16"}
+        sets = (f"quantize.vector_bits={bits}", "teacher.epochs=3")
+        tiny_runs.compress(tiny_runs.config_for(finished.folder, teacher, *sets, flags=flags), until="quantize")
+        graph = onnx.load(tmp_path / "run" / "quantize" / "model.int8.onnx").graph
+        types[bits] = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 2}
+    assert onnx.TensorProto.UINT8 in types[4] - types[8]

@@ -99,7 +99,7 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
         import torch
         from transformers import AutoTokenizer
 
-        from kdc.pipeline.models.pooling import open_classifier
+        from kdc.pipeline.models.opening import open_classifier
     except ModuleNotFoundError as error:
         remedy = "pip install 'kdc[compress]'"
         raise KdcError(

@@ -119,4 +119,10 @@ def check(grid: Grid) -> None:
     if problems:
         raise InputError("\n    ".join(["the study has mistakes:", *problems]), remedy="see `kdc study --help`")
     for cell in grid.cells():
-        grid.config(cell)
+        student = grid.config(cell).student
+        if cell.method in ("kd-lora", "student-lora") and student.method != "lora":
+            raise InputError(
+                "a method trains the student's adapters, and this student has none",
+                given=f"{cell.method}, student.model={student.model}, student.method={student.method}",
+                remedy="leave it out of --methods, or the student out of --set",
+            )

@@ -82,7 +82,7 @@ def test_a_familys_own_student_checkpoint_stays_in_all_recipes() -> None:
 
 
 def test_a_student_without_layers_is_trained_in_its_own_way_unless_the_person_says_otherwise() -> None:
-    """Also where a search finds it; would catch a person's setting that is lost, and adapters that stay asked for."""
+    """Would catch a person's setting that is lost, and adapters that stay asked for of one that a search finds."""
     student = make({"student.model": "conv:window=5", "student.epochs": 2.0}, ["student.batch_size=7"]).student
     assert (student.method, student.epochs, student.batch_size) == ("full", 2.0, 7)
     assert (student.learning_rate, student.head_learning_rate, student.min_steps) == (1e-3, 2e-3, 3000)

@@ -11,10 +11,11 @@ import torch
 from tiny_models import ARCHITECTURES
 
 from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import SHALLOW
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.graphs.onnx_graph import export_onnx
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.shallow import ShallowClassifier, parse_shape, shallow_over
+from kdc.pipeline.models.shallow import SHAPES, ShallowClassifier, parse_shape, shallow_over
 
 TASK = custom_task("toy", "first", "second", "label", "classification", ("a", "b", "c"))
 CONV, STATIC = "conv:width=8,channels=12,hidden=16", "static:width=8,hidden=16"
@@ -111,9 +112,26 @@ def test_its_graph_answers_as_it_does_whatever_the_teacher(spec: str, architectu
     assert np.allclose(logits, logits_of(model).numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "spec", ["conv:width", "conv:width=0", "conv:width=x", "static:depht=2", "conv:window=99", "conv:trains_vectors=1"]
-)
+NO_SIZES = "conv:width conv:width=0 conv:width=x static:depht=2 static:depth=2 static:channels=8 conv:width=8,width=16"
+
+
+@pytest.mark.parametrize("spec", [*NO_SIZES.split(), "conv:window=99", "conv:trains_vectors=1"])
 def test_sizes_that_cannot_be_are_refused_with_those_that_can(spec: str) -> None:
     with pytest.raises(InputError, match="width \\(1 to 1024\\)"):
         parse_shape(spec)
+
+
+def test_every_kind_has_a_shape() -> None:
+    assert set(SHAPES) == set(SHALLOW)
+
+
+def test_it_is_no_wider_than_the_teachers_vectors(tmp_path: Path) -> None:
+    tiny_runs.base_model("bert", tmp_path)
+    teacher = loading.load_model(str(tmp_path), TASK).model
+    assert shallow_over(teacher, parse_shape("conv:width=100"))[0].folded().vectors.embedding_dim == 16
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_its_dropout_is_what_the_settings_say_whatever_the_teacher(architecture: str, tmp_path: Path) -> None:
+    shallow(CONV, tmp_path / "teacher", architecture).save_pretrained(tmp_path / "saved")
+    assert loading.load_model(str(tmp_path / "saved"), TASK, dropout=0.3).model.dropout.p == 0.3
