@@ -64,7 +64,7 @@ def test_the_last_step_is_a_step_that_is_looked_at() -> None:
 
 def test_a_merge_that_changes_answers_is_refused() -> None:
     logits = np.array([[1.0, -1.0]], dtype=np.float32)
-    with pytest.raises(KdcError, match="does not answer as the model with adapters"):
+    with pytest.raises(KdcError, match="does not answer as the trained student"):
         check_merge(logits - 1, logits, logits + np.float32(1e-3))
 
 
