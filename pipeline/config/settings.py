@@ -315,8 +315,8 @@ class QuantizeSettings(Section):
     )
     vector_bits: Literal[8, 4] = Field(
         8,
-        description="bits of each number of the token vectors in an int8 file: 8, or 4, which nearly halves most of a "
-        "small student's file (where 32 divides their width)",
+        description="bits of each number of the token vectors in an int8 file: 8, or 4, with which the vectors take "
+        "little more than half as much (where 32 divides their width)",
     )
     calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
     invariance_rows: int = Field(

@@ -36,8 +36,7 @@ SHAPES = {
     "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
     "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
 }
-
-
+# The sizes that each kind has, and the most of each; the least is 1.
 _SIZES = {"static": ("width", "hidden"), "conv": ("width", "channels", "window", "depth", "hidden")}
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096}
 
