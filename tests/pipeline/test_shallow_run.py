@@ -9,13 +9,14 @@ import onnx
 import pytest
 import tiny_runs
 from conftest import ALL_MODELS, Finished
+from safetensors.numpy import load_file
 
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 
 
-@pytest.mark.parametrize("student", ["conv:width=16,channels=16,hidden=16", "static:width=16,hidden=16"])
+@pytest.mark.parametrize("student", ["conv:width=12,channels=16,hidden=16", "static:width=12,hidden=16"])
 def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finished: Finished, tmp_path: Path) -> None:
     """Would catch adapters asked of it, a projection that is lost on the way, and tokens of another tokenizer."""
     run = tmp_path / "run"
@@ -29,6 +30,7 @@ def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finishe
     assert table["int8"]["accuracy"] > 85
     assert table["student"]["parameters"] == table["merged"]["parameters"] == table["fp32"]["parameters"]
     assert table["fp32"]["parameters"] < 100 * 16 + 3000
+    assert load_file(run / "merge" / "model" / "model.safetensors")["vectors.weight"].shape == (100, 12)
     assert result.artifact is not None
     assert "by training all weights" in (result.artifact / "README.md").read_text(encoding="utf-8")
     assert load_manifest(result.artifact).lineage.student == f"{student} of the finetuned teacher"
