@@ -7,7 +7,8 @@
     engine.predict([("What does `shutil.copytree` do?", "Recursively copy a directory tree.")])
 
 `docs/python.md` has an example of each. Importing this module loads nothing heavy: a function imports what it needs
-when it is called, and only `compress`, `judge`, and `verify` with a file of rows, need more than the serving install.
+when it is called, and only `compress`, `frontier`, `judge`, and `verify` with a file of rows, need more than the
+serving install.
 """
 
 from __future__ import annotations
@@ -25,11 +26,23 @@ if TYPE_CHECKING:
     from kdc.artifact.contract.judgement import Judgement
     from kdc.artifact.contract.terms import Contract
     from kdc.artifact.manifest import Device, Kind
+    from kdc.pipeline.config.settings import Config
     from kdc.pipeline.quality.comparison import Shown
-    from kdc.pipeline.rundir.record import CompressResult
+    from kdc.pipeline.rundir.record import CompressResult, FrontierResult
     from kdc.serving.engine.engine import Engine
 
-__all__ = ["Contract", "Engine", "InputError", "KdcError", "__version__", "compress", "judge", "load", "verify"]
+__all__ = [
+    "Contract",
+    "Engine",
+    "InputError",
+    "KdcError",
+    "__version__",
+    "compress",
+    "frontier",
+    "judge",
+    "load",
+    "verify",
+]
 
 
 def load(
@@ -104,6 +117,41 @@ def compress(
         InputError: a setting, a file or a row is wrong.
         KdcError: a stage failed; the message says what to do.
     """
+    resolved = _resolved(config, contract, settings)
+    from kdc.pipeline.compress import compress_for_people
+
+    return compress_for_people(resolved, start_from=start_from, until=until, force=force)
+
+
+def frontier(
+    *,
+    config: str | PathLike[str] | None = None,
+    start_from: str | None = None,
+    force: bool = False,
+    **settings: Any,
+) -> FrontierResult:
+    """The whole curve of a task, from the teacher itself to a student without any of its layers, as `kdc compress
+    --frontier` makes it: each an artifact, and all of them measured side by side.
+
+    Args:
+        config, start_from, force, settings: as of `compress`, without limits. `student={"hours": 2}` bounds the
+            trainings of all students together.
+
+    Returns:
+        The points with their scores, costs and intervals; `artifact(student)` is the folder of one.
+
+    Raises:
+        InputError: a setting, a file or a row is wrong.
+        KdcError: what all points have in common could not be made, or none of them.
+    """
+    resolved = _resolved(config, None, settings)
+    from kdc.pipeline.compress import frontier_for_people
+
+    return frontier_for_people(resolved, start_from=start_from, force=force)
+
+
+def _resolved(config: str | PathLike[str] | None, contract: Contract | None, settings: dict[str, Any]) -> Config:
+    """The settings of a run from a file, a contract and keywords, of which the later ones win."""
     from pathlib import Path
 
     from kdc.pipeline.config import resolve
@@ -113,10 +161,7 @@ def compress(
         terms = contract.model_dump(exclude_none=True)
         layer["contract"] = terms.pop("limits") | terms | layer.get("contract", {})
     file = resolve.read_file(Path(config)) if config is not None else {}
-    resolved = resolve.resolve(flags=layer, sets={}, file=file)
-    from kdc.pipeline.compress import compress_for_people
-
-    return compress_for_people(resolved, start_from=start_from, until=until, force=force)
+    return resolve.resolve(flags=layer, sets={}, file=file)
 
 
 def verify(

@@ -180,6 +180,15 @@ COMPRESS = (
 def compress(
     given: dict[str, Any],
     no_examples: NoExamples = False,
+    frontier: Annotated[
+        bool,
+        option(
+            "Make the whole curve in place of one artifact: the student, the teacher itself, fewer layers and none, "
+            "each with an artifact, and a page that compares them. --max-hours bounds all their trainings together.",
+            "--frontier",
+            panel=_FLOW,
+        ),
+    ] = False,
     config: Annotated[Path | None, option("TOML file with settings; `kdc config` prints one with all of them.")] = None,
     set_: Set = None,
     from_: Annotated[str | None, option("Stage from which on all is done again.", "--from", panel=_FLOW)] = None,
@@ -202,9 +211,21 @@ def compress(
         sets=resolve.parse_sets(set_ or []),
         file=resolve.read_file(config) if config else {},
     )
-    from kdc.pipeline.compress import command_to_go_on, compress_for_people, render
+    from kdc.pipeline.compress import (
+        command_to_go_on,
+        compress_for_people,
+        frontier_for_people,
+        render,
+        render_frontier,
+    )
 
     command = command_to_go_on(sys.argv[1:])
+    if frontier:
+        if until is not None:
+            raise InputError("a frontier has no last stage", given=f"--until {until}", remedy="drop it, or --frontier")
+        made = frontier_for_people(resolved, start_from=from_, force=force, command=command)
+        _print(as_json, made.to_json(), render_frontier(made))
+        return
     result = compress_for_people(resolved, start_from=from_, until=until, force=force, command=command)
     if not result.stages:  # a process that torchrun started beside the one that tells
         return

@@ -1,4 +1,4 @@
-"""What `kdc compress` calls: one run for a person who watches."""
+"""What `kdc compress` calls: one run, or with --frontier several, for a person who watches."""
 
 import contextlib
 import errno
@@ -12,12 +12,14 @@ from kdc.artifact.contract.text import render as render_contract
 from kdc.artifact.inspection import table
 from kdc.common.errors import KdcError
 from kdc.common.progress import Reporter
+from kdc.common.tables import aligned
 from kdc.pipeline.config.settings import Config, is_of_teacher
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
-from kdc.pipeline.rundir.directory import note_command
-from kdc.pipeline.rundir.record import CompressResult
+from kdc.pipeline.results import PackageResult
+from kdc.pipeline.rundir.directory import FRONTIER, note_command, root_of
+from kdc.pipeline.rundir.record import CompressResult, FrontierResult, read_record
 from kdc.pipeline.training import ranks
 
 
@@ -42,9 +44,50 @@ def compress_for_people(
         KdcError: as the stages say; also for Ctrl-C and a full disk.
         SystemExit: in a process that only helps, where the leading process tells of the error.
     """
+    with _watched(config, command) as reporter:
+        from kdc.pipeline.run import compress
+
+        result = compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
+        if command and result.stages:
+            note_command(result.out, command)
+        if result.result is None:
+            return result
+        report = _report(result.out, config, reporter, sha256=result.result.sha256)
+        return result.model_copy(update={"report": report})
+
+
+def frontier_for_people(
+    config: Config, *, start_from: str | None = None, force: bool = False, command: str | None = None
+) -> FrontierResult:
+    """`kdc.pipeline.frontier.make_frontier` likewise; the arguments are those of `compress_for_people`.
+
+    Raises:
+        KdcError: as `make_frontier` says; also for Ctrl-C and a full disk.
+    """
+    with _watched(config, command) as reporter:
+        from kdc.pipeline.frontier import make_frontier
+
+        facts = make_frontier(config, reporter=reporter, start_from=start_from, force=force)
+        root = root_of(config)
+        if command:
+            note_command(root, command)
+        if (first := read_record(root / PackageResult.STAGE)) is not None:
+            _report(root, config, reporter, sha256=PackageResult.model_validate(first.metrics).sha256)
+        return FrontierResult(out=root, page=root / f"{FRONTIER}.html", facts=facts)
+
+
+@contextlib.contextmanager
+def _watched(config: Config, command: str | None) -> Iterator[Reporter]:
+    """Refuse what can be seen to be wrong without reading a row; then what is done within tells its progress on stderr,
+    and its errors say how to go on.
+
+    Raises:
+        KdcError: the request is wrong; or as what is done within says.
+        SystemExit: in a process that only helps, where the leading process tells of the error.
+    """
     rank = ranks.rank()
     try:
-        task_of(config)  # refuses a request that can be seen to be wrong without reading a row
+        task_of(config)
         locate(config.data)
         with (
             _told_how_to_go_on(command),
@@ -52,15 +95,7 @@ def compress_for_people(
             contextlib.redirect_stdout(sys.stderr),  # stdout is the result's alone
         ):
             prepare_libraries(config)
-            from kdc.pipeline.run import compress
-
-            result = compress(config, reporter=reporter, start_from=start_from, until=until, force=force)
-            if command and result.stages:
-                note_command(result.out, command)
-            if result.result is None:
-                return result
-            report = _report(result.out, config, reporter, sha256=result.result.sha256)
-            return result.model_copy(update={"report": report})
+            yield reporter
     except KdcError as error:
         if ranks.is_told_by_another(error, rank):
             raise SystemExit(error.exit_code) from error
@@ -110,6 +145,16 @@ def render(compressed: CompressResult) -> str:
     lines.append(f"report:   {compressed.report}")
     lines.append(f"try it:   kdc try {shlex.quote(str(compressed.artifact))} {result.example}")
     return "\n".join(lines)
+
+
+def render_frontier(frontier: FrontierResult) -> str:
+    """The points as a table, what was left out, and where all of it is."""
+    from kdc.pipeline.report.frontier import table as points
+
+    lines = [aligned(points(frontier.facts)), ""]
+    lines += [f"left out: {each.student}: {each.why}" for each in frontier.facts.left]
+    lines += [f"{point.student}: {frontier.out / point.artifact}" for point in frontier.facts.points]
+    return "\n".join([*lines, "", f"frontier: {frontier.page}"])
 
 
 def is_local(config: Config) -> bool:

@@ -104,6 +104,7 @@ def compress(
     start_from: str | None = None,
     until: str | None = None,
     force: bool = False,
+    siblings: tuple[Path, ...] = (),
 ) -> CompressResult:
     """Run all stages that are not done yet.
 
@@ -113,6 +114,7 @@ def compress(
         start_from: redo from that stage on, though its fingerprint matches.
         until: stop after that stage.
         force: redo all.
+        siblings: run directories, in which nobody works, whose finished stages are taken over where they are the same.
 
     Returns:
         What came of it; without stages in a process that only helped another one train.
@@ -128,7 +130,7 @@ def compress(
     redo_from = names.index(start_from) if start_from else (0 if force else len(stages))
     last = names.index(until) if until else len(stages) - 1
     root = root_of(config)
-    run = open_run(root, config, reporter)
+    run = open_run(root, config, reporter, siblings)
     check_same_run = partial(_check_same_run, config, root)
     ranks.join(run.device)
     if ranks.rank() > 0:

@@ -114,14 +114,21 @@ def compare_speeds(
         throughput_rows: texts that are answered in batches of 32 in each round.
         rounds: see `time_in_turns`.
     """
-    calls = [_cyclic(texts, place, 1) for place in range(latency_rows)]
-    starts = range(0, throughput_rows, _BATCH)
-    batches = [_cyclic(texts, start, min(_BATCH, throughput_rows - start)) for start in starts]
+    calls, batches = calls_and_batches(texts, latency_rows=latency_rows, throughput_rows=throughput_rows)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():
         p50, p95, rows_per_second = (round(value, 3) for value in (*timing.percentiles_ms, timing.rows_per_second))
         speeds[name] = Speed(latency_p50_ms=p50, latency_p95_ms=p95, rows_per_second=rows_per_second)
     return speeds
+
+
+def calls_and_batches(
+    texts: Sequence[Text], *, latency_rows: int, throughput_rows: int
+) -> tuple[list[list[Text]], list[list[Text]]]:
+    """Calls with one text each, and batches of 32 (the last may have fewer), see `compare_speeds`."""
+    calls = [_cyclic(texts, place, 1) for place in range(latency_rows)]
+    starts = range(0, throughput_rows, _BATCH)
+    return calls, [_cyclic(texts, start, min(_BATCH, throughput_rows - start)) for start in starts]
 
 
 def measure_costs(

@@ -198,7 +198,7 @@ def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, 
         colour = FIRST if student in candidates.kept else SOFT
         axes.scatter(*place, s=_area(costs), facecolors="none", edgecolors=colour)
         ink = INK if student in tried else SOFT
-        write(axes, _short(student), place, above=9 + 13 * (rank % 2), colour=ink)
+        write(axes, short_name(student), place, above=9 + 13 * (rank % 2), colour=ink)
     place = (judgement.costs.latency_ms, artifact)
     axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
     write(axes, f"the artifact, {judgement.variant}", place, above=-20)
@@ -245,7 +245,7 @@ def _draw_latency_limit(axes: Axes, limit: float, slowest: float) -> None:
     axes.annotate(f"the limit is at {limit:g} ms", (1, 0), **corner, ha="right", va="bottom", color=SECOND)
 
 
-def _short(student: str) -> str:
+def short_name(student: str) -> str:
     """A short name: depth or kind of a student that is made of the teacher, the last part of a checkpoint's name."""
     if student == UNCUT:
         return "teacher, uncut"
@@ -261,8 +261,8 @@ def _words(
     points: Mapping[str, tuple[str, Costs]], tried: Mapping[str, float], chosen: str, judgement: Judgement
 ) -> str:
     parts = [
-        f"{_short(student)} in {name}: {costs.latency_ms:.2f} ms, {costs.size_mb:.1f} MB"
+        f"{short_name(student)} in {name}: {costs.latency_ms:.2f} ms, {costs.size_mb:.1f} MB"
         + (f", {tried[student]:.1f} points{' after a short training' * (student != UNCUT)}" if student in tried else "")
         for student, (name, costs) in points.items()
     ]
-    return f"Candidates for the contract: {'; '.join(parts)}. Chosen: {_short(chosen)}; {judgement.verdict}."
+    return f"Candidates for the contract: {'; '.join(parts)}. Chosen: {short_name(chosen)}; {judgement.verdict}."

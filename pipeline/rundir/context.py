@@ -37,6 +37,7 @@ class Run:
     device: str = "cpu"  # "cpu" or "cuda", decided
     bf16: bool | None = False  # whether to train in bf16 autocast; None: by what is faster
     fingerprints: dict[str, str] = field(default_factory=dict)  # hashes of the stages so far, by name
+    siblings: tuple[Path, ...] = ()  # run directories whose finished stages may be taken over
     progress: Progress = _nobody  # called during long work of the current stage
     say: Callable[[str], None] = print  # prints one line for the person who watches
 
@@ -125,8 +126,8 @@ def read_tokenizer_info(exported: Path) -> TokenizerInfo:
     return TokenizerInfo.model_validate_json((exported / TOKENIZER_INFO).read_text(encoding="utf-8"))
 
 
-def open_run(root: Path, config: Config, reporter: Reporter) -> Run:
-    """A run directory as stages are given it.
+def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Path, ...] = ()) -> Run:
+    """A run directory as stages are given it, and others whose finished stages may be taken over.
 
     Raises:
         InputError: the device or the precision that was asked for is not there.
@@ -136,7 +137,15 @@ def open_run(root: Path, config: Config, reporter: Reporter) -> Run:
         raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
     device = "cuda" if has_cuda and config.run.device != "cpu" else "cpu"
     bf16 = _is_bf16(device, config.run.precision)
-    return Run(root=root, config=config, device=device, bf16=bf16, progress=reporter.progress, say=reporter.say)
+    return Run(
+        root=root,
+        config=config,
+        device=device,
+        bf16=bf16,
+        siblings=siblings,
+        progress=reporter.progress,
+        say=reporter.say,
+    )
 
 
 def _is_bf16(device: str, precision: str) -> bool | None:

@@ -17,7 +17,9 @@ _CONFIG = "config.json"
 _COMMANDS = "commands.json"
 _STAGE_FILES = ("stage.json", "fingerprint")  # one of them is in every stage's folder
 _ENDINGS = ("", ".partial", ".old", ".kept")  # endings of the names of a stage's folders
-_RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", "report.html", "report.json", "report.md")
+FRONTIER = "frontier"  # folder with the run directories of a frontier's further points
+_PAGES = tuple(f"{page}.{ending}" for page in ("report", FRONTIER) for ending in ("html", "json", "md"))
+_RESULTS = (_CONFIG, _COMMANDS, LOOKS, "artifact", "artifacts", "rejected", FRONTIER, *_PAGES)
 
 
 def root_of(config: Config) -> Path:

@@ -1,6 +1,7 @@
 """One stage's folder: done as a whole or not at all, skipped while nothing changed, gone on with where it was cut off.
 
 A stage works in `<stage>.partial/`, which is renamed to `<stage>/` at its end, so a folder that exists is complete.
+What a run beside this one finished by the same fingerprint is taken over instead.
 """
 
 import json
@@ -60,6 +61,9 @@ def run_stage(run: Run, stage: Stage, reporter: Reporter) -> StageRecord:
         _publish(partial, folder)  # the process was killed between its last write and the rename
         record = finished
         why = _why_to_run(stage, record, fingerprint, run.root)
+    if why and _take_over(run, stage, fingerprint):
+        record = read_record(folder)
+        why = _why_to_run(stage, record, fingerprint, run.root)
     if record is not None and not why:
         reporter.skipped(stage.name)
     else:
@@ -87,6 +91,27 @@ def _why_to_run(stage: Stage, record: StageRecord | None, fingerprint: str, root
     except ValueError:
         return "its folder is of another version of kdc, which kept too little to go on from"
     return "" if stage.is_intact(root) else changed  # asked last, because it reads the record too
+
+
+def _take_over(run: Run, stage: Stage, fingerprint: str) -> bool:
+    """Take a finished stage's folder from a run beside this one, as further names of the same files where the disk has
+    such; False where none of them has it. No file of a finished folder is ever written again."""
+    for sibling in run.siblings:
+        record = read_record(sibling / stage.name)
+        if record is not None and record.fingerprint == fingerprint:
+            partial = run.root / f"{stage.name}.partial"
+            _remove(partial)
+            shutil.copytree(sibling / stage.name, partial, symlinks=True, copy_function=_link)
+            _publish(partial, run.root / stage.name)
+            return True
+    return False
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without such names
+        shutil.copy2(source, target)
 
 
 def _do(

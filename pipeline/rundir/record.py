@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.quality.frontier import FrontierFacts
 from kdc.pipeline.results import PackageResult, Result, StageResult, Table
 
 RECORD = "stage.json"  # file in the folder of a stage that is done
@@ -45,6 +46,22 @@ class CompressResult(Result):
         """Whether the contract is kept; None where there is none, or the run stopped before it was judged."""
         contract = None if self.result is None else self.result.contract
         return None if contract is None else contract.verdict
+
+
+class FrontierResult(Result):
+    """What a frontier comes to: what `kdc compress --frontier --json` prints."""
+
+    out: Path  # the first point's run directory
+    page: Path
+    facts: FrontierFacts
+
+    def artifact(self, student: str) -> Path:
+        """The folder of a point's artifact.
+
+        Raises:
+            KeyError: no point is of this student.
+        """
+        return self.out / {point.student: point.artifact for point in self.facts.points}[student]
 
 
 def read_record(folder: Path) -> StageRecord | None:

@@ -15,7 +15,7 @@ from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
-from kdc.pipeline.report.plots import _short
+from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, TeacherResult, Trial
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import read_result
@@ -172,7 +172,7 @@ def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> Non
     config = rows.config(tmp_path, "student.model=layers:first-half", max_size_mb=1.0)
     (name,) = candidates.students_of(config)
     assert name == "layers:0,1"
-    assert _short(name) == "2 layers"
+    assert short_name(name) == "2 layers"
 
 
 def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:

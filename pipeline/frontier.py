@@ -1,0 +1,244 @@
+"""The whole curve of a task: students from the teacher itself to one without any of its layers, each a run of its own
+with an artifact that serves, and all of them measured side by side.
+
+The first point is the run directory's own run. The others lie below it, in `frontier/<student>/`, and take over what
+all have in common: rows, teacher and its answers. A student that learned nothing, or cannot be exported, is named with
+its reason and left out. Writes `frontier.html`, `frontier.json` and `frontier.md` beside the first run's report.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdc.artifact.contract.terms import Limits
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import CPU_PROVIDER
+from kdc.common import machine
+from kdc.common.errors import InputError, KdcError
+from kdc.common.progress import Reporter
+from kdc.pipeline.config.settings import Config, StudentSettings, is_shallow
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
+from kdc.pipeline.quality.intervals import difference, score_interval
+from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
+from kdc.pipeline.quality.latency import Timing, calls_and_batches, interval_of_median, time_in_turns
+from kdc.pipeline.report.frontier import read_facts, write_frontier
+from kdc.pipeline.results import StudentResult
+from kdc.pipeline.run import compress
+from kdc.pipeline.rundir.context import Run, open_run
+from kdc.pipeline.rundir.directory import FRONTIER, locked, root_of
+from kdc.pipeline.rundir.evidence import answers_of
+from kdc.pipeline.rundir.record import CompressResult, read_record, read_result
+from kdc.pipeline.stages.candidates import curve_of
+from kdc.pipeline.training import ranks
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import Text
+
+_CONFIDENCE = 0.95  # with which all intervals of scores hold at once, and each one of a time
+_ROUNDS = 9  # see `interval_of_median`
+_WARM_UP_CALLS = 5
+_LAST_SHARED = "targets"  # the stage up to which all points are the same
+_SECONDS_OF_AN_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A point's run, finished."""
+
+    student: str
+    run: Run
+    artifact: Path  # its folder
+    link: Path  # relative to the first run directory, what leads to it
+    sha256: str
+
+
+def make_frontier(
+    config: Config,
+    *,
+    reporter: Reporter,
+    start_from: str | None = None,
+    force: bool = False,
+) -> FrontierFacts:
+    """Make all points that are not there yet, and measure them.
+
+    Args:
+        config: resolved settings, of the first point. `student.hours` bounds the trainings of all students together.
+        reporter: whom to tell.
+        start_from, force: what each point does again, see `kdc.pipeline.run.compress`.
+
+    Raises:
+        InputError: a contract or a student without layers was asked for, or this is one of several processes.
+        KdcError: what all points have in common could not be made, or none of them.
+    """
+    _check(config)
+    made: list[_Made] = []
+    left: list[Left] = []
+    roots: list[Path] = []
+    students = curve_of(config)
+    hours = config.student.hours
+    for place, student in enumerate(students):
+        root = root_of(config) if place == 0 else root_of(config) / FRONTIER / _folder_name(student)
+        reporter.say(f"frontier: {student}, {place + 1} of {len(students)}")
+        share = None if hours is None else max(hours, 1 / _SECONDS_OF_AN_HOUR) / (len(students) - place)
+        own = _config_of(config, config.student.of(student) if place else config.student, root, share)
+        try:
+            result = compress(own, reporter=reporter, start_from=start_from, force=force, siblings=tuple(roots))
+        except InputError:
+            raise
+        except KdcError as error:
+            shared = read_record([*roots, root][0] / _LAST_SHARED)
+            if shared is None or (place == len(students) - 1 and not made):
+                raise
+            reporter.say(f"frontier: {student} is left out: {error.what} ({error.given})")
+            left.append(Left(student=student, why=f"{error.what} ({error.given})"))
+        else:
+            made.append(_finished(student, open_run(root, own, reporter), result, root_of(config)))
+        roots.append(root)
+        if hours is not None:
+            hours -= _hours_trained(root)
+    with locked(root_of(config)):
+        return _facts(made, left, reporter)
+
+
+def _check(config: Config) -> None:
+    """Refuse what a frontier cannot be made of, before anything is done.
+
+    Raises:
+        InputError: see `make_frontier`.
+    """
+    limits = [name for name in Limits.model_fields if getattr(config.contract, name) is not None]
+    if limits:
+        raise InputError(
+            "a frontier shows what each limit would cost, and takes none",
+            given=", ".join(f"--{name.replace('_', '-')}" for name in limits),
+            remedy="drop the limits, or drop --frontier for the one student that keeps them",
+        )
+    if is_shallow(config.student.model):
+        raise InputError(
+            "a frontier trains students with layers and without, and these settings are for one without",
+            given=f"--student {config.student.model}",
+            remedy="drop --student: a frontier has conv and static in any case",
+        )
+    if ranks.is_launched():
+        raise InputError(
+            "a frontier is made by one process",
+            given="torchrun",
+            remedy="run it without torchrun; teacher and targets that torchrun made in the same --out are taken over",
+        )
+
+
+def _folder_name(student: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in student)
+
+
+def _config_of(config: Config, student: StudentSettings, root: Path, hours: float | None) -> Config:
+    """The settings of one point."""
+    student = student.model_copy(update={"hours": hours})
+    return config.model_copy(update={"student": student, "run": config.run.model_copy(update={"out": root})})
+
+
+def _finished(student: str, run: Run, result: CompressResult, root: Path) -> _Made:
+    assert result.artifact is not None  # without a contract none is rejected
+    artifact = result.artifact.resolve()
+    sha256 = load_manifest(artifact, verify=False).sha256
+    return _Made(student, run, artifact, result.artifact.relative_to(root), sha256)
+
+
+def _hours_trained(root: Path) -> float:
+    """How long a point's student was trained; 0 for one that was not."""
+    if read_record(root / StudentResult.STAGE) is None:
+        return 0.0
+    training = read_result(root, StudentResult).training
+    return 0.0 if training is None else training.seconds / _SECONDS_OF_AN_HOUR
+
+
+def _facts(made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
+    """Measure the points side by side, and write what they show; or read it, where the same artifacts were measured on
+    this machine before."""
+    first = made[0].run
+    root, device = first.root, judged_device(first.device)
+    where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
+    before = read_facts(root)
+    if before is not None and before.is_of([each.sha256 for each in made], left, where):
+        return before
+    reporter.started(FRONTIER, f"{len(made)} artifacts are measured side by side")
+    answers = [answers_of(each.run) for each in made]
+    with ExitStack() as stack:
+        engines = {
+            each.student: stack.enter_context(Engine.load(each.artifact, device=device, verify=False)) for each in made
+        }
+        timings = _timed(first, engines, answers[0].texts)
+        points = [
+            _point(each, answered, engines[each.student], timings[each.student], share=1 / len(made))
+            for each, answered in zip(made, answers, strict=True)
+        ]
+    task, labels = first.data().task, answers[0].labels
+    metric = task.metrics[0]
+    told = {name: answers[0].students[name] for name in ("probe", "tfidf", "majority") if name in answers[0].students}
+    facts = FrontierFacts(
+        task=task.name,
+        metric=metric,
+        rows=len(labels),
+        groups=len(np.unique(answers[0].groups)),
+        teacher=metrics.compute(answers[0].teacher, labels, task.kind, (metric,))[metric],
+        floors={name: metrics.compute(each, labels, task.kind, (metric,))[metric] for name, each in told.items()},
+        points=tuple(points),
+        left=tuple(left),
+        **where,
+    )
+    write_frontier(root, facts)
+    reporter.finished(FRONTIER, 0.0, f"{len(points)} points")
+    return facts
+
+
+def _timed(run: Run, engines: Mapping[str, Engine], texts: Sequence[Text]) -> dict[str, Timing]:
+    settings = run.config.evaluate
+    calls, batches = calls_and_batches(
+        texts, latency_rows=settings.latency_rows, throughput_rows=settings.throughput_rows
+    )
+    return time_in_turns(
+        {student: engine.predict for student, engine in engines.items()},
+        calls,
+        batches,
+        percentiles=(50, 95),
+        rounds=_ROUNDS,
+        warm_up_calls=_WARM_UP_CALLS,
+    )
+
+
+def _point(made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timing, *, share: float) -> Point:
+    """What was measured of one artifact. Its intervals of scores have their share of the error that all may have."""
+    task, result = made.run.data().task, made.run.result(StudentResult)
+    metric, confidence = task.metrics[0], 1 - share * (1 - _CONFIDENCE)
+    logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)
+    scored = (logits, answers.labels, task.kind, metric)
+    gap = difference(
+        logits, answers.teacher, answers.labels, task.kind, metric, groups=answers.groups, confidence=confidence
+    )
+    score, teacher = (
+        metrics.compute(each, answers.labels, task.kind, (metric,))[metric] for each in (logits, answers.teacher)
+    )
+    times: Any = [interval_of_median(timing.rounds[:, place], _CONFIDENCE) for place in range(3)]
+    assert engine.manifest is not None
+    return Point(
+        student=made.student,
+        artifact=str(made.link),
+        sha256=made.sha256,
+        variant=str(engine.variant),
+        score=score,
+        interval=score_interval(*scored, groups=answers.groups, confidence=confidence),
+        difference=score - teacher,
+        difference_interval=gap.interval,
+        latency_p50_ms=timing.percentiles_ms[0],
+        latency_interval=times[0],
+        latency_p95_ms=timing.percentiles_ms[1],
+        rows_per_second=timing.rows_per_second,
+        rows_interval=times[2],
+        size_mb=engine.manifest.variants[engine.variant].size_bytes / 1e6,  # type: ignore[index]
+        parameters=result.parameters,
+        training_seconds=None if result.training is None else result.training.seconds,
+    )

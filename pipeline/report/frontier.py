@@ -1,0 +1,123 @@
+"""The page about a frontier: what each student on the curve keeps, and what it costs, as `frontier.html` (one file, no
+outside request), `frontier.json` and `frontier.md`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from kdc.artifact.inspection import share
+from kdc.common.files import write_whole
+from kdc.common.tables import number
+from kdc.pipeline.quality.frontier import COSTS, SCHEMA, FrontierFacts, Point, front
+from kdc.pipeline.report.drawing import FIRST, SECOND, SOFT, styled, svg, write
+from kdc.pipeline.report.markup import render
+from kdc.pipeline.report.plots import short_name
+from kdc.pipeline.rundir.directory import FRONTIER
+
+_FLOORS = {"probe": "linear probe", "tfidf": "TF-IDF", "majority": "majority"}
+
+
+def write_frontier(root: Path, facts: FrontierFacts) -> None:
+    """Write the three files into the first run directory; the facts last, as the sign that all are there."""
+    folder = Path(__file__).parent
+    values = {"facts": facts, "title": f"{facts.task}: the whole curve", "rows": table(facts), "floors": _floors(facts)}
+    write_whole(root / f"{FRONTIER}.md", render(folder / f"{FRONTIER}.md", **values))
+    write_whole(root / f"{FRONTIER}.html", render(folder / f"{FRONTIER}.html", figure=curve(facts), **values))
+    write_whole(root / f"{FRONTIER}.json", json.dumps(facts.model_dump(mode="json"), indent=2, ensure_ascii=False))
+
+
+def read_facts(root: Path) -> FrontierFacts | None:
+    """The facts in a run directory; None where there are none, or those of another version."""
+    try:
+        facts = FrontierFacts.model_validate_json((root / f"{FRONTIER}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if facts.schema_version == SCHEMA and (root / f"{FRONTIER}.html").exists() else None
+
+
+def table(facts: FrontierFacts) -> list[list[str]]:
+    """The points as rows of text, header first, the most accurate first."""
+    fronts = {name: front(facts.points, cost) for name, (cost, _) in COSTS.items()}
+    lines = [
+        [
+            "student",
+            facts.metric,
+            "interval",
+            "kept %",
+            "to the teacher",
+            "p50 ms",
+            "p95 ms",
+            "rows/s",
+            "MB",
+            "training s",
+            "on the front of",
+        ]
+    ]
+    for point in sorted(facts.points, key=lambda point: (-point.score, point.latency_p50_ms)):
+        low, high = point.difference_interval
+        best = [name for name, members in fronts.items() if point in members]
+        lines.append(
+            [
+                f"{point.student}, {point.variant}",
+                number(point.score),
+                f"{point.interval[0]:.1f} to {point.interval[1]:.1f}",
+                number(share(point.score, facts.teacher)),
+                f"{point.difference:+.1f} ({low:+.1f} to {high:+.1f})",
+                number(point.latency_p50_ms, 2),
+                number(point.latency_p95_ms, 2),
+                number(point.rows_per_second, 0),
+                number(point.size_mb),
+                number(point.training_seconds, 0),
+                ", ".join(best) or "-",
+            ]
+        )
+    return lines
+
+
+def _floors(facts: FrontierFacts) -> str:
+    """The scores of the teacher and of what is cheap to beat, in words."""
+    told = [f"{_FLOORS[name]} {score:.1f}" for name, score in facts.floors.items()]
+    return ", ".join([f"teacher {facts.teacher:.1f}", *told])
+
+
+@styled
+def curve(facts: FrontierFacts) -> str:
+    """The score against each cost, on logarithmic axes, with intervals; lines join the front."""
+    figure = Figure(figsize=(9, 8.2))
+    parts = figure.subplot_mosaic([["latency", "latency"], ["throughput", "size"]], height_ratios=[1.15, 1])
+    for name, (cost, words) in COSTS.items():
+        _draw(parts[name], facts, cost, words)
+        parts[name].set_title(f"Against {name}")
+    words = "; ".join(
+        f"{short_name(point.student)} in {point.variant} {point.score:.1f} points, {point.latency_p50_ms:.2f} ms, "
+        f"{point.rows_per_second:.0f} rows a second, {point.size_mb:.1f} MB"
+        for point in facts.points
+    )
+    return svg(figure, "curve", f"{facts.metric} against latency, throughput and size: {words}. {_floors(facts)}.")
+
+
+def _draw(axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], words: str) -> None:
+    best = front(facts.points, cost)
+    axes.plot([abs(cost(point)) for point in best], [point.score for point in best], color=SECOND, alpha=0.5)
+    for point in facts.points:
+        place = (abs(cost(point)), point.score)
+        colour = SECOND if point in best else FIRST
+        axes.plot([place[0]] * 2, point.interval, color=colour, alpha=0.6)
+        axes.plot(*place, "o", color=colour)
+        write(axes, short_name(point.student), place, above=8)
+    for name, score in {"teacher": facts.teacher, **facts.floors}.items():
+        if name == "majority":  # far below all others: it is in the text
+            continue
+        axes.axhline(score, color=SOFT, linestyle=":")
+        told = _FLOORS.get(name, name)
+        axes.annotate(told, (0, score), xycoords=("axes fraction", "data"), va="bottom", color=SOFT, fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=words, ylabel=facts.metric)

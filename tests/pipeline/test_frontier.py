@@ -1,0 +1,281 @@
+"""A frontier: one teacher, several students, each an artifact of its own, and a page that compares them."""
+
+import csv
+import json
+import os
+import random
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+from conftest import Finished
+
+from kdc.common.errors import InputError, KdcError
+from kdc.common.progress import Reporter
+from kdc.pipeline import frontier as module
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.frontier import make_frontier
+from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
+from kdc.pipeline.report.frontier import table, write_frontier
+from kdc.pipeline.run import compress
+from kdc.serving.engine.engine import Engine
+
+
+def config_of(finished: Finished, out: Path, *sets: str, **flags: Any) -> Config:
+    return tiny_runs.config_for(
+        finished.folder, finished.teacher, "baselines.enabled=true", *sets, flags={"run.out": out, **flags}
+    )
+
+
+def frontier(config: Config, **how: Any) -> FrontierFacts:
+    return make_frontier(config, reporter=Reporter(quiet=True), **how)
+
+
+@pytest.fixture(scope="module")
+def made(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, FrontierFacts]:
+    config = config_of(finished, tmp_path_factory.mktemp("frontier") / "run")
+    return config, frontier(config)
+
+
+def root_of(config: Config) -> Path:
+    assert config.run.out is not None
+    return config.run.out
+
+
+def test_every_point_is_an_artifact_that_serves_with_the_score_that_is_told(
+    finished: Finished, made: tuple[Config, FrontierFacts]
+) -> None:
+    """The oracle reads the rows itself. Would catch answers of another point or precision, and a wrong folder."""
+    config, facts = made
+    with (finished.folder / "eval.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    texts: Any = [(row["first"], row["second"]) for row in rows]
+    assert facts.rows == len(rows)
+    assert {point.student for point in facts.points} == {"layers:1", "teacher", "conv", "static"}
+    for point in facts.points:
+        with Engine.load(root_of(config) / point.artifact, device="cpu", expect_sha256=point.sha256) as engine:
+            answers = [engine.labels[place] for place in engine.predict(texts).argmax(1)]
+            assert point.variant == engine.variant
+        right = sum(answer == row["label"] for answer, row in zip(answers, rows, strict=True))
+        assert point.score == pytest.approx(100 * right / len(rows))
+        assert point.interval[0] <= point.score <= point.interval[1]
+        assert point.difference == pytest.approx(point.score - facts.teacher)
+
+
+def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFacts]) -> None:
+    """Would catch a teacher that every point trains again, and a copy of its weights for each."""
+    config, _ = made
+    first = root_of(config)
+    points = sorted((first / "frontier").iterdir())
+    assert len(points) == 3
+    for stage in ("data", "baselines", "teacher", "targets"):
+        record = (first / stage / "stage.json").stat()
+        for point in points:
+            assert os.path.samestat((point / stage / "stage.json").stat(), record)
+    students = {(root / "student" / "stage.json").stat().st_ino for root in (first, *points)}
+    assert len(students) == 4
+
+
+def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, facts = made
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(module, "time_in_turns", never)
+    before = {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")}
+    assert frontier(config) == facts
+    assert {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")} == before
+
+
+def test_a_student_that_fails_is_named_and_the_others_go_on(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a pair task whose bag of words learned nothing, and that lost the whole curve with it."""
+
+    def failing(config: Config, **how: Any) -> Any:
+        if config.student.model == "static":
+            raise KdcError("the student gives every text the same answer", given="accuracy 50.0")
+        return compress(config, **how)
+
+    monkeypatch.setattr(module, "compress", failing)
+    monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "static", "conv"])
+    config = config_of(finished, tmp_path / "run")
+    facts = frontier(config)
+    assert [point.student for point in facts.points] == ["layers:1", "conv"]
+    assert [(left.student, left.why) for left in facts.left] == [
+        ("static", "the student gives every text the same answer (accuracy 50.0)")
+    ]
+    assert "every text the same answer" in (tmp_path / "run" / "frontier.html").read_text(encoding="utf-8")
+
+
+def test_what_all_points_need_fails_once(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a teacher's training that fails, and is tried again for every student."""
+    calls = []
+
+    def failing(config: Config, **_: Any) -> Any:
+        calls.append(config.student.model)
+        raise KdcError("the teacher does not beat the majority answer")
+
+    monkeypatch.setattr(module, "compress", failing)
+    with pytest.raises(KdcError, match="the teacher"):
+        frontier(config_of(finished, tmp_path / "run"))
+    assert len(calls) == 1
+
+
+def test_the_hours_are_shared_among_the_students(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one does not use the next ones have. Would catch hours for each in place of hours for all."""
+    given = []
+    spent = iter((0.1, 0.0, 0.3, 0.2))
+
+    def stand_in(config: Config, **_: Any) -> Any:
+        given.append(config.student.hours)
+        record = root_of(config) / "targets" / "stage.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"stage": "targets", "fingerprint": "", "metrics": {}}), encoding="utf-8")
+        raise KdcError("not made")
+
+    monkeypatch.setattr(module, "compress", stand_in)
+    monkeypatch.setattr(module, "_hours_trained", lambda _: next(spent))
+    with pytest.raises(KdcError, match="not made"):
+        frontier(config_of(finished, tmp_path / "run", **{"student.hours": 1.0}))
+    assert given == pytest.approx([1.0 / 4, 0.9 / 3, 0.9 / 2, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"contract.max_drop": 1.0, "contract.max_size_mb": 20}, "takes none (--max-size-mb, --max-drop)"),
+        ({"student.model": "static"}, "for one without"),
+    ],
+)
+def test_what_it_cannot_be_made_of_is_refused_before_anything_is_done(
+    flags: dict[str, Any], words: str, finished: Finished, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        frontier(config_of(finished, tmp_path / "run", **flags))
+    assert words.split(" (")[0] in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_refused(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "here", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="one process"):
+        frontier(config_of(finished, tmp_path / "run"))
+
+
+def a_point(student: str, score: float, latency: float, rows: float = 1.0, size: float = 1.0) -> Point:
+    return Point(
+        student=student,
+        artifact="artifact",
+        sha256="0",
+        variant="int8",
+        score=score,
+        interval=(score - 1, score + 1),
+        difference=0.0,
+        difference_interval=(-1.0, 1.0),
+        latency_p50_ms=latency,
+        latency_p95_ms=latency,
+        latency_interval=None,
+        rows_per_second=rows,
+        rows_interval=None,
+        size_mb=size,
+        parameters=1,
+        training_seconds=None,
+    )
+
+
+def test_the_front_holds_what_no_other_point_beats() -> None:
+    """By the definition, over all pairs, with many ties. Would catch a cost in the wrong direction."""
+    draw = random.Random(5)
+    for _ in range(200):
+        points = [
+            a_point(str(place), *(float(draw.randint(1, 4)) for _ in range(4))) for place in range(draw.randint(1, 7))
+        ]
+        for name, worse in {
+            "latency": lambda one, other: one.latency_p50_ms > other.latency_p50_ms,
+            "throughput": lambda one, other: one.rows_per_second < other.rows_per_second,
+            "size": lambda one, other: one.size_mb > other.size_mb,
+        }.items():
+            beaten = {
+                one.student
+                for one in points
+                for other in points
+                if not worse(other, one) and one.score <= other.score and (worse(one, other) or one.score < other.score)
+            }
+            assert {point.student for point in front(points, COSTS[name][0])} == {
+                point.student for point in points
+            } - beaten
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_is_given(made: tuple[Config, FrontierFacts], tmp_path: Path) -> None:
+    """Names of tasks and students come from outside."""
+    _, facts = made
+    hostile = "<script>alert(1)</script>"
+    write_frontier(tmp_path, facts.model_copy(update={"task": hostile, "points": (a_point(hostile, 90, 1.0),)}))
+    text = (tmp_path / "frontier.html").read_text(encoding="utf-8")
+    page = _Page()
+    page.feed(text)
+    assert "script" not in page.open
+    assert all(address.startswith("#") for address in page.addresses)
+    assert json.loads((tmp_path / "frontier.json").read_text(encoding="utf-8"))["task"] == hostile
+    assert hostile in (tmp_path / "frontier.md").read_text(encoding="utf-8")
+
+
+def test_the_table_tells_the_most_accurate_first_and_names_the_fronts() -> None:
+    facts = FrontierFacts(
+        task="t",
+        metric="accuracy",
+        rows=10,
+        groups=10,
+        teacher=90.0,
+        floors={"tfidf": 60.0},
+        points=(a_point("static", 72.0, 0.1, 900, 2.0), a_point("teacher", 90.0, 2.0, 50, 20.0)),
+        left=(),
+        cpu="a CPU",
+        threads=1,
+        device="cpu",
+    )
+    head, *rows = table(facts)
+    assert [row[0] for row in rows] == ["teacher, int8", "static, int8"]
+    assert [row[head.index("kept %")] for row in rows] == ["100.0", "80.0"]
+    assert {row[head.index("on the front of")] for row in rows} == {"latency, throughput, size"}
+
+
+def test_a_finished_stage_is_taken_over_only_where_it_is_the_same(finished: Finished, tmp_path: Path) -> None:
+    """Also where the disk has no second names for a file. Would catch a teacher of other rows in this run."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    shutil.copytree(finished.folder / "run", first, symlinks=True)
+    same = tiny_runs.config_for(finished.folder, finished.teacher, flags={"run.out": second})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", _no_links)
+        result = tiny_runs.compress(same, until="teacher", siblings=(first,))
+    assert result.stages["teacher"].skipped
+    assert (second / "teacher" / "model" / "model.safetensors").read_bytes() == (
+        first / "teacher" / "model" / "model.safetensors"
+    ).read_bytes()
+    other = tiny_runs.config_for(finished.folder, finished.teacher, "teacher.epochs=9", flags={"run.out": third})
+    result = tiny_runs.compress(other, until="teacher", siblings=(first, second))
+    assert result.stages["data"].skipped
+    assert not result.stages["teacher"].skipped
+
+
+def _no_links(source: str, target: str) -> None:
+    raise OSError(18, "Invalid cross-device link")
