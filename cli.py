@@ -148,6 +148,14 @@ COMPRESS = (
         panel=_MODELS,
         keys=("student.model",),
     ),
+    Setting(
+        "vocabulary",
+        str,
+        "Pieces of the teacher's vocabulary that a student made of it keeps: all (default); auto, those that your "
+        "texts use; or a number, these and the most frequent others up to so many.",
+        "student",
+        panel=_MODELS,
+    ),
     MAX_TRAIN_ROWS,
     EPOCHS,
     Setting(

@@ -257,6 +257,12 @@ class StudentSettings(TrainSettings):
         "convolutions, or in a bag, in sizes of their own by conv:channels=128,window=5; or teacher: the teacher "
         "itself, which is not trained again",
     )
+    vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = Field(
+        "all",
+        description="pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that the "
+        "training and unlabelled texts use, and what all characters can be written with; or a number, these and the "
+        "most frequent others up to so many",
+    )
     cut_from: Literal["finetuned", "pretrained"] = Field(
         "finetuned", description="whether a student is cut from the fine-tuned or the pretrained teacher"
     )

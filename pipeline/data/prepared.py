@@ -46,6 +46,8 @@ from kdc.serving.engine.tokenizing import Text
 if TYPE_CHECKING:
     import datasets
 
+_PIECES_ROWS = 4096  # whose pieces are looked at together
+
 
 def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataReport:
     """Read, check, split and write all rows.
@@ -166,6 +168,13 @@ class PreparedData:
             KdcError: the split is not there.
         """
         return _load(self.folder / f"tokens-{role}" / split)
+
+    def pieces(self, role: str, split: str) -> set[int]:
+        """The ids of all pieces that a split's rows are made of, for one role's tokenizer."""
+        found: set[int] = set()
+        for batch in self.tokens(role, split).with_format("arrow").iter(batch_size=_PIECES_ROWS):
+            found.update(pc.unique(batch["input_ids"].combine_chunks().flatten()).to_pylist())
+        return found
 
     def groups(self, split: str) -> Ints:
         """Which rows of a split belong together, (rows,): rows of one group have the same number."""

@@ -15,7 +15,7 @@ from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.results import ModelResult, SearchResult
-from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON
+from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON, VOCABULARY
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.students import distil
@@ -81,6 +81,7 @@ class Run:
             out,
             self.environment,
             cut_from=self.cut_from(student),
+            vocabulary=self.vocabulary,
             role=self.role_of(student.model),
             progress=self.progress,
         )
@@ -96,6 +97,11 @@ class Run:
         if not self.config.searches:
             return self.config.student
         return self.config.student.of(self.result(SearchResult).student)
+
+    @property
+    def vocabulary(self) -> Path | None:
+        """The folder of the smaller vocabulary that students made of the teacher have; None: they have its own."""
+        return None if self.config.student.vocabulary == "all" else self.folder("data") / VOCABULARY
 
     @property
     def is_uncut(self) -> bool:

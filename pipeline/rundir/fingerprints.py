@@ -48,7 +48,9 @@ def labelled_rows(config: Config) -> dict[str, Any]:
 
 def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     """Names of settings that runs of before did not have, where they stand at what these did."""
-    return {"kept_step"} if settings.kept_step == type(settings).model_fields["kept_step"].default else set()
+    fields = type(settings).model_fields
+    names = fields.keys() & {"kept_step", "vocabulary"}
+    return {name for name in names if getattr(settings, name) == fields[name].default}
 
 
 def vector_bits(config: Config) -> dict[str, Any]:
@@ -63,7 +65,8 @@ def quantising(config: Config) -> dict[str, Any]:
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
     """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
-    unused = {"model", "more", "scores", "allow_majority", "hours"} | later(settings)
+    # The vocabulary is a matter of stage `data`, whose tokens the student takes.
+    unused = {"model", "more", "scores", "allow_majority", "hours", "vocabulary"} | later(settings)
     return {
         **settings.model_dump(exclude=unused),
         "model": _model_of(config, settings),

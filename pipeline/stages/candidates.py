@@ -57,6 +57,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
         **vector_bits(config),
+        **({} if run.vocabulary is None else {"data": run.fingerprints["data"]}),
         **this_machine(run.device),
     }
 
@@ -143,7 +144,7 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
     """Make a student untrained, export it, and measure it in each precision."""
     config, data, role = run.config, run.data(), run.role_of(student)
     set_seed(config.run.seed)
-    loaded, source = new_student(student, data.task, cut_from=config.teacher.model)
+    loaded, source = new_student(student, data.task, cut_from=config.teacher.model, vocabulary=run.vocabulary)
     model = as_served(loaded.model)
     parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))

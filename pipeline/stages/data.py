@@ -1,9 +1,11 @@
 """Stage `data`: rows read, checked, split and tokenised, once.
 
-Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
+Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`, and
+`vocabulary/` where the student has a smaller one than its teacher.
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.shallow import parse_shape
+from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import VOCABULARY
 from kdc.pipeline.rundir.fingerprints import labelled_rows
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.finetuning import check_class_weights
@@ -26,10 +30,11 @@ from kdc.pipeline.training.finetuning import check_class_weights
 
 def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
-    student = run.config.student.model
+    student, vocabulary = run.config.student.model, run.config.student.vocabulary
     return labelled_rows(run.config) | {
         "rows": input_fingerprint(run.config.data),
         "student_model": "the teacher's" if is_of_teacher(student) else loading.fingerprint(student),
+        **({} if vocabulary == "all" else {"vocabulary": vocabulary}),
     }
 
 
@@ -52,14 +57,30 @@ def run(run: Run, out: Path) -> DataResult:
         longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress)
-    if "student" not in sources:  # it is made of the teacher, and takes the same tokens
-        os.symlink("tokens-teacher", out / "tokens-student")
-        max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
+    if "student" not in sources:  # it is made of the teacher, and takes the same tokens, or the same tokenizer's
+        max_length["student"] = max_length["teacher"]
+        if config.student.vocabulary == "all":
+            os.symlink("tokens-teacher", out / "tokens-student")
+            tokens["student"] = tokens["teacher"]
+        else:
+            _make_vocabulary(run, out)
+            tokenizer = loading.load_tokenizer(str(out / VOCABULARY))
+            tokens["student"] = tokenise(out, "student", tokenizer, max_length["student"], on_rows=run.progress)
 
     rows = ", ".join(f"{name} {split.rows}" for name, split in tokens["teacher"].items())
     cut = sum(split.truncated for split in tokens["teacher"].values())
     headline = f"{task.name}, {rows} rows; {cut} longer than {max_length['teacher']} tokens were cut"
     return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
+
+
+def _make_vocabulary(run: Run, out: Path) -> None:
+    """Make the student's vocabulary of the pieces that the texts to learn from use."""
+    wanted, data = run.config.student.vocabulary, open_data(out)
+    used = set().union(*(data.pieces("teacher", split) for split in ("train", "unlabeled") if data.has(split)))
+    least = 0 if isinstance(wanted, str) else wanted
+    shutil.rmtree(out / VOCABULARY, ignore_errors=True)  # of a start that was cut off
+    count = save_smaller(run.config.teacher.model, used, least, out / VOCABULARY)
+    run.say(f"vocabulary: {count} pieces are kept, of which the texts use {len(used)}")
 
 
 def check(run: Run) -> None:
@@ -70,6 +91,12 @@ def check(run: Run) -> None:
             layers does not have; rows that are longer than the students take.
     """
     _check_shallow(run.config.student)
+    if run.config.student.vocabulary != "all" and not is_of_teacher(run.config.student.model):
+        raise InputError(
+            "only a student that is made of the teacher can have a part of its vocabulary",
+            given=f"--vocabulary {run.config.student.vocabulary} --student {run.config.student.model}",
+            remedy="--student layers:first-and-last, conv, static or teacher; or drop --vocabulary",
+        )
     if run.config.student.model == UNCUT and not run.config.has_one_teacher:
         raise InputError(
             "the student can be the teacher itself only where there is one, with its weights",

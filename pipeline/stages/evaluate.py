@@ -17,6 +17,7 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
 from kdc.pipeline.graphs.parity import check_equal
+from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
@@ -83,6 +84,8 @@ def run(run: Run, out: Path) -> EvaluateResult:
     np.savez_compressed(out / ALL_LOGITS, **answers)
     metric = data.task.metrics[0]
     notes += _apart_from_training(data, first, kept)
+    if run.vocabulary is not None:
+        notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary))
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
@@ -93,19 +96,36 @@ def run(run: Run, out: Path) -> EvaluateResult:
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:
     """A sentence on the metric of the rows that overlap with no training row, where many do."""
-    rows, task = data.rows(split), data.task
+    rows = data.rows(split)
     if "overlaps" not in rows.column_names:  # a part of the training rows, which was held out apart from the others
         return []
     apart = ~np.asarray(rows["overlaps"][:])
     if not 0 < apart.sum() <= (1 - OVERLAP_WORTH_TELLING) * len(apart):
         return []
-    metric, labels = task.metrics[0], np.asarray(rows["label"][:])[apart]
-    scores = {name: metrics.compute(each[apart], labels, task.kind, (metric,))[metric] for name, each in logits.items()}
-    told = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
     return [
         f"{int((~apart).sum())} of {len(apart)} evaluation rows overlap with training rows; on the other "
-        f"{int(apart.sum())} {metric}: {told}"
+        f"{int(apart.sum())} {_told(data, split, logits, apart)}"
     ]
+
+
+def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64]) -> list[str]:
+    """A sentence on the metric of the rows that the student's smaller vocabulary cuts into other pieces."""
+    ids = (data.tokens(role, split).with_format("numpy")["input_ids"] for role in ("teacher", "student"))
+    touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
+    if not touched.any():
+        return [f"the smaller vocabulary cuts all {len(touched)} evaluation rows into the same pieces"]
+    return [
+        f"the smaller vocabulary cuts {int(touched.sum())} of {len(touched)} evaluation rows into other pieces; on "
+        f"these {_told(data, split, logits, touched)}"
+    ]
+
+
+def _told(data: PreparedData, split: str, logits: Logits, chosen: NDArray[np.bool_]) -> str:
+    """The deciding metric of each model on some of the rows, in words."""
+    metric, kind = data.task.metrics[0], data.task.kind
+    labels = np.asarray(data.rows(split)["label"][:])[chosen]
+    scores = {name: metrics.compute(each[chosen], labels, kind, (metric,))[metric] for name, each in logits.items()}
+    return f"{metric}: " + ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
 
 
 def _answer_all(entry: Entry, data: PreparedData) -> None:

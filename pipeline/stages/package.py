@@ -25,6 +25,7 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import UNCUT, TeacherSettings, is_of_teacher
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.models.minilm import HUB_ID
+from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import (
@@ -221,7 +222,7 @@ def _lineage(run: Run) -> Lineage:
         cut_from = "pretrained"
     return Lineage(
         teacher=_teacher_name(config.teacher),
-        student=_student_name(student, cut_from),
+        student=_student_name(student, cut_from) + _vocabulary(run),
         recipe=config.run.recipe,
         data_fingerprint=run.fingerprints["data"],
         seed=config.run.seed,
@@ -256,6 +257,11 @@ def _student_name(student: str, cut_from: str) -> str:
     if student == UNCUT:
         return UNCUT_NAME
     return f"{student} of the {cut_from} teacher" if is_of_teacher(student) else _public_name(student)
+
+
+def _vocabulary(run: Run) -> str:
+    """How many pieces a smaller vocabulary has, in words; "" where the student has the teacher's."""
+    return "" if run.vocabulary is None else f", with {len(read_kept(run.vocabulary))} pieces of its vocabulary"
 
 
 def _teacher_name(settings: TeacherSettings) -> str:

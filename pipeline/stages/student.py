@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.pipeline.config.settings import UNCUT
-from kdc.pipeline.results import StudentResult, TeacherResult
+from kdc.pipeline.results import StudentResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.finetuning import check_learned
@@ -21,9 +21,6 @@ _REMEDY = (
 )
 
 
-_FOUND = {"tune", "majority", "constant", "chance", "parameters"}  # what the teacher's result says of the model
-
-
 def depends_on(run: Run) -> dict[str, Any]:
     """How the student is trained, if it is; where there was a search, the student that it found."""
     return {"model": UNCUT} if run.is_uncut else fingerprints.training(run.config, run.student)
@@ -33,9 +30,9 @@ def run(run: Run, out: Path) -> StudentResult:
     """Make the distilled student in `out`."""
     settings = run.student
     if run.is_uncut:
-        teacher = run.result(TeacherResult)
-        keep_teacher(run.folder("teacher") / "model", run.data(), out)
-        return StudentResult(**teacher.model_dump(include=_FOUND, exclude_unset=True), headline="the teacher itself")
+        teacher = run.folder("teacher") / "model"
+        kept = keep_teacher(teacher, run.data(), out, vocabulary=run.vocabulary, role=run.student_role)
+        return StudentResult(**kept.to_json(), headline="the teacher itself")
     result = run.distil(settings, out)
     warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
     if warning:

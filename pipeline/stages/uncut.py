@@ -26,12 +26,12 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 def depends_on(run: Run) -> dict[str, Any]:
     """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
     settings = {"export": run.config.export.exporter, "quantize": quantising(run.config)}
-    return settings | {"is_student": run.is_uncut} | this_machine(run.device)
+    return settings | {"is_student": _is_student(run)} | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> UncutResult:
     """Make the graphs in `out`. A teacher that has no such graph only notes why: the student may well have one."""
-    if run.is_uncut:
+    if _is_student(run):
         return UncutResult(headline="the student is the teacher itself")
     try:
         exported = export_model(run, run.folder("teacher") / "model", out, role="teacher")
@@ -50,6 +50,11 @@ def run(run: Run, out: Path) -> UncutResult:
     return result.model_copy(
         update={"int8": choice.winner, "note": note, "headline": f"{result.headline}, int8 {choice.winner}"}
     )
+
+
+def _is_student(run: Run) -> bool:
+    """Whether the student is the teacher as it is; with a smaller vocabulary it is another model."""
+    return run.is_uncut and run.vocabulary is None
 
 
 def _quantised(run: Run, out: Path) -> Int8Choice:

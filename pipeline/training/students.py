@@ -5,7 +5,6 @@ where the adapters' initialisation changed the weights), or `full/` where all we
 student is the teacher itself; and `trained_logits.npy`.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
+from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
-from kdc.pipeline.training.finetuning import fine_tune
+from kdc.pipeline.training.finetuning import fine_tune, score_model
 from kdc.pipeline.training.predict import predict
 
 TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training
@@ -37,6 +37,7 @@ def distil(
     environment: Environment,
     *,
     cut_from: str,
+    vocabulary: Path | None = None,
     role: str,
     progress: Progress,
 ) -> ModelResult:
@@ -47,12 +48,13 @@ def distil(
         teacher_logits: see `fine_tune`; None trains on the labels alone (a control).
         out: the folder.
         cut_from: the model that a student of "layers:...", "conv" or "static" is cut from.
+        vocabulary: folder of a smaller one for it (`kdc.pipeline.models.vocabulary`); None keeps the model's.
         role: whose tokens it takes: "teacher" or "student".
         progress: called with (step, steps).
     """
     task = data.task
     set_seed(environment.seed)
-    loaded, source = new_student(settings.model, task, cut_from=cut_from)
+    loaded, source = new_student(settings.model, task, cut_from=cut_from, vocabulary=vocabulary)
     tokenizer = loading.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
@@ -83,25 +85,35 @@ def distil(
     return result.model_copy(update={"parameters": parameters})
 
 
-def new_student(model: str, task: Task, *, cut_from: str) -> tuple[loading.Loaded, str]:
+def new_student(model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None) -> tuple[loading.Loaded, str]:
     """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
-    `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher")."""
+    `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher"), with a smaller
+    vocabulary where one is given."""
     if not is_of_teacher(model):
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)
+    if vocabulary is not None:
+        cut_vectors(whole.model, vocabulary)
+    source = cut_from if vocabulary is None else str(vocabulary)
     if model == UNCUT:
-        return whole, cut_from
+        return whole, source
     if is_shallow(model):
-        return loading.Loaded(*shallow_over(whole.model, parse_shape(model))), cut_from
+        return loading.Loaded(*shallow_over(whole.model, parse_shape(model))), source
     layers = loading.parse_layers(model, whole.model.config.num_hidden_layers)
-    return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), cut_from
+    return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), source
 
 
-def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:
-    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer."""
-    shutil.copytree(teacher, out / "base", dirs_exist_ok=True)
-    pad_id = loading.load_tokenizer(str(teacher)).pad_token_id
-    np.save(out / TRAINED_LOGITS, predict(loading.load_plain(teacher), probe_rows(data, "teacher"), pad_id=pad_id))
+def keep_teacher(teacher: Path, data: PreparedData, out: Path, *, vocabulary: Path | None, role: str) -> ModelResult:
+    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer, or of it with a smaller
+    vocabulary; its result on the tuning slice, as tokens of `role`."""
+    loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)
+    tokenizer = loading.load_tokenizer(source)
+    loaded.model.save_pretrained(out / "base")
+    tokenizer.save_pretrained(out / "base")
+    model = loading.load_plain(out / "base")
+    np.save(out / TRAINED_LOGITS, predict(model, probe_rows(data, role), pad_id=tokenizer.pad_token_id))
+    result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, tokenizer.pad_token_id)
+    return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 
 def load_student(folder: Path) -> Any:

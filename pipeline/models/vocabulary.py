@@ -1,0 +1,236 @@
+"""A smaller vocabulary: a tokenizer without the pieces that a task's texts do not use, and a model without their
+vectors.
+
+In small models most weights are vectors of pieces that the task never meets: 11.7 of the 17.4 million of a three-layer
+MiniLM, and nearly all of a multilingual one. Texts that used a piece which is gone are cut into smaller ones; what can
+be written with the characters of the old vocabulary can be written with the new one. (Abdaoui et al. 2020, "Load What
+You Need", arXiv 2010.05609, does so for languages.)
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.models import loading
+
+_KEPT = "kept.npy"  # in the folder of a smaller vocabulary: the old ids of its pieces, by new id
+_FOR_SLOW_TOKENIZERS = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+
+
+def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> int:
+    """Write a model's tokenizer with a smaller vocabulary, and the model's config, which a tokenizer is opened with.
+
+    Args:
+        source: the model, id or path.
+        used: ids of the pieces that texts of the task are made of.
+        least: pieces to keep at least; where fewer are used, the most frequent ones in general are kept besides, as far
+            as the tokenizer's own order tells.
+        folder: is made.
+
+    Returns:
+        how many pieces it has.
+
+    Raises:
+        InputError: the tokenizer is of a kind whose pieces are not made of smaller ones.
+    """
+    tokenizer = loading.load_tokenizer(source)
+    whole = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = kept_pieces(whole, used, least)
+    folder.mkdir(parents=True)
+    tokenizer.save_pretrained(folder)
+    loading.load_config(source).save_pretrained(folder)
+    for name in _FOR_SLOW_TOKENIZERS:
+        (folder / name).unlink(missing_ok=True)
+    smaller = without_others(whole, kept)
+    (folder / "tokenizer.json").write_text(json.dumps(smaller, ensure_ascii=False), encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    new = {old: place for place, old in enumerate(kept)}
+    added: dict[str, Any] = settings.get("added_tokens_decoder", {})
+    settings |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+        "model_input_names": list(tokenizer.model_input_names),
+        "added_tokens_decoder": {str(new[int(old)]): token for old, token in added.items()},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    np.save(folder / _KEPT, np.array(kept, dtype=np.int64))
+    return len(kept)
+
+
+def read_kept(folder: Path) -> NDArray[np.int64]:
+    """The old id of each piece that `save_smaller` kept, by its new id."""
+    return np.load(folder / _KEPT)
+
+
+def cut_vectors(model: Any, folder: Path) -> None:
+    """Leave a model the vectors of the pieces alone that `save_smaller` kept, in place.
+
+    Raises:
+        KdcError: the id of padding would change, which some architectures count positions by.
+    """
+    kept = read_kept(folder)
+    new = {int(old): place for place, old in enumerate(kept)}
+    pad = model.config.pad_token_id
+    if pad is not None and new.get(pad) != pad:
+        raise KdcError(
+            "the vocabulary cannot be made smaller: padding would have another id",
+            given=f"{pad}, then {new.get(pad)}",
+            remedy="--vocabulary all",
+        )
+    table = model.get_input_embeddings()
+    smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=table.padding_idx)
+    with torch.no_grad():
+        smaller.weight.copy_(table.weight[torch.from_numpy(kept)])
+    name = next(name for name, module in model.named_modules() if module is table)
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, smaller)
+    model.config.vocab_size = len(kept)
+    for name, value in model.config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(value, int):
+            setattr(model.config, name, new.get(value))
+
+
+def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> list[int]:
+    """Old ids of the pieces that stay, ascending.
+
+    Args:
+        tokenizer: the content of a `tokenizer.json`.
+        used, least: as in `save_smaller`.
+
+    Raises:
+        InputError: as in `save_smaller`.
+    """
+    model = tokenizer["model"]
+    kinds = {"WordPiece": _wordpiece, "Unigram": _unigram, "BPE": _bpe}
+    if model.get("type") not in kinds:
+        raise InputError(
+            "this tokenizer's pieces are not made of smaller ones, so that none can be left out",
+            given=model.get("type"),
+            remedy="--vocabulary all",
+        )
+    pieces = kinds[model["type"]](model)
+    kept = pieces.needed | {token["id"] for token in tokenizer["added_tokens"]}
+    for piece in used:
+        _keep(piece, pieces.parents, kept)
+    for piece in pieces.by_frequency:
+        if len(kept) >= least:
+            break
+        _keep(piece, pieces.parents, kept)
+    return sorted(kept)
+
+
+def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """The content of a `tokenizer.json` with these pieces alone, which have the ids 0, 1, ... in their order."""
+    new = {old: place for place, old in enumerate(kept)}
+    smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
+    if model["type"] == "Unigram":
+        smaller["model"]["vocab"] = [model["vocab"][old] for old in kept]
+        smaller["model"]["unk_id"] = new.get(model.get("unk_id"))
+    else:
+        smaller["model"]["vocab"] = {piece: new[old] for piece, old in model["vocab"].items() if old in new}
+    if model["type"] == "BPE":
+        remaining = smaller["model"]["vocab"]
+        smaller["model"]["merges"] = [
+            merge
+            for merge in model["merges"]
+            if all(part in remaining for part in (*_parts(merge), "".join(_parts(merge))))
+        ]
+    for token in smaller["added_tokens"]:
+        token["id"] = new[token["id"]]
+    if smaller.get("padding"):
+        smaller["padding"]["pad_id"] = new[smaller["padding"]["pad_id"]]
+    _renumber(smaller.get("post_processor"), new)
+    return smaller
+
+
+def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
+    """Give the special tokens that a post-processor adds their new ids, in place."""
+    if processor is None:
+        return
+    for part in processor.get("processors", ()):  # a sequence of them
+        _renumber(part, new)
+    special = processor.get("special_tokens", {})
+    for token in special.values():
+        token["ids"] = [new[old] for old in token["ids"]]
+    for name in ("cls", "sep"):  # those of BERT and RoBERTa hold (token, id)
+        if name in processor:
+            processor[name][1] = new[processor[name][1]]
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What must stay of a tokenizer's pieces, and in what order others may."""
+
+    needed: set[int]  # ids without which a character could not be written, or is written otherwise
+    parents: dict[int, tuple[int, int]]  # the two pieces that one is merged of, where the tokenizer merges
+    by_frequency: list[int]  # all ids, the most frequent in general first
+
+
+def _keep(piece: int, parents: dict[int, tuple[int, int]], kept: set[int]) -> None:
+    """Add a piece, and those that it is merged of."""
+    waiting = [piece]
+    while waiting:
+        one = waiting.pop()
+        if one not in kept:
+            kept.add(one)
+            waiting += parents.get(one, ())
+
+
+def _wordpiece(model: dict[str, Any]) -> _Pieces:
+    """Pieces that begin a word, and pieces with a prefix that go on with it; their ids go by frequency."""
+    prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
+    begins = {piece for piece in vocabulary if len(piece) == 1}
+    goes_on = {
+        piece[len(prefix) :] for piece in vocabulary if piece.startswith(prefix) and len(piece) == len(prefix) + 1
+    }
+
+    def is_needed(piece: str) -> bool:
+        written = piece.removeprefix(prefix)
+        if len(written) == 1:
+            return True
+        if piece.startswith(prefix):
+            return not set(written) <= goes_on
+        return not (written[:1] in begins and set(written[1:]) <= goes_on)
+
+    needed = {number for piece, number in vocabulary.items() if is_needed(piece)} | {vocabulary[model["unk_token"]]}
+    return _Pieces(needed, {}, sorted(vocabulary.values()))
+
+
+def _unigram(model: dict[str, Any]) -> _Pieces:
+    """Pieces with the logarithms of their shares."""
+    pieces = [piece for piece, _ in model["vocab"]]
+    singles = {piece for piece in pieces if len(piece) == 1}
+    bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
+    needed = {
+        number for number, piece in enumerate(pieces) if len(piece) == 1 or piece in bytes_ or not set(piece) <= singles
+    }
+    if model.get("unk_id") is not None:
+        needed.add(model["unk_id"])
+    shares = [share for _, share in model["vocab"]]
+    return _Pieces(needed, {}, sorted(range(len(pieces)), key=lambda number: -shares[number]))
+
+
+def _bpe(model: dict[str, Any]) -> _Pieces:
+    """Pieces that are merged of two others, the most frequent ones first; a piece stays with those that it is made of,
+    since otherwise it could not be reached."""
+    vocabulary: dict[str, int] = model["vocab"]
+    parents: dict[int, tuple[int, int]] = {}
+    for merge in model["merges"]:
+        first, second = _parts(merge)
+        parents.setdefault(vocabulary[first + second], (vocabulary[first], vocabulary[second]))
+    needed = {number for number in vocabulary.values() if number not in parents}
+    return _Pieces(needed, parents, sorted(vocabulary.values()))
+
+
+def _parts(merge: Any) -> tuple[str, str]:
+    """The two pieces of a merge, which older files hold as one text."""
+    first, second = merge.split(" ") if isinstance(merge, str) else merge
+    return first, second
