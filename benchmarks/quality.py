@@ -37,6 +37,7 @@ PAIRS = [
 ]
 WORDS = ["--train", "{own}/words/train.csv", "--eval", "{own}/words/eval.csv", "--text", "text", "--label", "words"]
 COLA = ["--data", "{own}", "--task", "cola", "--family", "minilm"]
+SMALL = ["--vocabulary", "auto", "--set", "quantize.vector_bits=4"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 # name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
 LINES: dict[str, tuple[list[str], str]] = {
@@ -52,6 +53,9 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
+    # The smallest file of half the layers, and of none.
+    "sst2-small": ([*SST2, *SMALL], "sst2"),
+    "sst2-small-static": ([*SST2, *SMALL, "--student", "static"], "sst2-small"),
     "bank-conv": ([*BANK, "--family", "minilm", "--student", "conv"], "bank"),
     "bank-static": ([*BANK, "--family", "minilm", "--student", "static"], "bank"),
     "sst2-third": ([*SST2, *THIRD], "sst2"),
