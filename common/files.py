@@ -73,6 +73,16 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
         raise
 
 
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that there is no room. Libraries written in Rust and C++ say so
+    only in their message."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def refusal(error: OSError) -> KdcError | None:
     """What a person is told of an error that the disk or its rights caused; None for errors of another kind."""
     remedy = _REFUSALS.get(error.errno or 0)

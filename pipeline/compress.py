@@ -1,7 +1,6 @@
 """What `kdc compress` calls: one run, or with --frontier several, for a person who watches."""
 
 import contextlib
-import errno
 import os
 import shlex
 import sys
@@ -11,15 +10,15 @@ from pathlib import Path
 from kdc.artifact.contract.text import render as render_contract
 from kdc.artifact.inspection import table
 from kdc.common.errors import KdcError
+from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.common.tables import aligned
 from kdc.pipeline.config.settings import Config, is_of_teacher
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm
-from kdc.pipeline.results import PackageResult
 from kdc.pipeline.rundir.directory import FRONTIER, note_command, root_of
-from kdc.pipeline.rundir.record import CompressResult, FrontierResult, read_record
+from kdc.pipeline.rundir.record import CompressResult, FrontierResult
 from kdc.pipeline.training import ranks
 
 
@@ -66,13 +65,14 @@ def frontier_for_people(
     """
     with _watched(config, command) as reporter:
         from kdc.pipeline.frontier import make_frontier
+        from kdc.pipeline.stages.candidates import curve_of
 
         facts = make_frontier(config, reporter=reporter, start_from=start_from, force=force)
         root = root_of(config)
         if command:
             note_command(root, command)
-        if (first := read_record(root / PackageResult.STAGE)) is not None:
-            _report(root, config, reporter, sha256=PackageResult.model_validate(first.metrics).sha256)
+        if facts.points[0].student == curve_of(config)[0]:  # else its run made nothing to report
+            _report(root, config, reporter, sha256=facts.points[0].sha256)
         return FrontierResult(out=root, page=root / f"{FRONTIER}.html", facts=facts)
 
 
@@ -113,7 +113,7 @@ def _told_how_to_go_on(command: str | None) -> Iterator[None]:
     except ranks.Lost as error:
         raise ranks.Lost(error.what, given=error.given, remedy=again) from error
     except Exception as error:
-        if _disk_is_full(error):
+        if disk_is_full(error):
             raise KdcError(
                 "the disk is full; finished stages are kept", given=error, remedy=f"make room, then {again}"
             ) from error
@@ -197,13 +197,3 @@ def command_to_go_on(arguments: Sequence[str]) -> str:
             remaining.append(argument)
         skip = argument == "--from"
     return f"{ranks.launcher()} {shlex.join(remaining)}"
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there is no room. Libraries written in Rust and C++ say so
-    only in their message."""
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

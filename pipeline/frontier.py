@@ -2,8 +2,9 @@
 with an artifact that serves, and all of them measured side by side.
 
 The first point is the run directory's own run. The others lie below it, in `frontier/<student>/`, and take over what
-all have in common: rows, teacher and its answers. A student that learned nothing, or cannot be exported, is named with
-its reason and left out. Writes `frontier.html`, `frontier.json` and `frontier.md` beside the first run's report.
+all have in common: rows, teacher and its answers. A student that learned nothing, or cannot be made of this teacher, is
+named with its reason and left out. Writes `frontier.html`, `frontier.json` and `frontier.md` beside the first run's
+report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,9 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
+from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
-from kdc.pipeline.config.settings import Config, StudentSettings, is_shallow
+from kdc.pipeline.config.settings import Config, is_shallow
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
@@ -28,11 +30,12 @@ from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
 from kdc.pipeline.quality.latency import Timing, calls_and_batches, interval_of_median, time_in_turns
 from kdc.pipeline.report.frontier import read_facts, write_frontier
 from kdc.pipeline.results import StudentResult
-from kdc.pipeline.run import compress
+from kdc.pipeline.run import STAGES, compress
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import FRONTIER, locked, root_of
-from kdc.pipeline.rundir.evidence import answers_of
-from kdc.pipeline.rundir.record import CompressResult, read_record, read_result
+from kdc.pipeline.rundir.evidence import answers_of, look_of
+from kdc.pipeline.rundir.folders import forget
+from kdc.pipeline.rundir.record import RECORD, read_record, read_result
 from kdc.pipeline.stages.candidates import curve_of
 from kdc.pipeline.training import ranks
 from kdc.serving.engine.engine import Engine
@@ -41,7 +44,9 @@ from kdc.serving.engine.tokenizing import Text
 _CONFIDENCE = 0.95  # with which all intervals of scores hold at once, and each one of a time
 _ROUNDS = 9  # see `interval_of_median`
 _WARM_UP_CALLS = 5
-_LAST_SHARED = "targets"  # the stage up to which all points are the same
+_SHARED = ("data", "baselines", "teacher", "targets", "uncut")  # stages that points have in common
+_LAST_SHARED, _FIRST_OWN = "targets", "student"
+_LEAST_HOURS = 1 / 60  # of a training, however late it is
 _SECONDS_OF_AN_HOUR = 3600.0
 
 
@@ -52,7 +57,6 @@ class _Made:
     student: str
     run: Run
     artifact: Path  # its folder
-    link: Path  # relative to the first run directory, what leads to it
     sha256: str
 
 
@@ -71,37 +75,37 @@ def make_frontier(
         start_from, force: what each point does again, see `kdc.pipeline.run.compress`.
 
     Raises:
-        InputError: a contract or a student without layers was asked for, or this is one of several processes.
+        InputError: a contract or a student without layers was asked for, or this is one of several processes; or as
+            the stages say that all points have in common.
         KdcError: what all points have in common could not be made, or none of them.
     """
     _check(config)
-    made: list[_Made] = []
-    left: list[Left] = []
-    roots: list[Path] = []
-    students = curve_of(config)
-    hours = config.student.hours
-    for place, student in enumerate(students):
-        root = root_of(config) if place == 0 else root_of(config) / FRONTIER / _folder_name(student)
-        reporter.say(f"frontier: {student}, {place + 1} of {len(students)}")
-        share = None if hours is None else max(hours, 1 / _SECONDS_OF_AN_HOUR) / (len(students) - place)
-        own = _config_of(config, config.student.of(student) if place else config.student, root, share)
-        try:
-            result = compress(own, reporter=reporter, start_from=start_from, force=force, siblings=tuple(roots))
-        except InputError:
-            raise
-        except KdcError as error:
-            shared = read_record([*roots, root][0] / _LAST_SHARED)
-            if shared is None or (place == len(students) - 1 and not made):
-                raise
-            reporter.say(f"frontier: {student} is left out: {error.what} ({error.given})")
-            left.append(Left(student=student, why=f"{error.what} ({error.given})"))
-        else:
-            made.append(_finished(student, open_run(root, own, reporter), result, root_of(config)))
-        roots.append(root)
-        if hours is not None:
-            hours -= _hours_trained(root)
-    with locked(root_of(config)):
-        return _facts(made, left, reporter)
+    root, students = root_of(config), curve_of(config)
+    with locked(root):  # from the first stage to the page, so that all points are of one teacher
+        compress(config, reporter=reporter, start_from=start_from, until=_LAST_SHARED, force=force)
+        names = [stage.name for stage in STAGES]
+        if force or (start_from is not None and names.index(start_from) <= names.index(_LAST_SHARED)):
+            start_from = _FIRST_OWN
+        made: list[_Made] = []
+        left: list[Left] = []
+        roots: list[Path] = []
+        hours = config.student.hours
+        for place, student in enumerate(students):
+            reporter.say(f"frontier: {student}, {place + 1} of {len(students)}")
+            share = None if hours is None else max(hours / (len(students) - place), _LEAST_HOURS)
+            own = _config_of(config, student, place, share)
+            _forget_other_teachers(root, root_of(own))
+            try:
+                made.append(_make(student, own, tuple(roots), reporter, start_from))
+                hours = hours and hours - _hours_trained(root_of(own))
+            except KdcError as error:
+                if disk_is_full(error) or (place == len(students) - 1 and not made):
+                    raise
+                left.append(Left(student=student, why=_in_one_line(error)))
+                reporter.say(f"frontier: {student} is left out: {left[-1].why}")
+                hours = hours and hours - (share or 0.0)
+            roots.append(root_of(own))
+        return _facts(root, made, left, reporter)
 
 
 def _check(config: Config) -> None:
@@ -121,7 +125,7 @@ def _check(config: Config) -> None:
         raise InputError(
             "a frontier trains students with layers and without, and these settings are for one without",
             given=f"--student {config.student.model}",
-            remedy="drop --student: a frontier has conv and static in any case",
+            remedy="drop --student: a frontier has conv, static and linear in any case",
         )
     if ranks.is_launched():
         raise InputError(
@@ -131,21 +135,45 @@ def _check(config: Config) -> None:
         )
 
 
-def _folder_name(student: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in student)
+def _config_of(config: Config, student: str, place: int, hours: float | None) -> Config:
+    """The settings of a point. Controls are trained beside the first one alone."""
+    settings = config.student.of(student) if place else config.student
+    run = config.run
+    if place:
+        root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
+        run = run.model_copy(update={"out": root, "controls": False})
+    return config.model_copy(update={"student": settings.model_copy(update={"hours": hours}), "run": run})
 
 
-def _config_of(config: Config, student: StudentSettings, root: Path, hours: float | None) -> Config:
-    """The settings of one point."""
-    student = student.model_copy(update={"hours": hours})
-    return config.model_copy(update={"student": student, "run": config.run.model_copy(update={"out": root})})
+def _forget_other_teachers(first: Path, root: Path) -> None:
+    """Let a point count nothing as done that was made from a shared stage which the first point's run has done again
+    since: the settings are the same, but it is another teacher."""
+    names = [stage.name for stage in STAGES]
+    for place, name in enumerate(names):
+        ours, theirs = (folder / name / RECORD for folder in (root, first))
+        if name in _SHARED and root != first:
+            old, new = read_record(ours.parent), read_record(theirs.parent)
+            same_settings = old is not None and new is not None and old.fingerprint == new.fingerprint
+            if same_settings and ours.read_bytes() != theirs.read_bytes():
+                for later in names[place:]:
+                    forget(root, later)
+                return
 
 
-def _finished(student: str, run: Run, result: CompressResult, root: Path) -> _Made:
+def _make(
+    student: str, config: Config, siblings: tuple[Path, ...], reporter: Reporter, start_from: str | None
+) -> _Made:
+    """Run a point to its artifact, with what the points before it have of the same."""
+    root = root_of(config)
+    result = compress(config, reporter=reporter, start_from=start_from, siblings=siblings)
     assert result.artifact is not None  # without a contract none is rejected
-    artifact = result.artifact.resolve()
-    sha256 = load_manifest(artifact, verify=False).sha256
-    return _Made(student, run, artifact, result.artifact.relative_to(root), sha256)
+    sha256 = load_manifest(result.artifact, verify=False).sha256
+    return _Made(student, open_run(root, config, reporter), result.artifact, sha256)
+
+
+def _in_one_line(error: KdcError) -> str:
+    given = "" if error.given is None else f" ({error.given})"
+    return f"{error.what}{given}" + (f"; {error.remedy}" if error.remedy else "")
 
 
 def _hours_trained(root: Path) -> float:
@@ -156,11 +184,11 @@ def _hours_trained(root: Path) -> float:
     return 0.0 if training is None else training.seconds / _SECONDS_OF_AN_HOUR
 
 
-def _facts(made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
+def _facts(root: Path, made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierFacts:
     """Measure the points side by side, and write what they show; or read it, where the same artifacts were measured on
     this machine before."""
     first = made[0].run
-    root, device = first.root, judged_device(first.device)
+    device = judged_device(first.device)
     where = {"cpu": machine.cpu().model, "threads": machine.cores().usable, "device": device}
     before = read_facts(root)
     if before is not None and before.is_of([each.sha256 for each in made], left, where):
@@ -173,7 +201,7 @@ def _facts(made: list[_Made], left: list[Left], reporter: Reporter) -> FrontierF
         }
         timings = _timed(first, engines, answers[0].texts)
         points = [
-            _point(each, answered, engines[each.student], timings[each.student], share=1 / len(made))
+            _point(each, answered, engines[each.student], timings[each.student], root=root, points=len(made))
             for each, answered in zip(made, answers, strict=True)
         ]
     task, labels = first.data().task, answers[0].labels
@@ -210,11 +238,15 @@ def _timed(run: Run, engines: Mapping[str, Engine], texts: Sequence[Text]) -> di
     )
 
 
-def _point(made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timing, *, share: float) -> Point:
-    """What was measured of one artifact. Its intervals of scores have their share of the error that all may have."""
+def _point(
+    made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timing, *, root: Path, points: int
+) -> Point:
+    """What was measured of one artifact. Its two intervals have their share of the error that those of all points may
+    have; and it counts as a look at the evaluation rows, since a contract may be chosen by it."""
     task, result = made.run.data().task, made.run.result(StudentResult)
-    metric, confidence = task.metrics[0], 1 - share * (1 - _CONFIDENCE)
+    metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)
+    look_of(made.run, logits, root=root)
     scored = (logits, answers.labels, task.kind, metric)
     gap = difference(
         logits, answers.teacher, answers.labels, task.kind, metric, groups=answers.groups, confidence=confidence
@@ -226,7 +258,7 @@ def _point(made: _Made, answers: EvaluationAnswers, engine: Engine, timing: Timi
     assert engine.manifest is not None
     return Point(
         student=made.student,
-        artifact=str(made.link),
+        artifact=str(made.artifact.relative_to(root)),
         sha256=made.sha256,
         variant=str(engine.variant),
         score=score,

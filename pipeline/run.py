@@ -14,7 +14,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.results import PackageResult
 from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.rundir.directory import claim, locked, root_of
-from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, labelled_rows
+from kdc.pipeline.rundir.fingerprints import answered_rows, as_json, fingerprint_of, labelled_rows
 from kdc.pipeline.rundir.folders import Stage, forget, run_stage
 from kdc.pipeline.rundir.record import CompressResult, StageRecord
 from kdc.pipeline.stages import (
@@ -59,8 +59,9 @@ STAGES = (
     ),
     # The teacher is fine-tuned, or one that was brought along is checked.
     Stage(results.TeacherResult, teacher.run, teacher.depends_on, after=("labelled", "baselines")),
-    # The teacher answers every row that the student learns from.
-    Stage(results.TargetsResult, targets.run, targets.depends_on, after=("data", "baselines", "teacher")),
+    # The teacher answers every row that the student learns from. "answered" is stage `data` without the student's
+    # tokens: another tokenizer or vocabulary asks nothing again.
+    Stage(results.TargetsResult, targets.run, targets.depends_on, after=("answered", "baselines", "teacher")),
     # Where a contract limits costs: short trainings say which student gets the full one.
     Stage(
         results.SearchResult,
@@ -143,6 +144,7 @@ def compress(
         ranks.check_batches(batches, ranks.size())
         ranks.check_everywhere(check_same_run, config.model_dump_json())
         run.fingerprints["labelled"] = fingerprint_of("labelled", as_json(labelled_rows(config)), [])
+        run.fingerprints["answered"] = fingerprint_of("data", as_json(answered_rows(config)), [])
         for stage in stages[redo_from:]:
             forget(root, stage.name)
         for stage in stages[: last + 1]:

@@ -114,7 +114,8 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
         presets = _presets(asked)
         config = Config.model_validate(_merge(presets, asked))
         if is_shallow(config.student.model):
-            own = {"student": without_layers(config.student.epochs, config.student.min_steps)}
+            student = config.student
+            own = {"student": without_layers(student.model, student.epochs, student.min_steps)}
             config = Config.model_validate(_merge(_merge(presets, own), asked))
         return config
     except ValidationError as error:

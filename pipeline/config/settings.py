@@ -14,7 +14,7 @@ from kdc.pipeline.config.presets import without_layers
 
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
 UNCUT = "teacher"  # the student that is the teacher itself
-SHALLOW = ("conv", "static")  # the students that have the teacher's token vectors and none of its layers
+SHALLOW = ("conv", "static", "linear")  # the students that have the teacher's token vectors and none of its layers
 
 
 def is_shallow(student: str) -> bool:
@@ -253,9 +253,9 @@ class StudentSettings(TrainSettings):
     model: str = Field(
         "layers:first-and-last",
         description="student: hub id, path, the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
-        "by layers:first-and-last, layers:first-half or layers:every-second; conv or static: its token vectors under "
-        "convolutions, or in a bag, in sizes of their own by conv:channels=128,window=5; or teacher: the teacher "
-        "itself, which is not trained again",
+        "by layers:first-and-last, layers:first-half or layers:every-second; conv, static or linear: its token vectors "
+        "under convolutions, in a bag, or added up, in sizes of their own by conv:channels=128,window=5; or teacher: "
+        "the teacher itself, which is not trained again",
     )
     vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = Field(
         "all",
@@ -290,7 +290,7 @@ class StudentSettings(TrainSettings):
         """These settings for another student, as a search tries it. One without layers, where the configured one has
         some, is trained in its own way."""
         is_another = is_shallow(model) and not is_shallow(self.model)
-        own = without_layers(self.epochs, self.min_steps) if is_another else {}
+        own = without_layers(model, self.epochs, self.min_steps) if is_another else {}
         return self.model_copy(update=own | {"model": model})
 
 

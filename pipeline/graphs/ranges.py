@@ -160,7 +160,9 @@ def watch(
         session = open_session(lambda _: watched, device="cpu").session
         for feeds in batches:
             empty = False
-            activations = dict(zip(tensors, session.run(list(tensors), feeds), strict=True))
+            # A list without names would give all outputs of the graph.
+            values_of = session.run(list(tensors), feeds) if tensors else []
+            activations = dict(zip(tensors, values_of, strict=True))
             for name, values in activations.items():
                 if not np.isfinite(values).all():
                     raise KdcError("an activation is not finite during calibration", given=name)

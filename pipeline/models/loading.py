@@ -31,6 +31,8 @@ from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_o
 
 log = logging.getLogger("kdc")
 
+# Architectures whose positions start after the id of padding.
+COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 _PROBLEM = {
     "classification": "single_label_classification",
@@ -238,8 +240,8 @@ def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens that a model of this config can take, special tokens included."""
     limit = int(getattr(config, "max_position_embeddings", 0) or 10**9)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        limit -= (config.pad_token_id or 0) + 1  # their positions start after the padding id
+    if config.model_type in COUNTS_FROM_PADDING:
+        limit -= (config.pad_token_id or 0) + 1
     if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):
         limit = 10**9  # DeBERTa-v2 and v3: positions are relative only
     return min(limit, tokenizer.model_max_length)

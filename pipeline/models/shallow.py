@@ -1,5 +1,6 @@
 """Shallow classifiers: a teacher's token vectors under at most a few convolutions, without attention.
 
+`linear` adds up what each token and each pair of neighbouring tokens says (Joulin et al. 2016, arXiv 1607.01759);
 `static` reads the bag of a text's token vectors (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic
 Methods"); `conv` reads runs of neighbouring tokens first (Kim 2014, arXiv 1408.5882). They answer in microseconds and
 are distilled by the same loop and loss as any other student. A shallow classifier saves and loads like any other model
@@ -28,21 +29,29 @@ class Shape:
     channels: int  # of each convolution
     window: int  # tokens that a convolution reads at each place
     depth: int  # convolutions, one over the other; 0 for a bag of tokens
-    hidden: int  # of the layer under the head
+    hidden: int  # of the layer under the head; 0 for none, and no maximum: what is left is linear in the tokens
     trains_vectors: bool  # whether the token vectors are trained, or only what is made of them
+    pairs: int = 0  # vectors that pairs of neighbouring tokens share, by a hash of the two; 0 for none
 
 
 SHAPES = {
+    "linear": Shape(width=32, channels=0, window=1, depth=0, hidden=0, trains_vectors=True, pairs=1 << 15),
     "static": Shape(width=256, channels=0, window=1, depth=0, hidden=256, trains_vectors=True),
     "conv": Shape(width=128, channels=256, window=3, depth=1, hidden=256, trains_vectors=False),
 }
 # The sizes that each kind has, and the most of each; the least is 1.
-_SIZES = {"static": ("width", "hidden"), "conv": ("width", "channels", "window", "depth", "hidden")}
-_MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096}
+_SIZES = {
+    "linear": ("width", "pairs"),
+    "static": ("width", "hidden"),
+    "conv": ("width", "channels", "window", "depth", "hidden"),
+}
+_MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096, "pairs": 1 << 20}
+_FACTOR = 1_000_003  # of a pair's first token in its hash: a prime far above the numbers of vectors
 
 
 class ShallowClassifier(PreTrainedModel):
-    """Token vectors, convolutions, a weighted mean and a maximum over the tokens, a hidden layer, and the head.
+    """Token vectors, convolutions, a weighted mean and a maximum over the tokens, a hidden layer, and the head; without
+    a hidden layer the plain mean of the vectors of tokens and pairs, and the head.
 
     While it is trained the vectors have the teacher's width, and a projection makes them narrower; `folded` makes one
     table of the two.
@@ -52,6 +61,9 @@ class ShallowClassifier(PreTrainedModel):
     _supports_sdpa = True  # it has no attention, of which a teacher's config may ask for any form
     vectors: Any
     projection: Any
+    pairs: Any
+    share: Any
+    hidden: Any
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
@@ -63,10 +75,11 @@ class ShallowClassifier(PreTrainedModel):
         self.window = shape.window
         inputs = [shape.width, *[shape.channels] * shape.depth]
         self.convolutions = nn.ModuleList([nn.Linear(shape.window * size, shape.channels) for size in inputs[:-1]])
-        self.share = nn.Linear(inputs[-1], 1)
-        self.hidden = nn.Linear(2 * inputs[-1], shape.hidden)
+        self.pairs = nn.Embedding(shape.pairs, inputs[-1]) if shape.pairs else None
+        self.share = nn.Linear(inputs[-1], 1) if shape.hidden else None
+        self.hidden = nn.Linear(2 * inputs[-1], shape.hidden) if shape.hidden else None
         self.dropout = nn.Dropout(head_dropout(config))
-        self.classifier = nn.Linear(shape.hidden, config.num_labels)
+        self.classifier = nn.Linear(shape.hidden or inputs[-1], config.num_labels)
         self.post_init()
 
     @classmethod
@@ -98,10 +111,22 @@ class ShallowClassifier(PreTrainedModel):
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         for convolution in self.convolutions:
             states = functional.relu(convolution(_windows(states * mask, self.window)))
-        far_below = (1 - mask) * -1e4  # in fp16 too
-        shares = functional.softmax(self.share(states) + far_below, dim=1)
-        pooled = torch.cat([(states * shares).sum(1), (states + far_below).amax(1)], dim=-1)
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(functional.relu(self.hidden(pooled)))))
+        if self.hidden is None:
+            pooled = (states * mask).sum(1) / mask.sum(1)
+            if self.pairs is not None:
+                pooled = pooled + self._mean_of_pairs(input_ids, mask)
+        else:
+            far_below = (1 - mask) * -1e4  # in fp16 too
+            shares = functional.softmax(self.share(states) + far_below, dim=1)
+            pooled = torch.cat([(states * shares).sum(1), (states + far_below).amax(1)], dim=-1)
+            pooled = functional.relu(self.hidden(pooled))
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
+
+    def _mean_of_pairs(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The mean over the pairs of neighbouring tokens of the vectors that they share, (rows, width)."""
+        hashes = (input_ids[:, :-1] * _FACTOR + input_ids[:, 1:]) % self.pairs.num_embeddings
+        both = mask[:, 1:] * mask[:, :-1]
+        return (self.pairs(hashes) * both).sum(1) / both.sum(1).clamp(min=1)
 
     def folded(self) -> "ShallowClassifier":
         """The same classifier with the projection in its table of vectors."""
@@ -170,4 +195,6 @@ def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[s
     model = ShallowClassifier(config)
     with torch.no_grad():
         model.vectors.weight.copy_(table / table.square().mean().sqrt())
+        if model.pairs is not None:
+            model.pairs.weight.zero_()  # a pair that is never met says nothing
     return model, tuple(name for name, _ in model.named_children() if name != "vectors")

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 
 _KEPT = "kept.npy"  # in the folder of a smaller vocabulary: the old ids of its pieces, by new id
@@ -40,14 +40,16 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
         how many pieces it has.
 
     Raises:
-        InputError: the tokenizer is of a kind whose pieces are not made of smaller ones.
+        InputError: the tokenizer is of a kind whose pieces are not made of smaller ones; or the model has no vectors
+            for some of its pieces, or counts positions by the id of padding, which would change.
     """
-    tokenizer = loading.load_tokenizer(source)
+    tokenizer, config = loading.load_tokenizer(source), loading.load_config(source)
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = kept_pieces(whole, used, least)
+    _check_ids(kept, config, tokenizer.pad_token_id)
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
-    loading.load_config(source).save_pretrained(folder)
+    config.save_pretrained(folder)
     for name in _FOR_SLOW_TOKENIZERS:
         (folder / name).unlink(missing_ok=True)
     smaller = without_others(whole, kept)
@@ -65,33 +67,42 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     return len(kept)
 
 
+def _check_ids(kept: Sequence[int], config: Any, pad: int | None) -> None:
+    """See that the model can do without the other pieces.
+
+    Raises:
+        InputError: as `save_smaller`.
+    """
+    if kept[-1] >= config.vocab_size:
+        raise InputError(
+            "the tokenizer has pieces that the model has no vectors for, so that its vocabulary cannot be made smaller",
+            given=f"piece {kept[-1]}, {config.vocab_size} vectors",
+            remedy="--vocabulary all",
+        )
+    if pad is not None and config.model_type in loading.COUNTS_FROM_PADDING and (pad >= len(kept) or kept[pad] != pad):
+        raise InputError(
+            "this architecture counts positions by the id of padding, which a smaller vocabulary would change",
+            given=f"{config.model_type}, padding {pad}",
+            remedy="--vocabulary all",
+        )
+
+
 def read_kept(folder: Path) -> NDArray[np.int64]:
     """The old id of each piece that `save_smaller` kept, by its new id."""
     return np.load(folder / _KEPT)
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Leave a model the vectors of the pieces alone that `save_smaller` kept, in place.
-
-    Raises:
-        KdcError: the id of padding would change, which some architectures count positions by.
-    """
+    """Leave a model the vectors of the pieces alone that `save_smaller` kept, in place."""
     kept = read_kept(folder)
     new = {int(old): place for place, old in enumerate(kept)}
-    pad = model.config.pad_token_id
-    if pad is not None and new.get(pad) != pad:
-        raise KdcError(
-            "the vocabulary cannot be made smaller: padding would have another id",
-            given=f"{pad}, then {new.get(pad)}",
-            remedy="--vocabulary all",
-        )
-    table = model.get_input_embeddings()
-    smaller = nn.Embedding(len(kept), table.embedding_dim, padding_idx=table.padding_idx)
-    with torch.no_grad():
-        smaller.weight.copy_(table.weight[torch.from_numpy(kept)])
-    name = next(name for name, module in model.named_modules() if module is table)
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, smaller)
+    whole = model.get_input_embeddings().weight
+    smaller = nn.Parameter(whole.detach()[torch.from_numpy(kept)].clone())
+    for table in model.modules():  # an encoder and a decoder may share the vectors
+        if isinstance(table, nn.Embedding) and table.weight is whole:
+            table.weight = smaller
+            table.num_embeddings = len(kept)
+            table.padding_idx = None if table.padding_idx is None else new.get(table.padding_idx)
     model.config.vocab_size = len(kept)
     for name, value in model.config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
@@ -132,16 +143,15 @@ def without_others(tokenizer: dict[str, Any], kept: Sequence[int]) -> dict[str, 
     new = {old: place for place, old in enumerate(kept)}
     smaller, model = copy.deepcopy(tokenizer), tokenizer["model"]
     if model["type"] == "Unigram":
-        smaller["model"]["vocab"] = [model["vocab"][old] for old in kept]
+        # Tokens that were added later may have ids beyond the list.
+        smaller["model"]["vocab"] = [model["vocab"][old] for old in kept if old < len(model["vocab"])]
         smaller["model"]["unk_id"] = new.get(model.get("unk_id"))
     else:
         smaller["model"]["vocab"] = {piece: new[old] for piece, old in model["vocab"].items() if old in new}
     if model["type"] == "BPE":
         remaining = smaller["model"]["vocab"]
         smaller["model"]["merges"] = [
-            merge
-            for merge in model["merges"]
-            if all(part in remaining for part in (*_parts(merge), "".join(_parts(merge))))
+            merge for merge in model["merges"] if set(_merged(merge, model)) <= remaining.keys()
         ]
     for token in smaller["added_tokens"]:
         token["id"] = new[token["id"]]
@@ -200,7 +210,8 @@ def _wordpiece(model: dict[str, Any]) -> _Pieces:
             return not set(written) <= goes_on
         return not (written[:1] in begins and set(written[1:]) <= goes_on)
 
-    needed = {number for piece, number in vocabulary.items() if is_needed(piece)} | {vocabulary[model["unk_token"]]}
+    is_unknown = model["unk_token"]
+    needed = {number for piece, number in vocabulary.items() if piece == is_unknown or is_needed(piece)}
     return _Pieces(needed, {}, sorted(vocabulary.values()))
 
 
@@ -224,13 +235,13 @@ def _bpe(model: dict[str, Any]) -> _Pieces:
     vocabulary: dict[str, int] = model["vocab"]
     parents: dict[int, tuple[int, int]] = {}
     for merge in model["merges"]:
-        first, second = _parts(merge)
-        parents.setdefault(vocabulary[first + second], (vocabulary[first], vocabulary[second]))
+        first, second, both = (vocabulary[piece] for piece in _merged(merge, model))
+        parents.setdefault(both, (first, second))
     needed = {number for number in vocabulary.values() if number not in parents}
     return _Pieces(needed, parents, sorted(vocabulary.values()))
 
 
-def _parts(merge: Any) -> tuple[str, str]:
-    """The two pieces of a merge, which older files hold as one text."""
+def _merged(merge: Any, model: dict[str, Any]) -> tuple[str, str, str]:
+    """The two pieces of a merge, which older files hold as one text, and what they become."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
-    return first, second
+    return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")

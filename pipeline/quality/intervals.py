@@ -106,7 +106,9 @@ def score_interval(
     units = _units(truth, (answers,), groups)
     score = metrics.METRICS[metric](units.truth, units.answers[0])
     low, high = bca(_by_unit(score, units), units.counts, quantile=quantile, width=units.width)[0]
-    return 100 * low, 100 * high
+    middle = 100 * float(score(units.rows_of(units.counts[None]))[0])
+    hidden = unseen(basis_of(truth, metric, groups), confidence)  # resampling sees no error that no row shows
+    return max(min(100 * low, middle - hidden), -100.0), min(max(100 * high, middle + hidden), 100.0)
 
 
 def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:

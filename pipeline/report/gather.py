@@ -157,8 +157,9 @@ def _open(root: Path) -> Run:
         )
     # Where a later, unfinished start has redone stages, old answers would stand beside new rows.
     made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
-    made_from.pop("labelled", None)  # a part of `data`, without a folder
     for stage, fingerprint in made_from.items():
+        if stage in ("labelled", "answered"):  # parts of `data`, without a folder
+            continue
         record = read_record(root / stage)
         if record is None or record.fingerprint != fingerprint:
             raise InputError(

@@ -81,7 +81,7 @@ def table(facts: Facts) -> list[list[str]]:
     lines = [
         ["model", metric, "95 % interval", *others, "kept %", "above chance %", *(title for _, title, _, _ in _COLUMNS)]
     ]
-    names = _UNCUT_NAMES if facts.where.student == UNCUT_NAME else _NAMES
+    names = _UNCUT_NAMES if facts.where.student.startswith(UNCUT_NAME) else _NAMES
     for name in in_order(facts.models):
         model = facts.models[name]
         low, high = model.interval

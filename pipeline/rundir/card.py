@@ -34,8 +34,8 @@ def model_card(
     contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
     way = "with KD-LoRA, adapters merged" if adapted else "by training all weights"
     how = f"Distilled from `{lineage.teacher}` into {lineage.student} {way}"
-    if lineage.student == UNCUT_NAME:
-        how = f"`{lineage.teacher}`, fine-tuned and uncut"
+    if lineage.student.startswith(UNCUT_NAME):
+        how = f"`{lineage.teacher}`, fine-tuned and uncut{lineage.student.removeprefix(UNCUT_NAME)}"
     note = int8.note or f"int8 is the candidate `{int8.winner}`."
     note += f"\nOf the teacher: {teacher}." if teacher else ""
     return f"""# {task.name}: a compressed text classifier

@@ -31,7 +31,7 @@ def root_of(config: Config) -> Path:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Make the directory, and let no other run work in it while the block lasts.
+    """Make the directory, and let no other run work in it while the block lasts. The same thread may lock it again.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -40,7 +40,7 @@ def locked(root: Path) -> Iterator[None]:
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "run.lock", timeout=0):
+        with FileLock(root / "run.lock", timeout=0, is_singleton=True):
             yield
     except Timeout:
         raise InputError(

@@ -46,6 +46,12 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     }
 
 
+def answered_rows(config: Config) -> dict[str, Any]:
+    """What the rows depend on that the teacher answers: not the student, nor its vocabulary."""
+    rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
+    return labelled_rows(config) | rows
+
+
 def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     """Names of settings that runs of before did not have, where they stand at what these did."""
     fields = type(settings).model_fields
@@ -65,8 +71,7 @@ def quantising(config: Config) -> dict[str, Any]:
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
     """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
-    # The vocabulary is a matter of stage `data`, whose tokens the student takes.
-    unused = {"model", "more", "scores", "allow_majority", "hours", "vocabulary"} | later(settings)
+    unused = {"model", "more", "scores", "allow_majority", "hours"} | later(settings)
     return {
         **settings.model_dump(exclude=unused),
         "model": _model_of(config, settings),
@@ -81,7 +86,8 @@ def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> An
     if isinstance(settings, StudentSettings) and source == UNCUT:
         return UNCUT
     if isinstance(settings, StudentSettings) and is_shallow(source):
-        return asdict(parse_shape(source))
+        sizes = asdict(parse_shape(source))
+        return {name: size for name, size in sizes.items() if name != "pairs" or size}  # runs of before had no such
     if source.startswith("layers:"):
         return loading.parse_layers(source, loading.depth(config.teacher.model))
     return loading.fingerprint(source)

@@ -99,9 +99,12 @@ def _take_over(run: Run, stage: Stage, fingerprint: str) -> bool:
     for sibling in run.siblings:
         record = read_record(sibling / stage.name)
         if record is not None and record.fingerprint == fingerprint:
-            partial = run.root / f"{stage.name}.partial"
+            source, partial = sibling / stage.name, run.root / f"{stage.name}.partial"
             _remove(partial)
-            shutil.copytree(sibling / stage.name, partial, symlinks=True, copy_function=_link)
+            # What says that it is done comes last: the copying may be cut off.
+            says_done = shutil.ignore_patterns(RECORD, _MARK)
+            shutil.copytree(source, partial, symlinks=True, copy_function=_link, ignore=says_done)
+            _link(str(source / RECORD), str(partial / RECORD))
             _publish(partial, run.root / stage.name)
             return True
     return False

@@ -13,7 +13,6 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
-from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
@@ -23,7 +22,7 @@ from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results import DataResult, TokenCounts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import VOCABULARY
-from kdc.pipeline.rundir.fingerprints import labelled_rows
+from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.finetuning import check_class_weights
 
@@ -31,11 +30,9 @@ from kdc.pipeline.training.finetuning import check_class_weights
 def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
     student, vocabulary = run.config.student.model, run.config.student.vocabulary
-    return labelled_rows(run.config) | {
-        "rows": input_fingerprint(run.config.data),
-        "student_model": "the teacher's" if is_of_teacher(student) else loading.fingerprint(student),
-        **({} if vocabulary == "all" else {"vocabulary": vocabulary}),
-    }
+    own = {} if is_of_teacher(student) else {"student_model": loading.fingerprint(student)}
+    smaller = {} if vocabulary == "all" else {"vocabulary": vocabulary}
+    return answered_rows(run.config) | own | smaller
 
 
 def run(run: Run, out: Path) -> DataResult:

@@ -22,6 +22,7 @@ from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.folders import kept_folder
 from kdc.pipeline.training.finetuning import plan_for
+from kdc.pipeline.training.students import score_uncut
 
 _FIRST_STEPS = 400  # fewer rank students by how fast they begin
 _QUICK_SURVIVORS = 3
@@ -128,11 +129,15 @@ def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
 
 def _uncut(run: Run) -> Trial:
     """The teacher itself, which needs no training, as the tuning slice finds it."""
+    data, result = run.data(), run.result(TeacherResult)
+    tune = result.tune
+    if run.vocabulary is not None:
+        tune = score_uncut(run.folder("teacher") / "model", data, run.vocabulary).tune
     return Trial(
         student=UNCUT,
         steps=0,
         parameters=run.result(CandidatesResult).candidates[UNCUT].parameters,
-        score=run.result(TeacherResult).tune[run.data().task.metrics[0]],
+        score=tune[data.task.metrics[0]],
         seconds=0.0,
     )
 

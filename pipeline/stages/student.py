@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from kdc.pipeline.config.settings import UNCUT
-from kdc.pipeline.results import StudentResult
+from kdc.pipeline.results import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.finetuning import check_learned
-from kdc.pipeline.training.students import keep_teacher
+from kdc.pipeline.training.students import keep_smaller_teacher, keep_teacher
 
 _REMEDY = (
     "train longer (--epochs, --set student.min_steps=800), change --set student.learning_rate, take another "
     "student (--student layers:first-half), or --set student.allow_majority=true to go on all the same"
 )
+
+
+_FOUND = {"tune", "majority", "constant", "chance", "parameters"}  # what the teacher's result says of the model
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -30,11 +33,19 @@ def run(run: Run, out: Path) -> StudentResult:
     """Make the distilled student in `out`."""
     settings = run.student
     if run.is_uncut:
-        teacher = run.folder("teacher") / "model"
-        kept = keep_teacher(teacher, run.data(), out, vocabulary=run.vocabulary, role=run.student_role)
-        return StudentResult(**kept.to_json(), headline="the teacher itself")
+        return _teacher_itself(run, out)
     result = run.distil(settings, out)
     warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
     if warning:
         run.say(f"warning: {warning}")
     return StudentResult(**result.to_json())
+
+
+def _teacher_itself(run: Run, out: Path) -> StudentResult:
+    folder = run.folder("teacher") / "model"
+    if run.vocabulary is None:
+        keep_teacher(folder, run.data(), out)
+        kept = run.result(TeacherResult).model_dump(include=_FOUND, exclude_unset=True)
+    else:
+        kept = keep_smaller_teacher(folder, run.data(), out, vocabulary=run.vocabulary).to_json()
+    return StudentResult(**kept, headline="the teacher itself")

@@ -5,6 +5,7 @@ where the adapters' initialisation changed the weights), or `full/` where all we
 student is the teacher itself; and `trained_logits.npy`.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +104,29 @@ def new_student(model: str, task: Task, *, cut_from: str, vocabulary: Path | Non
     return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), source
 
 
-def keep_teacher(teacher: Path, data: PreparedData, out: Path, *, vocabulary: Path | None, role: str) -> ModelResult:
-    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer, or of it with a smaller
-    vocabulary; its result on the tuning slice, as tokens of `role`."""
+def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:
+    """Make a student's folder of the teacher itself, which `teacher` holds with its tokenizer."""
+    shutil.copytree(teacher, out / "base", dirs_exist_ok=True)
+    pad_id = loading.load_tokenizer(str(teacher)).pad_token_id
+    np.save(out / TRAINED_LOGITS, predict(loading.load_plain(teacher), probe_rows(data, "teacher"), pad_id=pad_id))
+
+
+def keep_smaller_teacher(teacher: Path, data: PreparedData, out: Path, *, vocabulary: Path) -> ModelResult:
+    """Make a student's folder of the teacher with a smaller vocabulary; its result on the tuning slice."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)
     tokenizer = loading.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    model = loading.load_plain(out / "base")
-    np.save(out / TRAINED_LOGITS, predict(model, probe_rows(data, role), pad_id=tokenizer.pad_token_id))
-    result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, tokenizer.pad_token_id)
+    answers = predict(loading.load_plain(out / "base"), probe_rows(data, "student"), pad_id=tokenizer.pad_token_id)
+    np.save(out / TRAINED_LOGITS, answers)
+    return score_uncut(teacher, data, vocabulary)
+
+
+def score_uncut(teacher: Path, data: PreparedData, vocabulary: Path) -> ModelResult:
+    """The teacher with a smaller vocabulary, as the tuning slice finds it."""
+    model = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)[0].model.eval()
+    pad_id = loading.load_tokenizer(str(vocabulary)).pad_token_id
+    result = score_model(model, Rows([data.tokens("student", "tune")]), data.task, pad_id)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 

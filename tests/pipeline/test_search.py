@@ -13,7 +13,7 @@ from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.artifact.folder import load_manifest
 from kdc.common import machine
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import Config, StudentSettings
+from kdc.pipeline.config.settings import SHALLOW, Config, StudentSettings
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, TeacherResult, Trial
@@ -23,7 +23,7 @@ from kdc.pipeline.stages import candidates, search
 
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
-ALL = ("teacher", *DEEP, "conv", "static")
+ALL = ("teacher", *DEEP, *SHALLOW)
 
 
 class Rows:
@@ -187,13 +187,13 @@ def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: 
 
 def test_around_a_student_without_layers_others_without_are_searched(rows: Rows, run: Path) -> None:
     config = rows.config(run, "student.model=conv:window=5", "contract.search=full", max_size_mb=1.0)
-    assert candidates.students_of(config) == ["conv:window=5", "teacher", "conv", "static"]
+    assert candidates.students_of(config) == ["conv:window=5", "teacher", *SHALLOW]
 
 
 def test_a_teacher_of_one_layer_has_candidates(tmp_path: Path) -> None:
     base_model("bert", tmp_path / "teacher", num_hidden_layers=1)
     config = config_for(tmp_path, tmp_path / "teacher", flags={"contract.max_size_mb": 1.0})
-    assert candidates.students_of(config) == ["layers:0", "teacher", "conv", "static"]
+    assert candidates.students_of(config) == ["layers:0", "teacher", *SHALLOW]
 
 
 def test_rows_longer_than_the_students_take_are_refused_before_training(rows: Rows, tmp_path: Path) -> None:
@@ -241,6 +241,7 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         (DEEP[3], 8): 60.0,
         ("conv", 16): 50.0,  # as large a part of a training that is twice as long
         ("static", 16): 40.0,
+        ("linear", 10): 30.0,
         (DEEP[1], 16): 81.0,
         (DEEP[2], 16): 85.0,
         (DEEP[0], 16): 75.0,

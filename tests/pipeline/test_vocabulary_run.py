@@ -85,7 +85,7 @@ def test_rows_that_are_cut_otherwise_are_judged_apart(teacher: Path, finished: F
     assert f"cuts {changed} of 90 evaluation rows into other pieces; on these macro_f1: teacher " in note
 
 
-def test_the_teacher_is_not_trained_again_for_another_vocabulary(
+def test_the_teacher_is_not_asked_again_for_another_vocabulary(
     teacher: Path, finished: Finished, tmp_path: Path
 ) -> None:
     flags = {"run.out": tmp_path / "run", "student.model": "layers:0"}
@@ -93,6 +93,7 @@ def test_the_teacher_is_not_trained_again_for_another_vocabulary(
     again = tiny_runs.config_for(finished.folder, teacher, flags=flags | {"student.vocabulary": 140})
     result = tiny_runs.compress(again, until="student")
     assert result.stages["teacher"].skipped
+    assert result.stages["targets"].skipped
     assert not result.stages["student"].skipped
     assert len(read_kept(tmp_path / "run" / "data" / "vocabulary")) == 140
     tokens = np.load(tmp_path / "run" / "data" / "vocabulary" / "kept.npy")

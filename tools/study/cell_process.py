@@ -183,7 +183,10 @@ def _answers(run: Run, model: Any, role: str) -> tuple[dict[str, NDArray[np.floa
     data, student = run.data(), run.config.student.model
     # A student that is made of the teacher has its tokenizer.
     own = role == "student" and not is_of_teacher(student)
-    pad_id = load_tokenizer(student if own else run.config.teacher.model).pad_token_id
+    source = student if own else run.config.teacher.model
+    if role == "student" and run.vocabulary is not None:
+        source = str(run.vocabulary)
+    pad_id = load_tokenizer(source).pad_token_id
     model.to(run.device).eval()
     answers = {split: predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id) for split in data.eval_splits}
     tokens = data.tokens(role, data.eval_splits[0])

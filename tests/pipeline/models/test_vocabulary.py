@@ -12,9 +12,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError
 from kdc.pipeline.models.loading import load_tokenizer
-from kdc.pipeline.models.vocabulary import cut_vectors, read_kept, save_smaller
+from kdc.pipeline.models.vocabulary import cut_vectors, kept_pieces, read_kept, save_smaller, without_others
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 KINDS = ("wordpiece", "unigram", "bpe")
@@ -142,12 +142,79 @@ def test_words_that_are_pieces_as_a_whole_cannot_be_left_out(tmp_path: Path) -> 
         save_smaller(str(tmp_path / "whole"), {4, 5}, 0, tmp_path / "smaller")
 
 
-def test_padding_keeps_its_id(tmp_path: Path) -> None:
-    """RoBERTa counts positions by it. Would catch positions that are all shifted by one."""
+@pytest.mark.parametrize("counts_from_padding", [True, False])
+def test_padding_may_move_where_positions_are_not_counted_from_it(counts_from_padding: bool, tmp_path: Path) -> None:
+    """RoBERTa counts from it. Would catch positions that are all shifted, and a row of padding that is a piece's."""
     model = a_model("wordpiece", tmp_path / "whole")
-    save_smaller(str(tmp_path / "whole"), set(), 0, tmp_path / "smaller")
-    model.config.pad_token_id = next(
-        number for number in range(160) if number not in set(read_kept(tmp_path / "smaller").tolist())
+    tokenizer = load_tokenizer(str(tmp_path / "whole"))
+    last = len(tokenizer) - 1
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(last)
+    tokenizer.save_pretrained(tmp_path / "whole")
+    config = model.config
+    if counts_from_padding:
+        config = transformers.RobertaConfig(**tiny_models._SIZES, vocab_size=160, pad_token_id=last)
+        config.save_pretrained(tmp_path / "whole")
+        with pytest.raises(InputError, match="counts positions by the id of padding"):
+            save_smaller(str(tmp_path / "whole"), set(), 0, tmp_path / "smaller")
+        return
+    count = save_smaller(str(tmp_path / "whole"), set(), 0, tmp_path / "smaller")
+    assert load_tokenizer(str(tmp_path / "smaller")).pad_token_id == count - 1
+
+
+def test_a_token_that_was_added_after_the_training_stays(tmp_path: Path) -> None:
+    """As [MASK] of DeBERTa-v3, whose id is beyond the list of pieces. Would catch a crash, and ids that are shifted."""
+    tokenizer = a_tokenizer("unigram")
+    size = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens(["[MASK]"])
+    assert tokenizer.token_to_id("[MASK]") == size
+    a_model("unigram", tmp_path / "whole")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(tmp_path / "whole")
+    count = save_smaller(str(tmp_path / "whole"), {5, 6}, 0, tmp_path / "smaller")
+    smaller = load_tokenizer(str(tmp_path / "smaller"))
+    assert smaller.convert_tokens_to_ids("[MASK]") == count - 1
+    old = read_kept(tmp_path / "smaller")[smaller("a [MASK]")["input_ids"]]
+    assert old.tolist() == tokenizer.encode("a [MASK]").ids
+
+
+def test_a_tokenizer_with_more_pieces_than_vectors_is_refused(tmp_path: Path) -> None:
+    model = a_model("wordpiece", tmp_path / "whole")
+    model.config.vocab_size = 100
+    model.config.save_pretrained(tmp_path / "whole")
+    with pytest.raises(InputError, match="no vectors for"):
+        save_smaller(str(tmp_path / "whole"), {150}, 0, tmp_path / "smaller")
+
+
+def test_every_place_of_a_table_is_cut(tmp_path: Path) -> None:
+    """BART's encoder and decoder share it. Would catch old vectors under new ids."""
+    a_model("bpe", tmp_path / "whole")
+    save_smaller(str(tmp_path / "whole"), {5}, 0, tmp_path / "smaller")
+    config = transformers.BartConfig(
+        vocab_size=160,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=1,
+        decoder_attention_heads=1,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        pad_token_id=0,
     )
-    with pytest.raises(KdcError, match="padding would have another id"):
-        cut_vectors(model, tmp_path / "smaller")
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    cut_vectors(model, tmp_path / "smaller")
+    sizes = {
+        module.num_embeddings for name, module in model.named_modules() if name.endswith(("shared", "embed_tokens"))
+    }
+    assert sizes == {len(read_kept(tmp_path / "smaller"))}
+
+
+def test_merges_of_pieces_with_a_prefix(tmp_path: Path) -> None:
+    """By hand: "##a" and "##b" become "##ab". Would catch a prefix in the middle of a piece."""
+    model = {
+        "type": "BPE",
+        "continuing_subword_prefix": "##",
+        "vocab": {"a": 0, "##a": 1, "##b": 2, "##ab": 3, "a##": 4, "aab": 5},
+        "merges": [["##a", "##b"], ["a", "##ab"]],
+    }
+    whole = {"model": model, "added_tokens": []}
+    assert kept_pieces(whole, {5}, 0) == [0, 1, 2, 3, 4, 5]
+    assert without_others(whole, kept_pieces(whole, {3}, 0))["model"]["merges"] == [["##a", "##b"]]
