@@ -103,12 +103,12 @@ def curve(facts: FrontierFacts) -> str:
 def _draw(axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], words: str) -> None:
     best = front(facts.points, cost)
     axes.plot([abs(cost(point)) for point in best], [point.score for point in best], color=SECOND, alpha=0.5)
-    for point in facts.points:
+    for rank, point in enumerate(sorted(facts.points, key=cost)):
         place = (abs(cost(point)), point.score)
         colour = SECOND if point in best else FIRST
         axes.plot([place[0]] * 2, point.interval, color=colour, alpha=0.6)
         axes.plot(*place, "o", color=colour)
-        write(axes, short_name(point.student), place, above=8)
+        write(axes, short_name(point.student), place, above=8 if rank % 2 else -18)  # neighbours would overlap
     for name, score in {"teacher": facts.teacher, **facts.floors}.items():
         if name == "majority":  # far below all others: it is in the text
             continue

@@ -239,9 +239,9 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         (DEEP[1], 8): 90.0,
         (DEEP[2], 8): 80.0,
         (DEEP[3], 8): 60.0,
+        ("linear", 10): 30.0,
         ("conv", 16): 50.0,  # as large a part of a training that is twice as long
         ("static", 16): 40.0,
-        ("linear", 10): 30.0,
         (DEEP[1], 16): 81.0,
         (DEEP[2], 16): 85.0,
         (DEEP[0], 16): 75.0,
