@@ -81,7 +81,7 @@ def make_frontier(
     """
     _check(config)
     root, students = root_of(config), curve_of(config)
-    with locked(root):  # from the first stage to the page, so that all points are of one teacher
+    with locked(root, again=True):  # from the first stage to the page, so that all points are of one teacher
         compress(config, reporter=reporter, start_from=start_from, until=_LAST_SHARED, force=force)
         names = [stage.name for stage in STAGES]
         if force or (start_from is not None and names.index(start_from) <= names.index(_LAST_SHARED)):

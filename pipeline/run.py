@@ -138,7 +138,7 @@ def compress(
         ranks.help_leader(check_same_run)
         return CompressResult(out=root)
     records: dict[str, StageRecord] = {}
-    with ranks.leading(), locked(root):
+    with ranks.leading(), locked(root, again=True):
         claim(root, config, [stage.name for stage in STAGES])
         batches = {"teacher.batch_size": config.teacher.batch_size, "student.batch_size": config.student.batch_size}
         ranks.check_batches(batches, ranks.size())

@@ -30,8 +30,9 @@ def root_of(config: Config) -> Path:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Make the directory, and let no other run work in it while the block lasts. The same thread may lock it again.
+def locked(root: Path, *, again: bool = False) -> Iterator[None]:
+    """Make the directory, and let no other run work in it while the block lasts. With `again` a thread that has locked
+    it so may lock it so once more, for a part of its work.
 
     Raises:
         InputError: the directory cannot be made, or another run works in it.
@@ -40,7 +41,7 @@ def locked(root: Path) -> Iterator[None]:
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "run.lock", timeout=0, is_singleton=True):
+        with FileLock(root / "run.lock", timeout=0, is_singleton=again):
             yield
     except Timeout:
         raise InputError(

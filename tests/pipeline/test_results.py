@@ -63,5 +63,6 @@ def test_a_record_of_0_1_is_read_and_written_as_it_was(stage: Any) -> None:
 )
 def test_fingerprints_are_those_of_0_1(stage: Any) -> None:
     record = RECORDS[stage.name]
-    before = [RECORDS[name]["fingerprint"] for name in stage.after if name in RECORDS]
+    folders = [{"answered": "data"}.get(name, name) for name in stage.after]  # the same of a student of the teacher
+    before = [RECORDS[name]["fingerprint"] for name in folders if name in RECORDS]
     assert fingerprint_of(stage.name, record["settings"], before) == record["fingerprint"]
