@@ -219,3 +219,14 @@ def test_a_jackknife_by_blocks_is_that_of_single_rows() -> None:
     expected = stats.bootstrap((values,), np.mean, n_resamples=2000, method="BCa", rng=1).confidence_interval
     (low, high), _ = bca(mean, np.ones(6000), quantile=Z)
     assert (low, high) == pytest.approx((expected.low, expected.high), rel=0.01)
+
+
+@pytest.mark.parametrize("metric", ["f1", "macro_f1", "matthews"])
+def test_a_perfect_score_on_few_rows_is_not_sure(metric: str) -> None:
+    """Resampling rows that are all right gives the same score each time. Would catch an interval of no width; the bound
+    is that of no event in the 30 rows of a class, by Wilson's formula."""
+    labels = np.repeat([0, 1], 30)
+    low, high = score_interval(np.eye(2)[labels], labels, "classification", metric)
+    share = 0.5 if metric == "macro_f1" else 1.0
+    assert low == pytest.approx(100 - 100 * share * 1.96**2 / (30 + 1.96**2), abs=0.01)
+    assert high == 100.0
