@@ -57,7 +57,12 @@ def test_the_limit_itself_is_kept() -> None:
 
 
 GIVEN = answers(20, 2, 1)
-MULTI = {"student": np.zeros((20, 3)), "teacher": np.zeros((20, 3)), "labels": np.ones((20, 3)), "kind": "multilabel"}
+MULTI: dict[str, Any] = {
+    "student": np.zeros((20, 3)),
+    "teacher": np.zeros((20, 3)),
+    "labels": np.ones((20, 3)),
+    "kind": "multilabel",
+}
 
 
 @pytest.mark.parametrize(
@@ -92,5 +97,5 @@ def test_what_is_allowed_is_judged() -> None:
     assert judge(**(MULTI | {"labels": labels, "student": labels - 0.5, "teacher": labels - 0.5})).rows == 20
     assert judge(**GIVEN, groups=np.arange(20) // 2).groups == 10
     numbers = np.linspace(-2, 2.5, 20)
-    columns = {"student": numbers[:, None], "teacher": numbers[:, None] + 0.1, "labels": numbers}
+    columns: dict[str, Any] = {"student": numbers[:, None], "teacher": numbers[:, None] + 0.1, "labels": numbers}
     assert judge(**columns, kind="regression", metric="pearson").difference == pytest.approx(0.0)
