@@ -218,3 +218,13 @@ def test_merges_of_pieces_with_a_prefix(tmp_path: Path) -> None:
     whole = {"model": model, "added_tokens": []}
     assert kept_pieces(whole, {5}, 0) == [0, 1, 2, 3, 4, 5]
     assert without_others(whole, kept_pieces(whole, {3}, 0))["model"]["merges"] == [["##a", "##b"]]
+
+
+def test_a_character_without_a_piece_of_its_own_keeps_the_pieces_that_hold_it() -> None:
+    """By hand: nothing else can write it. Would catch words that become unknown."""
+    vocabulary = {"[UNK]": 0, "a": 1, "##b": 2, "aß": 3, "##bß": 4, "ab": 5, "b": 6, "ßb": 7, "##bb": 8}
+    model = {"type": "WordPiece", "continuing_subword_prefix": "##", "unk_token": "[UNK]", "vocab": vocabulary}
+    assert kept_pieces({"model": model, "added_tokens": []}, set(), 0) == [0, 1, 2, 3, 4, 6, 7]
+    pieces = [["<unk>", 0.0], ["a", -1.0], ["b", -2.0], ["ab", -3.0], ["aß", -4.0], ["<0x0A>", -5.0]]
+    unigram = {"type": "Unigram", "unk_id": 0, "vocab": pieces}
+    assert kept_pieces({"model": unigram, "added_tokens": []}, set(), 0) == [0, 1, 2, 4, 5]
