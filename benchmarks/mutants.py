@@ -40,7 +40,10 @@ MODULES = {
         "pipeline/quality/intervals.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
     ),
-    "bootstrap": ("pipeline/quality/bootstrap.py", [f"{_QUALITY}test_intervals.py"]),
+    "bootstrap": (
+        "pipeline/quality/bootstrap.py",
+        [f"{_QUALITY}test_bootstrap.py", f"{_QUALITY}test_intervals.py"],
+    ),
     "judgement": ("artifact/contract/judgement.py", ["tests/artifact/test_contract.py"]),
     "comparison": (
         "pipeline/quality/comparison.py",

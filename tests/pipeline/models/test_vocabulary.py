@@ -32,7 +32,7 @@ def texts(seed: int, count: int) -> list[str]:
 
 
 def a_tokenizer(kind: str) -> Tokenizer:
-    common: dict[str, Any] = {"vocab_size": 160, "special_tokens": SPECIAL, "show_progress": False}
+    common: dict[str, Any] = {"vocab_size": 150, "special_tokens": SPECIAL, "show_progress": False}
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -48,6 +48,13 @@ def a_tokenizer(kind: str) -> Tokenizer:
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(**common)
     tokenizer.train_from_iterator(texts(1, 400), trainer)
+    if kind == "wordpiece":  # as BERT's: pieces that nothing uses stand before the special tokens
+        pieces = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+        pieces[1:1] = ["hhhhhhhhhh", "gggggggggg"]
+        places = {piece: place for place, piece in enumerate(pieces)}
+        tokenizer = Tokenizer(models.WordPiece(places, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.add_special_tokens(SPECIAL)
     cls, sep = (("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]")))
     if kind == "bpe":
         tokenizer.post_processor = processors.RobertaProcessing(sep, cls)
