@@ -1,5 +1,6 @@
 """Shallow classifiers: what they compute, what they begin with, and that they can be saved, folded and exported."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kdc.pipeline.models.shallow import SHAPES, ShallowClassifier, parse_shape, 
 
 TASK = custom_task("toy", "first", "second", "label", "classification", ("a", "b", "c"))
 CONV, STATIC = "conv:width=8,channels=12,hidden=16", "static:width=8,hidden=16"
+LINEAR = "linear:width=8,pairs=32"
 IDS = torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
@@ -49,13 +51,17 @@ def by_hand(model: ShallowClassifier, ids: list[int]) -> np.ndarray:
             torch.from_numpy(states.T[None]), torch.from_numpy(kernel.copy()), padding=model.window // 2
         )
         states = np.maximum(convolved[0].numpy().T + weights[f"convolutions.{place}.bias"], 0)
+    if model.hidden is None:
+        buckets = [(first * 1_000_003 + second) % len(weights["pairs.weight"]) for first, second in pairwise(ids)]
+        pooled = states.mean(0) + weights["pairs.weight"][buckets].mean(0)
+        return weights["classifier.weight"] @ pooled + weights["classifier.bias"]
     scores = np.exp(states @ weights["share.weight"].T + weights["share.bias"])
     pooled = np.concatenate([(states * scores / scores.sum()).sum(0), states.max(0)])
     hidden = np.maximum(weights["hidden.weight"] @ pooled + weights["hidden.bias"], 0)
     return weights["classifier.weight"] @ hidden + weights["classifier.bias"]
 
 
-@pytest.mark.parametrize("spec", [CONV, STATIC, "conv:width=8,channels=12,hidden=16,depth=2,window=5"])
+@pytest.mark.parametrize("spec", [CONV, STATIC, LINEAR, "conv:width=8,channels=12,hidden=16,depth=2,window=5"])
 def test_logits_are_those_of_the_formulas_whatever_the_padding(spec: str, tmp_path: Path) -> None:
     """Would catch a window that is shifted, or that reads what lies under the padding."""
     model = shallow(spec, tmp_path)
@@ -66,13 +72,13 @@ def test_logits_are_those_of_the_formulas_whatever_the_padding(spec: str, tmp_pa
 
 def test_a_bag_has_no_order_and_a_convolution_has(tmp_path: Path) -> None:
     turned = IDS[:1][:, [0, 2, 1, 3]]
-    for spec, differs in ((STATIC, False), (CONV, True)):
+    for spec, differs in ((STATIC, False), (CONV, True), (LINEAR, True)):
         model = shallow(spec, tmp_path / spec.partition(":")[0])
         same = torch.allclose(logits_of(model, IDS[:1], MASK[:1]), logits_of(model, turned, MASK[:1]), atol=1e-5)
         assert same is not differs
 
 
-@pytest.mark.parametrize("spec", [CONV, STATIC])
+@pytest.mark.parametrize("spec", [CONV, STATIC, LINEAR])
 def test_folded_it_answers_the_same_with_a_narrower_table(spec: str, tmp_path: Path) -> None:
     model = shallow(spec, tmp_path)
     folded = model.folded()
@@ -102,7 +108,7 @@ def test_it_begins_with_the_teachers_vectors_and_opens_as_it_was_saved(
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-@pytest.mark.parametrize("spec", [CONV, STATIC])
+@pytest.mark.parametrize("spec", [CONV, STATIC, LINEAR])
 def test_its_graph_answers_as_it_does_whatever_the_teacher(spec: str, architecture: str, tmp_path: Path) -> None:
     model = shallow(spec, tmp_path / "teacher", architecture).folded()
     model.save_pretrained(tmp_path / "model")
