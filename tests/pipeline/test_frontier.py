@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
 from kdc.pipeline.report.frontier import table, write_frontier
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import folders
+from kdc.pipeline.stages.candidates import curve_of
 from kdc.serving.engine.engine import Engine
 
 
@@ -34,6 +36,14 @@ def config_of(finished: Finished, out: Path, *sets: str, **flags: Any) -> Config
 
 def frontier(config: Config, **how: Any) -> FrontierFacts:
     return make_frontier(config, reporter=Reporter(quiet=True), **how)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Three points in place of all kinds, which take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "curve_of", lambda _: ["layers:1", "teacher", "static"])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +67,7 @@ def test_every_point_is_an_artifact_that_serves_with_the_score_that_is_told(
     texts: Any = [(row["first"], row["second"]) for row in rows]
     assert facts.rows == len(rows)
     assert facts.metric == "macro_f1"
-    assert {point.student for point in facts.points} == {"layers:1", "teacher", *SHALLOW}
+    assert {point.student for point in facts.points} == {"layers:1", "teacher", "static"}
     for point in facts.points:
         with Engine.load(root_of(config) / point.artifact, device="cpu", expect_sha256=point.sha256) as engine:
             answers = [engine.labels[place] for place in engine.predict(texts).argmax(1)]
@@ -68,18 +78,27 @@ def test_every_point_is_an_artifact_that_serves_with_the_score_that_is_told(
         assert point.difference == pytest.approx(point.score - facts.teacher)
 
 
+def test_the_curve_goes_from_the_teacher_to_students_without_layers(finished: Finished, tmp_path: Path) -> None:
+    """Of a teacher with two layers a half, a third and a sixth are one. Would catch a kind that is left out, a student
+    that stands there twice under two names, and a teacher that several teachers do not have."""
+    config = config_of(finished, tmp_path, **{"student.model": "layers:first-and-last"})
+    assert curve_of(config) == ["layers:1", "teacher", *SHALLOW]
+    several = config_of(finished, tmp_path, **{"student.model": "layers:0", "teacher.more": str(finished.teacher)})
+    assert curve_of(several) == ["layers:0", "layers:1", *SHALLOW]
+
+
 def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFacts]) -> None:
     """Would catch a teacher that every point trains again, and a copy of its weights for each."""
     config, _ = made
     first = root_of(config)
     points = sorted((first / "frontier").iterdir())
-    assert len(points) == 1 + len(SHALLOW)
+    assert len(points) == 2
     for stage in ("data", "baselines", "teacher", "targets"):
         record = (first / stage / "stage.json").stat()
         for point in points:
             assert os.path.samestat((point / stage / "stage.json").stat(), record)
     students = {(root / "student" / "stage.json").stat().st_ino for root in (first, *points)}
-    assert len(students) == 2 + len(SHALLOW)
+    assert len(students) == 3
 
 
 def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,27 +111,6 @@ def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], mo
     before = {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")}
     assert frontier(config) == facts
     assert {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")} == before
-
-
-def test_a_student_that_fails_is_named_and_the_others_go_on(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Would catch a pair task whose bag of words learned nothing, and that lost the whole curve with it."""
-
-    def failing(config: Config, **how: Any) -> Any:
-        if config.student.model == "static" and how.get("until") is None:
-            raise KdcError("the student gives every text the same answer", given="accuracy 50.0")
-        return compress(config, **how)
-
-    monkeypatch.setattr(module, "compress", failing)
-    monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "static", "conv"])
-    config = config_of(finished, tmp_path / "run")
-    facts = frontier(config)
-    assert [point.student for point in facts.points] == ["layers:1", "conv"]
-    assert [(left.student, left.why) for left in facts.left] == [
-        ("static", "the student gives every text the same answer (accuracy 50.0)")
-    ]
-    assert "every text the same answer" in (tmp_path / "run" / "frontier.html").read_text(encoding="utf-8")
 
 
 def test_what_all_points_need_fails_once(
@@ -133,39 +131,46 @@ def test_what_all_points_need_fails_once(
     assert len(calls) == 1
 
 
-def test_the_page_is_the_first_runs_own_where_its_student_is_left_out(
+def test_students_that_fail_are_named_and_the_others_go_on(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch a page below the directory that is told of, and answers counted as looks at other rows."""
+    """The first one too. Would catch a curve that is lost with one student, a page below the directory that is told of,
+    and answers counted as looks at other rows."""
 
     def failing(config: Config, **how: Any) -> Any:
         if config.student.model == "layers:1" and how.get("until") is None:
             raise KdcError("it learned nothing", remedy="train longer")
+        if config.student.model == "static":
+            raise KdcError("the student gives every text the same answer", given="accuracy 50.0")
         return compress(config, **how)
 
     monkeypatch.setattr(module, "compress", failing)
-    monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "conv"])
+    monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "static", "linear"])
     facts = frontier(config_of(finished, tmp_path / "run", **{"student.model": "layers:1"}))
-    assert [point.artifact for point in facts.points] == ["frontier/conv/artifact"]
-    assert facts.left[0].why == "it learned nothing; train longer"
-    assert (tmp_path / "run" / "frontier.html").exists()
+    assert [point.artifact for point in facts.points] == ["frontier/linear/artifact"]
+    assert [(left.student, left.why) for left in facts.left] == [
+        ("layers:1", "it learned nothing; train longer"),
+        ("static", "the student gives every text the same answer (accuracy 50.0)"),
+    ]
+    assert "every text the same answer" in (tmp_path / "run" / "frontier.html").read_text(encoding="utf-8")
     assert not list((tmp_path / "run" / "frontier").rglob("frontier.html"))
     (looks,) = json.loads((tmp_path / "run" / "looks.json").read_text(encoding="utf-8")).values()
     assert len(looks) == 1
 
 
 def test_points_of_a_teacher_that_was_trained_again_are_made_again(
-    made: tuple[Config, FrontierFacts], finished: Finished, tmp_path: Path
+    made: tuple[Config, FrontierFacts], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The settings are the same and the weights may not be. Would catch two teachers on one page."""
     root = tmp_path / "run"
+    monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "linear"])
     shutil.copytree(root_of(made[0]), root, symlinks=True)
     config = config_of(finished, root)
     tiny_runs.compress(config, start_from="teacher", until="targets")
     frontier(config)
-    records = {path.read_bytes() for path in root.rglob("teacher/stage.json")}
-    assert len(records) == 1
-    students = [path.stat().st_mtime_ns for path in root.rglob("student/stage.json")]
+    runs = (root, root / "frontier" / "linear")
+    assert len({(run / "teacher" / "stage.json").read_bytes() for run in runs}) == 1
+    students = [(run / "student" / "stage.json").stat().st_mtime_ns for run in runs]
     assert min(students) > (root / "teacher" / "stage.json").stat().st_mtime_ns
 
 
