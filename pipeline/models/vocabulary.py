@@ -210,8 +210,8 @@ def _wordpiece(model: dict[str, Any]) -> _Pieces:
             return not set(written) <= goes_on
         return not (written[:1] in begins and set(written[1:]) <= goes_on)
 
-    is_unknown = model["unk_token"]
-    needed = {number for piece, number in vocabulary.items() if piece == is_unknown or is_needed(piece)}
+    unknown = model["unk_token"]
+    needed = {number for piece, number in vocabulary.items() if piece == unknown or is_needed(piece)}
     return _Pieces(needed, {}, sorted(vocabulary.values()))
 
 

@@ -99,7 +99,7 @@ def is_intact(root: Path) -> bool:
 
 def students_of(config: Config) -> list[str]:
     """The students that could come out; the configured one alone where no search was asked for."""
-    own, layers = _by_number(config), loading.depth(config.teacher.model)
+    own, layers = _canonical(config), loading.depth(config.teacher.model)
     if config.contract.search == "off":
         return [own]
     cuts = [_cut(loading.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
@@ -112,13 +112,13 @@ def students_of(config: Config) -> list[str]:
 def curve_of(config: Config) -> list[str]:
     """Students along the whole curve from the teacher to one that has none of its layers: the configured one, the
     teacher itself, a half, a third and a sixth of its layers, and its token vectors alone."""
-    own, layers = _by_number(config), loading.depth(config.teacher.model)
+    own, layers = _canonical(config), loading.depth(config.teacher.model)
     depths = dict.fromkeys(max(1, layers // part) for part in (2, 3, 6))
     cuts = [_cut(loading.first_and_last(depth, layers)) for depth in depths if depth < layers]
     return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]))
 
 
-def _by_number(config: Config) -> str:
+def _canonical(config: Config) -> str:
     """The configured student: layers by number, whatever name they were given, and a kind alone where its sizes are the
     kind's own."""
     own = config.student.model

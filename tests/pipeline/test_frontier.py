@@ -15,12 +15,14 @@ import tiny_runs
 from conftest import Finished
 from sklearn.metrics import f1_score
 
+import kdc
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline import frontier as module
+from kdc.pipeline.compress import render_frontier
 from kdc.pipeline.config.settings import SHALLOW, Config
 from kdc.pipeline.frontier import make_frontier
-from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
+from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Left, Point, front
 from kdc.pipeline.report.frontier import table, write_frontier
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import folders
@@ -348,3 +350,35 @@ def test_taking_over_that_was_cut_off_counts_for_nothing(
 
 def _no_links(source: str, target: str) -> None:
     raise OSError(18, "Invalid cross-device link")
+
+
+def test_from_python_its_points_lead_to_their_artifacts(finished: Finished, tmp_path: Path) -> None:
+    """And what the command line prints. Would catch a path that leads nowhere, and a report of a run that made none."""
+    facts = FrontierFacts(
+        task="t",
+        metric="accuracy",
+        rows=10,
+        groups=10,
+        teacher=90.0,
+        floors={},
+        points=(a_point("static", 72.0, 0.1),),
+        left=(Left(student="layers:0", why="it learned nothing"),),
+        cpu="a CPU",
+        threads=1,
+        device="cpu",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "make_frontier", lambda *_, **__: facts)
+        made = kdc.frontier(
+            train=finished.folder / "train.csv",
+            text="first",
+            label="label",
+            teacher={"model": str(finished.teacher)},
+            out=tmp_path,
+        )
+    assert made.artifact("static") == tmp_path / "artifact"
+    assert not (tmp_path / "report.html").exists()
+    told = render_frontier(made)
+    assert "left out: layers:0: it learned nothing" in told
+    assert f"static: {tmp_path / 'artifact'}" in told
+    assert str(tmp_path / "frontier.html") in told
