@@ -61,6 +61,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layers-last": {"student.model": "layers:3,4,5"},
     "layers-two": {"student.model": "layers:0,5"},
     "layers-two-first": {"student.model": "layers:0,1"},
+    "narrow-like-two": {"student.model": "layers:0,1,5,ffn=768"},  # takes the time of two layers
+    "narrow-like-three": {"student.model": "layers:0,1,2,5,ffn=768"},
+    "narrow-like-three-all-weights": {
+        "student.model": "layers:0,1,2,5,ffn=768",
+        "student.method": "full",
+        "student.learning_rate": 1e-4,
+    },
     "short": _SHORT,
     "short-layers-first": {"student.model": "layers:first-half", **_SHORT},
     "cut-before": {"student.cut_from": "pretrained"},

@@ -1,9 +1,8 @@
-"""Load a teacher or a student, cut layers out of it, find out what its checkpoint lacks and how long its input may be.
+"""Load a teacher or a student, find out what its checkpoint lacks and how long its input may be.
 
-Architectures are not known by name: layers, linear modules and heads are found from the model itself.
+Architectures are not known by name: heads and new modules are found from the model itself.
 """
 
-import copy
 import hashlib
 import inspect
 import logging
@@ -177,64 +176,6 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
             )
         names.add(inner.split(".")[0])
     return tuple(sorted(name for name in names if name))
-
-
-def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The dotted name of the stack of the encoder's layers, and the stack.
-
-    Raises:
-        InputError: there is none: its layers share their weights (ALBERT), or it is no encoder.
-    """
-    count = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    remedy = "name a student with its own checkpoint: --student PATH_OR_ID"
-    raise InputError("cannot find the encoder's layers", given=type(model).__name__, remedy=remedy)
-
-
-def parse_layers(text: str, total: int) -> list[int]:
-    """The layer numbers that `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` mean
-    for a teacher of `total` layers.
-
-    Raises:
-        InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers.
-    """
-    spec = text.removeprefix("layers:")
-    half = max(1, total // 2)
-    if spec == "first-and-last":
-        return first_and_last(half, total)
-    if spec == "first-half":
-        return list(range(half))
-    if spec == "every-second":
-        return list(range(1, total, 2)) or [0]
-    try:
-        layers = [int(part) for part in spec.split(",")]
-    except ValueError:
-        layers = []
-    if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < total for layer in layers):
-        raise InputError(
-            f"no such layers in a model with {total}",
-            given=text,
-            remedy="for example --student layers:0,1,2, layers:first-and-last or layers:every-second",
-        )
-    return layers
-
-
-def first_and_last(depth: int, total: int) -> list[int]:
-    """Numbers of `depth` layers out of `total`: the first ones, and the last one, whose states the head knows how to
-    read."""
-    return [*range(depth - 1), total - 1]
-
-
-def cut(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """A copy of the model that keeps only these encoder layers, in this order; all other weights are the same."""
-    small = copy.deepcopy(model)
-    name, stack = encoder_layers(small)
-    parent = small.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in layers]))
-    small.config.num_hidden_layers = len(layers)
-    return small
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -16,6 +16,7 @@ from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, Teacher
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.cutting import parse_cut
 from kdc.pipeline.models.shallow import parse_shape
 
 _LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
@@ -89,7 +90,8 @@ def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> An
         sizes = asdict(parse_shape(source))
         return {name: size for name, size in sizes.items() if name != "pairs" or size}  # runs of before had no such
     if source.startswith("layers:"):
-        return loading.parse_layers(source, loading.depth(config.teacher.model))
+        cut = parse_cut(source, loading.load_config(config.teacher.model))
+        return list(cut.layers) if cut.ffn is None else asdict(cut)
     return loading.fingerprint(source)
 
 

@@ -30,6 +30,7 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.cutting import Cut, first_and_last, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
@@ -102,7 +103,7 @@ def students_of(config: Config) -> list[str]:
     own, layers = _canonical(config), loading.depth(config.teacher.model)
     if config.contract.search == "off":
         return [own]
-    cuts = [_cut(loading.first_and_last(depth, layers)) for depth in range(layers - 1, 0, -1)]
+    cuts = [str(Cut(first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
     if is_shallow(own):  # the settings are for such students
         cuts = []
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
@@ -114,7 +115,7 @@ def curve_of(config: Config) -> list[str]:
     teacher itself, a half, a third and a sixth of its layers, and its token vectors alone."""
     own, layers = _canonical(config), loading.depth(config.teacher.model)
     depths = dict.fromkeys(max(1, layers // part) for part in (2, 3, 6))
-    cuts = [_cut(loading.first_and_last(depth, layers)) for depth in depths if depth < layers]
+    cuts = [str(Cut(first_and_last(depth, layers))) for depth in depths if depth < layers]
     return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]))
 
 
@@ -125,12 +126,8 @@ def _canonical(config: Config) -> str:
     if is_shallow(own) and parse_shape(own) == parse_shape(kind := own.partition(":")[0]):
         return kind
     if own.startswith("layers:"):
-        return _cut(loading.parse_layers(own, loading.depth(config.teacher.model)))
+        return str(parse_cut(own, loading.load_config(config.teacher.model)))
     return own
-
-
-def _cut(layers: list[int]) -> str:
-    return "layers:" + ",".join(map(str, layers))
 
 
 def precisions(run: Run) -> tuple[str, ...]:

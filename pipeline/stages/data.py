@@ -16,6 +16,7 @@ from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import parse_shape
 from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.latency import check_length
@@ -124,10 +125,11 @@ def _check_plan(config: Config, task: Task) -> None:
     """Refuse now what a later stage would refuse after hours of training.
 
     Raises:
-        InputError: layers that the teacher does not have, weights of unknown classes, an exporter that is not there.
+        InputError: layers or widths that the teacher does not have, weights of unknown classes, an exporter that is not
+            there.
     """
     if config.student.model.startswith("layers:"):
-        loading.parse_layers(config.student.model, loading.depth(config.teacher.model))
+        check_cut(config.student.model, config.teacher.model)
     if config.teacher.scores is not None and config.teacher.more:
         raise InputError(
             "a black box cannot be averaged with a second teacher",

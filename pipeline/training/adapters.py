@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import LoraSettings
-from kdc.pipeline.models.loading import encoder_layers, load_plain
+from kdc.pipeline.models.cutting import encoder_layers
+from kdc.pipeline.models.loading import load_plain
 
 _QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v")
 _REWRITING_INITS = ("pissa", "olora")

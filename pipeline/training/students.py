@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import set_seed
 
 from kdc.common.progress import Progress
@@ -17,6 +18,7 @@ from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher, 
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.cutting import Importance, cut, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
 from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results import ModelResult
@@ -24,6 +26,7 @@ from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune, score_model
+from kdc.pipeline.training.neurons import neuron_importance
 from kdc.pipeline.training.predict import predict
 
 TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training
@@ -55,7 +58,12 @@ def distil(
     """
     task = data.task
     set_seed(environment.seed)
-    loaded, source = new_student(settings.model, task, cut_from=cut_from, vocabulary=vocabulary)
+
+    def importance(model: Any) -> list[torch.Tensor]:
+        rows, pad_id = Rows.read(data, role, ["train"]), loading.load_tokenizer(cut_from).pad_token_id
+        return neuron_importance(model, rows, pad_id=pad_id, device=environment.device)
+
+    loaded, source = new_student(settings.model, task, cut_from=cut_from, vocabulary=vocabulary, importance=importance)
     tokenizer = loading.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
@@ -86,10 +94,12 @@ def distil(
     return result.model_copy(update={"parameters": parameters})
 
 
-def new_student(model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None) -> tuple[loading.Loaded, str]:
+def new_student(
+    model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance | None = None
+) -> tuple[loading.Loaded, str]:
     """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
     `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher"), with a smaller
-    vocabulary where one is given."""
+    vocabulary where one is given. `importance` chooses the neurons of a narrower one, see `cut`."""
     if not is_of_teacher(model):
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)
@@ -100,8 +110,7 @@ def new_student(model: str, task: Task, *, cut_from: str, vocabulary: Path | Non
         return whole, source
     if is_shallow(model):
         return loading.Loaded(*shallow_over(whole.model, parse_shape(model))), source
-    layers = loading.parse_layers(model, whole.model.config.num_hidden_layers)
-    return loading.Loaded(loading.cut(whole.model, layers), whole.new_modules), source
+    return loading.Loaded(cut(whole.model, parse_cut(model, whole.model.config), importance), whole.new_modules), source
 
 
 def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models: what is cut, where adapters go, what is trained beside them, whose labels are whose."""
+"""Models: where adapters go, what is trained beside them, whose labels are whose."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,48 +92,6 @@ def test_a_target_that_no_layer_has_names_those_there_are(tmp_path: Path) -> Non
     model, _ = build("bert", tmp_path)
     with pytest.raises(InputError, match=r"its linear layers: dense, key, query, value"):
         adapters.lora_targets(model, ("q_proj",))
-
-
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_a_cut_model_survives_saving(architecture: str, tmp_path: Path) -> None:
-    model, _ = build(architecture, tmp_path / "whole")
-    small = loading.cut(model, [1]).eval()
-    small.save_pretrained(tmp_path / "small")
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
-    assert torch.equal(
-        again(input_ids=IDS, attention_mask=MASK).logits, small(input_ids=IDS, attention_mask=MASK).logits
-    )
-
-
-def test_cutting_keeps_the_layers_asked_for_and_leaves_the_teacher_whole(tmp_path: Path) -> None:
-    model, _ = build("bert", tmp_path)
-    small: Any = loading.cut(model, [1])
-    assert torch.equal(small.bert.encoder.layer[0].output.dense.weight, model.bert.encoder.layer[1].output.dense.weight)
-    assert model.config.num_hidden_layers == 2
-
-
-@pytest.mark.parametrize(
-    ("spec", "total", "expected"),
-    [
-        ("layers:first-half", 6, [0, 1, 2]),
-        ("layers:every-second", 6, [1, 3, 5]),
-        ("layers:0,2", 4, [0, 2]),
-        ("layers:first-half", 1, [0]),
-        ("layers:every-second", 1, [0]),
-        ("layers:first-and-last", 6, [0, 1, 5]),
-        ("layers:first-and-last", 12, [0, 1, 2, 3, 4, 11]),
-        ("layers:first-and-last", 2, [1]),
-        ("layers:first-and-last", 1, [0]),
-    ],
-)
-def test_layers_are_named_as_numbers_or_by_rule(spec: str, total: int, expected: list[int]) -> None:
-    assert loading.parse_layers(spec, total) == expected
-
-
-@pytest.mark.parametrize("spec", ["layers:6", "layers:", "layers:a", "layers:1,1", "layers:-1"])
-def test_layers_that_are_not_there_are_wrong_input(spec: str) -> None:
-    with pytest.raises(InputError, match="no such layers in a model with 6"):
-        loading.parse_layers(spec, 6)
 
 
 def test_a_checkpoint_without_the_encoders_weights_is_refused(tmp_path: Path) -> None:

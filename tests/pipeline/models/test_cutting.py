@@ -1,0 +1,143 @@
+"""A student cut out of a teacher: its layers, and the neurons of their feed-forward parts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+import torch
+from tiny_models import ARCHITECTURES, build
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from kdc.common.errors import InputError
+from kdc.pipeline.models.cutting import Cut, check_cut, cut, feed_forwards, parse_cut
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.neurons import neuron_importance
+
+IDS = torch.tensor([[2, 10, 11, 3], [2, 12, 3, 0]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=IDS, attention_mask=MASK).logits
+
+
+def rows_of(*texts: list[int]) -> Rows:
+    from datasets import Dataset
+
+    return Rows([Dataset.from_list([{"row": 0, "input_ids": text, "length": len(text), "label": 0} for text in texts])])
+
+
+@pytest.mark.parametrize("wanted", [Cut((1,)), Cut((0, 1), ffn=5)])
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_cut_model_survives_saving(architecture: str, wanted: Cut, tmp_path: Path) -> None:
+    model, _ = build(architecture, tmp_path / "whole")
+    small = cut(model, wanted).eval()
+    small.save_pretrained(tmp_path / "small")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
+    assert torch.equal(logits_of(again), logits_of(small))
+
+
+def test_cutting_keeps_the_layers_asked_for_and_leaves_the_teacher_whole(tmp_path: Path) -> None:
+    model, _ = build("bert", tmp_path)
+    small: Any = cut(model, Cut((1,), ffn=5))
+    kept, whole = small.bert.encoder.layer[0].output.dense.weight, model.bert.encoder.layer[1].output.dense.weight
+    assert torch.equal(kept, whole[:, :5])
+    assert model.config.num_hidden_layers == 2
+    assert whole.shape == (16, 32)
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_neurons_that_say_nothing_are_those_that_go(architecture: str, tmp_path: Path) -> None:
+    """Catches the wrong half kept, and weights and biases of other neurons than those that are read."""
+    model, _ = build(architecture, tmp_path)
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        for up, down in feed_forwards(model):
+            up.bias.normal_()
+            down.weight[:, random.permutation(32)[:12]] = 0
+    before = logits_of(model)
+    rows = rows_of([2, 10, 11, 3], [2, 12, 3])
+    small = cut(model, Cut((0, 1), ffn=20), lambda each: neuron_importance(each, rows, pad_id=0, device="cpu")).eval()
+    assert [up.out_features for up, _ in feed_forwards(small)] == [20, 20]
+    assert torch.allclose(logits_of(small), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_importance_is_the_change_of_the_logits(outputs: int, tmp_path: Path) -> None:
+    """By hand: each neuron of the last layer scaled down a little, for each row. Catches the sum over rows or tokens in
+    the wrong order, padding that counts, and an output that no softmax tells from the others."""
+    model, _ = build("bert", tmp_path, outputs=outputs)
+    model.double()
+    texts, little, neurons = [[2, 10, 11, 3], [2, 12, 3]], 1e-6, 32
+    found = neuron_importance(model, rows_of(*texts), pad_id=0, device="cpu")[-1]
+    wanted, signs = torch.zeros(neurons, dtype=torch.double), torch.Generator().manual_seed(0)
+    sign = 2 * torch.randint(0, 2, (len(texts), outputs), generator=signs) - 1
+    down = feed_forwards(model)[-1][1]
+    for row, text in enumerate(texts):
+
+        def answer(text: list[int] = text) -> torch.Tensor:
+            logits = model(input_ids=torch.tensor([text]), attention_mask=torch.ones(1, len(text))).logits[0]
+            return logits if outputs == 1 else logits - logits.mean()
+
+        with torch.inference_mode():
+            whole = answer()
+            for neuron in range(neurons):
+                kept = down.weight[:, neuron].clone()
+                down.weight[:, neuron] *= 1 - little
+                wanted[neuron] += ((sign[row] * (whole - answer())).sum() / little).abs()
+                down.weight[:, neuron] = kept
+    assert wanted.max() > 0.01
+    assert found.numpy() == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-5)
+
+
+CONFIG = BertConfig(num_hidden_layers=6, intermediate_size=1536)
+
+
+@pytest.mark.parametrize(
+    ("spec", "total", "expected"),
+    [
+        ("layers:first-half", 6, (0, 1, 2)),
+        ("layers:every-second", 6, (1, 3, 5)),
+        ("layers:0,2", 4, (0, 2)),
+        ("layers:first-half", 1, (0,)),
+        ("layers:every-second", 1, (0,)),
+        ("layers:first-and-last", 6, (0, 1, 5)),
+        ("layers:first-and-last", 12, (0, 1, 2, 3, 4, 11)),
+        ("layers:first-and-last", 2, (1,)),
+        ("layers:first-and-last", 1, (0,)),
+    ],
+)
+def test_layers_are_named_as_numbers_or_by_rule(spec: str, total: int, expected: tuple[int, ...]) -> None:
+    config = BertConfig(num_hidden_layers=total)
+    assert parse_cut(spec, config) == Cut(expected)
+    assert parse_cut(f"{spec},ffn=7", config) == Cut(expected, 7)
+    assert parse_cut(str(Cut(expected, 7)), config) == Cut(expected, 7)
+    assert parse_cut(f"{spec},ffn={config.intermediate_size}", config) == Cut(expected)  # it is narrower by nothing
+
+
+@pytest.mark.parametrize("spec", ["layers:6", "layers:", "layers:a", "layers:1,1", "layers:-1", "layers:,ffn=7"])
+def test_layers_that_are_not_there_are_wrong_input(spec: str) -> None:
+    with pytest.raises(InputError, match="no such layers in a model with 6"):
+        parse_cut(spec, CONFIG)
+
+
+@pytest.mark.parametrize("width", ["0", "1537", "-1", "a", "", "1.5", "\uff17", "9999999999", "7,ffn=8"])
+def test_a_width_that_cannot_be_is_wrong_input(width: str) -> None:
+    with pytest.raises(InputError, match="no such width of the feed-forward parts, which have 1536 neurons"):
+        parse_cut(f"layers:0,1,ffn={width}", CONFIG)
+
+
+def test_gated_neurons_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """ModernBERT's first linear layer has two outputs for each neuron."""
+    from transformers import ModernBertConfig
+
+    sizes: Any = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    ModernBertConfig(vocab_size=50, pad_token_id=0, **sizes).save_pretrained(tmp_path)
+    check_cut("layers:0", str(tmp_path))
+    with pytest.raises(InputError, match="the feed-forward parts of this model cannot be made narrower"):
+        check_cut("layers:0,ffn=12", str(tmp_path))
+    tiny_runs.base_model("bert", tmp_path / "bert")
+    check_cut("layers:0,ffn=12", str(tmp_path / "bert"))
