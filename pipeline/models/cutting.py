@@ -71,14 +71,26 @@ def check_cut(text: str, teacher: str) -> None:
     """
     config = load_config(teacher)
     if parse_cut(text, config).ffn is not None:
-        with torch.device("meta"):
-            feed_forwards(AutoModelForSequenceClassification.from_config(config))
+        _check_form(config)
 
 
-def half_width(config: PretrainedConfig) -> int | None:
-    """Half of the neurons of a feed-forward part; None where the config does not tell them."""
+def half_width(teacher: str) -> int | None:
+    """Half of the neurons of a teacher's feed-forward parts; None where these cannot be made narrower."""
+    config = load_config(teacher)
     field = _width_field(config)
-    return None if field is None else max(1, int(getattr(config, field)) // 2)
+    if field is None:
+        return None
+    try:
+        _check_form(config)
+    except InputError:
+        return None
+    return max(1, int(getattr(config, field)) // 2)
+
+
+def _check_form(config: PretrainedConfig) -> None:
+    """Raise as `feed_forwards`, by the config alone: no weights are read or made."""
+    with torch.device("meta"):
+        feed_forwards(AutoModelForSequenceClassification.from_config(config))
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:

@@ -253,8 +253,9 @@ def short_name(student: str) -> str:
         return student.rsplit("/", 1)[-1]
     if is_shallow(student):
         return student
-    depth = student.count(",") + 1
-    return f"{depth} layer{'s' * (depth > 1)}"
+    layers, _, width = student.partition(",ffn=")
+    depth = layers.count(",") + 1
+    return f"{depth} layer{'s' * (depth > 1)}" + (f" of {width}" if width else "")
 
 
 def _words(

@@ -1,8 +1,8 @@
 """Stage `candidates`: what could keep the contract, measured before anything is trained.
 
 Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
-teacher itself, the teacher cut to each depth, its token vectors without its layers) is exported untrained, quantised on
-real rows, and timed by the engine that serves.
+teacher itself, the teacher cut to each depth, with all or half of the neurons of its feed-forward parts, its token
+vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
 Reads `data/`. Writes one record a student, so that a stage that is cut off goes on.
 """
 
@@ -30,7 +30,7 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import Cut, first_and_last, parse_cut
+from kdc.pipeline.models.cutting import Cut, first_and_last, half_width, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
@@ -104,6 +104,8 @@ def students_of(config: Config) -> list[str]:
     if config.contract.search == "off":
         return [own]
     cuts = [str(Cut(first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
+    if (half := half_width(config.teacher.model)) is not None:
+        cuts += [str(Cut(first_and_last(depth, layers), half)) for depth in range(layers, 1, -1)]
     if is_shallow(own):  # the settings are for such students
         cuts = []
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]

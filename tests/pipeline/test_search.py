@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from kdc.artifact.folder import load_manifest
 from kdc.common import machine
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import SHALLOW, Config, StudentSettings
+from kdc.pipeline.models.cutting import half_width
+from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, TeacherResult, Trial
@@ -24,6 +27,14 @@ from kdc.pipeline.stages import candidates, search
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
 ALL = ("teacher", *DEEP, *SHALLOW)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_layers() -> Iterator[None]:
+    """Students of half as many neurons would take half as long again; one test has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "half_width", lambda teacher: None)
+        yield
 
 
 class Rows:
@@ -173,6 +184,7 @@ def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> Non
     (name,) = candidates.students_of(config)
     assert name == "layers:0,1"
     assert short_name(name) == "2 layers"
+    assert short_name(f"{name},ffn=768") == "2 layers of 768"
 
 
 def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:
@@ -183,6 +195,16 @@ def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: 
 def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: Rows, tmp_path: Path) -> None:
     config = rows.config(tmp_path, "student.model=layers:1,3", "contract.search=full", max_size_mb=1.0)
     assert candidates.students_of(config) == ["layers:1,3", *ALL]
+
+
+def test_layers_of_half_as_many_neurons_are_candidates(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "half_width", half_width)
+    config = rows.config(tmp_path, max_size_mb=1.0)
+    half = load_config(str(rows.teacher)).intermediate_size // 2
+    narrow = [f"layers:{layers},ffn={half}" for layers in ("0,1,2,3,4", "0,1,2,4", "0,1,4", "0,4")]
+    assert candidates.students_of(config) == ["teacher", *DEEP, *narrow, *SHALLOW]
 
 
 def test_around_a_student_without_layers_others_without_are_searched(rows: Rows, run: Path) -> None:
@@ -392,6 +414,7 @@ def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of
     sets = ("contract.search=full", "student.min_steps=4", "student.epochs=0.01", "student.evaluations=1")
     flags = {"student.model": str(student), "contract.max_size_mb": 100.0, "run.controls": True}
     config = config_for(rows.folder, rows.teacher, *sets, flags={"run.out": tmp_path / "run", **flags})
+    monkeypatch.setattr(candidates, "students_of", lambda _: [str(student), "teacher"])
     uncut = Trial(student="teacher", steps=0, parameters=9, score=101.0, seconds=0.0)
     monkeypatch.setattr(search, "_uncut", lambda run: uncut)
     result = compress(config)
