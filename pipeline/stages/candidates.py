@@ -114,11 +114,16 @@ def students_of(config: Config) -> list[str]:
 
 def curve_of(config: Config) -> list[str]:
     """Students along the whole curve from the teacher to one that has none of its layers: the configured one, the
-    teacher itself, a half, a third and a sixth of its layers, and its token vectors alone."""
+    teacher itself, half of its layers, two thirds, a half and a third of them with half of their neurons, and its token
+    vectors alone. A teacher that cannot be made narrower gives a half, a third and a sixth of its layers."""
     own, layers = _canonical(config), loading.depth(config.teacher.model)
-    depths = dict.fromkeys(max(1, layers // part) for part in (2, 3, 6))
-    cuts = [str(Cut(first_and_last(depth, layers))) for depth in depths if depth < layers]
-    return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]))
+    half = half_width(config.teacher.model)
+    steps = [(1 / 3, None), (1 / 6, None)] if half is None else [(2 / 3, half), (1 / 2, half), (1 / 3, half)]
+    cuts = [
+        Cut(first_and_last(max(1, round(share * layers)), layers), width) for share, width in [(1 / 2, None), *steps]
+    ]
+    students = [str(cut) for cut in cuts if len(cut.layers) < layers or cut.ffn is not None]
+    return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW]))
 
 
 def _canonical(config: Config) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny_runs
+import transformers
 from conftest import Finished
 from sklearn.metrics import f1_score
 
@@ -22,6 +23,7 @@ from kdc.pipeline import frontier as module
 from kdc.pipeline.compress import render_frontier
 from kdc.pipeline.config.settings import SHALLOW, Config
 from kdc.pipeline.frontier import make_frontier
+from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Left, Point, front
 from kdc.pipeline.report.frontier import table, write_frontier
 from kdc.pipeline.run import compress
@@ -81,12 +83,31 @@ def test_every_point_is_an_artifact_that_serves_with_the_score_that_is_told(
 
 
 def test_the_curve_goes_from_the_teacher_to_students_without_layers(finished: Finished, tmp_path: Path) -> None:
-    """Of a teacher with two layers a half, a third and a sixth are one. Would catch a kind that is left out, a student
-    that stands there twice under two names, and a teacher that several teachers do not have."""
+    """Of a teacher with two layers all parts are one layer, whole and narrow. Would catch a kind that is left out, a
+    student that stands there twice under two names, and a teacher that several teachers do not have."""
     config = config_of(finished, tmp_path, **{"student.model": "layers:first-and-last"})
-    assert curve_of(config) == ["layers:1", "teacher", *SHALLOW]
+    narrow = f"layers:1,ffn={load_config(str(finished.teacher)).intermediate_size // 2}"
+    assert curve_of(config) == ["layers:1", "teacher", narrow, *SHALLOW]
     several = config_of(finished, tmp_path, **{"student.model": "layers:0", "teacher.more": str(finished.teacher)})
-    assert curve_of(several) == ["layers:0", "layers:1", *SHALLOW]
+    assert curve_of(several) == ["layers:0", "layers:1", narrow, *SHALLOW]
+
+
+@pytest.mark.parametrize(
+    ("layers", "gated", "cuts"),
+    [
+        (6, False, ["layers:0,1,5", "layers:0,1,2,5,ffn=12", "layers:0,1,5,ffn=12", "layers:0,5,ffn=12"]),
+        (6, True, ["layers:0,1,5", "layers:0,5", "layers:5"]),
+        (1, False, ["layers:0", "layers:0,ffn=12"]),
+    ],
+)
+def test_steps_of_the_curve_are_narrow_where_the_teacher_can_be(
+    layers: int, gated: bool, cuts: list[str], tmp_path: Path
+) -> None:
+    kind = "ModernBertConfig" if gated else "BertConfig"
+    sizes: Any = {"num_hidden_layers": layers, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    getattr(transformers, kind)(vocab_size=50, pad_token_id=0, **sizes).save_pretrained(tmp_path / "teacher")
+    config = tiny_runs.config_for(tmp_path, tmp_path / "teacher")
+    assert curve_of(config) == [cuts[0], "teacher", *cuts[1:], *SHALLOW]
 
 
 def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFacts]) -> None:
