@@ -19,7 +19,16 @@ from kdc.pipeline.models.cutting import half_width
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.plots import short_name
-from kdc.pipeline.results import CandidatesResult, ModelResult, SearchResult, StudentCosts, TeacherResult, Trial
+from kdc.pipeline.results import (
+    CandidatesResult,
+    History,
+    ModelResult,
+    SearchResult,
+    StudentCosts,
+    TeacherResult,
+    TrainingSummary,
+    Trial,
+)
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import candidates, search
@@ -236,7 +245,7 @@ def test_another_machine_measures_again(rows: Rows, run: Path, monkeypatch: pyte
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Trials of a few steps, and a teacher that is worse than any student; what was trained, in order."""
+    """Trials that train nothing, and a teacher that is worse than any student; what would be trained, in order."""
     monkeypatch.setattr(search, "_FIRST_STEPS", 8)
     uncut = Trial(student="teacher", steps=0, parameters=9, score=-1.0, seconds=0.0)
     monkeypatch.setattr(search, "_uncut", lambda run: uncut)
@@ -244,9 +253,20 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     distil = Run.distil
 
     def noted(run: Run, student: StudentSettings, out: Path, **named: Any) -> ModelResult:
-        if out.parent.name == "search.partial":
-            trained.append((student.model, student.min_steps))
-        return distil(run, student, out, **named)
+        if out.parent.name != "search.partial":
+            return distil(run, student, out, **named)
+        trained.append((student.model, student.min_steps))
+        training = TrainingSummary(
+            best_score=50.0,
+            best_step=1,
+            steps=student.min_steps,
+            rows_per_second=1.0,
+            seconds=1.0,
+            trainable_parameters=1,
+            history=History(loss=[], score=[], tune_loss=[]),
+        )
+        scores = {"tune": {"macro_f1": 50.0}, "majority": {"macro_f1": 0.0}}
+        return ModelResult(**scores, constant=False, parameters=1, training=training)
 
     monkeypatch.setattr(Run, "distil", noted)
     return trained
