@@ -61,6 +61,9 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-third": ([*SST2, *THIRD], "sst2"),
     # Three layers of half as many neurons, which take the time of two whole ones.
     "sst2-narrow": ([*SST2, "--student", "layers:0,1,5,ffn=768"], "sst2"),
+    # Four, which take the time of three.
+    "sst2-four": ([*SST2, "--student", "layers:0,1,2,5,ffn=768"], "sst2"),
+    "qnli-four": ([*QNLI, "--student", "layers:0,1,2,5,ffn=768"], "qnli"),
     "sst2-third-ul": ([*SST2, *THIRD, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
 }
 # Times are not told of here, so few are taken.

@@ -13,16 +13,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from kdc.common.errors import InputError
 from kdc.pipeline.models.loading import load_config
 
-# Of a model: for each layer (neurons,), how much each neuron matters; see `kdc.pipeline.training.neurons`.
+# Of a model: for each layer (neurons,), how much each neuron matters; see `kdc.pipeline.training.neurons`, and
+# `first_neurons` for what is only measured.
 Importance = Callable[[Any], Sequence[torch.Tensor]]
 
 _WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
 _PREFIX = "layers:"
+# What architectures raise that are not made by their config alone, or not of these sizes.
+_NOT_MADE = (InputError, ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 _EXAMPLES = "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768"
 
 
@@ -46,7 +49,9 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
         InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers; or the width is
             no number from 1 to the teacher's.
     """
-    names, sign, width = text.removeprefix(_PREFIX).partition(",ffn=")
+    names, sign, width = text.removeprefix(_PREFIX).replace(" ", "").partition(",ffn=")
+    if "ffn" in names or "," in width:
+        raise InputError("ffn= comes once, after the layers, with one number", given=text, remedy=_EXAMPLES)
     layers = _layers(names, int(getattr(config, "num_hidden_layers", 0)), text)
     if not sign:
         return Cut(layers)
@@ -70,27 +75,35 @@ def check_cut(text: str, teacher: str) -> None:
         InputError: as `parse_cut`; or its feed-forward parts have another form than two linear layers.
     """
     config = load_config(teacher)
-    if parse_cut(text, config).ffn is not None:
-        _check_form(config)
+    wanted = parse_cut(text, config)
+    if wanted.ffn is not None and not _can_be_narrowed(config, wanted.ffn):
+        raise InputError(
+            "the feed-forward parts of this teacher cannot be made narrower: they are not two linear layers each, or "
+            "its config cannot say it",
+            given=f"{text} of a {config.model_type}",
+            remedy="name the layers alone, without ffn=",
+        )
 
 
 def half_width(teacher: str) -> int | None:
     """Half of the neurons of a teacher's feed-forward parts; None where these cannot be made narrower."""
     config = load_config(teacher)
     field = _width_field(config)
-    if field is None:
-        return None
+    half = 0 if field is None else int(getattr(config, field)) // 2
+    return half if half and _can_be_narrowed(config, half) else None
+
+
+def _can_be_narrowed(config: PretrainedConfig, width: int) -> bool:
+    """Whether a model of the config, made narrower, is the model of the narrower config. No weights are made."""
+    layers = tuple(range(config.num_hidden_layers))
     try:
-        _check_form(config)
-    except InputError:
-        return None
-    return max(1, int(getattr(config, field)) // 2)
-
-
-def _check_form(config: PretrainedConfig) -> None:
-    """Raise as `feed_forwards`, by the config alone: no weights are read or made."""
-    with torch.device("meta"):
-        feed_forwards(AutoModelForSequenceClassification.from_config(config))
+        with torch.device("meta"):
+            small = cut(AutoModel.from_config(config), Cut(layers, width), first_neurons)
+            again = AutoModel.from_config(small.config)
+    except _NOT_MADE:
+        return False
+    shapes, wanted = ({name: each.shape for name, each in model.state_dict().items()} for model in (small, again))
+    return shapes == wanted
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
@@ -136,15 +149,19 @@ def feed_forwards(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
     return pairs
 
 
-def cut(model: PreTrainedModel, wanted: Cut, importance: Importance | None = None) -> PreTrainedModel:
+def first_neurons(model: PreTrainedModel) -> list[torch.Tensor]:
+    """An importance by which the first neurons stay."""
+    return [-torch.arange(up.out_features, device="cpu") for up, _ in feed_forwards(model)]
+
+
+def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
     """A copy of the model with these layers, in this order, and of their feed-forward parts the neurons that matter
     most; all other weights are the same.
 
     Args:
         model: a classifier.
         wanted: what to keep.
-        importance: tells how much the neurons of the copy, which has its layers by then, matter; None keeps the first
-            ones, for what is only measured.
+        importance: tells how much the neurons of the copy, which has its layers by then, matter.
     """
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
@@ -152,9 +169,7 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance | None = Non
     setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in wanted.layers]))
     small.config.num_hidden_layers = len(wanted.layers)
     if wanted.ffn is not None:
-        pairs = feed_forwards(small)
-        matter = [-torch.arange(up.out_features) for up, _ in pairs] if importance is None else importance(small)
-        for (up, down), each in zip(pairs, matter, strict=True):
+        for (up, down), each in zip(feed_forwards(small), importance(small), strict=True):
             _keep(up, down, each.topk(wanted.ffn).indices.sort().values)
         setattr(small.config, str(_width_field(small.config)), wanted.ffn)
     return small

@@ -255,7 +255,7 @@ def short_name(student: str) -> str:
         return student
     layers, _, width = student.partition(",ffn=")
     depth = layers.count(",") + 1
-    return f"{depth} layer{'s' * (depth > 1)}" + (f" of {width}" if width else "")
+    return f"{depth} layer{'s' * (depth > 1)}" + (f", ffn {width}" if width else "")
 
 
 def _words(

@@ -105,7 +105,7 @@ def students_of(config: Config) -> list[str]:
         return [own]
     cuts = [str(Cut(first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
     if (half := half_width(config.teacher.model)) is not None:
-        cuts += [str(Cut(first_and_last(depth, layers), half)) for depth in range(layers, 1, -1)]
+        cuts += [str(Cut(first_and_last(depth, layers), half)) for depth in range(layers, 0, -1)]
     if is_shallow(own):  # the settings are for such students
         cuts = []
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
@@ -114,14 +114,14 @@ def students_of(config: Config) -> list[str]:
 
 def curve_of(config: Config) -> list[str]:
     """Students along the whole curve from the teacher to one that has none of its layers: the configured one, the
-    teacher itself, half of its layers, two thirds, a half and a third of them with half of their neurons, and its token
-    vectors alone. A teacher that cannot be made narrower gives a half, a third and a sixth of its layers."""
+    teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, and
+    its token vectors alone. A teacher that cannot be made narrower gives a half, a third and a sixth of its layers."""
     own, layers = _canonical(config), loading.depth(config.teacher.model)
     half = half_width(config.teacher.model)
-    steps = [(1 / 3, None), (1 / 6, None)] if half is None else [(2 / 3, half), (1 / 2, half), (1 / 3, half)]
-    cuts = [
-        Cut(first_and_last(max(1, round(share * layers)), layers), width) for share, width in [(1 / 2, None), *steps]
-    ]
+    steps: list[tuple[int, int, int | None]] = [(1, 2, None), (1, 3, None), (1, 6, None)]
+    if half is not None:
+        steps = [(1, 2, None), (2, 3, half), (1, 2, half), (1, 3, half), (1, 6, half)]
+    cuts = [Cut(first_and_last(max(1, part * layers // of), layers), width) for part, of, width in steps]
     students = [str(cut) for cut in cuts if len(cut.layers) < layers or cut.ffn is not None]
     return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW]))
 

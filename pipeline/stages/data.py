@@ -85,10 +85,12 @@ def check(run: Run) -> None:
     """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: the teacher itself where there is no such one; sizes or ways of training that a student without
-            layers does not have; rows that are longer than the students take.
+        InputError: layers or widths that the teacher does not have; the teacher itself where there is no such one;
+            sizes or ways of training that a student without layers does not have; rows longer than the students take.
     """
     _check_shallow(run.config.student)
+    if run.config.student.model.startswith("layers:"):
+        check_cut(run.config.student.model, run.config.teacher.model)
     if run.config.student.vocabulary != "all" and not is_of_teacher(run.config.student.model):
         raise InputError(
             "only a student that is made of the teacher can have a part of its vocabulary",
@@ -125,11 +127,8 @@ def _check_plan(config: Config, task: Task) -> None:
     """Refuse now what a later stage would refuse after hours of training.
 
     Raises:
-        InputError: layers or widths that the teacher does not have, weights of unknown classes, an exporter that is not
-            there.
+        InputError: weights of unknown classes, an exporter that is not there.
     """
-    if config.student.model.startswith("layers:"):
-        check_cut(config.student.model, config.teacher.model)
     if config.teacher.scores is not None and config.teacher.more:
         raise InputError(
             "a black box cannot be averaged with a second teacher",

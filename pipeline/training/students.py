@@ -18,12 +18,13 @@ from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher, 
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import Importance, cut, parse_cut
+from kdc.pipeline.models.cutting import Importance, cut, first_neurons, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
 from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.checkpoints import last_checkpoint
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune, score_model
 from kdc.pipeline.training.neurons import neuron_importance
@@ -60,13 +61,29 @@ def distil(
     set_seed(environment.seed)
 
     def importance(model: Any) -> list[torch.Tensor]:
-        rows, pad_id = Rows.read(data, role, ["train"]), loading.load_tokenizer(cut_from).pad_token_id
-        return neuron_importance(model, rows, pad_id=pad_id, device=environment.device)
+        pad_id = loading.load_tokenizer(cut_from if vocabulary is None else str(vocabulary)).pad_token_id
+        return neuron_importance(
+            model,
+            Rows.read(data, role, ["train"]),
+            pad_id=pad_id,
+            device=environment.device,
+            batch_size=settings.batch_size,
+            seed=environment.seed,
+        )
 
-    loaded, source = new_student(settings.model, task, cut_from=cut_from, vocabulary=vocabulary, importance=importance)
+    # A training that goes on keeps the neurons that it began with: another machine might choose others.
+    begun = last_checkpoint(out / "checkpoints") is not None
+    loaded, source = new_student(
+        settings.model,
+        task,
+        cut_from=cut_from,
+        vocabulary=vocabulary,
+        importance=first_neurons if begun else importance,
+    )
     tokenizer = loading.load_tokenizer(source)
-    loaded.model.save_pretrained(out / "base")
-    tokenizer.save_pretrained(out / "base")
+    if not begun:
+        loaded.model.save_pretrained(out / "base")
+        tokenizer.save_pretrained(out / "base")
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), task, dropout=settings.dropout_rate).model
     parameters = loading.count_parameters(as_served(student))
@@ -95,7 +112,7 @@ def distil(
 
 
 def new_student(
-    model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance | None = None
+    model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_neurons
 ) -> tuple[loading.Loaded, str]:
     """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
     `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher"), with a smaller

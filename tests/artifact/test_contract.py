@@ -77,6 +77,9 @@ def test_an_artifact_of_before_groups_keeps_its_verdict() -> None:
         ((3.0, 4.1), 0.0, "not shown"),
         ((4.1, 4.3), 0.0, "fail"),
         ((4.1, 4.3), 0.5, "not shown"),  # the neighbours may be why
+        ((4.0, 4.3), 0.0, "not shown"),
+        ((5.0, 5.2), 0.2, "not shown"),  # with the fifth that they took it is at the limit
+        ((5.0, 5.2), 0.19, "fail"),
         ((4.1, 4.3), 0.05, "fail"),
         ((40.0, 43.0), 0.5, "fail"),  # they cannot be
         ((3.0, 4.0), 0.5, "pass"),
@@ -91,6 +94,40 @@ def test_a_time_passes_or_fails_by_its_whole_interval_on_a_machine_that_is_not_b
     scaled = interval and (2000 / interval[1], 2000 / interval[0])
     speed = COSTS.model_copy(update={"rows_interval": scaled, "starved": starved})
     assert decide(contract(min_rows_per_s=500), speed, None)[0] == verdict
+
+
+def test_what_is_missed_or_not_shown_is_told_in_numbers() -> None:
+    busy = COSTS.model_copy(update={"latency_interval": (4.1, 4.3), "starved": 0.42})
+    taken = "p95 latency is 4 ms (4.1 to 4.3), the limit 3, but other processes took 42 % of the cores"
+    assert decide(contract(max_latency_ms=3), busy, None)[1][0].startswith(taken)
+    (lost,) = decide(contract(max_drop=2), COSTS, quality_of(-4.5, -6.0, -3.0))[1]
+    assert lost == "accuracy is 4.50 points below the teacher's, the limit 2: 2.50 points too many"
+    few = quality_of(-1.2, -2.0, 0.1).model_copy(update={"look": 2, "rows_needed": 9000})
+    (sentence,) = decide(contract(max_drop=1), COSTS, few)[1]
+    assert "too few to say with 97.5 % confidence" in sentence
+    assert "about 9000 rows" in sentence
+    (sentence,) = decide(contract(max_drop=1), COSTS, few.model_copy(update={"rows_needed": None}))[1]
+    assert "more rows would not show that it is kept" in sentence
+    assert decide(contract(max_latency_ms=4), COSTS, few)[0] == "pass"  # nobody asked for a drop
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [("threads", (1, 1024), (0, 1025)), ("lengths", ((1,), (8,) * 100), ((), (0,), (8,) * 101))],
+)
+def test_a_manifest_with_impossible_threads_or_lengths_is_refused(
+    field: str, good: tuple[object, ...], bad: tuple[object, ...]
+) -> None:
+    made = {"contract": contract(max_size_mb=20), "variant": "int8", "provider": "CPU", "cpu": "x", "costs": COSTS}
+    made |= {"threads": 2, "lengths": (8,), "verdict": "pass"}
+    for value in good:
+        Judgement.model_validate(made | {field: value})
+    for value in bad:
+        with pytest.raises(ValidationError):
+            Judgement.model_validate(made | {field: value})
+    for verdict in ("fail", "not shown"):
+        with pytest.raises(ValidationError, match="does not follow"):
+            Judgement.model_validate(made | {"verdict": verdict})
 
 
 def test_a_size_is_exact_however_busy_the_machine_is() -> None:

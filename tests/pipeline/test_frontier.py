@@ -95,7 +95,16 @@ def test_the_curve_goes_from_the_teacher_to_students_without_layers(finished: Fi
 @pytest.mark.parametrize(
     ("layers", "gated", "cuts"),
     [
-        (6, False, ["layers:0,1,5", "layers:0,1,2,5,ffn=12", "layers:0,1,5,ffn=12", "layers:0,5,ffn=12"]),
+        (
+            6,
+            False,
+            ["layers:0,1,5", "layers:0,1,2,5,ffn=12", "layers:0,1,5,ffn=12", "layers:0,5,ffn=12", "layers:5,ffn=12"],
+        ),
+        (
+            7,
+            False,
+            ["layers:0,1,6", "layers:0,1,2,6,ffn=12", "layers:0,1,6,ffn=12", "layers:0,6,ffn=12", "layers:6,ffn=12"],
+        ),
         (6, True, ["layers:0,1,5", "layers:0,5", "layers:5"]),
         (1, False, ["layers:0", "layers:0,ffn=12"]),
     ],

@@ -18,6 +18,7 @@ from kdc.pipeline.config.settings import SHALLOW, Config, StudentSettings
 from kdc.pipeline.models.cutting import half_width
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students
+from kdc.pipeline.report.page import write_report
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.results import (
     CandidatesResult,
@@ -193,7 +194,7 @@ def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> Non
     (name,) = candidates.students_of(config)
     assert name == "layers:0,1"
     assert short_name(name) == "2 layers"
-    assert short_name(f"{name},ffn=768") == "2 layers of 768"
+    assert short_name(f"{name},ffn=768") == "2 layers, ffn 768"
 
 
 def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_layers_of_half_as_many_neurons_are_candidates(
     monkeypatch.setattr(candidates, "half_width", half_width)
     config = rows.config(tmp_path, max_size_mb=1.0)
     half = load_config(str(rows.teacher)).intermediate_size // 2
-    narrow = [f"layers:{layers},ffn={half}" for layers in ("0,1,2,3,4", "0,1,2,4", "0,1,4", "0,4")]
+    narrow = [f"layers:{layers},ffn={half}" for layers in ("0,1,2,3,4", "0,1,2,4", "0,1,4", "0,4", "4")]
     assert candidates.students_of(config) == ["teacher", *DEEP, *narrow, *SHALLOW]
 
 
@@ -425,20 +426,41 @@ def test_a_cut_that_stands_alone_beside_the_teacher_has_a_score(
     assert read_result(tmp_path / "run", SearchResult).student == "layers:1"
 
 
+def test_a_contract_that_only_a_narrow_student_keeps_ends_with_it(
+    rows: Rows, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the artifact and the page. Would catch a search that measures such students and cannot make them."""
+    monkeypatch.setattr(candidates, "students_of", lambda _: ["layers:4", "layers:4,ffn=9"])
+    config = rows.config(run, max_size_mb=100.0)
+    compress(config, until="candidates")
+    measured = read_result(run, CandidatesResult).candidates
+    whole, narrow = (measured[name].variants["fp32"] for name in ("layers:4", "layers:4,ffn=9"))
+    assert isinstance(whole, Costs)
+    assert isinstance(narrow, Costs)
+    artifact = compress(rows.config(run, max_size_mb=(whole.size_mb + narrow.size_mb) / 2)).artifact
+    assert artifact is not None
+    assert {"fp32", "int8"} <= set(load_manifest(artifact).variants)
+    assert json.loads((run / "student" / "base" / "config.json").read_text())["intermediate_size"] == 9
+    write_report(run)
+    assert "1 layer, ffn 9" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of_its_own(
     rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches the student's tokens, lengths or tokenizer for a model that takes the teacher's; and controls of a
-    student that was not distilled."""
+    """Catches the student's tokens, lengths or tokenizer for models that take the teacher's, in measuring, in a short
+    training and in the end; and controls of a student that was not distilled."""
     student = base_model("mpnet", tmp_path / "student", num_hidden_layers=1)  # pads with 1, makes no token types
     sets = ("contract.search=full", "student.min_steps=4", "student.epochs=0.01", "student.evaluations=1")
     flags = {"student.model": str(student), "contract.max_size_mb": 100.0, "run.controls": True}
     config = config_for(rows.folder, rows.teacher, *sets, flags={"run.out": tmp_path / "run", **flags})
-    monkeypatch.setattr(candidates, "students_of", lambda _: [str(student), "teacher"])
+    monkeypatch.setattr(candidates, "students_of", lambda _: [str(student), "layers:0,ffn=9", "teacher"])
     uncut = Trial(student="teacher", steps=0, parameters=9, score=101.0, seconds=0.0)
     monkeypatch.setattr(search, "_uncut", lambda run: uncut)
     result = compress(config)
-    assert read_result(tmp_path / "run", SearchResult).student == "teacher"
+    found = read_result(tmp_path / "run", SearchResult)
+    assert found.student == "teacher"
+    assert {trial.student for trial in found.trials} == {str(student), "layers:0,ffn=9", "teacher"}
     with np.load(tmp_path / "run" / "evaluate" / "logits.npz") as logits:
         assert np.abs(logits["eval/fp32"] - logits["eval/teacher"]).max() < 1e-4
     assert {"teacher_lora", "fp32"} <= set(result.metrics)

@@ -94,7 +94,7 @@ def test_what_a_checkpoint_was_made_for_is_a_part_of_its_fingerprint(tmp_path: P
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_it_is_cut_adapted_merged_and_saved_like_any_other(architecture: str, tmp_path: Path) -> None:
-    small = cutting.cut(mean_pooled(architecture, tmp_path / "encoder"), cutting.Cut((1,)))
+    small = cutting.cut(mean_pooled(architecture, tmp_path / "encoder"), cutting.Cut((1,)), cutting.first_neurons)
     adapted = adapters.with_adapters(small, (), LoraSettings(r=2, alpha=4, dropout=0, init="gaussian"))
     for weight in adapted.parameters():
         if weight.requires_grad:

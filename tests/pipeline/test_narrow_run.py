@@ -1,0 +1,77 @@
+"""A student with narrower layers in a run: which neurons it has, and that a run directory knows it from a whole one."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+import torch
+from conftest import ALL_MODELS, Finished
+
+from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.models import loading
+from kdc.pipeline.models.cutting import Cut, cut, feed_forwards, first_neurons
+from kdc.pipeline.training import adapters, students
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.neurons import neuron_importance
+
+
+def narrow(finished: Finished, run: Path, student: str) -> Config:
+    """The settings of the finished run for another student, in a copy of its directory."""
+    flags = ALL_MODELS | {"run.out": run, "student.model": student}
+    return tiny_runs.config_for(finished.folder, finished.teacher, flags=flags)
+
+
+def test_the_student_has_the_neurons_that_matter_for_the_training_rows(finished: Finished, tmp_path: Path) -> None:
+    """Would catch neurons that are chosen by other rows or not at all, a whole student that is taken for a narrow one
+    of the same layers, and a width that is refused only after the teacher's training, or not at all where the rows are
+    there already."""
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder / "run", run, symlinks=True)
+
+    with pytest.raises(InputError, match="no such width"):
+        tiny_runs.compress(narrow(finished, run, "layers:1,ffn=999"), until="student")
+    for student, width in (("layers:1,ffn=9", 9), ("layers:1", None)):
+        stages = tiny_runs.compress(narrow(finished, run, student), until="student").stages
+        assert stages["teacher"].skipped
+        base = loading.load_plain(run / "student" / "base")
+        whole = cut(loading.load_plain(run / "teacher" / "model"), Cut((1,)), first_neurons)
+        (up, down), (own_up, own_down) = feed_forwards(whole)[0], feed_forwards(base)[0]
+        neurons = torch.arange(up.out_features)
+        if width is not None:
+            rows = Rows.read(open_data(run / "data"), "teacher", ["train"])
+            neurons = neuron_importance(whole, rows, pad_id=0)[0].topk(width).indices.sort().values
+            assert neurons.tolist() != list(range(width))
+        assert torch.equal(own_up.weight, up.weight[neurons])
+        assert torch.equal(own_up.bias, up.bias[neurons])
+        assert torch.equal(own_down.weight, down.weight[:, neurons])
+
+
+def test_a_training_that_goes_on_keeps_its_neurons(finished: Finished, tmp_path: Path, monkeypatch: Any) -> None:
+    """The checkpoint's adapters are of the neurons that it began with; another machine might choose others."""
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder / "run", run, symlinks=True)
+    config = narrow(finished, run, "layers:1,ffn=9")
+
+    class Killed(Exception):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "save_adapters", killed)
+        with pytest.raises(Killed):
+            tiny_runs.compress(config, until="student")
+    before = loading.load_plain(run / "student.partial" / "base").state_dict()
+    monkeypatch.setattr(students, "neuron_importance", lambda model, *_, **__: first_neurons(model))
+    result = tiny_runs.compress(config, until="student")
+    after = loading.load_plain(run / "student" / "base").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    metrics = json.loads((run / "student" / "stage.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics["resumed_from"] > 0
+    assert not result.stages["student"].skipped
