@@ -188,20 +188,23 @@ def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, 
     tried = {trial.student: trial.score for trial in candidates.trials}
     slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
     heights = [*tried.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
-    floor = min(heights) - 0.15 * max(1.0, max(heights) - min(heights))
-    figure = Figure(figsize=(9, 4))
+    floor = min(heights) - 0.35 * max(1.0, max(heights) - min(heights))
+    figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
     by_latency = sorted(points, key=lambda student: (points[student][1].latency_ms, student))
-    for rank, student in enumerate(by_latency):
+    ranks = {True: 0, False: 0}  # of those that were tried, and of the others
+    for student in by_latency:
         costs = points[student][1]
         place = (costs.latency_ms, tried.get(student, floor))
         colour = FIRST if student in candidates.kept else SOFT
         axes.scatter(*place, s=_area(costs), facecolors="none", edgecolors=colour)
-        ink = INK if student in tried else SOFT
-        write(axes, short_name(student), place, above=9 + 13 * (rank % 2), colour=ink)
+        was_tried = student in tried
+        height = ranks[was_tried] % (2 if was_tried else 4)  # neighbours would overlap
+        ranks[was_tried] += 1
+        write(axes, short_name(student), place, above=9 + 13 * height, colour=INK if was_tried else SOFT)
     place = (judgement.costs.latency_ms, artifact)
     axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
-    write(axes, f"the artifact, {judgement.variant}", place, above=-20)
+    write(axes, f"the artifact, {judgement.variant}", place, above=12)
     axes.axhline(teacher, color=SOFT, linestyle=":")
     axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
     if limits.max_latency_ms is not None:
