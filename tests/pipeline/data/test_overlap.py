@@ -126,6 +126,51 @@ def test_near_rows_are_those_of_the_definition() -> None:
     assert len(by_force(texts)) > 50
 
 
+@pytest.mark.parametrize(("rows", "tied"), [(100, True), (101, False)])
+def test_a_run_is_compared_in_up_to_a_hundred_rows(rows: int, tied: bool) -> None:
+    assert bool(near(*["one two three four five"] * rows)) is tied
+
+
+def test_of_too_many_runs_the_least_are_left_out_that_do_by_their_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against all runs, filtered by hand. Catches blocks that are thinned out otherwise than those before them."""
+    generator = random.Random(1)
+    texts = [(" ".join(generator.choices([f"w{number}" for number in range(900)], k=30)),) for _ in range(40)]
+    whole = runs_of(texts)
+    assert whole.halvings == 0
+    monkeypatch.setattr("kdc.pipeline.data.overlap._ROWS_AT_A_TIME", 8)
+    for most in (len(whole.run), 700, 300, 100):
+        monkeypatch.setattr("kdc.pipeline.data.overlap._MOST_RUNS", most)
+        found = runs_of(texts)
+        kept = [int((whole.run % np.uint64(2**halvings) == 0).sum()) for halvings in range(10)]
+        assert found.halvings == next(halvings for halvings, count in enumerate(kept) if count <= most)
+        expected = whole.run % np.uint64(2**found.halvings) == 0
+        assert found.run.tolist() == whole.run[expected].tolist()
+        assert found.row.tolist() == whole.row[expected].tolist()
+    again = whole.halved(3)
+    assert (again.halvings, len(again.run)) == (3, kept[3])
+    assert again.halved(2) is again
+    assert again.halved(3) is again
+
+
+def test_a_run_counts_once_a_row_and_the_order_of_its_words_counts() -> None:
+    texts = ["x y z u v w", "a b c d e a b c d e a b c d e", "e d c b a", "a b c d e", "b a c d e"]
+    rows = runs_of((text,) for text in texts).row.tolist()
+    assert rows == [0] * 2 + [1] * 5 + [2, 3, 4]
+    assert near(*texts) == {(1, 3)}
+
+
+def test_the_nearest_row_shares_half_of_the_runs_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.pipeline.data.overlap._ROWS_AT_A_TIME", 3)  # no power of two
+    words = [f"w{number}" for number in range(40)]
+    others = [" ".join(words[place : place + 8]) for place in range(0, 32, 4)]  # four runs each, none in two of them
+    half, quarter = " ".join(words[3:9]), " ".join([*words[:5], "q", "r", "s", "t"])
+    asked = runs_of((text,) for text in (half, "q r s t u", quarter, " ".join(words[28:33])))
+    assert nearest(asked, runs_of((text,) for text in others)).tolist() == [1, -1, -1, 7]
+    many = [*(f"p{number} is a text of its own" for number in range(7)), SENTENCE, SENTENCE[:40], SENTENCE[:38]]
+    assert near(*many) >= {(7, 8), (7, 9), (8, 9)}
+    assert near(*many) == by_force(many)
+
+
 def rows_of(path: Path, rows: list[dict[str, str]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
