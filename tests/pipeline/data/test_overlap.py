@@ -18,6 +18,11 @@ from kdc.pipeline.data.splits import pick_last
 from kdc.pipeline.results import DataReport
 
 SENTENCE = "the old clock in the hall struck nine before anybody had gone to bed"
+GOLDEN = {
+    "eval": [4, 5, 8, 16, 33, 57],
+    "tune": [0, 9, 13, 15, 20, 26, 31, 37, 52, 53],
+    "train": [18, 21, 22, 23, 24, 25, 29, 32, 36, 38, 40, 43, 44, 45, 48, 49, 51, 56, 58, 59],
+}
 TASK = custom_task("own", "text", None, "label", "classification", ())
 
 
@@ -295,6 +300,26 @@ def test_a_group_that_fits_into_no_slice_is_told_of(tmp_path: Path, merged: int,
     data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), group="who")
     report = prepare(tmp_path / "data", TASK, data, seed=0)
     assert any("belong together" in warning for warning in report.warnings) is warns
+
+
+def test_too_few_rows_are_not_blamed_on_rows_that_belong_together(tmp_path: Path) -> None:
+    rows = [{"text": f"text{number}", "label": f"label{number}"} for number in range(4)]
+    with pytest.raises(InputError, match="too few rows to hold out") as caught:
+        prepare(tmp_path / "run", TASK, DataSettings(train=rows_of(tmp_path / "train.csv", rows)), seed=0)
+    assert "belong together" not in str(caught.value)
+
+
+def test_a_seed_gives_the_rows_that_it_always_gave(tmp_path: Path) -> None:
+    """Answers of a black box, and runs that go on, know rows by their numbers: another version must not choose others.
+    The numbers were written down when this was the case for the first time."""
+    rows = [{"text": f"text{number}", "label": "yes" if number % 3 else "no"} for number in range(60)]
+    data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), max_train_rows=20)
+    prepare(tmp_path / "run", TASK, data, seed=2)
+    chosen = {
+        split: sorted(int(text.removeprefix("text")) for text in texts_of(tmp_path / "run", split))
+        for split in ("eval", "tune", "train")
+    }
+    assert chosen == GOLDEN
 
 
 def test_the_last_rows_by_time_are_the_evaluation(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def test_rows_that_are_not_trained_on_make_the_tuning_slice_larger(rows: int, mo
         ([97, 2, 1], 10, {"at_least": 1}, [8, 1, 1]),
         ([97, 2, 1], 50, {"leave": 1}, [49, 1, 0]),
         ([3, 0, 3], 10, {}, [3, 0, 3]),
+        # One of each is three too many: they come from those with the largest shares, at last from the first.
+        ([50, 45, 1, 1, 1, 1, 1], 11, {"at_least": 1}, [3, 3, 1, 1, 1, 1, 1]),
         ([1, 1], 5, {"leave": 1}, [0, 0]),
         ([5, 5, 5], 2, {"at_least": 1}, [1, 1, 0]),
         ([0, 0], 3, {}, [0, 0]),
@@ -92,3 +94,10 @@ def test_sample_takes_only_eligible_rows_in_proportion() -> None:
     assert not (chosen & ~eligible).any()
     assert not np.array_equal(chosen, sample(classes, eligible, 20, seed=1))
     assert np.array_equal(sample(classes, eligible, 99, seed=0), eligible)
+
+
+def test_units_that_are_too_large_for_a_share_may_take_half_of_a_class() -> None:
+    units, classes = np.repeat(np.arange(4), 5), np.repeat([0, 1], 10)
+    chosen = pick_slice(units, classes, np.ones(20, dtype=np.bool_), 8, seed=0)
+    assert chosen.sum() == 5
+    assert len(set(units[chosen])) == 1
