@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TextIO
 
 _BATCH = 32
 _CALLS, _ROWS = 100, 512  # of a turn: texts one by one, and texts in batches
@@ -64,9 +64,14 @@ def main() -> None:
         answer, size = _PEERS[name](texts, labels, Path(scratch))
         told = {"seconds": time.perf_counter() - began, "size_bytes": size}
         probabilities = [[round(float(each), 6) for each in row] for row in answer(evaluated)]
-        for reply in ({**told, "probabilities": probabilities}, *(take_turn(answer, evaluated) for _ in sys.stdin)):
-            replies.write(json.dumps(reply) + "\n")
-            replies.flush()
+        _reply(replies, {**told, "probabilities": probabilities})
+        for _ in sys.stdin:
+            _reply(replies, take_turn(answer, evaluated))
+
+
+def _reply(stream: TextIO, value: dict[str, Any]) -> None:
+    stream.write(json.dumps(value) + "\n")
+    stream.flush()
 
 
 def _minilm() -> str:
