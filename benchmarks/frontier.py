@@ -34,7 +34,7 @@ from kdc.serving.engine.engine import Engine
 ROOT = Path(__file__).resolve().parent.parent
 _PEERS = "model2vec,fasttext,encoder"
 _CONFIDENCE = 0.95
-_WORDS = {"encoder": "sentence-transformers ONNX + logistic regression"}
+_WORDS = {"encoder": "MiniLM in ONNX + logistic regression"}
 
 
 class Peer:
@@ -123,7 +123,7 @@ def _point(peer: Peer, facts: FrontierFacts, run: Path, peers: int) -> Point:
         student=_WORDS.get(peer.name, peer.name),
         artifact="",
         sha256="",
-        variant="its own package",
+        variant="package",
         score=score,
         interval=score_interval(answers, labels, kind, facts.metric, groups=groups, confidence=confidence),
         difference=score - facts.teacher,

@@ -80,6 +80,8 @@ def series(place: int) -> tuple[str, str]:
     return SERIES[place % len(SERIES)], _MARKS[place // len(SERIES) % len(_MARKS)]
 
 
-def write(axes: Axes, text: str, place: tuple[float, float], *, above: float, colour: str = INK) -> None:
-    """Write a text, centred, `above` points above a place in the axes' data."""
-    axes.annotate(text, place, xytext=(0, above), textcoords="offset points", ha="center", color=colour)
+def write(
+    axes: Axes, text: str, place: tuple[float, float], *, above: float, aside: float = 0.0, colour: str = INK
+) -> None:
+    """Write a text, centred, `above` points above a place in the axes' data and `aside` points to its right."""
+    axes.annotate(text, place, xytext=(aside, above), textcoords="offset points", ha="center", color=colour)

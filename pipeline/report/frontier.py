@@ -2,8 +2,9 @@
 outside request), `frontier.json` and `frontier.md`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,11 +14,12 @@ from kdc.artifact.inspection import share
 from kdc.common.files import write_whole
 from kdc.common.tables import number
 from kdc.pipeline.quality.frontier import COSTS, SCHEMA, FrontierFacts, Point, front
-from kdc.pipeline.report.drawing import FIRST, SECOND, SOFT, styled, svg, write
+from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, styled, svg, write
 from kdc.pipeline.report.markup import render
 from kdc.pipeline.report.plots import short_name
 from kdc.pipeline.rundir.directory import FRONTIER
 
+_WIDE = 100  # costs whose range is more than that have ticks at powers of ten alone
 _FLOORS = {"probe": "linear probe", "tfidf": "TF-IDF", "majority": "majority"}
 
 
@@ -84,14 +86,32 @@ def _floors(facts: FrontierFacts) -> str:
     return ", ".join([f"teacher {facts.teacher:.1f}", *told])
 
 
+def _floors_in_sight(facts: FrontierFacts) -> list[tuple[str, float, float]]:
+    """Name, score, and where along the axis the name stands: side by side, since they may be equal."""
+    told = (("tfidf", 0.0), ("probe", 0.3))
+    return [(name, facts.floors[name], along) for name, along in told if name in facts.floors]
+
+
 @styled
 def curve(facts: FrontierFacts) -> str:
-    """The score against each cost, on logarithmic axes, with intervals; lines join the front."""
+    """The score against each cost, on logarithmic axes, with intervals; lines join the front. Points have numbers, and
+    their names stand beside the first panel."""
     figure = Figure(figsize=(9, 8.2))
-    parts = figure.subplot_mosaic([["latency", "latency"], ["throughput", "size"]], height_ratios=[1.15, 1])
+    parts = figure.subplot_mosaic([["latency", "names"], ["throughput", "size"]], height_ratios=[1.15, 1])
+    by_score = sorted(facts.points, key=lambda point: (-point.score, point.latency_p50_ms))
+    numbers = {point.student: number for number, point in enumerate(by_score, 1)}
     for name, (cost, words) in COSTS.items():
-        _draw(parts[name], facts, cost, words)
+        _draw(parts[name], facts, cost, words, numbers)
         parts[name].set_title(f"Against {name}")
+    parts["names"].set_axis_off()
+    for point in by_score:
+        number = numbers[point.student]
+        for along, text in ((0.12, str(number)), (0.15, f"{short_name(point.student)}, {point.variant}")):
+            side: Any = "right" if text == str(number) else "left"
+            written = parts["names"].text(
+                along, 1 - 0.075 * number, text, ha=side, transform=parts["names"].transAxes, color=INK
+            )
+            written.set_in_layout(False)
     words = "; ".join(
         f"{short_name(point.student)} in {point.variant} {point.score:.1f} points, {point.latency_p50_ms:.2f} ms, "
         f"{point.rows_per_second:.0f} rows a second, {point.size_mb:.1f} MB"
@@ -100,7 +120,9 @@ def curve(facts: FrontierFacts) -> str:
     return svg(figure, "curve", f"{facts.metric} against latency, throughput and size: {words}. {_floors(facts)}.")
 
 
-def _draw(axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], words: str) -> None:
+def _draw(
+    axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], words: str, numbers: Mapping[str, int]
+) -> None:
     best = front(facts.points, cost)
     axes.plot([abs(cost(point)) for point in best], [point.score for point in best], color=SECOND, alpha=0.5)
     for rank, point in enumerate(sorted(facts.points, key=cost)):
@@ -108,16 +130,17 @@ def _draw(axes: Axes, facts: FrontierFacts, cost: Callable[[Point], float], word
         colour = SECOND if point in best else FIRST
         axes.plot([place[0]] * 2, point.interval, color=colour, alpha=0.6)
         axes.plot(*place, "o", color=colour)
-        write(axes, short_name(point.student), place, above=8 if rank % 2 else -18)  # neighbours would overlap
-    for name, score in {"teacher": facts.teacher, **facts.floors}.items():
-        if name == "majority":  # far below all others: it is in the text
-            continue
+        aside = 10 if rank % 2 else -10  # neighbours would overlap
+        write(axes, str(numbers[point.student]), place, above=-4, aside=aside)
+    # The majority is far below all others: it is in the text.
+    for name, score, along in (("teacher", facts.teacher, 0.0), *_floors_in_sight(facts)):
         axes.axhline(score, color=SOFT, linestyle=":")
         told = _FLOORS.get(name, name)
-        axes.annotate(told, (0, score), xycoords=("axes fraction", "data"), va="bottom", color=SOFT, fontsize=8)
+        axes.annotate(told, (along, score), xycoords=("axes fraction", "data"), va="bottom", color=SOFT, fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.1)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    costs = [abs(cost(point)) for point in facts.points]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if max(costs) > _WIDE * min(costs) else (1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=words, ylabel=facts.metric)
