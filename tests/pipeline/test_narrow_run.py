@@ -33,8 +33,10 @@ def test_the_student_has_the_neurons_that_matter_for_the_training_rows(finished:
     run = tmp_path / "run"
     shutil.copytree(finished.folder / "run", run, symlinks=True)
 
+    begun = shutil.copytree(run, tmp_path / "begun", symlinks=True, ignore=shutil.ignore_patterns("teacher"))
     with pytest.raises(InputError, match="no such width"):
-        tiny_runs.compress(narrow(finished, run, "layers:1,ffn=999"), until="student")
+        tiny_runs.compress(narrow(finished, begun, "layers:1,ffn=999"), until="student")
+    assert not (begun / "teacher").exists()
     for student, width in (("layers:1,ffn=9", 9), ("layers:1", None)):
         stages = tiny_runs.compress(narrow(finished, run, student), until="student").stages
         assert stages["teacher"].skipped
