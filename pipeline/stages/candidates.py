@@ -103,11 +103,11 @@ def students_of(config: Config) -> list[str]:
     own, layers = _canonical(config), loading.depth(config.teacher.model)
     if config.contract.search == "off":
         return [own]
-    cuts = [str(Cut(first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
-    if (half := half_width(config.teacher.model)) is not None:
-        cuts += [str(Cut(first_and_last(depth, layers), half)) for depth in range(layers, 0, -1)]
-    if is_shallow(own):  # the settings are for such students
-        cuts = []
+    cuts: list[str] = []
+    if not is_shallow(own):  # else the settings are for students without layers
+        cuts += [str(Cut(first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
+        if (half := half_width(config.teacher.model)) is not None:
+            cuts += [str(Cut(first_and_last(depth, layers), half)) for depth in range(layers, 0, -1)]
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
     return possible if own in possible else [own, *possible]
 

@@ -32,6 +32,7 @@ from kdc.pipeline.training.predict import predict
 
 TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training
 _PROBE_ROWS = 64
+_CHECKPOINTS = "checkpoints"
 
 
 def distil(
@@ -57,8 +58,49 @@ def distil(
         role: whose tokens it takes: "teacher" or "student".
         progress: called with (step, steps).
     """
-    task = data.task
     set_seed(environment.seed)
+    new_modules, pad_id = _make_base(
+        settings, data, out, environment, cut_from=cut_from, vocabulary=vocabulary, role=role
+    )
+    # What is trained is what reading the file gives: an architecture may build a layer by its number.
+    student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
+    parameters = loading.count_parameters(as_served(student))
+    if settings.method == "lora":
+        student = adapters.with_adapters(student, new_modules, settings.lora)
+        adapters.save_rewritten(student, out / "base", out / "below")
+    result = fine_tune(
+        student,
+        settings,
+        data,
+        environment,
+        role=role,
+        pad_id=pad_id,
+        checkpoints=out / _CHECKPOINTS,
+        progress=progress,
+        new_modules=new_modules,
+        teacher_logits=teacher_logits,
+    )
+    student.to("cpu")
+    if settings.method == "lora":
+        adapters.save_adapters(student, out / "adapter")
+    else:
+        student.save_pretrained(out / "full")
+    np.save(out / TRAINED_LOGITS, predict(student, probe_rows(data, role), pad_id=pad_id))
+    return result.model_copy(update={"parameters": parameters})
+
+
+def _make_base(
+    settings: StudentSettings,
+    data: PreparedData,
+    out: Path,
+    environment: Environment,
+    *,
+    cut_from: str,
+    vocabulary: Path | None,
+    role: str,
+) -> tuple[tuple[str, ...], int]:
+    """Write the student before its training to `base/`, and return its modules that start at random and its padding
+    id. A training that goes on keeps the base that it began with: another machine might choose other neurons."""
 
     def importance(model: Any) -> list[torch.Tensor]:
         pad_id = loading.load_tokenizer(cut_from if vocabulary is None else str(vocabulary)).pad_token_id
@@ -71,11 +113,10 @@ def distil(
             seed=environment.seed,
         )
 
-    # A training that goes on keeps the neurons that it began with: another machine might choose others.
-    begun = last_checkpoint(out / "checkpoints") is not None
+    begun = last_checkpoint(out / _CHECKPOINTS) is not None
     loaded, source = new_student(
         settings.model,
-        task,
+        data.task,
         cut_from=cut_from,
         vocabulary=vocabulary,
         importance=first_neurons if begun else importance,
@@ -84,31 +125,7 @@ def distil(
     if not begun:
         loaded.model.save_pretrained(out / "base")
         tokenizer.save_pretrained(out / "base")
-    # What is trained is what reading the file gives: an architecture may build a layer by its number.
-    student: Any = loading.load_model(str(out / "base"), task, dropout=settings.dropout_rate).model
-    parameters = loading.count_parameters(as_served(student))
-    if settings.method == "lora":
-        student = adapters.with_adapters(student, loaded.new_modules, settings.lora)
-        adapters.save_rewritten(student, out / "base", out / "below")
-    result = fine_tune(
-        student,
-        settings,
-        data,
-        environment,
-        role=role,
-        pad_id=tokenizer.pad_token_id,
-        checkpoints=out / "checkpoints",
-        progress=progress,
-        new_modules=loaded.new_modules,
-        teacher_logits=teacher_logits,
-    )
-    student.to("cpu")
-    if settings.method == "lora":
-        adapters.save_adapters(student, out / "adapter")
-    else:
-        student.save_pretrained(out / "full")
-    np.save(out / TRAINED_LOGITS, predict(student, probe_rows(data, role), pad_id=tokenizer.pad_token_id))
-    return result.model_copy(update={"parameters": parameters})
+    return loaded.new_modules, tokenizer.pad_token_id
 
 
 def new_student(

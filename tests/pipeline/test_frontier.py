@@ -319,20 +319,24 @@ def test_the_page_stands_alone_and_escapes_what_it_is_given(made: tuple[Config, 
     assert hostile in (tmp_path / "frontier.md").read_text(encoding="utf-8")
 
 
-def test_the_table_tells_the_most_accurate_first_and_names_the_fronts() -> None:
-    facts = FrontierFacts(
+def facts_of(*points: Point, left: tuple[Left, ...] = ()) -> FrontierFacts:
+    return FrontierFacts(
         task="t",
         metric="accuracy",
         rows=10,
         groups=10,
         teacher=90.0,
         floors={"tfidf": 60.0},
-        points=(a_point("static", 72.0, 0.1, 900, 2.0), a_point("teacher", 90.0, 2.0, 50, 20.0)),
-        left=(),
+        points=points,
+        left=left,
         cpu="a CPU",
         threads=1,
         device="cpu",
     )
+
+
+def test_the_table_tells_the_most_accurate_first_and_names_the_fronts() -> None:
+    facts = facts_of(a_point("static", 72.0, 0.1, 900, 2.0), a_point("teacher", 90.0, 2.0, 50, 20.0))
     head, *rows = table(facts)
     assert [row[0] for row in rows] == ["teacher, int8", "static, int8"]
     assert [row[head.index("kept %")] for row in rows] == ["100.0", "80.0"]
@@ -384,19 +388,7 @@ def _no_links(source: str, target: str) -> None:
 
 def test_from_python_its_points_lead_to_their_artifacts(finished: Finished, tmp_path: Path) -> None:
     """And what the command line prints. Would catch a path that leads nowhere, and a report of a run that made none."""
-    facts = FrontierFacts(
-        task="t",
-        metric="accuracy",
-        rows=10,
-        groups=10,
-        teacher=90.0,
-        floors={},
-        points=(a_point("static", 72.0, 0.1),),
-        left=(Left(student="layers:0", why="it learned nothing"),),
-        cpu="a CPU",
-        threads=1,
-        device="cpu",
-    )
+    facts = facts_of(a_point("static", 72.0, 0.1), left=(Left(student="layers:0", why="it learned nothing"),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "make_frontier", lambda *_, **__: facts)
         made = kdc.frontier(
