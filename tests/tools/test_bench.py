@@ -11,7 +11,7 @@ import torch
 from bag_models import write_artifact
 
 from kdc.common.errors import InputError, KdcError
-from kdc.tools.bench import run
+from kdc.tools.bench import run, subject_process
 from kdc.tools.bench.plot import check_format, draw
 from kdc.tools.bench.result import BenchResult, render
 from kdc.tools.bench.run import Case, Subject, parse_subject, run_bench
@@ -38,6 +38,7 @@ def test_every_subject_has_its_turns_at_every_case_it_can_take(result: BenchResu
             assert case.calls >= 3 * 5
             assert 0 < case.p50_ms <= case.p95_ms <= case.p99_ms
             assert case.rows_per_second > 0
+            assert case.peak_share == 0  # a bag of words multiplies no matrices
         assert subject.cold_start_s > 0
         assert subject.peak_memory_bytes > 10e6
 
@@ -76,6 +77,17 @@ def test_a_subject_imports_nothing_from_the_callers_folder(artifact: Path, monke
     assert [subject.name for subject in result.subjects] == ["a"]
 
 
+def test_the_share_of_the_peak_is_operations_in_the_time_they_took(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The bugs to catch: the ratio the other way round, the time of all calls in the place of one, milliseconds.
+    monkeypatch.setattr(subject_process, "operations", lambda file, feeds: 1000 * feeds["input_ids"].size)
+    monkeypatch.setattr(subject_process, "product", lambda number_format, threads: lambda: 1e9 * threads)
+    turn = load(artifact, variant="fp32", device="cpu", threads=2).time(batch=3, length=8, seconds=0.01)
+    seconds = sum(turn.ms) / len(turn.ms) / 1000
+    assert turn.peak_share == pytest.approx(3 * 8 * 1000 / seconds / 2e9)
+
+
 @pytest.fixture(scope="module")
 def hugging_face_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoModelForSequenceClassification
@@ -91,6 +103,7 @@ def test_a_hugging_face_model_is_timed_with_torch(hugging_face_model: Path) -> N
     turn = model.time(batch=2, length=6, seconds=0.01)
     assert turn.tokens == 6
     assert sum(turn.ms) >= 10
+    assert turn.peak_share is None
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from kdc.common.machine import Cores, Cpu, Nvidia
 from kdc.common.tables import aligned, number
 
 _SUBJECT_TITLES = ("subject", "runtime", "on", "threads", "cold start s", "peak MB")
-_CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows/s", "x first")
+_CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows/s", "x first", "% of peak")
 
 
 class Loaded(Frozen):
@@ -26,6 +26,9 @@ class Turn(Frozen):
 
     tokens: int  # tokens of each row, special tokens included
     ms: tuple[float, ...]  # milliseconds of every call that was timed
+    # operations of the matrix products a second, of the most that the machine reaches with as many threads, by
+    # measurement beside the turn; None on a GPU, in torch, in fp16, and without the package onnx
+    peak_share: float | None
 
     def rows_per_second(self, batch: int) -> float:
         """Throughput with `batch` rows a call."""
@@ -43,6 +46,7 @@ class CaseResult(Frozen):
     p95_ms: float  # 95th percentile of the calls' latencies
     p99_ms: float  # 99th percentile of the calls' latencies
     rows_per_second: float  # median of the rounds
+    peak_share: float | None  # median of the turns, see there
     # rows a second divided by those of the first subject, the median of the ratios within each round; None where the
     # first subject does not take rows of this length
     against_first: float | None
@@ -124,6 +128,7 @@ def _case_rows(subjects: Sequence[SubjectResult]) -> list[tuple[str, ...]]:
             *(f"{milliseconds:.2f}" for milliseconds in (case.p50_ms, case.p95_ms, case.p99_ms)),
             f"{case.rows_per_second:.0f}",
             number(case.against_first, 2),
+            number(case.peak_share, 0, 100),
         )
         for case, name in cases
     ]

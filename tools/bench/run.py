@@ -223,6 +223,7 @@ def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn] | None) ->
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
     p50, p95, p99 = (float(value) for value in np.percentile(calls, (50, 95, 99)))
     speeds = [turn.rows_per_second(case.batch) for turn in turns]
+    shares = [turn.peak_share for turn in turns if turn.peak_share is not None]
     ratios = [speed / turn.rows_per_second(case.batch) for speed, turn in zip(speeds, first or (), strict=False)]
     return CaseResult(
         batch=case.batch,
@@ -233,5 +234,6 @@ def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn] | None) ->
         p95_ms=p95,
         p99_ms=p99,
         rows_per_second=median(speeds),
+        peak_share=median(shares) if shares else None,
         against_first=median(ratios) if ratios else None,
     )
