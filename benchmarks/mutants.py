@@ -68,7 +68,8 @@ MODULES = {
 _KILLED, _LIVES, _LEAST = 1, 0, 0.9
 # What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-_SECONDS = 120  # a mutant that runs longer does not end
+# A mutant that works for longer, or waits for longer, does not end. Other processes make it wait, and not work.
+_SECONDS, _SECONDS_OF_WAITING = 120, 1200
 # Prints the modules that collecting tests loads, with their files.
 _COLLECT = """
 import json, os, sys, pytest
@@ -150,7 +151,8 @@ def outcome(mutant: Mutant, tests: list[str]) -> int:
 def _run(mutant: Mutant, tests: list[str]) -> int:
     import pytest
 
-    signal.alarm(_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+    signal.alarm(_SECONDS_OF_WAITING)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
