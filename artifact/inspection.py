@@ -15,6 +15,7 @@ _ORDER = (
     "student",
     "student_without_kd",
     "student_without_kd_by_score",
+    "student_without_unlabeled",
     "merged",
     "fp32",
     "int8",

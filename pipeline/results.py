@@ -76,6 +76,7 @@ class DataReport(Result):
     splits: dict[str, SplitCounts] = Field(default_factory=dict)  # counts of rows, by split
     held_out: int = 0  # training rows that became the evaluation split, because no evaluation rows were given
     unused_train_rows: int = 0  # training rows that no split holds (`data.max_train_rows`)
+    unused_unlabeled_rows: int = 0  # the same of the unlabelled ones (`data.max_unlabeled_rows`)
     duplicates: dict[str, int] = Field(default_factory=dict)  # counts of rows whose text stands elsewhere too, by where
     # rows left out by split, because the published file is known to be broken there
     skipped: dict[str, int] = Field(default_factory=dict)
@@ -280,6 +281,7 @@ class ControlsResult(StageResult):
 
     student_without_kd: ModelResult | None = None  # the same student trained on the labels alone
     student_without_kd_by_score: ModelResult | None = None  # the same, its step kept by the metric in place of its loss
+    student_without_unlabeled: ModelResult | None = None  # the same student, distilled on the labelled rows alone
     teacher_lora: ModelResult | None = None  # the teacher fine-tuned through adapters
 
 

@@ -71,7 +71,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         left.unlink() if left.is_symlink() else shutil.rmtree(left)  # of a run that was cut off
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
-        parts = split_rows(task, rows, data.max_train_rows, seed)
+        parts = split_rows(task, rows, data.max_train_rows, seed, most_unlabeled=data.max_unlabeled_rows)
         near = near_train(rows, parts)
         report = make_report(task, rows, parts, near)
         first_row = 0

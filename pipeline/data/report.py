@@ -23,6 +23,7 @@ def make_report(task: Task, rows: dict[str, CheckedRows], parts: dict[str, Part]
         splits={name: _count(task, rows[part.origin], part) for name, part in parts.items()},
         held_out=len(parts["eval"]) if parts["eval"].origin == "train" else 0,
         unused_train_rows=len(rows["train"]) - used,
+        unused_unlabeled_rows=parts["unlabeled"].unused if "unlabeled" in parts else 0,
         duplicates=_duplicates(task, rows, parts, near),
         skipped={name: split.skipped for name, split in rows.items() if split.skipped},
     )
@@ -52,7 +53,7 @@ def _duplicates(
         if groups[0] is not None and groups[1] is not None:
             counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1]).sum())
     if "unlabeled" in rows:
-        counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum())
+        counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum()) - parts["unlabeled"].unused
         evaluated = [part for name, part in parts.items() if name.startswith("eval") and part.origin != "train"]
         near_eval = [belongs(rows["unlabeled"], rows[part.origin], part.chosen) for part in evaluated]
         counts["unlabeled_rows_in_eval"] = int(np.any(near_eval, axis=0).sum()) if near_eval else 0

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import nearest
+from kdc.pipeline.data.overlap import near_rows, nearest
 from kdc.pipeline.data.rows import CheckedRows, Ints
 from kdc.pipeline.data.sources import SPLITS
 
@@ -27,15 +27,23 @@ class Part:
 
     origin: str
     chosen: Mask
+    unused: int = 0  # rows that might have been chosen too, but are more than were asked for
 
     def __len__(self) -> int:
         return int(self.chosen.sum())
 
 
-def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | None, seed: int) -> dict[str, Part]:
+def split_rows(
+    task: Task,
+    rows: dict[str, CheckedRows],
+    max_train_rows: int | None,
+    seed: int,
+    *,
+    most_unlabeled: int | None = None,
+) -> dict[str, Part]:
     """Decide the rows of every split of the run, from the checked rows of every split of the source.
 
-    At most `max_train_rows` are trained on; `seed` decides the slices.
+    At most `max_train_rows` are trained on, beside at most `most_unlabeled` unlabelled ones; `seed` decides the slices.
 
     Raises:
         InputError: there are too few rows.
@@ -62,7 +70,10 @@ def split_rows(task: Task, rows: dict[str, CheckedRows], max_train_rows: int | N
             # An unlabelled text that belongs to the tuning slice would be trained on, with the teacher's answer; so
             # would one that belongs to rows that are held out for the evaluation.
             held_out = tune | parts["eval"].chosen if parts["eval"].origin == "train" else tune
-            parts[name] = Part(name, ~belongs(others, train, held_out))
+            allowed = ~belongs(others, train, held_out)
+            size = len(others) if most_unlabeled is None else most_unlabeled
+            chosen = pick_novel(others, allowed, train, parts["train"].chosen, size, seed)
+            parts[name] = Part(name, chosen, unused=int((allowed & ~chosen).sum()))
         elif name != "train":
             parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
     _check_parts(parts, classes, units)
@@ -75,6 +86,36 @@ def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
     if others.groups is not None and rows.groups is not None:
         found |= np.isin(others.groups, rows.groups[chosen])
     return found
+
+
+def pick_novel(others: CheckedRows, allowed: Mask, rows: CheckedRows, known: Mask, size: int, seed: int) -> Mask:
+    """Choose from the other rows those that tell most beside the known ones.
+
+    First come rows that are near no known row and near no other one that may be chosen, or are the first of these; then
+    the rest; last those that repeat a text. Of equals chance takes some.
+
+    Args:
+        others: the rows to choose from, of which those may be chosen that `allowed` says, (others,).
+        rows: the rows of which those are known that `known` says, (rows,).
+        size: rows to choose at most.
+        seed: of the choice.
+
+    Returns:
+        (others,) True for the chosen rows.
+    """
+    candidates = np.flatnonzero(allowed)
+    if size >= len(candidates):
+        return allowed
+    repeats = np.ones(len(others), dtype=np.bool_)
+    repeats[candidates[np.unique(others.texts[candidates], return_index=True)[1]]] = False
+    repeats |= np.isin(others.texts, rows.texts[known])
+    near = nearest(others.runs, rows.runs.of(known)) >= 0
+    near[near_rows(others.runs.of(allowed))[1]] = True
+    candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(candidates)
+    by_worth = candidates[np.argsort(np.where(repeats, 2, near)[candidates], kind="stable")]
+    chosen = np.zeros(len(others), dtype=np.bool_)
+    chosen[by_worth[:size]] = True
+    return chosen
 
 
 def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:

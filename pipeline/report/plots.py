@@ -27,6 +27,7 @@ _NAMES = {  # other models are called as they are
     "teacher_lora": "LoRA teacher",
     "student_without_kd": "without KD",
     "student_without_kd_by_score": "without KD, by score",
+    "student_without_unlabeled": "without unlabelled texts",
 }
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _AREA = 12.0  # points squared a MB

@@ -71,9 +71,11 @@ class Run:
         """What a finished stage handed on; see `read_result`."""
         return read_result(self.root, kind)
 
-    def distil(self, student: StudentSettings, out: Path, *, labels_alone: bool = False) -> ModelResult:
-        """Make and train a student in `out`, by the teacher's logits and the labels, or by the labels alone; see
-        `kdc.pipeline.training.students.distil`."""
+    def distil(
+        self, student: StudentSettings, out: Path, *, labels_alone: bool = False, unlabeled: bool = True
+    ) -> ModelResult:
+        """Make and train a student in `out`, by the teacher's logits and the labels, or by the labels alone, with the
+        unlabelled rows or without; see `kdc.pipeline.training.students.distil`."""
         return distil(
             student,
             self.data(),
@@ -84,6 +86,7 @@ class Run:
             vocabulary=self.vocabulary,
             role=self.role_of(student.model),
             progress=self.progress,
+            unlabeled=unlabeled,
         )
 
     @property

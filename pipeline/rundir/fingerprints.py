@@ -36,7 +36,7 @@ def as_json(settings: dict[str, Any]) -> dict[str, Any]:
 def labelled_rows(config: Config) -> dict[str, Any]:
     """What the teacher's rows depend on: neither the unlabelled rows nor the student, whose change shall not train the
     teacher again."""
-    paths = {"data", "train", "eval", "unlabeled"}
+    paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
     unused = {name for name in ("group", "time") if getattr(config.data, name) is None}  # runs of before had no such
     return {
         **config.data.model_dump(mode="json", exclude=paths | unused),
@@ -50,7 +50,8 @@ def labelled_rows(config: Config) -> dict[str, Any]:
 def answered_rows(config: Config) -> dict[str, Any]:
     """What the rows depend on that the teacher answers: not the student, nor its vocabulary."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
-    return labelled_rows(config) | rows
+    most = config.data.max_unlabeled_rows
+    return labelled_rows(config) | rows | ({} if most is None else {"max_unlabeled_rows": most})
 
 
 def later(settings: TeacherSettings | StudentSettings) -> set[str]:

@@ -1,7 +1,8 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
 
 The same student without KD (labels alone), its step kept as the student's own is and by its score, since KD should not
-win by how a step is chosen; and the teacher with LoRA in place of full fine-tuning.
+win by how a step is chosen; the student distilled without the unlabelled texts, where there are some, which tells what
+these bought; and the teacher with LoRA in place of full fine-tuning.
 Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
@@ -25,7 +26,8 @@ from kdc.pipeline.training.teachers import train_teacher
 def depends_on(run: Run) -> dict[str, Any]:
     """Whether they were asked for; else teacher and student."""
     asked = run.config.run.controls
-    return {"controls": asked} | ({"models": list(CONTROLS)} if asked else {})
+    without = set() if run.config.data.unlabeled else {"student_without_unlabeled"}
+    return {"controls": asked} | ({"models": [name for name in CONTROLS if name not in without]} if asked else {})
 
 
 def run(run: Run, out: Path) -> ControlsResult:
@@ -38,6 +40,8 @@ def run(run: Run, out: Path) -> ControlsResult:
         makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
         if run.student.kept_step != "score":
             makers["student_without_kd_by_score"] = partial(student_without_kd, kept_step="score")
+        if run.data().has("unlabeled"):
+            makers["student_without_unlabeled"] = student_without_unlabeled
     for name, make in makers.items():
         record, work = out / f"{name}.json", out / f"{name}.work"
         if not (out / name).exists():  # a control that has its folder was finished before the stage was cut off
@@ -51,9 +55,21 @@ def run(run: Run, out: Path) -> ControlsResult:
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:
     """Train the student on the labels alone; `work/model` is the merged model."""
     result = run.distil(run.student.model_copy(update={"kept_step": kept_step}), work, labels_alone=True)
+    _save_merged(work)
+    return result
+
+
+def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
+    """Distil the student on the labelled rows alone, as its settings train it on these; `work/model` is the merged
+    model."""
+    result = run.distil(run.student, work, unlabeled=False)
+    _save_merged(work)
+    return result
+
+
+def _save_merged(work: Path) -> None:
     merged_student(work).save_pretrained(work / "model")
     loading.load_tokenizer(str(work / "base")).save_pretrained(work / "model")
-    return result
 
 
 def teacher_lora(run: Run, work: Path) -> ModelResult:

@@ -42,6 +42,9 @@ def run(run: Run, out: Path) -> DataResult:
     report = prepare(out, task_of(config), config.data, seed=config.run.seed)
     for warning in report.warnings:
         run.say(f"warning: {warning}")
+    if unused := report.unused_unlabeled_rows:
+        taken = report.splits["unlabeled"].rows
+        run.say(f"of the unlabelled texts {taken:,} are learned from, first those unlike any other; {unused:,} are not")
     task = open_data(out).task
     _check_plan(config, task)
 

@@ -40,6 +40,7 @@ def fine_tune(
     progress: Progress,
     new_modules: tuple[str, ...] = (),
     teacher_logits: Path | None = None,
+    unlabeled: bool = True,
 ) -> ModelResult:
     """Train a model in place on the training rows, and score it on the tuning slice.
 
@@ -54,11 +55,12 @@ def fine_tune(
         new_modules: names of the modules that start at random, see `Loaded`.
         teacher_logits: file (.npy) with the teacher's logits, (row ids, outputs), by row id; the unlabelled rows are
             then trained on too. None trains on the labels alone.
+        unlabeled: False leaves the unlabelled rows out all the same (a control).
     """
     objective = Objective(data.task, class_weights(settings.class_weights, data))
     if isinstance(settings, StudentSettings):
         objective = replace(objective, alpha=settings.alpha, temperature=settings.temperature)
-    splits = ["train", "unlabeled"] if teacher_logits and data.has("unlabeled") else ["train"]
+    splits = ["train", "unlabeled"] if teacher_logits and unlabeled and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
     tune = Rows.read(data, role, ["tune"], teacher_logits)
     environment = settle(environment, model, rows, pad_id=pad_id)

@@ -46,6 +46,7 @@ def distil(
     vocabulary: Path | None = None,
     role: str,
     progress: Progress,
+    unlabeled: bool = True,
 ) -> ModelResult:
     """Make a student and train it into a folder.
 
@@ -57,6 +58,7 @@ def distil(
         vocabulary: folder of a smaller one for it (`kdc.pipeline.models.vocabulary`); None keeps the model's.
         role: whose tokens it takes: "teacher" or "student".
         progress: called with (step, steps).
+        unlabeled: see `fine_tune`.
     """
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(
@@ -79,6 +81,7 @@ def distil(
         progress=progress,
         new_modules=new_modules,
         teacher_logits=teacher_logits,
+        unlabeled=unlabeled,
     )
     student.to("cpu")
     if settings.method == "lora":

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from kdc.pipeline.data.prepared import PreparedData, digest, open_data
 from kdc.pipeline.data.scores import Scores, scores_of_rows
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.run import compress
+from kdc.pipeline.rundir import context
+from kdc.pipeline.rundir.context import open_run
+from kdc.pipeline.stages.controls import student_without_unlabeled
 from kdc.pipeline.stages.teacher import are_the_labels
 
 ALMOST = 0.9  # how sure the black box is of what it says
@@ -326,6 +330,14 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
     record = json.loads((tmp_path / "run" / "student" / "stage.json").read_text(encoding="utf-8"))
     both = len(data.rows("train")) + len(data.rows("unlabeled"))
     assert record["metrics"]["train_rows"] == both  # a student learns from the unlabelled rows too
+    # The control without them. The bugs to catch: it has them too, or learns from the labels alone.
+    run = open_run(tmp_path / "run", config, Reporter())
+    with mock.patch.object(context, "distil", wraps=context.distil) as distil:
+        control = student_without_unlabeled(run, tmp_path / "control")
+    assert control.training is not None
+    assert control.training.train_rows == len(data.rows("train"))
+    assert distil.call_args.args[2] == tmp_path / "run" / "targets" / "logits.npy"
+    assert (tmp_path / "control" / "model" / "tokenizer.json").exists()
 
 
 def test_texts_that_look_like_nothing_or_a_number_are_texts(data: PreparedData, tmp_path: Path) -> None:

@@ -186,6 +186,13 @@ def test_new_unlabelled_rows_do_not_train_the_teacher_again(finished: Finished, 
     assert skipped == {"data": False, "teacher": True, "targets": False, "student": False}
     targets = np.load(copied / "targets" / "logits.npy")
     assert len(targets) == 700 + 60
+    fewer = {"data.unlabeled": extra, "data.max_unlabeled_rows": 40}
+    assert again(finished, copied, how={"until": "targets"}, flags=fewer) == {
+        "data": False,
+        "teacher": True,
+        "targets": False,
+    }
+    assert len(np.load(copied / "targets" / "logits.npy")) == 700 + 40
 
 
 @pytest.mark.usefixtures("instant")

@@ -37,6 +37,7 @@ def _prepare(
     *,
     task: Task | None = None,
     max_train_rows: int | None = None,
+    max_unlabeled_rows: int | None = None,
     seed: int = 0,
     infer_kind: bool = False,
     separator: str | None = None,
@@ -49,6 +50,7 @@ def _prepare(
         separator=separator,
         kind="auto" if infer_kind else task.kind,
         max_train_rows=max_train_rows,
+        max_unlabeled_rows=max_unlabeled_rows,
     )
     folder = tmp_path / "data"
     report = prepare(folder, task, settings, seed=seed)
@@ -169,6 +171,36 @@ def test_unlabelled_rows_of_the_tuning_slice_are_left_out(tmp_path: Path) -> Non
     data, report = _prepare(tmp_path, _rows(60), _rows(3, prefix="eval"), [{"text": row["text"]} for row in _rows(60)])
     assert set(data.rows("unlabeled")["text"][:]) == set(data.rows("train")["text"][:])
     assert report.duplicates["unlabeled_rows_in_tune_left_out"] == len(data.rows("tune"))
+
+
+def _sentence(number: int, word: str, last: str = "end") -> str:
+    return " ".join([*(f"{word}{number}{letter}" for letter in "abcdefg"), last])
+
+
+def test_of_many_unlabelled_texts_those_unlike_any_other_are_taken_first(tmp_path: Path) -> None:
+    # The bugs to catch: the first ones are taken, or any; a text that stands there twice; edits of what is trained on.
+    known = [{"text": _sentence(place, "known"), "label": "ab"[place % 2]} for place in range(60)]
+    new = [_sentence(place, "new") for place in range(20)]
+    edits = [_sentence(place, "known", last="else") for place in range(60)]
+    edits_of_new = [_sentence(place, "new", last="else") for place in range(9)]
+    more = [*(row["text"] for row in known), *edits, *new, *edits_of_new, *new]
+    unlabeled = [{"text": text} for text in more]
+
+    def taken(most: int) -> list[str]:
+        data, report = _prepare(tmp_path, known, _rows(3), unlabeled, max_unlabeled_rows=most)
+        texts = list(data.rows("unlabeled")["text"][:])
+        tune = len(data.rows("tune"))
+        assert report.unused_unlabeled_rows == len(more) - 2 * tune - len(texts)
+        assert report.duplicates["unlabeled_rows_in_tune_left_out"] == 2 * tune  # the same, and the edited ones
+        return texts
+
+    assert sorted(taken(20)) == sorted(new)
+    assert set(new) < set(taken(25)) < {*new, *edits, *edits_of_new}
+    assert taken(25) == taken(25)
+    different = 20 + 9 + 60 // 2  # half of the known ones are the tuning slice, whose edits are left out
+    assert len(set(taken(different))) == different
+    assert not {row["text"] for row in known} & set(taken(different))
+    assert sorted(taken(1000)) == sorted(taken(20 + 9 + 60 + 20))  # all that may be taken
 
 
 def test_glue_labels_may_be_names_or_numbers(tmp_path: Path) -> None:
