@@ -32,7 +32,7 @@ help:
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
-	@echo 'make test-transformers5  the tests on transformers 5, in an environment of its own'
+	@echo 'make test-transformers5  the tests of all that uses transformers on transformers 5, in an environment of its own'
 	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice nine in ten'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
@@ -71,8 +71,9 @@ test-ray: $(VENV)/.installed-ray
 test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
+# Where transformers and tokenizers have a part: the service, the stores of artifacts and the manifests know neither.
 test-transformers5: $(VENV5)/.installed-test
-	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL)
+	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL) tests/pipeline tests/tools tests/serving/engine tests/test_*.py
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
 # A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_runs
+from filelock import FileLock
 
+from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.rundir.record import CompressResult
 
@@ -53,7 +58,17 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A tiny BERT, distilled into one layer, on pairs. Not to be changed: copy it first."""
-    folder = tmp_path_factory.mktemp("finished")
+    # The first of the processes that share the tests makes it, and the others wait for it.
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    file = shared / "finished.pickle"
+    with FileLock(shared / "finished.lock"):
+        if not file.exists():
+            write_whole(file, pickle.dumps(_finish(Path(tempfile.mkdtemp(prefix="finished-", dir=shared)))))
+        return pickle.loads(file.read_bytes())
+
+
+def _finish(folder: Path) -> Finished:
     teacher = tiny_runs.base_model("bert", folder / "teacher")
     tiny_runs.write_rows(folder / "train.csv", 700, seed=1)
     tiny_runs.write_rows(folder / "eval.csv", 90, seed=2)

@@ -45,6 +45,7 @@ def records(run: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in run.glob("*/stage.json")}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_repeats_no_finished_stage(command: list[str], tmp_path: Path) -> None:
     run, stderr = tmp_path / "run", tmp_path / "stderr.txt"
     moments: list[tuple[str, Callable[[], bool]]] = [

@@ -130,6 +130,7 @@ def test_a_held_out_slice_stands_in_for_a_missing_evaluation_file(tmp_path: Path
     assert table["merged"]["accuracy"] > 75
 
 
+@pytest.mark.slow
 def test_the_paper_recipe_cuts_every_second_layer_of_the_pretrained_teacher(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -146,6 +147,7 @@ def test_the_paper_recipe_cuts_every_second_layer_of_the_pretrained_teacher(tmp_
     assert all(target.endswith(("query", "value")) for target in adapters["target_modules"])
 
 
+@pytest.mark.slow
 def test_a_student_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
     student = tiny_runs.base_model("mpnet", tmp_path / "student")  # pads with 1, makes no token types
@@ -174,6 +176,7 @@ def test_a_finetuned_teacher_is_only_checked(tmp_path: Path) -> None:
     assert stages["student"].metrics["tune"]["accuracy"] > 75
 
 
+@pytest.mark.slow
 def test_mnli_is_measured_on_both_its_validation_sets(tmp_path: Path) -> None:
     names = ("entailment", "neutral", "contradiction")
     generator = np.random.default_rng(0)

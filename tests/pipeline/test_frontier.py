@@ -163,6 +163,7 @@ def test_what_all_points_need_fails_once(
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_students_that_fail_are_named_and_the_others_go_on(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,7 @@ def test_students_that_fail_are_named_and_the_others_go_on(
     assert len(looks) == 1
 
 
+@pytest.mark.slow
 def test_points_of_a_teacher_that_was_trained_again_are_made_again(
     made: tuple[Config, FrontierFacts], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

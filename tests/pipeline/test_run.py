@@ -156,6 +156,7 @@ def test_a_teacher_that_has_no_graph_is_left_out_and_told_of(
     assert any("an operation that nobody knows" in note for note in done.result.notes)
 
 
+@pytest.mark.slow
 def test_serving_a_model_takes_less_memory_than_torch(finished: Finished) -> None:
     run, texts = finished.folder / "run", [("w1 w5", "w6"), ("w2", "w7 w8")]
     info = TokenizerInfo.model_validate_json((run / "export" / "tokenizer_info.json").read_text())
@@ -233,6 +234,7 @@ def test_a_lost_artifact_is_made_again(finished: Finished, copied: Path) -> None
     load_manifest(copied / "artifact")
 
 
+@pytest.mark.slow
 def test_another_machine_quantises_and_measures_again(
     finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

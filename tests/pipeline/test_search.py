@@ -445,6 +445,7 @@ def test_a_contract_that_only_a_narrow_student_keeps_ends_with_it(
     assert "1 layer, ffn 9" in (run / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of_its_own(
     rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

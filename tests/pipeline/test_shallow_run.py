@@ -17,7 +17,14 @@ from kdc.serving.engine.engine import Engine
 
 
 @pytest.mark.parametrize(
-    "student", ["conv:width=12,channels=16,hidden=16", "static:width=12,hidden=16", "linear:width=12,pairs=64"]
+    "student",
+    [
+        "conv:width=12,channels=16,hidden=16",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("static:width=12,hidden=16", "linear:width=12,pairs=64")
+        ),
+    ],
 )
 def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finished: Finished, tmp_path: Path) -> None:
     """Would catch adapters asked of it, a projection that is lost on the way, and tokens of another tokenizer."""

@@ -62,6 +62,7 @@ def test_a_search_that_was_cut_off_repeats_no_training(tmp_path: Path, monkeypat
     assert len(set(trained[:3])) == 3
 
 
+@pytest.mark.slow
 def test_a_ruined_training_is_not_taken_and_the_search_keeps_to_its_hours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

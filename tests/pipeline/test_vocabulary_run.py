@@ -39,7 +39,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("student", ["layers:0", "static:width=12,hidden=16", "teacher"])
+@pytest.mark.parametrize(
+    "student",
+    ["layers:0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("static:width=12,hidden=16", "teacher"))],
+)
 def test_its_artifact_has_the_pieces_that_the_texts_use(
     student: str, teacher: Path, finished: Finished, tmp_path: Path
 ) -> None:

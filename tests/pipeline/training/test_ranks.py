@@ -167,6 +167,7 @@ def test_a_process_that_was_not_launched_with_others_is_alone(monkeypatch: pytes
     assert (ranks.rank(), ranks.size()) == (0, 1)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_trains_to_the_same(tmp_path: Path) -> None:
     teacher = inputs(tmp_path)
     histories = []
