@@ -71,9 +71,9 @@ test-ray: $(VENV)/.installed-ray
 test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
-# Where transformers and tokenizers have a part: the service, the stores of artifacts and the manifests know neither.
+# What trains, exports or tokenises; the service, the stores of artifacts and the manifests see no model of transformers.
 test-transformers5: $(VENV5)/.installed-test
-	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL) tests/pipeline tests/tools tests/serving/engine tests/test_*.py
+	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL) tests/pipeline tests/tools tests/serving/engine tests/serving/bulk tests/test_*.py
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
 # A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.

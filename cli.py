@@ -119,7 +119,12 @@ COMPRESS = (
         _MODELS,
         ("family", str, "Model family: bert (default), roberta, deberta or minilm."),
         ("recipe", str, "Distillation recipe: best (default), paper (the authors' script) or paper-as-described."),
-        ("controls", bool, "Also train and evaluate the student without distillation, and the teacher with LoRA."),
+        (
+            "controls",
+            bool,
+            "Also train and evaluate the student without distillation and without unlabelled texts, and the teacher "
+            "with LoRA.",
+        ),
     ),
     *settings(
         "teacher",
@@ -289,7 +294,7 @@ def bench(
     plot: Annotated[Path | None, option("File for a picture of the result: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Latency, throughput, cold start and memory, side by side, the first one the measure of the others."""
+    """Latency, throughput, cold start, memory and share of the CPU's peak, the first one the measure of the others."""
     from kdc.common.progress import Reporter
     from kdc.tools.bench.result import render
     from kdc.tools.bench.run import Case, parse_subject, run_bench

@@ -69,7 +69,7 @@ _KILLED, _LIVES, _LEAST = 1, 0, 0.9
 # What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
 # A mutant that works for longer, or waits for longer, does not end. Other processes make it wait, and not work.
-_SECONDS, _SECONDS_OF_WAITING = 120, 1200
+_SECONDS, _SECONDS_OF_WAITING = 120, 600
 # Prints the modules that collecting tests loads, with their files.
 _COLLECT = """
 import json, os, sys, pytest

@@ -7,8 +7,8 @@ Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The fo
 words of their intent's name as labels, several each; `pairs` is a regression of pairs of its texts: 5 times the share
 of words that the names of their two intents have in common, beside the cosine of the frozen vectors. Runs are kept in
 `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints one Markdown
-table with the command of each line; `--controls` adds the student without KD, its step kept by
-its loss and by its score, and the LoRA teacher.
+table with the command of each line; `--controls` adds the student without KD, its step kept by its loss and by its
+score, the student without the unlabelled texts, and the LoRA teacher.
 """
 
 import argparse
@@ -74,6 +74,7 @@ _BESIDE = (
     "teacher_int8",
     "student_without_kd",
     "student_without_kd_by_score",
+    "student_without_unlabeled",
     "teacher_lora",
     "cosine",
 )  # what some runs have besides

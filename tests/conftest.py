@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 import tempfile
@@ -56,11 +55,11 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A tiny BERT, distilled into one layer, on pairs. Not to be changed: copy it first."""
     # The first of the processes that share the tests makes it, and the others wait for it.
     mine = tmp_path_factory.getbasetemp()
-    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    shared = mine.parent if hasattr(request.config, "workerinput") else mine
     file = shared / "finished.pickle"
     with FileLock(shared / "finished.lock"):
         if not file.exists():

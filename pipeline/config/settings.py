@@ -58,7 +58,10 @@ class RunSettings(Section):
         "auto",
         description="number format of training; auto is bf16 on CUDA, and on a CPU what is faster there",
     )
-    controls: bool = Field(False, description="also train the student without distillation, and the teacher with LoRA")
+    controls: bool = Field(
+        False,
+        description="also train the student without distillation, and without unlabelled texts; and the LoRA teacher",
+    )
 
 
 class DataSettings(Section):
@@ -93,6 +96,15 @@ class DataSettings(Section):
     max_length: int | None = Field(
         None, ge=4, le=8192, description="tokens after which a text is cut (default: the task's)"
     )
+
+    @model_validator(mode="after")
+    def _at_most_of_what_is_there(self) -> Self:
+        if self.max_unlabeled_rows is not None and self.unlabeled is None:
+            raise ValueError(
+                f"max_unlabeled_rows={self.max_unlabeled_rows} is of unlabelled texts, and no file has them: set "
+                "unlabeled too, or drop it"
+            )
+        return self
 
 
 class LoraSettings(Section):

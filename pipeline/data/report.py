@@ -56,7 +56,8 @@ def _duplicates(
         counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum()) - parts["unlabeled"].unused
         evaluated = [part for name, part in parts.items() if name.startswith("eval") and part.origin != "train"]
         near_eval = [belongs(rows["unlabeled"], rows[part.origin], part.chosen) for part in evaluated]
-        counts["unlabeled_rows_in_eval"] = int(np.any(near_eval, axis=0).sum()) if near_eval else 0
+        used = parts["unlabeled"].chosen
+        counts["unlabeled_rows_in_eval"] = int((np.any(near_eval, axis=0) & used).sum()) if near_eval else 0
     return counts
 
 

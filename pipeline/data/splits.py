@@ -91,12 +91,14 @@ def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
 def pick_novel(others: CheckedRows, allowed: Mask, rows: CheckedRows, known: Mask, size: int, seed: int) -> Mask:
     """Choose from the other rows those that tell most beside the known ones.
 
-    First come rows that are near no known row and near no other one that may be chosen, or are the first of these; then
-    the rest; last those that repeat a text. Of equals chance takes some.
+    First come rows that are near no known row and no earlier row that may be chosen too; then those that are near one;
+    last exact repeats of either. Within each of the three the choice is random.
 
     Args:
-        others: the rows to choose from, of which those may be chosen that `allowed` says, (others,).
-        rows: the rows of which those are known that `known` says, (rows,).
+        others: the rows to choose from.
+        allowed: which of them may be chosen, (others,).
+        rows: among them the known rows.
+        known: which of these are known, (rows,).
         size: rows to choose at most.
         seed: of the choice.
 

@@ -1,9 +1,9 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
 
 The same student without KD (labels alone), its step kept as the student's own is and by its score, since KD should not
-win by how a step is chosen; the student distilled without the unlabelled texts, where there are some, which tells what
-these bought; and the teacher with LoRA in place of full fine-tuning.
-Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
+win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are some,
+which tells what these bought; and the teacher with LoRA in place of full fine-tuning.
+Reads `data/`, `teacher/`, `student/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
 from kdc.pipeline.config.settings import KeptStep
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import ControlsResult, ModelResult
+from kdc.pipeline.results import ControlsResult, ModelResult, StudentResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import CONTROLS
 from kdc.pipeline.training.students import merged_student
@@ -60,9 +60,11 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil the student on the labelled rows alone, as its settings train it on these; `work/model` is the merged
-    model."""
-    result = run.distil(run.student, work, unlabeled=False)
+    """Distil the student on the labelled rows alone, in as many steps as it took with the unlabelled ones; `work/model`
+    is the merged model."""
+    training = run.result(StudentResult).training
+    assert training is not None  # a student that is the teacher itself has no such control
+    result = run.distil(run.student.model_copy(update={"min_steps": training.steps}), work, unlabeled=False)
     _save_merged(work)
     return result
 

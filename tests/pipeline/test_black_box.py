@@ -22,10 +22,10 @@ from kdc.pipeline.data.prepared import PreparedData, digest, open_data
 from kdc.pipeline.data.scores import Scores, scores_of_rows
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.run import compress
-from kdc.pipeline.rundir import context
 from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.stages.controls import student_without_unlabeled
 from kdc.pipeline.stages.teacher import are_the_labels
+from kdc.pipeline.training import students
 
 ALMOST = 0.9  # how sure the black box is of what it says
 
@@ -312,13 +312,13 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
     extra = [rows[0] | {"first": f"w1 extra {number}", "second": f"w3 of {number}"} for number in range(40)]
     scores = write(tmp_path / "scores.csv", rows + extra)
     found = []
-    for part in (extra[:20], extra[20:30]):
+    for part, most in ((extra[:20], None), (extra[20:30], None), (extra[20:30], 4)):
         texts = write(tmp_path / "texts.csv", [without(row, "yes", "no") for row in part])
         config = config_for(
             folder,
             folder / "base",
             f"teacher.scores={scores}",
-            flags={"run.out": tmp_path / "run", "data.unlabeled": texts},
+            flags={"run.out": tmp_path / "run", "data.unlabeled": texts, "data.max_unlabeled_rows": most},
         )
         tiny_runs.compress(config, until="targets")
         data = open_data(tmp_path / "run" / "data")
@@ -326,13 +326,14 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
         assert len(kept) == sum(len(data.rows(split)) for split in ("train", "tune", "unlabeled", "eval"))
         found.append(len(np.load(tmp_path / "run" / "targets" / "logits.npy")))
     assert found[0] - found[1] == 10
+    assert found[1] - found[2] == 6
     tiny_runs.compress(config, until="student")
     record = json.loads((tmp_path / "run" / "student" / "stage.json").read_text(encoding="utf-8"))
     both = len(data.rows("train")) + len(data.rows("unlabeled"))
     assert record["metrics"]["train_rows"] == both  # a student learns from the unlabelled rows too
     # The control without them. The bugs to catch: it has them too, or learns from the labels alone.
     run = open_run(tmp_path / "run", config, Reporter())
-    with mock.patch.object(context, "distil", wraps=context.distil) as distil:
+    with mock.patch("kdc.pipeline.rundir.context.distil", wraps=students.distil) as distil:
         control = student_without_unlabeled(run, tmp_path / "control")
     assert control.training is not None
     assert control.training.train_rows == len(data.rows("train"))

@@ -17,18 +17,19 @@ from kdc.artifact.manifest import TokenizerInfo
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
-from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
-from kdc.pipeline.results import ControlsResult
+from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import fingerprints, folders
 from kdc.pipeline.rundir.context import Run, open_run
+from kdc.pipeline.rundir.files import CONTROLS
 from kdc.pipeline.rundir.folders import Stage
 from kdc.pipeline.rundir.record import StageRecord, read_result
-from kdc.pipeline.stages import evaluate, merge, package, uncut
+from kdc.pipeline.stages import controls, evaluate, merge, package, uncut
 
 
 @pytest.fixture
@@ -130,6 +131,36 @@ def test_the_students_without_kd_are_kept_by_the_students_rule_and_by_score(fini
         assert model is not None
         assert model.training is not None
         assert model.training.best_step in dict(kept(model.training.history))
+
+
+def test_the_controls_that_are_made_are_those_that_tell_something(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a control that is never made, and old runs whose controls are trained again for one they cannot have."""
+
+    def make(run: Run, work: Path, **_: Any) -> ModelResult:
+        (work / "model").mkdir(parents=True)
+        return ModelResult.model_validate_json(record.read_text())
+
+    record = finished.folder / "run" / "controls" / "teacher_lora.json"
+    for name in ("student_without_kd", "student_without_unlabeled", "teacher_lora"):
+        monkeypatch.setattr(controls, name, make)
+    three = {"student_without_kd", "student_without_kd_by_score", "teacher_lora"}
+    run = open_run(finished.folder / "run", finished.config, Reporter())
+    assert set(controls.depends_on(run)["models"]) == _made(run, tmp_path / "three") == three
+    monkeypatch.setattr(PreparedData, "has", lambda self, split: True)
+    data = finished.config.data.model_copy(update={"unlabeled": tmp_path})
+    run = open_run(finished.folder / "run", finished.config.model_copy(update={"data": data}), Reporter())
+    four = three | {"student_without_unlabeled"}
+    assert set(controls.depends_on(run)["models"]) == _made(run, tmp_path / "four") == four == set(CONTROLS)
+
+
+def _made(run: Run, out: Path) -> set[str]:
+    """The controls that the stage made, of which each has a folder and a result."""
+    out.mkdir()
+    made = {name for name, result in controls.run(run, out) if name in CONTROLS and result is not None}
+    assert made == {path.name for path in out.iterdir() if path.is_dir()}
+    return made
 
 
 def test_runs_of_before_kept_steps_were_a_setting_are_not_trained_again(finished: Finished) -> None:

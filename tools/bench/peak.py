@@ -1,103 +1,142 @@
-"""What share of the machine a model uses: the operations of its matrix products, and the most that this machine does.
+"""What share of the CPU's peak a model reaches: the time that its matrix products would take at the speed of one large
+product, of the time that a pass takes.
 
-Reads an ONNX file, runs it once under ONNX Runtime's profiler, and multiplies two matrices.
+Reads an artifact. Runs its graph once under ONNX Runtime's profiler, which tells the shapes of all products.
 """
 
 import json
 import math
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
 from kdc.common.timing import seconds_of
+from kdc.serving.engine.tokenizing import Tokens, pad
+from kdc.tools.bench.result import Loaded
 
-# With one thread of an Intel Xeon with AVX-512 VNNI 256 rows reach two thirds of what 768 reach, and 1,024 no more.
+# Rows and columns of the large product for one thread, of which 1,024 reach no more (Intel Xeon with AVX-512 VNNI).
 _SIZE = 768
 _CALLS = 6
-_PRODUCTS = (
-    "DynamicQuantizeMatMul",
-    "FusedGemm",
-    "FusedMatMul",
-    "Gemm",
-    "MatMul",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "QGemm",
-    "QLinearMatMul",
-)
-FORMATS = ("fp32", "int8")  # of which a CPU's peak can be measured
+# The kinds of nodes that multiply matrices, and in which format.
+_PRODUCTS = {
+    "DynamicQuantizeMatMul": "int8",
+    "MatMulInteger": "int8",
+    "MatMulIntegerToFloat": "int8",
+    "QGemm": "int8",
+    "QLinearMatMul": "int8",
+    "FusedGemm": "fp32",
+    "FusedMatMul": "fp32",
+    "Gemm": "fp32",
+    "MatMul": "fp32",
+}
+
+Share = Callable[[int, int, float], float]
 
 
-def operations(path: Path, feeds: dict[str, np.ndarray]) -> int:
-    """How many operations the matrix products of one pass take; a multiplication and an addition are two.
+def peak_share(folder: Path, loaded: Loaded) -> Share | None:
+    """How to tell the share of the peak, 0 to 1, of passes of so many rows and tokens a row that take so many seconds.
+    The peak is measured in each call, with as many threads: what else runs on the machine slows down both.
 
     Args:
-        path: the ONNX file.
-        feeds: a batch by the names of the inputs, int64 (rows, tokens) each.
+        folder: of an artifact, or of a Hugging Face model.
+        loaded: what its process loaded.
+
+    Returns:
+        None where it cannot be told: on a GPU, in torch, in fp16, and without the package onnx (the compress extra).
+    """
+    measured = loaded.on == CPU_PROVIDER and loaded.variant in _PRODUCTS.values() and find_spec("onnx") is not None
+    if not measured:
+        return None
+    manifest = load_manifest(folder, verify=False)
+    file = folder / next(variant.file for name, variant in manifest.variants.items() if name == loaded.variant)
+    count = cache(lambda rows, tokens: operations(file, _feeds(rows, tokens, manifest.tokenizer)))
+
+    def share(rows: int, tokens: int, seconds: float) -> float:
+        at_peak = (done / speed(number_format, loaded.threads) for number_format, done in count(rows, tokens).items())
+        return sum(at_peak) / seconds
+
+    return share
+
+
+def _feeds(rows: int, tokens: int, info: TokenizerInfo) -> dict[str, np.ndarray]:
+    return pad([Tokens([1] * tokens, [0] * tokens)] * rows, info)
+
+
+def operations(file: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
+    """How many operations the matrix products of one pass take, by their format; a multiplication and an addition are
+    two. Of an int8 graph some are in fp32, such as those of attention.
+
+    Args:
+        file: the ONNX file.
+        feeds: a batch by the names of the inputs.
     """
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "pass")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER])
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return sum(_operations_of(event["args"]) for event in events if event.get("args", {}).get("op_name") in _PRODUCTS)
+    counts: dict[str, int] = {}
+    for node in (event["args"] for event in events if event.get("args", {}).get("op_name") in _PRODUCTS):
+        number_format = _PRODUCTS[node["op_name"]]
+        counts[number_format] = counts.get(number_format, 0) + _operations_of(node)
+    return counts
 
 
 def _operations_of(node: dict[str, Any]) -> int:
     """Of one product: for each element of the output as many multiplications and additions as the left operand has
     columns."""
-    ((left, *_), (output, *_)) = (
+    (left, *_), (output, *_) = (
         [shape for each in node[f"{side}_type_shape"] for shape in each.values()] for side in ("input", "output")
     )
     return 2 * math.prod(output) * left[-1]
 
 
-def product(number_format: str, threads: int) -> Callable[[], float]:
-    """A product of two matrices, as ONNX Runtime multiplies by constant weights.
+def speed(number_format: str, threads: int) -> float:
+    """Operations a second of a large product with constant weights, now; the median of several.
 
     Args:
-        number_format: one of `FORMATS`.
-        threads: of one product.
-
-    Returns:
-        A function that measures it: operations a second, the most of several products.
-
-    Raises:
-        ModuleNotFoundError: the package onnx, which comes with the compress extra, is not installed.
+        number_format: "int8" or "fp32".
+        threads: that share one product.
     """
+    session, left = _product(number_format, threads)
+    seconds = median(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
+    return 2 * left.shape[0] ** 3 / seconds
+
+
+@cache
+def _product(number_format: str, threads: int) -> tuple[onnxruntime.InferenceSession, np.ndarray]:
+    """A session that multiplies square matrices, and its input; each thread has as many rows and columns to do."""
     from onnx import TensorProto, helper, numpy_helper
 
+    size = round(_SIZE * math.sqrt(threads))
     random = np.random.default_rng(0)
-    shape = (_SIZE, _SIZE)
     if number_format == "int8":
         kind, types = "MatMulInteger", (TensorProto.UINT8, TensorProto.INT32)
-        left, right = random.integers(0, 255, shape, dtype=np.uint8), random.integers(-127, 127, shape, dtype=np.int8)
+        left = random.integers(0, 255, (size, size), dtype=np.uint8)
+        right = random.integers(-127, 127, (size, size), dtype=np.int8)
     else:
         kind, types = "MatMul", (TensorProto.FLOAT, TensorProto.FLOAT)
-        left, right = random.random(shape, dtype=np.float32), random.random(shape, dtype=np.float32)
-    ends = [helper.make_tensor_value_info(name, each, shape) for name, each in zip(("left", "out"), types, strict=True)]
-    graph = helper.make_graph(
-        [helper.make_node(kind, ["left", "right"], ["out"])],
-        "product",
-        ends[:1],
-        ends[1:],
-        [numpy_helper.from_array(right, "right")],
+        left, right = random.random((2, size, size), dtype=np.float32)
+    start, end = (
+        helper.make_tensor_value_info(name, each, (size, size))
+        for name, each in zip(("left", "out"), types, strict=True)
     )
+    node = helper.make_node(kind, ["left", "right"], ["out"])
+    graph = helper.make_graph([node], "product", [start], [end], [numpy_helper.from_array(right, "right")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def measure() -> float:
-        seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
-        return 2 * _SIZE**3 / seconds
-
-    return measure
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
+    return session, left

@@ -7,7 +7,7 @@ from kdc.common.machine import Cores, Cpu, Nvidia
 from kdc.common.tables import aligned, number
 
 _SUBJECT_TITLES = ("subject", "runtime", "on", "threads", "cold start s", "peak MB")
-_CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows/s", "x first", "% of peak")
+_CASE_TITLES = ("tokens", "rows", "subject", "p50 ms", "p95 ms", "p99 ms", "rows/s", "x first", "% of CPU")
 
 
 class Loaded(Frozen):
@@ -26,9 +26,6 @@ class Turn(Frozen):
 
     tokens: int  # tokens of each row, special tokens included
     ms: tuple[float, ...]  # milliseconds of every call that was timed
-    # operations of the matrix products a second, of the most that the machine reaches with as many threads, by
-    # measurement beside the turn; None on a GPU, in torch, in fp16, and without the package onnx
-    peak_share: float | None
 
     def rows_per_second(self, batch: int) -> float:
         """Throughput with `batch` rows a call."""
@@ -46,7 +43,9 @@ class CaseResult(Frozen):
     p95_ms: float  # 95th percentile of the calls' latencies
     p99_ms: float  # 99th percentile of the calls' latencies
     rows_per_second: float  # median of the rounds
-    peak_share: float | None  # median of the turns, see there
+    # what share of the CPU's peak its matrix products reach, 0 to 1, see `kdc.tools.bench.peak`; the median of the
+    # turns, None where it cannot be told
+    peak_share: float | None
     # rows a second divided by those of the first subject, the median of the ratios within each round; None where the
     # first subject does not take rows of this length
     against_first: float | None

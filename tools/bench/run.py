@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.tools.bench.result import BenchMachine, BenchResult, BenchSettings, CaseResult, Loaded, SubjectResult, Turn
+
+if TYPE_CHECKING:
+    from kdc.tools.bench.peak import Share
 
 STARTS = 3
 _PACKAGES = ("kdc", "onnxruntime-gpu", "onnxruntime", "tokenizers", "torch", "transformers")
@@ -100,6 +103,8 @@ def run_bench(
             for subject in subjects:
                 running.append(_Running(subject, device))
                 starts[subject].append(running[-1].start())
+        for process in running:
+            process.watch_peak()
         for process, case in _turns(running, cases, rounds, progress):
             process.take_turn(case, seconds)
         memory = [process.finish() for process in running]
@@ -117,7 +122,10 @@ def run_bench(
                 path=str(process.subject.path),
                 cold_start_s=median(starts[process.subject]),
                 peak_memory_bytes=peak,
-                cases=tuple(_summary(case, turns, running[0].turns.get(case)) for case, turns in process.turns.items()),
+                cases=tuple(
+                    _summary(case, turns, running[0].turns.get(case), process.peak_shares.get(case))
+                    for case, turns in process.turns.items()
+                ),
                 **process.loaded.model_dump(),
             )
             for process, peak in zip(running, memory, strict=True)
@@ -139,6 +147,8 @@ class _Running:
     def __init__(self, subject: Subject, device: str) -> None:
         self.subject = subject
         self.turns: dict[Case, list[Turn]] = {}
+        self.peak_shares: dict[Case, list[float]] = {}  # of each turn, where it can be told
+        self._peak_share: Share | None = None
         self._began = time.perf_counter()
         path = str(subject.path.absolute())
         self._request = {
@@ -159,10 +169,20 @@ class _Running:
         self.loaded = Loaded.model_validate(self._ask(**self._request))
         return time.perf_counter() - self._began
 
+    def watch_peak(self) -> None:
+        """Tell from now on what share of the machine's peak each turn reaches, where that can be told."""
+        from kdc.tools.bench.peak import peak_share
+
+        self._peak_share = peak_share(self.subject.path.resolve(), self.loaded)
+
     def take_turn(self, case: Case, seconds: float) -> None:
         """Measure one case for that many seconds."""
         reply = self._ask(batch=case.batch, length=case.length, seconds=seconds)
-        self.turns.setdefault(case, []).append(Turn.model_validate(reply))
+        turn = Turn.model_validate(reply)
+        self.turns.setdefault(case, []).append(turn)
+        if self._peak_share is not None:
+            share = self._peak_share(case.batch, turn.tokens, median(turn.ms) / 1000)
+            self.peak_shares.setdefault(case, []).append(share)
 
     def finish(self) -> int:
         """End the process; the most memory that it held, in bytes."""
@@ -218,12 +238,13 @@ def _turns(
     progress(len(turns), len(turns))
 
 
-def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn] | None) -> CaseResult:
+def _summary(
+    case: Case, turns: Sequence[Turn], first: Sequence[Turn] | None, peak_shares: Sequence[float] | None
+) -> CaseResult:
     """One subject's turns at one case, beside those of the first subject, where that one takes such rows."""
     calls = [milliseconds for turn in turns for milliseconds in turn.ms]
     p50, p95, p99 = (float(value) for value in np.percentile(calls, (50, 95, 99)))
     speeds = [turn.rows_per_second(case.batch) for turn in turns]
-    shares = [turn.peak_share for turn in turns if turn.peak_share is not None]
     ratios = [speed / turn.rows_per_second(case.batch) for speed, turn in zip(speeds, first or (), strict=False)]
     return CaseResult(
         batch=case.batch,
@@ -234,6 +255,6 @@ def _summary(case: Case, turns: Sequence[Turn], first: Sequence[Turn] | None) ->
         p95_ms=p95,
         p99_ms=p99,
         rows_per_second=median(speeds),
-        peak_share=median(shares) if shares else None,
+        peak_share=None if peak_shares is None else median(peak_shares),
         against_first=median(ratios) if ratios else None,
     )

@@ -10,21 +10,15 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdc.artifact.manifest import CPU_PROVIDER, MANIFEST_NAME
+from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common.errors import InputError, KdcError
 from kdc.common.memory import own_peak_memory_bytes
 from kdc.common.timing import seconds_of
-from kdc.serving.engine.tokenizing import Text, Tokens, pad, row_of
-from kdc.tools.bench.peak import FORMATS, operations, product
+from kdc.serving.engine.tokenizing import Text, row_of
 from kdc.tools.bench.result import Loaded, Turn
-
-if TYPE_CHECKING:
-    from kdc.serving.engine.engine import Engine
 
 _LEAST_CALLS = 5
 _WARM_UPS = 3
@@ -38,8 +32,6 @@ class Model:
     count_tokens: Callable[[Text], int]  # tokens of one row, special tokens included
     is_pair: bool  # whether a row has two texts
     about: Loaded  # what it is and what it runs on
-    # what share of the machine's peak a call of (rows, tokens, seconds) has; None where that cannot be told
-    peak_share: Callable[[int, int, float], float | None] = lambda rows, tokens, seconds: None
 
     def row(self, length: int) -> Text:
         """A made-up row of `length` tokens, or as near to that as words get."""
@@ -54,9 +46,7 @@ class Model:
         times: list[float] = []
         while len(times) < _LEAST_CALLS or sum(times) < 1000 * seconds:
             times.append(1000 * seconds_of(lambda: self.answer(rows)))
-        tokens = self.count_tokens(row)
-        share = self.peak_share(batch, tokens, sum(times) / len(times) / 1000)
-        return Turn(tokens=tokens, ms=tuple(times), peak_share=share)
+        return Turn(tokens=self.count_tokens(row), ms=tuple(times))
 
 
 def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -> Model:
@@ -101,24 +91,7 @@ def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | 
             notes=tuple(engine.notes),
             longest=engine.tokenizer_info.max_length,
         ),
-        peak_share=_peak_share_of(engine, path),
     )
-
-
-def _peak_share_of(engine: "Engine", path: Path) -> Callable[[int, int, float], float | None]:
-    """The operations of its matrix products a second, of those of one large product in the same format with as many
-    threads. That is measured beside each turn: what else runs on the machine slows down both."""
-    assert engine.manifest is not None
-    if engine.provider != CPU_PROVIDER or engine.variant not in FORMATS or find_spec("onnx") is None:
-        return lambda rows, tokens, seconds: None
-    file = path / engine.manifest.variants[engine.variant].file
-    measure = product(engine.variant, engine.threads)
-
-    @cache
-    def count(rows: int, tokens: int) -> int:
-        return operations(file, pad([Tokens([1] * tokens, [0] * tokens)] * rows, engine.tokenizer_info))
-
-    return lambda rows, tokens, seconds: count(rows, tokens) / seconds / measure()
 
 
 def _load_torch(path: Path, device: str, threads: int | None) -> Model:

@@ -76,6 +76,12 @@ def test_a_training_that_keeps_its_last_step_waits_for_no_better_one() -> None:
         make(sets=["student.kept_step=last", "student.patience=2"])
 
 
+def test_a_limit_of_unlabelled_texts_needs_such_texts() -> None:
+    # The bug to catch: it does nothing, but the teacher answers all rows again, since its rows' settings changed.
+    with pytest.raises(InputError, match="max_unlabeled_rows=9"):
+        make({"data.max_unlabeled_rows": 9})
+
+
 def test_a_familys_own_student_checkpoint_stays_in_all_recipes() -> None:
     for recipe in ("best", "paper", "paper-as-described"):
         assert make({"run.recipe": recipe, "run.family": "roberta"}).student.model == "distilbert/distilroberta-base"

@@ -186,8 +186,8 @@ def test_of_many_unlabelled_texts_those_unlike_any_other_are_taken_first(tmp_pat
     more = [*(row["text"] for row in known), *edits, *new, *edits_of_new, *new]
     unlabeled = [{"text": text} for text in more]
 
-    def taken(most: int) -> list[str]:
-        data, report = _prepare(tmp_path, known, _rows(3), unlabeled, max_unlabeled_rows=most)
+    def taken(most: int, seed: int = 0) -> list[str]:
+        data, report = _prepare(tmp_path, known, _rows(3), unlabeled, max_unlabeled_rows=most, seed=seed)
         texts = list(data.rows("unlabeled")["text"][:])
         tune = len(data.rows("tune"))
         assert report.unused_unlabeled_rows == len(more) - 2 * tune - len(texts)
@@ -196,7 +196,8 @@ def test_of_many_unlabelled_texts_those_unlike_any_other_are_taken_first(tmp_pat
 
     assert sorted(taken(20)) == sorted(new)
     assert set(new) < set(taken(25)) < {*new, *edits, *edits_of_new}
-    assert taken(25) == taken(25)
+    assert taken(10) == taken(10)
+    assert set(new[:10]) != set(taken(10)) != set(taken(10, seed=1))  # of equals chance takes some
     different = 20 + 9 + 60 // 2  # half of the known ones are the tuning slice, whose edits are left out
     assert len(set(taken(different))) == different
     assert not {row["text"] for row in known} & set(taken(different))
