@@ -23,6 +23,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.int8_bias import join_biases
 from kdc.pipeline.graphs.int8_storage import VectorBits, share_with_quantised, store_matrices, store_tables
 from kdc.pipeline.graphs.nodes import LINEAR_OPS, linear_layers, readers
 from kdc.pipeline.graphs.onnx_graph import quiet, save_graph
@@ -117,6 +118,7 @@ def quantise(
     try:
         with quiet():
             quantised = _quantise_linear(model, to_quantise, candidate, ranges)
+            join_biases(quantised)
         share_with_quantised(quantised.graph)
     except Exception as error:  # the quantiser raises exceptions of many kinds on graphs that it does not know
         raise KdcError(
