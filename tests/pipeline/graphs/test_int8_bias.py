@@ -1,6 +1,7 @@
 """Biases that quantised products add themselves: the same answers, and nothing joined that is no bias."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,7 +19,7 @@ def graph(
     """x, rounded to 8 bits, times a matrix of 8 bits with a scale a column: `product`; and what the test adds."""
     random = np.random.default_rng(0)
     scales = random.random((WIDTH, HIDDEN)[axis], np.float32) + 0.01
-    constants = {
+    constants: dict[str, Any] = {
         "scale": np.float32(0.02),
         "zero": np.uint8(120),
         "matrix": random.integers(-127, 127, (WIDTH, HIDDEN), dtype=np.int8),
