@@ -1,8 +1,9 @@
 """Joins the biases of quantised linear layers with their products.
 
 ONNX's quantised form has no product with a bias, and ONNX Runtime adds one in a pass of its own over the result. Its
-operator MatMulIntegerToFloat adds it while it scales the products, to the same numbers. On a three-layer MiniLM that gives
-5 to 12 % more rows a second, a good part of it since GELU is then computed without its bias (docs/method.md, "int8").
+operator MatMulIntegerToFloat adds it while it scales the products, to the same numbers. On a three-layer MiniLM that
+gives 5 to 12 % more rows a second, a good part of it since GELU is then computed without its bias (docs/method.md,
+"int8").
 """
 
 import numpy as np

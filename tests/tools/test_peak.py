@@ -52,6 +52,23 @@ def test_an_int8_graph_has_the_same_operations_and_those_of_attention_are_fp32(g
     assert operations(int8, FEEDS) == {"int8": OF_WEIGHTS, "fp32": OF_ATTENTION}
 
 
+def test_a_product_whose_scales_are_fixed_counts_as_int8(tmp_path: Path) -> None:
+    matrix = np.ones((WIDTH, HIDDEN), np.int8)
+    constants = {"scale": np.float32(0.1), "zero": np.uint8(9), "matrix": matrix, "zeros": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["rounded", "scale", "zero"], ["values"]),
+        helper.make_node("DequantizeLinear", ["matrix", "scale", "zeros"], ["weights"]),
+        helper.make_node("MatMul", ["values", "weights"], ["y"]),
+    ]
+    start = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", "tokens", WIDTH])
+    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    values = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "graph", [start], [end], values)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    assert operations(tmp_path / "a.onnx", FEEDS) == {"int8": 2 * ROWS * TOKENS * WIDTH * HIDDEN}
+
+
 def _loaded(**changes: object) -> Loaded:
     given = {"runtime": "onnxruntime", "variant": "fp32", "on": "CPUExecutionProvider", "threads": 2}
     return Loaded.model_validate(given | {"notes": (), "longest": 64} | changes)

@@ -151,6 +151,12 @@ def test_attention_products_and_constant_products_stay_fp32(made: Made) -> None:
     assert counts["float"] >= 4
 
 
+def test_quantised_products_add_their_biases_themselves(made: Made) -> None:
+    # The bug to catch: the step that joins them is left out; the answers are the same, and take longer.
+    graph = onnx.load(made.candidate("channel-minmax")[0]).graph
+    assert [len(node.input) for node in graph.node if node.op_type == "MatMulIntegerToFloat"][:2] == [7, 7]
+
+
 def test_excluding_keeps_the_noisiest_layers_in_fp32(made: Made, ranges: Ranges) -> None:
     _, plain = made.candidate("channel-minmax")
     file, fewer = made.candidate("channel-minmax-exclude")
