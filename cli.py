@@ -105,7 +105,7 @@ COMPRESS = (
         ("train", Path, "Labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
         ("eval", Path, "Labelled rows to evaluate on (default: a tenth of the training rows)."),
         ("unlabeled", Path, "Further texts, which the student learns by the teacher's answers to them."),
-        ("max-unlabeled-rows", int, "Of these texts so many at most, first those unlike any other (default: all)."),
+        ("max-unlabeled-rows", int, "Of these texts so many at most, drawn at random (default: all)."),
         ("text", str, "Name of the column with the text."),
         ("text-pair", str, "Name of the column with the second text of a pair."),
         ("label", str, "Name of the column with the label (default label)."),

@@ -77,7 +77,7 @@ class DataSettings(Section):
     )
     unlabeled: Path | None = Field(None, description="file with further texts, which only the teacher labels")
     max_unlabeled_rows: int | None = Field(
-        None, ge=1, description="of these texts so many at most, first those that are unlike any other (default: all)"
+        None, ge=1, description="of these texts so many at most, drawn at random (default: all)"
     )
     text: str | None = Field(None, description="column with the (first) text (default: the task's)")
     text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")

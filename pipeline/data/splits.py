@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.overlap import near_rows, nearest
+from kdc.pipeline.data.overlap import nearest
 from kdc.pipeline.data.rows import CheckedRows, Ints
 from kdc.pipeline.data.sources import SPLITS
 
@@ -72,7 +72,7 @@ def split_rows(
             held_out = tune | parts["eval"].chosen if parts["eval"].origin == "train" else tune
             allowed = ~belongs(others, train, held_out)
             size = len(others) if most_unlabeled is None else most_unlabeled
-            chosen = pick_novel(others, allowed, train, parts["train"].chosen, size, seed)
+            chosen = pick_texts(others.texts, allowed, train.texts[parts["train"].chosen], size, seed)
             parts[name] = Part(name, chosen, unused=int((allowed & ~chosen).sum()))
         elif name != "train":
             parts[name] = Part(name, np.ones(len(others), dtype=np.bool_))
@@ -88,35 +88,25 @@ def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
     return found
 
 
-def pick_novel(others: CheckedRows, allowed: Mask, rows: CheckedRows, known: Mask, size: int, seed: int) -> Mask:
-    """Choose from the other rows those that tell most beside the known ones.
-
-    First come rows that are near no known row and no earlier row that may be chosen too; then those that are near one;
-    last exact repeats of either. Within each of the three the choice is random.
+def pick_texts(texts: Ints, allowed: Mask, known: Ints, size: int, seed: int) -> Mask:
+    """Choose from unlabelled rows at random; exact repeats come last.
 
     Args:
-        others: the rows to choose from.
-        allowed: which of them may be chosen, (others,).
-        rows: among them the known rows.
-        known: which of these are known, (rows,).
+        texts: (rows,) hash of each row's text or pair.
+        allowed: (rows,) which of them may be chosen.
+        known: hashes of texts that are learned from anyway.
         size: rows to choose at most.
         seed: of the choice.
 
     Returns:
-        (others,) True for the chosen rows.
+        (rows,) True for the chosen rows.
     """
-    candidates = np.flatnonzero(allowed)
-    if size >= len(candidates):
-        return allowed
-    repeats = np.ones(len(others), dtype=np.bool_)
-    repeats[candidates[np.unique(others.texts[candidates], return_index=True)[1]]] = False
-    repeats |= np.isin(others.texts, rows.texts[known])
-    near = nearest(others.runs, rows.runs.of(known)) >= 0
-    near[near_rows(others.runs.of(allowed))[1]] = True
-    candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(candidates)
-    by_worth = candidates[np.argsort(np.where(repeats, 2, near)[candidates], kind="stable")]
-    chosen = np.zeros(len(others), dtype=np.bool_)
-    chosen[by_worth[:size]] = True
+    candidates = np.random.default_rng([seed, len(SPLITS)]).permutation(np.flatnonzero(allowed))
+    repeats = np.ones(len(candidates), dtype=np.bool_)
+    repeats[np.unique(texts[candidates], return_index=True)[1]] = False
+    repeats |= np.isin(texts[candidates], known)
+    chosen = np.zeros(len(texts), dtype=np.bool_)
+    chosen[candidates[np.argsort(repeats, kind="stable")[:size]]] = True
     return chosen
 
 

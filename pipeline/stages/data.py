@@ -44,7 +44,7 @@ def run(run: Run, out: Path) -> DataResult:
         run.say(f"warning: {warning}")
     if unused := report.unused_unlabeled_rows:
         taken = report.splits["unlabeled"].rows
-        run.say(f"of the unlabelled texts {taken:,} are learned from, first those unlike any other; {unused:,} are not")
+        run.say(f"of the unlabelled texts {taken:,} are learned from, drawn at random; {unused:,} are not")
     task = open_data(out).task
     _check_plan(config, task)
 

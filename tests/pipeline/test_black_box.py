@@ -337,6 +337,7 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
         control = student_without_unlabeled(run, tmp_path / "control")
     assert control.training is not None
     assert control.training.train_rows == len(data.rows("train"))
+    assert distil.call_args.args[0].min_steps == record["metrics"]["steps"]  # as many as with them
     assert distil.call_args.args[2] == tmp_path / "run" / "targets" / "logits.npy"
     assert (tmp_path / "control" / "model" / "tokenizer.json").exists()
 

@@ -173,35 +173,31 @@ def test_unlabelled_rows_of_the_tuning_slice_are_left_out(tmp_path: Path) -> Non
     assert report.duplicates["unlabeled_rows_in_tune_left_out"] == len(data.rows("tune"))
 
 
-def _sentence(number: int, word: str, last: str = "end") -> str:
-    return " ".join([*(f"{word}{number}{letter}" for letter in "abcdefg"), last])
-
-
-def test_of_many_unlabelled_texts_those_unlike_any_other_are_taken_first(tmp_path: Path) -> None:
-    # The bugs to catch: the first ones are taken, or any; a text that stands there twice; edits of what is trained on.
-    known = [{"text": _sentence(place, "known"), "label": "ab"[place % 2]} for place in range(60)]
-    new = [_sentence(place, "new") for place in range(20)]
-    edits = [_sentence(place, "known", last="else") for place in range(60)]
-    edits_of_new = [_sentence(place, "new", last="else") for place in range(9)]
-    more = [*(row["text"] for row in known), *edits, *new, *edits_of_new, *new]
-    unlabeled = [{"text": text} for text in more]
+def test_of_many_unlabelled_texts_chance_takes_some_and_repeats_come_last(tmp_path: Path) -> None:
+    # The bugs to catch: the first ones are taken; a text that stands there twice, or that is trained on anyway.
+    known = _rows(60)
+    new = [f"new {place}" for place in range(20)]
+    more = [{"text": text} for text in (*(row["text"] for row in known), *new, *new)]
 
     def taken(most: int, seed: int = 0) -> list[str]:
-        data, report = _prepare(tmp_path, known, _rows(3), unlabeled, max_unlabeled_rows=most, seed=seed)
-        texts = list(data.rows("unlabeled")["text"][:])
-        tune = len(data.rows("tune"))
-        assert report.unused_unlabeled_rows == len(more) - 2 * tune - len(texts)
-        assert report.duplicates["unlabeled_rows_in_tune_left_out"] == 2 * tune  # the same, and the edited ones
+        data, report = _prepare(tmp_path, known, _rows(3, prefix="eval"), more, max_unlabeled_rows=most, seed=seed)
+        texts, tune = list(data.rows("unlabeled")["text"][:]), len(data.rows("tune"))
+        assert report.unused_unlabeled_rows == len(more) - tune - len(texts)
+        assert report.duplicates["unlabeled_rows_in_tune_left_out"] == tune
         return texts
 
     assert sorted(taken(20)) == sorted(new)
-    assert set(new) < set(taken(25)) < {*new, *edits, *edits_of_new}
+    assert set(new) < set(taken(25)) < {*new, *(row["text"] for row in known)}
     assert taken(10) == taken(10)
-    assert set(new[:10]) != set(taken(10)) != set(taken(10, seed=1))  # of equals chance takes some
-    different = 20 + 9 + 60 // 2  # half of the known ones are the tuning slice, whose edits are left out
-    assert len(set(taken(different))) == different
-    assert not {row["text"] for row in known} & set(taken(different))
-    assert sorted(taken(1000)) == sorted(taken(20 + 9 + 60 + 20))  # all that may be taken
+    assert set(new[:10]) != set(taken(10)) != set(taken(10, seed=1))
+    assert sorted(taken(1000)) == sorted(taken(20 + 20 + 60 // 2))  # all but the tuning slice
+
+
+def test_only_unlabelled_rows_that_are_used_are_told_of_as_evaluation_rows(tmp_path: Path) -> None:
+    evaluation = _rows(8, prefix="eval")
+    given = _rows(60), evaluation, [{"text": row["text"]} for row in evaluation]
+    assert _prepare(tmp_path, *given)[1].duplicates["unlabeled_rows_in_eval"] == 8
+    assert _prepare(tmp_path, *given, max_unlabeled_rows=2)[1].duplicates["unlabeled_rows_in_eval"] == 2
 
 
 def test_glue_labels_may_be_names_or_numbers(tmp_path: Path) -> None:
