@@ -3,7 +3,7 @@
 The same student without KD (labels alone), its step kept as the student's own is and by its score, since KD should not
 win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are some,
 which tells what these bought; and the teacher with LoRA in place of full fine-tuning.
-Reads `data/`, `teacher/`, `student/`, and `search/` where there was a search. Writes one plain model a control.
+Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
 """
 
 import shutil
@@ -16,9 +16,10 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
 from kdc.pipeline.config.settings import KeptStep
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import ControlsResult, ModelResult, StudentResult
+from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import CONTROLS
+from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
@@ -60,11 +61,12 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil the student on the labelled rows alone, in as many steps as it took with the unlabelled ones; `work/model`
+    """Distil the student on the labelled rows alone, by a plan of as many steps as with the unlabelled ones; `work/model`
     is the merged model."""
-    training = run.result(StudentResult).training
-    assert training is not None  # a student that is the teacher itself has no such control
-    result = run.distil(run.student.model_copy(update={"min_steps": training.steps}), work, unlabeled=False)
+    data, role = run.data(), run.student_role
+    rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
+    steps = plan_for(run.student, rows, run.environment).steps
+    result = run.distil(run.student.model_copy(update={"min_steps": steps}), work, unlabeled=False)
     _save_merged(work)
     return result
 
