@@ -61,8 +61,8 @@ def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelRes
 
 
 def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
-    """Distil the student on the labelled rows alone, by a plan of as many steps as with the unlabelled ones; `work/model`
-    is the merged model."""
+    """Distil the student on the labelled rows alone, by a plan of as many steps as with the others; `work/model` is the
+    merged model."""
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
     steps = plan_for(run.student, rows, run.environment).steps
