@@ -318,6 +318,7 @@ def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
             folder,
             folder / "base",
             f"teacher.scores={scores}",
+            "student.min_steps=0",
             flags={"run.out": tmp_path / "run", "data.unlabeled": texts, "data.max_unlabeled_rows": most},
         )
         tiny_runs.compress(config, until="targets")
