@@ -68,7 +68,7 @@ def _fit(constants: dict[str, TensorProto], weights: NodeProto, bias: str) -> bo
     matrix, scale, numbers = (constants.get(name) for name in (weights.input[0], weights.input[1], bias))
     if matrix is None or scale is None or numbers is None or len(matrix.dims) != 2:
         return False
-    by_column = int(np.prod(scale.dims)) == 1 or attribute(weights, "axis", 1) % 2 == 1
+    by_column = int(np.prod(scale.dims)) == 1 or attribute(weights, "axis", 1) in (1, -1)
     return by_column and list(numbers.dims) == [matrix.dims[1]]
 
 
