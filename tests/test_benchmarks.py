@@ -7,6 +7,7 @@ from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import search
 from benchmarks.serving.mark import Mark
 
 
@@ -29,3 +30,19 @@ def test_a_mark_is_shown_only_by_its_whole_interval(
     mark = Mark("what", least, 0.85, 0.9, interval)
     assert mark.verdict == verdict
     assert mark.holds is (verdict == "holds")
+
+
+def test_students_are_ranked_against_their_full_training() -> None:
+    """Would catch correlations with a column of its own, and the best of the full training told as the search's."""
+    brief, full = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}, {"a": 10.0, "b": 30.0, "c": 40.0, "d": 20.0}
+    results = {
+        name: {"27%": search.Trained(400, brief[name]), search.FULL: search.Trained(1500, full[name], 100 - full[name])}
+        for name in "abcd"
+    }
+
+    *rows, _, told = search.table(results).splitlines()
+
+    assert rows[-4:] == [f"| {name} | {brief[name]} | {full[name]} | {100 - full[name]} |" for name in "abcd"]
+    # Ranks 1 2 3 4 against 1 3 4 2: 1 - 6 * (0 + 1 + 1 + 4) / (4 * 15) = 0.4.
+    assert "rank correlation 0.40 with the full training on the tuning slice, -0.40 on the evaluation rows" in told
+    assert told.endswith("its best has 80.0 there in full, the best of all 90.0")

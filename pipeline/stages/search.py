@@ -10,7 +10,7 @@ goes on, and one with other limits or more time repeats nothing; trained weights
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
     if settings.search == "quick":
         survivors = survivors[:_QUICK_SURVIVORS]
     trials: list[Trial] = []
-    most = {student: _steps_of_full_training(run, student) for student in survivors}
-    share = min(1.0, _FIRST_STEPS / min(most.values()))  # of each student's own full training: kinds differ in theirs
+    most = {student: steps_of_full_training(run, student) for student in survivors}
+    share = first_share(most.values())
     stopped = ""
     while (len(survivors) > 1 or (scored and not trials)) and not stopped:
         scores: dict[str, float] = {}
@@ -72,7 +72,7 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
             if trials and _is_out_of_time(trials, settings.max_hours):
                 stopped = f"; stopped after {settings.max_hours:g} hours"
                 break
-            trial = _trial(run, out, student, round(share * most[student]))
+            trial = short_training(run, out, student, round(share * most[student]))
             trials.append(trial)
             scores[student] = trial.score
             run.progress(len(trials), len(trials) + 1)
@@ -91,13 +91,20 @@ def _survivors(run: Run) -> list[str]:
     return fitting_students(run.result(CandidatesResult).candidates, contract)
 
 
-def _steps_of_full_training(run: Run, student: str) -> int:
+def first_share(steps: Iterable[int]) -> float:
+    """Which share of its own full training each student gets first, by the steps of all full trainings: kinds of
+    students differ in theirs."""
+    return min(1.0, _FIRST_STEPS / min(steps))
+
+
+def steps_of_full_training(run: Run, student: str) -> int:
+    """How many steps a student's full training has."""
     data, settings, role = run.data(), run.config.student.of(student), run.role_of(student)
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
     return plan_for(settings, rows, run.environment).steps
 
 
-def _trial(run: Run, out: Path, student: str, steps: int) -> Trial:
+def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     """Do one short training, of at least so many steps, or read its record."""
     settings = run.config.student.of(student).model_copy(
         update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}

@@ -1,0 +1,141 @@
+"""Does a short training rank students as the full one does? The search of `kdc compress` rests on it.
+
+Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`. RUN is a run directory in which at least
+`targets` is done (`kdc compress ... --until targets`); all students are made of its teacher. Each is trained for the
+search's first share of its full training, for twice that, and in full. Prints a Markdown table of scores on the tuning
+slice and, of the full training, on the evaluation rows; below it Spearman's rank correlation of each share with the
+full training, and what the search would have taken. Every training is kept in RUN/search.ranks/ and goes on where it
+was cut off. Hours on two cores.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FULL = "full"
+# Kinds, depths, choices of layers and widths, of a teacher of six layers.
+STUDENTS = (
+    "layers:0,1,2,4,5",
+    "layers:0,1,2,5",
+    "layers:0,1,5",
+    "layers:0,2,4",
+    "layers:0,5",
+    "layers:0,1",
+    "layers:5",
+    "layers:0,1,2,5,ffn=768",
+    "layers:0,1,5,ffn=768",
+    "layers:0,5,ffn=768",
+    "conv",
+    "static",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training of a student came to, in points of the task's first metric."""
+
+    steps: int
+    tune: float
+    evaluated: float | None = None  # of the full training alone
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS))
+    options = parser.parse_args()
+    from kdc.common.progress import Reporter
+    from kdc.pipeline.config.settings import Config
+    from kdc.pipeline.rundir.context import open_run
+    from kdc.pipeline.rundir.record import read_record
+    from kdc.pipeline.stages.search import first_share, steps_of_full_training
+
+    config = Config.model_validate_json((options.run / "config.json").read_text(encoding="utf-8"))
+    reporter = Reporter()
+    run = open_run(options.run, config, reporter)
+    targets = read_record(options.run / "targets")
+    if targets is None:
+        parser.error(f"{options.run} has no finished targets: `kdc compress ... --until targets` makes them")
+    run.fingerprints["targets"] = targets.fingerprint
+    steps = {student: steps_of_full_training(run, student) for student in options.students}
+    first = first_share(steps.values())
+    shares = [share for share in (first, 2 * first) if share < 1]
+    results: dict[str, dict[str, Trained]] = {}
+    for student in options.students:
+        reporter.started(student, f"{len(results) + 1} of {len(options.students)}")
+        brief = {f"{share:.0%}": _briefly(run, student, round(share * steps[student])) for share in shares}
+        results[student] = brief | {FULL: _in_full(run, student)}
+    reporter.stop()
+    sys.stdout.write(table(results))
+
+
+def _briefly(run: Any, student: str, steps: int) -> Trained:
+    """The search's own short training, or its record."""
+    from kdc.pipeline.stages.search import short_training
+
+    out = run.root / "search.ranks"
+    out.mkdir(exist_ok=True)
+    trial = short_training(run, out, student, steps)
+    return Trained(trial.steps, trial.score)
+
+
+def _in_full(run: Any, student: str) -> Trained:
+    """A full training by the run's own settings, and its answers to the evaluation rows; or its record."""
+    from kdc.common.files import write_whole
+    from kdc.pipeline.models import loading
+    from kdc.pipeline.quality.metrics import compute
+    from kdc.pipeline.training.batches import Rows
+    from kdc.pipeline.training.predict import predict
+    from kdc.pipeline.training.students import merged_student
+
+    name = student.replace(":", "-").replace(",", "-").replace("=", "-")
+    record, work = run.root / "search.ranks" / f"{name}.json", run.root / "search.ranks" / f"{name}.work"
+    if not record.exists():
+        work.mkdir(exist_ok=True)
+        result = run.distil(run.config.student.of(student), work)
+        data, metric = run.data(), run.data().task.metrics[0]
+        rows = Rows([data.tokens(run.role_of(student), "eval")])
+        pad_id = loading.load_tokenizer(str(work / "base")).pad_token_id
+        logits = predict(merged_student(work), rows, pad_id=pad_id)
+        evaluated = compute(logits, np.asarray(data.rows("eval")["label"][:]), data.task.kind, (metric,))[metric]
+        write_whole(record, json.dumps([result.training.steps, result.tune[metric], evaluated]))
+    shutil.rmtree(work, ignore_errors=True)
+    return Trained(*json.loads(record.read_text(encoding="utf-8")))
+
+
+def table(results: dict[str, dict[str, Trained]]) -> str:
+    """Markdown of all trainings, the rank correlations, and what the search would have taken."""
+    from scipy.stats import spearmanr
+
+    shares = [name for name in next(iter(results.values())) if name != FULL]
+    tune = {share: [each[share].tune for each in results.values()] for share in (*shares, FULL)}
+    evaluated = [each[FULL].evaluated or 0.0 for each in results.values()]
+    lines = [
+        f"| student | {' | '.join(f'{share} of the training' for share in shares)} | full | full, evaluation rows |",
+        "|---|" + "---:|" * (len(shares) + 2),
+        *(
+            f"| {student} | {' | '.join(f'{each[share].tune:.1f}' for share in (*shares, FULL))} | {score:.1f} |"
+            for (student, each), score in zip(results.items(), evaluated, strict=True)
+        ),
+        "",
+    ]
+    for share in shares:
+        ranks = [float(spearmanr(tune[share], other).statistic) for other in (tune[FULL], evaluated)]
+        taken = max(range(len(results)), key=tune[share].__getitem__)
+        lines.append(
+            f"{share}, {len(results)} students: rank correlation {ranks[0]:.2f} with the full training on the tuning "
+            f"slice, {ranks[1]:.2f} on the evaluation rows; its best has {evaluated[taken]:.1f} there in full, the "
+            f"best of all {max(evaluated):.1f}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
