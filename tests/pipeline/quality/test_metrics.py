@@ -60,6 +60,26 @@ def test_a_collapsed_model_is_told_from_one_that_answers(logits: list, kind: str
     assert metrics.is_constant(np.array(logits), kind) is expected  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("value", "rows"), [(2.0, 3), (0.1, 7), (123.456, 10), (1e6 / 3, 11)])
+def test_labels_of_one_value_are_correlated_with_nothing(value: float, rows: int) -> None:
+    """Would catch a deviation that rounding left of the mean, or none at all, taken for one of the labels."""
+    labels, answers = np.full(rows, value), np.arange(rows, dtype=float)[:, None]
+    assert metrics.compute(answers, labels, "regression", ("pearson", "spearman")) == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_labels_and_answers_of_very_different_sizes_can_be_correlated() -> None:
+    """Would catch the rounding of the one side taken for the other side's."""
+    large, small = np.array([1e6, 2e6, 3e6]), np.array([1e-7, 2e-7, 3e-7])
+    for labels, answers in ((large, small), (small, large)):
+        assert metrics.compute(answers[:, None], labels, "regression", ("pearson",)) == {"pearson": 100.0}
+
+
+def test_the_majority_of_several_labels_gives_each_label_that_half_of_the_rows_have() -> None:
+    """Would catch all labels given to every row, and shares taken over the labels of a row."""
+    labels = np.array([[1, 0], [1, 1], [1, 0], [0, 0]])  # always (1, 0) is right in the first row and the third
+    assert metrics.majority(labels, "multilabel", ("accuracy",)) == {"accuracy": 50.0}
+
+
 def test_the_majority_of_a_balanced_task_is_chance() -> None:
     assert metrics.majority(np.array([0, 1, 1, 0]), "classification", ("accuracy",)) == {"accuracy": 50.0}
 
