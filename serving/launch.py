@@ -61,7 +61,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     address = address_of(host, port)
     paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
     settings = settings.model_copy(update={"artifact": paths})
-    verify(settings)
+    verify(settings, hashes=False)  # a worker that finds a damaged file tells this process, which ends with its error
     # Signals are only noted from here on: an exception that a handler raises is lost where a C extension is imported.
     with _signals() as stop, runtime.own_folder() as folder:
         _check_sockets(folder)

@@ -27,8 +27,12 @@ log = logging.getLogger("kdc.serve")
 MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
 
 
-def verify(settings: ServeSettings) -> None:
+def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
     """Check all that can be checked before a worker starts: settings, artifacts, their contracts.
+
+    Args:
+        settings: the service's.
+        hashes: also read every file and compare its SHA-256, which each worker does before it loads an artifact.
 
     Raises:
         KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.
@@ -38,7 +42,7 @@ def verify(settings: ServeSettings) -> None:
     paths = paths_by_name(settings.artifact)
     expected = expected_sha256(settings.expect_sha256, paths)
     for name, path in paths.items():
-        manifest = load_manifest(path, expect_sha256=expected.get(name))
+        manifest = load_manifest(path, verify=hashes, expect_sha256=expected.get(name))
         refuse_failed(manifest.contract, allow=settings.allow_failed)
 
 

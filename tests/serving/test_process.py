@@ -484,6 +484,27 @@ def test_a_tampered_artifact_is_refused(artifact: Path, tmp_path: Path, file: st
     assert caught.value.remedy
 
 
+def test_what_starts_the_workers_leaves_the_reading_of_files_to_them(artifact: Path, tmp_path: Path) -> None:
+    """Would catch all files read once more before the workers start, which takes seconds for a large artifact."""
+    folder = tampered(artifact, tmp_path / "copy", "model.onnx")
+    verify(ServeSettings(artifact=str(folder)), hashes=False)
+    (folder / "model.onnx").unlink()
+    with pytest.raises(KdcError, match="missing"):
+        verify(ServeSettings(artifact=str(folder)), hashes=False)
+
+
+def test_bentomls_own_command_finds_a_tampered_artifact_before_it_starts_workers(
+    artifact: Path, tmp_path: Path
+) -> None:
+    """Would catch workers that end, and are started again, for ever."""
+    tampered(artifact, tmp_path / "copy", "model.onnx")
+    code = "from kdc.serving.service import Classifier; Classifier.inner.before_workers()"
+    environment = {**os.environ, "KDC_ARTIFACT": str(tmp_path / "copy")}
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "a file of the artifact was changed" in done.stderr
+
+
 def test_nothing_to_serve_says_what_to_do(tmp_path: Path) -> None:
     code, printed = refused(tmp_path)
     assert code == 2
