@@ -228,7 +228,7 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> Mask:
     for unit in np.argsort(-latest, kind="stable"):
         if taken >= size:
             break
-        if taken + counts[unit] <= max(1.5 * size, taken + 1):
+        if taken + counts[unit] <= 1.5 * size:
             chosen[unit] = True
             taken += int(counts[unit])
     return chosen[place]

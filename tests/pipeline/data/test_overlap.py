@@ -213,16 +213,19 @@ def test_no_split_parts_texts_that_are_near_each_other(tmp_path: Path) -> None:
     assert len(np.unique(groups)) == len(groups) / 3
 
 
-def test_an_unlabelled_text_near_the_tuning_slice_is_left_out(tmp_path: Path) -> None:
+def test_an_unlabelled_text_that_is_held_out_or_near_it_is_left_out(tmp_path: Path) -> None:
+    """Would catch equal texts that are let in since they are near ones too, and those near the first row."""
     rows = phrases(200, seed=1)
     data = DataSettings(
         train=rows_of(tmp_path / "train.csv", rows),
-        unlabeled=rows_of(tmp_path / "more.csv", [{"text": f"{row['text']} and more"} for row in rows]),
+        unlabeled=rows_of(
+            tmp_path / "more.csv", [{"text": row["text"] + more} for row in rows for more in ("", " and more")]
+        ),
     )
     prepare(tmp_path / "data", TASK, data, seed=0)
-    tune, unlabeled = (texts_of(tmp_path / "data", name) for name in ("tune", "unlabeled"))
+    tune, held_out, unlabeled = (texts_of(tmp_path / "data", name) for name in ("tune", "eval", "unlabeled"))
     assert unlabeled
-    assert not any(text in more for text in tune for more in unlabeled)
+    assert not any(text in more for text in tune + held_out for more in unlabeled)
 
 
 def overlapping(folder: Path, count: int) -> DataReport:

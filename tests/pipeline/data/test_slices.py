@@ -43,6 +43,7 @@ def test_rows_that_are_not_trained_on_make_the_tuning_slice_larger(rows: int, mo
         ([1, 1], 5, {"leave": 1}, [0, 0]),
         ([5, 5, 5], 2, {"at_least": 1}, [1, 1, 0]),
         ([0, 0], 3, {}, [0, 0]),
+        ([0, 10], 5, {"leave": 1}, [0, 5]),  # of a class without rows none can be left
     ],
 )
 def test_shares_add_up_within_their_limits(
@@ -94,6 +95,20 @@ def test_sample_takes_only_eligible_rows_in_proportion() -> None:
     assert not (chosen & ~eligible).any()
     assert not np.array_equal(chosen, sample(classes, eligible, 20, seed=1))
     assert np.array_equal(sample(classes, eligible, 99, seed=0), eligible)
+
+
+def test_sample_takes_one_row_of_a_rare_class_and_no_more_than_its_share() -> None:
+    classes = np.array([0] * 98 + [1, 1])
+    assert np.bincount(classes[sample(classes, np.ones(100, dtype=np.bool_), 10, seed=0)]).tolist() == [9, 1]
+
+
+def test_no_unit_takes_more_than_half_of_a_class() -> None:
+    """Would catch a slice that holds most of a class, in place of the smaller unit that fits too."""
+    units = np.repeat([0, 1, 2, 3], [6, 4, 9, 11])  # two of class 0 and two of class 1, all larger than their shares
+    classes = np.repeat([0, 1], [10, 20])
+    for seed in range(10):
+        chosen = pick_slice(units, classes, np.ones(30, dtype=np.bool_), 9, seed)
+        assert set(units[chosen]) == {1}
 
 
 def test_units_that_are_too_large_for_a_share_may_take_half_of_a_class() -> None:
