@@ -12,7 +12,7 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,13 @@ class Metrics(Collector):
     Attributes:
         incomplete: whether a count could not be written, as on a full disk.
         models: those whose series `exposition` shows, by name. They are read anew each time: a reload shows.
+        refused: the names of those of which a new artifact was refused; read anew each time too.
     """
 
     def __init__(self) -> None:
         self.incomplete = False
         self.models: Mapping[str, Model] = {}
+        self.refused: Collection[str] = ()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         try:
             self._make()
@@ -181,20 +183,31 @@ class Metrics(Collector):
         return generate_latest(together)
 
     def collect(self) -> Iterator[Metric]:
-        """How common each label was in training, from the manifests of the models that are loaded now.
+        """Which artifacts answer, whether a newer one was refused, and how common each label was in training, by the
+        models that are loaded now.
 
-        This is not a gauge: with several workers a gauge is a file, and the labels of an artifact that was replaced
-        would stay in it. All workers read the same manifests, so the worker that is asked answers for all.
+        These are not gauges: with several workers a gauge is a file, and the labels of an artifact that was replaced
+        would stay in it. All workers read the same artifacts, so the worker that is asked answers for all.
         """
+        answers = GaugeMetricFamily(
+            "kdc_artifact_info",
+            "1 for the artifact that answers: the beginning of its manifest's SHA-256.",
+            labels=["model", "artifact", "variant", "provider"],
+        )
+        refused = GaugeMetricFamily(
+            "kdc_artifact_refused", "1 while a new artifact is refused and the old one answers.", labels=["model"]
+        )
         family = GaugeMetricFamily(
             "kdc_training_label_share", "Share of the training rows that carry a label.", labels=["model", "label"]
         )
         for name, model in list(self.models.items()):
+            answers.add_metric([name, model.artifact, model.engine.variant, model.engine.provider], 1)
+            refused.add_metric([name], float(name in self.refused))
             manifest = model.engine.manifest
             shares = None if manifest is None else manifest.lineage.label_share
             for label, share in zip(model.engine.labels, shares or (), strict=shares is not None):
                 family.add_metric([name, label], share)
-        yield family
+        yield from (answers, refused, family)
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
+_DIGITS = 16  # of a manifest's SHA-256: enough to tell artifacts apart
 _CPU_AHEAD = 64  # of a pass with rows of a large request that others should not wait for; a GPU's are short anyway
 # Called with a model's name and what `OnBatch` is called with.
 Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]
@@ -46,6 +47,7 @@ class Model:
 
     Attributes:
         name: its name in routes and metrics.
+        artifact: the first 16 hexadecimal digits of its manifest's SHA-256; "" without a manifest.
         engine: runs the forward passes.
         max_batch_tokens: most padded tokens of a forward pass.
     """
@@ -59,6 +61,7 @@ class Model:
         left: Left | None = None,
     ) -> None:
         self.name = name
+        self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
         self._batcher = Batcher(
@@ -93,7 +96,7 @@ class Model:
             Overloaded: the queue is full.
         """
         if trace is not None:
-            trace.asked(self.name, len(rows))
+            trace.asked(self.name, self.artifact, len(rows))
         self._batcher.check_room(self._tokenising.least_tokens(rows))
         self._active += 1
         try:

@@ -63,6 +63,7 @@ class Registry:
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
+        self.refused: set[str] = set()  # those of which a new artifact was refused, so that the old one answers
 
     @property
     def first(self) -> Model:
@@ -98,10 +99,13 @@ class Registry:
             engine = await asyncio.to_thread(self._open, name)
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
+            self.refused.add(name)
             return
         except Exception:  # whatever went wrong, the next change must still be looked at
             log.exception("%s: the new artifact is refused, the old one stays", name)
+            self.refused.add(name)
             return
+        self.refused.discard(name)
         new = Model(name, engine, self._settings, self._record, self._left)
         old, self.models[name] = self.models[name], new
         log.info("%s: now serves %s", name, path.resolve())

@@ -53,9 +53,9 @@ class Trace:
         self._method = method
         self._inside = set_span_in_context(span, Context())
 
-    def asked(self, model: str, rows: int) -> None:
-        """Record the model that the request asks and its number of rows."""
-        self._span.set_attributes({"kdc.model": model, "kdc.rows": rows})
+    def asked(self, model: str, artifact: str, rows: int) -> None:
+        """Record the model that the request asks, which artifact that is now, and the number of rows."""
+        self._span.set_attributes({"kdc.model": model, "kdc.artifact": artifact, "kdc.rows": rows})
 
     def tokenised(self, began: float, tokens: int, truncated: int) -> None:
         """Record that its rows were tokenised just now: to so many tokens after the cut, with so many rows cut.

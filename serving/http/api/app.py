@@ -12,6 +12,7 @@ from starlette.routing import Route
 from kdc.common.errors import KdcError
 from kdc.serving.http.admin import admin_port
 from kdc.serving.http.api import pages, replies, tei, v2
+from kdc.serving.http.api.asking import ARTIFACT
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row
@@ -46,7 +47,7 @@ def make_app(settings: ServeSettings) -> Starlette:
         registry = Registry(settings, record, metrics.queue)
         registry.load()
         app.state.registry = registry
-        metrics.models = registry.models
+        metrics.models, metrics.refused = registry.models, registry.refused
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
@@ -110,12 +111,16 @@ def _routes() -> list[Route]:
 
 
 def _named(route: str, handler: Handler) -> Handler:
-    """Wrap a handler: note the route's name for the metrics, and end quietly when the client has left."""
+    """Wrap a handler: note the route's name for the metrics, tell which artifact answered, and end quietly when the
+    client has left."""
 
     async def named(request: Request) -> Response:
         request.scope["kdc_route"] = route
         try:
-            return await handler(request)
+            response = await handler(request)
+            if artifact := request.scope.get(ARTIFACT):
+                response.headers["x-artifact"] = artifact
+            return response
         except (asyncio.CancelledError, ClientDisconnect):
             if await request.is_disconnected():
                 return Response(status_code=499)

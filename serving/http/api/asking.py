@@ -13,6 +13,8 @@ from kdc.serving.http.api.replies import ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
+ARTIFACT = "kdc_artifact"  # key of a request's scope: which artifact answers it
+
 
 def require_ready(request: Request) -> None:
     """Refuse the request unless the service is ready.
@@ -116,6 +118,7 @@ async def ask(
         KdcError: as `Model.answer`.
     """
     state = request.app.state
+    request.scope[ARTIFACT] = model.artifact
     truncate = state.settings.auto_truncate if truncate is None else truncate
     with _cancelled_when_gone(request):
         answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))

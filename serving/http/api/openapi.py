@@ -42,14 +42,14 @@ def _texts_paths() -> Json:
     predict = _operation(
         "Predict",
         "Labels and scores, best first. One text or pair gives one list, a batch gives a list of lists.",
-        _reply("Predictions", _json(_ref("Predictions"))) | {"headers": _COMPUTE},
+        _reply("Predictions", _json(_ref("Predictions"))) | {"headers": _COMPUTE | _ANSWERED},
         _INFERENCE,
         body={"application/json": {"schema": _ref("PredictRequest"), "examples": _EXAMPLES}},
     )
     classify = _operation(
         "Classify",
         "What BentoML's own clients call: `client.classify(texts=[...])`.",
-        _reply("A list of labels and scores for each text", _json(_array(_ref("Prediction")))),
+        _reply("A list of labels and scores for each text", _json(_array(_ref("Prediction")))) | {"headers": _ANSWERED},
         (404, *_INFERENCE),
         body=_json(_ref("ClassifyRequest")),
     )
@@ -64,13 +64,14 @@ def _texts_paths() -> Json:
 
 def _v2_paths() -> Json:
     model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
+    version = {"name": "version", "in": "path", "required": True, "schema": _TEXT | {"pattern": "^(1|[0-9a-f]{16})$"}}
     binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     infer = _operation(
         "Infer",
         "Open Inference Protocol V2. BYTES input `text` of shape [N] or [N, 1]; pairs [N, 2], or `text` and "
         "`text_pair`. Binary tensors follow the JSON, whose length is in Inference-Header-Content-Length.",
-        _reply("Outputs `label` (BYTES) and `probabilities` (FP32).", _json(_ref("InferReply")) | binary),
+        _reply("Outputs `label` (BYTES) and `probabilities` (FP32).", _json(_ref("InferReply")) | binary)
+        | {"headers": _ANSWERED},
         tuple({404, *_INFERENCE} - {415}),
         body=_json(_ref("InferRequest")) | binary,
     )
@@ -159,6 +160,7 @@ _COMPUTE = {
     "x-truncated-texts": {"schema": _INTEGER, "description": "Texts that were cut"},
     "x-model": {"schema": _TEXT, "description": "Name of the model that answered"},
 }
+_ANSWERED = {"x-artifact": {"schema": _TEXT, "description": "Which artifact answered: 16 digits of its SHA-256"}}
 _EXAMPLES = {
     "text": {"summary": "one text", "value": {"inputs": "a gripping film"}},
     "pair": {"summary": "one pair", "value": {"inputs": ["Who wrote it?", "It was written in 1911."]}},

@@ -1,6 +1,7 @@
 """The Open Inference Protocol, version 2, under `/v2`: JSON, and the binary form that tritonclient sends by default.
 
 Input: BYTES tensor `text` of shape [N] or [N, 1]; for pairs `text` of shape [N, 2], or `text` and `text_pair` of [N].
+A model's version is the beginning of its artifact's SHA-256: who names one gets an answer of that artifact, or 404.
 Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regression `probabilities` holds the numbers.
 """
 
@@ -23,6 +24,7 @@ from kdc.serving.http.settings import ServeSettings
 
 _HEADER = "inference-header-content-length"
 _OUTPUTS = ("label", "probabilities")
+_ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
 
 
 async def server_metadata(_: Request) -> Response:
@@ -57,7 +59,13 @@ async def model_metadata(request: Request) -> Response:
     if task.labels:
         outputs.insert(0, {"name": "label", "datatype": "BYTES", "shape": [-1]})
     return JsonResponse(
-        {"name": model.name, "versions": ["1"], "platform": "onnxruntime_onnx", "inputs": inputs, "outputs": outputs}
+        {
+            "name": model.name,
+            "versions": [model.artifact],
+            "platform": "onnxruntime_onnx",
+            "inputs": inputs,
+            "outputs": outputs,
+        }
     )
 
 
@@ -73,8 +81,8 @@ async def infer(request: Request) -> Response:
 
 def _model(request: Request) -> Model:
     model = model_named(request, request.path_params["name"])
-    if request.path_params.get("version", "1") != "1":
-        raise ApiError(404, "there is no such version; each model has version 1")
+    if request.path_params.get("version", _ANY_VERSION) not in (_ANY_VERSION, model.artifact):
+        raise ApiError(404, f"there is no such version; it serves {model.artifact}, which also answers to 1")
     return model
 
 
@@ -189,7 +197,11 @@ def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> R
             described.pop("data")
             described["parameters"] = {"binary_data_size": len(raw)}
         outputs.append(described)
-    body: dict[str, Any] = {"model_name": model.name, "model_version": "1", "outputs": outputs}
+    body: dict[str, Any] = {
+        "model_name": model.name,
+        "model_version": model.artifact,
+        "outputs": outputs,
+    }
     if isinstance(header.get("id"), str):
         body["id"] = header["id"]
     if not tail:

@@ -67,6 +67,37 @@ def test_a_new_artifact_takes_over_and_no_request_fails(tmp_path: Path) -> None:
         assert all(answer in (expected_scores(1.0), expected_scores(3.0)) for answer in seen)
 
 
+def test_every_answer_tells_which_artifact_gave_it(tmp_path: Path) -> None:
+    """Would catch a route without the header, and one that goes on to name the artifact of before a reload."""
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    old = load_manifest(place).sha256[:16]
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["w1"]}
+    v2 = f"/v2/models/{tmp_path.name}"
+    bodies: dict[str, Any] = {
+        "/": {"inputs": "w1"},
+        "/predict": {"inputs": "w1"},
+        "/classify": {"texts": ["w1"]},
+        f"{v2}/infer": {"inputs": [tensor]},
+        f"{v2}/versions/1/infer": {"inputs": [tensor]},
+    }
+
+    def told(url: str) -> set[str]:
+        return {httpx.post(url + path, json=body).headers["x-artifact"] for path, body in bodies.items()}
+
+    with running(place, reload_s=0.05) as url:
+        assert told(url) == {old}
+        new = load_manifest(link(write_artifact(tmp_path / "two", scale=3.0), place)).sha256[:16]
+        eventually(lambda: raw_scores(url) == expected_scores(3.0))
+        assert told(url) == {new}
+        assert httpx.get(url + v2).json()["versions"] == [new]
+        reply = httpx.post(f"{url}{v2}/versions/{new}/infer", json={"inputs": [tensor]})
+        assert reply.json()["model_version"] == new
+        assert httpx.post(f"{url}{v2}/versions/{old}/infer", json={"inputs": [tensor]}).status_code == 404
+        shown = httpx.get(f"{url}/metrics").text
+        assert f'kdc_artifact_info{{artifact="{new}",model="{tmp_path.name}",provider="CPUExecutionProvider"' in shown
+        assert old not in shown
+
+
 def test_an_artifact_replaced_in_place_is_seen_too(tmp_path: Path) -> None:
     place = write_artifact(tmp_path / "artifact")
     other = write_artifact(tmp_path / "other", scale=2.0)
@@ -134,8 +165,10 @@ def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
         link(bad, place)
         eventually(lambda: "the new artifact is refused" in caplog.text)
         assert raw_scores(url) == expected_scores(1.0)
+        eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 1.0' in httpx.get(f"{url}/metrics").text)
         link(write_artifact(tmp_path / "good", scale=2.0), place)  # and a good one after it is taken
         eventually(lambda: raw_scores(url) == expected_scores(2.0))
+        assert f'kdc_artifact_refused{{model="{tmp_path.name}"}} 0.0' in httpx.get(f"{url}/metrics").text
 
 
 def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(

@@ -18,6 +18,7 @@ from bag_models import write_artifact
 from live import free_port, running, served
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import settings, tracing
@@ -139,6 +140,7 @@ def test_a_request_is_a_child_of_its_callers_span_and_a_parent_of_its_parts(
         "http.route": "/predict",
         "http.response.status_code": 200,
         "kdc.model": "mood",
+        "kdc.artifact": load_manifest(artifact).sha256[:16],
         "kdc.rows": 1,
         "kdc.tokens": 4,
         "kdc.truncated_rows": 0,
