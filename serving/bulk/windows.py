@@ -14,7 +14,7 @@ from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import is_utf8
+from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
@@ -124,7 +124,7 @@ def split_bad(window: Window, job: Job, *, columns_seen: bool) -> tuple[Window, 
 
 
 def _problem(name: str, value: Any, most: int) -> str | None:
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and is_blank(value)):
         return f"no text in column {name}"
     if not isinstance(value, str):
         return f"column {name} holds {type(value).__name__}, not text"

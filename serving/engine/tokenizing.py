@@ -51,11 +51,18 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text is empty, or nothing but white space: training takes no such rows, so no answer would mean
+    anything."""
+    return not text or text.isspace()
+
+
 def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[Text]:
     """Check that rows are what the task takes; returns texts, or tuples of two texts. Messages count from `first`.
 
     Raises:
-        InputError: a row is not one text (single-text task) or two texts (pair task), or not valid Unicode.
+        InputError: a row is not one text (single-text task) or two texts (pair task), or a text is not valid Unicode,
+            or blank.
     """
     if isinstance(texts, str):
         raise InputError("the texts are one string, not a list", given="str", remedy='give a list: ["..."]')
@@ -72,6 +79,8 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
             )
         if not all(isinstance(part, str) and is_utf8(part) for part in parts):
             raise InputError("a text is not valid Unicode", given=f"row {number}", remedy="give str, UTF-8 encodable")
+        if any(map(is_blank, parts)):
+            raise InputError("a text is empty", given=f"row {number}", remedy="give more than white space")
         rows.append((parts[0], parts[1]) if task.is_pair else parts[0])
     return rows
 

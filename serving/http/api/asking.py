@@ -9,7 +9,8 @@ import orjson
 from starlette.requests import Request
 
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.replies import ApiError
+from kdc.serving.engine.tokenizing import is_blank
+from kdc.serving.http.api.replies import EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
@@ -85,13 +86,16 @@ def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> lis
     """Check how many rows of one or two texts there are, and how long the texts are; returns texts and pairs.
 
     Raises:
-        ApiError: 422, too many rows, or a text that is too long.
+        ApiError: 422, too many rows, or a text that is too long; 400, a text is blank.
     """
     if len(rows) > settings.max_texts:
         raise ApiError(422, f"too many texts; given: {len(rows)}; at most {settings.max_texts} a request")
     longest = max(len(text) for row in rows for text in row)
     if longest > settings.max_text_chars:
         raise ApiError(422, f"a text is too long; given: {longest} characters; at most {settings.max_text_chars}")
+    for place, row in enumerate(rows):
+        if any(map(is_blank, row)):
+            raise ApiError(400, f"a text is empty; given: row {place}; send more than white space", kind=EMPTY)
     return [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
 
 

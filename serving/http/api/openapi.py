@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from kdc.common.version import __version__
-from kdc.serving.http.api.replies import ERRORS
+from kdc.serving.http.api.replies import EMPTY, ERRORS
 from kdc.serving.http.api.tei import FUNCTIONS
 
 Json = dict[str, Any]
@@ -199,7 +199,7 @@ def _schemas() -> Json:
         "models": _array(_TEXT, minItems=1),
         "max_input_length": _INTEGER,
     }
-    kinds = _TEXT | {"enum": sorted({kind for kind, _ in ERRORS.values()})}
+    kinds = _TEXT | {"enum": sorted({EMPTY, *(kind for kind, _ in ERRORS.values())})}
     outputs = {"outputs": _array(_object())}
     return {
         "Error": _object({"error": _TEXT, "error_type": kinds}),

@@ -16,7 +16,7 @@ log = logging.getLogger("kdc.serve")
 
 # Each status of an error: its `error_type`, in text-embeddings-inference's words where it has one, and its meaning.
 ERRORS = {
-    400: ("Malformed", "Empty or malformed JSON, or a binary body that does not fit its header."),
+    400: ("Malformed", "Empty or malformed JSON, a binary body that does not fit its header, or an empty text."),
     401: ("Unauthorized", "The bearer token is missing or wrong."),
     404: ("NotFound", "No such model, version or route."),
     405: ("MethodNotAllowed", "The route takes another method."),
@@ -32,6 +32,9 @@ ERRORS = {
 }
 
 
+EMPTY = "Empty"  # the `error_type` of a text without any words, whose status is 400 too
+
+
 class JsonResponse(Response):
     """A response of JSON. Floats get as many digits as they need to be read back the same."""
 
@@ -43,24 +46,31 @@ class JsonResponse(Response):
 
 
 class ApiError(Exception):
-    """An error that a client gets: a status of `ERRORS`, a message that never holds a text of a client, headers."""
+    """An error that a client gets: a status of `ERRORS`, a message that never holds a text of a client, headers, and
+    the `error_type` where it is not that of `ERRORS`."""
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: dict[str, str] | None = None, *, kind: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers or {}
+        self.kind = kind
 
 
-def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JsonResponse:
-    """The response with the JSON object."""
-    return JsonResponse({"error": message, "error_type": ERRORS[status][0]}, status_code=status, headers=headers)
+def error_response(
+    status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None
+) -> JsonResponse:
+    """The response with the JSON object; `kind` is its `error_type`, by default that of the status."""
+    body = {"error": message, "error_type": kind or ERRORS[status][0]}
+    return JsonResponse(body, status_code=status, headers=headers)
 
 
 async def on_api_error(_: Request, error: Exception) -> Response:
     """Handler of `ApiError`."""
     assert isinstance(error, ApiError)
-    return error_response(error.status, error.message, error.headers)
+    return error_response(error.status, error.message, error.headers, error.kind)
 
 
 async def on_kdc_error(_: Request, error: Exception) -> Response:

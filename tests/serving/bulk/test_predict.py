@@ -115,8 +115,9 @@ def test_quotes_line_breaks_and_zero_bytes_in_csv_are_kept(artifact: Path, tmp_p
 BAD = {
     ".csv": ('sentence,x\nw1,1\n"w2\nw2",2\n,3\nw4\nw5,5\n', {5: "no text", 6: "1 columns"}),
     ".jsonl": (
-        '{"sentence": "w1"}\n\n{"sentence": null}\n{"x": 1}\n{"sentence": 7}\nnot json\n[1]\n{"sentence": "\\ud800"}\n',
-        {3: "no text", 4: "no text", 5: "int", 6: "no JSON object", 7: "no JSON object", 8: "UTF-8"},
+        '{"sentence": "w1"}\n\n{"sentence": null}\n{"x": 1}\n{"sentence": 7}\nnot json\n[1]\n{"sentence": "\\ud800"}\n'
+        '{"sentence": " \\t"}\n',
+        {3: "no text", 4: "no text", 5: "int", 6: "no JSON object", 7: "no JSON object", 8: "UTF-8", 9: "no text"},
     ),
 }
 

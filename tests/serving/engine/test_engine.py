@@ -41,7 +41,7 @@ def bare(files: Path, task: TaskInfo = SINGLE, info: TokenizerInfo = INFO, model
     return Engine.from_files(files / model, files / "tokenizer.json", task=task, tokenizer_info=info, threads=1)
 
 
-TEXTS = ["w1", "w5 w6 w7 w8 w9", "", "w3 w3", "unknown w2 w4"]
+TEXTS = ["w1", "w5 w6 w7 w8 w9", "w2", "w3 w3", "unknown w2 w4"]
 
 
 def test_logits_are_those_of_the_graph_computed_by_hand(files: Path) -> None:
@@ -168,6 +168,15 @@ def test_a_single_text_task_refuses_other_rows(files: Path, rows: Any) -> None:
 def test_a_pair_task_refuses_other_rows(files: Path, rows: Any) -> None:
     with pytest.raises(InputError, match=r"takes two texts a row|not valid Unicode"):
         bare(files, PAIR).predict(rows)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000"])
+def test_a_text_without_anything_to_read_is_refused(files: Path, blank: str) -> None:
+    """Would catch a label, and a high score, for a row of the kind that no training takes."""
+    with pytest.raises(InputError, match=r"a text is empty(?s:.*)row 1"):
+        bare(files).predict(["w1", blank])
+    with pytest.raises(InputError, match=r"a text is empty(?s:.*)row 0"):
+        bare(files, PAIR).predict([("w1", blank)])
 
 
 def test_one_string_is_not_taken_for_a_list_of_letters(files: Path) -> None:
