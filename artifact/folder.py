@@ -6,7 +6,6 @@ Reads `manifest.json` and every file that it names (size and SHA-256). Writes `m
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from pydantic import ValidationError
 
 from kdc.artifact.graphs import has_external_data
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, FileInfo, Manifest
-from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of, write_whole
 
@@ -145,7 +143,7 @@ def _canonical_sha256(document: dict[str, Any]) -> str:
 
 
 def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    root = folder.resolve()
+    root, graphs = folder.resolve(), {variant.file for variant in manifest.variants.values()}
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -160,25 +158,11 @@ def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
                 "a file of the artifact has the wrong size",
                 f"{path}: {size} bytes, the manifest says {expected.size}",
             )
-    if hashes:
-        _check_hashes(folder, manifest)
-
-
-def _check_hashes(folder: Path, manifest: Manifest) -> None:
-    """Read all files, several at once, and see that no ONNX file has its weights elsewhere."""
-    largest_first = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        digests = pool.map(sha256_of, [folder / name for name in largest_first])
-        for name, digest in zip(largest_first, digests, strict=True):
-            path, expected = folder / name, manifest.files[name]
-            if digest != expected.sha256:
-                raise _damaged(
-                    "a file of the artifact was changed",
-                    f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}",
-                )
-    graphs = {variant.file for variant in manifest.variants.values()}
-    for path in (folder / name for name in largest_first if name in graphs):
-        if has_external_data(path):
+        if hashes and (digest := sha256_of(path)) != expected.sha256:
+            raise _damaged(
+                "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}"
+            )
+        if hashes and name in graphs and has_external_data(path):
             raise KdcError(
                 "an ONNX file of the artifact keeps weights in another file, which no hash covers",
                 given=path,

@@ -4,8 +4,8 @@ Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`. R
 `targets` is done (`kdc compress ... --until targets`); all students are made of its teacher. Each is trained for the
 search's first share of its full training, for twice that, and in full. Prints a Markdown table of scores on the tuning
 slice and, of the full training, on the evaluation rows; below it Spearman's rank correlation of each share with the
-full training, and what the search would have taken. Every training is kept in RUN/search.ranks/ and goes on where it
-was cut off. Hours on two cores.
+full training, and how good the best one at that share is in full. Trainings that are done are not done again: short
+ones are the records of the search itself, in RUN/search.kept/, full ones are in RUN/search.ranks/. Hours on two cores.
 """
 
 import argparse
@@ -40,9 +40,8 @@ STUDENTS = (
 class Trained:
     """What one training of a student came to, in points of the task's first metric."""
 
-    steps: int
     tune: float
-    evaluated: float | None = None  # of the full training alone
+    evaluated: float = 0.0  # of the full training alone
 
 
 def main() -> None:
@@ -67,6 +66,8 @@ def main() -> None:
     steps = {student: steps_of_full_training(run, student) for student in options.students}
     first = first_share(steps.values())
     shares = [share for share in (first, 2 * first) if share < 1]
+    if not shares:
+        parser.error("the shortest full training is as short as the search's first one: there is nothing to compare")
     results: dict[str, dict[str, Trained]] = {}
     for student in options.students:
         reporter.started(student, f"{len(results) + 1} of {len(options.students)}")
@@ -77,13 +78,13 @@ def main() -> None:
 
 
 def _briefly(run: Any, student: str, steps: int) -> Trained:
-    """The search's own short training, or its record."""
+    """The search's own short training, or its record of it."""
     from kdc.pipeline.stages.search import short_training
 
     out = run.root / "search.ranks"
     out.mkdir(exist_ok=True)
     trial = short_training(run, out, student, steps)
-    return Trained(trial.steps, trial.score)
+    return Trained(trial.score)
 
 
 def _in_full(run: Any, student: str) -> Trained:
@@ -91,32 +92,34 @@ def _in_full(run: Any, student: str) -> Trained:
     from kdc.common.files import write_whole
     from kdc.pipeline.models import loading
     from kdc.pipeline.quality.metrics import compute
+    from kdc.pipeline.rundir.fingerprints import fingerprint_of
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.predict import predict
     from kdc.pipeline.training.students import merged_student
 
-    name = student.replace(":", "-").replace(",", "-").replace("=", "-")
+    settings = run.config.student.of(student)
+    name = fingerprint_of("full", settings.model_dump(mode="json"), [run.fingerprints["targets"]])[:16]
     record, work = run.root / "search.ranks" / f"{name}.json", run.root / "search.ranks" / f"{name}.work"
     if not record.exists():
         work.mkdir(exist_ok=True)
-        result = run.distil(run.config.student.of(student), work)
+        result = run.distil(settings, work)
         data, metric = run.data(), run.data().task.metrics[0]
         rows = Rows([data.tokens(run.role_of(student), "eval")])
         pad_id = loading.load_tokenizer(str(work / "base")).pad_token_id
         logits = predict(merged_student(work), rows, pad_id=pad_id)
         evaluated = compute(logits, np.asarray(data.rows("eval")["label"][:]), data.task.kind, (metric,))[metric]
-        write_whole(record, json.dumps([result.training.steps, result.tune[metric], evaluated]))
+        write_whole(record, json.dumps([result.tune[metric], evaluated]))
     shutil.rmtree(work, ignore_errors=True)
     return Trained(*json.loads(record.read_text(encoding="utf-8")))
 
 
 def table(results: dict[str, dict[str, Trained]]) -> str:
-    """Markdown of all trainings, the rank correlations, and what the search would have taken."""
+    """Markdown of all trainings, the rank correlations, and how good the best of each share is in full."""
     from scipy.stats import spearmanr
 
     shares = [name for name in next(iter(results.values())) if name != FULL]
     tune = {share: [each[share].tune for each in results.values()] for share in (*shares, FULL)}
-    evaluated = [each[FULL].evaluated or 0.0 for each in results.values()]
+    evaluated = [each[FULL].evaluated for each in results.values()]
     lines = [
         f"| student | {' | '.join(f'{share} of the training' for share in shares)} | full | full, evaluation rows |",
         "|---|" + "---:|" * (len(shares) + 2),

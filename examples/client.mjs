@@ -2,8 +2,8 @@
 //
 //     node client.mjs 'a gripping film' dull        # or one text a line on standard input
 //
-// Prints label and score of each. A tab parts the two texts of a pair. KDC_URL names the service (default
-// http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+// Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
+// (default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
 //
 // 429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the
 // tries or the seconds are used up. Every other answer is final. What is not answered ends the program: exit code 1.
@@ -65,7 +65,7 @@ async function main() {
     rows = [];
   };
   for await (const line of given.length ? given : createInterface({ input: process.stdin })) {
-    rows.push(line.split("\t"));
+    if (line.trim()) rows.push(line.split("\t"));
     if (rows.length === ROWS) await flush();
   }
   if (rows.length) await flush();

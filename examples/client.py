@@ -3,8 +3,8 @@
     pip install httpx
     python client.py 'a gripping film' dull        # or one text a line on standard input
 
-Prints label and score of each. A tab parts the two texts of a pair. KDC_URL names the service (default
-http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
+(default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
 
 429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the tries
 or the seconds are used up. Every other answer is final. What is not answered ends the program with exit code 1.
@@ -37,7 +37,7 @@ def main() -> None:
     """Texts in, a line of label and score for each out."""
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    lines = iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin))
+    lines = iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))
     with httpx.Client(base_url=os.environ.get("KDC_URL", "http://localhost:3000"), headers=headers) as client:
         while rows := [line.split("\t") for line in itertools.islice(lines, ROWS)]:
             for label, score in classify(client, rows):

@@ -3,8 +3,8 @@
     pip install httpx
     python client_async.py 'a gripping film' dull        # or one text a line on standard input
 
-Prints label and score of each. A tab parts the two texts of a pair. KDC_URL names the service (default
-http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
+(default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
 
 429, 503 and connections that fail are tried again, after `Retry-After` and a random pause that doubles, until the tries
 or the seconds are used up. Every other answer is final. What is not answered ends the program with exit code 1.
@@ -42,7 +42,7 @@ async def main() -> None:
     """Texts in, a line of label and score for each out."""
     token = os.environ.get("KDC_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    batches = batches_of(iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin)))
+    batches = batches_of(iter(sys.argv[1:] or (line.rstrip("\r\n") for line in sys.stdin if line.strip())))
     limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
     url = os.environ.get("KDC_URL", "http://localhost:3000")
     working: deque[asyncio.Task[Answers]] = deque()

@@ -3,8 +3,8 @@
 #
 #     ./curl.sh 'a gripping film' dull        # or one text a line on standard input, at most KDC_MAX_TEXTS (1024)
 #
-# Prints label and score of each. A tab parts the two texts of a pair. KDC_URL names the service (default
-# http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
+# Prints label and score of each; blank lines are left out. A tab parts the two texts of a pair. KDC_URL names the service
+# (default http://localhost:3000), KDC_TOKEN holds its bearer token, if it asks for one.
 #
 # --retry pauses 1, 2, 4 ... seconds, or what Retry-After says where that is longer. It takes 429 and 503, and also 408,
 # 500, 502, 504 and a try that took too long; never another 4xx. It has no jitter: for many clients the others are better.
@@ -17,7 +17,7 @@ trap 'rm -f "$reply"' EXIT
 # Retry-After is longer than --retry-max-time.
 status=$(
   if (($#)); then printf '%s\n' "$@"; else cat; fi |
-    jq --raw-input --null-input '{inputs: [inputs | split("\t")], parameters: {top_k: 1}}' |
+    jq --raw-input --null-input '{inputs: [inputs | select(test("\\S")) | split("\t")], parameters: {top_k: 1}}' |
     curl --silent --show-error --output "$reply" --write-out '%{http_code}' \
       --retry 3 --retry-connrefused --retry-max-time 30 --max-time 12 \
       --header @<(printf '%s' "${KDC_TOKEN:+Authorization: Bearer $KDC_TOKEN}") \

@@ -33,10 +33,10 @@ def test_a_mark_is_shown_only_by_its_whole_interval(
 
 
 def test_students_are_ranked_against_their_full_training() -> None:
-    """Would catch correlations with a column of its own, and the best of the full training told as the search's."""
+    """Would catch correlations with a column of its own, and the best of the full training told as that of a share."""
     brief, full = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}, {"a": 10.0, "b": 30.0, "c": 40.0, "d": 20.0}
     results = {
-        name: {"27%": search.Trained(400, brief[name]), search.FULL: search.Trained(1500, full[name], 100 - full[name])}
+        name: {"27%": search.Trained(brief[name]), search.FULL: search.Trained(full[name], 100 - full[name])}
         for name in "abcd"
     }
 

@@ -106,11 +106,8 @@ def metrics() -> dict[str, list[str]]:
         Metrics().registry._collector_to_names
     )  # their public side names no labels before there are values
     known = [collector for collector in collectors if hasattr(collector, "_labelnames")]
-    of_manifests = {
-        "kdc_artifact_info": ["gauge", "model", "artifact", "variant", "provider"],
-        "kdc_artifact_refused": ["gauge", "model"],
-        "kdc_training_label_share": ["gauge", "model", "label"],
-    }
+    families: Any = Metrics().collect()
+    of_manifests = {each.name: [each.type, *each._labelnames] for each in families}
     return of_manifests | {each._name: [each._type, *each._labelnames] for each in known}
 
 

@@ -5,6 +5,7 @@ import math
 from datetime import UTC, date, datetime
 
 from kdc.pipeline.data.problems import RowProblem, is_nan
+from kdc.serving.engine.tokenizing import is_blank
 
 _TELLING = 20  # characters of a text that two pairs do not share by chance
 
@@ -16,7 +17,7 @@ def check_text(value: object, column: str) -> str:
         RowProblem: it is not a string, NaN, or nothing but white space.
     """
     if isinstance(value, str):
-        if value and not value.isspace() and value.lower() != "nan":
+        if not is_blank(value) and value.lower() != "nan":
             return value
         what = "text is NaN" if value.lower() == "nan" else "text is empty"
     elif value is None or is_nan(value):

@@ -52,7 +52,7 @@ def is_utf8(text: str) -> bool:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty, or nothing but white space: training takes no such rows, so no answer would mean
+    """Whether a text is empty, or nothing but white space: no such row is trained on, so no answer would mean
     anything."""
     return not text or text.isspace()
 

@@ -12,7 +12,7 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,11 @@ class Metrics(Collector):
     Attributes:
         incomplete: whether a count could not be written, as on a full disk.
         models: those whose series `exposition` shows, by name. They are read anew each time: a reload shows.
-        refused: the names of those of which a new artifact was refused; read anew each time too.
     """
 
     def __init__(self) -> None:
         self.incomplete = False
         self.models: Mapping[str, Model] = {}
-        self.refused: Collection[str] = ()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         try:
             self._make()
@@ -117,6 +115,13 @@ class Metrics(Collector):
         self.batch_rows = histogram("kdc_batch_rows", rows, model, buckets=_ROWS)
         gauge = functools.partial(Gauge, registry=own, multiprocess_mode="livesum")
         self.queue_tokens = gauge("kdc_queue_tokens", "Tokens that wait for a forward pass.", model)
+        self.refused = Gauge(
+            "kdc_artifact_refused",
+            "1 while a worker answers with the artifact of before, since the new one is refused or gone.",
+            model,
+            registry=own,
+            multiprocess_mode="livemax",
+        )
         self.connections = gauge("kdc_connections", "Connections that are open.")
         self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
@@ -135,6 +140,11 @@ class Metrics(Collector):
         self.connections.set(connections)
         if refused:
             self.refused_connections.inc()
+
+    @_counts
+    def reloaded(self, model: str, *, refused: bool) -> None:
+        """Note whether this worker took a model's new artifact, or refused it."""
+        self.refused.labels(model).set(refused)
 
     @_counts
     def queue(self, model: str, tokens: int) -> None:
@@ -171,7 +181,7 @@ class Metrics(Collector):
         # Create the series of what has not happened yet: Prometheus sees no increase in a series that begins at 1, and
         # a quotient with a missing series is missing.
         for name, model in list(self.models.items()):
-            for metric in (self.rows, self.truncated, self.queue_tokens):
+            for metric in (self.rows, self.truncated, self.queue_tokens, self.refused):
                 metric.labels(name)
             for label in model.engine.labels:
                 self.predictions.labels(name, label)
@@ -183,31 +193,27 @@ class Metrics(Collector):
         return generate_latest(together)
 
     def collect(self) -> Iterator[Metric]:
-        """Which artifacts answer, whether a newer one was refused, and how common each label was in training, by the
-        models that are loaded now.
+        """Which artifacts answer, and how common each label was in training, by the models that are loaded now.
 
         These are not gauges: with several workers a gauge is a file, and the labels of an artifact that was replaced
-        would stay in it. All workers read the same artifacts, so the worker that is asked answers for all.
+        would stay in it. The worker that is asked answers for all: they read the same artifacts, if not at the same
+        moment.
         """
         answers = GaugeMetricFamily(
             "kdc_artifact_info",
             "1 for the artifact that answers: the beginning of its manifest's SHA-256.",
             labels=["model", "artifact", "variant", "provider"],
         )
-        refused = GaugeMetricFamily(
-            "kdc_artifact_refused", "1 while a new artifact is refused and the old one answers.", labels=["model"]
-        )
         family = GaugeMetricFamily(
             "kdc_training_label_share", "Share of the training rows that carry a label.", labels=["model", "label"]
         )
         for name, model in list(self.models.items()):
             answers.add_metric([name, model.artifact, model.engine.variant, model.engine.provider], 1)
-            refused.add_metric([name], float(name in self.refused))
             manifest = model.engine.manifest
             shares = None if manifest is None else manifest.lineage.label_share
             for label, share in zip(model.engine.labels, shares or (), strict=shares is not None):
                 family.add_metric([name, label], share)
-        yield from (answers, refused, family)
+        yield from (answers, family)
 
 
 def _forget_the_dead(folder: Path) -> None:

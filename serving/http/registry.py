@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from pathlib import Path
+from typing import Protocol
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import refuse_failed, sentence
@@ -24,7 +25,14 @@ from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
 
+
 MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
+
+
+class Reloaded(Protocol):
+    """Called after each look at a changed artifact."""
+
+    def __call__(self, name: str, /, *, refused: bool) -> None: ...
 
 
 def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
@@ -53,17 +61,24 @@ class Registry:
         settings: the service's.
         record: called with a model's name and every batch that it ran.
         left: called with a model's name and the tokens that wait for it, after a caller has left.
+        reloaded: called with a model's name and whether its new artifact is refused, or gone.
     """
 
-    def __init__(self, settings: ServeSettings, record: Record | None = None, left: Left | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        record: Record | None = None,
+        left: Left | None = None,
+        reloaded: Reloaded | None = None,
+    ) -> None:
         self._settings = settings
         self._record, self._left = record, left
+        self._reloaded: Reloaded = reloaded or (lambda name, *, refused: None)
         self._paths = paths_by_name(settings.artifact)
         self._expected = expected_sha256(settings.expect_sha256, self._paths)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
-        self.refused: set[str] = set()  # those of which a new artifact was refused, so that the old one answers
 
     @property
     def first(self) -> Model:
@@ -86,32 +101,36 @@ class Registry:
             await asyncio.sleep(self._settings.reload_s)
             for name, path in self._paths.items():
                 signature = await asyncio.to_thread(_signature, path)  # a volume may hang
-                if signature is not None and signature != self._seen[name]:
-                    self._seen[name] = signature
-                    await self._replace(name, path)
+                if signature == self._seen[name]:
+                    continue
+                self._seen[name] = signature
+                if signature is None:
+                    log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
+                    self._reloaded(name, refused=True)
+                else:
+                    self._reloaded(name, refused=not await self._replace(name, path))
 
     async def close(self) -> None:
         """Answer what is queued at all models, and end their threads."""
         await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
 
-    async def _replace(self, name: str, path: Path) -> None:
+    async def _replace(self, name: str, path: Path) -> bool:
+        """Serve what is at the path now; False where that is refused."""
         try:
             engine = await asyncio.to_thread(self._open, name)
         except KdcError as error:
             log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
-            self.refused.add(name)
-            return
+            return False
         except Exception:  # whatever went wrong, the next change must still be looked at
             log.exception("%s: the new artifact is refused, the old one stays", name)
-            self.refused.add(name)
-            return
-        self.refused.discard(name)
+            return False
         new = Model(name, engine, self._settings, self._record, self._left)
         old, self.models[name] = self.models[name], new
         log.info("%s: now serves %s", name, path.resolve())
         task = asyncio.create_task(old.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return True
 
     def _open(self, name: str) -> Engine:
         settings = self._settings

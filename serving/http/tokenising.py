@@ -31,8 +31,8 @@ class Tokenising:
         self._threads = ThreadPoolExecutor(max(1, min(_MOST_THREADS, engine.threads // 2)), "kdc-tokeniser")
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
-        """About the fewest tokens that rows of sentences have once they are cut, found without tokenising them. Spaces
-        alone, or a word without an end, have fewer."""
+        """About the fewest tokens that rows of sentences have once they are cut, found without tokenising them. A
+        word without an end, or a text that is nearly all spaces, has fewer."""
         most = self._engine.tokenizer_info.max_length
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 

@@ -396,7 +396,7 @@ def test_the_uncut_teacher_is_taken_unless_a_student_is_better(
         score = best if student == DEEP[2] else 80.0
         return Trial(student=student, steps=steps, parameters=1, score=score, seconds=0.0)
 
-    monkeypatch.setattr(search, "_trial", trial)
+    monkeypatch.setattr(search, "short_training", trial)
     teacher = read_result(run, TeacherResult).model_copy(update={"tune": {"macro_f1": 90.0}})
     result = Run.result
     monkeypatch.setattr(Run, "result", lambda run, kind: teacher if kind is TeacherResult else result(run, kind))

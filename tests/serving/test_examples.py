@@ -89,7 +89,7 @@ def test_texts_as_arguments(client: str, service: str, artifact: Path) -> None:
 @every_client
 def test_lines_of_standard_input_keep_their_order(client: str, service: str, artifact: Path) -> None:
     texts = [f"w{n % 20} w{n * 7 % 20}" for n in range(3 * ROWS + 5)]
-    answers = answers_of(run(client, service, lines="\n".join(texts) + "\n", token="open sesame"))
+    answers = answers_of(run(client, service, lines="\n \n\n".join(texts) + "\n", token="open sesame"))
     agree(answers, artifact, texts)
 
 

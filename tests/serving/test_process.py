@@ -175,7 +175,7 @@ async def ask_for_all_lengths(url: str, seconds: float = 1.5) -> int:
     async def one_connection(client: httpx.AsyncClient) -> None:
         nonlocal answered
         while time.monotonic() < deadline:
-            texts = ["w1 " * dice.randint(0, 200) for _ in range(dice.choice((1, 1, 8, 64)))]
+            texts = ["w1 " * dice.randint(1, 200) for _ in range(dice.choice((1, 1, 8, 64)))]
             reply = await client.post(f"{url}/predict", json={"inputs": [[text] for text in texts]})
             assert reply.status_code == 200
             assert len(reply.json()) == len(texts)
@@ -493,16 +493,20 @@ def test_what_starts_the_workers_leaves_the_reading_of_files_to_them(artifact: P
         verify(ServeSettings(artifact=str(folder)), hashes=False)
 
 
-def test_bentomls_own_command_finds_a_tampered_artifact_before_it_starts_workers(
+def test_bentomls_own_command_finds_a_tampered_artifact_and_kdc_serve_leaves_that_to_its_workers(
     artifact: Path, tmp_path: Path
 ) -> None:
-    """Would catch workers that end, and are started again, for ever."""
+    """Would catch workers that end, and are started again, for ever; and files that `kdc serve` reads once more."""
     tampered(artifact, tmp_path / "copy", "model.onnx")
     code = "from kdc.serving.service import Classifier; Classifier.inner.before_workers()"
     environment = {**os.environ, "KDC_ARTIFACT": str(tmp_path / "copy")}
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 1
-    assert "a file of the artifact was changed" in done.stderr
+    plain, ours = (
+        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment | more)
+        for more in ({}, {runtime.DIRECTORY: str(tmp_path)})
+    )
+    assert plain.returncode == 1
+    assert "a file of the artifact was changed" in plain.stderr
+    assert ours.returncode == 0, ours.stderr
 
 
 def test_nothing_to_serve_says_what_to_do(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from starlette.routing import Route
 from kdc.common.errors import KdcError
 from kdc.serving.http.admin import admin_port
 from kdc.serving.http.api import pages, replies, tei, v2
-from kdc.serving.http.api.asking import ARTIFACT
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row
@@ -44,10 +43,10 @@ def make_app(settings: ServeSettings) -> Starlette:
             if traces is not None:
                 traces.passed(model, rows, results, report)
 
-        registry = Registry(settings, record, metrics.queue)
+        registry = Registry(settings, record, metrics.queue, metrics.reloaded)
         registry.load()
         app.state.registry = registry
-        metrics.models, metrics.refused = registry.models, registry.refused
+        metrics.models = registry.models
         gate.open(traces)
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
@@ -117,10 +116,7 @@ def _named(route: str, handler: Handler) -> Handler:
     async def named(request: Request) -> Response:
         request.scope["kdc_route"] = route
         try:
-            response = await handler(request)
-            if artifact := request.scope.get(ARTIFACT):
-                response.headers["x-artifact"] = artifact
-            return response
+            return replies.tell_artifact(request, await handler(request))
         except (asyncio.CancelledError, ClientDisconnect):
             if await request.is_disconnected():
                 return Response(status_code=499)

@@ -10,11 +10,9 @@ from starlette.requests import Request
 
 from kdc.serving.engine.engine import Text
 from kdc.serving.engine.tokenizing import is_blank
-from kdc.serving.http.api.replies import EMPTY, ApiError
+from kdc.serving.http.api.replies import ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
-
-ARTIFACT = "kdc_artifact"  # key of a request's scope: which artifact answers it
 
 
 def require_ready(request: Request) -> None:

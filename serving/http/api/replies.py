@@ -32,7 +32,8 @@ ERRORS = {
 }
 
 
-EMPTY = "Empty"  # the `error_type` of a text without any words, whose status is 400 too
+EMPTY = "Empty"  # the `error_type` of a text that is empty or white space, whose status is 400 too
+ARTIFACT = "kdc_artifact"  # key of a request's scope: which artifact answers it, once that is known
 
 
 class JsonResponse(Response):
@@ -67,15 +68,26 @@ def error_response(
     return JsonResponse(body, status_code=status, headers=headers)
 
 
-async def on_api_error(_: Request, error: Exception) -> Response:
+def tell_artifact(request: Request, response: Response) -> Response:
+    """Add the header that tells which artifact answers the request, if one does."""
+    if artifact := request.scope.get(ARTIFACT):
+        response.headers["x-artifact"] = artifact
+    return response
+
+
+async def on_api_error(request: Request, error: Exception) -> Response:
     """Handler of `ApiError`."""
     assert isinstance(error, ApiError)
-    return error_response(error.status, error.message, error.headers, error.kind)
+    return tell_artifact(request, error_response(error.status, error.message, error.headers, error.kind))
 
 
-async def on_kdc_error(_: Request, error: Exception) -> Response:
+async def on_kdc_error(request: Request, error: Exception) -> Response:
     """Handler of errors out of the batcher and the engine: 422, 429 or 503 for refusals, 424 for all others."""
     assert isinstance(error, KdcError)
+    return tell_artifact(request, _refusal(error))
+
+
+def _refusal(error: KdcError) -> Response:
     message = "; ".join(filter(None, [error.what, f"given: {error.given}" if error.given else "", error.remedy]))
     if isinstance(error, Overloaded):
         return error_response(429, message, {"Retry-After": str(error.retry_after)})

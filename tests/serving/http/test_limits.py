@@ -19,6 +19,7 @@ import pytest
 from bag_models import SINGLE, write_artifact
 from live import connect, running
 
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.settings import ServeSettings
@@ -253,6 +254,7 @@ def test_a_model_that_fails_is_424(artifact: Path, monkeypatch: pytest.MonkeyPat
         reply = ask(url)
         monkeypatch.undo()
         assert (reply.status_code, reply.json()["error_type"]) == (424, "Inference")
+        assert reply.headers["x-artifact"] == load_manifest(artifact).sha256[:16]
         assert ask(url).status_code == 200
 
 

@@ -135,14 +135,17 @@ def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: p
 
     async def scenario(url: str) -> None:
         old = sha(url)
-        before = asyncio.create_task(asyncio.to_thread(raw_scores, url, "w7"))
+        body = {"inputs": "w7", "raw_scores": True}
+        before = asyncio.create_task(asyncio.to_thread(httpx.post, f"{url}/predict", json=body, timeout=30))
         await asyncio.to_thread(held.wait, 10)
         link(write_artifact(tmp_path / "two", scale=3.0), place)
         await asyncio.to_thread(eventually, lambda: sha(url) != old)
         assert await asyncio.to_thread(raw_scores, url) == expected_scores(3.0)  # the new one answers beside it
         assert not before.done()
         gate.set()
-        assert await before == expected_scores(1.0, "w7")
+        late = await before
+        assert sorted(entry["score"] for entry in late.json()) == expected_scores(1.0, "w7")
+        assert late.headers["x-artifact"] == old[:16]
 
     with running(place, reload_s=0.05) as url:
         asyncio.run(scenario(url))
@@ -168,7 +171,23 @@ def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
         eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 1.0' in httpx.get(f"{url}/metrics").text)
         link(write_artifact(tmp_path / "good", scale=2.0), place)  # and a good one after it is taken
         eventually(lambda: raw_scores(url) == expected_scores(2.0))
-        assert f'kdc_artifact_refused{{model="{tmp_path.name}"}} 0.0' in httpx.get(f"{url}/metrics").text
+        eventually(lambda: f'kdc_artifact_refused{{model="{tmp_path.name}"}} 0.0' in httpx.get(f"{url}/metrics").text)
+
+
+def test_an_artifact_that_is_gone_is_told_and_the_old_one_stays_until_there_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a link that leads nowhere, with which no pod can start, and which nobody hears of."""
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    told = f'kdc_artifact_refused{{model="{tmp_path.name}"}} '
+    with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
+        link(tmp_path / "no-such-folder", place)
+        eventually(lambda: f"{told}1.0" in httpx.get(f"{url}/metrics").text)
+        assert caplog.text.count("there is no artifact any more") == 1
+        assert raw_scores(url) == expected_scores(1.0)
+        link(tmp_path / "one", place)
+        eventually(lambda: f"{told}0.0" in httpx.get(f"{url}/metrics").text)
+        assert raw_scores(url) == expected_scores(1.0)
 
 
 def test_an_artifact_that_is_copied_into_place_is_taken_once_it_is_whole(
