@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 FULL = "full"
+_RANKS = "search.ranks"  # folder of a run directory
 # Kinds, depths, choices of layers and widths, of a teacher of six layers.
 STUDENTS = (
     "layers:0,1,2,4,5",
@@ -81,7 +82,7 @@ def _briefly(run: Any, student: str, steps: int) -> Trained:
     """The search's own short training, or its record of it."""
     from kdc.pipeline.stages.search import short_training
 
-    out = run.root / "search.ranks"
+    out = run.root / _RANKS
     out.mkdir(exist_ok=True)
     trial = short_training(run, out, student, steps)
     return Trained(trial.score)
@@ -99,7 +100,7 @@ def _in_full(run: Any, student: str) -> Trained:
 
     settings = run.config.student.of(student)
     name = fingerprint_of("full", settings.model_dump(mode="json"), [run.fingerprints["targets"]])[:16]
-    record, work = run.root / "search.ranks" / f"{name}.json", run.root / "search.ranks" / f"{name}.work"
+    record, work = run.root / _RANKS / f"{name}.json", run.root / _RANKS / f"{name}.work"
     if not record.exists():
         work.mkdir(exist_ok=True)
         result = run.distil(settings, work)

@@ -197,11 +197,7 @@ def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> R
             described.pop("data")
             described["parameters"] = {"binary_data_size": len(raw)}
         outputs.append(described)
-    body: dict[str, Any] = {
-        "model_name": model.name,
-        "model_version": model.artifact,
-        "outputs": outputs,
-    }
+    body: dict[str, Any] = {"model_name": model.name, "model_version": model.artifact, "outputs": outputs}
     if isinstance(header.get("id"), str):
         body["id"] = header["id"]
     if not tail:
