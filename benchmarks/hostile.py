@@ -65,7 +65,9 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
     client = Asking(target.port, "/predict")
     body = json.dumps({"inputs": [target.row("a row of words such as others send")]}).encode()
     expected = (await client.post(body)).body
-    while target.goes_on():
+    is_last = False
+    while not is_last:
+        is_last = not target.goes_on()  # one is asked in any case: the first answer may take all of a short time
         try:
             reply = await asyncio.wait_for(client.post(body), 10)
         except (*GONE, TimeoutError) as error:

@@ -168,28 +168,27 @@ def test_bentomls_probes_answer(service: Process) -> None:
         assert httpx.get(service.url + route).status_code == 200
 
 
-async def ask_for_all_lengths(url: str, seconds: float = 1.5) -> int:
-    """Ask with texts and batches of all sizes over several connections; returns how many requests were answered."""
-    dice, deadline, answered = random.Random(0), time.monotonic() + seconds, 0
+async def ask_for_all_lengths(url: str, requests: int = 100) -> None:
+    """Ask with texts and batches of all sizes over several connections."""
+    dice, left = random.Random(0), requests
 
     async def one_connection(client: httpx.AsyncClient) -> None:
-        nonlocal answered
-        while time.monotonic() < deadline:
+        nonlocal left
+        while left > 0:
+            left -= 1
             texts = ["w1 " * dice.randint(1, 200) for _ in range(dice.choice((1, 1, 8, 64)))]
             reply = await client.post(f"{url}/predict", json={"inputs": [[text] for text in texts]})
             assert reply.status_code == 200
             assert len(reply.json()) == len(texts)
-            answered += 1
 
     async with httpx.AsyncClient(timeout=30) as client:
         await asyncio.gather(*(one_connection(client) for _ in range(8)))
-    return answered
 
 
 def test_memory_is_flat_over_requests_of_all_lengths(service: Process) -> None:
     asyncio.run(ask_for_all_lengths(service.url))  # the allocators take what they need
     before = resident_bytes(service)
-    assert asyncio.run(ask_for_all_lengths(service.url)) > 30
+    asyncio.run(ask_for_all_lengths(service.url))
     assert resident_bytes(service) - before < 15e6
 
 

@@ -15,6 +15,7 @@ from live import resident_bytes, served
 from kdc.serving.engine.engine import Engine
 
 SECONDS = 2.0
+ENOUGH = 50  # answers, and refusals: a busy machine takes longer for as many
 CONNECTIONS = 64
 
 
@@ -34,7 +35,7 @@ def make_texts() -> list[list[str]]:
 async def keep_asking(url: str, requests: list[list[str]], expected: list[np.ndarray], first: int, seen: Seen) -> None:
     place, deadline, number = urlsplit(url), time.monotonic() + SECONDS, first
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or min(seen.right, seen.refused) <= ENOUGH:
         number = (number + 7) % len(requests)
         body = json.dumps({"texts": requests[number]}).encode()
         writer.write(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
@@ -62,7 +63,8 @@ def test_under_overload_answers_are_right_or_refused_and_memory_stays(tmp_path: 
     expected = [engine.predict(texts) for texts in requests]
 
     async def load(url: str, seen: Seen) -> None:
-        await asyncio.gather(*(keep_asking(url, requests, expected, 3 * n, seen) for n in range(CONNECTIONS)))
+        asked = (keep_asking(url, requests, expected, 3 * n, seen) for n in range(CONNECTIONS))
+        await asyncio.wait_for(asyncio.gather(*asked), 60)
 
     limits = ("--max-queue-tokens", "96", "--drain-delay", "0")
     # A pass a row, so that requests meet others in the queue on a busy machine too.
@@ -74,7 +76,7 @@ def test_under_overload_answers_are_right_or_refused_and_memory_stays(tmp_path: 
         assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}).status_code == 200
         printed = process.printed()
     assert seen.problems == []
-    assert seen.right > 50
-    assert seen.refused > 50
+    assert seen.right > ENOUGH
+    assert seen.refused > ENOUGH
     assert after - before < 20e6
     assert "Traceback" not in printed
