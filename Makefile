@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 VENV := .venv
-VENV5 := .venv-transformers5
+# Optimum holds transformers at 4.57.
+VENV_OPTIMUM := .venv-optimum
 # KServe's client would hold psutil, protobuf and pandas back by a major version each.
 VENV_KSERVE := .venv-kserve
 # The tool that writes the bill of materials, and the installation that the bill describes, are kept apart.
@@ -21,7 +22,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-transformers5 mutants lock sbom clean
+.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-optimum mutants lock sbom clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -32,7 +33,7 @@ help:
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
-	@echo 'make test-transformers5  the tests of all that uses transformers on transformers 5, in an environment of its own'
+	@echo 'make test-optimum        the tests of all that uses transformers with Optimum, which holds it at 4.57, in an environment of its own'
 	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice nine in ten'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
@@ -72,8 +73,8 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
 # What trains, exports or tokenises; the service, the stores of artifacts and the manifests see no model of transformers.
-test-transformers5: $(VENV5)/.installed-test
-	$(OFFLINE) $(VENV5)/bin/python -P -m pytest $(PARALLEL) tests/pipeline tests/tools tests/serving/engine tests/serving/bulk tests/test_*.py
+test-optimum: $(VENV_OPTIMUM)/.installed-test
+	$(OFFLINE) $(VENV_OPTIMUM)/bin/python -P -m pytest $(PARALLEL) tests/pipeline tests/tools tests/serving/engine tests/serving/bulk tests/test_*.py
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
 # A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.
@@ -107,7 +108,7 @@ sbom: $(VENV_SBOM)/.installed
 		--output-reproducible --validate --output-format JSON --output-file dist/sbom.cdx.json $(VENV_SERVING)/bin/python
 
 clean:
-	rm -rf $(VENV) $(VENV5) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
+	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.
@@ -136,8 +137,8 @@ $(VENV)/.installed-mutants: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pip install 'cosmic-ray>=8.3'
 	@touch $@
 
-$(VENV5)/.installed-test: pyproject.toml $(VENV5)/.created
-	$(VENV5)/bin/python -m pip install --editable '.[compress5,test]'
+$(VENV_OPTIMUM)/.installed-test: pyproject.toml $(VENV_OPTIMUM)/.created
+	$(VENV_OPTIMUM)/bin/python -m pip install --editable '.[compress,optimum,test]'
 	@touch $@
 
 $(VENV_KSERVE)/.installed: $(VENV_KSERVE)/.created

@@ -5,12 +5,10 @@ A list in tests/interface/ changes only together with CHANGELOG.md.
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tiny_runs
 import typer
 from conftest import Finished
@@ -26,7 +24,6 @@ from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import PREFIX, ServeSettings
 
 LISTS = Path(__file__).parent / "interface"
-needs_optimum = pytest.mark.skipif(not find_spec("optimum"), reason="the lists were made with optimum-onnx")
 
 
 def listed(name: str) -> set[str]:
@@ -198,16 +195,13 @@ def test_settings_and_their_defaults_are_the_listed() -> None:
     assert lines(settings()) == listed("settings")
 
 
-@needs_optimum
 def test_json_outputs_have_the_listed_keys(finished: Finished, tmp_path: Path) -> None:
     assert lines(printed(finished, tmp_path)) == listed("printed")
 
 
-@needs_optimum
 def test_a_run_writes_the_listed_json(finished: Finished) -> None:
     assert lines(written(finished.folder / "run")) == listed("written")
 
 
-@needs_optimum
 def test_an_artifact_holds_the_listed_files(finished: Finished) -> None:
     assert lines(artifact_files(finished.artifact)) == listed("artifact")

@@ -314,7 +314,7 @@ class ExportSettings(Section):
     """Stage `export`: write the student as ONNX."""
 
     exporter: Literal["auto", "optimum", "torch"] = Field(
-        "auto", description="what writes the ONNX file; auto is Optimum if it is installed, torch elsewhere"
+        "auto", description="what writes the ONNX file; auto is torch, and Optimum where onnxscript is not installed"
     )
     fp16: bool = Field(True, description="also make an fp16 variant, for CUDA")
     teacher: bool = Field(

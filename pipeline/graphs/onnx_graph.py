@@ -38,7 +38,7 @@ def export_onnx(
     Args:
         model_dir: a folder that `save_pretrained` wrote.
         out_file: the ONNX file to write, weights included.
-        exporter: "auto" takes Optimum where optimum-onnx is installed, else torch.
+        exporter: "auto" takes torch where onnxscript is installed, else Optimum.
         token_type_ids: whether the tokenizer makes them. They become an input only if the model tells the types apart.
 
     Returns:
@@ -122,16 +122,15 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
     Raises:
         InputError: it is not installed.
     """
+    if exporter != "optimum" and _is_installed("onnxscript"):
+        return "torch"
     if exporter != "torch" and _is_installed("optimum.exporters.onnx"):
         return "optimum"
-    if exporter == "optimum" or not _is_installed("onnxscript"):
-        raise InputError(
-            "the exporter is not installed",
-            given=exporter,
-            remedy="`pip install onnxscript` and `--set export.exporter=torch`, or, with transformers below 5, "
-            "`pip install optimum-onnx`",
-        )
-    return "torch"
+    raise InputError(
+        "the exporter is not installed",
+        given=exporter,
+        remedy="`pip install onnxscript` for torch's, or `pip install 'kdc[optimum]'`, which brings transformers 4.57",
+    )
 
 
 def _export_with_optimum(model: PreTrainedModel, folder: Path) -> None:

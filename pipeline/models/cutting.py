@@ -26,6 +26,7 @@ _WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the num
 _PREFIX = "layers:"
 # What architectures raise that are not made by their config alone, or not of these sizes.
 _NOT_MADE = (InputError, ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+_NOT_OF_FORM = ("layer_idx", "layer_id", *_WIDTH_FIELDS)  # a layer's number; a width is seen in the shapes
 _EXAMPLES = "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768"
 
 
@@ -72,10 +73,18 @@ def check_cut(text: str, teacher: str) -> None:
     """Refuse, before anything is trained, what cannot be cut out of a teacher.
 
     Raises:
-        InputError: as `parse_cut`; or its feed-forward parts have another form than two linear layers.
+        InputError: as `parse_cut`; or its feed-forward parts have another form than two linear layers; or these layers
+            would do something else in their new places, and the config cannot say it.
     """
     config = load_config(teacher)
     wanted = parse_cut(text, config)
+    if _opens_as_it_was_cut(config, Cut(wanted.layers)) is False:
+        raise InputError(
+            "these layers would be others once the student is opened again: what a layer of this teacher does depends "
+            "on its place, and its config cannot say it otherwise",
+            given=f"{text} of a {config.model_type}",
+            remedy="--student layers:first-half keeps each in its place; transformers 5 can say it of more encoders",
+        )
     if wanted.ffn is not None and not _can_be_narrowed(config, wanted.ffn):
         raise InputError(
             "the feed-forward parts of this teacher cannot be made narrower: they are not two linear layers each, or "
@@ -94,16 +103,31 @@ def half_width(teacher: str) -> int | None:
 
 
 def _can_be_narrowed(config: PretrainedConfig, width: int) -> bool:
-    """Whether a model of the config, made narrower, is the model of the narrower config. No weights are made."""
-    layers = tuple(range(config.num_hidden_layers))
+    """Whether all layers of a model of the config can have so many neurons."""
+    return bool(_opens_as_it_was_cut(config, Cut(tuple(range(config.num_hidden_layers)), width)))
+
+
+def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
+    """Whether a model of the config, once cut, is the model of the config that the cut one has; None where no model can
+    be made of the config alone, or none can be cut. No weights are made."""
     try:
         with torch.device("meta"):
-            small = cut(AutoModel.from_config(config), Cut(layers, width), first_neurons)
+            small = cut(AutoModel.from_config(config), wanted, first_neurons)
             again = AutoModel.from_config(small.config)
     except _NOT_MADE:
-        return False
-    shapes, wanted = ({name: each.shape for name, each in model.state_dict().items()} for model in (small, again))
-    return shapes == wanted
+        return None
+    return _form(small) == _form(again)
+
+
+def _form(model: PreTrainedModel) -> dict[str, Any]:
+    """The shapes of all weights, and what each module of a layer was told: numbers, names and switches, such as the
+    width of its attention's window; but for the layers' own numbers."""
+    form: dict[str, Any] = {name: each.shape for name, each in model.state_dict().items()}
+    for place, module in encoder_layers(model)[1].named_modules():
+        for name, told in vars(module).items():
+            if isinstance(told, (int, float, str, tuple)) and not name.startswith("_") and name not in _NOT_OF_FORM:
+                form[f"{place}:{name}"] = told
+    return form
 
 
 def first_and_last(depth: int, total: int) -> tuple[int, ...]:
@@ -167,12 +191,22 @@ def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrain
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in wanted.layers]))
-    small.config.num_hidden_layers = len(wanted.layers)
+    _tell_of_layers(small.config, wanted.layers)
     if wanted.ffn is not None:
         for (up, down), each in zip(feed_forwards(small), importance(small), strict=True):
             _keep(up, down, each.topk(wanted.ffn).indices.sort().values)
         setattr(small.config, str(_width_field(small.config)), wanted.ffn)
     return small
+
+
+def _tell_of_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
+    """Change a config to one of these layers, in place. What it lists for each layer, such as the kinds of attention in
+    `layer_types`, goes with the layer."""
+    whole = config.num_hidden_layers
+    for name, listed in config.to_dict().items():
+        if "layer" in name and isinstance(listed, (list, tuple)) and len(listed) == whole:
+            setattr(config, name, [listed[layer] for layer in layers])
+    config.num_hidden_layers = len(layers)
 
 
 def _keep(up: nn.Linear, down: nn.Linear, neurons: torch.Tensor) -> None:

@@ -20,7 +20,7 @@ from kdc.artifact.manifest import TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.graphs import onnx_graph
 from kdc.pipeline.graphs.fp16 import to_fp16
-from kdc.pipeline.graphs.onnx_graph import check_axes, export_onnx, graph_inputs
+from kdc.pipeline.graphs.onnx_graph import check_axes, choose_exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, check_parity, onnx_logits, parity_batches, torch_logits
 from kdc.serving.engine.engine import Engine
 
@@ -204,8 +204,10 @@ def test_a_model_trained_without_token_types_ignores_them(saved: Path, tmp_path:
     np.testing.assert_allclose(onnx_logits(tmp_path / "model.onnx")(feeds), torch_logits(saved)(feeds), atol=1e-4)
 
 
-def test_auto_takes_optimum_where_it_is_installed(saved: Path, tmp_path: Path) -> None:
-    assert export_onnx(saved, tmp_path / "model.onnx") == ("optimum" if HAS_OPTIMUM else "torch")
+def test_auto_takes_torch_where_it_can(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert export_onnx(saved, tmp_path / "model.onnx") == "torch"
+    monkeypatch.setattr(onnx_graph, "_is_installed", lambda module: module != "onnxscript")
+    assert choose_exporter("auto") == "optimum"
 
 
 def test_an_exporter_that_is_not_installed_is_wrong_input(

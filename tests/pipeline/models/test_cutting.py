@@ -173,6 +173,37 @@ def test_a_width_stands_once_after_the_layers(spec: str) -> None:
         parse_cut(spec, CONFIG)
 
 
+def modernbert(folder: Path, layers: int = 4) -> Any:
+    """Every third layer sees all tokens, the others two on either side."""
+    from transformers import ModernBertConfig
+
+    sizes: Any = {"num_hidden_layers": layers, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    torch.manual_seed(0)
+    config = ModernBertConfig(vocab_size=50, pad_token_id=0, local_attention=4, initializer_range=0.6, **sizes)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("layers", ["0,1", "0,1,3", "0,2,3"])
+def test_a_layer_keeps_its_kind_of_attention_or_is_not_cut(layers: str, tmp_path: Path) -> None:
+    """Catches a last layer that turns from all tokens to a window when the student is opened again, and one that is
+    refused though the config can say it."""
+    whole = modernbert(tmp_path / "whole")
+    if not hasattr(whole.config, "layer_types") and layers != "0,1":  # transformers 4.57
+        with pytest.raises(InputError, match="depends on its place"):
+            check_cut(f"layers:{layers}", str(tmp_path / "whole"))
+        return
+    check_cut(f"layers:{layers}", str(tmp_path / "whole"))
+    cut(whole, parse_cut(f"layers:{layers}", whole.config), first_neurons).save_pretrained(tmp_path / "small")
+    small = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
+    ids = torch.arange(3, 40)[None]  # longer than all windows together
+    # The oracle: the teacher's own layers, in turn.
+    whole.model.layers = torch.nn.ModuleList([whole.model.layers[int(layer)] for layer in layers.split(",")])
+    with torch.inference_mode():
+        assert torch.allclose(small(input_ids=ids).logits, whole(input_ids=ids).logits, atol=1e-5)
+
+
 @pytest.mark.parametrize("width", [24, 48])
 def test_gated_neurons_are_refused_before_anything_is_trained(width: int, tmp_path: Path) -> None:
     """ModernBERT's first linear layer has two outputs for each neuron; with 48, its attention has one of as many."""
