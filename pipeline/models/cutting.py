@@ -73,12 +73,14 @@ def check_cut(text: str, teacher: str) -> None:
     """Refuse, before anything is trained, what cannot be cut out of a teacher.
 
     Raises:
-        InputError: as `parse_cut`; or its feed-forward parts have another form than two linear layers; or these layers
-            would do something else in their new places, and the config cannot say it.
+        InputError: as `parse_cut`; or it has no stack of layers; or these layers would do something else in their new
+            places, and the config cannot say it; or its feed-forward parts have another form than two linear layers.
     """
     config = load_config(teacher)
     wanted = parse_cut(text, config)
-    if _opens_as_it_was_cut(config, Cut(wanted.layers)) is False:
+    if (whole := _without_weights(config)) is not None:
+        encoder_layers(whole)
+    if not can_be_cut(teacher, Cut(wanted.layers)):
         raise InputError(
             "these layers would be others once the student is opened again: what a layer of this teacher does depends "
             "on its place, and its config cannot say it otherwise",
@@ -92,6 +94,12 @@ def check_cut(text: str, teacher: str) -> None:
             given=f"{text} of a {config.model_type}",
             remedy="name the layers alone, without ffn=",
         )
+
+
+def can_be_cut(teacher: str, wanted: Cut) -> bool:
+    """Whether a student with these layers of a teacher opens as what it was cut as; True where that cannot be told
+    without the teacher's weights."""
+    return _opens_as_it_was_cut(load_config(teacher), wanted) is not False
 
 
 def half_width(teacher: str) -> int | None:
@@ -109,14 +117,25 @@ def _can_be_narrowed(config: PretrainedConfig, width: int) -> bool:
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
     """Whether a model of the config, once cut, is the model of the config that the cut one has; None where no model can
-    be made of the config alone, or none can be cut. No weights are made."""
+    be made of the config alone."""
+    whole = _without_weights(config)
+    if whole is None:
+        return None
+    try:
+        small = cut(whole, wanted, first_neurons)
+    except InputError:  # no stack of layers, or neurons of another form
+        return False
+    again = _without_weights(small.config)
+    return again is not None and _form(small) == _form(again)
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
+    """The encoder of a config, whose weights have shapes and no numbers; None where it takes more than the config."""
     try:
         with torch.device("meta"):
-            small = cut(AutoModel.from_config(config), wanted, first_neurons)
-            again = AutoModel.from_config(small.config)
+            return AutoModel.from_config(config)
     except _NOT_MADE:
         return None
-    return _form(small) == _form(again)
 
 
 def _form(model: PreTrainedModel) -> dict[str, Any]:

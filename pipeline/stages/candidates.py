@@ -30,7 +30,7 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import Cut, first_and_last, half_width, parse_cut
+from kdc.pipeline.models.cutting import Cut, can_be_cut, first_and_last, half_width, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
@@ -105,9 +105,9 @@ def students_of(config: Config) -> list[str]:
         return [own]
     cuts: list[str] = []
     if not is_shallow(own):  # else the settings are for students without layers
-        cuts += [str(Cut(first_and_last(depth, layers))) for depth in range(layers - 1, 0, -1)]
-        if (half := half_width(config.teacher.model)) is not None:
-            cuts += [str(Cut(first_and_last(depth, layers), half)) for depth in range(layers, 0, -1)]
+        widths = [None, half] if (half := half_width(config.teacher.model)) is not None else [None]
+        every = [Cut(first_and_last(depth, layers), width) for width in widths for depth in range(layers, 0, -1)]
+        cuts = _possible(every, config)
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
     return possible if own in possible else [own, *possible]
 
@@ -122,8 +122,15 @@ def curve_of(config: Config) -> list[str]:
     if half is not None:
         steps = [(1, 2, None), (2, 3, half), (1, 2, half), (1, 3, half), (1, 6, half)]
     cuts = [Cut(first_and_last(max(1, part * layers // of), layers), width) for part, of, width in steps]
-    students = [str(cut) for cut in cuts if len(cut.layers) < layers or cut.ffn is not None]
+    students = _possible(cuts, config)
     return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW]))
+
+
+def _possible(cuts: list[Cut], config: Config) -> list[str]:
+    """Those that are less than the whole teacher, and that it can be cut to."""
+    teacher = config.teacher.model
+    less = [cut for cut in cuts if len(cut.layers) < loading.depth(teacher) or cut.ffn is not None]
+    return [str(cut) for cut in less if can_be_cut(teacher, cut)]
 
 
 def _canonical(config: Config) -> str:

@@ -23,7 +23,7 @@ HEALTHY: dict[str, Any] = {
     "kdc": "0.1.0",
     "python": "3.12.1",
     "system": "Linux 6 x86_64",
-    "packages": {"": {"numpy": "2.0", "onnxruntime-gpu": "1.31"}, "compress": {"torch": "2.13", "optimum-onnx": "0.1"}},
+    "packages": {"": {"numpy": "2.0", "onnxruntime-gpu": "1.31"}, "compress": {"torch": "2.13", "onnx": "1.23"}},
     "providers": [
         {"name": "CUDAExecutionProvider", "starts": True, "reason": ""},
         {"name": "CPUExecutionProvider", "starts": True, "reason": ""},
@@ -128,7 +128,6 @@ def test_a_healthy_machine_gets_no_advice() -> None:
         ("packages//onnxruntime", "1.31", "problem", "overwrite each other's files"),
         ("packages/compress/torch", None, "note", "serves artifacts"),
         ("packages/compress/peft", None, "problem", "not installed: peft"),
-        ("packages/compress/optimum-onnx", None, "note", "exported by torch.onnx"),
         ("providers/1/starts", False, "problem", "ONNX Runtime does not run"),
         ("providers/0/starts", False, "problem", "CUDA does not start in ONNX Runtime"),
         ("providers", [{"name": "CPUExecutionProvider", "starts": True, "reason": ""}], "problem", "no CUDA provider"),

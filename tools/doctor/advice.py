@@ -43,13 +43,8 @@ def _install(report: Report) -> Iterator[Advice]:
     absent = [name for name, version in compress.items() if version is None]
     if absent and compress.get("torch") is None:
         yield _note("this install serves artifacts, it does not make them", "to make them: `pip install '.[compress]'`")
-    elif set(absent) - {"optimum", "optimum-onnx"}:
-        yield _problem(f"not installed: {', '.join(absent)}", "in kdc's folder: `pip install '.[compress]'`")
     elif absent:
-        yield _note(
-            "optimum-onnx is not installed, so models are exported by torch.onnx",
-            "nothing to do; `pip install '.[compress]'` for Optimum (it holds transformers at 4.57)",
-        )
+        yield _problem(f"not installed: {', '.join(absent)}", "in kdc's folder: `pip install '.[compress]'`")
 
 
 def _providers(report: Report) -> Iterator[Advice]:

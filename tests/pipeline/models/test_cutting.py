@@ -11,7 +11,16 @@ from tiny_models import ARCHITECTURES, build
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from kdc.common.errors import InputError
-from kdc.pipeline.models.cutting import Cut, check_cut, cut, feed_forwards, first_neurons, half_width, parse_cut
+from kdc.pipeline.models.cutting import (
+    Cut,
+    can_be_cut,
+    check_cut,
+    cut,
+    feed_forwards,
+    first_neurons,
+    half_width,
+    parse_cut,
+)
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.neurons import neuron_importance
 
@@ -215,6 +224,16 @@ def test_gated_neurons_are_refused_before_anything_is_trained(width: int, tmp_pa
     with pytest.raises(InputError, match="the feed-forward parts of this teacher cannot be made narrower"):
         check_cut("layers:0,ffn=12", str(tmp_path))
     assert half_width(str(tmp_path)) is None
+
+
+def test_layers_that_share_their_weights_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    from transformers import AlbertConfig
+
+    sizes: Any = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "embedding_size": 8}
+    AlbertConfig(vocab_size=50, num_hidden_layers=3, **sizes).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="cannot find the encoder's layers"):
+        check_cut("layers:0,1", str(tmp_path))
+    assert not can_be_cut(str(tmp_path), Cut((0, 1)))
 
 
 def test_a_plain_encoder_can_be_made_narrower(tmp_path: Path) -> None:
