@@ -117,7 +117,7 @@ COMPRESS = (
     *settings(
         "run",
         _MODELS,
-        ("family", str, "Model family: bert (default), roberta, deberta or minilm."),
+        ("family", str, "Model family: bert (default), roberta, deberta, minilm, modernbert or ettin."),
         ("recipe", str, "Distillation recipe: best (default), paper (the authors' script) or paper-as-described."),
         (
             "controls",
@@ -353,7 +353,8 @@ def study(
     tasks: Annotated[str, option("Names of GLUE tasks, or pydocs, separated by commas.")],
     out: Annotated[Path, option("Directory of the study. The same one again goes on where it was cut off.")],
     families: Annotated[
-        str, typer.Option(help="Model families, separated by commas: bert, roberta, deberta, minilm.")
+        str,
+        typer.Option(help="Families, separated by commas: bert, roberta, deberta, minilm, modernbert, ettin."),
     ] = "bert,roberta,deberta",
     methods: Annotated[
         str,

@@ -19,6 +19,7 @@ _SIZES: dict[str, object] = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
+_FEW_TOKENS = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 _COMMON: dict[str, object] = {"vocab_size": 100, "max_position_embeddings": 64, "initializer_range": SPREAD}
 # Architecture -> (configuration class, its own settings, id of padding).
 ARCHITECTURES: dict[str, tuple[str, dict[str, object], int]] = {
@@ -44,11 +45,16 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object], int]] = {
     "electra": ("ElectraConfig", _SIZES | {"embedding_size": 16}, 0),
     "mpnet": ("MPNetConfig", _SIZES, 1),
 }
+# Those whose feed-forward parts are gated, so that they cannot be made narrower.
+GATED: dict[str, tuple[str, dict[str, object], int]] = {
+    # Every third layer sees all tokens, the others four on either side.
+    "modernbert": ("ModernBertConfig", _SIZES | {"num_hidden_layers": 4, "local_attention": 8} | _FEW_TOKENS, 0),
+}
 
 
 def build(architecture: str, folder: Path, outputs: int = 3, seed: int = 0) -> tuple[Any, str]:
     """Save model and tokenizer into `folder`; returns the model in evaluation mode and the padding token."""
-    class_name, settings, pad_id = ARCHITECTURES[architecture]
+    class_name, settings, pad_id = (ARCHITECTURES | GATED)[architecture]
     torch.manual_seed(seed)
     config: PretrainedConfig = getattr(transformers, class_name)(
         **(_COMMON | settings), pad_token_id=pad_id, num_labels=outputs

@@ -10,7 +10,7 @@ from typing import Any
 import forked
 import torch
 import transformers
-from tiny_models import ARCHITECTURES, WORDS, build_tokenizer
+from tiny_models import ARCHITECTURES, GATED, WORDS, build_tokenizer
 
 from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
@@ -42,7 +42,7 @@ QUICK = (
 
 def base_model(architecture: str, folder: Path, **changes: Any) -> Path:
     """A pretrained-looking encoder without a head, with its tokenizer."""
-    class_name, settings, pad_id = ARCHITECTURES[architecture]
+    class_name, settings, pad_id = (ARCHITECTURES | GATED)[architecture]
     torch.manual_seed(0)
     common = {"vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": pad_id}
     config = getattr(transformers, class_name)(**(common | settings | changes))

@@ -46,7 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 # The student by recipe, of a family that has none of its own: layers that are kept of the teacher.
 CUTS = {"best": "layers:first-and-last", "paper": "layers:every-second", "paper-as-described": "layers:every-second"}
 
-# `minilm` has no `student`; `models/minilm.py` finds its teacher.
+# A family without a `student` cuts it out of its teacher; `models/minilm.py` finds minilm's.
 FAMILIES: dict[str, dict[str, Any]] = {
     "bert": {
         "teacher": {"model": "google-bert/bert-base-uncased", "learning_rate": 3e-5},
@@ -61,6 +61,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "student": {"model": "microsoft/deberta-v3-small"},
     },
     "minilm": {"teacher": {"model": "minilm", "learning_rate": 1e-4}},
+    # Their rates are guesses between those of others: no checkpoint of the two was at hand to try them.
+    "modernbert": {"teacher": {"model": "answerdotai/ModernBERT-base", "learning_rate": 5e-5}},
+    "ettin": {
+        "teacher": {"model": "jhu-clsp/ettin-encoder-150m", "learning_rate": 5e-5},
+        "student": {"model": "jhu-clsp/ettin-encoder-32m"},
+    },
 }
 
 # Learning rates of a section that is trained in the other way than by default: adapters need more, all weights less.

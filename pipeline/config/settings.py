@@ -40,7 +40,7 @@ class RunSettings(Section):
     """Settings of the whole run."""
 
     out: Path | None = Field(None, description="run directory (default: runs/<task>)")
-    family: Literal["bert", "roberta", "deberta", "minilm"] | None = Field(
+    family: Literal["bert", "roberta", "deberta", "minilm", "modernbert", "ettin"] | None = Field(
         None, description="model family that gives teacher and student (default: bert, unless teacher.model is set)"
     )
     recipe: Literal["best", "paper", "paper-as-described"] = Field(

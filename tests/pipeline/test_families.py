@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
-from tiny_models import ARCHITECTURES
+from tiny_models import ARCHITECTURES, GATED
 
 from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.report.page import write_report
@@ -57,10 +57,15 @@ def trained(run: Path, texts: list[Any]) -> np.ndarray:
 
 # MiniLM is a BERT that reads the mean; DeBERTa has relative positions and a pooler of its own; the last two
 # architectures have no entry in any table. Two students have narrower layers, by two names of that in their configs.
-STUDENTS = {"distilbert": "layers:0,1,ffn=9", "mpnet": "layers:1,ffn=9"}
+STUDENTS = {"distilbert": "layers:0,1,ffn=9", "mpnet": "layers:1,ffn=9", "modernbert": "layers:first-half"}
+WHOLE_WAY = [
+    *((name, "first") for name in ARCHITECTURES),
+    ("bert", "mean"),
+    *(pytest.param(name, "first", marks=pytest.mark.slow) for name in GATED),
+]
 
 
-@pytest.mark.parametrize(("architecture", "pooling"), [*((name, "first") for name in ARCHITECTURES), ("bert", "mean")])
+@pytest.mark.parametrize(("architecture", "pooling"), WHOLE_WAY)
 def test_the_served_answer_is_the_trained_models(architecture: str, pooling: str, tmp_path: Path) -> None:
     teacher = tiny_runs.base_model(architecture, tmp_path / "teacher")
     tiny_runs.write_rows(tmp_path / "train.csv", 500, seed=1)
