@@ -117,7 +117,7 @@ class Classifier:
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
         """Labels and scores of each text or pair of texts, best first.
 
-        Over HTTP `kdc.serving.http.api.tei` answers this route. This method is for other services in the process.
+        Over HTTP `kdc.serving.http.api.classify` answers this route. This method is for other services in the process.
         """
         from kdc.serving.http.api.tei import labelled, read_batch
 

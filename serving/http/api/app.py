@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from kdc.common.errors import KdcError
 from kdc.serving.http.admin import admin_port
-from kdc.serving.http.api import pages, replies, tei, v2
+from kdc.serving.http.api import classify, pages, replies, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row
@@ -91,7 +91,8 @@ def _routes() -> list[Route]:
         ("/", pages.home, "GET"),
         ("/playground", pages.playground, "GET"),
         ("/predict", tei.predict, "POST"),
-        ("/classify", tei.classify, "POST"),
+        ("/predict/{name}", tei.predict, "POST"),
+        ("/classify", classify.classify, "POST"),
         ("/info", tei.info, "GET"),
         ("/health", tei.health, "GET"),
         ("/metrics", _metrics, "GET"),

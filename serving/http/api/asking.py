@@ -109,6 +109,17 @@ def model_named(request: Request, name: object) -> Model:
     return models[name]
 
 
+def model_asked(request: Request, body: dict[str, Any]) -> Model:
+    """The model that the path names, else the body's `model`, else the first one.
+
+    Raises:
+        ApiError: 404, there is none of that name.
+    """
+    name = request.path_params.get("name", body.get("model"))
+    first: Model = request.app.state.registry.first
+    return first if name is None else model_named(request, name)
+
+
 async def ask(
     request: Request, model: Model, rows: list[Text], *, truncate: bool | None = None, side: str | None = None
 ) -> Answer:

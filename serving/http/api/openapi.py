@@ -43,27 +43,29 @@ def _texts_paths() -> Json:
         "Predict",
         "Labels and scores, best first. One text or pair gives one list, a batch gives a list of lists.",
         _reply("Predictions", _json(_ref("Predictions"))) | {"headers": _COMPUTE | _ANSWERED},
-        _INFERENCE,
+        (404, *_INFERENCE),
         body={"application/json": {"schema": _ref("PredictRequest"), "examples": _EXAMPLES}},
     )
     classify = _operation(
         "Classify",
-        "What BentoML's own clients call: `client.classify(texts=[...])`.",
-        _reply("A list of labels and scores for each text", _json(_array(_ref("Prediction")))) | {"headers": _ANSWERED},
+        "`texts`, as BentoML's own clients send them, has a list of labels and scores for each; `input`, as vLLM's "
+        "clients do, that server's reply; `inputs` is as of `/predict`.",
+        _reply("By the key of the texts", _json({"anyOf": [_ref("Predictions"), _ref("VllmReply")]}))
+        | {"headers": _ANSWERED},
         (404, *_INFERENCE),
-        body=_json(_ref("ClassifyRequest")),
+        body=_json({"anyOf": [_ref("ClassifyRequest"), _ref("VllmRequest"), _ref("PredictRequest")]}),
     )
     home = _operation("Home", "Leads to the playground.", {"description": "To /playground"}, _ALWAYS, status=307)
     return {
         "/": {"get": home | {"tags": ["pages"]}, "post": predict | {"operationId": "predict_root"}},
         "/predict": {"post": predict},
+        "/predict/{name}": {"parameters": [_NAME], "post": predict | {"operationId": "predict_by"}},
         "/classify": {"post": classify},
         "/info": _get("Info", "What is served.", _GUARDED, _json(_ref("Info"))),
     }
 
 
 def _v2_paths() -> Json:
-    model = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     version = {"name": "version", "in": "path", "required": True, "schema": _TEXT | {"pattern": "^(1|[0-9a-f]{16})$"}}
     binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     infer = _operation(
@@ -85,7 +87,7 @@ def _v2_paths() -> Json:
         "/v2/health/live": _get("Live", "Whether the process lives.", _ALWAYS),
         "/v2/health/ready": _get("Ready", "Whether requests are taken.", (503, *_ALWAYS)),
     }
-    for base, suffix, parameters in (("", "", [model]), ("/versions/{version}", "_version", [model, version])):
+    for base, suffix, parameters in (("", "", [_NAME]), ("/versions/{version}", "_version", [_NAME, version])):
         for end, methods in of_a_model.items():
             ((method, operation),) = methods.items()
             named = {"operationId": operation["operationId"] + suffix, "tags": ["Open Inference Protocol"]}
@@ -154,6 +156,7 @@ def _object(required: Json | None = None, optional: Json | None = None, **more: 
 
 
 _TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
+_NAME = {"name": "name", "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}}
 _BATCH_ROW = {"anyOf": [_TEXT, _array(_TEXT, minItems=1, maxItems=2)]}
 _COMPUTE = {
     "x-compute-tokens": {"schema": _INTEGER, "description": "Tokens of all texts, after the cut"},
@@ -184,6 +187,11 @@ def _schemas() -> Json:
         "description": '"a" or ["a"]: one text; ["a", "b"]: a pair; [["a"], ["b", "c"]]: a batch',
         "anyOf": [*_BATCH_ROW["anyOf"], _array(_BATCH_ROW, minItems=1)],
     }
+    model, switch = {"model": _TEXT | {"nullable": True}}, {"type": "boolean"}
+    vllm = {"id": _TEXT, "object": _TEXT, "created": _INTEGER, "model": _TEXT}
+    classified = _object(
+        {"index": _INTEGER, "label": _TEXT, "probs": _array({"type": "number"}), "num_classes": _INTEGER}
+    )
     tensor = {
         "name": _TEXT | {"enum": ["text", "text_pair"]},
         "shape": _array(_INTEGER | {"minimum": 1}, minItems=1, maxItems=2),
@@ -205,10 +213,16 @@ def _schemas() -> Json:
         "Error": _object({"error": _TEXT, "error_type": kinds}),
         "Prediction": _array(_object({"label": _TEXT, "score": {"type": "number"}})),
         "Predictions": {"anyOf": [_ref("Prediction"), _array(_ref("Prediction"))]},
-        "PredictRequest": _object({"inputs": inputs}, {"parameters": parameters} | options, additionalProperties=False),
-        "ClassifyRequest": _object(
-            {"texts": _array(_BATCH_ROW, minItems=1)}, {"model": _TEXT | {"nullable": True}}, additionalProperties=False
+        "PredictRequest": _object(
+            {"inputs": inputs}, {"parameters": parameters} | model | options, additionalProperties=False
         ),
+        "ClassifyRequest": _object({"texts": _array(_BATCH_ROW, minItems=1)}, model, additionalProperties=False),
+        "VllmRequest": _object(
+            {"input": {"anyOf": [_TEXT, _array(_BATCH_ROW, minItems=1)]}},
+            model | {"use_activation": switch, "raw_scores": switch, "user": {}, "priority": {}},
+            additionalProperties=False,
+        ),
+        "VllmReply": _object(vllm | {"data": _array(classified), "usage": _object()}),
         "Info": _object(info, {"variant": _TEXT, "provider": _TEXT}),
         "InferRequest": _object(
             {"inputs": _array(_object(tensor, data), minItems=1)}, {"id": _TEXT, "parameters": _object()} | outputs

@@ -1,7 +1,4 @@
-"""The dialects of text-embeddings-inference, the Hub's clients (`/`, `/predict`, `/info`, `/health`) and BentoML's.
-
-BentoML's clients (`client.classify(texts=[...])`) speak the plainest one: `/classify` takes a batch and nothing else.
-The others:
+"""The dialects of text-embeddings-inference and of the Hub's clients: `/`, `/predict`, `/info` and `/health`.
 
 | `inputs` | meaning | reply |
 |---|---|---|
@@ -21,15 +18,15 @@ from starlette.responses import Response
 from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, Text, activate
-from kdc.serving.http.api.asking import ask, model_named, read_json, require_ready, within_limits
+from kdc.serving.http.api.asking import ask, model_asked, read_json, require_ready, within_limits
 from kdc.serving.http.api.replies import ApiError, JsonResponse
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
 _SIDES = {"left": "left", "right": "right"}
-_KEYS = {"inputs", "parameters", "truncate", "truncation_direction", "raw_scores", "top_k", "function_to_apply"}
-_PARAMETERS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores", "truncation"}
+_OPTIONS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores"}
+_KEYS, _PARAMETERS = {"inputs", "model", "parameters"} | _OPTIONS, {"truncation"} | _OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +42,22 @@ class Question:
 
 
 async def predict(request: Request) -> Response:
-    """`POST /` and `POST /predict`."""
-    question = understand(await read_json(request), request.app.state.settings)
-    model: Model = request.app.state.registry.first  # only now: a reload may have replaced it while the body was read
-    answer = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
-    rows = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, answer, question)]
+    """`POST /`, `POST /predict` and `POST /predict/NAME`."""
+    return await answer(request, await read_json(request))
+
+
+async def answer(request: Request, body: Any) -> Response:
+    """The reply to a body with `inputs`."""
+    question = understand(body, request.app.state.settings)
+    model = model_asked(request, body)  # only now: a reload may have replaced it while the body was read
+    found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
+    rows = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, found, question)]
     headers = {
-        "x-compute-tokens": str(sum(answer.tokens)),
-        "x-truncated-texts": str(sum(answer.truncated)),
+        "x-compute-tokens": str(sum(found.tokens)),
+        "x-truncated-texts": str(sum(found.truncated)),
         "x-model": model.name,
     }
     return JsonResponse(rows if question.batch else rows[0], headers=headers)
-
-
-async def classify(request: Request) -> Response:
-    """`POST /classify`: all labels of each row, best first: `[[{"label": ..., "score": ...}, ...], ...]`."""
-    body = await read_json(request)
-    if not isinstance(body, dict) or "texts" not in body or body.keys() - {"texts", "model"}:
-        raise ApiError(422, 'the body is not {"texts": [...]}, with "model" at most')
-    name = body.get("model")
-    model: Model = request.app.state.registry.first if name is None else model_named(request, name)
-    answer = await ask(request, model, read_batch(body["texts"], request.app.state.settings, "texts"))
-    return JsonResponse([labelled(model.engine, row) for row in model.engine.activated(answer.logits)])
 
 
 def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
@@ -92,12 +83,12 @@ def understand(body: Any, settings: ServeSettings) -> Question:
     """
     if not isinstance(body, dict) or "inputs" not in body:
         raise ApiError(422, 'the body has no `inputs`; send {"inputs": "a text"}')
-    _refuse_unknown(body, _KEYS, "the body")
+    refuse_unknown(body, _KEYS, "the body")
     parameters = body.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise ApiError(422, "`parameters` is not an object")
     if parameters:
-        _refuse_unknown(parameters, _PARAMETERS, "`parameters`")
+        refuse_unknown(parameters, _PARAMETERS, "`parameters`")
     given = body | parameters if parameters else body
     options = {name: value for name, value in given.items() if value is not None}
     inputs = body["inputs"]
@@ -106,9 +97,9 @@ def understand(body: Any, settings: ServeSettings) -> Question:
     return Question(
         rows=read_batch([inputs] if is_row else inputs, settings, "inputs"),
         batch=not is_row or parameters is not None,
-        truncate=_flag(options, "truncate", _flag(options, "truncation", settings.auto_truncate)),
+        truncate=flag(options, "truncate", flag(options, "truncation", settings.auto_truncate)),
         side=_choice(options, "truncation_direction", _SIDES),
-        function="regression" if _flag(options, "raw_scores", False) else function,
+        function="regression" if flag(options, "raw_scores", False) else function,
         top_k=_count(options, "top_k"),
     )
 
@@ -130,12 +121,22 @@ def read_batch(items: Any, settings: ServeSettings, key: str) -> list[Text]:
     return within_limits([[row] if isinstance(row, str) else row for row in items], settings)
 
 
-def _refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:
+def refuse_unknown(options: dict[str, Any], known: set[str], where: str) -> None:
+    """Refuse keys that are not known, with those that are.
+
+    Raises:
+        ApiError: 422.
+    """
     if options.keys() - known:
         raise ApiError(422, f"{where} has unknown keys; known: {', '.join(sorted(known))}")
 
 
-def _flag(options: dict[str, Any], name: str, default: bool) -> bool:
+def flag(options: dict[str, Any], name: str, default: bool) -> bool:
+    """A value that has to be true or false, if it is there.
+
+    Raises:
+        ApiError: 422, it is neither.
+    """
     value = options.get(name, default)
     if not isinstance(value, bool):
         raise ApiError(422, f"`{name}` is not true or false")

@@ -289,6 +289,13 @@ def test_two_artifacts_are_served_by_name(tmp_path: Path) -> None:
             name: httpx.post(f"{url}/classify", json={"texts": ["w1 w5"], "model": name}).json()[0][0]["score"]
             for name in ("a", "b")
         }
+        for place, body in (("/predict/b", {}), ("/predict", {"model": "b"}), ("/predict/b", {"model": "a"})):
+            reply = httpx.post(url + place, json={"inputs": "w1 w5"} | body)
+            assert reply.json()[0]["score"] == pytest.approx(replies["b"], abs=1e-6)
+            assert reply.headers["x-model"] == "b"
+        for place, body in (("/predict/c", {}), ("/predict", {"model": "c"})):
+            unknown = httpx.post(url + place, json={"inputs": "w1"} | body)
+            assert (unknown.status_code, "it serves: a, b" in unknown.json()["error"]) == (404, True)
         for name, path in (("a", one), ("b", two)):
             assert replies[name] == pytest.approx(Engine.load(path, device="cpu").predict(["w1 w5"]).max(), abs=1e-6)
         for name in ("a", "b"):

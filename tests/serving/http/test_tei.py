@@ -221,6 +221,44 @@ def test_classify_answers_what_bentomls_clients_send(single: str) -> None:
     assert httpx.post(f"{single}/classify", json={"texts": ["w1"], "model": "none"}).status_code == 404
 
 
+@pytest.mark.parametrize("given", ["w1", ["w1", "w2 w3"], [["w1"]]])
+def test_classify_answers_vllms_clients_in_its_shape(single: str, given: Any) -> None:
+    """Catches scores in the order of the best, where vLLM has that of the labels, and a best label of another row."""
+    name = httpx.get(f"{single}/info").json()["model_id"]
+    body = {"model": name, "input": given, "user": "somebody"}
+    reply = httpx.post(f"{single}/classify", json=body).json()
+    texts = [given] if isinstance(given, str) else [row if isinstance(row, str) else row[0] for row in given]
+    assert [row["index"] for row in reply["data"]] == list(range(len(texts)))
+    for text, row in zip(texts, reply["data"], strict=True):
+        scores = dict(expected(text))
+        assert dict(zip(SINGLE.labels, row["probs"], strict=True)) == pytest.approx(scores, abs=1e-6)
+        assert row["label"] == max(scores, key=scores.__getitem__)
+        assert row["num_classes"] == len(scores)
+    assert (reply["object"], reply["model"]) == ("list", name)
+    tokens = int(post(single, {"inputs": [[text] for text in texts]}).headers["x-compute-tokens"])
+    assert (reply["usage"]["prompt_tokens"], reply["usage"]["total_tokens"]) == (tokens, tokens)
+
+
+def test_vllms_clients_can_ask_for_logits(single: str) -> None:
+    raw = post(single, {"inputs": "w1", "raw_scores": True}).json()
+    for asked in ({"use_activation": False}, {"raw_scores": True}):
+        (row,) = httpx.post(f"{single}/classify", json={"input": "w1"} | asked).json()["data"]
+        assert sorted(row["probs"]) == pytest.approx(sorted(each["score"] for each in raw), abs=1e-6)
+
+
+def test_classify_answers_inputs_as_predict_does(single: str) -> None:
+    for body in ({"inputs": "w1"}, {"inputs": [["w1"], ["w2"]]}, {"inputs": "w1", "parameters": {"top_k": 1}}):
+        assert httpx.post(f"{single}/classify", json=body).json() == post(single, body).json()
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], {"texts": ["w1"], "input": "w1"}, {"input": [1, 2]}, {"input": "w1", "top_k": 1}, {"input": []}]
+)
+def test_classify_says_what_is_wrong(single: str, body: Any) -> None:
+    reply = httpx.post(f"{single}/classify", json=body)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "Validation")
+
+
 def test_unknown_routes_and_methods_are_json_too(single: str) -> None:
     assert httpx.get(f"{single}/nowhere").json()["error_type"] == "NotFound"
     wrong = httpx.delete(f"{single}/predict")

@@ -1,0 +1,71 @@
+"""`POST /classify`, in three dialects, told apart by the key under which the texts stand.
+
+| key | whose | reply |
+|---|---|---|
+| `texts` | BentoML's clients, `classify(texts=[...])` | all labels of each row: [[{"label", "score"}, ...], ...] |
+| `input` | vLLM's and SGLang's | {"data": [{"index", "label", "probs", "num_classes"}, ...], "usage", ...} |
+| `inputs` | text-embeddings-inference's | as of `/predict` |
+
+Under `texts` and `input` a list holds rows, each a text, [text] or [text, text]; `input` may be one text too.
+"""
+
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdc.serving.engine.engine import Engine, activate
+from kdc.serving.http.api import tei
+from kdc.serving.http.api.asking import ask, model_asked, read_json
+from kdc.serving.http.api.replies import ApiError, JsonResponse
+from kdc.serving.http.model import Answer, Model
+
+# What requests may hold besides the texts. The last two are not used: whose request it is, and how urgent.
+_KEYS = {"texts": {"model"}, "input": {"model", "use_activation", "raw_scores", "user", "priority"}}
+
+
+async def classify(request: Request) -> Response:
+    """`POST /classify`."""
+    body = await read_json(request)
+    if isinstance(body, dict) and "inputs" in body:
+        return await tei.answer(request, body)
+    keys = [key for key in _KEYS if isinstance(body, dict) and key in body]
+    if len(keys) != 1:
+        raise ApiError(422, "the body has not one of `texts`, `input` and `inputs`; send one of them, with texts")
+    (key,) = keys
+    tei.refuse_unknown(body, _KEYS[key] | {key}, "the body")
+    items = [body[key]] if key == "input" and isinstance(body[key], str) else body[key]
+    rows = tei.read_batch(items, request.app.state.settings, key)
+    is_raw = tei.flag(body, "raw_scores", False) or not tei.flag(body, "use_activation", True)
+    model = model_asked(request, body)
+    answer = await ask(request, model, rows)
+    if key == "texts":
+        return JsonResponse([tei.labelled(model.engine, row) for row in model.engine.activated(answer.logits)])
+    return JsonResponse(_as_vllm(model, answer, _scores(model.engine, answer, is_raw=is_raw)))
+
+
+def _scores(engine: Engine, answer: Answer, *, is_raw: bool) -> np.ndarray:
+    """Probabilities, or a regression's numbers; the logits where these are asked for. (rows, outputs)."""
+    return activate(answer.logits, "regression", engine.temperature) if is_raw else engine.activated(answer.logits)
+
+
+def _as_vllm(model: Model, answer: Answer, scores: np.ndarray) -> dict[str, Any]:
+    """The reply in vLLM's shape: of each row the best label, and all scores in the order of `/info`'s labels."""
+    names, tokens = model.engine.labels or ("score",), sum(answer.tokens)
+    best = scores.argmax(axis=1).tolist()
+    data = [
+        {"index": index, "label": names[place], "probs": row, "num_classes": len(names)}
+        for index, (place, row) in enumerate(zip(best, scores.tolist(), strict=True))
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    return {
+        "id": f"classify-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": model.name,
+        "data": data,
+        "usage": usage,
+    }
