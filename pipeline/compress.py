@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -184,6 +185,9 @@ def prepare_libraries(config: Config) -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # Transformers 5 has new names for settings that 4.57 has under the old ones alone.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
 

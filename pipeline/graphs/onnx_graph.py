@@ -17,6 +17,7 @@ from typing import Literal
 
 import onnx
 import torch
+import transformers
 from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
@@ -65,7 +66,8 @@ def export_onnx(
             raise KdcError(
                 f"the {used} exporter failed on {model.config.model_type}",
                 given=f"{type(error).__name__}: {error}",
-                remedy=f"try `--set export.exporter={other}`",
+                remedy=f"try `--set export.exporter={other}`"
+                + " (`pip install '.[compress,optimum]'`)" * (other == "optimum"),
             ) from error
     _normalise(graph, typed)
     save_graph(graph, out_file)
@@ -124,12 +126,13 @@ def choose_exporter(exporter: Exporter) -> Literal["optimum", "torch"]:
     """
     if exporter != "optimum" and _is_installed("onnxscript"):
         return "torch"
-    if exporter != "torch" and _is_installed("optimum.exporters.onnx"):
+    if exporter != "torch" and _is_installed("optimum.exporters.onnx") and transformers.__version__.startswith("4."):
         return "optimum"
     raise InputError(
         "the exporter is not installed",
         given=exporter,
-        remedy="`pip install onnxscript` for torch's, or `pip install 'kdc[optimum]'`, which brings transformers 4.57",
+        remedy="`pip install onnxscript` for torch's; in kdc's folder `pip install '.[compress,optimum]'` for "
+        "Optimum's, which needs transformers 4.57 and brings it",
     )
 
 

@@ -25,8 +25,21 @@ Importance = Callable[[Any], Sequence[torch.Tensor]]
 _WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
 _PREFIX = "layers:"
 # What architectures raise that are not made by their config alone, or not of these sizes.
-_NOT_MADE = (InputError, ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
-_NOT_OF_FORM = ("layer_idx", "layer_id", *_WIDTH_FIELDS)  # a layer's number; a width is seen in the shapes
+_NOT_MADE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    InputError,
+    LookupError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+# What says nothing of what a layer does: its number, by which BigBird draws too, and a width, which the shapes show.
+_NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *_WIDTH_FIELDS)
+_LISTS = ("layer", "attention_window")  # parts of the names of what configs list for each layer
 _EXAMPLES = "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768"
 
 
@@ -81,11 +94,14 @@ def check_cut(text: str, teacher: str) -> None:
     if (whole := _without_weights(config)) is not None:
         encoder_layers(whole)
     if not can_be_cut(teacher, Cut(wanted.layers)):
+        first = Cut(tuple(range(len(wanted.layers))))
+        other = f"--student {first} keeps each in its place" if can_be_cut(teacher, first) else "another --student"
+        newer = "" if hasattr(config, "layer_types") else "; transformers 5 can say it of more encoders than 4.57"
         raise InputError(
-            "these layers would be others once the student is opened again: what a layer of this teacher does depends "
-            "on its place, and its config cannot say it otherwise",
+            "these layers would not be what they were once the student is opened again: what a layer of this teacher "
+            "does depends on its place, and its config cannot say it otherwise",
             given=f"{text} of a {config.model_type}",
-            remedy="--student layers:first-half keeps each in its place; transformers 5 can say it of more encoders",
+            remedy=f"{other}{newer}",
         )
     if wanted.ffn is not None and not _can_be_narrowed(config, wanted.ffn):
         raise InputError(
@@ -123,10 +139,10 @@ def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
         return None
     try:
         small = cut(whole, wanted, first_neurons)
-    except InputError:  # no stack of layers, or neurons of another form
+        again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as a file would be read
+        return again is not None and _form(small) == _form(again)
+    except _NOT_MADE:  # no stack of layers, neurons of another form, or a config that cannot be
         return False
-    again = _without_weights(small.config)
-    return again is not None and _form(small) == _form(again)
 
 
 def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
@@ -223,7 +239,7 @@ def _tell_of_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
     `layer_types`, goes with the layer."""
     whole = config.num_hidden_layers
     for name, listed in config.to_dict().items():
-        if "layer" in name and isinstance(listed, (list, tuple)) and len(listed) == whole:
+        if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:
             setattr(config, name, [listed[layer] for layer in layers])
     config.num_hidden_layers = len(layers)
 

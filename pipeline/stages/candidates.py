@@ -129,8 +129,10 @@ def curve_of(config: Config) -> list[str]:
 def _possible(cuts: list[Cut], config: Config) -> list[str]:
     """Those that are less than the whole teacher, and that it can be cut to."""
     teacher = config.teacher.model
-    less = [cut for cut in cuts if len(cut.layers) < loading.depth(teacher) or cut.ffn is not None]
-    return [str(cut) for cut in less if can_be_cut(teacher, cut)]
+    whole = loading.depth(teacher)
+    # That all layers can have the width is known; so what is left to ask is the same for each width.
+    opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {cut.layers for cut in cuts}}
+    return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.ffn is not None) and opens[cut.layers]]
 
 
 def _canonical(config: Config) -> str:

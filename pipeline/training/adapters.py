@@ -14,7 +14,7 @@ from kdc.pipeline.config.settings import LoraSettings
 from kdc.pipeline.models.cutting import encoder_layers
 from kdc.pipeline.models.loading import load_plain
 
-_QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v")
+_QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v", "Wqkv")
 _REWRITING_INITS = ("pissa", "olora")
 
 

@@ -125,6 +125,20 @@ def test_the_check_finds_a_metric_and_a_value_that_are_not_there(series: dict[st
     assert grouped('sum by (model, le) (x{a="by (b)"})') == {"model", "le"}
 
 
+def test_what_counts_requests_counts_every_route_that_answers_for_a_model() -> None:
+    """Catches a route that a dashboard or an alert does not see."""
+    listed = json.loads((DEPLOY.parent / "tests" / "interface" / "routes.json").read_text(encoding="utf-8"))
+    answering = [route.removeprefix("POST ") for route in listed if route.startswith("POST ")]
+    assert len(answering) >= 5
+    queries = [*dashboard_queries(), *(rule.expr for rule in rules())]
+    patterns = [
+        matcher for query in queries for _, each in selectors(query) for matcher in each if matcher[0] == "route"
+    ]
+    assert patterns
+    for label, how, pattern in patterns:
+        assert [route for route in answering if not fits({label: route}, [(label, how, pattern)])] == []
+
+
 def test_labels_of_the_training_mix_are_those_of_the_predictions(series: dict[str, list[dict[str, str]]]) -> None:
     told, counted = (
         [sorted(each.items()) for each in series[name]]

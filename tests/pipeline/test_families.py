@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
+import transformers
 from tiny_models import ARCHITECTURES, GATED
 
 from kdc.pipeline.models.opening import open_classifier
@@ -57,7 +58,9 @@ def trained(run: Path, texts: list[Any]) -> np.ndarray:
 
 # MiniLM is a BERT that reads the mean; DeBERTa has relative positions and a pooler of its own; the last two
 # architectures have no entry in any table. Two students have narrower layers, by two names of that in their configs.
-STUDENTS = {"distilbert": "layers:0,1,ffn=9", "mpnet": "layers:1,ffn=9", "modernbert": "layers:first-half"}
+# One whose last layer moves to a place where another kind of attention stands, where the config can say it.
+MOVED = "layers:0,3" if hasattr(transformers.ModernBertConfig(), "layer_types") else "layers:first-half"
+STUDENTS = {"distilbert": "layers:0,1,ffn=9", "mpnet": "layers:1,ffn=9", "modernbert": MOVED}
 WHOLE_WAY = [
     *((name, "first") for name in ARCHITECTURES),
     ("bert", "mean"),

@@ -3,7 +3,7 @@
 | key | whose | reply |
 |---|---|---|
 | `texts` | BentoML's clients, `classify(texts=[...])` | all labels of each row: [[{"label", "score"}, ...], ...] |
-| `input` | vLLM's and SGLang's | {"data": [{"index", "label", "probs", "num_classes"}, ...], "usage", ...} |
+| `input` | vLLM's clients | {"data": [{"index", "label", "probs", "num_classes"}, ...], "usage", ...} |
 | `inputs` | text-embeddings-inference's | as of `/predict` |
 
 Under `texts` and `input` a list holds rows, each a text, [text] or [text, text]; `input` may be one text too.
@@ -23,8 +23,8 @@ from kdc.serving.http.api.asking import ask, model_asked, read_json
 from kdc.serving.http.api.replies import ApiError, JsonResponse
 from kdc.serving.http.model import Answer, Model
 
-# What requests may hold besides the texts. The last two are not used: whose request it is, and how urgent.
-_KEYS = {"texts": {"model"}, "input": {"model", "use_activation", "raw_scores", "user", "priority"}}
+# What requests may hold besides the texts. The last three are not used: whose request it is, which, and how urgent.
+_KEYS = {"texts": {"model"}, "input": {"model", "use_activation", "raw_scores", "user", "request_id", "priority"}}
 
 
 async def classify(request: Request) -> Response:
@@ -34,17 +34,18 @@ async def classify(request: Request) -> Response:
         return await tei.answer(request, body)
     keys = [key for key in _KEYS if isinstance(body, dict) and key in body]
     if len(keys) != 1:
-        raise ApiError(422, "the body has not one of `texts`, `input` and `inputs`; send one of them, with texts")
+        raise ApiError(422, "the body needs exactly one of `texts`, `input` and `inputs`")
     (key,) = keys
     tei.refuse_unknown(body, _KEYS[key] | {key}, "the body")
+    options = {name: value for name, value in body.items() if value is not None}  # clients send their defaults
     items = [body[key]] if key == "input" and isinstance(body[key], str) else body[key]
     rows = tei.read_batch(items, request.app.state.settings, key)
-    is_raw = tei.flag(body, "raw_scores", False) or not tei.flag(body, "use_activation", True)
+    raw, activated = tei.flag(options, "raw_scores", False), tei.flag(options, "use_activation", True)
     model = model_asked(request, body)
     answer = await ask(request, model, rows)
     if key == "texts":
         return JsonResponse([tei.labelled(model.engine, row) for row in model.engine.activated(answer.logits)])
-    return JsonResponse(_as_vllm(model, answer, _scores(model.engine, answer, is_raw=is_raw)))
+    return JsonResponse(_as_vllm(model, answer, _scores(model.engine, answer, is_raw=raw or not activated)))
 
 
 def _scores(engine: Engine, answer: Answer, *, is_raw: bool) -> np.ndarray:

@@ -187,7 +187,7 @@ def _schemas() -> Json:
         "description": '"a" or ["a"]: one text; ["a", "b"]: a pair; [["a"], ["b", "c"]]: a batch',
         "anyOf": [*_BATCH_ROW["anyOf"], _array(_BATCH_ROW, minItems=1)],
     }
-    model, switch = {"model": _TEXT | {"nullable": True}}, {"type": "boolean"}
+    model = {"model": _TEXT | {"nullable": True}}
     vllm = {"id": _TEXT, "object": _TEXT, "created": _INTEGER, "model": _TEXT}
     classified = _object(
         {"index": _INTEGER, "label": _TEXT, "probs": _array({"type": "number"}), "num_classes": _INTEGER}
@@ -219,7 +219,7 @@ def _schemas() -> Json:
         "ClassifyRequest": _object({"texts": _array(_BATCH_ROW, minItems=1)}, model, additionalProperties=False),
         "VllmRequest": _object(
             {"input": {"anyOf": [_TEXT, _array(_BATCH_ROW, minItems=1)]}},
-            model | {"use_activation": switch, "raw_scores": switch, "user": {}, "priority": {}},
+            model | {"use_activation": flag, "raw_scores": flag, "user": {}, "request_id": {}, "priority": {}},
             additionalProperties=False,
         ),
         "VllmReply": _object(vllm | {"data": _array(classified), "usage": _object()}),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
+import transformers
 from tiny_models import ARCHITECTURES, build
 from transformers import AutoModelForSequenceClassification, BertConfig
 
@@ -224,6 +225,15 @@ def test_gated_neurons_are_refused_before_anything_is_trained(width: int, tmp_pa
     with pytest.raises(InputError, match="the feed-forward parts of this teacher cannot be made narrower"):
         check_cut("layers:0,ffn=12", str(tmp_path))
     assert half_width(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("kind", ["BigBirdConfig", "LongformerConfig"])
+def test_layers_that_do_the_same_in_every_place_can_be_cut(kind: str, tmp_path: Path) -> None:
+    """BigBird's layers draw by their number, Longformer's config lists a window for each of them."""
+    sizes: Any = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 3}
+    config = getattr(transformers, kind)(vocab_size=50, pad_token_id=0, attention_type="original_full", **sizes)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    check_cut("layers:0,2", str(tmp_path))
 
 
 def test_layers_that_share_their_weights_are_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -80,6 +80,12 @@ def test_query_value_means_two_layers_of_each_attention(architecture: str, tmp_p
     assert len(adapters.lora_targets(model, "query-value")) == 2 * 2
 
 
+def test_query_value_of_a_modernbert_is_the_layer_that_makes_both(tmp_path: Path) -> None:
+    model, _ = build("modernbert", tmp_path)
+    targets = adapters.lora_targets(model, "query-value")
+    assert [name.rsplit(".", 1)[-1] for name in targets] == ["Wqkv"] * 4
+
+
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_all_linear_leaves_head_and_pooler_alone(architecture: str, tmp_path: Path) -> None:
     model, _ = build(architecture, tmp_path)

@@ -35,7 +35,8 @@ def make_texts() -> list[list[str]]:
 async def keep_asking(url: str, requests: list[list[str]], expected: list[np.ndarray], first: int, seen: Seen) -> None:
     place, deadline, number = urlsplit(url), time.monotonic() + SECONDS, first
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    while time.monotonic() < deadline or min(seen.right, seen.refused) <= ENOUGH:
+    last = deadline + 30
+    while time.monotonic() < deadline or (min(seen.right, seen.refused) <= ENOUGH and time.monotonic() < last):
         number = (number + 7) % len(requests)
         body = json.dumps({"texts": requests[number]}).encode()
         writer.write(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
@@ -64,7 +65,7 @@ def test_under_overload_answers_are_right_or_refused_and_memory_stays(tmp_path: 
 
     async def load(url: str, seen: Seen) -> None:
         asked = (keep_asking(url, requests, expected, 3 * n, seen) for n in range(CONNECTIONS))
-        await asyncio.wait_for(asyncio.gather(*asked), 60)
+        await asyncio.gather(*asked)
 
     limits = ("--max-queue-tokens", "96", "--drain-delay", "0")
     # A pass a row, so that requests meet others in the queue on a busy machine too.

@@ -241,7 +241,7 @@ def test_classify_answers_vllms_clients_in_its_shape(single: str, given: Any) ->
 
 def test_vllms_clients_can_ask_for_logits(single: str) -> None:
     raw = post(single, {"inputs": "w1", "raw_scores": True}).json()
-    for asked in ({"use_activation": False}, {"raw_scores": True}):
+    for asked in ({"use_activation": False, "raw_scores": None}, {"raw_scores": True, "use_activation": None}):
         (row,) = httpx.post(f"{single}/classify", json={"input": "w1"} | asked).json()["data"]
         assert sorted(row["probs"]) == pytest.approx(sorted(each["score"] for each in raw), abs=1e-6)
 
@@ -252,7 +252,16 @@ def test_classify_answers_inputs_as_predict_does(single: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{}, [], {"texts": ["w1"], "input": "w1"}, {"input": [1, 2]}, {"input": "w1", "top_k": 1}, {"input": []}]
+    "body",
+    [
+        {},
+        [],
+        {"texts": ["w1"], "input": "w1"},
+        {"input": [1, 2]},
+        {"input": "w1", "top_k": 1},
+        {"input": []},
+        {"input": "w1", "raw_scores": True, "use_activation": 1},
+    ],
 )
 def test_classify_says_what_is_wrong(single: str, body: Any) -> None:
     reply = httpx.post(f"{single}/classify", json=body)
