@@ -186,8 +186,8 @@ def prepare_libraries(config: Config) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # Transformers 5 has new names for settings that 4.57 has under the old ones alone.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # To programmers: of 5's new names for settings, which 4.57 has under the old ones alone, and of file systems' clocks.
+    warnings.filterwarnings("ignore", module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
 
