@@ -186,7 +186,7 @@ def prepare_libraries(config: Config) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # To programmers: of 5's new names for settings, which 4.57 has under the old ones alone, and of file systems' clocks.
+    # These are for programmers: of 5's new names for settings, which 4.57 does not know, and of file systems' clocks.
     warnings.filterwarnings("ignore", module="transformers")
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
