@@ -24,13 +24,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from tokenizers import Encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -41,7 +40,7 @@ from benchmarks.serving.texts import read_rows
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import Tokens
+from kdc.serving.engine.tokenizing import Encoded, Tokens
 from kdc.serving.http.api import asking, replies, tei
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.registry import MAX_LANES
@@ -219,7 +218,7 @@ def _session(engine: Engine, rows: list[Text], size: float) -> float:
     return _cpu_us(lambda: _side_by_side(engine, batches), len(encodings))
 
 
-def _side_by_side(engine: Engine, batches: list[list[Encoding]]) -> None:
+def _side_by_side(engine: Engine, batches: Sequence[Sequence[Encoded]]) -> None:
     """Run batches as the service's lanes do."""
 
     def lane(number: int) -> None:

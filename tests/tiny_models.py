@@ -13,7 +13,7 @@ MAX_LENGTH = 48
 # Above the usual 0.02, so that logits exceed 1: parity of numbers near 0 proves nothing.
 SPREAD = 0.6
 
-_SIZES: dict[str, object] = {
+_SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,

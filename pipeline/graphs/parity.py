@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from tokenizers import Encoding
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
@@ -21,6 +21,7 @@ from kdc.serving.engine.providers import open_session
 Feeds = dict[str, np.ndarray]  # int64 (batch, sequence) by the name of the graph's input
 Row = Mapping[str, Sequence[int]]  # a tokenised row: "input_ids" and, if the tokenizer makes them, "token_type_ids"
 LogitsFunction = Callable[[Feeds], np.ndarray]
+Encoding = TypeVar("Encoding")  # a tokenised row, whatever its model takes
 
 BATCH_SIZES = (1, 2, 7, 32)
 SHORTEST_ROW = 3  # [CLS] word [SEP]

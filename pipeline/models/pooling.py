@@ -8,7 +8,7 @@ config says `kdc_pooling: mean`.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ class MeanPooledClassifier(PreTrainedModel):
         super().__init__(encoder.config)  # which says what form of attention the encoder can take
         self.encoder = without_pooler(encoder)
         self.dropout = nn.Dropout(head_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
 
     def forward(
@@ -109,7 +109,8 @@ def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledCl
     config.kdc_pooling = "mean"
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     if saved:
-        return MeanPooledClassifier.from_pretrained(place, config=config, **options)
+        loaded: Any = MeanPooledClassifier.from_pretrained(place, config=config, **options)  # typed without `options`
+        return loaded
     encoder, info = AutoModel.from_pretrained(place, config=config, **options)
     model = MeanPooledClassifier(config, encoder)
     missing = {f"{model.base_model_prefix}.{key}" for key in info["missing_keys"] if not key.startswith("pooler.")}

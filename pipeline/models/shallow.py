@@ -9,7 +9,7 @@ of transformers, but is opened by `opening.py`: its config is the teacher's, and
 
 import copy
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -79,7 +79,7 @@ class ShallowClassifier(PreTrainedModel):
         self.share = nn.Linear(inputs[-1], 1) if shape.hidden else None
         self.hidden = nn.Linear(2 * inputs[-1], shape.hidden) if shape.hidden else None
         self.dropout = nn.Dropout(head_dropout(config))
-        self.classifier = nn.Linear(shape.hidden or inputs[-1], config.num_labels)
+        self.classifier = nn.Linear(shape.hidden or inputs[-1], cast(int, config.num_labels))
         self.post_init()
 
     @classmethod

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
@@ -14,7 +13,7 @@ from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import is_blank, is_utf8
+from kdc.serving.engine.tokenizing import Encoded, is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
@@ -46,7 +45,7 @@ class Scorer:
         return self._engine.activated(logits)
 
 
-def _batches(encodings: Sequence[Encoding], most: int) -> Iterator[list[int]]:
+def _batches(encodings: Sequence[Encoded], most: int) -> Iterator[list[int]]:
     """Batches of rows, the longest first, so that no lane works alone at the end on a long one."""
     order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]))
     batch: list[int] = []

@@ -145,7 +145,7 @@ class RowTokenizer:
         """
         long = [place for place, row in enumerate(rows) if self._is_long(row)]
         short = [row for row in rows if not self._is_long(row)] if long else rows
-        encodings: list[Encoded] = self._cutting.encode_batch_fast(short)  # "fast" leaves out the offsets
+        encodings: list[Encoded] = [*self._cutting.encode_batch_fast(short)]  # "fast" leaves out the offsets
         for place in long:
             encodings.insert(place, self._encode_long(rows[place]))
         if not all(map(len, encodings)):

@@ -49,13 +49,14 @@ def a_tokenizer(kind: str) -> Tokenizer:
         trainer = trainers.BpeTrainer(**common)
     tokenizer.train_from_iterator(texts(1, 400), trainer)
     if kind == "wordpiece":  # as BERT's: pieces that nothing uses stand before the special tokens
-        pieces = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+        known = tokenizer.get_vocab()
+        pieces = sorted(known, key=lambda piece: known[piece])
         pieces[1:1] = ["hhhhhhhhhh", "gggggggggg"]
         places = {piece: place for place, piece in enumerate(pieces)}
         tokenizer = Tokenizer(models.WordPiece(places, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.add_special_tokens(SPECIAL)
-    cls, sep = (("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]")))
+    cls, sep = ((piece, tokenizer.get_vocab()[piece]) for piece in ("[CLS]", "[SEP]"))
     if kind == "bpe":
         tokenizer.post_processor = processors.RobertaProcessing(sep, cls)
     else:

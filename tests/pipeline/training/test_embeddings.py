@@ -32,7 +32,12 @@ def make_rows(count: int, below: int, seed: int) -> Rows:
 
 def tiny() -> BertForSequenceClassification:
     set_seed(1)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     return BertForSequenceClassification(BertConfig(vocab_size=TOKENS, max_position_embeddings=32, **sizes))
 
 

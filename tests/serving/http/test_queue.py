@@ -97,7 +97,8 @@ def test_it_takes_what_the_plain_form_takes(seed: int) -> None:
             limits = {"max_rows": int(random.choice([1, 3, 32])), "max_tokens": int(random.choice([1, 60, 256]))}
             expected = plain.take(ahead=ahead, **limits)
             batch = queue.take(ahead=ahead, **limits)
-            assert [row.encoding for row in batch] == [(row.request, row.arrival) for row in expected]
+            taken: list[Any] = [row.encoding for row in batch]
+            assert taken == [(row.request, row.arrival) for row in expected]
             assert all(row.taken for row in batch)
         assert len(queue) == len(plain.rows)
         assert queue.tokens == sum(row.length for row in plain.rows)
