@@ -174,6 +174,13 @@ COMPRESS = (
     ),
     Setting("seed", int, "Seed of splits, initialisation, order of the rows and dropout (default 0).", "run"),
     TRAINING_DEVICE,
+    Setting(
+        "formats",
+        str,
+        "What the artifact is: onnx, which kdc serves, or onnx,hf (default), a Hugging Face folder besides, which "
+        "transformers, Optimum and transformers.js open.",
+        "export",
+    ),
     Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,

@@ -5,7 +5,8 @@ Reads `manifest.json` and every file that it names (size and SHA-256). Writes `m
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
             given=f"{len(content)} bytes",
             remedy=f"keep it under {MAX_MANIFEST_BYTES} bytes: shorter label names, fewer table rows",
         )
-    _check_files(folder, manifest, hashes=True)
+    _check_sizes(folder, manifest)
+    check_contents(folder, manifest)
     write_whole(folder / MANIFEST_NAME, content)
     (folder / MANIFEST_NAME).chmod(0o644)  # whatever the umask: a server that runs as another user reads it too
     return manifest.model_copy(update={"sha256": document["sha256"]})
@@ -55,8 +57,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
 
     Args:
         folder: the artifact's folder.
-        verify: also read every file and compare its SHA-256, and refuse an ONNX file whose weights lie elsewhere.
-            Presence and size of the files are always checked.
+        verify: also read every file, see `check_contents`. Presence and size of the files are always checked.
         expect_sha256: the manifest's `sha256` as the artifact's maker told it, which guards against a forged artifact.
 
     Raises:
@@ -76,15 +77,51 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     except OSError as error:
         raise _damaged("the manifest cannot be read", f"{path}: {error}") from error
     manifest = parse_manifest(content, path, expect_sha256=expect_sha256)
+    with _reading():
+        _check_sizes(folder, manifest)
+    if verify:
+        check_contents(folder, manifest)
+    return manifest
+
+
+def check_contents(folder: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Compare the SHA-256 of files with the manifest's, and refuse an ONNX file whose weights lie elsewhere.
+
+    Args:
+        folder: the artifact's folder.
+        manifest: as `load_manifest` returned it.
+        names: of the files to read; None for all.
+
+    Raises:
+        KdcError: a file is damaged, or cannot be read.
+    """
+    graphs = {variant.file for variant in manifest.variants.values()}
+    with _reading():
+        for name in manifest.files if names is None else names:
+            path, expected = folder / name, manifest.files[name].sha256
+            if (digest := sha256_of(path)) != expected:
+                raise _damaged(
+                    "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected}"
+                )
+            if name in graphs and has_external_data(path):
+                raise KdcError(
+                    "an ONNX file of the artifact keeps weights in another file, which no hash covers",
+                    given=path,
+                    remedy="save it with its weights inside, then make the manifest again",
+                )
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turn what the file system says within the block into an error of kdc."""
     try:
-        _check_files(folder, manifest, hashes=verify)
+        yield
     except OSError as error:
         raise KdcError(
             "a file of the artifact cannot be read",
             given=f"{error.filename}: {error.strerror}",
             remedy="see that this user may read it: `chmod -R a+rX` of the artifact",
         ) from error
-    return manifest
 
 
 def parse_manifest(content: bytes, path: object, *, expect_sha256: str | None = None) -> Manifest:
@@ -142,8 +179,8 @@ def _canonical_sha256(document: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    root, graphs = folder.resolve(), {variant.file for variant in manifest.variants.values()}
+def _check_sizes(folder: Path, manifest: Manifest) -> None:
+    root = folder.resolve()
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -157,14 +194,4 @@ def _check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
             raise _damaged(
                 "a file of the artifact has the wrong size",
                 f"{path}: {size} bytes, the manifest says {expected.size}",
-            )
-        if hashes and (digest := sha256_of(path)) != expected.sha256:
-            raise _damaged(
-                "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected.sha256}"
-            )
-        if hashes and name in graphs and has_external_data(path):
-            raise KdcError(
-                "an ONNX file of the artifact keeps weights in another file, which no hash covers",
-                given=path,
-                remedy="save it with its weights inside, then make the manifest again",
             )

@@ -120,6 +120,8 @@ class Variant(Frozen):
     # largest absolute difference to the model that it was made from (fp32: of logits; others: of probabilities)
     parity: float | None = None
     batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
+    opset: int | None = None  # version of ONNX's operators that the file needs; None in artifacts of older versions
+    ir: int | None = None  # version of the ONNX file format; None in artifacts of older versions
     candidate: str | None = None  # name of the winning quantisation candidate; None for fp32 and fp16
     latency_p50_ms: float | None = None  # median latency of one row
     latency_p95_ms: float | None = None  # 95th percentile of the same

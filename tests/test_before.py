@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kdc
+from kdc.artifact.folder import load_manifest
 
 MANIFEST = Path(__file__).parent / "artifact" / "manifest_of_0.1.json"
 ROW = ("w1 w2", "w3")
@@ -52,6 +53,6 @@ def test_its_contract_is_judged_again(artifact: Path) -> None:
 
 
 def test_a_changed_file_is_found(artifact: Path) -> None:
-    (artifact / "README.md").write_text("# Another card\n", encoding="utf-8")
-    with pytest.raises(kdc.KdcError, match=r"README\.md|changed"):
-        kdc.load(artifact)
+    (artifact / "README.md").write_text("# A model cord\n", encoding="utf-8")
+    with pytest.raises(kdc.KdcError, match="changed"):
+        load_manifest(artifact)

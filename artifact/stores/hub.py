@@ -7,7 +7,6 @@ or not; the library does not send large files again that it uploaded before a pu
 
 import hashlib
 import time
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,15 +191,13 @@ def push_to_hub(place: Repository, artifact: Outgoing, *, public: bool, meter: M
         operations = _additions(artifact, files) + _removals(place, before.sha, manifest, stored)
         if not meter.is_shown:
             disable_progress_bars()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the library warns of a model card without metadata
-            commit = api.create_commit(
-                place.name,
-                operations,
-                revision=place.revision,
-                parent_commit=before.sha,
-                commit_message=f"{manifest.task.name}: artifact {manifest.sha256[:12]}",
-            )
+        commit = api.create_commit(
+            place.name,
+            operations,
+            revision=place.revision,
+            parent_commit=before.sha,
+            commit_message=f"{manifest.task.name}: artifact {manifest.sha256[:12]}",
+        )
         after = api.repo_info(place.name, revision=commit.oid, files_metadata=True, timeout=_TIMEOUT_S)
         # Because of a .gitignore, say, the hub leaves files out without an error.
         if lost := _differing(after, artifact):

@@ -321,6 +321,23 @@ class ExportSettings(Section):
         True,
         description="also export the uncut teacher, in fp32 and int8, and put it beside the student in every table",
     )
+    formats: tuple[Literal["onnx", "hf"], ...] = Field(
+        ("onnx", "hf"),
+        description="what the artifact is, separated by commas: onnx, which kdc serves, and hf, a Hugging Face folder "
+        "besides, with config, tokenizer and weights for transformers, Optimum and transformers.js",
+    )
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("formats")
+    @classmethod
+    def _can_be_served(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "onnx" not in value:
+            raise ValueError("an artifact is always onnx: give onnx, or onnx,hf")
+        return tuple(name for name in ("onnx", "hf") if name in value)
 
 
 class QuantizeSettings(Section):

@@ -102,14 +102,23 @@ def check_axes(path: Path) -> None:
 
 
 def save_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write one file, weights included.
+    """Write one file, weights included, in the oldest version of the format that has its operators.
 
     Raises:
         KdcError: it would exceed 2 GB, more than one ONNX file can hold.
     """
     if graph.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise KdcError("the model is too large for one ONNX file", given=f"{graph.ByteSize()} bytes, the limit is 2 GB")
+    # Exporters name the newest version of the format that they know, which older runtimes refuse for no other reason.
+    oldest = helper.find_min_ir_version_for(graph.opset_import, ignore_unknown=True)
+    graph.ir_version = min(graph.ir_version, oldest)
     onnx.save(graph, path)
+
+
+def versions_of(path: Path) -> tuple[int, int]:
+    """Version of ONNX's operators that a file needs, and version of its format."""
+    graph = onnx.load(path, load_external_data=False)
+    return next(each.version for each in graph.opset_import if each.domain in ("", "ai.onnx")), graph.ir_version
 
 
 def load_classifier(model_dir: Path) -> PreTrainedModel:

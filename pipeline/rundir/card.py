@@ -6,6 +6,7 @@ from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
 from kdc.pipeline.results import QuantizeResult
+from kdc.pipeline.rundir.hugging_face import CONFIG, WEIGHTS
 
 UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose student is that
 
@@ -64,12 +65,37 @@ import kdc
 engine = kdc.load(".")
 probabilities = engine.predict([{row}])  # (rows, {task.outputs}), columns {list(task.labels) or "the number"}
 ```
-
+{_elsewhere(manifest)}
 ## Limits
 
 It answers what its training rows were like; texts of another kind, language or length may be answered badly and with
 confidence. Longer texts are cut. Its labels mean what they meant in the training data (fingerprint
 `{lineage.data_fingerprint[:16]}`), no more.
+"""
+
+
+def _elsewhere(manifest: Manifest) -> str:
+    """How other libraries open the artifact; empty where it is no Hugging Face folder."""
+    if CONFIG not in manifest.files:
+        return ""
+    task = manifest.task
+    smallest = manifest.variants.get("int8", manifest.variants["fp32"]).file
+    dtype = smallest.removesuffix(".onnx").removeprefix("model").removeprefix("_") or "fp32"
+    torch = """no class of transformers reads what this model does, so that
+`AutoModelForSequenceClassification` refuses it, and the two others open it"""
+    if WEIGHTS in manifest.files:
+        torch = "`AutoModelForSequenceClassification.from_pretrained(FOLDER)`"
+    answer = "Softmax of the logits" if task.kind == "classification" else "The sigmoid of the logits"
+    same = f"{answer}, divided by {manifest.temperature:g}, is what `kdc` answers."
+    if task.kind == "regression":
+        same = f"The number times {task.spread:g}, plus {task.center:g}, is what `kdc` answers."
+    return f"""
+The folder is a Hugging Face model too. `AutoTokenizer.from_pretrained(FOLDER)` cuts rows, with `truncation=True`, as
+this model was trained. {same}
+
+- transformers: {torch}.
+- Optimum: `ORTModelForSequenceClassification.from_pretrained(FOLDER, file_name="{smallest}")`.
+- transformers.js: `AutoModelForSequenceClassification.from_pretrained(FOLDER, {{subfolder: "", dtype: "{dtype}"}})`.
 """
 
 

@@ -22,7 +22,7 @@ _FP16_TOLERANCE = 1e-2  # difference of a probability; fp16 holds three digits
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How the student's graphs are made."""
-    return run.config.export.model_dump(exclude={"teacher"})
+    return run.config.export.model_dump(exclude={"teacher", "formats"})
 
 
 def run(run: Run, out: Path) -> ExportResult:

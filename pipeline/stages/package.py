@@ -22,8 +22,10 @@ from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Lineage, Manifest, TaskInfo, Variant
 from kdc.common import machine
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import UNCUT, TeacherSettings, is_of_teacher
+from kdc.pipeline.config.settings import UNCUT, ExportSettings, TeacherSettings, is_of_teacher
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.sources import HUB_NAME
+from kdc.pipeline.graphs.onnx_graph import versions_of
 from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
@@ -49,6 +51,7 @@ from kdc.pipeline.rundir.files import (
     TOKENIZER_JSON,
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
+from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.rundir.standing import teacher_note
 
@@ -66,12 +69,21 @@ _PACKAGES = (
     "datasets",
     "numpy",
 )
+# The artifact's ONNX files, by the names under which transformers.js finds them, and as earlier stages name them.
+_ONNX_FILES = {
+    "fp32": ("model.onnx", FP32_ONNX),
+    "int8": ("model_int8.onnx", INT8_ONNX),
+    "fp16": ("model_fp16.onnx", FP16_ONNX),
+}
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The contract, and the machine that it is judged on."""
-    terms = run.config.contract.terms
-    return {} if terms is None else {"contract": terms.model_dump(mode="json"), **this_machine(run.device)}
+    """The contract, and the machine that it is judged on; what the artifact holds, where that is not the default."""
+    terms, formats = run.config.contract.terms, run.config.export.formats
+    settings: dict[str, Any] = {} if formats == ExportSettings().formats else {"formats": list(formats)}
+    if terms is not None:
+        settings |= {"contract": terms.model_dump(mode="json"), **this_machine(run.device)}
+    return settings
 
 
 def run(run: Run, out: Path) -> PackageResult:
@@ -97,7 +109,8 @@ def run(run: Run, out: Path) -> PackageResult:
         )
     example = _example(manifest.task)
     adapted = run.student.method == "lora"
-    card = model_card(manifest, quantized, judgement, example, teacher=teacher_note(run), adapted=adapted)
+    card = card_metadata(manifest, models=_base_models(run), dataset=_hub_dataset(run))
+    card += model_card(manifest, quantized, judgement, example, teacher=teacher_note(run), adapted=adapted)
     (working / "README.md").write_text(card, encoding="utf-8")
     files = manifest.files | describe_files(working, ["README.md"])
     manifest = write_manifest(working, manifest.model_copy(update={"files": files, "contract": judgement}))
@@ -140,12 +153,14 @@ def note_run(run: Run) -> None:
 
 def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
     export = run.folder("export")
-    for name in (FP32_ONNX, FP16_ONNX, TOKENIZER_JSON):
-        if (export / name).exists():
-            shutil.copyfile(export / name, target / name)
-    if with_int8:
-        shutil.copyfile(run.folder("quantize") / INT8_ONNX, target / INT8_ONNX)
+    shutil.copyfile(export / TOKENIZER_JSON, target / TOKENIZER_JSON)
+    for variant, (name, made_as) in _ONNX_FILES.items():
+        made = run.folder("quantize") / made_as if variant == "int8" else export / made_as
+        if made.exists() and (variant != "int8" or with_int8):
+            shutil.copyfile(made, target / name)
     shutil.copyfile(run.folder("evaluate") / EVALUATION, target / EVALUATION)
+    if "hf" in run.config.export.formats:
+        add_hugging_face_files(run.folder("merge") / "model", target, read_tokenizer_info(export))
 
 
 def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
@@ -179,18 +194,21 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
         "fp16": exported.fp16_parity if isinstance(exported.fp16_parity, float) else None,
     }
     variants = {}
-    for name, file in {"fp32": FP32_ONNX, "int8": INT8_ONNX, "fp16": FP16_ONNX}.items():
+    for name, (file, _) in _ONNX_FILES.items():
         if name not in table or not (folder / file).exists():
             (folder / file).unlink(missing_ok=True)
             continue
         row: dict[str, Any] = table.get(f"{name} (cuda)", table[name]) if name == "fp16" else table[name]
         memory = row.get("peak_memory_bytes")
+        opset, ir = versions_of(folder / file)
         variants[name] = Variant(
             file=file,
             size_bytes=row["size_bytes"],
             metrics={key: value for key, value in row.items() if key.removesuffix("_mismatched") in METRICS},
             parity=parity[name],
             batch_invariance=int8.max_probability_difference if int8 is not None and name == "int8" else None,
+            opset=opset,
+            ir=ir,
             candidate=quantized.winner if name == "int8" else None,
             latency_p50_ms=row.get("latency_p50_ms"),
             latency_p95_ms=row.get("latency_p95_ms"),
@@ -268,6 +286,22 @@ def _teacher_name(settings: TeacherSettings) -> str:
     if settings.scores is not None:
         return f"a black box ({settings.scores.name})"
     return " + ".join(_public_name(source) for source in settings.sources)
+
+
+def _base_models(run: Run) -> list[str]:
+    """Hub ids of the models whose weights the artifact's are made of; none of models that have no id."""
+    student = run.student.model
+    made_of = [run.config.teacher.model] if is_of_teacher(student) else [student]
+    names = [_public_name(name) for name in made_of if name == "minilm" or not Path(name).exists()]
+    return [name for name in names if "/" in name]
+
+
+def _hub_dataset(run: Run) -> tuple[str, str, str] | None:
+    """Hub id, configuration and split of the evaluation rows, where they came from the hub itself."""
+    task, data = run.data().task, run.config.data
+    if not task.hub_config or data.data is not None or data.train is not None:
+        return None
+    return HUB_NAME, task.hub_config, task.eval_splits[0]
 
 
 def _public_name(model: str) -> str:

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import onnxruntime
 
-from kdc.artifact.folder import load_manifest
+from kdc.artifact.folder import check_contents, load_manifest
 from kdc.artifact.manifest import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
@@ -117,7 +117,7 @@ class Engine:
             lanes: how many passes may run at once by `run_beside`, each with its share of the threads. More than one
                 takes a second session with the memory of its weights, and times whether a pass alone is faster with
                 all threads or with a share, as beside another process; on a GPU there is always one lane.
-            verify: check the SHA-256 of every file first.
+            verify: check the SHA-256 of the files that are loaded first. The artifact's others are not read.
             expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
 
         Raises:
@@ -125,7 +125,7 @@ class Engine:
             KdcError: the artifact is damaged, or the device that was asked for did not take effect.
         """
         folder = Path(path).resolve()  # once, since a link may lead elsewhere a moment later
-        manifest = load_manifest(folder, verify=verify, expect_sha256=expect_sha256)
+        manifest = load_manifest(folder, verify=False, expect_sha256=expect_sha256)
         variants: dict[str, Variant] = {str(name): value for name, value in manifest.variants.items()}
         if variant is not None and variant not in variants:
             raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(variants)}")
@@ -135,8 +135,13 @@ class Engine:
                 provider = CUDA_PROVIDER
             return variant or manifest.providers.get(provider, manifest.providers[CPU_PROVIDER])
 
+        def checked(name: str) -> Path:
+            if verify:
+                check_contents(folder, manifest, [name])
+            return folder / name
+
         opened = open_session(
-            lambda provider: folder / variants[variant_for(provider)].file, device=device, threads=threads
+            lambda provider: checked(variants[variant_for(provider)].file), device=device, threads=threads
         )
         lanes = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
         share = max(1, round(opened.threads / lanes))
@@ -145,7 +150,7 @@ class Engine:
         )
         return cls(
             opened,
-            RowTokenizer.read(folder / "tokenizer.json", manifest.tokenizer),
+            RowTokenizer.read(checked("tokenizer.json"), manifest.tokenizer),
             manifest.task,
             manifest.tokenizer,
             manifest.temperature,

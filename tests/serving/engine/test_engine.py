@@ -240,6 +240,32 @@ def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
 
 
+@pytest.mark.parametrize(
+    ("variant", "file", "is_loaded"),
+    [
+        ("int8", "model.int8.onnx", True),
+        ("int8", "tokenizer.json", True),
+        ("int8", "model.onnx", False),
+        ("fp32", "model.onnx", True),
+        ("fp32", "model.int8.onnx", False),
+    ],
+)
+def test_what_is_loaded_is_compared_with_its_hash_and_nothing_else_is_read(
+    variant: str, file: str, is_loaded: bool, tmp_path: Path
+) -> None:
+    """Would catch a graph or a tokenizer that opens though it was changed; and at each start of a worker a read of
+    files that it has no use for."""
+    folder = write_artifact(tmp_path / "artifact")
+    content = bytearray((folder / file).read_bytes())
+    content[-2] ^= 1
+    (folder / file).write_bytes(content)
+    if is_loaded:
+        with pytest.raises(KdcError, match="a file of the artifact was changed"):
+            Engine.load(folder, variant=variant, device="cpu", threads=1)
+    else:
+        assert Engine.load(folder, variant=variant, device="cpu", threads=1).variant == variant
+
+
 @pytest.mark.usefixtures("broken_cuda")
 def test_cuda_by_name_does_not_fall_back(files: Path) -> None:
     with pytest.raises(KdcError, match="CUDA did not take effect") as caught:

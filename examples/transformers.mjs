@@ -1,0 +1,30 @@
+// An artifact in JavaScript, without a server: in Node, Deno, Bun or a browser, by transformers.js.
+//
+//   npm install @huggingface/transformers
+//   node transformers.mjs ARTIFACT 'a text' ['the second text of a pair']
+//
+// Prints the labels with their probabilities, as `kdc predict` computes them.
+import { readFileSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
+import { AutoModelForSequenceClassification, AutoTokenizer, env } from "@huggingface/transformers";
+
+const [folder, text, second] = process.argv.slice(2);
+env.allowRemoteModels = false; // a folder of this machine; the id of a repository goes as well
+env.localModelPath = dirname(resolve(folder));
+const place = basename(resolve(folder));
+const manifest = JSON.parse(readFileSync(`${folder}/manifest.json`, "utf8"));
+const dtype = manifest.variants.int8 ? "int8" : "fp32";
+
+const tokenizer = await AutoTokenizer.from_pretrained(place);
+const model = await AutoModelForSequenceClassification.from_pretrained(place, { subfolder: "", dtype });
+const { logits } = await model(tokenizer(text, { text_pair: second ?? null, truncation: true }));
+
+const scores = Array.from(logits.data, (logit) => logit / manifest.temperature);
+const greatest = Math.max(...scores);
+const powers = scores.map((score) => Math.exp(score - greatest));
+const sum = powers.reduce((total, power) => total + power);
+const { kind, labels } = manifest.task;
+scores.forEach((score, place) => {
+  if (kind === "regression") console.log(Number(logits.data[place]) * manifest.task.spread + manifest.task.center);
+  else console.log(labels[place], kind === "classification" ? powers[place] / sum : 1 / (1 + Math.exp(-score)));
+});

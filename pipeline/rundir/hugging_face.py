@@ -1,0 +1,109 @@
+"""What makes an artifact a Hugging Face folder too, and its model card one that the hub reads.
+
+Transformers opens such a folder by its config and weights, Optimum's ORTModel and transformers.js by its config and
+ONNX files. Reads `model/` of stage `merge`; writes `config.json`, `tokenizer_config.json` and `model.safetensors`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TokenizerInfo
+from kdc.pipeline.models.opening import class_of
+
+CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
+
+# In a saved tokenizer's settings: where it lay on this machine, and how the rows of its last call were cut.
+_OF_THIS_RUN = {
+    "name_or_path",
+    "is_local",
+    "local_files_only",
+    "max_length",
+    "pad_to_multiple_of",
+    "stride",
+    "truncation_strategy",
+}
+# The class that transformers 5 names where a tokenizer is its file alone, by a name that transformers 4 knows as well.
+_OF_BOTH_VERSIONS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+# The hub's names of metrics, where they are others than ours.
+_HUB_METRICS = {
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+
+
+def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
+    """Put the config, the tokenizer's settings and the weights of a saved classifier beside an artifact's ONNX files.
+
+    Weights that no class of transformers can read (a head over the mean of the token vectors, a student without
+    layers) are left out: with them `AutoModelForSequenceClassification` would answer, from weights that it draws at
+    random; without them it refuses.
+
+    Args:
+        model: the classifier as `save_pretrained` wrote it, with its tokenizer.
+        folder: the artifact's folder.
+        tokenizer: how the artifact cuts and pads rows, which the settings then say too.
+    """
+    config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    _write(folder / CONFIG, config)
+    saved = json.loads((model / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    settings = {key: value for key, value in saved.items() if key not in _OF_THIS_RUN}
+    settings |= {
+        "tokenizer_class": _OF_BOTH_VERSIONS.get(saved["tokenizer_class"], saved["tokenizer_class"]),
+        "model_max_length": tokenizer.max_length,
+        "padding_side": tokenizer.pad_side,
+        "truncation_side": tokenizer.truncation_side,
+    }
+    _write(folder / TOKENIZER_CONFIG, settings)
+    if class_of(AutoConfig.from_pretrained(model)) is AutoModelForSequenceClassification:
+        shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, str, str] | None) -> str:
+    """The head of a model card in YAML: what the hub shows, filters by, and compares.
+
+    Args:
+        manifest: of the artifact.
+        models: hub ids of the models whose weights the artifact's are made of.
+        dataset: hub id, configuration and split of the evaluation rows; None where they are not the hub's own.
+    """
+    task = manifest.task
+    name, configuration, split = dataset or (task.name, None, None)
+    variant = manifest.providers[CPU_PROVIDER]
+    measured = {str(name): each.metrics for name, each in manifest.variants.items()}[variant]
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=name,
+            dataset_name=task.name,
+            dataset_config=configuration,
+            dataset_split=split,
+            metric_type=_HUB_METRICS.get(metric, metric),
+            metric_name=f"{metric} ({variant})",
+            metric_value=round(points / 100, 6),
+        )
+        for metric, points in measured.items()
+        if not metric.endswith("_mismatched")  # of MNLI's second split
+    ]
+    data = ModelCardData(
+        library_name="transformers" if WEIGHTS in manifest.files else "onnx",
+        pipeline_tag="text-classification",
+        base_model=models or None,
+        datasets=[name] if dataset else None,
+        tags=["text-classification", "onnx", "kdc", "knowledge-distillation"],
+        model_name=task.name,
+        eval_results=results,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"

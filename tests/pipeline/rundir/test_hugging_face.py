@@ -1,0 +1,133 @@
+"""The artifact as a Hugging Face folder: other libraries open it, and answer as the engine does, or refuse it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import tiny_runs
+import torch
+from conftest import Finished
+from huggingface_hub import ModelCard
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+import kdc
+from kdc.artifact.folder import describe_files, load_manifest
+from kdc.artifact.manifest import Manifest, TokenizerInfo
+from kdc.pipeline.models.pooling import MeanPooledClassifier
+from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
+
+ROWS = [("w1 w5", "w7 w8 w9"), ("w2", "w3"), ("w1 " * 90, "w4 w5 " * 70)]  # the last one is cut
+
+
+def of_kdc(artifact: Path, variant: Any) -> NDArray[np.float32]:
+    with kdc.load(artifact, device="cpu", variant=variant, threads=1) as engine:
+        return engine.predict(ROWS)
+
+
+def elsewhere(artifact: Path, model: Any) -> NDArray[np.float32]:
+    """Probabilities by a model and tokenizer of another library, as the card says to compute them."""
+    tokenizer = AutoTokenizer.from_pretrained(artifact)
+    feeds = tokenizer([list(row) for row in ROWS], truncation=True, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        logits = torch.as_tensor(model(**feeds).logits)
+    return torch.softmax(logits / load_manifest(artifact).temperature, dim=1).numpy()
+
+
+def test_transformers_answers_as_the_engine_does(finished: Finished) -> None:
+    """Would catch weights of another stage, a tokenizer that cuts elsewhere, and labels in another order."""
+    model = AutoModelForSequenceClassification.from_pretrained(finished.artifact).eval()
+    np.testing.assert_allclose(elsewhere(finished.artifact, model), of_kdc(finished.artifact, "fp32"), atol=1e-5)
+    assert tuple(model.config.id2label.values()) == load_manifest(finished.artifact).task.labels
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_optimum_answers_as_the_engine_does(variant: str, finished: Finished) -> None:
+    """Would catch a config that Optimum does not read, and file names that it does not find."""
+    optimum = pytest.importorskip("optimum.onnxruntime", reason="Optimum is an extra")
+    file = load_manifest(finished.artifact).variants[variant].file  # type: ignore[index]
+    model = optimum.ORTModelForSequenceClassification.from_pretrained(finished.artifact, file_name=file)
+    np.testing.assert_allclose(elsewhere(finished.artifact, model), of_kdc(finished.artifact, variant), atol=1e-5)
+
+
+def test_the_files_say_nothing_of_the_machine(finished: Finished) -> None:
+    """Would catch the paths from which transformers read the model, which its configs keep."""
+    for name in ("config.json", "tokenizer_config.json", "README.md"):
+        text = (finished.artifact / name).read_text(encoding="utf-8")
+        assert str(finished.folder) not in text
+        assert "/tmp" not in text
+
+
+def test_a_head_that_no_class_of_transformers_has_is_refused_and_not_drawn_at_random(tmp_path: Path) -> None:
+    """Would catch weights under a config of plain BERT, which `AutoModel...` takes and completes at random."""
+    tiny_runs.base_model("bert", tmp_path / "base")
+    config = AutoConfig.from_pretrained(tmp_path / "base", num_labels=2)
+    config.kdc_pooling = "mean"
+    MeanPooledClassifier(config).save_pretrained(tmp_path / "model")
+    tiny_models.build_tokenizer(0).save_pretrained(tmp_path / "model")
+    (tmp_path / "artifact").mkdir()
+    info = TokenizerInfo(max_length=32, pad_id=0, pad_token="[PAD]", token_type_ids=True)
+    add_hugging_face_files(tmp_path / "model", tmp_path / "artifact", info)
+    assert sorted(path.name for path in (tmp_path / "artifact").iterdir()) == ["config.json", "tokenizer_config.json"]
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "artifact")
+
+
+def test_a_tokenizer_that_transformers_5_saved_has_a_name_that_4_knows(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "kdc_pooling": "mean"}))
+    saved = {"tokenizer_class": "TokenizersBackend", "is_local": True, "max_length": 8, "cls_token": "[CLS]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(saved))
+    info = TokenizerInfo(max_length=48, pad_id=0, pad_token="[PAD]", token_type_ids=True, truncation_side="left")
+    (tmp_path / "artifact").mkdir()
+    add_hugging_face_files(tmp_path, tmp_path / "artifact", info)
+    assert json.loads((tmp_path / "artifact" / "tokenizer_config.json").read_text()) == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "cls_token": "[CLS]",
+        "model_max_length": 48,
+        "padding_side": "right",
+        "truncation_side": "left",
+    }
+
+
+def test_the_hub_reads_the_card(finished: Finished) -> None:
+    """By the hub's own reader. Would catch a metric in points where the hub has shares."""
+    manifest = load_manifest(finished.artifact)
+    card = ModelCard.load(finished.artifact / "README.md")
+    assert (card.data.pipeline_tag, card.data.library_name) == ("text-classification", "transformers")
+    assert card.data.base_model is None  # the teacher is a folder of this machine
+    assert card.data.datasets is None
+    assert manifest.providers["CPUExecutionProvider"] == "int8"
+    told = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert told == {
+        f"{name} (int8)": pytest.approx(points / 100, abs=1e-6)
+        for name, points in manifest.variants["int8"].metrics.items()
+    }
+    assert "AutoModelForSequenceClassification.from_pretrained(FOLDER)" in card.text
+
+
+def test_models_and_rows_of_the_hub_are_named(finished: Finished, tmp_path: Path) -> None:
+    manifest: Manifest = load_manifest(finished.artifact)
+    head = card_metadata(manifest, models=["owner/model"], dataset=("nyu-mll/glue", "qnli", "validation"))
+    (tmp_path / "README.md").write_text(head + "# text\n")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.base_model, card.data.datasets) == (["owner/model"], ["nyu-mll/glue"])
+    result = card.data.eval_results[0]
+    assert (result.dataset_type, result.dataset_config, result.dataset_split) == ("nyu-mll/glue", "qnli", "validation")
+
+
+def test_every_file_is_in_the_manifest(finished: Finished) -> None:
+    """Would catch files beside the manifest, which no hash covers and no push sends."""
+    names = sorted(path.name for path in finished.artifact.iterdir() if path.name != "manifest.json")
+    assert load_manifest(finished.artifact).files == describe_files(finished.artifact, names)
+
+
+def test_an_older_runtime_loads_the_graphs(finished: Finished) -> None:
+    """ONNX Runtime 1.17 reads format 9 with operators 20, by its table of compatibility."""
+    for variant in load_manifest(finished.artifact).variants.values():
+        assert variant.opset is not None
+        assert variant.ir is not None
+        assert variant.opset <= 20
+        assert variant.ir <= 9
