@@ -12,13 +12,12 @@ from kdc.common.errors import InputError
 from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.engine.engine import Engine, Text
+from kdc.serving.engine.engine import LABEL_FROM, Engine, Text
 from kdc.serving.engine.tokenizing import Encoded, is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
 LANES = 64  # forward passes side by side; the engine takes no more than it has threads
-_THRESHOLD = 0.5  # probability from which a multi-label task gives a label
 
 
 class Scorer:
@@ -139,7 +138,7 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     if kind == "classification":
         values["label"] = [labels[place] for place in scores.argmax(axis=1)]
     elif kind == "multilabel":
-        values["label"] = [[labels[place] for place in np.flatnonzero(row >= _THRESHOLD)] for row in scores]
+        values["label"] = [[labels[place] for place in np.flatnonzero(row >= LABEL_FROM)] for row in scores]
     values["score"] = scores.max(axis=1).tolist() if len(scores) else []
     if job.request.all_scores:
         values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}

@@ -31,6 +31,7 @@ from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, c
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
+LABEL_FROM = 0.5  # probability from which a multi-label task gives a label
 _WARM_ROWS = 8
 _TURN = 16  # passes that are timed with each number of threads when they are compared
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"

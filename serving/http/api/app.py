@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from kdc.common.errors import KdcError
 from kdc.serving.http.admin import admin_port
-from kdc.serving.http.api import classify, pages, replies, tei, v2
+from kdc.serving.http.api import classify, moderations, pages, replies, tei, v2
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row
@@ -93,6 +93,7 @@ def _routes() -> list[Route]:
         ("/predict", tei.predict, "POST"),
         ("/predict/{name}", tei.predict, "POST"),
         ("/classify", classify.classify, "POST"),
+        ("/v1/moderations", moderations.moderate, "POST"),
         ("/info", tei.info, "GET"),
         ("/health", tei.health, "GET"),
         ("/metrics", _metrics, "GET"),

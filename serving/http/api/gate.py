@@ -88,7 +88,7 @@ class Gate:
                 await self._pass(app, scope, receive, send_noting_status)
             except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
                 if "kdc_status" not in scope:
-                    await on_unexpected(error)(scope, receive, send_noting_status)
+                    await on_unexpected(error, scope["path"])(scope, receive, send_noting_status)
             finally:
                 route, status = scope.get("kdc_route", "none"), scope.get("kdc_status", _NO_ANSWER)
                 self._metrics.answered(route, status, time.perf_counter() - began)
@@ -105,12 +105,13 @@ class Gate:
         if self._traces is not None:
             scope["kdc_trace"] = self._traces.begin(scope)
         if not self.is_ready():
-            refusal = error_response(503, "the service is starting or draining", {"Connection": "close"})
+            refusal = error_response(503, "the service is starting or draining", {"Connection": "close"}, path=path)
         elif not self._is_allowed(scope):
-            refusal = error_response(401, "the bearer token is missing or wrong", {"WWW-Authenticate": "Bearer"})
+            wrong = "the bearer token is missing or wrong"
+            refusal = error_response(401, wrong, {"WWW-Authenticate": "Bearer"}, path=path)
         elif self._inside >= self._settings.max_requests:
             refusal = error_response(
-                429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}
+                429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}, path=path
             )
         else:
             await self._answer(app, scope, receive, send)
@@ -124,9 +125,8 @@ class Gate:
                 await app(scope, receive, send)
         except TimeoutError:
             if "kdc_status" not in scope:
-                answer = error_response(
-                    504, f"no answer within {self._settings.timeout_s:g} s", {"Connection": "close"}
-                )
+                late = f"no answer within {self._settings.timeout_s:g} s"
+                answer = error_response(504, late, {"Connection": "close"}, path=scope["path"])
                 await answer(scope, receive, send)
         finally:
             self._inside -= 1

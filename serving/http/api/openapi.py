@@ -25,7 +25,7 @@ def describe() -> Json:
             "title": "kdc",
             "version": __version__,
             "description": "Text classification. Speaks the dialects of text-embeddings-inference and of the Hub's "
-            "clients, and the Open Inference Protocol V2. `/info` says which task is served.",
+            "clients, of vLLM's and OpenAI's, and the Open Inference Protocol V2. `/info` says which task is served.",
         },
         "paths": _texts_paths() | _v2_paths() | _operations_paths(),
         "components": {
@@ -55,12 +55,20 @@ def _texts_paths() -> Json:
         (404, *_INFERENCE),
         body=_json({"anyOf": [_ref("ClassifyRequest"), _ref("VllmRequest"), _ref("PredictRequest")]}),
     )
+    moderate = _operation(
+        "Moderate",
+        "As OpenAI's clients ask: which labels each text has, of a multi-label model; 422 for any other.",
+        _reply("A result for each text", _json(_ref("Moderations"))) | {"headers": _ANSWERED},
+        (404, *_INFERENCE),
+        body=_json(_ref("ModerationRequest")),
+    )
     home = _operation("Home", "Leads to the playground.", {"description": "To /playground"}, _ALWAYS, status=307)
     return {
         "/": {"get": home | {"tags": ["pages"]}, "post": predict | {"operationId": "predict_root"}},
         "/predict": {"post": predict},
         "/predict/{name}": {"parameters": [_NAME], "post": predict | {"operationId": "predict_by"}},
         "/classify": {"post": classify},
+        "/v1/moderations": {"post": moderate},
         "/info": _get("Info", "What is served.", _GUARDED, _json(_ref("Info"))),
     }
 
@@ -192,6 +200,10 @@ def _schemas() -> Json:
     classified = _object(
         {"index": _INTEGER, "label": _TEXT, "probs": _array({"type": "number"}), "num_classes": _INTEGER}
     )
+    by_label = {"categories": {"type": "boolean"}, "category_scores": {"type": "number"}}
+    by_label |= {"category_applied_input_types": _array(_TEXT)}
+    moderated = {name: {"type": "object", "additionalProperties": each} for name, each in by_label.items()}
+    moderated["flagged"] = {"type": "boolean"}
     tensor = {
         "name": _TEXT | {"enum": ["text", "text_pair"]},
         "shape": _array(_INTEGER | {"minimum": 1}, minItems=1, maxItems=2),
@@ -208,9 +220,10 @@ def _schemas() -> Json:
         "max_input_length": _INTEGER,
     }
     kinds = _TEXT | {"enum": sorted({EMPTY, *(kind for kind, _ in ERRORS.values())})}
+    of_openai = _object({"message": _TEXT, "type": kinds})  # under /v1/
     outputs = {"outputs": _array(_object())}
     return {
-        "Error": _object({"error": _TEXT, "error_type": kinds}),
+        "Error": _object({"error": {"anyOf": [_TEXT, of_openai]}, "error_type": kinds}),
         "Prediction": _array(_object({"label": _TEXT, "score": {"type": "number"}})),
         "Predictions": {"anyOf": [_ref("Prediction"), _array(_ref("Prediction"))]},
         "PredictRequest": _object(
@@ -223,6 +236,10 @@ def _schemas() -> Json:
             additionalProperties=False,
         ),
         "VllmReply": _object(vllm | {"data": _array(classified), "usage": _object()}),
+        "ModerationRequest": _object(
+            {"input": {"anyOf": [_TEXT, _array(_TEXT, minItems=1)]}}, model, additionalProperties=False
+        ),
+        "Moderations": _object({"id": _TEXT, "model": _TEXT, "results": _array(_object(moderated))}),
         "Info": _object(info, {"variant": _TEXT, "provider": _TEXT}),
         "InferRequest": _object(
             {"inputs": _array(_object(tensor, data), minItems=1)}, {"id": _TEXT, "parameters": _object()} | outputs

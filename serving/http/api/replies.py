@@ -1,4 +1,6 @@
-"""Replies in JSON. An error is everywhere one object, `{"error": what, value and remedy, "error_type": kind}`."""
+"""Replies in JSON. An error is everywhere one object, `{"error": what, value and remedy, "error_type": kind}`; under
+`/v1/` its `error` is an object itself, of which OpenAI's clients show the `message`.
+"""
 
 import logging
 import traceback
@@ -61,11 +63,13 @@ class ApiError(Exception):
 
 
 def error_response(
-    status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None
+    status: int, message: str, headers: dict[str, str] | None = None, kind: str | None = None, *, path: str = ""
 ) -> JsonResponse:
-    """The response with the JSON object; `kind` is its `error_type`, by default that of the status."""
-    body = {"error": message, "error_type": kind or ERRORS[status][0]}
-    return JsonResponse(body, status_code=status, headers=headers)
+    """The response with the JSON object; `kind` is its `error_type`, by default that of the status; `path` is the
+    request's, of which some have another form."""
+    kind = kind or ERRORS[status][0]
+    error = {"message": message, "type": kind, "param": None, "code": None} if path.startswith("/v1/") else message
+    return JsonResponse({"error": error, "error_type": kind}, status_code=status, headers=headers)
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
@@ -78,38 +82,40 @@ def tell_artifact(request: Request, response: Response) -> Response:
 async def on_api_error(request: Request, error: Exception) -> Response:
     """Handler of `ApiError`."""
     assert isinstance(error, ApiError)
-    return tell_artifact(request, error_response(error.status, error.message, error.headers, error.kind))
+    response = error_response(error.status, error.message, error.headers, error.kind, path=request.scope["path"])
+    return tell_artifact(request, response)
 
 
 async def on_kdc_error(request: Request, error: Exception) -> Response:
     """Handler of errors out of the batcher and the engine: 422, 429 or 503 for refusals, 424 for all others."""
     assert isinstance(error, KdcError)
-    return tell_artifact(request, _refusal(error))
+    return tell_artifact(request, _refusal(error, request.scope["path"]))
 
 
-def _refusal(error: KdcError) -> Response:
+def _refusal(error: KdcError, path: str) -> Response:
     message = "; ".join(filter(None, [error.what, f"given: {error.given}" if error.given else "", error.remedy]))
     if isinstance(error, Overloaded):
-        return error_response(429, message, {"Retry-After": str(error.retry_after)})
+        return error_response(429, message, {"Retry-After": str(error.retry_after)}, path=path)
     if isinstance(error, InputError):
-        return error_response(422, message)
+        return error_response(422, message, path=path)
     if isinstance(error, Closed):
-        return error_response(503, message, {"Connection": "close"})
+        return error_response(503, message, {"Connection": "close"}, path=path)
     log.error("inference failed: %s", error.what)
-    return error_response(424, message)
+    return error_response(424, message, path=path)
 
 
-def on_unexpected(error: Exception) -> Response:
+def on_unexpected(error: Exception, path: str = "") -> Response:
     """500 for any other error. The log gets its kind and place, but not its message, which may hold a text."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     log.error("unexpected %s in %s:%s", type(error).__name__, frame.f_code.co_filename, line)
-    return error_response(500, "the service failed on this request; the log names the place")
+    return error_response(500, "the service failed on this request; the log names the place", path=path)
 
 
-async def on_no_route(_: Request, error: Exception) -> Response:
+async def on_no_route(request: Request, error: Exception) -> Response:
     """404 and 405, naming the methods that the route takes. The path, which may hold anything, is not repeated."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_response(404, "there is no such route; /docs lists them")
+        return error_response(404, "there is no such route; /docs lists them", path=request.scope["path"])
     headers = dict(error.headers or {})
-    return error_response(405, f"this route takes {headers.get('Allow', 'another method')}", headers)
+    message = f"this route takes {headers.get('Allow', 'another method')}"
+    return error_response(405, message, headers, path=request.scope["path"])

@@ -1,0 +1,47 @@
+"""`POST /v1/moderations`, as OpenAI's clients send and read it: which of a multi-label model's labels a text has.
+
+`input` is a text or a list of texts. The reply has a result for each: `categories`, whether the text has the label,
+`category_scores`, its probability, and `flagged`, whether it has any. A label is on from a probability of one half on.
+"""
+
+import uuid
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdc.serving.engine.engine import LABEL_FROM
+from kdc.serving.http.api import tei
+from kdc.serving.http.api.asking import ask, model_asked, read_json, within_limits
+from kdc.serving.http.api.replies import ApiError, JsonResponse
+
+
+async def moderate(request: Request) -> Response:
+    """`POST /v1/moderations`."""
+    body = await read_json(request)
+    if not isinstance(body, dict) or "input" not in body:
+        raise ApiError(422, 'the body has no `input`; send {"input": "a text"}')
+    tei.refuse_unknown(body, {"input", "model"}, "the body")
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ApiError(422, "`input` is not a text or a list of texts, or is empty; images are not taken")
+    rows = within_limits([[text] for text in texts], request.app.state.settings)
+    model = model_asked(request, body)
+    if (kind := model.engine.task.kind) != "multilabel":
+        raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
+    answer = await ask(request, model, rows)
+    names = model.engine.labels
+    results = [_result(names, scores) for scores in model.engine.activated(answer.logits)]
+    return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
+
+
+def _result(names: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
+    """The result for one text by the probability of each label."""
+    categories = {name: score >= LABEL_FROM for name, score in zip(names, scores.tolist(), strict=True)}
+    return {
+        "flagged": any(categories.values()),
+        "categories": categories,
+        "category_scores": dict(zip(names, scores.tolist(), strict=True)),
+        "category_applied_input_types": {name: ["text"] for name in names},
+    }
