@@ -637,6 +637,34 @@ def pull(
 
 
 @app.command()
+@takes(
+    Setting("name", str, "Name of a Triton model (default: the task's), or tag of an image (default latest)."),
+    Setting("variant", str, "fp32, int8 or fp16 of a Triton model (default: the one that CPUs load)."),
+    ALLOW_FAILED,
+)
+def export(
+    given: dict[str, Any],
+    artifact: Artifact,
+    folder: Annotated[Path, argument("Triton's model repository, or the folder of the image layout.", "DIR")],
+    to: Annotated[
+        str,
+        option(
+            "triton: a model of its ONNX Runtime backend, which takes token ids; oci: an image layout with the "
+            "artifact under /models, for registries, Kubernetes and KServe.",
+            "--to",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write an artifact as a Triton model, or as an OCI image that any registry takes."""
+    from kdc.tools.export.export import export_artifact
+
+    result = export_artifact(artifact, folder, form=to, **given)
+    done = f"{result.folder}: {result.bytes:,} bytes, artifact SHA-256 {result.sha256}\nnext: {result.next}"
+    _print(as_json, result._asdict(), done)
+
+
+@app.command()
 def tasks(as_json: Json = False) -> None:
     """The tasks that are known by name."""
     from kdc.pipeline.config.tasks import TASKS

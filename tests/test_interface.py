@@ -136,6 +136,7 @@ def printed(finished: Finished, folder: Path) -> dict[str, list[str]]:
         again,
         ["doctor", "--no-hub"],
         ["evaluate", artifact, "--data", data],
+        ["export", artifact, str(folder / "image"), "--to", "oci"],
         ["inspect", artifact],
         ["predict", artifact, data, str(folder / "scores.jsonl"), "--prefix", "our_"],
         ["pull", artifact, str(folder / "pulled")],

@@ -1,0 +1,97 @@
+"""An artifact as an OCI image layout: one layer with its files under `/models`, for linux on amd64 and arm64.
+
+Kubernetes mounts such an image as a volume, and KServe reads it as `oci://`. The layout is that of the OCI image
+specification 1.1 (image-layout.md, manifest.md); any tool that reads it pushes it to a registry.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from kdc.artifact.manifest import MANIFEST_NAME, Manifest
+
+_LAYOUT = {"imageLayoutVersion": "1.0.0"}
+_INDEX, _MANIFEST, _CONFIG, _LAYER = (
+    f"application/vnd.oci.image.{kind}"
+    for kind in ("index.v1+json", "manifest.v1+json", "config.v1+json", "layer.v1.tar")
+)
+_ARCHITECTURES = ("amd64", "arm64")
+
+
+def write_image(artifact: Path, manifest: Manifest, folder: Path, *, tag: str) -> None:
+    """Write the layout. The same artifact gives the same bytes, so that a registry has each layer once."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    layer = _add_layer(artifact, sorted([*manifest.files, MANIFEST_NAME]), blobs)
+    told = {
+        "org.opencontainers.image.title": manifest.task.name,
+        "org.opencontainers.image.created": manifest.created,
+        "dev.kdc.manifest.sha256": manifest.sha256,
+    }
+    images = [_add_image(name, layer, manifest.created, told, blobs) for name in _ARCHITECTURES]
+    index = _add_json(
+        {"schemaVersion": 2, "mediaType": _INDEX, "manifests": images, "annotations": told}, _INDEX, blobs
+    )
+    index["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    _write_json({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [index]}, folder / "index.json")
+    _write_json(_LAYOUT, folder / "oci-layout")
+
+
+def _add_image(
+    architecture: str, layer: dict[str, Any], created: str, told: dict[str, str], blobs: Path
+) -> dict[str, Any]:
+    """Add configuration and manifest of one platform's image; returns the manifest's descriptor."""
+    config = {
+        "created": created,
+        "architecture": architecture,
+        "os": "linux",
+        "config": {"WorkingDir": "/models"},
+        # The layer is not compressed, so that it is its own "diff".
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "history": [{"created": created, "created_by": "kdc export"}],
+    }
+    image = {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST,
+        "config": _add_json(config, _CONFIG, blobs),
+        "layers": [layer],
+        "annotations": told,
+    }
+    return _add_json(image, _MANIFEST, blobs) | {"platform": {"architecture": architecture, "os": "linux"}}
+
+
+def _add_layer(artifact: Path, names: list[str], blobs: Path) -> dict[str, Any]:
+    """Add a tar archive of the files under `models/`, readable for all, with no time and no owner of this machine."""
+    temporary = blobs / ".layer"
+    with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+        top = tarfile.TarInfo("models")
+        top.type, top.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(top)
+        for name in names:
+            entry = tarfile.TarInfo(f"models/{name}")
+            entry.size, entry.mode = (artifact / name).stat().st_size, 0o644
+            with (artifact / name).open("rb") as file:
+                archive.addfile(entry, file)
+    with temporary.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    os.rename(temporary, blobs / digest)
+    return {"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": (blobs / digest).stat().st_size}
+
+
+def _add_json(document: dict[str, Any], media_type: str, blobs: Path) -> dict[str, Any]:
+    """Add a document under its hash; returns its descriptor."""
+    content = _bytes(document)
+    digest = hashlib.sha256(content).hexdigest()
+    (blobs / digest).write_bytes(content)
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+
+def _write_json(document: dict[str, Any], path: Path) -> None:
+    path.write_bytes(_bytes(document))
+
+
+def _bytes(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
