@@ -74,9 +74,10 @@ test-ray: $(VENV)/.installed-ray
 test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
-# What trains, exports or tokenises; the service, the stores of artifacts and the manifests see no model of transformers.
+# What loads, trains or exports a model. The rest sees none of transformers: the service, the stores, splits and metrics.
+OF_MODELS := $(addprefix tests/pipeline/,graphs models rundir stages training test_*.py) tests/tools/test_bench.py
 test-optimum: $(VENV_OPTIMUM)/.installed-test
-	$(OFFLINE) $(VENV_OPTIMUM)/bin/python -P -m pytest $(PARALLEL) tests/pipeline tests/tools tests/serving/engine tests/serving/bulk tests/test_*.py
+	$(OFFLINE) $(VENV_OPTIMUM)/bin/python -P -m pytest $(PARALLEL) $(OF_MODELS)
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
 # A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.

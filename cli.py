@@ -645,22 +645,25 @@ def pull(
 def export(
     given: dict[str, Any],
     artifact: Artifact,
-    folder: Annotated[Path, argument("Triton's model repository, or the folder of the image layout.", "DIR")],
+    target: Annotated[
+        str,
+        argument("Triton's model repository, the folder of the image layout, or MLflow's address: sqlite:///FILE.db."),
+    ],
     to: Annotated[
         str,
         option(
             "triton: a model of its ONNX Runtime backend, which takes token ids; oci: an image layout with the "
-            "artifact under /models, for registries, Kubernetes and KServe.",
+            "artifact under /models, for registries, Kubernetes and KServe; mlflow: a run and a pyfunc model.",
             "--to",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Write an artifact as a Triton model, or as an OCI image that any registry takes."""
+    """Write an artifact as a Triton model, as an OCI image that any registry takes, or into MLflow."""
     from kdc.tools.export.export import export_artifact
 
-    result = export_artifact(artifact, folder, form=to, **given)
-    done = f"{result.folder}: {result.bytes:,} bytes, artifact SHA-256 {result.sha256}\nnext: {result.next}"
+    result = export_artifact(artifact, target, form=to, **given)
+    done = f"{result.place}: {result.bytes:,} bytes, artifact SHA-256 {result.sha256}\nnext: {result.next}"
     _print(as_json, result._asdict(), done)
 
 

@@ -50,18 +50,65 @@ GATED: dict[str, tuple[str, dict[str, object], int]] = {
     # Every third layer sees all tokens, the others four on either side.
     "modernbert": ("ModernBertConfig", _SIZES | {"num_hidden_layers": 4, "local_attention": 8} | _FEW_TOKENS, 0),
 }
+# What is tried in the slow tests alone. The decoders read a text's last token.
+_LAST_TOKEN: dict[str, object] = {"bos_token_id": 2, "eos_token_id": 3}
+_GROUPED = _SIZES | _LAST_TOKEN | {"num_key_value_heads": 2}
+OTHERS: dict[str, tuple[str, dict[str, object], int]] = {
+    "xlm-roberta": ("XLMRobertaConfig", _SIZES | {"type_vocab_size": 1}, 1),
+    "camembert": ("CamembertConfig", _SIZES | {"type_vocab_size": 1}, 1),
+    "deberta": (
+        "DebertaConfig",
+        _SIZES
+        | {
+            "relative_attention": True,
+            "position_biased_input": False,
+            "pos_att_type": ["p2c", "c2p"],
+            "max_relative_positions": -1,
+            "type_vocab_size": 0,
+            "pooler_hidden_size": 16,
+        },
+        0,
+    ),
+    "ernie": ("ErnieConfig", _SIZES, 0),
+    "convbert": ("ConvBertConfig", _SIZES | {"embedding_size": 16, "head_ratio": 1, "conv_kernel_size": 3}, 0),
+    "nomic_bert": ("NomicBertConfig", _SIZES, 0),
+    "eurobert": ("EuroBertConfig", _GROUPED, 0),
+    "big_bird": ("BigBirdConfig", _SIZES | _FEW_TOKENS | {"attention_type": "original_full"}, 0),
+    "albert": ("AlbertConfig", _SIZES | {"embedding_size": 16}, 0),
+    "longformer": ("LongformerConfig", _SIZES | _FEW_TOKENS | {"attention_window": [8, 8]}, 1),
+    "xlnet": ("XLNetConfig", {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}, 0),
+    "bart": (
+        "BartConfig",
+        {
+            "d_model": 16,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 32,
+            "decoder_ffn_dim": 32,
+            "decoder_start_token_id": 2,
+        }
+        | _LAST_TOKEN,
+        0,
+    ),
+    "gpt2": ("GPT2Config", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64} | _LAST_TOKEN, 0),
+    "llama": ("LlamaConfig", _GROUPED, 0),
+    "qwen3": ("Qwen3Config", _GROUPED | {"head_dim": 8}, 0),
+}
+TYPED = ("bert", "electra", "deberta-v2", "deberta", "ernie", "convbert", "nomic_bert", "big_bird", "albert", "xlnet")
 
 
 def build(architecture: str, folder: Path, outputs: int = 3, seed: int = 0) -> tuple[Any, str]:
     """Save model and tokenizer into `folder`; returns the model in evaluation mode and the padding token."""
-    class_name, settings, pad_id = (ARCHITECTURES | GATED)[architecture]
+    class_name, settings, pad_id = (ARCHITECTURES | GATED | OTHERS)[architecture]
     torch.manual_seed(seed)
     config: PretrainedConfig = getattr(transformers, class_name)(
         **(_COMMON | settings), pad_token_id=pad_id, num_labels=outputs
     )
     model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
     model.save_pretrained(folder)
-    typed = architecture in ("bert", "electra", "deberta-v2")
+    typed = architecture in TYPED
     build_tokenizer(pad_id, typed=typed).save_pretrained(folder)
     return model, "[PAD]"
 

@@ -10,7 +10,7 @@ from typing import Any
 import forked
 import torch
 import transformers
-from tiny_models import ARCHITECTURES, GATED, WORDS, build_tokenizer
+from tiny_models import ARCHITECTURES, GATED, OTHERS, TYPED, WORDS, build_tokenizer
 
 from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
@@ -42,13 +42,14 @@ QUICK = (
 
 def base_model(architecture: str, folder: Path, **changes: Any) -> Path:
     """A pretrained-looking encoder without a head, with its tokenizer."""
-    class_name, settings, pad_id = (ARCHITECTURES | GATED)[architecture]
+    class_name, settings, pad_id = (ARCHITECTURES | GATED | OTHERS)[architecture]
     torch.manual_seed(0)
-    common = {"vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": pad_id}
+    common = {"vocab_size": 100, "pad_token_id": pad_id}
+    if architecture != "xlnet":  # which has no such limit
+        common["max_position_embeddings"] = 64
     config = getattr(transformers, class_name)(**(common | settings | changes))
     transformers.AutoModel.from_config(config).save_pretrained(folder)
-    typed = architecture in ("bert", "electra", "deberta-v2")
-    build_tokenizer(pad_id, typed=typed).save_pretrained(folder)
+    build_tokenizer(pad_id, typed=architecture in TYPED).save_pretrained(folder)
     return folder
 
 

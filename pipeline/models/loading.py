@@ -180,7 +180,9 @@ def _new_modules(model: PreTrainedModel, missing: set[str], source: str) -> tupl
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens that a model of this config can take, special tokens included."""
-    limit = int(getattr(config, "max_position_embeddings", 0) or 10**9)
+    limit = int(getattr(config, "max_position_embeddings", None) or 0)
+    if limit <= 0:  # XLNet's, which has no limit, says -1
+        limit = 10**9
     if config.model_type in COUNTS_FROM_PADDING:
         limit -= (config.pad_token_id or 0) + 1
     if getattr(config, "relative_attention", False) and not getattr(config, "position_biased_input", True):

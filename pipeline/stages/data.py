@@ -16,6 +16,7 @@ from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.architectures import check_student
 from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import parse_shape
 from kdc.pipeline.models.vocabulary import save_smaller
@@ -88,12 +89,18 @@ def check(run: Run) -> None:
     """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: layers or widths that the teacher does not have; the teacher itself where there is no such one;
+        InputError: an architecture that can only be a teacher; layers or widths that the teacher does not have; the
+            teacher itself where there is no such one;
             sizes or ways of training that a student without layers does not have; rows longer than the students take.
     """
-    _check_shallow(run.config.student)
-    if run.config.student.model.startswith("layers:"):
-        check_cut(run.config.student.model, run.config.teacher.model)
+    student = run.config.student
+    _check_shallow(student)
+    if not (run.config.searches or is_shallow(student.model)):
+        source = run.config.teacher.model if is_of_teacher(student.model) else student.model
+        adapters = student.method == "lora" and student.model != UNCUT
+        check_student(loading.load_config(source), f"--student {student.model}", adapters=adapters)
+    if student.model.startswith("layers:"):
+        check_cut(student.model, run.config.teacher.model)
     if run.config.student.vocabulary != "all" and not is_of_teacher(run.config.student.model):
         raise InputError(
             "only a student that is made of the teacher can have a part of its vocabulary",

@@ -12,8 +12,10 @@ import pytest
 import tiny_runs
 import torch
 import transformers
+from conftest import Finished
 from tiny_models import ARCHITECTURES, GATED
 
+from kdc.common.errors import KdcError
 from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.report.page import write_report
 
@@ -182,6 +184,28 @@ def test_a_finetuned_teacher_is_only_checked(tmp_path: Path) -> None:
     assert "steps" not in stages["teacher"].metrics
     assert stages["teacher"].metrics["tune"]["accuracy"] > 90
     assert stages["student"].metrics["tune"]["accuracy"] > 75
+
+
+def test_a_teacher_of_the_hub_in_several_files_whose_labels_have_no_names(finished: Finished, tmp_path: Path) -> None:
+    """As many of the hub's are: LABEL_0, LABEL_1, and weights in shards. Would catch names in another order, and files
+    that are not read, in place of which a head is drawn at random."""
+    made = finished.folder / "run" / "teacher" / "model"
+    model, tokenizer = open_classifier(made), transformers.AutoTokenizer.from_pretrained(made)
+    model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    model.config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
+    model.save_pretrained(tmp_path / "teacher", max_shard_size="5KB")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    assert len(list((tmp_path / "teacher").glob("*.safetensors"))) > 1
+    flags = {"teacher.finetuned": True, "teacher.labels": "no,yes", "run.out": tmp_path / "run"}
+    config = tiny_runs.config_for(finished.folder, tmp_path / "teacher", flags=flags)
+    metrics = tiny_runs.compress(config, until="student").stages["teacher"].metrics
+    earlier = finished.result.stages["teacher"].metrics
+    assert metrics["tune"] == earlier["tune"]
+    swapped = tiny_runs.config_for(
+        finished.folder, tmp_path / "teacher", flags=flags | {"teacher.labels": "yes,no", "run.out": tmp_path / "other"}
+    )
+    with pytest.raises(KdcError, match="does not beat the majority"):
+        tiny_runs.compress(swapped, until="teacher")
 
 
 @pytest.mark.slow

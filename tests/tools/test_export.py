@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from bag_models import PAIR, SINGLE, TYPED, write_artifact
+from bag_models import INFO, PAIR, SINGLE, TYPED, write_artifact
+from conftest import Finished
 from google.protobuf import text_format
 from live import free_port
 from tokenizers import Tokenizer
@@ -46,10 +48,10 @@ def config_of(model: Path) -> Any:
 def test_a_triton_model_answers_as_the_engine(artifact: Path, variant: str | None, tmp_path: Path) -> None:
     """Would catch an input that the graph does not have, another variant's graph, labels in another order, and a
     temperature that is not told."""
-    made = export_artifact(artifact, tmp_path, form="triton", variant=variant)
+    made = export_artifact(artifact, str(tmp_path), form="triton", variant=variant)
     model = tmp_path / "mood"
     config = config_of(model)
-    assert (made.folder, config.name, config.backend) == (str(model), "mood", "onnxruntime")
+    assert (made.place, config.name, config.backend) == (str(model), "mood", "onnxruntime")
     session = onnxruntime.InferenceSession(model / "1" / "model.onnx", providers=["CPUExecutionProvider"])
     assert [each.name for each in config.input] == [each.name for each in session.get_inputs()]
     assert {each.data_type for each in config.input} == {model_config_pb2.TYPE_INT64}
@@ -68,13 +70,13 @@ def test_a_triton_model_answers_as_the_engine(artifact: Path, variant: str | Non
 
 
 def test_pairs_and_numbers_have_a_triton_model_too(tmp_path: Path) -> None:
-    export_artifact(write_artifact(tmp_path / "pair", PAIR, TYPED), tmp_path / "models", form="triton")
+    export_artifact(write_artifact(tmp_path / "pair", PAIR, TYPED), str(tmp_path / "models"), form="triton")
     assert [each.name for each in config_of(tmp_path / "models" / "nli").input] == [
         "input_ids",
         "attention_mask",
         "token_type_ids",
     ]
-    export_artifact(write_artifact(tmp_path / "prices", PRICES, outputs=1), tmp_path / "models", form="triton")
+    export_artifact(write_artifact(tmp_path / "prices", PRICES, outputs=1), str(tmp_path / "models"), form="triton")
     config = config_of(tmp_path / "models" / "prix")
     assert (config.output[0].label_filename, list(config.output[0].dims)) == ("", [1])
     assert [config.parameters[name].string_value for name in ("kind", "center", "spread")] == ["regression", "100", "7"]
@@ -91,7 +93,7 @@ def blob(layout: Path, descriptor: dict[str, Any]) -> bytes:
 def test_an_image_holds_the_artifact_under_models(artifact: Path, tmp_path: Path) -> None:
     """By the image specification. Would catch a hash of something else, and a layer that its config does not name."""
     layout = tmp_path / "image"
-    export_artifact(artifact, layout, form="oci", name="v1")
+    export_artifact(artifact, str(layout), form="oci", name="v1")
     assert json.loads((layout / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
     (tagged,) = json.loads((layout / "index.json").read_text())["manifests"]
     assert tagged["annotations"]["org.opencontainers.image.ref.name"] == "v1"
@@ -113,7 +115,7 @@ def test_the_same_artifact_makes_the_same_image(artifact: Path, tmp_path: Path) 
     """Would catch times and owners in the archive, with which each push sends the layer again."""
     copy = shutil.copytree(artifact, tmp_path / "copy", copy_function=shutil.copy)
     for name, source in (("one", artifact), ("two", copy)):
-        export_artifact(source, tmp_path / name, form="oci")
+        export_artifact(source, str(tmp_path / name), form="oci")
     one, two = (sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("one", "two"))
     assert one == two
 
@@ -146,7 +148,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 def test_a_registry_takes_the_image_and_gives_it_back(artifact: Path, registry: str, tmp_path: Path) -> None:
     """By Debian's registry and skopeo, which check what they read."""
-    export_artifact(artifact, tmp_path / "image", form="oci", name="v1")
+    export_artifact(artifact, str(tmp_path / "image"), form="oci", name="v1")
     skopeo, there = ["skopeo", "copy", "--quiet", "--all"], f"docker://{registry}/models/mood:v1"
     subprocess.run([*skopeo, "--dest-tls-verify=false", f"oci:{tmp_path}/image:v1", there], check=True)
     subprocess.run([*skopeo[:-1], "--src-tls-verify=false", there, f"dir:{tmp_path}/back"], check=True)
@@ -154,6 +156,82 @@ def test_a_registry_takes_the_image_and_gives_it_back(artifact: Path, registry: 
     with tarfile.open(tmp_path / "back" / layer["digest"].partition(":")[2]) as archive:
         archive.extractall(tmp_path / "mounted", filter="data")
     assert load_manifest(tmp_path / "mounted" / "models").sha256 == load_manifest(artifact).sha256
+
+
+LOAD = """
+import sys, json, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+columns = json.loads(sys.argv[3])
+import pandas
+print(model.predict(pandas.DataFrame(columns)).to_json(orient="split"))
+"""
+TOXIC = TaskInfo(name="toxic", kind="multilabel", text="comment", labels=("insult", "threat", "spam"))
+
+
+@pytest.mark.parametrize("task", [SINGLE, PAIR, TOXIC, PRICES], ids=lambda task: task.kind + str(task.is_pair))
+def test_mlflow_loads_a_model_that_answers_as_the_engine(
+    task: TaskInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh process, from MLflow's own copy of the files. Would catch a model that reads the artifact where it
+    was, texts under another column, and labels in another order."""
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, sqlalchemy and alembic")
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps the files of a model
+    made = write_artifact(tmp_path / "artifact", task, TYPED if task.is_pair else INFO, outputs=task.outputs)
+    texts: list[Any] = [("w1 w2", "w3"), ("w4", "w5")] if task.is_pair else ["w1 w2", "w3"]
+    with kdc.load(made, device="cpu", threads=1) as engine:
+        expected = engine.predict(texts)
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    done = CliRunner().invoke(app, ["export", str(made), tracking, "--to", "mlflow", "--json"])
+    assert done.exit_code == 0, done.output
+    place, manifest = json.loads(done.stdout)["place"], load_manifest(made)
+    shutil.rmtree(made)
+    names = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
+    columns = {name: [row[place] if task.is_pair else row for row in texts] for place, name in enumerate(names)}
+    loaded = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD, tracking, place, json.dumps(columns)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    answer = json.loads(loaded.stdout)
+    table = dict(zip(answer["columns"], zip(*answer["data"], strict=True), strict=True))
+    if task.kind == "regression":
+        np.testing.assert_allclose(table["number"], expected[:, 0], atol=1e-4)
+        return
+    np.testing.assert_allclose(np.stack([table[name] for name in task.labels], axis=1), expected, atol=1e-6)
+    if task.kind == "classification":
+        assert list(table["label"]) == [task.labels[best] for best in expected.argmax(axis=1)]
+    else:
+        assert [set(row) for row in table["label"]] == [
+            {name for name, score in zip(task.labels, row, strict=True) if score >= 0.5} for row in expected
+        ]
+    mlflow.set_tracking_uri(tracking)
+    (run,) = mlflow.search_runs(experiment_names=[task.name], output_format="list")
+    assert run.data.tags["kdc.sha256"] == manifest.sha256
+    assert run.data.params["recipe"] == manifest.lineage.recipe
+
+
+def test_mlflow_has_what_was_measured(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, sqlalchemy and alembic")
+    monkeypatch.chdir(tmp_path)
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    export_artifact(finished.artifact, tracking, form="mlflow", name="mine")
+    mlflow.set_tracking_uri(tracking)
+    manifest = load_manifest(finished.artifact)
+    (run,) = mlflow.search_runs(experiment_names=[manifest.task.name], output_format="list")
+    assert run.data.metrics["int8/accuracy"] == pytest.approx(manifest.variants["int8"].metrics["accuracy"])
+    assert run.data.metrics["served/accuracy"] == pytest.approx(manifest.variants["int8"].metrics["accuracy"])
+    assert run.data.metrics["teacher/accuracy"] == pytest.approx(finished.table["teacher"]["accuracy"])
+    assert run.data.params["student"] == manifest.lineage.student
+
+
+def test_an_mlflow_that_does_not_answer_is_told(artifact: Path) -> None:
+    pytest.importorskip("mlflow", reason="needs mlflow-skinny, sqlalchemy and alembic")
+    with pytest.raises(KdcError, match="MLflow refused") as refused:
+        export_artifact(artifact, "nowhere://at-all", form="mlflow")
+    assert refused.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -169,16 +247,16 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     artifact: Path, given: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=what):
-        export_artifact(artifact, tmp_path / "out", **given)
+        export_artifact(artifact, str(tmp_path / "out"), **given)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("form", ["triton", "oci"])
 def test_what_is_there_stays(artifact: Path, form: str, tmp_path: Path) -> None:
-    export_artifact(artifact, tmp_path / "out", form=form)
+    export_artifact(artifact, str(tmp_path / "out"), form=form)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="there already"):
-        export_artifact(artifact, tmp_path / "out", form=form)
+        export_artifact(artifact, str(tmp_path / "out"), form=form)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -186,7 +264,7 @@ def test_a_damaged_artifact_is_not_exported(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "artifact")
     (folder / "model.onnx").write_bytes(b"x" * (folder / "model.onnx").stat().st_size)
     with pytest.raises(KdcError, match="was changed"):
-        export_artifact(folder, tmp_path / "out", form="oci")
+        export_artifact(folder, str(tmp_path / "out"), form="oci")
     assert not (tmp_path / "out").exists()
 
 
@@ -198,7 +276,7 @@ def test_an_export_that_is_cut_off_leaves_nothing(
 
     monkeypatch.setattr(export, "write_image", stop)
     with pytest.raises(KeyboardInterrupt):
-        export_artifact(artifact, tmp_path / "out", form="oci")
+        export_artifact(artifact, str(tmp_path / "out"), form="oci")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -211,14 +289,14 @@ def test_an_artifact_that_failed_is_exported_only_if_asked(
 
     monkeypatch.setattr(export, "refuse_failed", refuse)
     with pytest.raises(InputError, match="failed its contract"):
-        export_artifact(artifact, tmp_path / "out", form="oci")
+        export_artifact(artifact, str(tmp_path / "out"), form="oci")
     assert not (tmp_path / "out").exists()
-    assert export_artifact(artifact, tmp_path / "out", form="oci", allow_failed=True).bytes > 0
+    assert export_artifact(artifact, str(tmp_path / "out"), form="oci", allow_failed=True).bytes > 0
 
 
 def test_the_command_tells_what_it_wrote(artifact: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(artifact), str(tmp_path / "m"), "--to", "triton", "--json"])
     assert done.exit_code == 0
     answer = json.loads(done.stdout)
-    assert answer["folder"] == str(tmp_path / "m" / "mood")
+    assert answer["place"] == str(tmp_path / "m" / "mood")
     assert answer["sha256"] == load_manifest(artifact).sha256

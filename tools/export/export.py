@@ -1,6 +1,6 @@
 """Exports an artifact: checks it, and puts the other form in place whole or not at all.
 
-Reads the artifact. Writes one folder, under its name when it is complete.
+Reads the artifact. Writes one folder, under its name when it is complete; or a run of MLflow.
 """
 
 import os
@@ -13,26 +13,27 @@ from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
+from kdc.tools.export.mlflow_run import log_run
 from kdc.tools.export.oci import write_image
 from kdc.tools.export.triton import model_name, write_model
 
-Form = Literal["triton", "oci"]
-FORMS: tuple[Form, ...] = ("triton", "oci")
+Form = Literal["triton", "oci", "mlflow"]
+FORMS: tuple[Form, ...] = ("triton", "oci", "mlflow")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a tag in a registry; Triton's models can be called so too
 
 
 class Exported(NamedTuple):
     """What was written."""
 
-    folder: str  # where
+    place: str  # the folder, or MLflow's address of the model
     sha256: str  # SHA-256 of the artifact's manifest
-    bytes: int  # size of all files together
+    bytes: int  # size of all files together; of the artifact's own, for MLflow
     next: str  # a command that uses it
 
 
 def export_artifact(
     artifact: Path,
-    folder: Path,
+    target: str,
     *,
     form: str,
     name: str | None = None,
@@ -43,16 +44,16 @@ def export_artifact(
 
     Args:
         artifact: its folder; every file's hash is checked.
-        folder: "triton": the model repository, in which a folder named after the model is made; "oci": the image
-            layout, which must not be there yet.
+        target: "triton": folder of the model repository, in which one named after the model is made; "oci": folder of
+            the image layout, which must not be there yet; "mlflow": address of MLflow's tracking server or database.
         form: one of `FORMS`.
         name: of the model, or the tag of the image; None for the task's name, or "latest".
-        variant: "fp32", "int8" or "fp16" of a Triton model; None for the one that CPUs load. An image has all.
+        variant: "fp32", "int8" or "fp16" of a Triton model; None for the one that CPUs load. The others have all.
         allow_failed: export an artifact that failed its contract too.
 
     Raises:
         InputError: there is no such form or variant, the name or its place is none, or the contract failed.
-        KdcError: the artifact is damaged.
+        KdcError: the artifact is damaged; or MLflow is not installed, or refused.
     """
     if form not in FORMS:
         raise InputError("no such form", given=form, remedy=f"--to {' or --to '.join(FORMS)}")
@@ -62,26 +63,30 @@ def export_artifact(
     variant = variant or manifest.providers[CPU_PROVIDER]
     if variant not in chosen:
         raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(chosen)}")
-    name = name or (model_name(manifest.task.name) if form == "triton" else "latest")
+    name = name or ("latest" if form == "oci" else model_name(manifest.task.name))
     if not _NAME.fullmatch(name):
         raise InputError("this is no name of a model or a tag", given=name, remedy="letters, digits, and within it ._-")
-    target = folder / name if form == "triton" else folder
-    if os.path.lexists(target):
-        raise InputError("something is there already", given=target, remedy="name another place, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    working = target.with_name(f".{target.name}.partial")
+    if form == "mlflow":
+        place = log_run(artifact, manifest, target, name)
+        use = f"mlflow.set_tracking_uri({target!r}); mlflow.pyfunc.load_model({place!r})"
+        return Exported(place, manifest.sha256, manifest.size_bytes, use)
+    folder = Path(target) / name if form == "triton" else Path(target)
+    if os.path.lexists(folder):
+        raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    working = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir()
     try:
         if form == "triton":
             write_model(artifact, manifest, working, name=name, variant=variant)
-            use = f"tritonserver --model-repository {folder}"
+            use = f"tritonserver --model-repository {target}"
         else:
             write_image(artifact, manifest, working, tag=name)
-            use = f"skopeo copy oci:{folder}:{name} docker://REGISTRY/{model_name(manifest.task.name)}:{name}"
-        os.rename(working, target)
+            use = f"skopeo copy --all oci:{target}:{name} docker://REGISTRY/{model_name(manifest.task.name)}:{name}"
+        os.rename(working, folder)
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
-    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    return Exported(str(target), manifest.sha256, size, use)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Exported(str(folder), manifest.sha256, size, use)

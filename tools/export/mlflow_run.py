@@ -1,0 +1,106 @@
+"""An artifact in MLflow: a run with what it was made by and what was measured, and a `pyfunc` model to load.
+
+Nothing is pickled: MLflow keeps `mlflow_model.py` as code, and the artifact's files as they are.
+"""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from kdc.artifact.manifest import CPU_PROVIDER, Manifest
+from kdc.common.errors import KdcError
+from kdc.common.version import __version__
+
+_MODEL = Path(__file__).with_name("mlflow_model.py")
+_COSTS = ("size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "parity")
+
+
+def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str:
+    """Log a run, in the experiment named after the task.
+
+    Args:
+        artifact: its folder.
+        manifest: of the artifact.
+        tracking: address of MLflow's tracking server or database, for example "sqlite:///mlflow.db".
+        name: of the model.
+
+    Returns:
+        The model's address, for `mlflow.pyfunc.load_model`.
+
+    Raises:
+        KdcError: MLflow is not installed, or refused.
+    """
+    mlflow = _mlflow()
+    try:
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_experiment(manifest.task.name)
+        with (
+            warnings.catch_warnings(),
+            mlflow.start_run(run_name=f"{name} {manifest.sha256[:12]}", tags=_tags(manifest)),
+        ):
+            warnings.filterwarnings("ignore", ".*An input example")  # the signature below says what it takes
+            mlflow.log_params(_parameters(manifest))
+            mlflow.log_metrics(_metrics(manifest))
+            info = mlflow.pyfunc.log_model(
+                name=name,
+                python_model=str(_MODEL),
+                artifacts={"artifact": str(artifact.resolve())},
+                signature=_signature(mlflow, manifest),
+                pip_requirements=[f"kdc=={__version__}", "pandas"],
+            )
+    except mlflow.exceptions.MlflowException as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "check the address: sqlite:///FILE.db, or http://... of a server"
+        raise KdcError("MLflow refused", given=first, remedy=remedy) from error
+    return str(info.model_uri)
+
+
+def _mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no usage data is sent unless the person asks for it
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        import mlflow
+        import mlflow.pyfunc
+    except ModuleNotFoundError as error:
+        raise KdcError(
+            "MLflow is not installed",
+            given=f"no module {error.name}",
+            remedy="`pip install mlflow`, or the smaller `pip install mlflow-skinny pandas sqlalchemy alembic`",
+        ) from error
+    return mlflow
+
+
+def _tags(manifest: Manifest) -> dict[str, str]:
+    tags = {"kdc.sha256": manifest.sha256, "kdc.version": manifest.kdc_version, "kdc.kind": manifest.task.kind}
+    return tags if manifest.contract is None else {**tags, "kdc.verdict": manifest.contract.verdict}
+
+
+def _parameters(manifest: Manifest) -> dict[str, Any]:
+    told = ("teacher", "student", "recipe", "seed", "data_fingerprint", "cpu", "gpu", "trained")
+    return {**manifest.lineage.model_dump(include=set(told)), "temperature": manifest.temperature}
+
+
+def _metrics(manifest: Manifest) -> dict[str, float]:
+    """Each variant's metrics, latency, throughput and size, and the teacher's metrics, under "variant/metric"."""
+    measured: dict[str, Any] = {}
+    for name, variant in manifest.variants.items():
+        costs = variant.model_dump(include=set(_COSTS))
+        measured |= {f"{name}/{key}": value for key, value in (variant.metrics | costs).items()}
+    known = next(iter(manifest.variants.values())).metrics
+    measured |= {f"teacher/{key}": manifest.metrics.get("teacher", {}).get(key) for key in known}
+    served = manifest.providers[CPU_PROVIDER]
+    measured |= {f"served/{key}": measured[f"{served}/{key}"] for key in known}
+    return {key: float(value) for key, value in measured.items() if value is not None}
+
+
+def _signature(mlflow: Any, manifest: Manifest) -> Any:
+    """What the model takes and gives, by column."""
+    task, types = manifest.task, mlflow.types
+    texts = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
+    inputs = [types.ColSpec("string", name) for name in texts]
+    label = types.schema.Array("string") if task.kind == "multilabel" else "string"
+    outputs = [types.ColSpec(label, "label"), *(types.ColSpec("float", name) for name in task.labels)]
+    if task.kind == "regression":
+        outputs = [types.ColSpec("float", "number")]
+    return mlflow.models.ModelSignature(types.Schema(inputs), types.Schema(outputs))
