@@ -207,13 +207,13 @@ def test_a_model_trained_without_token_types_ignores_them(saved: Path, tmp_path:
 def test_auto_takes_torch_where_it_can(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert export_onnx(saved, tmp_path / "model.onnx") == "torch"
     monkeypatch.setattr(onnx_graph, "_is_installed", lambda module: module != "onnxscript")
-    monkeypatch.setattr(onnx_graph.transformers, "__version__", "4.57.6")
+    monkeypatch.setattr("kdc.pipeline.graphs.onnx_graph.transformers.__version__", "4.57.6")
     assert choose_exporter("auto") == "optimum"
 
 
 def test_optimum_beside_transformers_5_is_refused_before_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "_is_installed", lambda module: True)
-    monkeypatch.setattr(onnx_graph.transformers, "__version__", "5.24.0")
+    monkeypatch.setattr("kdc.pipeline.graphs.onnx_graph.transformers.__version__", "5.24.0")
     with pytest.raises(InputError, match="needs transformers 4"):
         choose_exporter("optimum")
 
