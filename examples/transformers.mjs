@@ -17,7 +17,8 @@ const dtype = manifest.variants.int8 ? "int8" : "fp32";
 
 const tokenizer = await AutoTokenizer.from_pretrained(place);
 const model = await AutoModelForSequenceClassification.from_pretrained(place, { subfolder: "", dtype });
-const { logits } = await model(tokenizer(text, { text_pair: second ?? null, truncation: true }));
+const options = { truncation: true, return_token_type_ids: manifest.input_names.includes("token_type_ids") };
+const { logits } = await model(tokenizer(text, { text_pair: second ?? null, ...options }));
 
 const scores = Array.from(logits.data, (logit) => logit / manifest.temperature);
 const greatest = Math.max(...scores);

@@ -86,9 +86,9 @@ def _elsewhere(manifest: Manifest) -> str:
     if WEIGHTS in manifest.files:
         torch = "`AutoModelForSequenceClassification.from_pretrained(FOLDER)`"
     answer = "Softmax of the logits" if task.kind == "classification" else "The sigmoid of the logits"
-    same = f"{answer}, divided by {manifest.temperature:g}, is what `kdc` answers."
+    same = f"{answer}, divided by {manifest.temperature!r}, is what `kdc` answers."
     if task.kind == "regression":
-        same = f"The number times {task.spread:g}, plus {task.center:g}, is what `kdc` answers."
+        same = f"The number times {task.spread!r}, plus {task.center!r}, is what `kdc` answers."
     return f"""
 The folder is a Hugging Face model too. `AutoTokenizer.from_pretrained(FOLDER)` cuts rows, with `truncation=True`, as
 this model was trained. {same}

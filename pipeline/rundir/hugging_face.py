@@ -17,18 +17,8 @@ from kdc.pipeline.models.opening import class_of
 
 CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 
-# In a saved tokenizer's settings: where it lay on this machine, and how the rows of its last call were cut.
-_OF_THIS_RUN = {
-    "name_or_path",
-    "is_local",
-    "local_files_only",
-    "max_length",
-    "pad_to_multiple_of",
-    "stride",
-    "truncation_strategy",
-}
-# The class that transformers 5 names where a tokenizer is its file alone, by a name that transformers 4 knows as well.
-_OF_BOTH_VERSIONS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+# What a saved tokenizer calls its special tokens.
+_SPECIAL = [f"{role}_token" for role in ("bos", "cls", "eos", "mask", "sep", "unk")]
 # The hub's names of metrics, where they are others than ours.
 _HUB_METRICS = {
     "macro_f1": "f1",
@@ -55,16 +45,25 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
     config.pop("_name_or_path", None)
     _write(folder / CONFIG, config)
     saved = json.loads((model / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    settings = {key: value for key, value in saved.items() if key not in _OF_THIS_RUN}
-    settings |= {
-        "tokenizer_class": _OF_BOTH_VERSIONS.get(saved["tokenizer_class"], saved["tokenizer_class"]),
+    # The class that is `tokenizer.json` and nothing else. transformers 5 makes those of an architecture by rules of its
+    # own, and 4.57 cannot read all that 5 writes of them.
+    settings = {name: _text_of(saved[name]) for name in _SPECIAL if saved.get(name) is not None} | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": list(tokenizer.input_names),
         "model_max_length": tokenizer.max_length,
+        "pad_token": tokenizer.pad_token,
         "padding_side": tokenizer.pad_side,
         "truncation_side": tokenizer.truncation_side,
+        "clean_up_tokenization_spaces": False,
     }
     _write(folder / TOKENIZER_CONFIG, settings)
     if class_of(AutoConfig.from_pretrained(model)) is AutoModelForSequenceClassification:
         shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
+
+
+def _text_of(token: Any) -> str:
+    """A special token's text; some are saved with how they are matched."""
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

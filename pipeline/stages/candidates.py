@@ -19,7 +19,7 @@ from kdc.artifact.contract.terms import Contract, Costs
 from kdc.artifact.manifest import TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import SHALLOW, UNCUT, Config, is_shallow
+from kdc.pipeline.config.settings import SHALLOW, UNCUT, Config, is_of_teacher, is_shallow
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
@@ -30,6 +30,7 @@ from kdc.pipeline.graphs.parity import Feeds
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.graphs.smoothing import make_source
 from kdc.pipeline.models import loading
+from kdc.pipeline.models.architectures import has_graph
 from kdc.pipeline.models.cutting import Cut, can_be_cut, first_and_last, half_width, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
@@ -109,7 +110,7 @@ def students_of(config: Config) -> list[str]:
         every = [Cut(first_and_last(depth, layers), width) for width in widths for depth in range(layers, 0, -1)]
         cuts = _possible(every, config)
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
-    return possible if own in possible else [own, *possible]
+    return _with_graph(possible if own in possible else [own, *possible], config)
 
 
 def curve_of(config: Config) -> list[str]:
@@ -123,7 +124,15 @@ def curve_of(config: Config) -> list[str]:
         steps = [(1, 2, None), (2, 3, half), (1, 2, half), (1, 3, half), (1, 6, half)]
     cuts = [Cut(first_and_last(max(1, part * layers // of), layers), width) for part, of, width in steps]
     students = _possible(cuts, config)
-    return list(dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW]))
+    every = dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW])
+    return _with_graph(list(every), config)
+
+
+def _with_graph(students: list[str], config: Config) -> list[str]:
+    """Without the teacher and its layers, where its architecture cannot be exported."""
+    if has_graph(loading.load_config(config.teacher.model)):
+        return students
+    return [student for student in students if is_shallow(student) or not is_of_teacher(student)]
 
 
 def _possible(cuts: list[Cut], config: Config) -> list[str]:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
@@ -96,9 +96,7 @@ def check(run: Run) -> None:
     student = run.config.student
     _check_shallow(student)
     if not (run.config.searches or is_shallow(student.model)):
-        source = run.config.teacher.model if is_of_teacher(student.model) else student.model
-        adapters = student.method == "lora" and student.model != UNCUT
-        check_student(loading.load_config(source), f"--student {student.model}", adapters=adapters)
+        _check_architecture(run.config)
     if student.model.startswith("layers:"):
         check_cut(student.model, run.config.teacher.model)
     if run.config.student.vocabulary != "all" and not is_of_teacher(run.config.student.model):
@@ -116,6 +114,17 @@ def check(run: Run) -> None:
     contract = run.config.contract.terms
     if contract is not None:
         check_length(contract.at, run.result(DataResult).max_length["student"])
+
+
+def _check_architecture(config: Config) -> None:
+    """Without the checkpoint's config nothing is said: a run that is done needs no hub, and one that is not says so."""
+    student = config.student
+    try:
+        source = loading.load_config(config.teacher.model if is_of_teacher(student.model) else student.model)
+    except KdcError:
+        return
+    adapters = student.method == "lora" and student.model != UNCUT
+    check_student(source, f"--student {student.model}", adapters=adapters)
 
 
 def _check_shallow(student: StudentSettings) -> None:

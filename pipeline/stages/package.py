@@ -7,6 +7,7 @@ the symlink `artifact` at it. One that fails its contract goes to `rejected/<fin
 import importlib.metadata
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable
@@ -293,7 +294,7 @@ def _base_models(run: Run) -> list[str]:
     student = run.student.model
     made_of = [run.config.teacher.model] if is_of_teacher(student) else [student]
     names = [_public_name(name) for name in made_of if name == "minilm" or not Path(name).exists()]
-    return [name for name in names if "/" in name]
+    return [name for name in names if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)]
 
 
 def _hub_dataset(run: Run) -> tuple[str, str, str] | None:

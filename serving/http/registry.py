@@ -40,7 +40,7 @@ def verify(settings: ServeSettings, *, hashes: bool = True) -> None:
 
     Args:
         settings: the service's.
-        hashes: also read every file and compare its SHA-256, which each worker does before it loads an artifact.
+        hashes: also read every file and compare its SHA-256. Each worker does it for the files that it loads.
 
     Raises:
         KdcError: there is no artifact, one is damaged or failed its contract, or a setting is wrong.

@@ -31,7 +31,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.tools.export import export
 from kdc.tools.export.export import export_artifact
 
-PRICES = TaskInfo(name="Prix / €", kind="regression", text="text", center=100.0, spread=7.0)
+PRICES = TaskInfo(name="Prix / €", kind="regression", text="text", center=1234567.891, spread=98765.4321)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,9 @@ def test_pairs_and_numbers_have_a_triton_model_too(tmp_path: Path) -> None:
     export_artifact(write_artifact(tmp_path / "prices", PRICES, outputs=1), str(tmp_path / "models"), form="triton")
     config = config_of(tmp_path / "models" / "prix")
     assert (config.output[0].label_filename, list(config.output[0].dims)) == ("", [1])
-    assert [config.parameters[name].string_value for name in ("kind", "center", "spread")] == ["regression", "100", "7"]
+    told = {name: each.string_value for name, each in config.parameters.items()}
+    assert (told["kind"], float(told["center"]), float(told["spread"])) == ("regression", 1234567.891, 98765.4321)
+    assert (told["max_length"], told["pad_side"], told["truncation_side"]) == ("8", "right", "right")
 
 
 def blob(layout: Path, descriptor: dict[str, Any]) -> bytes:
@@ -166,7 +168,8 @@ columns = json.loads(sys.argv[3])
 import pandas
 print(model.predict(pandas.DataFrame(columns)).to_json(orient="split"))
 """
-TOXIC = TaskInfo(name="toxic", kind="multilabel", text="comment", labels=("insult", "threat", "spam"))
+# Names that MLflow does not allow, and one that its answer's own column has.
+TOXIC = TaskInfo(name="toxic.2024", kind="multilabel", text="comment", labels=("label", "threat", "spam"))
 
 
 @pytest.mark.parametrize("task", [SINGLE, PAIR, TOXIC, PRICES], ids=lambda task: task.kind + str(task.is_pair))
@@ -177,19 +180,19 @@ def test_mlflow_loads_a_model_that_answers_as_the_engine(
     was, texts under another column, and labels in another order."""
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, sqlalchemy and alembic")
     monkeypatch.chdir(tmp_path)  # where MLflow keeps the files of a model
-    made = write_artifact(tmp_path / "artifact", task, TYPED if task.is_pair else INFO, outputs=task.outputs)
+    made = write_artifact(tmp_path / "source", task, TYPED if task.is_pair else INFO, outputs=task.outputs)
     texts: list[Any] = [("w1 w2", "w3"), ("w4", "w5")] if task.is_pair else ["w1 w2", "w3"]
     with kdc.load(made, device="cpu", threads=1) as engine:
         expected = engine.predict(texts)
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     done = CliRunner().invoke(app, ["export", str(made), tracking, "--to", "mlflow", "--json"])
     assert done.exit_code == 0, done.output
-    place, manifest = json.loads(done.stdout)["place"], load_manifest(made)
+    address, manifest = json.loads(done.stdout)["place"], load_manifest(made)
     shutil.rmtree(made)
     names = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
     columns = {name: [row[place] if task.is_pair else row for row in texts] for place, name in enumerate(names)}
     loaded = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, tracking, place, json.dumps(columns)],
+        [sys.executable, "-W", "ignore", "-c", LOAD, tracking, address, json.dumps(columns)],
         capture_output=True,
         text=True,
         check=True,
@@ -198,9 +201,9 @@ def test_mlflow_loads_a_model_that_answers_as_the_engine(
     answer = json.loads(loaded.stdout)
     table = dict(zip(answer["columns"], zip(*answer["data"], strict=True), strict=True))
     if task.kind == "regression":
-        np.testing.assert_allclose(table["number"], expected[:, 0], atol=1e-4)
+        np.testing.assert_allclose(table["number"], expected[:, 0], rtol=1e-6)
         return
-    np.testing.assert_allclose(np.stack([table[name] for name in task.labels], axis=1), expected, atol=1e-6)
+    np.testing.assert_allclose(np.stack([table[f"score_{name}"] for name in task.labels], axis=1), expected, atol=1e-6)
     if task.kind == "classification":
         assert list(table["label"]) == [task.labels[best] for best in expected.argmax(axis=1)]
     else:
@@ -208,6 +211,10 @@ def test_mlflow_loads_a_model_that_answers_as_the_engine(
             {name for name, score in zip(task.labels, row, strict=True) if score >= 0.5} for row in expected
         ]
     mlflow.set_tracking_uri(tracking)
+    (written,) = (tmp_path / "mlruns").rglob("MLmodel")
+    told = written.read_text()  # MLflow's own place of the files stands in it too
+    assert str(made) not in told
+    assert str(Path(export.__file__).parent) not in told
     (run,) = mlflow.search_runs(experiment_names=[task.name], output_format="list")
     assert run.data.tags["kdc.sha256"] == manifest.sha256
     assert run.data.params["recipe"] == manifest.lineage.recipe
@@ -239,6 +246,7 @@ def test_an_mlflow_that_does_not_answer_is_told(artifact: Path) -> None:
     [
         ({"form": "zip"}, "no such form"),
         ({"form": "triton", "variant": "fp16"}, "no such variant"),
+        ({"form": "oci", "variant": "fp32"}, "of one variant"),
         ({"form": "triton", "name": "../mood"}, "no name"),
         ({"form": "oci", "name": "a b"}, "no name"),
     ],

@@ -1,11 +1,13 @@
 """Exports an artifact: checks it, and puts the other form in place whole or not at all.
 
-Reads the artifact. Writes one folder, under its name when it is complete; or a run of MLflow.
+Reads the artifact. Writes one folder, under its name when it is complete; or a run of MLflow, which has FAILED as its
+status where it is not.
 """
 
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -60,6 +62,8 @@ def export_artifact(
     manifest = load_manifest(artifact)
     refuse_failed(manifest.contract, allow=allow_failed)
     chosen = {str(key): value for key, value in manifest.variants.items()}
+    if variant is not None and form != "triton":
+        raise InputError("only a Triton model is of one variant", given=f"--variant {variant}", remedy="drop it")
     variant = variant or manifest.providers[CPU_PROVIDER]
     if variant not in chosen:
         raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(chosen)}")
@@ -67,6 +71,7 @@ def export_artifact(
     if not _NAME.fullmatch(name):
         raise InputError("this is no name of a model or a tag", given=name, remedy="letters, digits, and within it ._-")
     if form == "mlflow":
+        name = name.replace(".", "-")  # which MLflow does not allow
         place = log_run(artifact, manifest, target, name)
         use = f"mlflow.set_tracking_uri({target!r}); mlflow.pyfunc.load_model({place!r})"
         return Exported(place, manifest.sha256, manifest.size_bytes, use)
@@ -74,9 +79,9 @@ def export_artifact(
     if os.path.lexists(folder):
         raise InputError("something is there already", given=folder, remedy="name another place, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    working = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir()
+    # Beside a model repository, not in it: Triton would take a half-written model for one.
+    working = Path(tempfile.mkdtemp(prefix=".kdc-export-", dir=Path(target).absolute().parent))
+    working.chmod(0o755)
     try:
         if form == "triton":
             write_model(artifact, manifest, working, name=name, variant=variant)

@@ -18,7 +18,7 @@ class Classifier(PythonModel):
         self.engine = kdc.load(context.artifacts["artifact"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
-        """Of each row `label` and the probability of each label, or regression's `number`.
+        """Of each row `label`, and as `score_LABEL` the probability of each; or regression's `number`.
 
         Args:
             context: MLflow's; not used.
@@ -35,7 +35,9 @@ class Classifier(PythonModel):
             labels: list[Any] = [task.labels[place] for place in scores.argmax(axis=1)]
         else:
             labels = [[task.labels[place] for place, score in enumerate(row) if score >= LABEL_FROM] for row in scores]
-        return pd.DataFrame({"label": labels} | {name: scores[:, place] for place, name in enumerate(task.labels)})
+        return pd.DataFrame(
+            {"label": labels} | {f"score_{name}": scores[:, place] for place, name in enumerate(task.labels)}
+        )
 
 
 set_model(Classifier())

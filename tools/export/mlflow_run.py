@@ -4,13 +4,14 @@ Nothing is pickled: MLflow keeps `mlflow_model.py` as code, and the artifact's f
 """
 
 import os
+import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import KdcError
-from kdc.common.version import __version__
 
 _MODEL = Path(__file__).with_name("mlflow_model.py")
 _COSTS = ("size_bytes", "latency_p50_ms", "latency_p95_ms", "rows_per_second", "parity")
@@ -42,18 +43,27 @@ def log_run(artifact: Path, manifest: Manifest, tracking: str, name: str) -> str
             warnings.filterwarnings("ignore", ".*An input example")  # the signature below says what it takes
             mlflow.log_params(_parameters(manifest))
             mlflow.log_metrics(_metrics(manifest))
-            info = mlflow.pyfunc.log_model(
-                name=name,
-                python_model=str(_MODEL),
-                artifacts={"artifact": str(artifact.resolve())},
-                signature=_signature(mlflow, manifest),
-                pip_requirements=[f"kdc=={__version__}", "pandas"],
-            )
+            info = _log_model(mlflow, artifact, manifest, name)
     except mlflow.exceptions.MlflowException as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "check the address: sqlite:///FILE.db, or http://... of a server"
+        remedy = "an address is sqlite:///FILE.db, or http://... of a server; MLflow's words above say what else it was"
         raise KdcError("MLflow refused", given=first, remedy=remedy) from error
     return str(info.model_uri)
+
+
+def _log_model(mlflow: Any, artifact: Path, manifest: Manifest, name: str) -> Any:
+    """Log the model from a copy in a temporary folder: MLflow writes down where it was given files from."""
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(artifact, Path(scratch) / "artifact")
+        code = shutil.copyfile(_MODEL, Path(scratch) / _MODEL.name)
+        return mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(code),
+            artifacts={"artifact": f"{scratch}/artifact"},
+            signature=_signature(mlflow, manifest),
+            # kdc itself is in no registry: an environment that loads the model has to have it.
+            pip_requirements=["pandas"],
+        )
 
 
 def _mlflow() -> Any:
@@ -100,7 +110,7 @@ def _signature(mlflow: Any, manifest: Manifest) -> Any:
     texts = [task.text] + ([task.text_pair] if task.text_pair is not None else [])
     inputs = [types.ColSpec("string", name) for name in texts]
     label = types.schema.Array("string") if task.kind == "multilabel" else "string"
-    outputs = [types.ColSpec(label, "label"), *(types.ColSpec("float", name) for name in task.labels)]
+    outputs = [types.ColSpec(label, "label"), *(types.ColSpec("float", f"score_{name}") for name in task.labels)]
     if task.kind == "regression":
         outputs = [types.ColSpec("float", "number")]
     return mlflow.models.ModelSignature(types.Schema(inputs), types.Schema(outputs))

@@ -41,11 +41,10 @@ def _config(manifest: Manifest, name: str, variant: str) -> str:
     told = {
         "kdc_sha256": manifest.sha256,
         "kind": manifest.task.kind,
-        "max_length": str(manifest.tokenizer.max_length),
-        "pad_id": str(manifest.tokenizer.pad_id),
-        "temperature": f"{manifest.temperature:g}",
-        "center": f"{manifest.task.center:g}",
-        "spread": f"{manifest.task.spread:g}",
+        "temperature": repr(manifest.temperature),
+        "center": repr(manifest.task.center),
+        "spread": repr(manifest.task.spread),
+        **{name: str(value) for name, value in manifest.tokenizer.model_dump(exclude={"token_type_ids"}).items()},
     }
     parameters = "\n".join(
         f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}" for key, value in told.items()

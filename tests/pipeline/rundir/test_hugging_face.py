@@ -76,20 +76,46 @@ def test_a_head_that_no_class_of_transformers_has_is_refused_and_not_drawn_at_ra
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "artifact")
 
 
-def test_a_tokenizer_that_transformers_5_saved_has_a_name_that_4_knows(tmp_path: Path) -> None:
+def test_the_tokenizers_settings_are_those_that_both_versions_of_transformers_read(tmp_path: Path) -> None:
+    """5 saves a list of further tokens that 4.57 cannot read, and 4 tokens with how they are matched. Would catch paths
+    too, and token types for a model that takes none, which the tokenizer's class makes unless it is told."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "kdc_pooling": "mean"}))
-    saved = {"tokenizer_class": "TokenizersBackend", "is_local": True, "max_length": 8, "cls_token": "[CLS]"}
+    saved = {
+        "tokenizer_class": "TokenizersBackend",
+        "is_local": True,
+        "name_or_path": "/home/me/model",
+        "max_length": 8,
+        "extra_special_tokens": ["<q>"],
+        "cls_token": "[CLS]",
+        "sep_token": {"content": "[SEP]", "lstrip": False},
+        "mask_token": None,
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(saved))
-    info = TokenizerInfo(max_length=48, pad_id=0, pad_token="[PAD]", token_type_ids=True, truncation_side="left")
+    info = TokenizerInfo(max_length=48, pad_id=0, pad_token="[PAD]", token_type_ids=False, truncation_side="left")
     (tmp_path / "artifact").mkdir()
     add_hugging_face_files(tmp_path, tmp_path / "artifact", info)
     assert json.loads((tmp_path / "artifact" / "tokenizer_config.json").read_text()) == {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "cls_token": "[CLS]",
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": 48,
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
         "padding_side": "right",
         "truncation_side": "left",
+        "clean_up_tokenization_spaces": False,
     }
+
+
+def test_transformers_makes_the_tokens_of_the_engine(finished: Finished) -> None:
+    """Would catch a tokenizer that is built by an architecture's rules in place of its file."""
+    tokenizer = AutoTokenizer.from_pretrained(finished.artifact)
+    made = tokenizer([list(row) for row in ROWS], truncation=True)
+    with kdc.load(finished.artifact, device="cpu", threads=1) as engine:
+        encodings = engine.encode(ROWS)
+        assert sorted(made) == sorted(engine.tokenizer_info.input_names)
+    assert made["input_ids"] == [encoding.ids for encoding in encodings]
+    assert made["token_type_ids"] == [encoding.type_ids for encoding in encodings]
 
 
 def test_the_hub_reads_the_card(finished: Finished) -> None:
