@@ -1,0 +1,43 @@
+"""What cannot be a student is left out of searches, and refused before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+import tiny_runs
+
+from kdc.common.errors import InputError
+from kdc.pipeline.models import loading
+from kdc.pipeline.models.architectures import check_student, has_graph
+from kdc.pipeline.stages import data
+from kdc.pipeline.stages.candidates import curve_of, students_of
+
+
+def test_a_search_has_no_student_that_cannot_be_exported(tmp_path: Path) -> None:
+    """Would end the whole search: each candidate is exported before anything is trained."""
+    limits = {"contract.max_latency_ms": 50, "contract.search": "quick"}
+    for name, expected in (("longformer", False), ("bert", True)):
+        teacher = tiny_runs.base_model(name, tmp_path / name)
+        for student in ("layers:0", "conv"):
+            config = tiny_runs.config_for(tmp_path, teacher, flags=limits | {"student.model": student})
+            for students in (students_of(config), curve_of(config)):
+                assert any(each == "teacher" or each.startswith("layers:") for each in students) == expected
+                assert {"conv", "static", "linear"} <= set(students)
+
+
+@pytest.mark.parametrize(("name", "adapters", "is_refused"), [("gpt2", True, True), ("gpt2", False, False)])
+def test_adapters_need_linear_modules(name: str, adapters: bool, is_refused: bool, tmp_path: Path) -> None:
+    config = loading.load_config(str(tiny_runs.base_model(name, tmp_path / name)))
+    assert has_graph(config)
+    if is_refused:
+        with pytest.raises(InputError, match="adapters could stand") as refused:
+            check_student(config, "--student layers:0", adapters=adapters)
+        assert "student.method=full" in str(refused.value.remedy)
+    else:
+        check_student(config, "--student layers:0", adapters=adapters)
+
+
+def test_a_hub_that_cannot_be_reached_does_not_stop_a_run_that_needs_it_no_more(tmp_path: Path) -> None:
+    """Would stop a finished run on a machine that has not the student's checkpoint, since the check runs each time."""
+    teacher = tiny_runs.base_model("bert", tmp_path / "teacher")
+    config = tiny_runs.config_for(tmp_path, teacher, flags={"student.model": "nobody/has-such-a-model"})
+    data._check_architecture(config)
