@@ -16,7 +16,6 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from kdc.common.errors import InputError
-from kdc.pipeline.models.architectures import has_graph
 from kdc.pipeline.models.loading import load_config
 
 # Of a model: for each layer (neurons,), how much each neuron matters; see `kdc.pipeline.training.neurons`, and
@@ -114,10 +113,9 @@ def check_cut(text: str, teacher: str) -> None:
 
 
 def can_be_cut(teacher: str, wanted: Cut) -> bool:
-    """Whether a student with these layers of a teacher can be exported, and opens as what it was cut as; True where
-    that cannot be told without the teacher's weights."""
-    config = load_config(teacher)
-    return has_graph(config) and _opens_as_it_was_cut(config, wanted) is not False
+    """Whether a student with these layers of a teacher opens as what it was cut as; True where that cannot be told
+    without the teacher's weights."""
+    return _opens_as_it_was_cut(load_config(teacher), wanted) is not False
 
 
 def half_width(teacher: str) -> int | None:
@@ -125,7 +123,7 @@ def half_width(teacher: str) -> int | None:
     config = load_config(teacher)
     field = _width_field(config)
     half = 0 if field is None else int(getattr(config, field)) // 2
-    return half if half and has_graph(config) and _can_be_narrowed(config, half) else None
+    return half if half and _can_be_narrowed(config, half) else None
 
 
 def _can_be_narrowed(config: PretrainedConfig, width: int) -> bool:

@@ -66,7 +66,8 @@ def test_a_row_of_the_table(architecture: str, tmp_path: Path) -> None:
     """Would catch an architecture that fails after its training, or that the table promises in vain."""
     (_, student, narrow) = next(row for row in rows() if row[0] == architecture)
     teacher = tiny_runs.base_model(architecture, tmp_path / "teacher")
-    assert (half_width(str(teacher)) is not None) == (narrow == "yes")
+    if not student.startswith("no: "):
+        assert (half_width(str(teacher)) is not None) == (narrow == "yes")
     if student == "yes":
         run(tmp_path, "layers:first-half")
     elif student.startswith("with `--set "):
