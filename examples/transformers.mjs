@@ -1,4 +1,4 @@
-// An artifact in JavaScript, without a server: in Node, Deno, Bun or a browser, by transformers.js.
+// Classify texts with an artifact in JavaScript, without a service: in Node, by transformers.js.
 //
 //   npm install @huggingface/transformers
 //   node transformers.mjs ARTIFACT 'a text' ['the second text of a pair']
