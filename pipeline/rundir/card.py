@@ -85,13 +85,13 @@ def _elsewhere(manifest: Manifest) -> str:
 `AutoModelForSequenceClassification` refuses it, and the two others open it"""
     if WEIGHTS in manifest.files:
         torch = "`AutoModelForSequenceClassification.from_pretrained(FOLDER)`"
-    answer = "Softmax of the logits" if task.kind == "classification" else "The sigmoid of the logits"
-    same = f"{answer}, divided by {manifest.temperature!r}, is what `kdc` answers."
+    function = "softmax" if task.kind == "classification" else "sigmoid"
+    same = f"`{function}(logits / {manifest.temperature!r})`"
     if task.kind == "regression":
-        same = f"The number times {task.spread!r}, plus {task.center!r}, is what `kdc` answers."
+        same = f"`number * {task.spread!r} + {task.center!r}`"
     return f"""
 The folder is a Hugging Face model too. `AutoTokenizer.from_pretrained(FOLDER)` cuts rows, with `truncation=True`, as
-this model was trained. {same}
+this model was trained; {same} is what `kdc` answers.
 
 - transformers: {torch}.
 - Optimum: `ORTModelForSequenceClassification.from_pretrained(FOLDER, file_name="{smallest}")`.
