@@ -518,7 +518,7 @@ def test_the_newest_artifact_is_taken_where_none_is_named_and_no_tampered_one_st
     artifact: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(artifact, tmp_path / "runs" / "old" / "artifact")
-    tampered(artifact, tmp_path / "runs" / "new" / "artifact", "model.onnx")
+    tampered(artifact, tmp_path / "runs" / "new" / "artifact", "model.int8.onnx")  # the one that a CPU loads
     for age, name in ((100, "old"), (0, "new")):
         then = time.time() - age
         os.utime(tmp_path / "runs" / name / "artifact" / "manifest.json", (then, then))

@@ -130,6 +130,7 @@ def test_every_setting_can_be_set_by_its_printed_key_and_default() -> None:
     for key, default, _ in settings_of():
         if default is not None:
             value = str(default).lower() if isinstance(default, bool) else default
+            value = json.dumps(value) if isinstance(value, tuple) else value
             config: object = make(sets=[f"{key}={value}"])
             for part in key.split("."):
                 config = getattr(config, part)
