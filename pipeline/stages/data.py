@@ -90,8 +90,8 @@ def check(run: Run) -> None:
 
     Raises:
         InputError: an architecture that can only be a teacher; layers or widths that the teacher does not have; the
-            teacher itself where there is no such one;
-            sizes or ways of training that a student without layers does not have; rows longer than the students take.
+            teacher itself where there is no such one; sizes or ways of training that a student without layers does not
+            have; rows longer than the students take.
     """
     student = run.config.student
     _check_shallow(student)
