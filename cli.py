@@ -432,6 +432,11 @@ SERVE = (
     Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
     ALLOW_FAILED,
     Setting(
+        "grpc-address",
+        str,
+        "HOST:PORT of the Open Inference Protocol over gRPC, such as 127.0.0.1:9000 (default: no gRPC).",
+    ),
+    Setting(
         "expect-sha256",
         str,
         "SHA-256 that the manifest must have, of several artifacts NAME=SHA256,...; any other artifact is refused.",

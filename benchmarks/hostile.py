@@ -28,12 +28,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.serving.attacks import ATTACKS, GONE, KEY, OVERLOADS, WITH_THE_TOKEN, Asking, Attack, Target, connected
+from benchmarks.serving.attacks import ATTACKS as HTTP_ATTACKS
+from benchmarks.serving.attacks import GONE, KEY, OVERLOADS, WITH_THE_TOKEN, Asking, Attack, Target, connected
+from benchmarks.serving.grpc_attacks import GRPC_ATTACKS
 from benchmarks.serving.mark import Mark, marks_table
 from benchmarks.serving.process import Running, free_port, running
 from benchmarks.serving.servers import Subject, all_servers
 from kdc.artifact.folder import load_manifest
 
+ATTACKS = GRPC_ATTACKS | HTTP_ATTACKS
 _MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
 _FAIR = "large-requests"
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
@@ -115,8 +118,9 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
     os.environ["HOSTILE_KEY"] = KEY
     manifest = load_manifest(artifact)
     server = all_servers(Subject(artifact, manifest, None, None, scratch))[0]["kdc"]
-    apart = free_port()
+    apart, grpc_port = free_port(), free_port()
     ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": "6000"}
+    ours["KDC_GRPC_ADDRESS"] = f"127.0.0.1:{grpc_port}"
     server = replace(server, environment=server.environment | ours)
     found = {}
     for name in names:
@@ -126,7 +130,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
             by_itself = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds)
             if name == _FAIR:
                 asyncio.run(_alone(ATTACKS[name], by_itself))
-            target = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds, apart)
+            target = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds, apart, grpc_port)
             found[name] = asyncio.run(beside(ATTACKS[name], target, up))
             if name == _FAIR:
                 found[name].progress = len(target.done) / max(1, len(by_itself.done))

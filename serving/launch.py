@@ -20,7 +20,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.serving.http import runtime
 from kdc.serving.http.artifacts import local, paths_by_name
 from kdc.serving.http.registry import verify
-from kdc.serving.http.settings import ServeSettings
+from kdc.serving.http.settings import ServeSettings, check_grpc
 from kdc.serving.workers import Restarts, running
 
 _LOOK_S = 0.2  # seconds between two looks at the supervisor
@@ -29,8 +29,8 @@ _SOCKET_PATH = 107  # bytes of a socket's path at the most, on Linux
 _KILLED_S = 5.0  # seconds that the supervisor gets to end once its workers were killed
 
 
-def address_of(host: str, port: int) -> str:
-    """The host's IP address; checks that the port is free there. BentoML takes no host names.
+def address_of(host: str, port: int, option: str = "--port") -> str:
+    """The host's IP address; checks that the port, which came by an option, is free there. BentoML takes no host names.
 
     Raises:
         InputError: there is no such host, or the port is taken.
@@ -47,7 +47,7 @@ def address_of(host: str, port: int) -> str:
             probe.bind((place[0], port))
     except OSError as error:
         raise InputError(
-            f"cannot listen there: {error.strerror}", given=f"{host}:{port}", remedy="take another one with --port"
+            f"cannot listen there: {error.strerror}", given=f"{host}:{port}", remedy=f"take another one with {option}"
         ) from error
     return str(place[0])
 
@@ -59,6 +59,10 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
         KdcError: an artifact is damaged, a worker could not start, or BentoML's supervisor ended by itself.
     """
     address = address_of(host, port)
+    if settings.grpc_address is not None:
+        check_grpc(settings)
+        grpc_host, _, grpc_port = settings.grpc_address.rpartition(":")
+        address_of(grpc_host.strip("[]"), int(grpc_port), "--grpc-address")
     paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings, hashes=False)  # a worker that finds a damaged file tells this process, which ends with its error
@@ -182,6 +186,8 @@ def _announce(settings: ServeSettings, host: str, port: int) -> None:
     lines = [f"serving {name}: {path}" for name, path in paths_by_name(settings.artifact).items()]
     shown = f"[{host}]" if ":" in host else host
     lines.append(f"at http://{shown}:{port}, playground at /playground, API at /docs, metrics at /metrics")
+    if settings.grpc_address is not None:
+        lines.append(f"gRPC at {settings.grpc_address}, Open Inference Protocol")
     lines.append(
         f"limits: {settings.max_body_bytes} bytes a body, {settings.max_texts} texts a request, "
         f"{settings.max_text_chars} characters a text, {settings.max_queue_tokens} tokens queued, "

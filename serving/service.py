@@ -30,10 +30,10 @@ import bentoml
 import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kdc.serving.http.accepting import Accepting
+from kdc.serving.http.accepting import Accepting, most_connections
 from kdc.serving.http.api.app import make_app
 from kdc.serving.http.artifacts import local
-from kdc.serving.http.protocol import BoundedProtocol, most_connections
+from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
 
 if runtime.directory() is not None:  # under `kdc serve`, which prints the same in fewer words
@@ -92,7 +92,7 @@ class Classifier:
         _log_to_stderr()
         server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's, which handles the signal
         if server is not None and _SETTINGS.workers == 1:
-            BoundedProtocol.accepting = Accepting(server, most_connections(_SETTINGS.max_connections))
+            BoundedProtocol.accepting = Accepting(server, most_connections(_SETTINGS))
         try:
             await self._stack.enter_async_context(_APP.router.lifespan_context(_APP))
         except KdcError as error:

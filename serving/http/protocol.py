@@ -9,7 +9,6 @@ a second request in that body would be read as one. Such a request is read again
 """
 
 import asyncio
-import resource
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from kdc.serving.http.accepting import Accepting
+from kdc.serving.http.accepting import Accepting, most_connections
 from kdc.serving.http.api.replies import error_response
 from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import ServeSettings
@@ -32,7 +31,6 @@ LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be clos
 _LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
 _PIECE = 4096  # bytes that are parsed at a time, so that few requests come out of one read
 _MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
-_SPARE_FILES = 64  # descriptors that are no connections
 
 
 class _Flow(FlowControl):
@@ -93,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
             BoundedProtocol.accepting.more()
         self.flow = _Flow(transport)
         self._start_clock(HEAD_S)
-        is_one_too_many = len(self.connections) > most_connections(self.settings.max_connections)
+        is_one_too_many = len(self.connections) > most_connections(self.settings)
         self._count(refused=is_one_too_many)
         if is_one_too_many:
             self._ending = True
@@ -317,9 +315,3 @@ def _forget_body(cycle: Any) -> None:
 
 
 _TOO_LARGE = f"the headers are too large; at most {MAX_FIELDS} of {MAX_HEAD_BYTES} bytes together"
-
-
-def most_connections(asked: int) -> int:
-    """How many connections this process can have: as many as asked for, or as its file descriptors allow."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return asked if descriptors == resource.RLIM_INFINITY else max(1, min(asked, descriptors - _SPARE_FILES))

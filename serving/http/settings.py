@@ -5,6 +5,7 @@ Reads environment variables (`KDC_*`, and OpenTelemetry's `OTEL_*`), so that a c
 """
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -52,6 +53,9 @@ class ServeSettings(BaseModel):
     keep_alive_s: float = Field(75.0, gt=0, description="seconds that a connection may be idle between two requests")
     admin_port: int | None = Field(
         None, ge=1, le=65535, description="port of probes and metrics alone, at all addresses; default: none"
+    )
+    grpc_address: str | None = Field(
+        None, pattern=r"^(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}$", description="HOST:PORT of gRPC; default: no gRPC"
     )
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
     drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")
@@ -111,6 +115,20 @@ def resolve(
         raise InputError(
             "wrong setting: " + "; ".join(problems), remedy="`kdc serve --help` lists them with their defaults"
         ) from None
+
+
+def check_grpc(settings: ServeSettings) -> None:
+    """See that what gRPC needs is installed, where it is asked for.
+
+    Raises:
+        InputError: it is not.
+    """
+    if settings.grpc_address is not None and importlib.util.find_spec("tritonclient") is None:
+        raise InputError(
+            "gRPC is asked for, but what it needs is not installed",
+            given=f"KDC_GRPC_ADDRESS={settings.grpc_address}",
+            remedy="`pip install 'kdc[grpc]'` (in a checkout: `pip install '.[grpc]'`), or unset the variable",
+        )
 
 
 def trace_exporters(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from bag_models import write_artifact
-from live import ROOT, served
+from live import ROOT, free_port, served
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hostile import beside
-from benchmarks.serving.attacks import ATTACKS, KEY, WITH_THE_TOKEN, Target
+from benchmarks.hostile import ATTACKS, beside
+from benchmarks.serving.attacks import KEY, WITH_THE_TOKEN, Target
 from benchmarks.serving.process import Running
 from benchmarks.serving.servers import Server
 
@@ -24,20 +24,23 @@ _SERVER = Server("kdc", lambda port: [], "/health", None)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, int]]:
     folder = tmp_path_factory.mktemp("hostile")
     artifact = write_artifact(folder / "artifact")
-    with served(folder, str(artifact), "--drain-delay", "0", KDC_API_KEY_ENV="HOSTILE_KEY", HOSTILE_KEY=KEY) as process:
+    grpc_port = free_port()
+    options = ("--drain-delay", "0", "--grpc-address", f"127.0.0.1:{grpc_port}")
+    with served(folder, str(artifact), *options, KDC_API_KEY_ENV="HOSTILE_KEY", HOSTILE_KEY=KEY) as process:
         workers = [
             each for each in psutil.Process(process.popen.pid).children() if "worker" in " ".join(each.cmdline())
         ]
-        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0])
+        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0]), grpc_port
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {*WITH_THE_TOKEN, _MANY}))
-def test_memory_stays_and_others_are_answered(service: Running, name: str) -> None:
-    target = Target(service.port, is_pair=False, until=time.monotonic() + _SECONDS)
-    seen = asyncio.run(beside(ATTACKS[name], target, service))
+def test_memory_stays_and_others_are_answered(service: tuple[Running, int], name: str) -> None:
+    up, grpc_port = service
+    target = Target(up.port, is_pair=False, until=time.monotonic() + _SECONDS, grpc_port=grpc_port)
+    seen = asyncio.run(beside(ATTACKS[name], target, up))
     assert seen.failed == []
     assert seen.answered > 0
     assert max(seen.probes) < 10.0  # that is one without an answer

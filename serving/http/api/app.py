@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Lifespan
 
 from kdc.common.errors import KdcError
 from kdc.serving.http.admin import admin_port
@@ -16,7 +17,7 @@ from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.registry import Registry
-from kdc.serving.http.settings import ServeSettings, trace_exporters
+from kdc.serving.http.settings import ServeSettings, check_grpc, trace_exporters
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -25,8 +26,9 @@ def make_app(settings: ServeSettings) -> Starlette:
     """Make the app. Its lifespan loads the artifacts and watches them for changes.
 
     Raises:
-        InputError: the API key's variable is empty.
+        InputError: the API key's variable is empty, or gRPC is asked for and not installed.
     """
+    check_grpc(settings)
     metrics = Metrics()
     gate = Gate(settings, metrics)
 
@@ -51,7 +53,8 @@ def make_app(settings: ServeSettings) -> Starlette:
         watcher = asyncio.create_task(registry.watch()) if settings.reload_s else None
         try:
             with _probed(settings, gate, metrics):
-                yield
+                async with _called(app):
+                    yield
         finally:
             gate.close()
             if watcher is not None:
@@ -62,8 +65,15 @@ def make_app(settings: ServeSettings) -> Starlette:
                     if traces is not None:
                         await traces.close()
 
+    app = _guarded(_routes(), gate, lifespan)
+    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
+    return app
+
+
+def _guarded(routes: list[Route], gate: Gate, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+    """An app of these routes behind the gate."""
     app = Starlette(
-        routes=_routes(),
+        routes=routes,
         lifespan=lifespan,
         exception_handlers={
             replies.ApiError: replies.on_api_error,
@@ -73,7 +83,6 @@ def make_app(settings: ServeSettings) -> Starlette:
         },
     )
     app.router.redirect_slashes = False  # it would send clients to the host that they named
-    app.state.settings, app.state.metrics, app.state.gate = settings, metrics, gate
     app.add_middleware(gate.around)
     return app
 
@@ -83,6 +92,22 @@ def _probed(settings: ServeSettings, gate: Gate, metrics: Metrics) -> contextlib
     if settings.admin_port is None:
         return contextlib.nullcontext()
     return admin_port(settings.admin_port, is_ready=gate.is_ready, metrics=metrics, shared=settings.workers > 1)
+
+
+@contextlib.asynccontextmanager
+async def _called(app: Starlette) -> AsyncIterator[None]:
+    """gRPC beside an app, with the same models, gate and metrics, where it is asked for."""
+    settings: ServeSettings = app.state.settings
+    if settings.grpc_address is None:
+        yield
+        return
+    from kdc.serving.http.api.v2_grpc import METHODS
+    from kdc.serving.http.grpc_port import grpc_port
+
+    calls = _guarded([_route(method, handler, "POST") for method, handler in METHODS.items()], app.state.gate)
+    calls.state = app.state
+    async with grpc_port(calls, METHODS, settings):
+        yield
 
 
 def _routes() -> list[Route]:
@@ -108,7 +133,11 @@ def _routes() -> list[Route]:
         table.append((model, v2.model_metadata, "GET"))
         table.append((f"{model}/ready", v2.model_ready, "GET"))
         table.append((f"{model}/infer", v2.infer, "POST"))
-    return [Route(path, _named(path, handler), methods=[method]) for path, handler, method in table]
+    return [_route(path, handler, method) for path, handler, method in table]
+
+
+def _route(path: str, handler: Handler, method: str) -> Route:
+    return Route(path, _named(path, handler), methods=[method])
 
 
 def _named(route: str, handler: Handler) -> Handler:

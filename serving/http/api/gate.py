@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ALWAYS_OPEN = frozenset(
     {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
     | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
+    | {f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")}
+    | {"/grpc.health.v1.Health/Check"}
 )
 
 _NO_ANSWER = 499  # nginx's status of a client that left before there was an answer

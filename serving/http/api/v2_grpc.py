@@ -1,0 +1,143 @@
+"""The Open Inference Protocol, version 2, over gRPC: its messages on one side, what `v2` does with JSON on the other.
+
+A request that brings its texts as `raw_input_contents` gets its outputs raw too, any other gets them as `contents`.
+Also answers `grpc.health.v1.Health/Check`, which is what a kubelet's gRPC probe asks.
+Imported only where gRPC is asked for: the messages are of tritonclient, which is an extra.
+"""
+
+import itertools
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from starlette.requests import Request
+from starlette.responses import Response
+from tritonclient.grpc import service_pb2 as messages
+
+from kdc.common.version import __version__
+from kdc.serving.http.api import v2
+from kdc.serving.http.api.asking import ask, read_bytes
+from kdc.serving.http.api.replies import ApiError
+
+SERVICE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+# Of `HealthCheckResponse { ServingStatus status = 1 }` and `HealthCheckRequest { string service = 1 }`, which have no
+# place in tritonclient: the two answers, and the requests that are about the whole of this service.
+_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
+_ASKED = (b"", *(bytes([10, len(name)]) + name.encode() for name in (SERVICE, HEALTH)))
+
+_MOST_TENSORS = 2  # of a request, and of its outputs
+
+M = TypeVar("M", bound=Message)
+
+
+async def health(request: Request) -> Response:
+    """`Health/Check`."""
+    if await read_bytes(request) not in _ASKED:
+        raise ApiError(404, f"there is no such service; it has {SERVICE}")
+    return Response(_SERVING if request.app.state.gate.is_ready() else _NOT_SERVING)
+
+
+async def live(_: Request) -> Response:
+    """`ServerLive`."""
+    return _reply(messages.ServerLiveResponse(live=True))
+
+
+async def ready(request: Request) -> Response:
+    """`ServerReady`."""
+    return _reply(messages.ServerReadyResponse(ready=request.app.state.gate.is_ready()))
+
+
+async def server_metadata(_: Request) -> Response:
+    """`ServerMetadata`."""
+    return _reply(messages.ServerMetadataResponse(name="kdc", version=__version__))
+
+
+async def model_ready(request: Request) -> Response:
+    """`ModelReady`."""
+    asked = await _read(request, messages.ModelReadyRequest)
+    v2.model_of(request, asked.name, asked.version)
+    return _reply(messages.ModelReadyResponse(ready=request.app.state.gate.is_ready()))
+
+
+async def model_metadata(request: Request) -> Response:
+    """`ModelMetadata`."""
+    asked = await _read(request, messages.ModelMetadataRequest)
+    return _reply(messages.ModelMetadataResponse(**v2.described(v2.model_of(request, asked.name, asked.version))))
+
+
+async def infer(request: Request) -> Response:
+    """`ModelInfer`."""
+    asked = await _read(request, messages.ModelInferRequest)
+    model = v2.model_of(request, asked.model_name, asked.model_version)
+    settings = request.app.state.settings
+    header = {
+        "inputs": _inputs(asked, 2 * settings.max_texts),
+        "outputs": [{"name": output.name} for output in asked.outputs],
+    }
+    rows = v2.read_rows(header, b"".join(asked.raw_input_contents), settings)
+    answer = await ask(request, model, rows)
+    reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=asked.id)
+    probabilities = model.engine.activated(answer.logits)
+    for name in v2.requested_outputs(header, has_labels=bool(model.engine.labels)):
+        described, raw = v2.output(model, name, probabilities)
+        data = described.pop("data")
+        tensor = reply.outputs.add(**described)
+        if asked.raw_input_contents:
+            reply.raw_output_contents.append(raw)
+        elif described["datatype"] == "BYTES":
+            tensor.contents.bytes_contents.extend(label.encode() for label in data)
+        else:
+            tensor.contents.fp32_contents.extend(data)
+    return _reply(reply)
+
+
+METHODS = {
+    f"/{HEALTH}/Check": health,
+    f"/{SERVICE}/ServerLive": live,
+    f"/{SERVICE}/ServerReady": ready,
+    f"/{SERVICE}/ServerMetadata": server_metadata,
+    f"/{SERVICE}/ModelReady": model_ready,
+    f"/{SERVICE}/ModelMetadata": model_metadata,
+    f"/{SERVICE}/ModelInfer": infer,
+}
+
+
+async def _read(request: Request, kind: type[M]) -> M:
+    try:
+        return kind.FromString(await read_bytes(request))
+    except DecodeError:
+        raise ApiError(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
+
+
+def _inputs(asked: Any, most: int) -> list[dict[str, Any]]:
+    """The tensors of a request as its JSON form has them: with their data, of which no more than one element above the
+    most is read, or with the size of their raw bytes.
+
+    Raises:
+        ApiError: 422, there are too many tensors, or raw ones and others, or a text is not UTF-8.
+    """
+    raw, inputs = asked.raw_input_contents, asked.inputs
+    if len(inputs) > _MOST_TENSORS or len(asked.outputs) > _MOST_TENSORS:
+        raise ApiError(422, f"a request has at most {_MOST_TENSORS} inputs and {_MOST_TENSORS} outputs")
+    if raw and len(raw) != len(inputs):
+        raise ApiError(422, "raw_input_contents has not one element for each of `inputs`")
+    return [
+        {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape[:3]),
+            **({"parameters": {"binary_data_size": len(raw[place])}} if raw else {"data": _data(tensor, most)}),
+        }
+        for place, tensor in enumerate(inputs)
+    ]
+
+
+def _data(tensor: Any, most: int) -> list[str]:
+    try:
+        return [text.decode() for text in itertools.islice(tensor.contents.bytes_contents, most + 1)]
+    except UnicodeDecodeError:
+        raise ApiError(422, "a text is not valid UTF-8") from None
+
+
+def _reply(message: Message) -> Response:
+    return Response(message.SerializeToString())

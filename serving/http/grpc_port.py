@@ -1,0 +1,154 @@
+"""gRPC on a port of its own: each call becomes a request of an ASGI app, so that it meets the gate, limits and metrics
+of every other request. Imported only where `KDC_GRPC_ADDRESS` is set: grpcio is an extra.
+
+The path of a request is the call's method, as on the wire: `/inference.GRPCInferenceService/ModelInfer`. Its headers
+are the call's metadata, its body is the message. An error's status becomes gRPC's, and its words the details.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import grpc
+import orjson
+from starlette.types import ASGIApp, Message
+
+from kdc.common.errors import InputError
+from kdc.serving.http.accepting import most_connections
+from kdc.serving.http.settings import ServeSettings
+
+_CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_TOLD = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
+_END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
+_IDENTITY = 1  # the bit of "not compressed"
+_STREAMS = 32  # calls at a time of one connection
+_CALLS = 2  # of all connections, to those that may be in work: a call that is refused takes 25 kB too, for a moment
+_METADATA = 16 * 1024  # bytes of a call's metadata
+_WINDOW = 64 * 1024  # bytes that a client may send before they are read
+
+
+@contextlib.asynccontextmanager
+async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
+    """Answer calls by an app for as long as the context lasts. To be used in the event loop.
+
+    Args:
+        app: takes POST requests with the paths of `methods`; answers 200 with a message, or an error as `replies` has.
+        methods: that there are; other calls are UNIMPLEMENTED.
+        settings: the address and the limits.
+
+    Raises:
+        InputError: it cannot listen at the address.
+    """
+    assert settings.grpc_address is not None
+    server = grpc.aio.server(
+        handlers=(_Calls(app, methods, reading=max(1, settings.max_bodies_bytes // settings.max_body_bytes)),),
+        options=list(_options(settings).items()),
+        maximum_concurrent_rpcs=settings.max_requests,
+    )
+    try:
+        server.add_insecure_port(settings.grpc_address)
+    except RuntimeError:  # grpc's words name no reason
+        raise InputError(
+            "cannot listen for gRPC there",
+            given=settings.grpc_address,
+            remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
+        ) from None
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(_END_S)
+
+
+def _options(settings: ServeSettings) -> dict[str, int]:
+    """What bounds the memory, descriptors and time that clients can take before the app hears of them."""
+    connections = min(most_connections(settings), _CALLS * settings.max_requests // _STREAMS)
+    return {
+        "grpc.so_reuseport": int(settings.workers > 1),
+        "grpc.max_receive_message_length": settings.max_body_bytes,
+        # Compressed messages are refused, as HTTP's are: one of kilobytes could unpack to gigabytes.
+        "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
+        "grpc.per_message_decompression": 0,
+        "grpc.max_allowed_incoming_connections": max(1, connections),
+        "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),
+        "grpc.server_handshake_timeout_ms": round(1000 * settings.timeout_s),
+        "grpc.max_concurrent_streams": _STREAMS,
+        # grpc 1.85 counts calls that it is about to forget, and refuses others of a client that keeps to the number.
+        "grpc.http.overload_protection": 0,
+        "grpc.max_metadata_size": _METADATA,
+        "grpc.absolute_max_metadata_size": _METADATA,
+        "grpc.http2.lookahead_bytes": _WINDOW,
+        "grpc.http2.bdp_probe": 0,  # it would widen the window
+    }
+
+
+class _Calls(grpc.GenericRpcHandler):
+    """Hands calls to an app.
+
+    Each is taken as a stream of messages, of which the first counts: on the wire that is the same as one message, but
+    grpc reads a stream only when it is asked to, so that a call without a token is refused before its message is read.
+    """
+
+    def __init__(self, app: ASGIApp, methods: Collection[str], reading: int) -> None:
+        self._app = app
+        self._methods = frozenset(methods)
+        self._reading = asyncio.Semaphore(reading)  # messages that arrive at a time: each is whole before it is counted
+
+    def service(self, handler_call_details: Any) -> Any:
+        """What handles a call; None for a method that there is not."""
+        method = handler_call_details.method
+        if method not in self._methods:
+            return None
+        return grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, method))
+
+    async def _answer(self, method: str, messages: AsyncIterator[bytes], context: Any) -> bytes:
+        status, headers, body = 500, {}, b""
+        unread = True
+
+        async def receive() -> Message:
+            nonlocal unread
+            if not unread:
+                await asyncio.Event().wait()  # who leaves cancels the task that answers
+            unread = False
+            async with self._reading:
+                message = await anext(messages, None)
+            if message is None:  # larger than it may be, which grpc has answered already; or the client left
+                unread = True
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": message}
+
+        async def send(message: Message) -> None:
+            nonlocal status, headers, body
+            if message["type"] == "http.response.start":
+                status, headers = message["status"], dict(message["headers"])
+            else:
+                body += message.get("body", b"")
+
+        await self._app(_scope(method, context.invocation_metadata()), receive, send)
+        told = ((name, headers.get(name.encode())) for name in _TOLD)
+        context.set_trailing_metadata(tuple((name, value.decode()) for name, value in told if value is not None))
+        if status != 200:
+            code = _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT if status < 424 else grpc.StatusCode.INTERNAL)
+            await context.abort(code, orjson.loads(body)["error"] if body else "")
+        return body
+
+
+def _scope(method: str, metadata: Any) -> dict[str, Any]:
+    """The ASGI scope of a call."""
+    pairs = ((name, value.encode() if isinstance(value, str) else value) for name, value in metadata or ())
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": method,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value) for name, value in pairs],
+    }
