@@ -181,6 +181,14 @@ COMPRESS = (
         "transformers, Optimum and transformers.js open.",
         "export",
     ),
+    Setting(
+        "aim",
+        list[str],
+        "What a label's threshold is chosen by, on rows held out of training: f1, precision>=0.95, recall>=0.99, "
+        "fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 for each label "
+        "of a multi-label task; else the most probable class).",
+        keys=("operating.aims",),
+    ),
     Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,
@@ -420,7 +428,12 @@ def try_(
         bar = "  " + "#" * round(40 * scores[label]) if engine.labels else ""
         lines.append(f"{label:<{width}}  {scores[label]:.4f}{bar}")
     entries = [{"label": label, "score": scores[label]} for label in best_first]
-    document = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
+    document: dict[str, Any] = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
+    if engine.labels:
+        (document["decision"],) = engine.decided(answer[None])
+    if engine.task.points:
+        gets = document["decision"]
+        lines.append(f"decision: {(', '.join(gets) or 'no label') if isinstance(gets, list) else gets}")
     _print(as_json, document, "\n".join(lines))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.decision import OperatingPoint
 from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
@@ -59,6 +60,16 @@ class TaskInfo(TaskBase):
     """A task as the artifact has it: its labels are known."""
 
     metric: str = ""  # the one that decides
+    points: tuple[OperatingPoint, ...] = ()  # labels that have a threshold of their own; none in older artifacts
+
+    @model_validator(mode="after")
+    def _points_fit_labels(self) -> Self:
+        named = [point.label for point in self.points]
+        if len(set(named)) != len(named) or not set(named) <= set(self.labels):
+            raise ValueError(f"operating points of {', '.join(named)} do not fit the labels {', '.join(self.labels)}")
+        if self.points and self.kind == "classification" and (len(self.points), len(self.labels)) != (1, 2):
+            raise ValueError("only one of two classes can have an operating point")
+        return self
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> Self:

@@ -13,15 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract, Quality
+from kdc.artifact.decision import OperatingPoint, points_table
 from kdc.artifact.manifest import Device, Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
+from kdc.common.tables import aligned
 from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import digest, groups_of, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.operating import having, rates
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
+from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
@@ -38,6 +42,7 @@ class Evaluation(Frozen):
     variant: str | None  # the ONNX file that answered them
     provider: str  # the execution provider that ran it
     metrics: dict[str, float]  # points by name of the metric
+    points: tuple[OperatingPoint, ...]  # the labels' thresholds, with how they do on these rows as `evaluation`
     promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
 
 
@@ -66,14 +71,29 @@ def evaluate_artifact(
     known = TASKS.get(engine.task.name)
     names = known.metrics if known is not None else task.metrics
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
+    logits = engine.logits(texts)
     return Evaluation(
         artifact=str(artifact),
         rows=len(texts),
         variant=engine.variant,
         provider=engine.provider,
-        metrics=metrics.compute(engine.logits(texts), labels, task.kind, names),
+        metrics=metrics.compute(logits, labels, task.kind, names),
+        points=_measured(engine.task, engine.activated(logits), labels),
         promised=promised,
     )
+
+
+def _measured(
+    task: TaskInfo, probabilities: NDArray[np.floating], labels: NDArray[np.generic]
+) -> tuple[OperatingPoint, ...]:
+    """The task's operating points with their rates on labelled rows."""
+    if not task.points:
+        return ()
+    gets, points = decided(probabilities, task), []
+    for point in task.points:
+        place = task.labels.index(point.label)
+        points.append(point.model_copy(update={"evaluation": rates(gets[:, place], having(labels, place))}))
+    return tuple(points)
 
 
 def render(evaluation: Evaluation) -> str:
@@ -83,6 +103,8 @@ def render(evaluation: Evaluation) -> str:
         promised = evaluation.promised.get(name)
         beside = "" if promised is None else f"   (on its own evaluation split {promised:.2f})"
         lines.append(f"{name:<12}{value:8.2f}{beside}")
+    if evaluation.points:
+        lines += ["", aligned(points_table(evaluation.points))]
     return "\n".join(lines)
 
 

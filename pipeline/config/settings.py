@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import Against, Conditions, Contract, Limits, Proof
 from kdc.common.frozen import Frozen
+from kdc.pipeline.config.aims import parse_aim
 from kdc.pipeline.config.presets import without_layers
 
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
@@ -364,6 +365,28 @@ class QuantizeSettings(Section):
     rounds: int = Field(20, ge=1, description="rounds of timing, in turns over all candidates; the median counts")
 
 
+class OperatingSettings(Section):
+    """From which probability on the artifact gives a label, chosen on the tuning slice."""
+
+    aims: tuple[str, ...] = Field(
+        (),
+        description="what thresholds are chosen by: f1, precision>=0.95, recall>=0.99, fpr<=0.01 or the threshold "
+        "itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
+    )
+
+    @field_validator("aims", mode="before")
+    @classmethod
+    def _as_texts(cls, value: Any) -> Any:
+        return tuple(map(str, value if isinstance(value, list | tuple) else [value]))
+
+    @field_validator("aims")
+    @classmethod
+    def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_aim(text)
+        return value
+
+
 class EvaluateSettings(Section):
     """Stage `evaluate`: measure every model on the evaluation rows."""
 
@@ -414,6 +437,7 @@ class Config(Section):
     student: StudentSettings = StudentSettings()
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
+    operating: OperatingSettings = OperatingSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     contract: ContractSettings = ContractSettings()
     report: ReportSettings = ReportSettings()

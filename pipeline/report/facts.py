@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_serializer
 
 from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.calibration import Reliability
 from kdc.pipeline.results import History, Lengths, Result, Scores, StudentCosts, Trial
@@ -63,6 +64,16 @@ class CalibrationFacts(Result):
     temperature: float
     before: Reliability
     after: Reliability
+
+
+class DecisionFacts(Result):
+    """A label's operating point, and what other thresholds do on the evaluation rows, by the model that is served."""
+
+    point: OperatingPoint
+    thresholds: tuple[float, ...]  # at which the three are measured, 0 to 1
+    precision: tuple[float | None, ...]  # None where no row gets the label
+    recall: tuple[float | None, ...]  # None where no row has it
+    given: tuple[float, ...]  # share of all rows that get it
 
 
 class LengthFacts(Lengths):
@@ -127,6 +138,7 @@ class Facts(Result):
     # None except for classification with few classes
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
+    decisions: tuple[DecisionFacts, ...] = ()  # of the labels that have a threshold of their own
     lengths: LengthFacts  # how long the training rows are
     disagreements: Disagreements  # where the teacher and the served student differ
     contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for

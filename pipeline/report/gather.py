@@ -22,11 +22,13 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval
+from kdc.pipeline.quality.operating import having, sweep
 from kdc.pipeline.report.disagreements import disagreements
 from kdc.pipeline.report.facts import (
     SCHEMA,
     CalibrationFacts,
     CandidateFacts,
+    DecisionFacts,
     Facts,
     LengthFacts,
     ModelFacts,
@@ -41,6 +43,7 @@ from kdc.pipeline.rundir.files import ALL_LOGITS, CONTROLS, MADE_FROM, SETTINGS
 from kdc.pipeline.rundir.record import RECORD, read_record
 from kdc.serving.engine.engine import activate
 
+_THRESHOLDS = 101  # of a curve
 _MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
 
 Logits = Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
@@ -91,6 +94,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         },
         confusion=_confusion(task, logits["teacher"], logits[served], labels),
         calibration=calibration,
+        decisions=_decisions(manifest, logits[served], labels),
         lengths=LengthFacts(**dict(train.lengths), cut=tokens.max_length[role], truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
@@ -107,6 +111,25 @@ def gather(root: Path, *, examples: int) -> Facts:
         notes=run.result(results.PackageResult).notes,
     )
     return facts.model_copy(update={"verdict": verdict(facts)})
+
+
+def _decisions(
+    manifest: Manifest, logits: NDArray[np.floating], labels: NDArray[np.generic]
+) -> tuple[DecisionFacts, ...]:
+    """The operating points, and what thresholds beside them do; logits and labels are of the evaluation rows."""
+    task, thresholds = manifest.task, np.linspace(0, 1, _THRESHOLDS)
+    facts = []
+    for point in task.points:
+        place = task.labels.index(point.label)
+        found = sweep(activate(logits, task.kind, manifest.temperature)[:, place], having(labels, place), thresholds)
+        curves = (tuple(None if np.isnan(each) else round(float(each), 4) for each in curve) for curve in found)
+        precision, recall, given = curves
+        facts.append(
+            DecisionFacts(
+                point=point, thresholds=tuple(thresholds.tolist()), precision=precision, recall=recall, given=given
+            )
+        )
+    return tuple(facts)
 
 
 def verdict(facts: Facts) -> str:

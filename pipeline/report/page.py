@@ -6,6 +6,7 @@ from typing import Any
 
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
+from kdc.artifact.decision import points_table
 from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import number
@@ -109,6 +110,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "facts": facts,
         "contract": judgement and contract_table(judgement),
         "judgement": judgement and sentence(judgement),
+        "points": facts.decisions and points_table(tuple(each.point for each in facts.decisions)),
         "models": table(facts),
         "origin": [
             ("teacher", where.teacher),
@@ -141,6 +143,8 @@ def page(facts: Facts) -> str:
         figures.append(plots.confusion(facts.confusion, facts.task.labels, facts.served))
     if facts.calibration is not None:
         figures.append(plots.reliability(facts.calibration))
+    if facts.decisions:
+        figures.append(plots.decisions(facts.decisions))
     if facts.training:
         figures.append(plots.curves(facts.training, facts.task.metric))
     return render(

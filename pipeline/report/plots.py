@@ -15,6 +15,7 @@ from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series,
 from kdc.pipeline.report.facts import (
     CalibrationFacts,
     CandidateFacts,
+    DecisionFacts,
     LengthFacts,
     Matrix,
     ModelFacts,
@@ -29,6 +30,8 @@ _NAMES = {  # other models are called as they are
     "student_without_kd_by_score": "without KD, by score",
     "student_without_unlabeled": "without unlabelled texts",
 }
+_CURVES = {"precision": "precision", "recall": "recall", "given": "rows with the label"}
+_MOST_LABELS = 9  # whose thresholds are drawn
 _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
@@ -148,6 +151,40 @@ def reliability(calibration: CalibrationFacts) -> str:
         f"{100 * after.ece:.1f} % with {calibration.temperature:.2f}. Dots grow with their rows."
     )
     return svg(figure, "reliability", words)
+
+
+@styled
+def decisions(facts: Sequence[DecisionFacts]) -> str:
+    """Precision, recall and share of rows over the threshold; a line at the chosen one, with intervals."""
+    shown = facts[:_MOST_LABELS]
+    columns = min(3, len(shown))
+    down = -(-len(shown) // columns)
+    figure = Figure(figsize=(9 if columns > 1 else 5, 0.6 + 2.6 * down))
+    grid = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, each in zip(grid.flat, shown, strict=False):
+        for place, name in enumerate(("precision", "recall", "given")):
+            points = [
+                (at, value) for at, value in zip(each.thresholds, getattr(each, name), strict=True) if value is not None
+            ]
+            style = ("-", "--", ":")[place]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=series(place)[0], linestyle=style, label=_CURVES[name])
+        axes.axvline(each.point.threshold, color=SOFT)
+        if (rates := each.point.evaluation) is not None:
+            for place, rate in enumerate((rates.precision, rates.recall)):
+                axes.plot(2 * [each.point.threshold], (rate.low, rate.high), color=series(place)[0], linewidth=3)
+        axes.set(title=f"{each.point.label}: {each.point.aim}", xlim=(0, 1), ylim=(0, 1.02))
+    for axes in grid[-1]:
+        axes.set_xlabel("threshold")
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    told = (f"{each.point.label} from {each.point.threshold:.3f}" for each in shown)
+    more = f" {len(facts) - len(shown)} more labels are not drawn." if len(facts) > len(shown) else ""
+    words = (
+        f"Precision, recall and share of rows over the threshold, on the evaluation rows. Chosen: {', '.join(told)}."
+    )
+    return svg(figure, "decisions", words + more)
 
 
 @styled

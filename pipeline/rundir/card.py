@@ -2,6 +2,7 @@
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
+from kdc.artifact.decision import points_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
@@ -65,12 +66,26 @@ import kdc
 engine = kdc.load(".")
 probabilities = engine.predict([{row}])  # (rows, {task.outputs}), columns {list(task.labels) or "the number"}
 ```
-{_elsewhere(manifest)}
+{_decisions(manifest)}{_elsewhere(manifest)}
 ## Limits
 
 It answers what its training rows were like; texts of another kind, language or length may be answered badly and with
 confidence. Longer texts are cut. Its labels mean what they meant in the training data (fingerprint
 `{lineage.data_fingerprint[:16]}`), no more.
+"""
+
+
+def _decisions(manifest: Manifest) -> str:
+    """From which probability on labels are given; empty where none has a threshold of its own."""
+    if not manifest.task.points:
+        return ""
+    return f"""
+## Decisions
+
+A label is given from a probability on that was chosen on rows held out of training. Precision, recall and false alarms
+are of the evaluation rows, by which it was not chosen, with exact 95 % intervals.
+
+{markdown(points_table(manifest.task.points))}
 """
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.aims import aims_of
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
@@ -89,11 +90,12 @@ def check(run: Run) -> None:
     """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: an architecture that can only be a teacher; layers or widths that the teacher does not have; the
-            teacher itself where there is no such one; sizes or ways of training that a student without layers does not
-            have; rows longer than the students take.
+        InputError: an aim that the task's labels cannot have; an architecture that can only be a teacher; layers or
+            widths that the teacher does not have; the teacher itself where there is no such one; sizes or ways of
+            training that a student without layers does not have; rows longer than the students take.
     """
     student = run.config.student
+    aims_of(run.config.operating.aims, run.data().task)
     _check_shallow(student)
     if not (run.config.searches or is_shallow(student.model)):
         _check_architecture(run.config)

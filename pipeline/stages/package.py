@@ -53,6 +53,7 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
 from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
+from kdc.pipeline.rundir.operating import operating_points
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.rundir.standing import teacher_note
 
@@ -82,6 +83,8 @@ def depends_on(run: Run) -> dict[str, Any]:
     """The contract, and the machine that it is judged on; what the artifact holds, where that is not the default."""
     terms, formats = run.config.contract.terms, run.config.export.formats
     settings: dict[str, Any] = {} if formats == ExportSettings().formats else {"formats": list(formats)}
+    if run.config.operating.aims:
+        settings["aims"] = list(run.config.operating.aims)
     if terms is not None:
         settings |= {"contract": terms.model_dump(mode="json"), **this_machine(run.device)}
     return settings
@@ -108,6 +111,8 @@ def run(run: Run, out: Path) -> PackageResult:
             int8_allowed=quantized.chosen is not None,
             look=partial(look_of, run),
         )
+    points, point_notes = operating_points(run, manifest.providers[CPU_PROVIDER], manifest.temperature)
+    manifest = manifest.model_copy(update={"task": manifest.task.model_copy(update={"points": points})})
     example = _example(manifest.task)
     adapted = run.student.method == "lora"
     card = card_metadata(manifest, models=_base_models(run), dataset=_hub_dataset(run))
@@ -131,7 +136,9 @@ def run(run: Run, out: Path) -> PackageResult:
         metric=manifest.task.metric,
         contract=judgement,
         notes=tuple(
-            note for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes) if note
+            note
+            for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *point_notes)
+            if note
         ),
         example=example,
         headline=f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",

@@ -12,7 +12,8 @@ from kdc.common.errors import InputError
 from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.engine.engine import LABEL_FROM, Engine, Text
+from kdc.serving.engine.deciding import decided, in_words
+from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.tokenizing import Encoded, is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
@@ -135,11 +136,13 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
     """The values of each new column by its name, from the scores (rows, outputs) that `Scorer` gives."""
     kind, labels = job.task.kind, job.task.labels
     values: dict[str, list[Any]] = {}
-    if kind == "classification":
-        values["label"] = [labels[place] for place in scores.argmax(axis=1)]
-    elif kind == "multilabel":
-        values["label"] = [[labels[place] for place in np.flatnonzero(row >= LABEL_FROM)] for row in scores]
-    values["score"] = scores.max(axis=1).tolist() if len(scores) else []
+    best = scores.max(axis=1) if len(scores) else scores[:, 0]
+    if kind != "regression":
+        gets = decided(scores, job.task)
+        values["label"] = in_words(gets, job.task)
+        if kind == "classification":  # of two classes a threshold may give the less probable one
+            best = scores[gets]
+    values["score"] = best.tolist()
     if job.request.all_scores:
         values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
     return {job.request.prefix + name: column for name, column in values.items()}

@@ -7,7 +7,7 @@ It needs numpy, onnxruntime and tokenizers only, so that a server starts fast an
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -26,12 +26,12 @@ from kdc.artifact.manifest import (
 )
 from kdc.common.errors import InputError, KdcError
 from kdc.common.pace import Pace
+from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.providers import OpenSession, check_graph, open_session, run_bound
 from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, checked_rows, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
-LABEL_FROM = 0.5  # probability from which a multi-label task gives a label
 _WARM_ROWS = 8
 _TURN = 16  # passes that are timed with each number of threads when they are compared
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
@@ -220,6 +220,14 @@ class Engine:
         if self.task.kind == "regression":  # the model answers in standard deviations from the mean
             return (outputs * self.task.spread + self.task.center).astype(np.float32)
         return outputs
+
+    def decided(self, probabilities: np.ndarray) -> list[Any]:
+        """The label of each row by the artifact's operating points, or the list of a multi-label row's labels.
+
+        Args:
+            probabilities: (rows, outputs) as `predict` gives them; not of a regression.
+        """
+        return in_words(decided(probabilities, self.task), self.task)
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
         """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Arguments as of `predict`."""

@@ -3,9 +3,9 @@
 With more than one worker each process writes into the folder `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up.
 Labels take few values whatever clients send: route names, statuses, model names, the model's own labels.
 
-`kdc_predictions` counts a row under its predicted label. A multi-label row counts under each label with a probability
-of one half or more, which may be none. `kdc_rows` counts the rows, so that for both kinds the quotient can be compared
-with `kdc_training_label_share`. Regression has neither labels nor shares.
+`kdc_predictions` counts a row under the label that it gets by the artifact's operating points. A multi-label row counts
+under each that it gets, which may be none. `kdc_rows` counts the rows, so that for both kinds the quotient can be
+compared with `kdc_training_label_share`. Regression has neither labels nor shares.
 """
 
 import functools
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import prometheus_client.mmap_dict
 import prometheus_client.values
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from kdc.serving.engine.deciding import decided
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.queue import BatchReport
 
@@ -166,10 +166,7 @@ class Metrics(Collector):
         labels = model.engine.labels
         self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
-            if model.engine.task.kind == "multilabel":
-                counts = (answer.logits >= 0).sum(axis=0)
-            else:
-                counts = np.bincount(answer.logits.argmax(axis=1), minlength=len(labels))
+            counts = decided(model.engine.activated(answer.logits), model.engine.task).sum(axis=0)
             for label, count in zip(labels, counts.tolist(), strict=True):
                 if count:
                     self.predictions.labels(model.name, label).inc(count)

@@ -15,6 +15,7 @@ import transformers
 from conftest import Finished
 from tiny_models import ARCHITECTURES, GATED
 
+from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.report.page import write_report
@@ -120,6 +121,13 @@ def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
     _, probabilities, labels, _ = served(tmp_path / "run" / "artifact", ["w1 w5"])
     assert labels == ["any", "one", "two"]
     assert probabilities[0].sum() > 1.2  # each label for itself: "any" and "one"
+    points = {point.label: point for point in load_manifest(tmp_path / "run" / "artifact").task.points}
+    assert {label: point.aim for label, point in points.items()} == {"any": "f1", "one": "f1", "two": "f1"}
+    assert (points["any"].threshold, points["any"].reached) == (0.5, False)  # no row is without it
+    rates = points["one"].evaluation
+    assert rates is not None
+    assert rates.recall.of == sum("one" in row for row in (tmp_path / "eval.csv").read_text().splitlines())
+    assert (rates.recall.value or 0) > 0.8
 
 
 def test_regression_answers_in_the_labels_own_unit(tmp_path: Path) -> None:

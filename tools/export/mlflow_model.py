@@ -7,7 +7,6 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 import kdc
-from kdc.serving.engine.engine import LABEL_FROM
 
 
 class Classifier(PythonModel):
@@ -31,12 +30,9 @@ class Classifier(PythonModel):
         scores = self.engine.predict([row if len(row) == 2 else row[0] for row in rows])
         if task.kind == "regression":
             return pd.DataFrame({"number": scores[:, 0]})
-        if task.kind == "classification":
-            labels: list[Any] = [task.labels[place] for place in scores.argmax(axis=1)]
-        else:
-            labels = [[task.labels[place] for place, score in enumerate(row) if score >= LABEL_FROM] for row in scores]
         return pd.DataFrame(
-            {"label": labels} | {f"score_{name}": scores[:, place] for place, name in enumerate(task.labels)}
+            {"label": self.engine.decided(scores)}
+            | {f"score_{name}": scores[:, place] for place, name in enumerate(task.labels)}
         )
 
 

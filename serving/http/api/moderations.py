@@ -1,17 +1,16 @@
 """`POST /v1/moderations`, as OpenAI's clients send and read it: which of a multi-label model's labels a text has.
 
 `input` is a text or a list of texts. The reply has a result for each: `categories`, whether the text has the label,
-`category_scores`, its probability, and `flagged`, whether it has any. A label is on from a probability of one half on.
+`category_scores`, its probability, and `flagged`, whether it has any. A label is on from its operating point on.
 """
 
 import uuid
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.serving.engine.engine import LABEL_FROM
+from kdc.serving.engine.deciding import decided
 from kdc.serving.http.api import tei
 from kdc.serving.http.api.asking import ask, model_asked, read_json, within_limits
 from kdc.serving.http.api.replies import ApiError, JsonResponse
@@ -32,16 +31,18 @@ async def moderate(request: Request) -> Response:
         raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
     answer = await ask(request, model, rows)
     names = model.engine.labels
-    results = [_result(names, scores) for scores in model.engine.activated(answer.logits)]
+    probabilities = model.engine.activated(answer.logits)
+    gets = decided(probabilities, model.engine.task)
+    results = [_result(names, *row) for row in zip(gets.tolist(), probabilities.tolist(), strict=True)]
     return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
 
 
-def _result(names: tuple[str, ...], scores: np.ndarray) -> dict[str, Any]:
-    """The result for one text by the probability of each label."""
-    categories = {name: score >= LABEL_FROM for name, score in zip(names, scores.tolist(), strict=True)}
+def _result(names: tuple[str, ...], gets: list[bool], scores: list[float]) -> dict[str, Any]:
+    """The result for one text by whether it gets each label, and the label's probability."""
+    categories = dict(zip(names, gets, strict=True))
     return {
         "flagged": any(categories.values()),
         "categories": categories,
-        "category_scores": dict(zip(names, scores.tolist(), strict=True)),
+        "category_scores": dict(zip(names, scores, strict=True)),
         "category_applied_input_types": {name: ["text"] for name in names},
     }

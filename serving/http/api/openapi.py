@@ -188,6 +188,7 @@ def _schemas() -> Json:
         "truncation_direction": sides | {"description": "Which side is cut"},
         "raw_scores": flag | {"description": "Logits in place of scores"},
         "top_k": _INTEGER | {"minimum": 1, "nullable": True},
+        "decision": flag | {"description": 'Each row as {"decision", "scores"}: the label that it gets, or the labels'},
         "function_to_apply": _TEXT | {"nullable": True, "enum": [*FUNCTIONS, None]},
     }
     parameters = _object(optional=options | {"truncation": flag}, additionalProperties=False, nullable=True)
@@ -225,7 +226,15 @@ def _schemas() -> Json:
     return {
         "Error": _object({"error": {"anyOf": [_TEXT, of_openai]}, "error_type": kinds}),
         "Prediction": _array(_object({"label": _TEXT, "score": {"type": "number"}})),
-        "Predictions": {"anyOf": [_ref("Prediction"), _array(_ref("Prediction"))]},
+        "Decision": _object({"decision": {"anyOf": [_TEXT, _array(_TEXT)]}, "scores": _ref("Prediction")}),
+        "Predictions": {
+            "anyOf": [
+                _ref("Prediction"),
+                _array(_ref("Prediction")),
+                _ref("Decision"),
+                _array(_ref("Decision")),
+            ]
+        },
         "PredictRequest": _object(
             {"inputs": inputs}, {"parameters": parameters} | model | options, additionalProperties=False
         ),
@@ -240,7 +249,7 @@ def _schemas() -> Json:
             {"input": {"anyOf": [_TEXT, _array(_TEXT, minItems=1)]}}, model, additionalProperties=False
         ),
         "Moderations": _object({"id": _TEXT, "model": _TEXT, "results": _array(_object(moderated))}),
-        "Info": _object(info, {"variant": _TEXT, "provider": _TEXT}),
+        "Info": _object(info, {"variant": _TEXT, "provider": _TEXT, "thresholds": _object()}),
         "InferRequest": _object(
             {"inputs": _array(_object(tensor, data), minItems=1)}, {"id": _TEXT, "parameters": _object()} | outputs
         ),

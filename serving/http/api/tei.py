@@ -6,6 +6,7 @@
 | ["a", "b"] | one pair | the same |
 | [["a"], ["b", "c"]] | a batch | a list of those |
 | any, with `parameters` | what huggingface_hub's clients send | a list of those, also for one row |
+| any, with `decision: true` | what label it gets too | {"decision", "scores"} in place of each list of scores |
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from kdc.serving.http.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
 _SIDES = {"left": "left", "right": "right"}
-_OPTIONS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores"}
+_OPTIONS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores", "decision"}
 _KEYS, _PARAMETERS = {"inputs", "model", "parameters"} | _OPTIONS, {"truncation"} | _OPTIONS
 
 
@@ -39,6 +40,7 @@ class Question:
     side: str | None  # the side to cut, "left" or "right"; None for the artifact's own
     function: Kind | None  # the kind of task whose function makes scores; None: the task's own; "regression": logits
     top_k: int | None  # most labels a row; None for all
+    decision: bool  # whether the reply tells what label a row gets
 
 
 async def predict(request: Request) -> Response:
@@ -51,7 +53,12 @@ async def answer(request: Request, body: Any) -> Response:
     question = understand(body, request.app.state.settings)
     model = model_asked(request, body)  # only now: a reload may have replaced it while the body was read
     found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
-    rows = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, found, question)]
+    rows: list[Any] = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, found, question)]
+    if question.decision:
+        if not model.engine.labels:
+            raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
+        gets = model.engine.decided(model.engine.activated(found.logits))
+        rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
     headers = {
         "x-compute-tokens": str(sum(found.tokens)),
         "x-truncated-texts": str(sum(found.truncated)),
@@ -101,6 +108,7 @@ def understand(body: Any, settings: ServeSettings) -> Question:
         side=_choice(options, "truncation_direction", _SIDES),
         function="regression" if flag(options, "raw_scores", False) else function,
         top_k=_count(options, "top_k"),
+        decision=flag(options, "decision", False),
     )
 
 
@@ -182,6 +190,7 @@ async def info(request: Request) -> Response:
         "kind": task.kind,
         "columns": columns,
         "labels": list(task.labels),
+        "thresholds": {point.label: point.threshold for point in task.points},
         "variant": engine.variant,
         "provider": engine.provider,
         "threads": engine.threads,

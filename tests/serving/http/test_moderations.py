@@ -11,11 +11,19 @@ import pytest
 from bag_models import SINGLE, write_artifact
 from live import running
 
+from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TaskInfo
 from kdc.serving.engine.engine import Engine
 
-TOXIC = TaskInfo(name="toxic", kind="multilabel", text="comment", labels=("insult", "self-harm", "threat"))
+TOXIC = TaskInfo(
+    name="toxic",
+    kind="multilabel",
+    text="comment",
+    labels=("insult", "self-harm", "threat"),
+    points=(OperatingPoint(label="self-harm", threshold=0.6, aim="precision>=0.9"),),
+)
+FROM = np.array([0.5, 0.6, 0.5])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,7 @@ def test_openais_client_gets_the_engines_answers(
     """Would catch scores under another label, a softmax over labels, and a text that is flagged by another's labels."""
     texts = [given] if isinstance(given, str) else given
     expected = Engine.load(artifacts[0], device="cpu", threads=1).predict(texts)
-    assert {bool(each) for each in (expected >= 0.5).ravel()} == {True, False}
+    assert {bool(each) for each in (expected >= FROM).ravel()} == {True, False}
     reply = client.moderations.create(input=given)
     assert reply.model == "toxic"
     assert len(reply.results) == len(texts)
@@ -51,8 +59,8 @@ def test_openais_client_gets_the_engines_answers(
         scores = result.category_scores.model_dump(by_alias=True, exclude_unset=True)
         assert [scores[name] for name in TOXIC.labels] == pytest.approx(row.tolist(), abs=1e-6)
         on = result.categories.model_dump(by_alias=True, exclude_unset=True)
-        assert [on[name] for name in TOXIC.labels] == (row >= 0.5).tolist()
-        assert result.flagged == bool(np.any(row >= 0.5))
+        assert [on[name] for name in TOXIC.labels] == (row >= FROM).tolist()
+        assert result.flagged == bool(np.any(row >= FROM))
 
 
 def test_the_model_may_be_named_and_the_answer_says_which_artifact_gave_it(

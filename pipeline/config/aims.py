@@ -1,0 +1,94 @@
+"""What a person asks of a label's threshold: `f1`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or a number."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kdc.artifact.manifest import TaskBase
+from kdc.common.errors import InputError
+
+Measure = Literal["f1", "precision", "recall", "fpr", "fixed"]
+_BOUND = re.compile(r"(precision|recall)\s*>=\s*([0-9.]+)|(fpr)\s*<=\s*([0-9.]+)")
+_HOW = "write f1, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label LABEL:recall>=0.9"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """An aim for one label, or for all."""
+
+    label: str | None  # None: of each label of a multi-label task, or of the second of two classes
+    measure: Measure  # fpr is the false positive rate: of the rows without the label, the share that get it
+    bound: float | None  # least precision or recall, largest fpr, or the threshold itself; None for f1
+
+    @property
+    def text(self) -> str:
+        """As it is written, without its label."""
+        if self.bound is None:
+            return self.measure
+        return (
+            "fixed"
+            if self.measure == "fixed"
+            else f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound:g}"
+        )
+
+
+def parse_aim(text: str) -> Aim:
+    """Read an aim.
+
+    Raises:
+        ValueError: it is none.
+    """
+    label, _, asked = text.rpartition(":")
+    asked = asked.strip().lower()
+    if asked == "f1":
+        return Aim(label or None, "f1", None)
+    if (match := _BOUND.fullmatch(asked)) is not None:
+        measure, bound = (match[1], match[2]) if match[1] else (match[3], match[4])
+    else:
+        measure, bound = "fixed", asked
+    try:
+        value = float(bound)
+    except ValueError:
+        raise ValueError(f"{text!r} is no aim; {_HOW}") from None
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} has a bound outside of 0 to 1; {_HOW}")
+    return Aim(label or None, measure, value)  # type: ignore[arg-type]
+
+
+def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
+    """The aim of each label that gets a threshold. A multi-label task's labels have F1 without one.
+
+    Raises:
+        InputError: the task can have no thresholds, has no such label, or a label has two aims.
+    """
+    asked = [parse_aim(text) for text in texts]
+    given = ", ".join(f"--aim {text}" for text in texts)
+    if asked and (task.kind == "regression" or (task.kind == "classification" and len(task.labels) != 2)):
+        raise InputError(
+            "only the labels of a multi-label task and one of two classes can have thresholds",
+            given=f"{given}; {task.name} is a {task.kind} task"
+            + (f" of {len(task.labels)} classes" if task.labels else ""),
+            remedy="drop --aim",
+        )
+    aims: dict[str, Aim] = {}
+    for aim in sorted(asked, key=lambda each: each.label is not None):  # those for all first
+        labels = (
+            (aim.label,) if aim.label is not None else task.labels if task.kind == "multilabel" else task.labels[1:]
+        )
+        for label in labels:
+            if label not in task.labels:
+                raise InputError(
+                    "there is no such label to aim at", given=f"{given}", remedy=f"one of {', '.join(task.labels)}"
+                )
+            if label in aims and aims[label].label == aim.label:
+                raise InputError("a label has two aims", given=given, remedy="one --aim for each label")
+            aims[label] = aim
+    if task.kind == "classification" and len(aims) > 1:
+        named = [label for label, aim in aims.items() if aim.label is not None]
+        if len(named) > 1:
+            raise InputError("of two classes one can have a threshold", given=given, remedy="aim at one label")
+        aims = {named[0]: aims[named[0]]}
+    if task.kind == "multilabel":
+        aims = {label: aims.get(label, Aim(None, "f1", None)) for label in task.labels}
+    return aims

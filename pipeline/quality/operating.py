@@ -1,0 +1,120 @@
+"""The threshold of a label that keeps an aim, and how a threshold does. Plain arrays in, plain numbers out."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, mannwhitneyu
+
+from kdc.artifact.decision import HALF, Rate, Rates
+from kdc.pipeline.config.aims import Aim
+
+_FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
+_CHANCE = 0.05  # of models that know nothing of a label, one in twenty gets a threshold
+
+Floats = NDArray[np.float64]
+
+
+class Sweep(NamedTuple):
+    """How thresholds do, (thresholds,) each, 0 to 1."""
+
+    precision: Floats
+    recall: Floats
+    given: Floats  # share of all rows that get the label
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A threshold: a row gets the label from this probability on."""
+
+    threshold: float
+    reached: bool = True  # whether the rows reach the aim
+    note: str = ""  # why they do not
+
+
+def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim) -> Chosen:
+    """The threshold for an aim, by rows whose labels are known.
+
+    Of the thresholds that keep a bound it is the one with most of what the bound works against: the most recall for a
+    precision or a false positive rate, the fewest false alarms for a recall. Where none keeps it, it is the nearest.
+    Rows with one probability are never parted, and a threshold lies halfway between two probabilities.
+
+    Args:
+        probabilities: (rows,) of the label.
+        has_label: (rows,) whether the row has it.
+        aim: what is asked.
+    """
+    if aim.measure == "fixed":
+        assert aim.bound is not None
+        return Chosen(aim.bound)
+    positives, negatives = int(has_label.sum()), int((~has_label).sum())
+    if min(positives, negatives) < _FEWEST:
+        few = f"{positives} rows have the label and {negatives} have it not, at least {_FEWEST} of each are needed"
+        return Chosen(HALF, reached=False, note=few)
+    if mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue > _CHANCE:
+        # Of a label that the model does not know the best F1 is to give it to every row.
+        return Chosen(HALF, reached=False, note="the model does not tell the rows that have the label from the others")
+    thresholds, hits, alarms = _curve(probabilities, has_label)
+    precision = np.divide(hits, hits + alarms, out=np.ones_like(hits), where=hits + alarms > 0)
+    recall, fpr = hits / positives, alarms / negatives
+    if aim.measure == "f1":
+        f1 = 2 * hits / (positives + hits + alarms)
+        return Chosen(_nearest_half(thresholds[f1 >= f1.max() - 1e-12]))
+    assert aim.bound is not None
+    value, wins = {"precision": (precision, recall), "recall": (recall, -fpr), "fpr": (-fpr, recall)}[aim.measure]
+    value = np.where(hits > 0, value, -1.0)  # a label that is never given keeps every precision, and is no use
+    bound = -aim.bound if aim.measure == "fpr" else aim.bound
+    keeps = value >= bound - 1e-12
+    if keeps.any():
+        best = wins[keeps].max()
+        return Chosen(_nearest_half(thresholds[keeps & (wins >= best - 1e-12)]))
+    nearest = value >= value.max() - 1e-12
+    at = int(np.flatnonzero(nearest)[np.argmax(wins[nearest])])
+    return Chosen(float(thresholds[at]), reached=False, note=f"at best {abs(value[at]):.4f}")
+
+
+def _curve(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """All thresholds that differ, falling, with the rows that get the label rightly and wrongly at each."""
+    values = np.asarray(probabilities, dtype=np.float64)
+    distinct, place = np.unique(values, return_inverse=True)
+    right = np.bincount(place, weights=has_label, minlength=len(distinct))[::-1]
+    wrong = np.bincount(place, weights=~has_label, minlength=len(distinct))[::-1]
+    falling = distinct[::-1]
+    between = np.append((falling[:-1] + falling[1:]) / 2, 0.0)
+    return between, right.cumsum(), wrong.cumsum()
+
+
+def _nearest_half(thresholds: Floats) -> float:
+    return float(thresholds[np.abs(thresholds - HALF).argmin()])
+
+
+def having(labels: NDArray[np.generic], place: int) -> NDArray[np.bool_]:
+    """(rows,) whether rows have the label at a place; labels are (rows,) class ids, or (rows, outputs) in {0, 1}."""
+    labels = np.asarray(labels).astype(np.int64)
+    return labels == place if labels.ndim == 1 else labels[:, place] == 1
+
+
+def rates(gets_label: NDArray[np.bool_], has_label: NDArray[np.bool_]) -> Rates:
+    """How rows that get a label compare with those that have it; (rows,) each."""
+    hits = int((gets_label & has_label).sum())
+    return Rates(
+        precision=_rate(hits, int(gets_label.sum())),
+        recall=_rate(hits, int(has_label.sum())),
+        false_alarms=_rate(int((gets_label & ~has_label).sum()), int((~has_label).sum())),
+    )
+
+
+def sweep(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], thresholds: Floats) -> Sweep:
+    """How thresholds do on rows: the arguments as in `choose`; a precision of no rows is NaN."""
+    gets = probabilities[:, None] >= thresholds
+    hits, given = (gets & has_label[:, None]).sum(axis=0), gets.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return Sweep(hits / given, hits / has_label.sum(), given / len(gets))
+
+
+def _rate(hits: int, of: int) -> Rate:
+    if not of:
+        return Rate(hits=0, of=0, low=0.0, high=1.0)
+    interval = binomtest(hits, of).proportion_ci(0.95, method="exact")
+    return Rate(hits=hits, of=of, low=round(float(interval.low), 6), high=round(float(interval.high), 6))

@@ -1,0 +1,250 @@
+"""Aims and thresholds: what is asked, what keeps it, what none can keep. The oracle tries every threshold."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+from conftest import Finished
+from numpy.typing import NDArray
+
+from kdc.artifact.decision import OperatingPoint
+from kdc.artifact.manifest import TaskInfo
+from kdc.common.errors import InputError
+from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
+from kdc.pipeline.config.resolve import layer_of, resolve
+from kdc.pipeline.data.prepared import open_data, texts_of
+from kdc.pipeline.quality.operating import choose, rates
+from kdc.serving.engine.deciding import decided, in_words
+from kdc.serving.engine.engine import Engine
+
+TOXIC = TaskInfo(name="words", kind="multilabel", labels=("toxic", "rude", "a:b"))
+MOOD = TaskInfo(name="mood", kind="classification", labels=("bad", "good"))
+
+
+def rows(seed: int, count: int = 400) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Probabilities with ties, and labels that go with them, loosely."""
+    draw = np.random.default_rng(seed)
+    probabilities = draw.integers(0, 60, count) / 59
+    return probabilities.astype(np.float32), draw.random(count) < 0.1 + 0.6 * probabilities**2
+
+
+def tried(probabilities: NDArray[Any], has: NDArray[np.bool_]) -> list[tuple[float, float, float, float]]:
+    """(precision, recall, false positive rate, F1) of every threshold that gives the label to a right row."""
+    found = []
+    for threshold in sorted({*probabilities.tolist()}):
+        gets = probabilities >= threshold
+        right, wrong = int((gets & has).sum()), int((gets & ~has).sum())
+        if right:
+            recall = right / has.sum()
+            found.append((right / (right + wrong), recall, wrong / (~has).sum(), 2 * right / (has.sum() + gets.sum())))
+    return found
+
+
+def outcome(threshold: float, probabilities: NDArray[Any], has: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    gets = probabilities >= threshold
+    right, wrong = int((gets & has).sum()), int((gets & ~has).sum())
+    return right / (right + wrong), right / has.sum(), wrong / (~has).sum(), 2 * right / (has.sum() + gets.sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_is_the_best_of_all_that_keep_the_aim(seed: int) -> None:
+    probabilities, has = rows(seed)
+    every = tried(probabilities, has)
+
+    def chosen(text: str) -> tuple[float, float, float, float]:
+        found = choose(probabilities, has, parse_aim(text))
+        assert found.reached
+        return outcome(found.threshold, probabilities, has)
+
+    assert chosen("f1")[3] == pytest.approx(max(each[3] for each in every))
+    bound = 0.9 * max(each[0] for each in every)
+    precision = chosen(f"precision>={bound}")
+    assert precision[0] >= bound - 1e-6  # the aim is written with six digits
+    assert precision[1] == pytest.approx(max(each[1] for each in every if each[0] >= bound - 1e-6))
+    recall = chosen("recall>=0.8")
+    assert recall[1] >= 0.8
+    assert recall[2] == pytest.approx(min(each[2] for each in every if each[1] >= 0.8))
+    alarms = chosen("fpr<=0.2")
+    assert alarms[2] <= 0.2
+    assert alarms[1] == pytest.approx(max(each[1] for each in every if each[2] <= 0.2))
+
+
+def test_a_threshold_lies_between_two_probabilities_so_that_rounding_does_not_move_a_row() -> None:
+    probabilities = np.array([0.1] * 20 + [0.9] * 20, dtype=np.float32)
+    found = choose(probabilities, probabilities > 0.5, parse_aim("f1"))
+    assert found.threshold == pytest.approx(0.5)
+
+
+def test_what_no_threshold_keeps_is_told_with_the_nearest() -> None:
+    probabilities, has = rows(0)
+    best = max(each[0] for each in tried(probabilities, has))
+    found = choose(probabilities, has, parse_aim("precision>=0.999"))
+    assert not found.reached
+    assert found.note == f"at best {best:.4f}"
+    assert outcome(found.threshold, probabilities, has)[0] == pytest.approx(best)
+
+
+def test_few_rows_with_a_label_keep_one_half() -> None:
+    probabilities, has = np.linspace(0, 1, 200), np.arange(200) >= 191
+    found = choose(probabilities, has, parse_aim("recall>=0.9"))
+    assert (found.threshold, found.reached) == (0.5, False)
+    assert "9 rows have the label" in found.note
+    assert choose(probabilities, has, parse_aim("0.7")).threshold == 0.7  # a person's own word needs no rows
+
+
+def test_a_label_that_the_model_does_not_know_keeps_one_half() -> None:
+    # By F1 alone it would be given to every row.
+    draw = np.random.default_rng(3)
+    probabilities, has = draw.random(300), draw.random(300) < 0.4
+    found = choose(probabilities, has, parse_aim("f1"))
+    assert (found.threshold, found.reached) == (0.5, False)
+    assert "does not tell" in found.note
+
+
+def test_aims_are_read() -> None:
+    assert parse_aim("f1") == Aim(None, "f1", None)
+    assert parse_aim("toxic:Recall >= 0.9") == Aim("toxic", "recall", 0.9)
+    assert parse_aim("a:b:fpr<=0.01") == Aim("a:b", "fpr", 0.01)
+    assert parse_aim("toxic:0.25") == Aim("toxic", "fixed", 0.25)
+    assert [parse_aim(text).text for text in ("f1", "precision>=0.950", "fpr<=0.01", "0.5")] == [
+        "f1",
+        "precision>=0.95",
+        "fpr<=0.01",
+        "fixed",
+    ]
+    for wrong in (
+        "",
+        "toxic:",
+        "precision<=0.9",
+        "fpr>=0.1",
+        "recall>=1.5",
+        "-0.1",
+        "accuracy>=0.9",
+        "recall>=0.9.9",
+        "nan",
+    ):
+        with pytest.raises(ValueError, match="write f1"):
+            parse_aim(wrong)
+
+
+def test_which_labels_have_an_aim() -> None:
+    aims = aims_of(("recall>=0.9", "rude:f1"), TOXIC)
+    assert {label: aim.text for label, aim in aims.items()} == {
+        "toxic": "recall>=0.9",
+        "rude": "f1",
+        "a:b": "recall>=0.9",
+    }
+    assert {aim.text for aim in aims_of((), TOXIC).values()} == {"f1"}
+    assert {label: aim.text for label, aim in aims_of(("precision>=0.9",), MOOD).items()} == {"good": "precision>=0.9"}
+    assert list(aims_of(("bad:precision>=0.9",), MOOD)) == ["bad"]
+    assert list(aims_of(("f1", "bad:precision>=0.9"), MOOD)) == ["bad"]
+    assert aims_of((), MOOD) == {}
+
+
+@pytest.mark.parametrize(
+    ("task", "texts", "words"),
+    [
+        (TaskInfo(name="stars", kind="regression"), ("f1",), "can have thresholds"),
+        (TaskInfo(name="news", kind="classification", labels=("a", "b", "c")), ("f1",), "can have thresholds"),
+        (TOXIC, ("kind:f1",), "no such label"),
+        (TOXIC, ("toxic:f1", "toxic:0.5"), "two aims"),
+        (TOXIC, ("f1", "0.5"), "two aims"),
+        (MOOD, ("bad:f1", "good:f1"), "one can have a threshold"),
+    ],
+)
+def test_aims_that_a_task_cannot_have(task: TaskInfo, texts: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        aims_of(texts, task)
+
+
+def test_a_wrong_aim_is_refused_with_the_settings() -> None:
+    with pytest.raises(InputError, match="write f1"):
+        resolve(flags=layer_of({"operating.aims": ["accuracy>=0.9"]}), sets={}, file={})
+    config = resolve(flags=layer_of({"data.task": "pydocs", "operating.aims": 0.5}), sets={}, file={})
+    assert config.operating.aims == ("0.5",)
+
+
+def test_rates_are_counted_with_exact_intervals() -> None:
+    gets = np.array([True] * 10 + [False] * 90)
+    has = np.array([True] * 8 + [False] * 2 + [True] * 2 + [False] * 88)
+    found = rates(gets, has)
+    assert (found.precision.hits, found.precision.of, found.recall.of, found.false_alarms.of) == (8, 10, 10, 90)
+    # Clopper and Pearson's interval of 8 of 10, from their tables.
+    assert (found.precision.low, found.precision.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)
+    assert rates(gets & False, has).precision.value is None
+
+
+def test_labels_are_given_from_their_thresholds_on() -> None:
+    points = (
+        OperatingPoint(label="toxic", threshold=0.9, aim="fixed"),
+        OperatingPoint(label="a:b", threshold=0.1, aim="f1"),
+    )
+    task = TOXIC.model_copy(update={"points": points})
+    probabilities = np.array([[0.89, 0.5, 0.1], [0.9, 0.49, 0.09], [0.0, 0.0, 0.0]], dtype=np.float64)
+    assert in_words(decided(probabilities, task), task) == [["rude", "a:b"], ["toxic"], []]
+    assert in_words(decided(probabilities, TOXIC), TOXIC) == [["toxic", "rude"], ["toxic"], []]
+
+
+@pytest.mark.parametrize("label", ["bad", "good"])
+def test_of_two_classes_the_one_with_a_threshold_is_given_from_there_on(label: str) -> None:
+    task = MOOD.model_copy(update={"points": (OperatingPoint(label=label, threshold=0.8, aim="fixed"),)})
+    other = {"bad": "good", "good": "bad"}[label]
+    mine = np.array([0.81, 0.79, 0.3])
+    probabilities = np.stack([mine, 1 - mine] if label == "bad" else [1 - mine, mine], axis=1)
+    assert in_words(decided(probabilities, task), task) == [label, other, other]
+    assert in_words(decided(probabilities, MOOD), MOOD) == [label, label, other]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (TOXIC, ("toxic", "toxic")),
+        (TOXIC, ("kind",)),
+        (MOOD, ("bad", "good")),
+        (TaskInfo(name="stars", kind="regression"), ("x",)),
+    ],
+)
+def test_a_manifest_with_points_that_do_not_fit_is_refused(task: TaskInfo, labels: tuple[str, ...]) -> None:
+    points = [{"label": label, "threshold": 0.5, "aim": "f1"} for label in labels]
+    with pytest.raises(ValueError, match="operating point"):
+        TaskInfo.model_validate(task.model_dump() | {"points": points})
+
+
+def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finished, tmp_path: Path) -> None:
+    """Would catch thresholds chosen by the evaluation rows, or by other probabilities than those that serve."""
+    shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
+    settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
+    settings["operating"] = finished.config.operating.model_copy(update={"aims": ("yes:precision>=0.9",)})
+    made = tiny_runs.compress(finished.config.model_copy(update=settings))
+    assert [name for name, record in made.stages.items() if not record.skipped] == ["package"]
+    assert made.artifact is not None
+    engine = Engine.load(made.artifact, device="cpu", threads=1)
+    (point,) = engine.task.points
+    assert (point.label, point.aim, point.reached) == ("yes", "precision>=0.9", True)
+
+    def counted(texts: list[Any], has: list[bool]) -> tuple[int, int, int]:
+        gets = [row[1] >= point.threshold for row in engine.predict(texts)]
+        return sum(gets), sum(has), sum(a and b for a, b in zip(gets, has, strict=True))
+
+    data = open_data(tmp_path / "run" / "data")
+    for split, told in (("tune", point.tuning), ("eval", point.evaluation)):
+        rows = data.rows(split)
+        assert told is not None
+        found = counted(texts_of(rows), [label == 1 for label in rows["label"]])
+        assert found == (told.precision.of, told.recall.of, told.precision.hits)
+    assert point.tuning is not None
+    assert (point.tuning.precision.value or 0) >= 0.9
+    assert "## Decisions" in (made.artifact / "README.md").read_text(encoding="utf-8")
+    assert made.result is not None
+    assert any("decides otherwise" in note for note in made.result.notes) == (engine.variant == "int8")
+
+
+def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
+    settings["operating"] = finished.config.operating.model_copy(update={"aims": ("maybe:f1",)})
+    with pytest.raises(InputError, match="no such label"):
+        tiny_runs.compress(finished.config.model_copy(update=settings))
+    assert not (tmp_path / "run" / "teacher").exists()
