@@ -360,6 +360,41 @@ def test_every_label_of_several_has_a_share_of_its_own(canned: Canned) -> None:
 
 
 @pytest.mark.browser
+def test_a_slider_begins_at_the_threshold_and_moves_the_decision(canned: Canned) -> None:
+    thresholds = {"toString": 0.85, "b": 0.3}
+    answer = [{"label": "toString", "score": 0.8}, {"label": "b", "score": 0.4}, {"label": "c", "score": 0.45}]
+    page = canned({"kind": "multilabel", "thresholds": thresholds}, answer)
+    ask(page, "fine")
+    decision = page.locator("#decision")
+    assert decision.text_content() == "Decision: b"
+    slider = page.get_by_label("Probability from which toString is given")
+    assert slider.input_value() == "0.85"
+    slider.fill("0.7")
+    assert decision.text_content() == "Decision: toString, b"
+    assert page.locator("li.chosen .label").all_text_contents() == ["toString", "b"]
+    page.get_by_label("Probability from which b is given").fill("0.9")
+    slider.fill("0.9")
+    assert decision.text_content() == "Decision: no label"
+    assert page.get_by_role("slider").count() == 2
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("threshold", "given"), [(0.95, "ham"), (0.8, "spam")])
+def test_of_two_classes_a_threshold_decides_and_without_one_the_best(
+    canned: Canned, threshold: float, given: str
+) -> None:
+    answer = [{"label": "spam", "score": 0.9}, {"label": "ham", "score": 0.1}]
+    page = canned({"thresholds": {"spam": threshold}}, answer)
+    ask(page, "fine")
+    assert page.locator("#decision").text_content() == f"Decision: {given}"
+    assert page.locator("li.chosen .label").all_text_contents() == [given]
+    plain = canned({"thresholds": {}}, answer)
+    ask(plain, "fine")
+    assert plain.locator("#decision").text_content() == ""
+    assert plain.locator("li.chosen .label").all_text_contents() == ["spam"]
+
+
+@pytest.mark.browser
 def test_hundreds_of_long_labels_scroll_in_their_list_on_a_phone(canned: Canned) -> None:
     page = canned({"kind": "multilabel"}, [{"label": f"{n}_{'long' * 40}", "score": 1 - n / 300} for n in range(300)])
     page.set_viewport_size({"width": 320, "height": 640})
