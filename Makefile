@@ -11,6 +11,7 @@ VENV_KSERVE := .venv-kserve
 VENV_SBOM := .venv-sbom
 VENV_SERVING := .venv-serving
 VENV_LOCK := .venv-lock
+VENV_AUDIT := .venv-audit
 # Versions for every Python that kdc runs on; files that are there without being asked for have no say.
 LOCK := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
@@ -24,7 +25,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-optimum mutants lock sbom clean
+.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-optimum mutants lock sbom audit clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -39,6 +40,7 @@ help:
 	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice nine in ten'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
+	@echo 'make audit               known vulnerabilities of what is installed: to serve, to compress, with Optimum (asks osv.dev)'
 	@echo 'make clean               remove environments and caches; runs/ stays'
 
 demo: $(VENV)/.installed-compress $(VENV)/.installed-minilm
@@ -110,8 +112,16 @@ sbom: $(VENV_SBOM)/.installed
 	$(VENV_SBOM)/bin/cyclonedx-py environment --pyproject $(VENV_SERVING)/pyproject.toml --mc-type application \
 		--output-reproducible --validate --output-format JSON --output-file dist/sbom.cdx.json $(VENV_SERVING)/bin/python
 
+# The image's packages as they are locked, then those of the two environments in which artifacts are made.
+AUDIT := $(VENV_AUDIT)/bin/pip-audit --vulnerability-service osv --progress-spinner off
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+audit: $(VENV_AUDIT)/.installed $(VENV)/.installed-compress $(VENV_OPTIMUM)/.installed-test
+	$(AUDIT) --disable-pip --require-hashes --requirement deploy/lock/cpu.txt
+	$(AUDIT) --path "$$($(VENV)/bin/python $(PURELIB))"
+	$(AUDIT) --path "$$($(VENV_OPTIMUM)/bin/python $(PURELIB))"
+
 clean:
-	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
+	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.
@@ -142,6 +152,10 @@ $(VENV)/.installed-mutants: $(VENV)/.installed-test
 
 $(VENV_OPTIMUM)/.installed-test: pyproject.toml $(VENV_OPTIMUM)/.created
 	$(VENV_OPTIMUM)/bin/python -m pip install --editable '.[compress,optimum,test]'
+	@touch $@
+
+$(VENV_AUDIT)/.installed: $(VENV_AUDIT)/.created
+	$(VENV_AUDIT)/bin/python -m pip install 'pip-audit>=2.7'
 	@touch $@
 
 $(VENV_KSERVE)/.installed: $(VENV_KSERVE)/.created
