@@ -48,6 +48,7 @@ class OperatingPoint(Frozen):
     aim: str  # what it was chosen by: "f1", "precision>=0.95", ..., or "fixed" where a person set it
     reached: bool = True  # whether the tuning slice reaches the aim
     note: str = ""  # why it does not
+    variant: str = ""  # the ONNX file by whose probabilities it was chosen; "" where a person wrote it down
     tuning: Rates | None = None  # on the tuning slice, by which it was chosen
     evaluation: Rates | None = None  # on the evaluation rows, by which it was not
 

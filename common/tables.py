@@ -18,8 +18,9 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the header is the first row, and all columns but the first are numbers."""
-    head, *body = rows
+    """A Markdown table: the header is the first row, and all columns but the first are numbers. A cell may hold
+    anything, as the name of a label does."""
+    head, *body = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

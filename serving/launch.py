@@ -29,8 +29,9 @@ _SOCKET_PATH = 107  # bytes of a socket's path at the most, on Linux
 _KILLED_S = 5.0  # seconds that the supervisor gets to end once its workers were killed
 
 
-def address_of(host: str, port: int, option: str = "--port") -> str:
-    """The host's IP address; checks that the port, which came by an option, is free there. BentoML takes no host names.
+def address_of(host: str, port: int, host_option: str = "--host", option: str = "--port") -> str:
+    """The host's IP address; checks that the port is free there. BentoML takes no host names. The options are those by
+    which the two came.
 
     Raises:
         InputError: there is no such host, or the port is taken.
@@ -39,7 +40,7 @@ def address_of(host: str, port: int, option: str = "--port") -> str:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, OverflowError) as error:
         raise InputError(
-            "there is no such host", given=f"{host}:{port}", remedy="use --host 0.0.0.0, or 127.0.0.1"
+            "there is no such host", given=f"{host}:{port}", remedy=f"use 0.0.0.0 or 127.0.0.1 in {host_option}"
         ) from error
     try:
         with socket.socket(family) as probe:
@@ -62,7 +63,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
     if settings.grpc_address is not None:
         check_grpc(settings)
         grpc_host, _, grpc_port = settings.grpc_address.rpartition(":")
-        address_of(grpc_host.strip("[]"), int(grpc_port), "--grpc-address")
+        address_of(grpc_host.strip("[]"), int(grpc_port), *2 * ["--grpc-address"])
     paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
     settings = settings.model_copy(update={"artifact": paths})
     verify(settings, hashes=False)  # a worker that finds a damaged file tells this process, which ends with its error

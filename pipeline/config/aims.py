@@ -10,6 +10,7 @@ from kdc.common.errors import InputError
 
 Measure = Literal["f1", "precision", "recall", "fpr", "fixed"]
 _BOUND = re.compile(r"(precision|recall)\s*>=\s*([0-9.]+)|(fpr)\s*<=\s*([0-9.]+)")
+MOST_POINTS = 500  # thresholds of an artifact: each takes a kilobyte of its manifest
 _HOW = "write f1, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label LABEL:recall>=0.9"
 
 
@@ -57,7 +58,8 @@ def parse_aim(text: str) -> Aim:
 
 
 def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
-    """The aim of each label that gets a threshold. A multi-label task's labels have F1 without one.
+    """The aim of each label that gets a threshold. The labels of a multi-label task have F1 without one, where there
+    are no more than `MOST_POINTS`.
 
     Raises:
         InputError: the task can have no thresholds, has no such label, or a label has two aims.
@@ -89,6 +91,12 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
         if len(named) > 1:
             raise InputError("of two classes one can have a threshold", given=given, remedy="aim at one label")
         aims = {named[0]: aims[named[0]]}
-    if task.kind == "multilabel":
+    if task.kind == "multilabel" and len(task.labels) <= MOST_POINTS:
         aims = {label: aims.get(label, Aim(None, "f1", None)) for label in task.labels}
+    if len(aims) > MOST_POINTS:
+        raise InputError(
+            "too many labels for a threshold each",
+            given=f"{given}; {len(aims)} labels, at most {MOST_POINTS}",
+            remedy="aim at labels by name: --aim LABEL:recall>=0.9",
+        )
     return aims

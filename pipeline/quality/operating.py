@@ -11,6 +11,7 @@ from kdc.artifact.decision import HALF, Rate, Rates
 from kdc.pipeline.config.aims import Aim
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
+_LEAST_GAIN = 0.02  # of F1 over giving the label to every row
 _CHANCE = 0.05  # of models that know nothing of a label, one in twenty gets a threshold
 
 Floats = NDArray[np.float64]
@@ -37,8 +38,10 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     """The threshold for an aim, by rows whose labels are known.
 
     Of the thresholds that keep a bound it is the one with most of what the bound works against: the most recall for a
-    precision or a false positive rate, the fewest false alarms for a recall. Where none keeps it, it is the nearest.
-    Rows with one probability are never parted, and a threshold lies halfway between two probabilities.
+    precision or a false positive rate, the fewest false alarms for a recall; of equal ones that which keeps the bound
+    best. Where none keeps it, it is the nearest. Of a label that the model hardly knows the highest F1 is to give it to
+    nearly every row, which is not taken. Rows with one probability are never parted, and a threshold lies halfway
+    between two probabilities.
 
     Args:
         probabilities: (rows,) of the label.
@@ -53,13 +56,14 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
         few = f"{positives} rows have the label and {negatives} have it not, at least {_FEWEST} of each are needed"
         return Chosen(HALF, reached=False, note=few)
     if mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue > _CHANCE:
-        # Of a label that the model does not know the best F1 is to give it to every row.
         return Chosen(HALF, reached=False, note="the model does not tell the rows that have the label from the others")
     thresholds, hits, alarms = _curve(probabilities, has_label)
     precision = np.divide(hits, hits + alarms, out=np.ones_like(hits), where=hits + alarms > 0)
     recall, fpr = hits / positives, alarms / negatives
     if aim.measure == "f1":
         f1 = 2 * hits / (positives + hits + alarms)
+        if f1.max() < 2 * positives / (positives + len(has_label)) + _LEAST_GAIN:
+            return Chosen(HALF, reached=False, note="no threshold is better than to give it to every row")
         return Chosen(_nearest_half(thresholds[f1 >= f1.max() - 1e-12]))
     assert aim.bound is not None
     value, wins = {"precision": (precision, recall), "recall": (recall, -fpr), "fpr": (-fpr, recall)}[aim.measure]
@@ -67,8 +71,9 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     bound = -aim.bound if aim.measure == "fpr" else aim.bound
     keeps = value >= bound - 1e-12
     if keeps.any():
-        best = wins[keeps].max()
-        return Chosen(_nearest_half(thresholds[keeps & (wins >= best - 1e-12)]))
+        best = keeps & (wins >= wins[keeps].max() - 1e-12)
+        best &= value >= value[best].max() - 1e-12
+        return Chosen(_nearest_half(thresholds[best]))
     nearest = value >= value.max() - 1e-12
     at = int(np.flatnonzero(nearest)[np.argmax(wins[nearest])])
     return Chosen(float(thresholds[at]), reached=False, note=f"at best {abs(value[at]):.4f}")

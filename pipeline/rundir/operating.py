@@ -16,6 +16,8 @@ from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import activate
 
+_MOST_TOLD = 5  # labels whose aim is not reached
+
 
 def operating_points(run: Run, variant: str, temperature: float) -> tuple[tuple[OperatingPoint, ...], list[str]]:
     """The thresholds of the labels that have one, and what a person should know of them.
@@ -40,7 +42,12 @@ def operating_points(run: Run, variant: str, temperature: float) -> tuple[tuple[
         place = info.labels.index(label)
         chosen = choose(held[:, place], having(tuning.labels, place), aim)
         point = OperatingPoint(
-            label=label, threshold=chosen.threshold, aim=aim.text, reached=chosen.reached, note=chosen.note
+            label=label,
+            threshold=chosen.threshold,
+            aim=aim.text,
+            reached=chosen.reached,
+            note=chosen.note,
+            variant=variant,
         )
         alone = info.model_copy(update={"points": (point,)})
         shown = {
@@ -51,13 +58,18 @@ def operating_points(run: Run, variant: str, temperature: float) -> tuple[tuple[
             )
         }
         points.append(point.model_copy(update=shown))
-    notes = [
-        f"{point.label}: {point.aim} is not reached on the tuning slice: {point.note}"
-        for point in points
-        if not point.reached
-    ]
+    notes = _unreached(points)
     notes += _flips(info.model_copy(update={"points": tuple(points)}), answers.students, variant, temperature)
     return tuple(points), notes
+
+
+def _unreached(points: list[OperatingPoint]) -> list[str]:
+    """Which aims the tuning slice does not reach, and why; of many labels the number."""
+    missed = [point for point in points if not point.reached]
+    if len(missed) > _MOST_TOLD:
+        names = ", ".join(point.label for point in missed[:_MOST_TOLD])
+        return [f"{len(missed)} labels do not reach their aim on the tuning slice, among them {names}"]
+    return [f"{point.label}: {point.aim} is not reached on the tuning slice: {point.note}" for point in missed]
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, NDArray[np.floating]], variant: str, temperature: float) -> list[str]:

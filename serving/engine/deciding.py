@@ -24,7 +24,7 @@ def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     places = probabilities.argmax(axis=1)
     for label, threshold in thresholds.items():
         place = task.labels.index(label)
-        places = np.where(probabilities[:, place] >= threshold, place, 1 - place)
+        places = np.where(probabilities[:, place] >= np.float64(threshold), place, 1 - place)
     chosen: np.ndarray = places[:, None] == np.arange(task.outputs)
     return chosen
 

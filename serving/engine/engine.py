@@ -6,6 +6,7 @@ It needs numpy, onnxruntime and tokenizers only, so that a server starts fast an
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,13 +150,17 @@ class Engine:
         beside = (
             open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False) if lanes > 1 else None
         )
+        name = variant_for(opened.provider)
+        if others := sorted({point.variant for point in manifest.task.points if point.variant} - {name}):
+            note = f"the thresholds were chosen for {', '.join(others)} and are used for {name}"
+            opened = replace(opened, notes=(*opened.notes, note))
         return cls(
             opened,
             RowTokenizer.read(checked("tokenizer.json"), manifest.tokenizer),
             manifest.task,
             manifest.tokenizer,
             manifest.temperature,
-            variant=variant_for(opened.provider),
+            variant=name,
             manifest=manifest,
             beside=beside,
             lanes=lanes,

@@ -10,12 +10,14 @@ import math
 import os
 import resource
 import socket
+import sys
 from typing import Any
 
 from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # connections of a turn
 _SPARE_FILES = 64  # descriptors that are no connections
+_FEWEST_GRPC = 64  # connections: of fewer a neighbour's probe might get none
 _TO_REFUSE = 8  # of these beyond the most that there may be: each takes a descriptor until it is refused
 
 
@@ -81,8 +83,21 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 
 
 def most_connections(settings: ServeSettings) -> int:
-    """How many connections each port of this process can have: as many as asked for, or as its file descriptors allow,
-    of which HTTP and gRPC have a half each where there are both."""
-    asked, ports = settings.max_connections, 1 if settings.grpc_address is None else 2
+    """How many HTTP connections this process can have: as many as asked for, or as its file descriptors allow, less
+    those of gRPC."""
+    grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
+    return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
+
+
+def most_grpc_connections(settings: ServeSettings) -> int:
+    """How many gRPC connections this process can have: an eighth of the requests that may be in work, at least 64 and
+    at most half of its file descriptors.
+
+    Each has up to 16 calls, and a call that is refused takes 25 kB too, for a moment."""
+    most = max(_FEWEST_GRPC, settings.max_requests // 8)
+    return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
+
+
+def _descriptors() -> int:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return asked if descriptors == resource.RLIM_INFINITY else max(1, min(asked, (descriptors - _SPARE_FILES) // ports))
+    return sys.maxsize if descriptors == resource.RLIM_INFINITY else descriptors

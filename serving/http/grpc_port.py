@@ -16,7 +16,7 @@ import orjson
 from starlette.types import ASGIApp, Message
 
 from kdc.common.errors import InputError
-from kdc.serving.http.accepting import most_connections
+from kdc.serving.http.accepting import most_grpc_connections
 from kdc.serving.http.settings import ServeSettings
 
 _CODES = {
@@ -28,10 +28,11 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _TOLD = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
+_READ_S = 2.0  # that a message may take to arrive
+_AGE_S = 300  # of a connection: its client then makes a new one, which another worker may get
 _END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
 _IDENTITY = 1  # the bit of "not compressed"
-_STREAMS = 32  # calls at a time of one connection
-_CALLS = 2  # of all connections, to those that may be in work: a call that is refused takes 25 kB too, for a moment
+_STREAMS = 16  # calls at a time of one connection
 _METADATA = 16 * 1024  # bytes of a call's metadata
 _WINDOW = 64 * 1024  # bytes that a client may send before they are read
 
@@ -52,7 +53,7 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
     server = grpc.aio.server(
         handlers=(_Calls(app, methods, reading=max(1, settings.max_bodies_bytes // settings.max_body_bytes)),),
         options=list(_options(settings).items()),
-        maximum_concurrent_rpcs=settings.max_requests,
+        maximum_concurrent_rpcs=2 * settings.max_requests,  # the gate refuses before that, and counts what it refuses
     )
     try:
         server.add_insecure_port(settings.grpc_address)
@@ -71,14 +72,15 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
 def _options(settings: ServeSettings) -> dict[str, int]:
     """What bounds the memory, descriptors and time that clients can take before the app hears of them."""
-    connections = min(most_connections(settings), _CALLS * settings.max_requests // _STREAMS)
     return {
         "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_receive_message_length": settings.max_body_bytes,
         # Compressed messages are refused, as HTTP's are: one of kilobytes could unpack to gigabytes.
         "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
         "grpc.per_message_decompression": 0,
-        "grpc.max_allowed_incoming_connections": max(1, connections),
+        "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
+        "grpc.max_connection_age_ms": 1000 * _AGE_S,
+        "grpc.max_connection_age_grace_ms": round(1000 * settings.timeout_s),
         "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),
         "grpc.server_handshake_timeout_ms": round(1000 * settings.timeout_s),
         "grpc.max_concurrent_streams": _STREAMS,
@@ -119,7 +121,7 @@ class _Calls(grpc.GenericRpcHandler):
             if not unread:
                 await asyncio.Event().wait()  # who leaves cancels the task that answers
             unread = False
-            async with self._reading:
+            async with self._reading, asyncio.timeout(_READ_S):  # late is as any request that is late: 504
                 message = await anext(messages, None)
             if message is None:  # larger than it may be, which grpc has answered already; or the client left
                 unread = True

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from kdc.artifact.manifest import Manifest
 from kdc.serving.engine.deciding import decided
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.queue import BatchReport
@@ -202,15 +203,31 @@ class Metrics(Collector):
             labels=["model", "artifact", "variant", "provider"],
         )
         family = GaugeMetricFamily(
-            "kdc_training_label_share", "Share of the training rows that carry a label.", labels=["model", "label"]
+            "kdc_training_label_share",
+            "Share of the training rows that carry a label, or of held-out rows that get it by a threshold of its own.",
+            labels=["model", "label"],
         )
         for name, model in list(self.models.items()):
             answers.add_metric([name, model.artifact, model.engine.variant, model.engine.provider], 1)
             manifest = model.engine.manifest
-            shares = None if manifest is None else manifest.lineage.label_share
-            for label, share in zip(model.engine.labels, shares or (), strict=shares is not None):
+            for label, share in {} if manifest is None else _expected_shares(manifest).items():
                 family.add_metric([name, label], share)
         yield from (answers, family)
+
+
+def _expected_shares(manifest: Manifest) -> dict[str, float]:
+    """How often each label should be given, as far as that is known: as it was in training, or where it has a threshold
+    as on the tuning slice, since a threshold may give it more or less often than rows have it."""
+    labels, shares = manifest.task.labels, manifest.lineage.label_share
+    expected = {} if shares is None else dict(zip(labels, shares, strict=True))
+    for point in manifest.task.points:
+        if point.tuning is None:
+            continue
+        given = point.tuning.precision.of / (point.tuning.recall.of + point.tuning.false_alarms.of)
+        expected[point.label] = given
+        if manifest.task.kind == "classification":
+            expected |= {label: 1 - given for label in labels if label != point.label}
+    return expected
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -10,17 +10,21 @@ import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kdc.artifact.manifest import Device
 from kdc.common.errors import InputError
 
 PREFIX = "KDC_"
+_LAST_PORT = 65535
 # Each exporter and the module that it needs. The module of "console" comes with BentoML.
 _MODULES = {
     "otlp": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "console": "opentelemetry.sdk.trace.export",
 }
+
+
+_GRPC = ("grpc", "tritonclient")  # what the extra of that name brings
 
 
 class ServeSettings(BaseModel):
@@ -63,6 +67,13 @@ class ServeSettings(BaseModel):
     api_key_env: str | None = Field(None, description="environment variable that holds the bearer token")
     allow_failed: bool = Field(False, description="also serve an artifact that failed its contract")
     reload_s: float = Field(1.0, ge=0, description="seconds between looks for a changed artifact; 0: never")
+
+    @field_validator("grpc_address")
+    @classmethod
+    def _has_a_port(cls, value: str | None) -> str | None:
+        if value is not None and not 1 <= int(value.rpartition(":")[2]) <= _LAST_PORT:
+            raise ValueError(f"the port is not between 1 and {_LAST_PORT}")
+        return value
 
     @property
     def api_key(self) -> str | None:
@@ -123,7 +134,7 @@ def check_grpc(settings: ServeSettings) -> None:
     Raises:
         InputError: it is not.
     """
-    if settings.grpc_address is not None and importlib.util.find_spec("tritonclient") is None:
+    if settings.grpc_address is not None and not all(map(importlib.util.find_spec, _GRPC)):
         raise InputError(
             "gRPC is asked for, but what it needs is not installed",
             given=f"KDC_GRPC_ADDRESS={settings.grpc_address}",

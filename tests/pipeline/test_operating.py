@@ -78,6 +78,17 @@ def test_a_threshold_lies_between_two_probabilities_so_that_rounding_does_not_mo
     assert found.threshold == pytest.approx(0.5)
 
 
+def test_of_thresholds_with_equal_gain_the_one_that_keeps_the_bound_best_is_taken() -> None:
+    def chosen(groups: list[tuple[float, int, bool]], aim: str) -> float:
+        probabilities = np.repeat([each[0] for each in groups], [each[1] for each in groups])
+        has = np.repeat([each[2] for each in groups], [each[1] for each in groups])
+        return choose(probabilities, has, parse_aim(aim)).threshold
+
+    assert chosen([(0.45, 8, True), (0.35, 2, True), (0.25, 20, False)], "recall>=0.8") == pytest.approx(0.3)
+    groups = [(0.95, 10, True), (0.75, 1, False), (0.65, 1, False), (0.2, 18, False)]
+    assert chosen(groups, "precision>=0.8") == chosen(groups, "fpr<=0.5") == pytest.approx(0.85)
+
+
 def test_what_no_threshold_keeps_is_told_with_the_nearest() -> None:
     probabilities, has = rows(0)
     best = max(each[0] for each in tried(probabilities, has))
@@ -102,6 +113,23 @@ def test_a_label_that_the_model_does_not_know_keeps_one_half() -> None:
     found = choose(probabilities, has, parse_aim("f1"))
     assert (found.threshold, found.reached) == (0.5, False)
     assert "does not tell" in found.note
+
+
+def test_a_label_that_the_model_hardly_knows_is_not_given_to_nearly_every_row() -> None:
+    draw = np.random.default_rng(0)
+    has = draw.random(10_000) < 0.3
+    probabilities = 1 / (1 + np.exp(-draw.normal(0.15 * has)))  # of a random pair the right one is higher in 54 %
+    found = choose(probabilities, has, parse_aim("f1"))
+    assert (found.threshold, found.reached) == (0.5, False)
+    assert "every row" in found.note
+
+
+def test_of_very_many_labels_only_those_that_are_named_have_thresholds() -> None:
+    task = TaskInfo(name="tags", kind="multilabel", labels=tuple(f"tag {n}" for n in range(501)))
+    assert aims_of((), task) == {}
+    assert list(aims_of(("tag 7:f1",), task)) == ["tag 7"]
+    with pytest.raises(InputError, match="too many labels"):
+        aims_of(("f1",), task)
 
 
 def test_aims_are_read() -> None:
@@ -224,6 +252,10 @@ def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finish
     engine = Engine.load(made.artifact, device="cpu", threads=1)
     (point,) = engine.task.points
     assert (point.label, point.aim, point.reached) == ("yes", "precision>=0.9", True)
+    other = {"fp32": "int8", "int8": "fp32"}[engine.variant]
+    assert not any("thresholds" in note for note in engine.notes)
+    notes = Engine.load(made.artifact, device="cpu", variant=other).notes
+    assert notes == (f"the thresholds were chosen for {engine.variant} and are used for {other}",)
 
     def counted(texts: list[Any], has: list[bool]) -> tuple[int, int, int]:
         gets = [row[1] >= point.threshold for row in engine.predict(texts)]

@@ -11,7 +11,7 @@ from bag_models import INFO, write_artifact
 from live import running
 from typer.testing import CliRunner
 
-from kdc.artifact.decision import OperatingPoint
+from kdc.artifact.decision import OperatingPoint, Rate, Rates
 from kdc.artifact.manifest import TaskInfo
 from kdc.cli import app
 from kdc.serving.engine.engine import Engine
@@ -76,6 +76,23 @@ def test_metrics_count_the_labels_that_are_given(artifact: Path, expected: list[
         assert httpx.get(f"{url}/info").json()["thresholds"] == {"spam": Engine.load(artifact).task.points[0].threshold}
     for label in PLAIN.labels:
         assert f'kdc_predictions_total{{label="{label}",model="spam"}} {expected.count(label)}.0' in shown
+
+
+def test_what_is_given_is_compared_with_what_the_threshold_gave_before(artifact: Path, tmp_path: Path) -> None:
+    """Would catch an alert on drift that is always on: a threshold may give a label to more rows than have it."""
+    none = Rate(hits=0, of=0, low=0, high=1)
+    rates = Rates(
+        precision=none.model_copy(update={"of": 30}),
+        recall=none.model_copy(update={"of": 10}),
+        false_alarms=none.model_copy(update={"of": 90}),
+    )
+    task = Engine.load(artifact).task
+    points = (task.points[0].model_copy(update={"tuning": rates}),)
+    with running(write_artifact(tmp_path, task.model_copy(update={"points": points}), INFO, outputs=2)) as url:
+        shown = httpx.get(f"{url}/metrics").text
+    lines = [line.rpartition(" ") for line in shown.splitlines() if line.startswith("kdc_training_label_share{")]
+    found = {label: float(value) for line, _, value in lines for label in PLAIN.labels if f'label="{label}"' in line}
+    assert found == pytest.approx({"spam": 0.3, "ham": 0.7})
 
 
 def test_a_table_has_the_label_and_its_own_probability(artifact: Path, expected: list[str], tmp_path: Path) -> None:

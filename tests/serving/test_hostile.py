@@ -6,15 +6,18 @@ import sys
 import time
 from collections.abc import Iterator
 
+import grpc
 import psutil
 import pytest
 from bag_models import write_artifact
 from live import ROOT, free_port, served
+from tritonclient.grpc import service_pb2 as messages
 
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hostile import ATTACKS, beside
 from benchmarks.serving.attacks import KEY, WITH_THE_TOKEN, Target
+from benchmarks.serving.grpc_attacks import GRPC_ATTACKS, HEALTH
 from benchmarks.serving.process import Running
 from benchmarks.serving.servers import Server
 
@@ -29,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running,
     artifact = write_artifact(folder / "artifact")
     grpc_port = free_port()
     options = ("--drain-delay", "0", "--grpc-address", f"127.0.0.1:{grpc_port}")
-    with served(folder, str(artifact), *options, KDC_API_KEY_ENV="HOSTILE_KEY", HOSTILE_KEY=KEY) as process:
+    with served(folder, f"mood={artifact}", *options, KDC_API_KEY_ENV="HOSTILE_KEY", HOSTILE_KEY=KEY) as process:
         workers = [
             each for each in psutil.Process(process.popen.pid).children() if "worker" in " ".join(each.cmdline())
         ]
@@ -45,3 +48,16 @@ def test_memory_stays_and_others_are_answered(service: tuple[Running, int], name
     assert seen.answered > 0
     assert max(seen.probes) < 10.0  # that is one without an answer
     assert max(seen.memory_mb) - seen.memory_mb[0] < 64
+    if name in GRPC_ATTACKS:
+        _answers_by_grpc(grpc_port)
+
+
+def _answers_by_grpc(port: int) -> None:
+    """After an attack on that port others are answered there: a probe, and a request with the token."""
+    given = {"name": "text", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [b"w1"]}}
+    asked = messages.ModelInferRequest(model_name="mood", inputs=[given]).SerializeToString()
+    infer = "/inference.GRPCInferenceService/ModelInfer"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ready = {"wait_for_ready": True, "timeout": 20}
+        assert channel.unary_unary(HEALTH)(b"", **ready) == b"\x08\x01"  # SERVING
+        assert channel.unary_unary(infer)(asked, metadata=(("authorization", f"Bearer {KEY}"),), **ready)

@@ -52,11 +52,11 @@ async def answer(request: Request, body: Any) -> Response:
     """The reply to a body with `inputs`."""
     question = understand(body, request.app.state.settings)
     model = model_asked(request, body)  # only now: a reload may have replaced it while the body was read
+    if question.decision and not model.engine.labels:
+        raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
     found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
     rows: list[Any] = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, found, question)]
     if question.decision:
-        if not model.engine.labels:
-            raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
         gets = model.engine.decided(model.engine.activated(found.logits))
         rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
     headers = {

@@ -22,7 +22,8 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.grpc_port import grpc_port
-from kdc.serving.http.settings import ServeSettings, check_grpc
+from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
+from kdc.serving.launch import address_of
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]
 PAIRS = [("w1 w2", "w3"), ("w4", "w5 w6")]
@@ -158,9 +159,25 @@ def test_the_kubelets_probe_asks_without_a_token(guarded: Served) -> None:
     method = "/grpc.health.v1.Health/Check"
     for name in ("", "inference.GRPCInferenceService"):
         assert answer.FromString(guarded.call(asked(service=name).SerializeToString(), method)).status == 1  # SERVING
-    assert guarded.refusal(asked(service="none").SerializeToString(), method)[0] == grpc.StatusCode.NOT_FOUND
     assert guarded.client.is_server_live()
     assert guarded.client.is_server_ready()
+
+
+def test_probes_without_a_token_hold_up_nobody(guarded: Served) -> None:
+    """Would catch a probe whose message is read: it counted among the bodies in work for ever, and one that did not end
+    kept others from being read."""
+    check = guarded.channel.stream_unary("/grpc.health.v1.Health/Check")
+    never = threading.Event()
+
+    def unfinished() -> Iterator[bytes]:
+        yield b"x" * 2_000_000
+        never.wait(20)
+
+    assert {check(unfinished(), timeout=10) for _ in range(80)} == {b"\x08\x01"}  # SERVING
+    never.set()
+    asked = request([b"w1"], id="x" * 120_000).SerializeToString()
+    assert guarded.call(asked, metadata=KEY)
+    assert httpx.post(f"{guarded.url}/predict", json={"inputs": "w1"}, headers=dict(KEY)).status_code == 200
 
 
 def test_without_the_token_a_message_is_not_even_read(guarded: Served) -> None:
@@ -294,8 +311,11 @@ def test_a_service_that_drains_says_so_and_ends(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="grpc_address"):
-        ServeSettings(grpc_address="9000")
+    for address in ("9000", "127.0.0.1:0", "127.0.0.1:99999", "a b:9000", "http://a:9000"):
+        with pytest.raises(InputError, match="KDC_GRPC_ADDRESS"):
+            resolve({"grpc_address": address})
+    with pytest.raises(InputError, match="in --grpc-address"):
+        address_of("no.such.host.invalid", 9000, "--grpc-address", "--grpc-address")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'kdc\[grpc\]'"):
         check_grpc(ServeSettings(grpc_address="127.0.0.1:9000"))
