@@ -1,11 +1,13 @@
 """The Open Inference Protocol over gRPC: by NVIDIA's own client, and messages that it would not send."""
 
 import asyncio
+import itertools
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -21,6 +23,7 @@ from tritonclient.grpc import service_pb2 as messages
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http.api.v2_grpc import _data
 from kdc.serving.http.grpc_port import grpc_port
 from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
 from kdc.serving.launch import address_of
@@ -224,6 +227,13 @@ def test_wrong_messages_get_the_words_that_http_has(single: Served, asked: Any, 
     found, details = single.refusal(given)
     assert found.name == code
     assert words in details
+
+
+def test_of_half_a_million_texts_no_more_are_decoded_than_a_request_may_have() -> None:
+    decoded = itertools.count()
+    texts = (b"w1" for _ in range(500_000) if next(decoded) >= 0)
+    assert len(_data(SimpleNamespace(contents=SimpleNamespace(bytes_contents=texts)), 40)) == 41  # one more shows it
+    assert next(decoded) == 41
 
 
 def test_methods_that_there_are_not(single: Served) -> None:
