@@ -90,11 +90,11 @@ def most_connections(settings: ServeSettings) -> int:
 
 
 def most_grpc_connections(settings: ServeSettings) -> int:
-    """How many gRPC connections this process can have: an eighth of the requests that may be in work, at least 64 and
+    """How many gRPC connections this process can have: a sixteenth of the requests that may be in work, at least 64 and
     at most half of its file descriptors.
 
-    Each has up to 16 calls, and a call that is refused takes 25 kB too, for a moment."""
-    most = max(_FEWEST_GRPC, settings.max_requests // 8)
+    Each has up to 16 calls, and a call that is refused takes 25 kB and a third of a millisecond too."""
+    most = max(_FEWEST_GRPC, settings.max_requests // 16)
     return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
 
 
