@@ -18,15 +18,28 @@ def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
         probabilities: (rows, outputs) as `Engine.predict` gives them.
         task: not a regression.
     """
-    thresholds = {point.label: point.threshold for point in task.points}
     if task.kind == "multilabel":
+        thresholds = {point.label: point.threshold for point in task.points}
         return probabilities >= np.array([thresholds.get(label, HALF) for label in task.labels])
-    places = probabilities.argmax(axis=1)
-    for label, threshold in thresholds.items():
-        place = task.labels.index(label)
-        places = np.where(probabilities[:, place] >= np.float64(threshold), place, 1 - place)
-    chosen: np.ndarray = places[:, None] == np.arange(task.outputs)
+    chosen: np.ndarray = _places(probabilities, task)[:, None] == np.arange(task.outputs)
     return chosen
+
+
+def given(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
+    """How many rows get each label, (outputs,). Arguments as of `decided`."""
+    if task.kind == "multilabel":
+        counts: np.ndarray = decided(probabilities, task).sum(axis=0)
+        return counts
+    return np.bincount(_places(probabilities, task), minlength=task.outputs)
+
+
+def _places(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
+    """(rows,) the class of each row."""
+    places: np.ndarray = probabilities.argmax(axis=1)
+    for point in task.points:
+        place = task.labels.index(point.label)
+        places = np.where(probabilities[:, place] >= np.float64(point.threshold), place, 1 - place)
+    return places
 
 
 def in_words(gets: np.ndarray, task: TaskInfo) -> list[Any]:

@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from kdc.artifact.manifest import Manifest
-from kdc.serving.engine.deciding import decided
+from kdc.serving.engine.deciding import given
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.queue import BatchReport
 
@@ -167,7 +167,7 @@ class Metrics(Collector):
         labels = model.engine.labels
         self.rows.labels(model.name).inc(len(answer.logits))
         if labels:
-            counts = decided(model.engine.activated(answer.logits), model.engine.task).sum(axis=0)
+            counts = given(answer.probabilities, model.engine.task)
             for label, count in zip(labels, counts.tolist(), strict=True):
                 if count:
                     self.predictions.labels(model.name, label).inc(count)

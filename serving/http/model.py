@@ -38,6 +38,7 @@ class Answer:
     """The model's answer to a request."""
 
     logits: np.ndarray  # float32 (rows, outputs)
+    probabilities: np.ndarray  # float32 (rows, outputs) as `Engine.activated` gives them; a regression's numbers
     tokens: list[int]  # (rows,) number of tokens of each row, after the cut
     truncated: list[bool]  # (rows,) whether each row was cut
 
@@ -112,7 +113,7 @@ class Model:
                     remedy="shorten it, or send truncate: true",
                 )
             logits = await self._batcher.submit(encodings, trace)
-            return Answer(logits, [len(encoding) for encoding in encodings], truncated)
+            return Answer(logits, self.engine.activated(logits), [len(encoding) for encoding in encodings], truncated)
         finally:
             self._active -= 1
 

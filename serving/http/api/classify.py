@@ -44,13 +44,13 @@ async def classify(request: Request) -> Response:
     model = model_asked(request, body)
     answer = await ask(request, model, rows)
     if key == "texts":
-        return JsonResponse([tei.labelled(model.engine, row) for row in model.engine.activated(answer.logits)])
+        return JsonResponse([tei.labelled(model.engine, row) for row in answer.probabilities])
     return JsonResponse(_as_vllm(model, answer, _scores(model.engine, answer, is_raw=raw or not activated)))
 
 
 def _scores(engine: Engine, answer: Answer, *, is_raw: bool) -> np.ndarray:
     """Probabilities, or a regression's numbers; the logits where these are asked for. (rows, outputs)."""
-    return activate(answer.logits, "regression", engine.temperature) if is_raw else engine.activated(answer.logits)
+    return activate(answer.logits, "regression", engine.temperature) if is_raw else answer.probabilities
 
 
 def _as_vllm(model: Model, answer: Answer, scores: np.ndarray) -> dict[str, Any]:

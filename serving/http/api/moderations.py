@@ -31,9 +31,8 @@ async def moderate(request: Request) -> Response:
         raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
     answer = await ask(request, model, rows)
     names = model.engine.labels
-    probabilities = model.engine.activated(answer.logits)
-    gets = decided(probabilities, model.engine.task)
-    results = [_result(names, *row) for row in zip(gets.tolist(), probabilities.tolist(), strict=True)]
+    gets = decided(answer.probabilities, model.engine.task)
+    results = [_result(names, *row) for row in zip(gets.tolist(), answer.probabilities.tolist(), strict=True)]
     return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
 
 

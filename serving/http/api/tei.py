@@ -57,7 +57,7 @@ async def answer(request: Request, body: Any) -> Response:
     found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
     rows: list[Any] = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, found, question)]
     if question.decision:
-        gets = model.engine.decided(model.engine.activated(found.logits))
+        gets = model.engine.decided(found.probabilities)
         rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
     headers = {
         "x-compute-tokens": str(sum(found.tokens)),
@@ -71,7 +71,7 @@ def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
     """The scores that the request asks for, (rows, outputs): probabilities, a regression's numbers, or logits."""
     function = question.function
     if function is None or (engine.task.kind == "regression" and function != "regression"):
-        return engine.activated(answer.logits)
+        return answer.probabilities
     return activate(answer.logits, function, engine.temperature)
 
 

@@ -78,7 +78,7 @@ async def infer(request: Request) -> Response:
     rows = read_rows(header, tail, request.app.state.settings)
     model = _model(request)  # again: a reload may have replaced it while the body was read
     answer = await ask(request, model, rows)
-    return _reply(model, header, model.engine.activated(answer.logits))
+    return _reply(model, header, answer.probabilities)
 
 
 def _model(request: Request) -> Model:

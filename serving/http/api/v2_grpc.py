@@ -72,9 +72,8 @@ async def infer(request: Request) -> Response:
     rows = v2.read_rows(header, b"".join(asked.raw_input_contents), settings)
     answer = await ask(request, model, rows)
     reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=asked.id)
-    probabilities = model.engine.activated(answer.logits)
     for name in v2.requested_outputs(header, has_labels=bool(model.engine.labels)):
-        described, raw = v2.output(model, name, probabilities)
+        described, raw = v2.output(model, name, answer.probabilities)
         data = described.pop("data")
         tensor = reply.outputs.add(**described)
         if asked.raw_input_contents:
