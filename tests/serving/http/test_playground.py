@@ -365,6 +365,7 @@ def test_a_slider_begins_at_the_threshold_and_moves_the_decision(canned: Canned)
     answer = [{"label": "toString", "score": 0.8}, {"label": "b", "score": 0.4}, {"label": "c", "score": 0.45}]
     page = canned({"kind": "multilabel", "thresholds": thresholds}, answer)
     ask(page, "fine")
+    settled(page)
     decision = page.locator("#decision")
     assert decision.text_content() == "Decision: b"
     slider = page.get_by_label("Probability from which toString is given")
@@ -386,10 +387,12 @@ def test_of_two_classes_a_threshold_decides_and_without_one_the_best(
     answer = [{"label": "spam", "score": 0.9}, {"label": "ham", "score": 0.1}]
     page = canned({"thresholds": {"spam": threshold}}, answer)
     ask(page, "fine")
+    settled(page)
     assert page.locator("#decision").text_content() == f"Decision: {given}"
     assert page.locator("li.chosen .label").all_text_contents() == [given]
     plain = canned({"thresholds": {}}, answer)
     ask(plain, "fine")
+    settled(plain)
     assert plain.locator("#decision").text_content() == ""
     assert plain.locator("li.chosen .label").all_text_contents() == ["spam"]
 
