@@ -53,6 +53,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "teacher-first-token": {"teacher.pooling": "first"},
     "teacher-no-dropout": {"teacher.dropout": 0.0},
     "teacher-search": {"teacher.search": "quick"},
+    "teacher-small-steps": {"teacher.batch_size": 16, "teacher.learning_rate": 5e-5},  # twice as many, of half the rate
+    "teacher-paper": {
+        "teacher.batch_size": 16,
+        "teacher.learning_rate": 5e-5,
+        "teacher.head_learning_rate": 5e-5,
+        "teacher.warmup": 0.0,
+        "teacher.kept_step": "last",
+        "teacher.pooling": "first",
+        "teacher.min_steps": 0,
+    },
     "teacher-balanced": {"teacher.class_weights": "balanced"},
     "best": {},
     "layers-first": {"student.model": "layers:first-half"},
