@@ -189,6 +189,13 @@ COMPRESS = (
         "of a multi-label task; else the most probable class).",
         keys=("operating.aims",),
     ),
+    Setting(
+        "abstain",
+        str,
+        "Which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown to be right "
+        "on rows held out of training, or the least probability of an answer, such as 0.9 (default: all).",
+        "operating",
+    ),
     Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,
@@ -431,7 +438,7 @@ def try_(
     document: dict[str, Any] = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
     if engine.labels:
         (document["decision"],) = engine.decided(answer[None])
-    if engine.task.points:
+    if engine.task.points or engine.task.abstain is not None:
         gets = document["decision"]
         lines.append(f"decision: {(', '.join(gets) or 'no label') if isinstance(gets, list) else gets}")
     _print(as_json, document, "\n".join(lines))

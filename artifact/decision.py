@@ -1,14 +1,17 @@
-"""What a score means: from which probability on an artifact gives a label, and how often that is right.
+"""What a score means: from which probability on an artifact gives a label or an answer, and how often that is right.
 
 Without an operating point the most probable of several classes is given, and a label of a multi-label task from `HALF`
-on.
+on. Without an abstention every row is answered.
 """
+
+from typing import Annotated
 
 from pydantic import Field
 
 from kdc.common.frozen import Frozen
 
 HALF = 0.5
+ABSTAINED = "abstained"  # what is said in place of a label where a row is not answered
 
 
 class Rate(Frozen):
@@ -40,21 +43,57 @@ class Rates(Frozen):
     false_alarms: Rate  # of the rows that have it not, those that get it
 
 
-class OperatingPoint(Frozen):
+class Answered(Frozen):
+    """How answering only the rows that a model is sure of does on some rows."""
+
+    coverage: Rate  # of all rows, those that are answered
+    accuracy: Rate  # of the answered rows, those that are answered rightly
+
+
+class Threshold(Frozen):
+    """A probability from which on something is done."""
+
+    threshold: float = Field(ge=0, le=1)
+    aim: str  # what it was chosen by: "f1", "precision>=0.95", ..., or "fixed" where a person set it
+    reached: bool = True  # whether the tuning slice reaches the aim, or, for an abstention, shows that it is reached
+    note: str = ""  # why it does not
+    variant: str = ""  # the ONNX file by whose probabilities it was chosen; "" where a person wrote it down
+
+
+class OperatingPoint(Threshold):
     """The threshold of one label: it is given from this probability on."""
 
     label: str
-    threshold: float = Field(ge=0, le=1)
-    aim: str  # what it was chosen by: "f1", "precision>=0.95", ..., or "fixed" where a person set it
-    reached: bool = True  # whether the tuning slice reaches the aim
-    note: str = ""  # why it does not
-    variant: str = ""  # the ONNX file by whose probabilities it was chosen; "" where a person wrote it down
     tuning: Rates | None = None  # on the tuning slice, by which it was chosen
     evaluation: Rates | None = None  # on the evaluation rows, by which it was not
 
 
-def points_table(points: tuple[OperatingPoint, ...]) -> list[list[str]]:
-    """The operating points as text, header first, with the rates on the evaluation rows in percent."""
+class Abstention(Threshold):
+    """The least probability of its label for which a row of several classes is answered; below it is `ABSTAINED`."""
+
+    # of the rows of the tuning slice, the share that gets each label; in the order of the labels
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    tuning: Answered | None = None  # on the tuning slice, by which it was chosen
+    evaluation: Answered | None = None  # on the evaluation rows, by which it was not
+
+
+def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:
+    """The operating points or the abstention as text, header first, with the rates on the evaluation rows in percent;
+    empty where there is none."""
+    if abstain is not None:
+        return _answers_table(abstain)
+    return _points_table(points) if points else []
+
+
+def _answers_table(abstain: Abstention) -> list[list[str]]:
+    rates, kept = abstain.evaluation, "shown" if abstain.reached else f"not shown: {abstain.note}"
+    shown = ["-"] * 2 if rates is None else [rates.coverage.text, rates.accuracy.text]
+    by_hand = "set by hand" if abstain.aim == "fixed" else kept
+    titles = ["aim", "answered from", "answered %", "right of these %", "on the tuning slice"]
+    return [titles, [abstain.aim, f"{abstain.threshold:.4f}", *shown, by_hand]]
+
+
+def _points_table(points: tuple[OperatingPoint, ...]) -> list[list[str]]:
     titles = ["label", "aim", "from", "precision %", "recall %", "false alarms %", "on the tuning slice"]
     rows = []
     for point in points:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdc.artifact.contract.text import render as render_contract
-from kdc.artifact.decision import points_table
+from kdc.artifact.decision import decision_table
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
@@ -56,8 +56,8 @@ def render(manifest: Manifest) -> str:
         "",
         table(manifest.metrics, manifest.task.metric),
     ]
-    if manifest.task.points:
-        lines += ["", aligned(points_table(manifest.task.points))]
+    if decisions := decision_table(manifest.task.points, manifest.task.abstain):
+        lines += ["", aligned(decisions)]
     if manifest.contract is not None:
         lines += ["", render_contract(manifest.contract)]
     return "\n".join(lines)

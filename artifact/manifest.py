@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.decision import OperatingPoint
+from kdc.artifact.decision import ABSTAINED, Abstention, OperatingPoint
 from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
@@ -61,6 +61,7 @@ class TaskInfo(TaskBase):
 
     metric: str = ""  # the one that decides
     points: tuple[OperatingPoint, ...] = ()  # labels that have a threshold of their own; none in older artifacts
+    abstain: Abstention | None = None  # which rows are not answered; None where all are, as in older artifacts
 
     @model_validator(mode="after")
     def _points_fit_labels(self) -> Self:
@@ -69,6 +70,16 @@ class TaskInfo(TaskBase):
             raise ValueError(f"operating points of {', '.join(named)} do not fit the labels {', '.join(self.labels)}")
         if self.points and self.kind == "classification" and (len(self.points), len(self.labels)) != (1, 2):
             raise ValueError("only one of two classes can have an operating point")
+        return self
+
+    @model_validator(mode="after")
+    def _abstention_fits(self) -> Self:
+        if self.abstain is None:
+            return self
+        if self.kind != "classification" or self.points or ABSTAINED in self.labels:
+            raise ValueError(f"only classes without operating points can abstain, of which none is called {ABSTAINED}")
+        if len(self.abstain.shares) not in (0, len(self.labels)):
+            raise ValueError("an abstention's shares do not fit the labels")
         return self
 
     @model_validator(mode="after")

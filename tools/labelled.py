@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract, Quality
-from kdc.artifact.decision import OperatingPoint, points_table
+from kdc.artifact.decision import Abstention, OperatingPoint, decision_table
 from kdc.artifact.manifest import Device, Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
@@ -22,6 +22,7 @@ from kdc.pipeline.config.tasks import TASKS, Task, custom_task
 from kdc.pipeline.data.prepared import digest, groups_of, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.operating import having, rates
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
@@ -43,6 +44,7 @@ class Evaluation(Frozen):
     provider: str  # the execution provider that ran it
     metrics: dict[str, float]  # points by name of the metric
     points: tuple[OperatingPoint, ...]  # the labels' thresholds, with how they do on these rows as `evaluation`
+    abstain: Abstention | None  # likewise, which rows are answered; None where all are
     promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
 
 
@@ -72,13 +74,17 @@ def evaluate_artifact(
     names = known.metrics if known is not None else task.metrics
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
     logits = engine.logits(texts)
+    probabilities, abstain = engine.activated(logits), engine.task.abstain
+    if abstain is not None:
+        abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
     return Evaluation(
         artifact=str(artifact),
         rows=len(texts),
         variant=engine.variant,
         provider=engine.provider,
         metrics=metrics.compute(logits, labels, task.kind, names),
-        points=_measured(engine.task, engine.activated(logits), labels),
+        points=_measured(engine.task, probabilities, labels),
+        abstain=abstain,
         promised=promised,
     )
 
@@ -103,8 +109,8 @@ def render(evaluation: Evaluation) -> str:
         promised = evaluation.promised.get(name)
         beside = "" if promised is None else f"   (on its own evaluation split {promised:.2f})"
         lines.append(f"{name:<12}{value:8.2f}{beside}")
-    if evaluation.points:
-        lines += ["", aligned(points_table(evaluation.points))]
+    if decisions := decision_table(evaluation.points, evaluation.abstain):
+        lines += ["", aligned(decisions)]
     return "\n".join(lines)
 
 

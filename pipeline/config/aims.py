@@ -1,15 +1,19 @@
-"""What a person asks of a label's threshold: `f1`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or a number."""
+"""What a person asks of a label's threshold: `f1`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or a number; and of
+the rows that are answered at all: `accuracy>=0.98`, or a number.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import TaskBase
 from kdc.common.errors import InputError
 
-Measure = Literal["f1", "precision", "recall", "fpr", "fixed"]
+Measure = Literal["f1", "precision", "recall", "fpr", "accuracy", "fixed"]
 _BOUND = re.compile(r"(precision|recall)\s*>=\s*([0-9.]+)|(fpr)\s*<=\s*([0-9.]+)")
+_ACCURACY = re.compile(r"accuracy\s*>=\s*([0-9.]+)")
 MOST_POINTS = 500  # thresholds of an artifact: each takes a kilobyte of its manifest
 _HOW = "write f1, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label LABEL:recall>=0.9"
 
@@ -19,8 +23,10 @@ class Aim:
     """An aim for one label, or for all."""
 
     label: str | None  # None: of each label of a multi-label task, or of the second of two classes
-    measure: Measure  # fpr is the false positive rate: of the rows without the label, the share that get it
-    bound: float | None  # least precision or recall, largest fpr, or the threshold itself; None for f1
+    # fpr is the false positive rate: of the rows without the label, the share that get it; accuracy is of the rows that
+    # are answered
+    measure: Measure
+    bound: float | None  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for f1
 
     @property
     def text(self) -> str:
@@ -100,3 +106,48 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
             remedy="aim at labels by name: --aim LABEL:recall>=0.9",
         )
     return aims
+
+
+def parse_abstain(text: str) -> Aim:
+    """Read what is asked of the rows that are answered.
+
+    Raises:
+        ValueError: it is neither `accuracy>=0.98` nor a probability.
+    """
+    asked = text.strip().lower()
+    match = _ACCURACY.fullmatch(asked)
+    try:
+        value = float(match[1] if match else asked)
+    except ValueError:
+        value = -1.0
+    if not (0 < value < 1 if match else 0 <= value <= 1):
+        raise ValueError(f"{text!r} does not say when to abstain; write accuracy>=0.98, or a probability such as 0.9")
+    return Aim(None, "accuracy" if match else "fixed", value)
+
+
+def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | None:
+    """When an artifact of a task abstains; None where it never does.
+
+    Raises:
+        InputError: the task is not one of several classes, one of them is called as the abstention, or there are aims.
+    """
+    if text is None:
+        return None
+    given = f"--abstain {text}"
+    if task.kind != "classification":
+        raise InputError(
+            "only a task that gives each row one of several classes can abstain",
+            given=f"{given}; {task.name} is a {task.kind} task",
+            remedy="drop --abstain" + ("; a multi-label row may get no label" if task.kind == "multilabel" else ""),
+        )
+    if ABSTAINED in task.labels:
+        raise InputError(
+            f"a class is called as the decision not to answer: {ABSTAINED}", given=given, remedy="name the class anew"
+        )
+    if aims:
+        raise InputError(
+            "a threshold of one class and abstaining do not go together",
+            given=f"{given}, {', '.join(f'--aim {aim}' for aim in aims)}",
+            remedy="keep one of them",
+        )
+    return parse_abstain(text)

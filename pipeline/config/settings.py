@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import Against, Conditions, Contract, Limits, Proof
 from kdc.common.frozen import Frozen
-from kdc.pipeline.config.aims import parse_aim
+from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.presets import without_layers
 
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
@@ -373,6 +373,11 @@ class OperatingSettings(Section):
         description="what thresholds are chosen by: f1, precision>=0.95, recall>=0.99, fpr<=0.01 or the threshold "
         "itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
     )
+    abstain: str | None = Field(
+        None,
+        description="which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown "
+        "to be right, or the least probability of an answer (default: all)",
+    )
 
     @field_validator("aims", mode="before")
     @classmethod
@@ -385,6 +390,14 @@ class OperatingSettings(Section):
         for text in value:
             parse_aim(text)
         return value
+
+    @field_validator("abstain", mode="before")
+    @classmethod
+    def _says_when(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        parse_abstain(str(value))
+        return str(value)
 
 
 class EvaluateSettings(Section):

@@ -104,9 +104,9 @@ def rates(gets_label: NDArray[np.bool_], has_label: NDArray[np.bool_]) -> Rates:
     """How rows that get a label compare with those that have it; (rows,) each."""
     hits = int((gets_label & has_label).sum())
     return Rates(
-        precision=_rate(hits, int(gets_label.sum())),
-        recall=_rate(hits, int(has_label.sum())),
-        false_alarms=_rate(int((gets_label & ~has_label).sum()), int((~has_label).sum())),
+        precision=rate(hits, int(gets_label.sum())),
+        recall=rate(hits, int(has_label.sum())),
+        false_alarms=rate(int((gets_label & ~has_label).sum()), int((~has_label).sum())),
     )
 
 
@@ -118,7 +118,8 @@ def sweep(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], thr
         return Sweep(hits / given, hits / has_label.sum(), given / len(gets))
 
 
-def _rate(hits: int, of: int) -> Rate:
+def rate(hits: int, of: int) -> Rate:
+    """A share with its exact interval; of nothing the interval is everything."""
     if not of:
         return Rate(hits=0, of=0, low=0.0, high=1.0)
     interval = binomtest(hits, of).proportion_ci(0.95, method="exact")

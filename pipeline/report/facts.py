@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_serializer
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.decision import OperatingPoint
+from kdc.artifact.decision import Abstention, OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.calibration import Reliability
 from kdc.pipeline.results import History, Lengths, Result, Scores, StudentCosts, Trial
@@ -76,6 +76,15 @@ class DecisionFacts(Result):
     given: tuple[float, ...]  # share of all rows that get it
 
 
+class AbstentionFacts(Result):
+    """Which rows the artifact answers, and what answering more of the evaluation rows, or fewer, does."""
+
+    abstain: Abstention
+    coverage: tuple[float, ...]  # shares of the rows, the surest first
+    teacher: tuple[float, ...]  # how many of so many rows, its own surest ones, the teacher answers rightly
+    student: tuple[float, ...]  # the same of the student that is served
+
+
 class LengthFacts(Lengths):
     """The student's training rows by tokens before the cut, where they are cut, and how many are."""
 
@@ -139,6 +148,7 @@ class Facts(Result):
     confusion: dict[str, Matrix] | None
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()  # of the labels that have a threshold of their own
+    abstention: AbstentionFacts | None = None  # None where all rows are answered
     lengths: LengthFacts  # how long the training rows are
     disagreements: Disagreements  # where the teacher and the served student differ
     contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for

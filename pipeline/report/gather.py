@@ -19,6 +19,7 @@ from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.abstaining import prefixes
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval
@@ -26,6 +27,7 @@ from kdc.pipeline.quality.operating import having, sweep
 from kdc.pipeline.report.disagreements import disagreements
 from kdc.pipeline.report.facts import (
     SCHEMA,
+    AbstentionFacts,
     CalibrationFacts,
     CandidateFacts,
     DecisionFacts,
@@ -95,6 +97,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         confusion=_confusion(task, logits["teacher"], logits[served], labels),
         calibration=calibration,
         decisions=_decisions(manifest, logits[served], labels),
+        abstention=_abstention(manifest, logits["teacher"], logits[served], labels),
         lengths=LengthFacts(**dict(train.lengths), cut=tokens.max_length[role], truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
@@ -130,6 +133,26 @@ def _decisions(
             )
         )
     return tuple(facts)
+
+
+def _abstention(
+    manifest: Manifest,
+    teacher: NDArray[np.floating],
+    student: NDArray[np.floating],
+    labels: NDArray[np.generic],
+) -> AbstentionFacts | None:
+    """What answering fewer rows does for teacher and student; logits and labels are of the evaluation rows."""
+    task, counts = manifest.task, np.unique(np.ceil(np.linspace(0.05, 1, _THRESHOLDS) * len(labels)).astype(np.int64))
+    if task.abstain is None:
+        return None
+    right = []
+    for logits in (teacher, student):
+        probabilities = activate(logits, task.kind, manifest.temperature)
+        surest = prefixes(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, counts)
+        at = np.searchsorted(surest.rows, counts)  # rows of one probability are answered together
+        right.append(tuple((surest.right / surest.rows)[at].round(4).tolist()))
+    coverage = tuple((counts / len(labels)).round(4).tolist())
+    return AbstentionFacts(abstain=task.abstain, coverage=coverage, teacher=right[0], student=right[1])
 
 
 def verdict(facts: Facts) -> str:

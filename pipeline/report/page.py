@@ -6,7 +6,7 @@ from typing import Any
 
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
-from kdc.artifact.decision import points_table
+from kdc.artifact.decision import decision_table
 from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import number
@@ -110,7 +110,10 @@ def _values(facts: Facts) -> dict[str, Any]:
         "facts": facts,
         "contract": judgement and contract_table(judgement),
         "judgement": judgement and sentence(judgement),
-        "points": facts.decisions and points_table(tuple(each.point for each in facts.decisions)),
+        "decisions": decision_table(
+            tuple(each.point for each in facts.decisions),
+            facts.abstention.abstain if facts.abstention else None,
+        ),
         "models": table(facts),
         "origin": [
             ("teacher", where.teacher),
@@ -145,6 +148,8 @@ def page(facts: Facts) -> str:
         figures.append(plots.reliability(facts.calibration))
     if facts.decisions:
         figures.append(plots.decisions(facts.decisions))
+    if facts.abstention is not None:
+        figures.append(plots.abstention(facts.abstention))
     if facts.training:
         figures.append(plots.curves(facts.training, facts.task.metric))
     return render(

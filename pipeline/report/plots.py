@@ -13,6 +13,7 @@ from kdc.artifact.contract.terms import Costs
 from kdc.pipeline.config.settings import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 from kdc.pipeline.report.facts import (
+    AbstentionFacts,
     CalibrationFacts,
     CandidateFacts,
     DecisionFacts,
@@ -185,6 +186,25 @@ def decisions(facts: Sequence[DecisionFacts]) -> str:
         f"Precision, recall and share of rows over the threshold, on the evaluation rows. Chosen: {', '.join(told)}."
     )
     return svg(figure, "decisions", words + more)
+
+
+@styled
+def abstention(facts: AbstentionFacts) -> str:
+    """Share of right answers over the share of rows that are answered, of two models; a cross at the choice."""
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots()
+    for place, (name, right) in enumerate((("teacher", facts.teacher), ("student, as served", facts.student))):
+        axes.plot(facts.coverage, right, color=series(place)[0], linestyle=("--", "-")[place], label=name)
+    chosen = facts.abstain.evaluation
+    words = "Share of right answers over the share of evaluation rows that are answered, the surest first."
+    if chosen is not None and chosen.accuracy.value is not None and chosen.coverage.value is not None:
+        share, accuracy, color = chosen.coverage, chosen.accuracy, series(1)[0]
+        axes.plot([chosen.coverage.value] * 2, [accuracy.low, accuracy.high], color=color, linewidth=3)
+        axes.plot([share.low, share.high], [chosen.accuracy.value] * 2, color=color, linewidth=3)
+        words += f" Chosen, {facts.abstain.aim}: {share.text} % are answered, {accuracy.text} % of these rightly."
+    axes.set(xlabel="share of rows that are answered", ylabel="share of right answers", xlim=(0, 1.02))
+    axes.legend(loc="lower left")
+    return svg(figure, "abstention", words)
 
 
 @styled

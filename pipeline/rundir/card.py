@@ -2,7 +2,7 @@
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
-from kdc.artifact.decision import points_table
+from kdc.artifact.decision import decision_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
@@ -76,16 +76,19 @@ confidence. Longer texts are cut. Its labels mean what they meant in the trainin
 
 
 def _decisions(manifest: Manifest) -> str:
-    """From which probability on labels are given; empty where none has a threshold of its own."""
-    if not manifest.task.points:
+    """From which probability on labels are given, or rows answered; empty where there is no threshold."""
+    table = decision_table(manifest.task.points, manifest.task.abstain)
+    if not table:
         return ""
+    what = "A label is given" if manifest.task.points else "A row is answered, by its most probable label,"
+    rates = "Precision, recall and false alarms" if manifest.task.points else "The shares of rows"
     return f"""
 ## Decisions
 
-A label is given from a probability on that was chosen on rows held out of training. Precision, recall and false alarms
-are of the evaluation rows, by which it was not chosen, with exact 95 % intervals.
+{what} from a probability on that was chosen on rows held out of training, or set by hand. {rates} are of the
+evaluation rows, by which it was not chosen, with exact 95 % intervals.
 
-{markdown(points_table(manifest.task.points))}
+{markdown(table)}
 """
 
 

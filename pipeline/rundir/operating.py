@@ -1,75 +1,103 @@
-"""The operating points of a run's artifact: chosen on the tuning slice, told on the evaluation rows."""
+"""What a run's artifact decides: thresholds chosen on the tuning slice, told on the evaluation rows."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.decision import OperatingPoint
+from kdc.artifact.decision import Abstention, OperatingPoint, Threshold
 from kdc.artifact.manifest import TaskInfo
-from kdc.pipeline.config.aims import aims_of
-from kdc.pipeline.quality.operating import choose, having, rates
+from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
+from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
+from kdc.pipeline.quality.operating import Chosen, choose, having, rates
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.evidence import answers_of
 from kdc.pipeline.rundir.exporting import tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX
-from kdc.serving.engine.deciding import decided
+from kdc.serving.engine.deciding import decided, given
 from kdc.serving.engine.engine import activate
 
 _MOST_TOLD = 5  # labels whose aim is not reached
 
+_Labelled = tuple[NDArray[np.floating], NDArray[np.generic]]  # probabilities (rows, outputs), and the rows' labels
 
-def operating_points(run: Run, variant: str, temperature: float) -> tuple[tuple[OperatingPoint, ...], list[str]]:
-    """The thresholds of the labels that have one, and what a person should know of them.
+
+def with_decisions(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, list[str]]:
+    """The task with the thresholds that a run asks for, and what a person should know of them.
 
     Args:
         run: whose evaluation is done.
         variant: fp32 or int8, which a CPU loads: the thresholds are of its probabilities.
         temperature: by which its logits are divided.
     """
-    info = run.data().task.info()
-    aims = aims_of(run.config.operating.aims, info)
-    if not aims:
-        return (), []
+    task, operating = run.data().task.info(), run.config.operating
+    aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
+    if not aims and abstain is None:
+        return task, []
     file = run.folder("quantize") / INT8_ONNX if variant == "int8" else run.folder("export") / FP32_ONNX
     with run.open_engine(file, temperature=temperature) as engine:
-        tuning = tuning_slice(run, engine)
+        held_out = tuning_slice(run, engine)
     answers = answers_of(run)
-    held = activate(tuning.logits, info.kind, temperature)
-    evaluated = activate(answers.students[variant], info.kind, temperature)
-    points = []
-    for label, aim in aims.items():
-        place = info.labels.index(label)
-        chosen = choose(held[:, place], having(tuning.labels, place), aim)
-        point = OperatingPoint(
-            label=label,
-            threshold=chosen.threshold,
-            aim=aim.text,
-            reached=chosen.reached,
-            note=chosen.note,
-            variant=variant,
-        )
-        alone = info.model_copy(update={"points": (point,)})
-        shown = {
-            name: rates(decided(probabilities, alone)[:, place], having(labels, place))
-            for name, probabilities, labels in (
-                ("tuning", held, tuning.labels),
-                ("evaluation", evaluated, answers.labels),
-            )
-        }
-        points.append(point.model_copy(update=shown))
-    notes = _unreached(points)
-    notes += _flips(info.model_copy(update={"points": tuple(points)}), answers.students, variant, temperature)
-    return tuple(points), notes
+    tuning = activate(held_out.logits, task.kind, temperature), held_out.labels
+    evaluation = activate(answers.students[variant], task.kind, temperature), answers.labels
+    if abstain is not None:
+        decision = _abstention(task, abstain, variant, tuning, evaluation)
+        task = task.model_copy(update={"abstain": decision})
+        notes = _unreached({"answers": decision})
+    else:
+        points = tuple(_point(task, label, aim, variant, tuning, evaluation) for label, aim in aims.items())
+        task = task.model_copy(update={"points": points})
+        notes = _unreached({point.label: point for point in points})
+    return task, notes + _flips(task, answers.students, variant, temperature)
 
 
-def _unreached(points: list[OperatingPoint]) -> list[str]:
+def _point(
+    task: TaskInfo, label: str, aim: Aim, variant: str, tuning: _Labelled, evaluation: _Labelled
+) -> OperatingPoint:
+    """The threshold of one label by the tuning slice, with what it does there and on the evaluation rows."""
+    place = task.labels.index(label)
+    chosen = choose(tuning[0][:, place], having(tuning[1], place), aim)
+    point = OperatingPoint(label=label, **_fields(chosen, aim, variant))
+    alone = task.model_copy(update={"points": (point,)})
+    shown = {
+        name: rates(decided(probabilities, alone)[:, place], having(labels, place))
+        for name, (probabilities, labels) in (("tuning", tuning), ("evaluation", evaluation))
+    }
+    return point.model_copy(update=shown)
+
+
+def _abstention(task: TaskInfo, aim: Aim, variant: str, tuning: _Labelled, evaluation: _Labelled) -> Abstention:
+    """Which rows are answered by the tuning slice, with what that does there and on the evaluation rows."""
+    probabilities, labels = tuning
+    chosen = choose_answered(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, aim)
+    abstain = Abstention(**_fields(chosen, aim, variant))
+    shares = given(probabilities, task.model_copy(update={"abstain": abstain})) / len(labels)
+    shown = {name: answered_rates(*rows, abstain) for name, rows in (("tuning", tuning), ("evaluation", evaluation))}
+    return abstain.model_copy(update={"shares": tuple(shares.round(6).tolist()), **shown})
+
+
+def _fields(chosen: Chosen, aim: Aim, variant: str) -> dict[str, Any]:
+    return {
+        "threshold": chosen.threshold,
+        "aim": aim.text,
+        "reached": chosen.reached,
+        "note": chosen.note,
+        "variant": variant,
+    }
+
+
+def _unreached(chosen: Mapping[str, Threshold]) -> list[str]:
     """Which aims the tuning slice does not reach, and why; of many labels the number."""
-    missed = [point for point in points if not point.reached]
+    missed = {name: threshold for name, threshold in chosen.items() if not threshold.reached}
     if len(missed) > _MOST_TOLD:
-        names = ", ".join(point.label for point in missed[:_MOST_TOLD])
+        names = ", ".join(list(missed)[:_MOST_TOLD])
         return [f"{len(missed)} labels do not reach their aim on the tuning slice, among them {names}"]
-    return [f"{point.label}: {point.aim} is not reached on the tuning slice: {point.note}" for point in missed]
+    return [
+        f"{name}: {each.aim} is not {'shown' if isinstance(each, Abstention) else 'reached'} on the tuning slice: "
+        f"{each.note}"
+        for name, each in missed.items()
+    ]
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, NDArray[np.floating]], variant: str, temperature: float) -> list[str]:

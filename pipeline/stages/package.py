@@ -53,7 +53,7 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
 from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
-from kdc.pipeline.rundir.operating import operating_points
+from kdc.pipeline.rundir.operating import with_decisions
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.rundir.standing import teacher_note
 
@@ -85,6 +85,8 @@ def depends_on(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = {} if formats == ExportSettings().formats else {"formats": list(formats)}
     if run.config.operating.aims:
         settings["aims"] = list(run.config.operating.aims)
+    if run.config.operating.abstain is not None:
+        settings["abstain"] = run.config.operating.abstain
     if terms is not None:
         settings |= {"contract": terms.model_dump(mode="json"), **this_machine(run.device)}
     return settings
@@ -111,8 +113,8 @@ def run(run: Run, out: Path) -> PackageResult:
             int8_allowed=quantized.chosen is not None,
             look=partial(look_of, run),
         )
-    points, point_notes = operating_points(run, manifest.providers[CPU_PROVIDER], manifest.temperature)
-    manifest = manifest.model_copy(update={"task": manifest.task.model_copy(update={"points": points})})
+    task, decision_notes = with_decisions(run, manifest.providers[CPU_PROVIDER], manifest.temperature)
+    manifest = manifest.model_copy(update={"task": task})
     example = _example(manifest.task)
     adapted = run.student.method == "lora"
     card = card_metadata(manifest, models=_base_models(run), dataset=_hub_dataset(run))
@@ -137,7 +139,7 @@ def run(run: Run, out: Path) -> PackageResult:
         contract=judgement,
         notes=tuple(
             note
-            for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *point_notes)
+            for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *decision_notes)
             if note
         ),
         example=example,

@@ -141,7 +141,7 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
         gets = decided(scores, job.task)
         values["label"] = in_words(gets, job.task)
         if kind == "classification":  # of two classes a threshold may give the less probable one
-            best = scores[gets]
+            best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
     values["score"] = best.tolist()
     if job.request.all_scores:
         values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}

@@ -4,15 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from kdc.artifact.decision import HALF
+from kdc.artifact.decision import ABSTAINED, HALF, Abstention
 from kdc.artifact.manifest import TaskInfo
 
 
 def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
-    """Which labels rows get, by the task's operating points: bool (rows, outputs).
+    """Which labels rows get, by the task's operating points or its abstention: bool (rows, outputs).
 
     A multi-label row gets each label from its threshold on, by default one half. Of two classes of which one has a
-    threshold, a row gets that one from there on, and otherwise the other; of all other classes the most probable.
+    threshold, a row gets that one from there on, and otherwise the other; of all other classes the most probable, or
+    none where that is less probable than the task's abstention asks for.
 
     Args:
         probabilities: (rows, outputs) as `Engine.predict` gives them.
@@ -22,12 +23,18 @@ def decided(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
         thresholds = {point.label: point.threshold for point in task.points}
         return probabilities >= np.array([thresholds.get(label, HALF) for label in task.labels])
     chosen: np.ndarray = _places(probabilities, task)[:, None] == np.arange(task.outputs)
-    return chosen
+    return chosen if task.abstain is None else chosen & answered(probabilities, task.abstain)[:, None]
+
+
+def answered(probabilities: np.ndarray, abstain: Abstention) -> np.ndarray:
+    """Which rows are answered: bool (rows,). Probabilities are (rows, outputs)."""
+    enough: np.ndarray = probabilities.max(axis=1) >= np.float64(abstain.threshold)
+    return enough
 
 
 def given(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     """How many rows get each label, (outputs,). Arguments as of `decided`."""
-    if task.kind == "multilabel":
+    if task.kind == "multilabel" or task.abstain is not None:
         counts: np.ndarray = decided(probabilities, task).sum(axis=0)
         return counts
     return np.bincount(_places(probabilities, task), minlength=task.outputs)
@@ -43,7 +50,8 @@ def _places(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
 
 
 def in_words(gets: np.ndarray, task: TaskInfo) -> list[Any]:
-    """The labels of rows by name: one for each, or a list of a multi-label row's. `gets` is bool (rows, outputs)."""
+    """The labels of rows by name: one for each, `ABSTAINED` where there is none, or a list of a multi-label row's.
+    `gets` is bool (rows, outputs)."""
     if task.kind == "multilabel":
         return [[task.labels[place] for place in np.flatnonzero(row)] for row in gets]
-    return [task.labels[place] for place in gets.argmax(axis=1)]
+    return [task.labels[row.argmax()] if row.any() else ABSTAINED for row in gets]

@@ -151,7 +151,8 @@ class Engine:
             open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False) if lanes > 1 else None
         )
         name = variant_for(opened.provider)
-        if others := sorted({point.variant for point in manifest.task.points if point.variant} - {name}):
+        chosen_by = {each.variant for each in (*manifest.task.points, manifest.task.abstain) if each is not None}
+        if others := sorted(chosen_by - {name, ""}):
             note = f"the thresholds were chosen for {', '.join(others)} and are used for {name}"
             opened = replace(opened, notes=(*opened.notes, note))
         return cls(

@@ -3,9 +3,9 @@
 With more than one worker each process writes into the folder `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up.
 Labels take few values whatever clients send: route names, statuses, model names, the model's own labels.
 
-`kdc_predictions` counts a row under the label that it gets by the artifact's operating points. A multi-label row counts
-under each that it gets, which may be none. `kdc_rows` counts the rows, so that for both kinds the quotient can be
-compared with `kdc_training_label_share`. Regression has neither labels nor shares.
+`kdc_predictions` counts a row under the label that it gets by the artifact's operating points, or under `abstained`. A
+multi-label row counts under each that it gets, which may be none. `kdc_rows` counts the rows, so that for both kinds
+the quotient can be compared with `kdc_training_label_share`. Regression has neither labels nor shares.
 """
 
 import functools
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import Manifest
 from kdc.serving.engine.deciding import given
 from kdc.serving.http.model import Answer, Model
@@ -171,6 +172,8 @@ class Metrics(Collector):
             for label, count in zip(labels, counts.tolist(), strict=True):
                 if count:
                     self.predictions.labels(model.name, label).inc(count)
+            if model.engine.task.abstain is not None:
+                self.predictions.labels(model.name, ABSTAINED).inc(len(answer.logits) - int(counts.sum()))
         if any(answer.truncated):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
@@ -183,6 +186,8 @@ class Metrics(Collector):
                 metric.labels(name)
             for label in model.engine.labels:
                 self.predictions.labels(name, label)
+            if model.engine.task.abstain is not None:
+                self.predictions.labels(name, ABSTAINED)
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()
@@ -204,7 +209,7 @@ class Metrics(Collector):
         )
         family = GaugeMetricFamily(
             "kdc_training_label_share",
-            "Share of the training rows that carry a label, or of held-out rows that get it by a threshold of its own.",
+            "Share of the training rows that carry a label, or of held-out rows that get it where thresholds decide.",
             labels=["model", "label"],
         )
         for name, model in list(self.models.items()):
@@ -216,9 +221,11 @@ class Metrics(Collector):
 
 
 def _expected_shares(manifest: Manifest) -> dict[str, float]:
-    """How often each label should be given, as far as that is known: as it was in training, or where it has a threshold
-    as on the tuning slice, since a threshold may give it more or less often than rows have it."""
-    labels, shares = manifest.task.labels, manifest.lineage.label_share
+    """How often each label should be given, as far as that is known: as it was in training, or, where it has a
+    threshold or rows are not answered, as on the tuning slice, since rows have it more or less often than that."""
+    labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
+    if abstain is not None and abstain.shares:
+        return dict(zip(labels, abstain.shares, strict=True)) | {ABSTAINED: max(0.0, 1 - sum(abstain.shares))}
     expected = {} if shares is None else dict(zip(labels, shares, strict=True))
     for point in manifest.task.points:
         if point.tuning is None:

@@ -11,7 +11,7 @@ from bag_models import INFO, write_artifact
 from live import running
 from typer.testing import CliRunner
 
-from kdc.artifact.decision import OperatingPoint, Rate, Rates
+from kdc.artifact.decision import Abstention, OperatingPoint, Rate, Rates
 from kdc.artifact.manifest import TaskInfo
 from kdc.cli import app
 from kdc.serving.engine.engine import Engine
@@ -115,3 +115,65 @@ def test_the_terminal_tells_the_label(artifact: Path, expected: list[str]) -> No
     assert (document["decision"], document["scores"][0]["label"]) == ("ham", "spam")
     assert CliRunner().invoke(app, ["try", str(artifact), unlikely]).stdout.rstrip().endswith("decision: ham")
     assert "precision>=0.9" in CliRunner().invoke(app, ["inspect", str(artifact)]).stdout
+
+
+@pytest.fixture(scope="module")
+def unsure(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """An artifact of three classes that answers about half of the rows, and what it decides by hand."""
+    folder, task = tmp_path_factory.mktemp("artifacts"), PLAIN.model_copy(update={"labels": ("ham", "spam", "eggs")})
+    rows = Engine.load(write_artifact(folder / "plain", task, INFO, outputs=3), device="cpu").predict(TEXTS)
+    best = sorted(rows.max(axis=1).tolist())
+    abstain = Abstention(threshold=(best[9] + best[10]) / 2, aim="accuracy>=0.9", shares=(0.5, 0.125, 0.25))
+    made = write_artifact(folder / "unsure", task.model_copy(update={"abstain": abstain}), INFO, outputs=3)
+    found = [task.labels[row.argmax()] if row.max() >= abstain.threshold else "abstained" for row in rows]
+    assert found.count("abstained") == 10
+    return made, found
+
+
+def test_a_service_tells_which_rows_it_does_not_answer(unsure: tuple[Path, list[str]]) -> None:
+    artifact, expected = unsure
+    rows = [[text] for text in TEXTS]
+    with running(f"spam={artifact}") as url:
+        plain = httpx.post(f"{url}/predict", json={"inputs": rows})
+        asked = httpx.post(f"{url}/predict", json={"inputs": rows, "decision": True})
+        info, shown = httpx.get(f"{url}/info").json(), httpx.get(f"{url}/metrics").text
+    assert [row["decision"] for row in asked.json()] == expected
+    assert [row["scores"] for row in asked.json()] == plain.json()  # who does not ask gets what was there before
+    assert [answer.headers["x-abstained-texts"] for answer in (plain, asked)] == ["10", "10"]
+    assert info["answers_from"] == Engine.load(artifact).task.abstain.threshold  # type: ignore[union-attr]
+    for label in {*expected, "abstained"}:
+        assert f'kdc_predictions_total{{label="{label}",model="spam"}} {2 * expected.count(label)}.0' in shown
+    shares = {"ham": 0.5, "spam": 0.125, "eggs": 0.25, "abstained": 0.125}
+    for label, share in shares.items():
+        assert f'kdc_training_label_share{{label="{label}",model="spam"}} {share}' in shown
+
+
+def test_a_service_that_answers_everything_has_no_header_of_it(service: str) -> None:
+    assert "x-abstained-texts" not in httpx.post(f"{service}/predict", json={"inputs": "w1"}).headers
+    assert httpx.get(f"{service}/info").json()["answers_from"] is None
+
+
+def test_a_table_says_which_rows_are_not_answered(unsure: tuple[Path, list[str]], tmp_path: Path) -> None:
+    artifact, expected = unsure
+    (tmp_path / "in.csv").write_text("text\n" + "\n".join(TEXTS) + "\n", encoding="utf-8")
+    paths = (str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
+    done = CliRunner().invoke(app, ["predict", str(artifact), *paths, "--all-scores"])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["label"] for row in rows] == expected
+    for row in rows:
+        assert float(row["score"]) == max(float(row[f"score_{label}"]) for label in ("ham", "spam", "eggs"))
+
+
+def test_the_terminal_tells_of_a_row_that_is_not_answered(unsure: tuple[Path, list[str]], tmp_path: Path) -> None:
+    artifact, expected = unsure
+    text = TEXTS[expected.index("abstained")]
+    assert CliRunner().invoke(app, ["try", str(artifact), text]).stdout.rstrip().endswith("decision: abstained")
+    assert "accuracy>=0.9" in CliRunner().invoke(app, ["inspect", str(artifact)]).stdout
+    labels = [label if label != "abstained" else "ham" for label in expected]
+    table = "text,label\n" + "\n".join(f"{text},{label}" for text, label in zip(TEXTS, labels, strict=True))
+    (tmp_path / "rows.csv").write_text(table, encoding="utf-8")
+    done = CliRunner().invoke(app, ["evaluate", str(artifact), "--data", str(tmp_path / "rows.csv"), "--json"])
+    found = json.loads(done.stdout)["abstain"]["evaluation"]
+    assert [found[name][key] for name in ("coverage", "accuracy") for key in ("hits", "of")] == [10, 20, 10, 10]

@@ -169,6 +169,7 @@ _BATCH_ROW = {"anyOf": [_TEXT, _array(_TEXT, minItems=1, maxItems=2)]}
 _COMPUTE = {
     "x-compute-tokens": {"schema": _INTEGER, "description": "Tokens of all texts, after the cut"},
     "x-truncated-texts": {"schema": _INTEGER, "description": "Texts that were cut"},
+    "x-abstained-texts": {"schema": _INTEGER, "description": "Texts that are not answered, where a model abstains"},
     "x-model": {"schema": _TEXT, "description": "Name of the model that answered"},
 }
 _ANSWERED = {"x-artifact": {"schema": _TEXT, "description": "Which artifact answered: 16 digits of its SHA-256"}}
@@ -249,7 +250,15 @@ def _schemas() -> Json:
             {"input": {"anyOf": [_TEXT, _array(_TEXT, minItems=1)]}}, model, additionalProperties=False
         ),
         "Moderations": _object({"id": _TEXT, "model": _TEXT, "results": _array(_object(moderated))}),
-        "Info": _object(info, {"variant": _TEXT, "provider": _TEXT, "thresholds": _object()}),
+        "Info": _object(
+            info,
+            {
+                "variant": _TEXT,
+                "provider": _TEXT,
+                "thresholds": _object(),
+                "answers_from": {"type": ["number", "null"]},
+            },
+        ),
         "InferRequest": _object(
             {"inputs": _array(_object(tensor, data), minItems=1)}, {"id": _TEXT, "parameters": _object()} | outputs
         ),

@@ -6,7 +6,7 @@
 | ["a", "b"] | one pair | the same |
 | [["a"], ["b", "c"]] | a batch | a list of those |
 | any, with `parameters` | what huggingface_hub's clients send | a list of those, also for one row |
-| any, with `decision: true` | what label it gets too | {"decision", "scores"} in place of each list of scores |
+| any, with `decision: true` | its label or "abstained", too | {"decision", "scores"} for each list of scores |
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
+from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Engine, Text, activate
 from kdc.serving.http.api.asking import ask, model_asked, read_json, require_ready, within_limits
 from kdc.serving.http.api.replies import ApiError, JsonResponse
@@ -64,6 +65,8 @@ async def answer(request: Request, body: Any) -> Response:
         "x-truncated-texts": str(sum(found.truncated)),
         "x-model": model.name,
     }
+    if (abstain := model.engine.task.abstain) is not None:
+        headers["x-abstained-texts"] = str(int((~answered(found.probabilities, abstain)).sum()))
     return JsonResponse(rows if question.batch else rows[0], headers=headers)
 
 
@@ -191,6 +194,7 @@ async def info(request: Request) -> Response:
         "columns": columns,
         "labels": list(task.labels),
         "thresholds": {point.label: point.threshold for point in task.points},
+        "answers_from": None if task.abstain is None else task.abstain.threshold,
         "variant": engine.variant,
         "provider": engine.provider,
         "threads": engine.threads,

@@ -398,6 +398,23 @@ def test_of_two_classes_a_threshold_decides_and_without_one_the_best(
 
 
 @pytest.mark.browser
+def test_a_slider_moves_from_which_probability_on_a_text_is_answered(canned: Canned) -> None:
+    page = canned({"answers_from": 0.7}, [{"label": "a", "score": 0.6}, {"label": "b", "score": 0.4}])
+    ask(page, "fine")
+    settled(page)
+    decision, slider = page.locator("#decision"), page.get_by_label("Probability from which a text is answered")
+    assert (decision.text_content(), slider.input_value()) == ("Decision: abstained", "0.7")
+    assert page.locator("li.chosen").count() == 0
+    slider.fill("0.6")
+    assert decision.text_content() == "Decision: a"
+    assert page.locator("li.chosen .label").all_text_contents() == ["a"]
+    plain = canned({"answers_from": None}, [{"label": "a", "score": 0.6}, {"label": "b", "score": 0.4}])
+    ask(plain, "fine")
+    settled(plain)
+    assert plain.get_by_role("slider").count() == 0
+
+
+@pytest.mark.browser
 def test_hundreds_of_long_labels_scroll_in_their_list_on_a_phone(canned: Canned) -> None:
     page = canned({"kind": "multilabel"}, [{"label": f"{n}_{'long' * 40}", "score": 1 - n / 300} for n in range(300)])
     page.set_viewport_size({"width": 320, "height": 640})
