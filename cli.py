@@ -74,6 +74,13 @@ LIMITS = settings(
     ("max-drop", float, "How far the student's metric may be below the teacher's, in points (0 to 100)."),
     ("min-rows-per-s", float, "Fewest rows a second, measured in batches of 32."),
     (
+        "require",
+        list[str],
+        "A share of the evaluation rows that must be shown, by the artifact's decisions: LABEL:precision>=0.95, "
+        "LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the rows that are answered), coverage>=0.5 (rows that "
+        "are answered). Repeatable.",
+    ),
+    (
         "at",
         str,
         "How time is measured, any of length=64,batch=1,percentile=95,threads=2: tokens of a row, rows of a call, "

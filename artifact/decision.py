@@ -4,7 +4,8 @@ Without an operating point the most probable of several classes is given, and a 
 on. Without an abstention every row is answered.
 """
 
-from typing import Annotated
+import re
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -12,6 +13,36 @@ from kdc.common.frozen import Frozen
 
 HALF = 0.5
 ABSTAINED = "abstained"  # what is said in place of a label where a row is not answered
+
+
+_BOUND = re.compile(
+    r"(?:(.+):)?\s*(?:(precision|recall|accuracy|coverage)\s*>=|(fpr)\s*<=)\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*",
+    re.IGNORECASE,
+)
+
+
+class Bound(NamedTuple):
+    """A bound on a share of rows: of those that get a label, or that are answered."""
+
+    label: str | None
+    # fpr is the false positive rate: of the rows without the label, the share that get it; accuracy is of the rows that
+    # are answered, and coverage is the share of these
+    measure: str
+    value: float
+
+    @property
+    def is_most(self) -> bool:
+        """Whether the share must be at most the value, and not at least."""
+        return self.measure == "fpr"
+
+
+def parse_bound(text: str) -> Bound | None:
+    """Read `LABEL:precision>=0.95`, `recall>=0.9`, `fpr<=0.01`, `accuracy>=0.98` or `coverage>=0.5`; None if it is none
+    of these, or its value is not within 0 and 1."""
+    match = _BOUND.fullmatch(text)
+    if match is None or not 0 <= float(match[4]) <= 1:
+        return None
+    return Bound(match[1], (match[2] or match[3]).lower(), float(match[4]))
 
 
 class Rate(Frozen):

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from kdc.artifact.contract.terms import Limits
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common import machine
@@ -114,8 +113,7 @@ def _check(config: Config) -> None:
     Raises:
         InputError: see `make_frontier`.
     """
-    limits = [name for name in Limits.model_fields if getattr(config.contract, name) is not None]
-    if limits:
+    if limits := config.contract.set_ones:
         raise InputError(
             "a frontier shows what each limit would cost, and takes none",
             given=", ".join(f"--{name.replace('_', '-')}" for name in limits),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Contract, Quality
+from kdc.artifact.contract.terms import Contract
 from kdc.artifact.decision import Abstention, OperatingPoint, decision_table
 from kdc.artifact.manifest import Device, Manifest, TaskInfo
 from kdc.common.errors import InputError, KdcError
@@ -23,7 +23,8 @@ from kdc.pipeline.data.prepared import digest, groups_of, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.abstaining import answered_rates
-from kdc.pipeline.quality.comparison import Other, compare
+from kdc.pipeline.quality.comparison import Other
+from kdc.pipeline.quality.judging import Answers, judge_answers
 from kdc.pipeline.quality.operating import having, rates
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.deciding import decided
@@ -121,8 +122,8 @@ def compare_again(
     data: Path,
     columns: Mapping[str, str | None],
     teacher: str | None,
-) -> tuple[list[Text], Quality | None]:
-    """Read a labelled file and compare the artifact with its teacher on its rows.
+) -> tuple[list[Text], Answers]:
+    """Read a labelled file, compare the artifact with its teacher on its rows, and count its decisions.
 
     Args:
         artifact: its folder, whose `evaluation.npz` keeps the teacher's logits by the rows' fingerprints.
@@ -133,7 +134,7 @@ def compare_again(
         teacher: path or hub id of a teacher that answers all rows; None takes the logits that the artifact keeps.
 
     Returns:
-        The texts of the rows, and the comparison; None for that where the contract asks for no `max_drop`.
+        The texts of the rows, the comparison, None where the contract asks for no `max_drop`, and the decisions.
 
     Raises:
         InputError: the file does not fit the task, or holds rows whose logits the artifact does not keep and no
@@ -141,30 +142,37 @@ def compare_again(
     """
     info = engine.task
     task, texts, labels = read_rows_for(info, data, columns)
+    other: Other | None = None
+    groups: NDArray[np.integer] = groups_of(texts)
+    look = 1
     if contract.limits.max_drop is None:
-        return texts, None
-    if teacher is None:
+        if contract.limits.require:
+            look = _look_of(engine)
+    elif teacher is None:
         other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
         look = _look_of(engine)
     else:
         _refuse_better_baseline(artifact, engine.manifest, contract)
         other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
-        groups, look = groups_of(texts), 1
         with contextlib.suppress(KdcError):  # the rows may be those of the evaluation all the same
             _, groups = _kept_answers(artifact, engine.manifest, texts, contract)
             look = _look_of(engine)
+    if other is None and not contract.limits.require:
+        return texts, (None, ())
     logits = engine.logits(texts)
-    quality = compare(logits, other, labels, info.kind, info.metric, contract=contract, groups=groups, look=look)
-    return texts, quality
+    probabilities = engine.activated(logits)
+    return texts, judge_answers(
+        logits, probabilities, labels, info, contract=contract, other=other, groups=groups, look=look
+    )
 
 
 def _look_of(engine: Engine) -> int:
     """Which look at its evaluation rows it is to judge an artifact by them: the one by which it was judged already, and
     one more for another variant than that."""
     judged = engine.manifest.contract if engine.manifest is not None else None
-    if judged is None or judged.quality is None:
+    if judged is None or judged.look is None:
         return 1
-    return judged.quality.look + (judged.variant != engine.variant)
+    return judged.look + (judged.variant != engine.variant)
 
 
 def read_rows_for(

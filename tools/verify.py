@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.contract.terms import Contract, Quality, replace
+from kdc.artifact.contract.terms import Contract, replace
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Device
 from kdc.common.errors import InputError
-from kdc.pipeline.quality.judging import judge_again, load
+from kdc.pipeline.quality.judging import Answers, judge_again, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
 
 _LENGTHS = (8, 16, 32, 64)  # tokens of the timed rows, for an artifact that keeps no lengths because it has no contract
@@ -72,40 +72,49 @@ def verify_artifact(
     if data is not None:
         from kdc.tools.labelled import compare_again
 
-        texts, quality = compare_again(artifact, engine, contract, data, columns or {}, teacher)
+        texts, answers = compare_again(artifact, engine, contract, data, columns or {}, teacher)
         return Verification(
-            judge_again(engine, contract, rows_to_time(engine, texts, contract.at), quality, compared=True), before
+            judge_again(engine, contract, rows_to_time(engine, texts, contract.at), answers, compared=True), before
         )
-    quality = _quality_of_before(contract, before, engine.variant)
+    answers = _answers_of_before(contract, before, engine.variant)
     rows = rows_of(before.lengths if before is not None else _LENGTHS, engine)
     timed = rows_to_time(engine, rows, contract.at)
-    return Verification(judge_again(engine, contract, timed, quality, compared=quality is None), before)
+    return Verification(judge_again(engine, contract, timed, answers, compared=answers == (None, ())), before)
 
 
-def _quality_of_before(contract: Contract, before: Judgement | None, variant: str) -> Quality | None:
-    """The quality that the artifact's own judgement tells of the same variant for the same limit: without rows it
+def _answers_of_before(contract: Contract, before: Judgement | None, variant: str) -> Answers:
+    """What the artifact's own judgement tells of the answers of the same variant for the same limits: without rows it
     cannot be measured again.
 
-    Returns:
-        None where the contract asks for no quality.
-
     Raises:
-        InputError: the artifact's own judgement is of another limit or another variant.
+        InputError: the artifact's own judgement is of other limits or another variant.
     """
-    limit = contract.limits.max_drop
-    if limit is None:
-        return None
-    if before is None or before.quality is None:
+    limits, asked = contract.limits, _asked(contract)
+    if not asked:
+        return None, ()
+    was = None if before is None else before.contract
+    if before is None or was is None or before.look is None:
         why = "the artifact was made without such a limit"
-    elif before.contract.limits.max_drop != limit or before.contract.confidence != contract.confidence:
-        was = before.contract
-        why = f"it was judged by {was.limits.max_drop:g} with {100 * was.confidence:g} % confidence"
+    elif limits.max_drop not in (None, was.limits.max_drop) or not {*limits.require} <= {*was.limits.require}:
+        why = f"it was judged by {', '.join(_asked(was))}"
+    elif was.confidence != contract.confidence:
+        why = f"it was judged with {100 * was.confidence:g} % confidence"
     elif before.variant != variant:
         why = f"{before.variant} was judged, and {variant} is loaded here"
     else:
-        return before.quality
+        counted = {found.requirement: found for found in before.required}
+        quality = None if limits.max_drop is None else before.quality
+        return quality, tuple(counted[requirement] for requirement in limits.require)
     raise InputError(
-        "--max-drop cannot be judged without rows",
-        given=f"--max-drop {limit:g}; {why}",
+        "a limit on answers cannot be judged without rows",
+        given=f"{', '.join(asked)}; {why}",
         remedy="add --data FILE, the labelled evaluation rows",
     )
+
+
+def _asked(contract: Contract) -> list[str]:
+    """The limits on answers, as options."""
+    drop = contract.limits.max_drop
+    return ([] if drop is None else [f"--max-drop {drop:g}"]) + [
+        f"--require {each}" for each in contract.limits.require
+    ]

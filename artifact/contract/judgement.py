@@ -1,12 +1,14 @@
 """The judgement: a contract, what was measured, and the verdict that follows from these numbers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from kdc.artifact.contract.required import Found, judge_found
 from kdc.artifact.contract.terms import LONGEST, Contract, Costs, Quality, Verdict
 from kdc.common.frozen import Frozen
 
@@ -27,15 +29,26 @@ class Judgement(Frozen):
     lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = Field(min_length=1, max_length=100)
     costs: Costs  # measured under the contract's conditions
     quality: Quality | None = None  # the student beside its teacher; None where `max_drop` was not asked for
-    compared: bool = True  # whether the quality was measured for this judgement, and is not that of an earlier one
+    required: tuple[Found, ...] = ()  # what was counted for each of the contract's requirements
+    # whether quality and requirements were measured for this judgement, and are not those of an earlier one
+    compared: bool = True
     missed: tuple[str, ...] = ()  # one sentence for each limit that does not hold, or is not shown to
     verdict: Verdict  # "not shown": no limit is missed for sure, but not all are shown to hold
+
+    @property
+    def look(self) -> int | None:
+        """Which look at the evaluation rows the judgement was; None where it needed none."""
+        if self.quality is not None:
+            return self.quality.look
+        return self.required[0].look if self.required else None
 
     @model_validator(mode="after")
     def _verdict_follows(self) -> Self:
         if (self.quality is None) is not (self.contract.limits.max_drop is None):
             raise ValueError("quality belongs to a max_drop, and a max_drop to quality")
-        verdict, _ = decide(self.contract, self.costs, self.quality)
+        if tuple(each.requirement for each in self.required) != self.contract.limits.require:
+            raise ValueError("what was counted is not what the contract requires")
+        verdict, _ = decide(self.contract, self.costs, self.quality, self.required)
         if verdict != self.verdict:
             raise ValueError(f"the verdict {self.verdict} does not follow from the measurements, which give {verdict}")
         return self
@@ -108,18 +121,22 @@ def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
     return "pass" if low >= -limit else "not shown"
 
 
-def decide(contract: Contract, costs: Costs, quality: Quality | None) -> tuple[Verdict, tuple[str, ...]]:
+def decide(
+    contract: Contract, costs: Costs, quality: Quality | None, required: Sequence[Found] = ()
+) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict, and one sentence for each limit that is missed; where none is, for each that is not shown to hold.
 
     Args:
         contract: what was asked.
         costs: measured under its conditions.
         quality: None where the metric is not judged.
+        required: what was counted for each requirement.
     """
     verdicts = list(judge_costs(contract, costs).values())
     limit = contract.limits.max_drop
     if quality is not None and limit is not None:
         verdicts.append((judge_drop(contract, quality), _drop_in_words(contract, quality, limit)))
+    verdicts += [judge_found(found, contract.evidence) for found in required]
     for verdict in ("fail", "not shown"):
         sentences = tuple(sentence for each, sentence in verdicts if each == verdict)
         if sentences:

@@ -9,8 +9,9 @@ type, range, default and description are written once.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from kdc.artifact.decision import parse_bound
 from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 
@@ -40,10 +41,39 @@ class Limits(Frozen):
         description="points of the metric that the student may be below its teacher, or a better baseline",
     )
 
+    require: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="shares of the evaluation rows that must be shown, by the artifact's decisions: "
+        "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the rows that are answered), "
+        "coverage>=0.5 (rows that are answered)",
+    )
+
+    @field_validator("require", mode="before")
+    @classmethod
+    def _as_texts(cls, value: Any) -> Any:
+        return tuple(map(str, value if isinstance(value, list | tuple) else [value]))
+
+    @field_validator("require")
+    @classmethod
+    def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if parse_bound(text) is None:
+                raise ValueError(
+                    f"{text!r} is no bound within 0 and 1; write LABEL:precision>=0.95, LABEL:recall>=0.9, "
+                    "LABEL:fpr<=0.01, accuracy>=0.98 or coverage>=0.5"
+                )
+        return value
+
+    @property
+    def set_ones(self) -> list[str]:
+        """The names of the limits that are set."""
+        return [name for name in Limits.model_fields if getattr(self, name) not in (None, ())]
+
     @property
     def any(self) -> bool:
         """Whether any limit is set."""
-        return any(getattr(self, name) is not None for name in Limits.model_fields)
+        return bool(self.set_ones)
 
 
 class Conditions(Frozen):

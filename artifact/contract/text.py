@@ -1,6 +1,7 @@
 """A judgement for people: a table of limits and measurements, the verdict in a sentence, and what to try."""
 
 from kdc.artifact.contract.judgement import Judgement, judge_costs, judge_drop
+from kdc.artifact.contract.required import judge_found
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 
@@ -16,7 +17,8 @@ _BETTER = (
     "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer training "
     "(--set student.min_steps=3000)"
 )
-_MORE_ROWS = "more evaluation rows (--eval FILE), or --evidence point to judge by the difference alone"
+_STRICTER = "an --aim or --abstain that asks for more than is required, or a better student"
+_MORE_ROWS = "more evaluation rows (--eval FILE), or --evidence point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
 _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
@@ -74,18 +76,23 @@ def table(judgement: Judgement) -> list[list[str]]:
         rows.append(
             [f"{quality.metric} against {quality.other}", f">= -{limits.max_drop:g} points", difference, answer]
         )
+    for each in judgement.required:
+        counted = f"{each.rate.text} %" + ("" if judgement.compared else ", as made")
+        name, sign, bound = each.requirement.rpartition(">=" if ">=" in each.requirement else "<=")
+        answer = _HOLDS[judge_found(each, judgement.contract.evidence)[0]]
+        rows.append([name.strip(), f"{sign} {100 * float(bound):g} %", counted, answer])
     return rows
 
 
 def sentence(judgement: Judgement) -> str:
     """The verdict in one sentence."""
     why = f": {'; '.join(judgement.missed)}" if judgement.missed else ""
-    look = "" if judgement.quality is None or judgement.quality.look == 1 else f"; {_looks(judgement.quality.look)}"
+    look = "" if judgement.look in (None, 1) else f"; {_looks(judgement.look)}"
     unchecked = "" if judgement.compared else "; quality was not checked again"
     return f"contract: {judgement.verdict} ({judgement.variant} on {judgement.cpu}){why}{look}{unchecked}"
 
 
-def _looks(look: int) -> str:
+def _looks(look: int | None) -> str:
     return f"{look} models of this run were judged by these rows by now, and the interval is wider for it"
 
 
@@ -93,9 +100,10 @@ def advice(judgement: Judgement) -> list[str]:
     """What to try, one line for each kind of miss; none where the contract is kept."""
     verdicts = {field: verdict for field, (verdict, _) in judge_costs(judgement.contract, judgement.costs).items()}
     verdicts["max_drop"] = judge_drop(judgement.contract, judgement.quality)
+    shares = {judge_found(found, judgement.contract.evidence)[0] for found in judgement.required}
     suggestions = []
     if judgement.verdict == "not shown":
-        if verdicts["max_drop"] == "not shown":
+        if "not shown" in (verdicts["max_drop"], *shares):
             suggestions.append(_MORE_ROWS)
         if "not shown" in (verdicts.get("max_latency_ms"), verdicts.get("min_rows_per_s")):
             suggestions.append(_QUIETER)
@@ -106,4 +114,6 @@ def advice(judgement: Judgement) -> list[str]:
         suggestions.append(_SMALLER)
     if verdicts["max_drop"] == "fail":
         suggestions.append(_BETTER)
+    if "fail" in shares:
+        suggestions.append(_STRICTER)
     return suggestions

@@ -1,19 +1,17 @@
 """What a person asks of a label's threshold: `f1`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or a number; and of
-the rows that are answered at all: `accuracy>=0.98`, or a number.
+the rows that are answered at all: `accuracy>=0.98`, or a number; and whether a task can be asked for it.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kdc.artifact.decision import ABSTAINED
+from kdc.artifact.decision import ABSTAINED, parse_bound
 from kdc.artifact.manifest import TaskBase
 from kdc.common.errors import InputError
 
 Measure = Literal["f1", "precision", "recall", "fpr", "accuracy", "fixed"]
-_BOUND = re.compile(r"(precision|recall)\s*>=\s*([0-9.]+)|(fpr)\s*<=\s*([0-9.]+)")
-_ACCURACY = re.compile(r"accuracy\s*>=\s*([0-9.]+)")
+_MEASURES_OF_LABELS = ("precision", "recall", "fpr")
 MOST_POINTS = 500  # thresholds of an artifact: each takes a kilobyte of its manifest
 _HOW = "write f1, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label LABEL:recall>=0.9"
 
@@ -23,9 +21,7 @@ class Aim:
     """An aim for one label, or for all."""
 
     label: str | None  # None: of each label of a multi-label task, or of the second of two classes
-    # fpr is the false positive rate: of the rows without the label, the share that get it; accuracy is of the rows that
-    # are answered
-    measure: Measure
+    measure: Measure  # see `kdc.artifact.decision.Bound`
     bound: float | None  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for f1
 
     @property
@@ -46,21 +42,28 @@ def parse_aim(text: str) -> Aim:
     Raises:
         ValueError: it is none.
     """
+    bound = parse_bound(text)
+    if bound is not None and bound.measure in _MEASURES_OF_LABELS:
+        return Aim(bound.label, bound.measure, bound.value)  # type: ignore[arg-type]
     label, _, asked = text.rpartition(":")
-    asked = asked.strip().lower()
-    if asked == "f1":
+    if asked.strip().lower() == "f1":
         return Aim(label or None, "f1", None)
-    if (match := _BOUND.fullmatch(asked)) is not None:
-        measure, bound = (match[1], match[2]) if match[1] else (match[3], match[4])
-    else:
-        measure, bound = "fixed", asked
+    return Aim(label or None, "fixed", _probability(asked, f"{text!r} is no aim within 0 and 1; {_HOW}"))
+
+
+def _probability(text: str, problem: str) -> float:
+    """Read a probability.
+
+    Raises:
+        ValueError: it is none, with the problem as its message.
+    """
     try:
-        value = float(bound)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no aim; {_HOW}") from None
+        raise ValueError(problem) from None
     if not 0 <= value <= 1:
-        raise ValueError(f"{text!r} has a bound outside of 0 to 1; {_HOW}")
-    return Aim(label or None, measure, value)  # type: ignore[arg-type]
+        raise ValueError(problem)
+    return value
 
 
 def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
@@ -114,15 +117,11 @@ def parse_abstain(text: str) -> Aim:
     Raises:
         ValueError: it is neither `accuracy>=0.98` nor a probability.
     """
-    asked = text.strip().lower()
-    match = _ACCURACY.fullmatch(asked)
-    try:
-        value = float(match[1] if match else asked)
-    except ValueError:
-        value = -1.0
-    if not (0 < value < 1 if match else 0 <= value <= 1):
-        raise ValueError(f"{text!r} does not say when to abstain; write accuracy>=0.98, or a probability such as 0.9")
-    return Aim(None, "accuracy" if match else "fixed", value)
+    bound = parse_bound(text)
+    if bound is not None and bound.label is None and bound.measure == "accuracy" and 0 < bound.value < 1:
+        return Aim(None, "accuracy", bound.value)
+    problem = f"{text!r} does not say when to abstain; write accuracy>=0.98, or a probability such as 0.9"
+    return Aim(None, "fixed", _probability(text, problem))
 
 
 def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | None:
@@ -151,3 +150,31 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
             remedy="keep one of them",
         )
     return parse_abstain(text)
+
+
+def required_label(requirement: str, task: TaskBase) -> str | None:
+    """The label that a requirement is about; None where it is about the rows that are answered.
+
+    Raises:
+        InputError: the task cannot be asked for that, or has no such label.
+    """
+    asked, given = parse_bound(requirement), f"--require {requirement}"
+    assert asked is not None
+    if task.kind == "regression":
+        raise InputError("a regression decides nothing", given=given, remedy="drop --require")
+    if asked.measure not in _MEASURES_OF_LABELS:
+        if task.kind != "classification" or asked.label is not None:
+            raise InputError(
+                f"{asked.measure} is of the rows that a task of several classes answers, and of no label",
+                given=f"{given}; {task.name} is a {task.kind} task",
+                remedy="precision>=0.95, recall>=0.9 or fpr<=0.01 of a label: --require LABEL:recall>=0.9",
+            )
+        return None
+    if asked.label is None and (task.kind != "classification" or len(task.labels) != 2):
+        raise InputError(
+            "which label is asked for?", given=given, remedy=f"--require '{task.labels[0]}:{requirement}', say"
+        )
+    label = task.labels[1] if asked.label is None else asked.label
+    if label not in task.labels:
+        raise InputError("there is no such label", given=given, remedy=f"one of {', '.join(task.labels)}")
+    return label

@@ -462,8 +462,8 @@ class Config(Section):
 
     @property
     def measures_first(self) -> bool:
-        """Whether candidates are measured before anything is trained: a limit other than `max_drop` is set."""
-        return self.contract.model_copy(update={"max_drop": None}).any
+        """Whether candidates are measured before anything is trained: a limit on costs is set."""
+        return bool({*self.contract.set_ones} - {"max_drop", "require"})
 
     @property
     def searches(self) -> bool:

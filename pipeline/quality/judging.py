@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.judgement import Judgement, decide, missed_costs
+from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract, Costs, Quality
-from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest
+from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.intervals import Groups
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
+from kdc.pipeline.quality.required import found_rates
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 
@@ -81,6 +83,7 @@ def judge_artifact(
     device: Device,
     int8_allowed: bool,
     look: Callable[[NDArray[np.floating]], int],
+    with_decisions: Callable[[Manifest], Manifest],
 ) -> tuple[Manifest, Judgement]:
     """Choose the variant by its costs and the tuning slice, and judge it by the evaluation rows.
 
@@ -94,9 +97,10 @@ def judge_artifact(
         int8_allowed: whether int8 may be tried unasked: one that cost more than `quantize.max_int8_drop` is in the
             artifact for people who ask for it.
         look: from the logits of what is judged, which look at the evaluation rows this is.
+        with_decisions: gives the manifest, whose variants are chosen, the thresholds of its decisions.
 
     Returns:
-        The manifest, whose provider now loads the variant that was judged, and the judgement.
+        The manifest with its decisions, whose provider now loads the variant that was judged, and the judgement.
     """
     timed = {}
     for variant in _in_turn(manifest, device, int8_allowed=int8_allowed):
@@ -107,26 +111,56 @@ def judge_artifact(
             break
     variant = _best(contract, {name: costs for name, (_, _, costs) in timed.items()}, tuning)
     engine, rows, measured = timed[variant]
-    student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
-    quality = None
-    if contract.limits.max_drop is not None:
-        quality = compare(
-            student,
-            answers.other(contract),
-            answers.labels,
-            engine.task.kind,
-            engine.task.metric,
-            contract=contract,
-            groups=answers.groups,
-            look=look(student),
-        )
     providers = manifest.providers | {engine.provider: variant}
-    judgement = _judgement(engine, contract, rows, measured, quality, compared=True)
-    return manifest.model_copy(update={"providers": providers}), judgement
+    manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
+    student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
+    quality, required = judge_answers(
+        student,
+        engine.activated(student),
+        answers.labels,
+        manifest.task,
+        contract=contract,
+        other=answers.other(contract),
+        groups=answers.groups,
+        look=look(student) if contract.limits.max_drop is not None or contract.limits.require else 1,
+    )
+    return manifest, _judgement(engine, contract, rows, measured, (quality, required), compared=True)
+
+
+Answers = tuple[Quality | None, tuple[Found, ...]]  # what the contract asks of answers: the metric, and decisions
+
+
+def judge_answers(
+    logits: NDArray[np.floating],
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    task: TaskInfo,
+    *,
+    contract: Contract,
+    other: Other | None,
+    groups: Groups,
+    look: int,
+) -> Answers:
+    """What a contract asks of a model's answers, measured on labelled rows.
+
+    Args:
+        logits: (rows, outputs).
+        probabilities: (rows, outputs), by which the artifact decides.
+        labels: (rows,), or (rows, outputs) for multi-label.
+        task: with the artifact's thresholds.
+        contract: what is asked.
+        other: what the metric is compared with; None where the contract asks for no `max_drop`.
+        groups: which rows belong together.
+        look: see `Quality`.
+    """
+    quality = None
+    if other is not None:
+        quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
+    return quality, found_rates(contract, task, probabilities, labels, groups=groups, look=look)
 
 
 def judge_again(
-    engine: Engine, contract: Contract, rows: Sequence[Text], quality: Quality | None, *, compared: bool
+    engine: Engine, contract: Contract, rows: Sequence[Text], answers: Answers, *, compared: bool
 ) -> Judgement:
     """Measure the costs of an engine, and decide whether it keeps its contract.
 
@@ -134,10 +168,10 @@ def judge_again(
         engine: as `load` opens it.
         contract: what is asked.
         rows: the rows to time, see `kdc.pipeline.quality.latency.rows_to_time`.
-        quality: the student beside its teacher; None where the contract asks for no `max_drop`.
-        compared: whether the quality was measured now; otherwise it is that of an earlier judgement.
+        answers: the student beside its teacher, None where the contract asks for no `max_drop`, and its decisions.
+        compared: whether these were measured now; otherwise they are those of an earlier judgement.
     """
-    return _judgement(engine, contract, rows, _costs(engine, contract, rows), quality, compared=compared)
+    return _judgement(engine, contract, rows, _costs(engine, contract, rows), answers, compared=compared)
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
@@ -170,9 +204,10 @@ def _costs(engine: Engine, contract: Contract, rows: Sequence[Text]) -> Costs:
 
 
 def _judgement(
-    engine: Engine, contract: Contract, rows: Sequence[Text], costs: Costs, quality: Quality | None, *, compared: bool
+    engine: Engine, contract: Contract, rows: Sequence[Text], costs: Costs, answers: Answers, *, compared: bool
 ) -> Judgement:
-    verdict, missed = decide(contract, costs, quality)
+    quality, required = answers
+    verdict, missed = decide(contract, costs, quality, required)
     return Judgement(
         contract=contract,
         variant=engine.variant,
@@ -182,6 +217,7 @@ def _judgement(
         lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
         costs=costs,
         quality=quality,
+        required=required,
         compared=compared,
         missed=missed,
         verdict=verdict,

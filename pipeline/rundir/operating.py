@@ -23,7 +23,7 @@ _MOST_TOLD = 5  # labels whose aim is not reached
 _Labelled = tuple[NDArray[np.floating], NDArray[np.generic]]  # probabilities (rows, outputs), and the rows' labels
 
 
-def with_decisions(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, list[str]]:
+def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, list[str]]:
     """The task with the thresholds that a run asks for, and what a person should know of them.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.aims import abstain_of, aims_of
+from kdc.pipeline.config.aims import abstain_of, aims_of, required_label
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
@@ -98,6 +98,8 @@ def check(run: Run) -> None:
     operating, task = run.config.operating, run.data().task
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
+    for requirement in run.config.contract.require:
+        required_label(requirement, task)
     _check_shallow(student)
     if not (run.config.searches or is_shallow(student.model)):
         _check_architecture(run.config)

@@ -53,7 +53,7 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.rundir.fingerprints import gpu_name, this_machine
 from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
-from kdc.pipeline.rundir.operating import with_decisions
+from kdc.pipeline.rundir.operating import decided_task
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.rundir.standing import teacher_note
 
@@ -101,7 +101,11 @@ def run(run: Run, out: Path) -> PackageResult:
     _copy_files(run, working, with_int8=quantized.int8)
     manifest = _manifest(run, working, evaluated.table, quantized)
     judgement, contract = None, run.config.contract.terms
-    if contract is not None:
+    notes: list[str] = []  # on the decisions
+    with_decisions = partial(_with_decisions, run, notes)
+    if contract is None:
+        manifest = with_decisions(manifest)
+    else:
         write_manifest(working, manifest)  # the engine loads only a folder that has one
         manifest, judgement = judge_artifact(
             working,
@@ -112,9 +116,8 @@ def run(run: Run, out: Path) -> PackageResult:
             device=judged_device(run.device),
             int8_allowed=quantized.chosen is not None,
             look=partial(look_of, run),
+            with_decisions=with_decisions,
         )
-    task, decision_notes = with_decisions(run, manifest.providers[CPU_PROVIDER], manifest.temperature)
-    manifest = manifest.model_copy(update={"task": task})
     example = _example(manifest.task)
     adapted = run.student.method == "lora"
     card = card_metadata(manifest, models=_base_models(run), dataset=_hub_dataset(run))
@@ -138,13 +141,18 @@ def run(run: Run, out: Path) -> PackageResult:
         metric=manifest.task.metric,
         contract=judgement,
         notes=tuple(
-            note
-            for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *decision_notes)
-            if note
+            note for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *notes) if note
         ),
         example=example,
         headline=f"{final.name}, sha256 {manifest.sha256[:16]}{verdict}",
     )
+
+
+def _with_decisions(run: Run, notes: list[str], manifest: Manifest) -> Manifest:
+    """The manifest with the thresholds of the variant that a CPU loads; what is to be said of them goes to `notes`."""
+    task, more = decided_task(run, manifest.providers[CPU_PROVIDER], manifest.temperature)
+    notes += more
+    return manifest.model_copy(update={"task": task})
 
 
 def is_intact(root: Path) -> bool:

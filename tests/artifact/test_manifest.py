@@ -61,6 +61,7 @@ def test_a_manifest_of_an_older_version_is_read_as_it_was_written() -> None:
     document["contract"]["quality"]["against"] = "teacher"
     document["contract"]["quality"] |= {"groups": None, "look": 1}
     document["contract"]["costs"] |= {"latency_interval": None, "rows_interval": None, "starved": 0.0}
+    document["contract"]["contract"]["limits"]["require"] = document["contract"]["required"] = []
     document["lineage"]["trained"] = ""
     document["task"]["points"] = []
     document["task"]["abstain"] = None

@@ -20,6 +20,7 @@ from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered, prefixes
 from kdc.serving.engine.deciding import decided, given, in_words
 from kdc.serving.engine.engine import Engine
+from kdc.tools.verify import verify_artifact
 
 MOOD = TaskInfo(name="mood", kind="classification", labels=("bad", "so so", "good"))
 
@@ -54,7 +55,7 @@ def test_most_rows_are_answered_of_which_the_aim_is_shown(seed: int) -> None:
 
 
 def test_an_aim_that_is_not_kept_is_taken_for_kept_as_rarely_as_is_said() -> None:
-    """Would catch a test without its correction, or one of the share that is counted: that is too high half the time.
+    """Would catch a threshold by the share that is counted: that is too high half the time.
     Of 600 draws at an error of 5 % more than 45 are as rare as one in a thousand."""
     wrong = 0
     for seed in range(600):
@@ -151,15 +152,19 @@ def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
     settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
     settings["operating"] = finished.config.operating.model_copy(update={"abstain": "accuracy>=0.8"})
+    required = ("coverage>=0.01", "yes:precision>=0.5", "accuracy>=0.999")
+    settings["contract"] = finished.config.contract.model_copy(update={"require": required})
     made = tiny_runs.compress(finished.config.model_copy(update=settings))
     assert [name for name, record in made.stages.items() if not record.skipped] == ["package"]
-    assert made.artifact is not None
-    engine = Engine.load(made.artifact, device="cpu", threads=1)
+    assert made.result is not None
+    judgement, folder = made.result.contract, tmp_path / "run" / made.result.artifact
+    assert judgement is not None
+    engine = Engine.load(folder, device="cpu", threads=1)
     abstain, data = engine.task.abstain, open_data(tmp_path / "run" / "data")
     assert abstain is not None
     assert abstain.variant == engine.variant
     other = {"fp32": "int8", "int8": "fp32"}[engine.variant]
-    assert any("thresholds" in note for note in Engine.load(made.artifact, device="cpu", variant=other).notes)
+    assert any("thresholds" in note for note in Engine.load(folder, device="cpu", variant=other).notes)
     for split, told in (("tune", abstain.tuning), ("eval", abstain.evaluation)):
         rows = data.rows(split)
         answers = [(row.max() >= abstain.threshold, row.argmax()) for row in engine.predict(texts_of(rows))]
@@ -170,7 +175,24 @@ def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp
     best = [row.argmax() for row in engine.predict(texts_of(data.rows("tune"))) if row.max() >= abstain.threshold]
     shares = np.bincount(best, minlength=2) / len(data.rows("tune"))
     assert abstain.shares == pytest.approx(shares.tolist(), abs=1e-6)
-    assert "## Decisions" in (made.artifact / "README.md").read_text(encoding="utf-8")
+    assert "## Decisions" in (folder / "README.md").read_text(encoding="utf-8")
+    told = abstain.evaluation
+    assert told is not None
+    assert [(found.rate.hits, found.rate.of) for found in judgement.required[::2]] == [
+        (told.coverage.hits, told.coverage.of),
+        (told.accuracy.hits, told.accuracy.of),
+    ]
+    assert (judgement.quality, judgement.required[0].look) == (None, 1)
+    again = verify_artifact(folder).judgement
+    assert (again.required, again.compared) == (judgement.required, False)
+    with pytest.raises(InputError, match="without rows"):
+        verify_artifact(folder, given={"require": ["coverage>=0.5"]})
+    columns = {name: getattr(finished.config.data, name) for name in ("text", "text_pair", "label")}
+    rows = verify_artifact(folder, data=finished.folder / "eval.csv", columns=columns, given={"require": required[::2]})
+    assert rows.judgement.compared
+    assert [found.rate.hits for found in rows.judgement.required] == [
+        found.rate.hits for found in judgement.required[::2]
+    ]
 
 
 def test_a_model_that_is_always_wrong_answers_as_little_as_is_tried() -> None:

@@ -224,7 +224,7 @@ def test_an_artifact_that_was_judged_elsewhere_is_said_to_be_so(
 def test_an_earlier_quality_does_not_answer_another_question(contracted: Contracted, tmp_path: Path) -> None:
     done = kdc("verify", str(contracted.passed), "--max-drop", "59")
     assert done.returncode == 2
-    assert "it was judged by 60" in done.stderr
+    assert "it was judged by --max-drop 60" in done.stderr
     promised = load_manifest(contracted.passed).contract
     assert promised is not None
     other = {"int8": "fp32", "fp32": "int8"}[promised.variant]

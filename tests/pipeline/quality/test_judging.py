@@ -56,6 +56,7 @@ class Judged:
             device="cpu",
             int8_allowed=int8_allowed,
             look=look,
+            with_decisions=lambda manifest: manifest,
         )
         assert changed.providers[CPU] == judgement.variant
         return judgement

@@ -1,0 +1,34 @@
+"""What a contract asks of decisions: a share of evaluation rows, such as `spam:precision>=0.95` or `accuracy>=0.98`."""
+
+from pydantic import Field
+
+from kdc.artifact.contract.terms import Evidence, Verdict
+from kdc.artifact.decision import Rate, parse_bound
+from kdc.common.frozen import Frozen
+
+
+class Found(Frozen):
+    """A share that a contract asks for, as it was counted on labelled rows, by the decisions of the artifact."""
+
+    requirement: str  # as the contract has it
+    # Its interval is Clopper's and Pearson's, with the contract's confidence at the end that shows that the share is
+    # kept; at the other end all shares of the contract have the error of one together.
+    rate: Rate
+    look: int = Field(1, ge=1)  # see `kdc.artifact.contract.terms.Quality`
+
+
+def judge_found(found: Found, evidence: Evidence) -> tuple[Verdict, str]:
+    """The verdict on one share, and what is wrong in one sentence ("" where it is kept)."""
+    asked, rate = parse_bound(found.requirement), found.rate
+    assert asked is not None  # a contract cannot be made otherwise
+    low, high = rate.low, rate.high
+    if evidence == "point" and rate.value is not None:
+        low = high = rate.value
+    worst, best = (high, low) if asked.is_most else (low, high)
+    sign = -1 if asked.is_most else 1
+    counted = f"{found.requirement}: {rate.text} % of {rate.of} evaluation rows"
+    if sign * worst >= sign * asked.value:
+        return "pass", ""
+    if sign * best >= sign * asked.value:
+        return "not shown", f"{counted}, too few to say"
+    return "fail", counted

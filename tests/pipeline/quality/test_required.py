@@ -1,0 +1,139 @@
+"""The shares that a contract asks of decisions: how they are counted, and what is shown by them."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from kdc.artifact.contract.judgement import spent
+from kdc.artifact.contract.required import Found, judge_found
+from kdc.artifact.contract.terms import Contract, Limits
+from kdc.artifact.decision import Abstention, OperatingPoint, Rate
+from kdc.artifact.manifest import TaskInfo
+from kdc.common.errors import InputError
+from kdc.pipeline.config.aims import required_label
+from kdc.pipeline.quality.required import found_rates
+
+TAGS = TaskInfo(
+    name="tags",
+    kind="multilabel",
+    labels=("toxic", "a:b"),
+    points=(OperatingPoint(label="toxic", threshold=0.8, aim="fixed"),),
+)
+MOOD = TaskInfo(name="mood", kind="classification", labels=("bad", "good"))
+NEWS = TaskInfo(
+    name="news",
+    kind="classification",
+    labels=("a", "b", "c"),
+    abstain=Abstention(threshold=0.6, aim="fixed"),
+)
+
+
+def contract(*require: str) -> Contract:
+    return Contract(limits=Limits(require=require))
+
+
+def counted(
+    terms: Contract, task: TaskInfo, probabilities: np.ndarray, labels: np.ndarray
+) -> dict[str, tuple[int, int]]:
+    found = found_rates(terms, task, probabilities, labels, groups=np.arange(len(labels)))
+    return {each.requirement: (each.rate.hits, each.rate.of) for each in found}
+
+
+def test_shares_are_of_what_the_artifact_decides() -> None:
+    """Would catch one half in place of the thresholds, and rows that are not answered among those that are wrong."""
+    probabilities = np.array([[0.9, 0.6], [0.7, 0.4], [0.85, 0.5], [0.1, 0.9]])
+    labels = np.array([[1, 1], [1, 0], [0, 0], [0, 1]])
+    asked = ("toxic:precision>=0.5", "toxic:recall>=0.5", "toxic:fpr<=0.5", "a:b:precision>=0.5")
+    assert counted(contract(*asked), TAGS, probabilities, labels) == dict(
+        zip(asked, [(1, 2), (1, 2), (1, 2), (2, 3)], strict=True)
+    )
+    rows = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    asked = ("accuracy>=0.5", "coverage>=0.5", "b:precision>=0.5", "b:recall>=0.1")
+    assert counted(contract(*asked), NEWS, rows, np.array([0, 1, 1, 0])) == dict(
+        zip(asked, [(2, 3), (3, 4), (1, 1), (1, 2)], strict=True)
+    )
+    assert counted(contract("recall>=0.5"), MOOD, rows[:, :2], np.array([0, 1, 1, 0])) == {"recall>=0.5": (1, 2)}
+
+
+def test_each_end_of_an_interval_has_the_error_that_is_stated() -> None:
+    """What shows that a share is kept has the contract's confidence; what shows a miss divides it among all shares."""
+    generator = np.random.default_rng(0)
+    probabilities, labels = generator.dirichlet([1, 1], 300), generator.integers(0, 2, 300)
+    asked = contract("recall>=0.9", "fpr<=0.1")
+    for look in (1, 3):
+        found = found_rates(asked, MOOD, probabilities, labels, groups=np.arange(300), look=look)
+        kept = spent(0.95, look)
+        for each, narrow in zip(found, ("low", "high"), strict=True):
+            assert each.look == look
+            for end in ("low", "high"):
+                confidence = kept if end == narrow else 1 - (1 - kept) / 2
+                interval = binomtest(each.rate.hits, each.rate.of).proportion_ci(confidence, method="exact")
+                assert getattr(each.rate, end) == pytest.approx(getattr(interval, end), abs=1e-6)
+
+
+def test_rows_of_one_group_count_as_one() -> None:
+    generator = np.random.default_rng(1)
+    probabilities, labels = generator.dirichlet([1, 1], 50), np.arange(50) % 2
+    (once,) = found_rates(contract("accuracy>=0.9"), MOOD, probabilities, labels, groups=np.arange(50))
+    probabilities, labels = np.repeat(probabilities, 4, axis=0), np.repeat(labels, 4)
+    (again,) = found_rates(contract("accuracy>=0.9"), MOOD, probabilities, labels, groups=np.repeat(np.arange(50), 4))
+    assert (again.rate.hits, again.rate.of) == (4 * once.rate.hits, 200)
+    assert (again.rate.low, again.rate.high) == pytest.approx((once.rate.low, once.rate.high))
+
+
+def test_of_no_rows_nothing_is_shown() -> None:
+    rows, labels = np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.int64)
+    (found,) = found_rates(contract("precision>=0.5"), MOOD, rows, labels, groups=np.arange(5))
+    assert (found.rate.of, judge_found(found, "interval")[0], judge_found(found, "point")[0]) == (
+        0,
+        "not shown",
+        "not shown",
+    )
+    (none,) = found_rates(contract("recall>=0.5"), MOOD, rows, 1 - labels, groups=np.arange(5))
+    assert (none.rate.hits, none.rate.low) == (0, 0.0)
+    (all_,) = found_rates(contract("bad:recall>=0.5"), MOOD, rows, labels, groups=np.arange(5))
+    assert (all_.rate.hits, all_.rate.high) == (5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "interval", "verdict", "by_point"),
+    [
+        ("precision>=0.9", (0.9, 0.95), "pass", "pass"),
+        ("precision>=0.9", (0.88, 0.95), "not shown", "pass"),
+        ("precision>=0.93", (0.88, 0.95), "not shown", "fail"),
+        ("precision>=0.96", (0.88, 0.95), "fail", "fail"),
+        ("fpr<=0.95", (0.88, 0.95), "pass", "pass"),
+        ("fpr<=0.9", (0.88, 0.95), "not shown", "fail"),
+        ("fpr<=0.93", (0.88, 0.95), "not shown", "pass"),
+        ("fpr<=0.87", (0.88, 0.95), "fail", "fail"),
+    ],
+)
+def test_a_share_is_kept_where_its_whole_interval_is(
+    requirement: str, interval: tuple[float, float], verdict: str, by_point: str
+) -> None:
+    found = Found(requirement=requirement, rate=Rate(hits=92, of=100, low=interval[0], high=interval[1]))
+    assert judge_found(found, "interval")[0] == verdict
+    assert judge_found(found, "point")[0] == by_point
+    assert bool(judge_found(found, "interval")[1]) is (verdict != "pass")
+
+
+@pytest.mark.parametrize(
+    ("task", "requirement", "words"),
+    [
+        (TaskInfo(name="stars", kind="regression"), "accuracy>=0.9", "decides nothing"),
+        (TAGS, "accuracy>=0.9", "of no label"),
+        (MOOD, "good:accuracy>=0.9", "of no label"),
+        (TAGS, "recall>=0.9", "which label"),
+        (NEWS, "recall>=0.9", "which label"),
+        (NEWS, "d:recall>=0.9", "no such label"),
+    ],
+)
+def test_what_a_task_cannot_be_asked_for(task: TaskInfo, requirement: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        required_label(requirement, task)
+
+
+@pytest.mark.parametrize("wrong", ["f1", "0.9", "accuracy>0.9", "recall<=0.9", "fpr>=0.1", "recall>=1.1", "x:", "nan"])
+def test_a_requirement_that_is_no_bound_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="is no bound"):
+        contract("accuracy>=0.5", wrong)
