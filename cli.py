@@ -191,9 +191,9 @@ COMPRESS = (
     Setting(
         "aim",
         list[str],
-        "What a label's threshold is chosen by, on rows held out of training: f1, precision>=0.95, recall>=0.99, "
-        "fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 for each label "
-        "of a multi-label task; else the most probable class).",
+        "What a label's threshold is chosen by, on rows held out of training: f1, matthews, precision>=0.95, "
+        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 for "
+        "each label of a multi-label task; else the most probable class).",
         keys=("operating.aims",),
     ),
     Setting(

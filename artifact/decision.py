@@ -85,7 +85,7 @@ class Threshold(Frozen):
     """A probability from which on something is done."""
 
     threshold: float = Field(ge=0, le=1)
-    aim: str  # what it was chosen by: "f1", "precision>=0.95", ..., or "fixed" where a person set it
+    aim: str  # what it was chosen by: "f1", "matthews", "precision>=0.95", ..., or "fixed" where a person set it
     reached: bool = True  # whether the tuning slice reaches the aim, or, for an abstention, shows that it is reached
     note: str = ""  # why it does not
     variant: str = ""  # the ONNX file by whose probabilities it was chosen; "" where a person wrote it down

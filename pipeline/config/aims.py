@@ -1,5 +1,7 @@
-"""What a person asks of a label's threshold: `f1`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or a number; and of
-the rows that are answered at all: `accuracy>=0.98`, or a number; and whether a task can be asked for it.
+"""What a person asks of decisions, and whether a task can be asked for it.
+
+A label's threshold is chosen by `f1`, `matthews`, `precision>=0.95`, `recall>=0.99`, `fpr<=0.01`, or is a number; rows
+are answered by `accuracy>=0.98`, or from a number on.
 """
 
 from collections.abc import Sequence
@@ -10,10 +12,13 @@ from kdc.artifact.decision import ABSTAINED, parse_bound
 from kdc.artifact.manifest import TaskBase
 from kdc.common.errors import InputError
 
-Measure = Literal["f1", "precision", "recall", "fpr", "accuracy", "fixed"]
+Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "fixed"]
 _MEASURES_OF_LABELS = ("precision", "recall", "fpr")
 MOST_POINTS = 500  # thresholds of an artifact: each takes a kilobyte of its manifest
-_HOW = "write f1, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label LABEL:recall>=0.9"
+_HOW = (
+    "write f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or a threshold such as 0.7, for one label "
+    "LABEL:recall>=0.9"
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,9 @@ class Aim:
 
     label: str | None  # None: of each label of a multi-label task, or of the second of two classes
     measure: Measure  # see `kdc.artifact.decision.Bound`
-    bound: float | None  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for f1
+    bound: (
+        float | None
+    )  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for what is highest
 
     @property
     def text(self) -> str:
@@ -46,8 +53,8 @@ def parse_aim(text: str) -> Aim:
     if bound is not None and bound.measure in _MEASURES_OF_LABELS:
         return Aim(bound.label, bound.measure, bound.value)  # type: ignore[arg-type]
     label, _, asked = text.rpartition(":")
-    if asked.strip().lower() == "f1":
-        return Aim(label or None, "f1", None)
+    if (best := asked.strip().lower()) in ("f1", "matthews"):
+        return Aim(label or None, best, None)  # type: ignore[arg-type]
     return Aim(label or None, "fixed", _probability(asked, f"{text!r} is no aim within 0 and 1; {_HOW}"))
 
 

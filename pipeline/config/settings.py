@@ -370,8 +370,8 @@ class OperatingSettings(Section):
 
     aims: tuple[str, ...] = Field(
         (),
-        description="what thresholds are chosen by: f1, precision>=0.95, recall>=0.99, fpr<=0.01 or the threshold "
-        "itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
+        description="what thresholds are chosen by: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
+        "threshold itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
     )
     abstain: str | None = Field(
         None,

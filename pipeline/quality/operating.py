@@ -11,7 +11,7 @@ from kdc.artifact.decision import HALF, Rate, Rates
 from kdc.pipeline.config.aims import Aim
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
-_LEAST_GAIN = 0.02  # of F1 over giving the label to every row
+_LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
 _CHANCE = 0.05  # of models that know nothing of a label, one in twenty gets a threshold
 
 Floats = NDArray[np.float64]
@@ -60,12 +60,14 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     thresholds, hits, alarms = _curve(probabilities, has_label)
     precision = np.divide(hits, hits + alarms, out=np.ones_like(hits), where=hits + alarms > 0)
     recall, fpr = hits / positives, alarms / negatives
-    if aim.measure == "f1":
-        f1 = 2 * hits / (positives + hits + alarms)
-        if f1.max() < 2 * positives / (positives + len(has_label)) + _LEAST_GAIN:
+    if aim.bound is None:
+        if aim.measure == "f1":
+            score, of_all = 2 * hits / (positives + hits + alarms), 2 * positives / (positives + len(has_label))
+        else:
+            score, of_all = _matthews(hits, alarms, positives, negatives), 0.0
+        if score.max() < of_all + _LEAST_GAIN:
             return Chosen(HALF, reached=False, note="no threshold is better than to give it to every row")
-        return Chosen(_nearest_half(thresholds[f1 >= f1.max() - 1e-12]))
-    assert aim.bound is not None
+        return Chosen(_nearest_half(thresholds[score >= score.max() - 1e-12]))
     value, wins = {"precision": (precision, recall), "recall": (recall, -fpr), "fpr": (-fpr, recall)}[aim.measure]
     value = np.where(hits > 0, value, -1.0)  # a label that is never given keeps every precision, and is no use
     bound = -aim.bound if aim.measure == "fpr" else aim.bound
@@ -88,6 +90,14 @@ def _curve(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_]) ->
     falling = distinct[::-1]
     between = np.append((falling[:-1] + falling[1:]) / 2, 0.0)
     return between, right.cumsum(), wrong.cumsum()
+
+
+def _matthews(hits: Floats, alarms: Floats, positives: int, negatives: int) -> Floats:
+    """Matthews' correlation of giving a label and having it (1975, Biochim. Biophys. Acta 405:442); 0 where all rows
+    get it."""
+    given = hits + alarms
+    square = given * (positives + negatives - given) * positives * negatives
+    return np.divide(hits * negatives - alarms * positives, np.sqrt(square), out=np.zeros_like(hits), where=square > 0)
 
 
 def _nearest_half(thresholds: Floats) -> float:

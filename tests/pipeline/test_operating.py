@@ -60,6 +60,9 @@ def test_a_threshold_is_the_best_of_all_that_keep_the_aim(seed: int) -> None:
         return outcome(found.threshold, probabilities, has)
 
     assert chosen("f1")[3] == pytest.approx(max(each[3] for each in every))
+    correlations = [np.corrcoef(probabilities >= at, has)[0, 1] for at in sorted({*probabilities.tolist()})[1:]]
+    found = choose(probabilities, has, parse_aim("matthews"))
+    assert np.corrcoef(probabilities >= found.threshold, has)[0, 1] == pytest.approx(max(correlations))
     bound = 0.9 * max(each[0] for each in every)
     precision = chosen(f"precision>={bound}")
     assert precision[0] >= bound - 1e-6  # the aim is written with six digits
@@ -134,6 +137,7 @@ def test_of_very_many_labels_only_those_that_are_named_have_thresholds() -> None
 
 def test_aims_are_read() -> None:
     assert parse_aim("f1") == Aim(None, "f1", None)
+    assert parse_aim("rude:Matthews") == Aim("rude", "matthews", None)
     assert parse_aim("toxic:Recall >= 0.9") == Aim("toxic", "recall", 0.9)
     assert parse_aim("a:b:fpr<=0.01") == Aim("a:b", "fpr", 0.01)
     assert parse_aim("toxic:0.25") == Aim("toxic", "fixed", 0.25)
