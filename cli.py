@@ -89,15 +89,15 @@ LIMITS = settings(
     (
         "evidence",
         str,
-        "What must keep to --max-drop: interval, the lower end of the difference's confidence interval (default), or "
-        "point, the difference itself.",
+        "What must keep to --max-drop and --require: interval, the confidence interval of what was measured (default), "
+        "or point, what was measured itself.",
     ),
     (
         "against",
         str,
         "What --max-drop compares with: teacher, or best (default), the better one of teacher and baselines.",
     ),
-    ("confidence", float, "Confidence of that interval, above 0.5 and at most 0.99 (default 0.95)."),
+    ("confidence", float, "Confidence of these intervals, above 0.5 and at most 0.99 (default 0.95)."),
 )
 COMPRESS = (
     *settings(
@@ -192,8 +192,8 @@ COMPRESS = (
         "aim",
         list[str],
         "What a label's threshold is chosen by, on rows held out of training: f1, matthews, precision>=0.95, "
-        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 for "
-        "each label of a multi-label task; else the most probable class).",
+        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 "
+        "for each label of a multi-label task; else the most probable class).",
         keys=("operating.aims",),
     ),
     Setting(

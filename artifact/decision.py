@@ -16,8 +16,8 @@ ABSTAINED = "abstained"  # what is said in place of a label where a row is not a
 
 
 _BOUND = re.compile(
-    r"(?:(.+):)?\s*(?:(precision|recall|accuracy|coverage)\s*>=|(fpr)\s*<=)\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*",
-    re.IGNORECASE,
+    r"(?:(.+):)?\s*(?:(precision|recall|accuracy|coverage)\s*>=|(fpr)\s*<=)([^<>=:]{1,50})",
+    re.ASCII | re.DOTALL | re.IGNORECASE,
 )
 
 
@@ -35,14 +35,23 @@ class Bound(NamedTuple):
         """Whether the share must be at most the value, and not at least."""
         return self.measure == "fpr"
 
+    @property
+    def name(self) -> str:
+        """What is bounded, with its label."""
+        return self.measure if self.label is None else f"{self.label}:{self.measure}"
+
 
 def parse_bound(text: str) -> Bound | None:
     """Read `LABEL:precision>=0.95`, `recall>=0.9`, `fpr<=0.01`, `accuracy>=0.98` or `coverage>=0.5`; None if it is none
     of these, or its value is not within 0 and 1."""
     match = _BOUND.fullmatch(text)
-    if match is None or not 0 <= float(match[4]) <= 1:
+    try:
+        value = float(match[4]) if match is not None else -1.0
+    except ValueError:
         return None
-    return Bound(match[1], (match[2] or match[3]).lower(), float(match[4]))
+    if match is None or not 0 <= value <= 1:
+        return None
+    return Bound(match[1], (match[2] or match[3]).lower(), value)
 
 
 class Rate(Frozen):

@@ -244,7 +244,7 @@ def _point(
     task, result = made.run.data().task, made.run.result(StudentResult)
     metric, confidence = task.metrics[0], 1 - (1 - _CONFIDENCE) / (2 * points)
     logits = answers.student(str(engine.variant), on_gpu=engine.provider != CPU_PROVIDER)
-    look_of(made.run, logits, root=root)
+    look_of(made.run, metrics.predictions(logits, task.kind), root=root)
     scored = (logits, answers.labels, task.kind, metric)
     gap = difference(
         logits, answers.teacher, answers.labels, task.kind, metric, groups=answers.groups, confidence=confidence

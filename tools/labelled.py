@@ -145,15 +145,13 @@ def compare_again(
     other: Other | None = None
     groups: NDArray[np.integer] = groups_of(texts)
     look = 1
-    if contract.limits.max_drop is None:
-        if contract.limits.require:
-            look = _look_of(engine)
-    elif teacher is None:
+    if contract.limits.max_drop is not None and teacher is None:
         other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
         look = _look_of(engine)
     else:
-        _refuse_better_baseline(artifact, engine.manifest, contract)
-        other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
+        if contract.limits.max_drop is not None and teacher is not None:
+            _refuse_better_baseline(artifact, engine.manifest, contract)
+            other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
         with contextlib.suppress(KdcError):  # the rows may be those of the evaluation all the same
             _, groups = _kept_answers(artifact, engine.manifest, texts, contract)
             look = _look_of(engine)

@@ -13,6 +13,7 @@ from kdc.artifact.contract.terms import Contract, replace
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Device
 from kdc.common.errors import InputError
+from kdc.pipeline.config.aims import required_label
 from kdc.pipeline.quality.judging import Answers, judge_again, load
 from kdc.pipeline.quality.latency import rows_of, rows_to_time
 
@@ -64,11 +65,14 @@ def verify_artifact(
         raise InputError(
             "the artifact has no contract",
             given=artifact,
-            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500",
+            remedy="say what must hold: --max-latency-ms 5, --max-size-mb 25, --max-drop 1, --min-rows-per-s 500, "
+            "--require accuracy>=0.9",
         )
     if device is None:
         device = "cpu" if before is None or before.provider == CPU_PROVIDER else "cuda"
     engine = load(artifact, contract, device)
+    for requirement in contract.limits.require:
+        required_label(requirement, engine.task)
     if data is not None:
         from kdc.tools.labelled import compare_again
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from kdc.artifact.contract.terms import Evidence, Verdict
-from kdc.artifact.decision import Rate, parse_bound
+from kdc.artifact.decision import Bound, Rate, parse_bound
 from kdc.common.frozen import Frozen
 
 
@@ -16,14 +16,22 @@ class Found(Frozen):
     rate: Rate
     look: int = Field(1, ge=1)  # see `kdc.artifact.contract.terms.Quality`
 
+    @property
+    def asked(self) -> Bound:
+        """The requirement."""
+        bound = parse_bound(self.requirement)
+        assert bound is not None  # a contract cannot be made otherwise
+        return bound
+
 
 def judge_found(found: Found, evidence: Evidence) -> tuple[Verdict, str]:
     """The verdict on one share, and what is wrong in one sentence ("" where it is kept)."""
-    asked, rate = parse_bound(found.requirement), found.rate
-    assert asked is not None  # a contract cannot be made otherwise
+    asked, rate = found.asked, found.rate
+    if not rate.of:
+        return "not shown", f"{found.requirement}: there is no such evaluation row, of which it would be a share"
     low, high = rate.low, rate.high
-    if evidence == "point" and rate.value is not None:
-        low = high = rate.value
+    if evidence == "point":
+        low = high = rate.hits / rate.of
     worst, best = (high, low) if asked.is_most else (low, high)
     sign = -1 if asked.is_most else 1
     counted = f"{found.requirement}: {rate.text} % of {rate.of} evaluation rows"

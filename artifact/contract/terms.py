@@ -19,6 +19,7 @@ Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
 LONGEST = 8192  # tokens of a row
+_LONGEST_TEXT = 1000  # characters of a requirement
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 
 
@@ -58,10 +59,11 @@ class Limits(Frozen):
     @classmethod
     def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
-            if parse_bound(text) is None:
+            bound = parse_bound(text) if len(text) <= _LONGEST_TEXT else None
+            if bound is None or bound.value in (0, 1):
                 raise ValueError(
-                    f"{text!r} is no bound within 0 and 1; write LABEL:precision>=0.95, LABEL:recall>=0.9, "
-                    "LABEL:fpr<=0.01, accuracy>=0.98 or coverage>=0.5"
+                    f"{text[:_LONGEST_TEXT]!r} is no bound between 0 and 1, neither of which rows can show; write "
+                    "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 or coverage>=0.5"
                 )
         return value
 
@@ -92,19 +94,19 @@ class Conditions(Frozen):
 
 
 class Proof(Frozen):
-    """What counts as having shown that `max_drop` is kept."""
+    """What counts as having shown that `max_drop` and `require` are kept."""
 
     evidence: Evidence = Field(
         "interval",
-        description="what must keep to max_drop: interval (the lower end of the difference's confidence interval) or "
-        "point (the difference itself)",
+        description="what must keep to max_drop and require: interval (the confidence interval of the difference, or "
+        "of the share) or point (what was measured itself)",
     )
     against: Against = Field(
         "teacher",  # as it is in the artifacts of versions that did not know baselines
         description="what the student is compared with: teacher, or best, the better one of the teacher and the "
         "baselines by the tuning slice",
     )
-    confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence of that interval")
+    confidence: float = Field(0.95, gt=0.5, le=0.99, description="confidence of these intervals")
 
 
 class Contract(Proof):

@@ -17,7 +17,9 @@ _BETTER = (
     "more layers (of six: --student layers:0,1,2,5), texts without labels (--unlabeled FILE), longer training "
     "(--set student.min_steps=3000)"
 )
-_STRICTER = "an --aim or --abstain that asks for more than is required, or a better student"
+_OTHER_DECISIONS = (
+    "other decisions: an --aim, or an --abstain, that leaves more of what is required, or a better student"
+)
 _MORE_ROWS = "more evaluation rows (--eval FILE), or --evidence point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
 _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
@@ -77,10 +79,11 @@ def table(judgement: Judgement) -> list[list[str]]:
             [f"{quality.metric} against {quality.other}", f">= -{limits.max_drop:g} points", difference, answer]
         )
     for each in judgement.required:
-        counted = f"{each.rate.text} %" + ("" if judgement.compared else ", as made")
-        name, sign, bound = each.requirement.rpartition(">=" if ">=" in each.requirement else "<=")
+        counted = f"{each.rate.text} %" if each.rate.of else "no row"
+        counted += "" if judgement.compared else ", as made"
         answer = _HOLDS[judge_found(each, judgement.contract.evidence)[0]]
-        rows.append([name.strip(), f"{sign} {100 * float(bound):g} %", counted, answer])
+        limit = f"{'<=' if each.asked.is_most else '>='} {100 * each.asked.value:g} %"
+        rows.append([each.asked.name, limit, counted, answer])
     return rows
 
 
@@ -115,5 +118,5 @@ def advice(judgement: Judgement) -> list[str]:
     if verdicts["max_drop"] == "fail":
         suggestions.append(_BETTER)
     if "fail" in shares:
-        suggestions.append(_STRICTER)
+        suggestions.append(_OTHER_DECISIONS)
     return suggestions

@@ -4,6 +4,7 @@ A label's threshold is chosen by `f1`, `matthews`, `precision>=0.95`, `recall>=0
 are answered by `accuracy>=0.98`, or from a number on.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from kdc.artifact.manifest import TaskBase
 from kdc.common.errors import InputError
 
 Measure = Literal["f1", "matthews", "precision", "recall", "fpr", "accuracy", "fixed"]
+_MOST_NAMED = 20  # labels in a message
 _MEASURES_OF_LABELS = ("precision", "recall", "fpr")
 MOST_POINTS = 500  # thresholds of an artifact: each takes a kilobyte of its manifest
 _HOW = (
@@ -39,7 +41,7 @@ class Aim:
         return (
             "fixed"
             if self.measure == "fixed"
-            else f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound:g}"
+            else f"{self.measure}{'<=' if self.measure == 'fpr' else '>='}{self.bound}"
         )
 
 
@@ -96,9 +98,7 @@ def aims_of(texts: Sequence[str], task: TaskBase) -> dict[str, Aim]:
         )
         for label in labels:
             if label not in task.labels:
-                raise InputError(
-                    "there is no such label to aim at", given=f"{given}", remedy=f"one of {', '.join(task.labels)}"
-                )
+                raise InputError("there is no such label to aim at", given=given, remedy=_one_of(task.labels))
             if label in aims and aims[label].label == aim.label:
                 raise InputError("a label has two aims", given=given, remedy="one --aim for each label")
             aims[label] = aim
@@ -148,7 +148,7 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
         )
     if ABSTAINED in task.labels:
         raise InputError(
-            f"a class is called as the decision not to answer: {ABSTAINED}", given=given, remedy="name the class anew"
+            f"a class has the name that stands for no answer: {ABSTAINED}", given=given, remedy="name the class anew"
         )
     if aims:
         raise InputError(
@@ -168,7 +168,7 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
     asked, given = parse_bound(requirement), f"--require {requirement}"
     assert asked is not None
     if task.kind == "regression":
-        raise InputError("a regression decides nothing", given=given, remedy="drop --require")
+        raise InputError("a regression decides nothing", given=f"{given}; {task.name} is one", remedy="drop --require")
     if asked.measure not in _MEASURES_OF_LABELS:
         if task.kind != "classification" or asked.label is not None:
             raise InputError(
@@ -178,10 +178,14 @@ def required_label(requirement: str, task: TaskBase) -> str | None:
             )
         return None
     if asked.label is None and (task.kind != "classification" or len(task.labels) != 2):
-        raise InputError(
-            "which label is asked for?", given=given, remedy=f"--require '{task.labels[0]}:{requirement}', say"
-        )
+        example = shlex.quote(f"{task.labels[0]}:{requirement}")
+        raise InputError(f"{asked.measure} is of a label", given=given, remedy=f"name it: --require {example}")
     label = task.labels[1] if asked.label is None else asked.label
     if label not in task.labels:
-        raise InputError("there is no such label", given=given, remedy=f"one of {', '.join(task.labels)}")
+        raise InputError("there is no such label", given=given, remedy=_one_of(task.labels))
     return label
+
+
+def _one_of(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MOST_NAMED} more" if len(labels) > _MOST_NAMED else ""
+    return f"one of {', '.join(labels[:_MOST_NAMED])}{more}"

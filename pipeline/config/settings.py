@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from kdc.artifact.contract.terms import Against, Conditions, Contract, Limits, Proof
+from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof
 from kdc.common.frozen import Frozen
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.presets import without_layers
@@ -372,6 +372,11 @@ class OperatingSettings(Section):
         (),
         description="what thresholds are chosen by: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
         "threshold itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
+    )
+    evidence: Evidence = Field(
+        "interval",
+        description="when an aim's bound is kept: interval (the tuning slice shows, with an error of 5 %, that it is "
+        "on other rows) or point (it is on the tuning slice)",
     )
     abstain: str | None = Field(
         None,

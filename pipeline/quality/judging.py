@@ -15,10 +15,12 @@ from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract, Costs, Quality
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest, TaskInfo
 from kdc.common import machine
+from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.intervals import Groups
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.quality.required import found_rates
+from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
 
@@ -82,7 +84,7 @@ def judge_artifact(
     *,
     device: Device,
     int8_allowed: bool,
-    look: Callable[[NDArray[np.floating]], int],
+    look: Callable[[NDArray[np.generic]], int],
     with_decisions: Callable[[Manifest], Manifest],
 ) -> tuple[Manifest, Judgement]:
     """Choose the variant by its costs and the tuning slice, and judge it by the evaluation rows.
@@ -96,7 +98,7 @@ def judge_artifact(
         device: that of `judged_device`.
         int8_allowed: whether int8 may be tried unasked: one that cost more than `quantize.max_int8_drop` is in the
             artifact for people who ask for it.
-        look: from the logits of what is judged, which look at the evaluation rows this is.
+        look: from the answers by which a model is judged, which look at the evaluation rows this is.
         with_decisions: gives the manifest, whose variants are chosen, the thresholds of its decisions.
 
     Returns:
@@ -114,15 +116,18 @@ def judge_artifact(
     providers = manifest.providers | {engine.provider: variant}
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
+    probabilities, seen = engine.activated(student), metrics.predictions(student, manifest.task.kind)
+    if contract.limits.require:  # other thresholds are another model
+        seen = np.column_stack([seen, decided(probabilities, manifest.task)])
     quality, required = judge_answers(
         student,
-        engine.activated(student),
+        probabilities,
         answers.labels,
         manifest.task,
         contract=contract,
         other=answers.other(contract),
         groups=answers.groups,
-        look=look(student) if contract.limits.max_drop is not None or contract.limits.require else 1,
+        look=look(seen) if contract.limits.max_drop is not None or contract.limits.require else 1,
     )
     return manifest, _judgement(engine, contract, rows, measured, (quality, required), compared=True)
 

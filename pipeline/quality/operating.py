@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, mannwhitneyu
+from scipy.stats import binom, binomtest, mannwhitneyu
 
+from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import HALF, Rate, Rates
 from kdc.pipeline.config.aims import Aim
+from kdc.pipeline.quality.shown import ERROR, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
 _LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
@@ -34,7 +36,9 @@ class Chosen:
     note: str = ""  # why they do not
 
 
-def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim) -> Chosen:
+def choose(
+    probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim, evidence: Evidence = "interval"
+) -> Chosen:
     """The threshold for an aim, by rows whose labels are known.
 
     Of the thresholds that keep a bound it is the one with most of what the bound works against: the most recall for a
@@ -43,10 +47,16 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     nearly every row, which is not taken. Rows with one probability are never parted, and a threshold lies halfway
     between two probabilities.
 
+    By `interval` a bound is kept where these rows show, with an error of 5 %, that it is on other rows: a precision by
+    `surest_right`; a recall and a false positive rate by the tolerance limits of Wilks (1941, Ann. Math. Stat. 12:91),
+    by which the share of all rows beyond a row's probability has a beta distribution, whatever that of the
+    probabilities is. Where nothing is shown, the choice is that by the share itself (`point`), and is not reached.
+
     Args:
         probabilities: (rows,) of the label.
         has_label: (rows,) whether the row has it.
         aim: what is asked.
+        evidence: `interval`, or `point`: a bound is kept where the share of these rows keeps it.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None
@@ -68,6 +78,8 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
         if score.max() < of_all + _LEAST_GAIN:
             return Chosen(HALF, reached=False, note="no threshold is better than to give it to every row")
         return Chosen(_nearest_half(thresholds[score >= score.max() - 1e-12]))
+    if evidence == "interval":
+        return _shown(probabilities, has_label, aim)
     value, wins = {"precision": (precision, recall), "recall": (recall, -fpr), "fpr": (-fpr, recall)}[aim.measure]
     value = np.where(hits > 0, value, -1.0)  # a label that is never given keeps every precision, and is no use
     bound = -aim.bound if aim.measure == "fpr" else aim.bound
@@ -79,6 +91,30 @@ def choose(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     nearest = value >= value.max() - 1e-12
     at = int(np.flatnonzero(nearest)[np.argmax(wins[nearest])])
     return Chosen(float(thresholds[at]), reached=False, note=f"at best {abs(value[at]):.4f}")
+
+
+def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim) -> Chosen:
+    """The threshold by which a bound is shown to be kept; else that by the share itself, which is not reached."""
+    assert aim.bound is not None
+    by_share = choose(probabilities, has_label, aim, "point")
+    why = f"kept there, but not shown by {len(has_label)} rows" if by_share.reached else by_share.note
+    not_shown = Chosen(by_share.threshold, reached=False, note=why)
+    if aim.measure == "precision":
+        most = 2 * int((probabilities >= HALF).sum())  # of a rare label only the surest rows matter
+        found = surest_right(probabilities, has_label, aim.bound, most=min(max(most, _FEWEST), len(has_label)))
+        return Chosen(found.threshold) if found.bound is None else not_shown
+    thresholds, hits, alarms = _curve(probabilities, has_label)
+    positives, negatives = has_label.sum(), (~has_label).sum()
+    if aim.measure == "recall":
+        # Of the rows with the label `positives - hits` are below; the next one's place is beta distributed.
+        keeps, wins = binom.sf(positives - hits, positives, 1 - aim.bound) >= 1 - ERROR, -alarms
+    else:
+        keeps, wins = (binom.sf(alarms, negatives, aim.bound) >= 1 - ERROR) & (hits > 0), hits
+    if not keeps.any():
+        return not_shown
+    best = keeps & (wins >= wins[keeps].max())
+    safest = hits if aim.measure == "recall" else -alarms
+    return Chosen(_nearest_half(thresholds[best & (safest >= safest[best].max())]))
 
 
 def _curve(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

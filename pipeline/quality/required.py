@@ -11,7 +11,7 @@ from kdc.artifact.decision import Rate, parse_bound
 from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import required_label
 from kdc.pipeline.quality.intervals import Groups
-from kdc.pipeline.quality.operating import having
+from kdc.pipeline.quality.operating import having, rate
 from kdc.serving.engine.deciding import decided
 
 Flags = NDArray[np.bool_]
@@ -36,7 +36,8 @@ def found_rates(
         task: with the artifact's thresholds.
         probabilities: (rows, outputs).
         labels: (rows,) class ids, or (rows, outputs) in {0, 1} for multi-label.
-        groups: (rows,) rows of one group are not independent: the interval is that of as many rows as there are groups.
+        groups: (rows,) rows of one group are not independent: the interval is that of as few rows as would have them
+            fall together, (sum of sizes)^2 / sum of squares (Kish 1965, Survey Sampling).
         look: which look at these rows it is to judge by them.
     """
     required = contract.limits.require
@@ -48,11 +49,13 @@ def found_rates(
     found = []
     for requirement in required:
         asked = parse_bound(requirement)
-        assert asked is not None
+        assert asked is not None  # a contract cannot be made otherwise
         hits, rows = _counted(asked.measure, required_label(requirement, task), task, gets, labels)
         confidences = (missed, kept) if asked.is_most else (kept, missed)
-        rate = _rate(hits, rows, groups, *confidences)
-        found.append(Found(requirement=requirement, rate=rate, look=look))
+        counted = _rate(hits, rows, groups, *confidences)
+        if asked.measure == "coverage" and (task.abstain is None or task.abstain.threshold == 0):
+            counted = counted.model_copy(update={"low": 1.0})  # any row is answered
+        found.append(Found(requirement=requirement, rate=counted, look=look))
     return tuple(found)
 
 
@@ -77,8 +80,9 @@ def _rate(hits: Flags, rows: Flags, groups: Groups, low: float, high: float) -> 
     """A share, with the lower end of one two-sided Clopper-Pearson interval and the upper end of another."""
     of, count = int(rows.sum()), int(hits.sum())
     if not of:
-        return Rate(hits=0, of=0, low=0.0, high=1.0)
-    shrunk = len(np.unique(np.asarray(groups)[rows])) / of
+        return rate(0, 0)
+    _, sizes = np.unique(np.asarray(groups)[rows], return_counts=True)
+    shrunk = of / int((sizes**2).sum())
     right, wrong = shrunk * count, shrunk * (of - count)
     return Rate(
         hits=count,

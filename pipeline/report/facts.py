@@ -80,9 +80,9 @@ class AbstentionFacts(Result):
     """Which rows the artifact answers, and what answering more of the evaluation rows, or fewer, does."""
 
     abstain: Abstention
-    coverage: tuple[float, ...]  # shares of the rows, the surest first
-    teacher: tuple[float, ...]  # how many of so many rows, its own surest ones, the teacher answers rightly
-    student: tuple[float, ...]  # the same of the student that is served
+    # shares of the rows, the surest first, and the shares of these that are answered rightly, by the teacher
+    teacher: tuple[tuple[float, float], ...]
+    student: tuple[tuple[float, float], ...]  # the same by the student that is served
 
 
 class LengthFacts(Lengths):

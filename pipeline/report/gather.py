@@ -19,11 +19,11 @@ from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.abstaining import prefixes
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.operating import having, sweep
+from kdc.pipeline.quality.shown import prefixes
 from kdc.pipeline.report.disagreements import disagreements
 from kdc.pipeline.report.facts import (
     SCHEMA,
@@ -145,14 +145,13 @@ def _abstention(
     task, counts = manifest.task, np.unique(np.ceil(np.linspace(0.05, 1, _THRESHOLDS) * len(labels)).astype(np.int64))
     if task.abstain is None:
         return None
-    right = []
-    for logits in (teacher, student):
-        probabilities = activate(logits, task.kind, manifest.temperature)
+    curves = []
+    for logits, temperature in ((teacher, 1.0), (student, manifest.temperature)):
+        probabilities = activate(logits, task.kind, temperature)
         surest = prefixes(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, counts)
-        at = np.searchsorted(surest.rows, counts)  # rows of one probability are answered together
-        right.append(tuple((surest.right / surest.rows)[at].round(4).tolist()))
-    coverage = tuple((counts / len(labels)).round(4).tolist())
-    return AbstentionFacts(abstain=task.abstain, coverage=coverage, teacher=right[0], student=right[1])
+        points = np.stack([surest.rows / len(labels), surest.right / surest.rows], axis=1).round(4)
+        curves.append(tuple((share, right) for share, right in points.tolist()))
+    return AbstentionFacts(abstain=task.abstain, teacher=curves[0], student=curves[1])
 
 
 def verdict(facts: Facts) -> str:

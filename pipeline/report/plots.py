@@ -193,8 +193,8 @@ def abstention(facts: AbstentionFacts) -> str:
     """Share of right answers over the share of rows that are answered, of two models; a cross at the choice."""
     figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
-    for place, (name, right) in enumerate((("teacher", facts.teacher), ("student, as served", facts.student))):
-        axes.plot(facts.coverage, right, color=series(place)[0], linestyle=("--", "-")[place], label=name)
+    for place, (name, curve) in enumerate((("teacher", facts.teacher), ("student, as served", facts.student))):
+        axes.plot(*zip(*curve, strict=True), color=series(place)[0], linestyle=("--", "-")[place], label=name)
     chosen = facts.abstain.evaluation
     words = "Share of right answers over the share of evaluation rows that are answered, the surest first."
     if chosen is not None and chosen.accuracy.value is not None and chosen.coverage.value is not None:

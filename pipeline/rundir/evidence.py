@@ -45,11 +45,11 @@ def tuning_of(run: Run, contract: Contract) -> Tuning:
     return Tuning(scores, max(others))
 
 
-def look_of(run: Run, logits: NDArray[np.floating], *, root: Path | None = None) -> int:
-    """Which look at the run's evaluation rows it is, to judge a model by its logits; counted in the run's directory, or
-    in `root`."""
+def look_of(run: Run, answers: NDArray[np.generic], *, root: Path | None = None) -> int:
+    """Which look at the run's evaluation rows it is, to judge a model by its answers; counted in the run's directory,
+    or in `root`."""
     data = run.data()
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
-    return look_at(root or run.root, fingerprint.digest(), logits, data.task.kind)
+    return look_at(root or run.root, fingerprint.digest(), answers)

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
-from kdc.pipeline.quality import metrics
 
 LOOKS = "looks.json"
 
 
-def look_at(root: Path, rows: bytes, logits: NDArray[np.floating], kind: Kind) -> int:
+def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
     """Count the judgement of a model by evaluation rows.
 
     The same answers are the same look: another limit asks nothing new of the rows, since no limit changes the interval.
@@ -26,8 +24,7 @@ def look_at(root: Path, rows: bytes, logits: NDArray[np.floating], kind: Kind) -
     Args:
         root: the run directory.
         rows: a fingerprint of the evaluation rows and their labels.
-        logits: (rows, outputs) the model's answers.
-        kind: of the task.
+        answers: of the model to these rows: all that it is judged by, so its decisions too where these are judged.
 
     Returns:
         Which look this is, from 1.
@@ -45,8 +42,8 @@ def look_at(root: Path, rows: bytes, logits: NDArray[np.floating], kind: Kind) -
             remedy="restore it, or name another --out",
         ) from None
     judged = looks.setdefault(rows.hex()[:16], [])
-    answers = hashlib.sha256(np.ascontiguousarray(metrics.predictions(logits, kind)).tobytes()).hexdigest()[:16]
-    if answers not in judged:
-        judged.append(answers)
+    fingerprint = hashlib.sha256(np.ascontiguousarray(answers).tobytes()).hexdigest()[:16]
+    if fingerprint not in judged:
+        judged.append(fingerprint)
         write_whole(file, json.dumps(looks, indent=2))
-    return judged.index(answers) + 1
+    return judged.index(fingerprint) + 1

@@ -46,19 +46,20 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
         task = task.model_copy(update={"abstain": decision})
         notes = _unreached({"answers": decision})
     else:
-        points = tuple(_point(task, label, aim, variant, tuning, evaluation) for label, aim in aims.items())
-        task = task.model_copy(update={"points": points})
+        points = []
+        for label, aim in aims.items():
+            place = task.labels.index(label)
+            chosen = choose(tuning[0][:, place], having(tuning[1], place), aim, operating.evidence)
+            point = OperatingPoint(label=label, **_fields(chosen, aim, variant))
+            points.append(_told(task, point, tuning, evaluation))
+        task = task.model_copy(update={"points": tuple(points)})
         notes = _unreached({point.label: point for point in points})
     return task, notes + _flips(task, answers.students, variant, temperature)
 
 
-def _point(
-    task: TaskInfo, label: str, aim: Aim, variant: str, tuning: _Labelled, evaluation: _Labelled
-) -> OperatingPoint:
-    """The threshold of one label by the tuning slice, with what it does there and on the evaluation rows."""
-    place = task.labels.index(label)
-    chosen = choose(tuning[0][:, place], having(tuning[1], place), aim)
-    point = OperatingPoint(label=label, **_fields(chosen, aim, variant))
+def _told(task: TaskInfo, point: OperatingPoint, tuning: _Labelled, evaluation: _Labelled) -> OperatingPoint:
+    """A label's threshold with what it does on the tuning slice and on the evaluation rows."""
+    place = task.labels.index(point.label)
     alone = task.model_copy(update={"points": (point,)})
     shown = {
         name: rates(decided(probabilities, alone)[:, place], having(labels, place))
@@ -83,7 +84,7 @@ def _fields(chosen: Chosen, aim: Aim, variant: str) -> dict[str, Any]:
         "aim": aim.text,
         "reached": chosen.reached,
         "note": chosen.note,
-        "variant": variant,
+        "variant": "" if aim.measure == "fixed" else variant,
     }
 
 

@@ -85,10 +85,14 @@ def depends_on(run: Run) -> dict[str, Any]:
     settings: dict[str, Any] = {} if formats == ExportSettings().formats else {"formats": list(formats)}
     if run.config.operating.aims:
         settings["aims"] = list(run.config.operating.aims)
+        settings["evidence"] = run.config.operating.evidence
     if run.config.operating.abstain is not None:
         settings["abstain"] = run.config.operating.abstain
     if terms is not None:
-        settings |= {"contract": terms.model_dump(mode="json"), **this_machine(run.device)}
+        asked = terms.model_dump(mode="json")
+        if not terms.limits.require:  # as runs of before have it
+            del asked["limits"]["require"]
+        settings |= {"contract": asked, **this_machine(run.device)}
     return settings
 
 

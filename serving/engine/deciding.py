@@ -54,4 +54,6 @@ def in_words(gets: np.ndarray, task: TaskInfo) -> list[Any]:
     `gets` is bool (rows, outputs)."""
     if task.kind == "multilabel":
         return [[task.labels[place] for place in np.flatnonzero(row)] for row in gets]
-    return [task.labels[row.argmax()] if row.any() else ABSTAINED for row in gets]
+    places = np.where(gets.any(axis=1), gets.argmax(axis=1), len(task.labels))
+    names = (*task.labels, ABSTAINED)
+    return [names[place] for place in places.tolist()]

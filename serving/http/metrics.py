@@ -224,8 +224,9 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
     """How often each label should be given, as far as that is known: as it was in training, or, where it has a
     threshold or rows are not answered, as on the tuning slice, since rows have it more or less often than that."""
     labels, shares, abstain = manifest.task.labels, manifest.lineage.label_share, manifest.task.abstain
-    if abstain is not None and abstain.shares:
-        return dict(zip(labels, abstain.shares, strict=True)) | {ABSTAINED: max(0.0, 1 - sum(abstain.shares))}
+    if abstain is not None:
+        known = dict(zip(labels, abstain.shares, strict=False))
+        return known and known | {ABSTAINED: max(0.0, 1 - sum(abstain.shares))}
     expected = {} if shares is None else dict(zip(labels, shares, strict=True))
     for point in manifest.task.points:
         if point.tuning is None:

@@ -17,7 +17,8 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import abstain_of, parse_abstain
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.quality.abstaining import answered_rates, choose_answered, prefixes
+from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
+from kdc.pipeline.quality.shown import prefixes
 from kdc.serving.engine.deciding import decided, given, in_words
 from kdc.serving.engine.engine import Engine
 from kdc.tools.verify import verify_artifact
@@ -54,14 +55,19 @@ def test_most_rows_are_answered_of_which_the_aim_is_shown(seed: int) -> None:
     assert expected == 0 or (confidence >= found.threshold).sum() == expected
 
 
-def test_an_aim_that_is_not_kept_is_taken_for_kept_as_rarely_as_is_said() -> None:
-    """Would catch a threshold by the share that is counted: that is too high half the time.
-    Of 600 draws at an error of 5 % more than 45 are as rare as one in a thousand."""
+@pytest.mark.parametrize(("aim", "hardest"), [(0.9, 0.7), (0.8, 0.8)])
+def test_an_aim_that_is_not_kept_is_taken_for_kept_as_rarely_as_is_said(aim: float, hardest: float) -> None:
+    """Would catch a threshold by the share that is counted: that is too high half the time. In the second world no
+    threshold keeps the aim, by a hair. Of 1,000 draws at an error of 5 % more than 72 are as rare as one in a
+    thousand."""
     wrong = 0
-    for seed in range(600):
-        found = choose_answered(*draw(400, seed, hardest=0.7), parse_abstain("accuracy>=0.9"))
-        wrong += found.reached and share_right(found.threshold, hardest=0.7) < 0.9
-    assert wrong <= 45
+    for seed in range(1000):
+        confidence, right = draw(400, seed, hardest)
+        if aim == hardest:
+            right = np.random.default_rng(seed + 1000).random(400) < aim
+        found = choose_answered(confidence, right, parse_abstain(f"accuracy>={aim}"))
+        wrong += found.reached and (aim == hardest or share_right(found.threshold, hardest) < aim)
+    assert wrong <= 72
 
 
 def test_a_model_that_is_wrong_where_it_is_sure_may_still_answer() -> None:
@@ -188,11 +194,9 @@ def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp
     with pytest.raises(InputError, match="without rows"):
         verify_artifact(folder, given={"require": ["coverage>=0.5"]})
     columns = {name: getattr(finished.config.data, name) for name in ("text", "text_pair", "label")}
-    rows = verify_artifact(folder, data=finished.folder / "eval.csv", columns=columns, given={"require": required[::2]})
+    rows = verify_artifact(folder, data=finished.folder / "eval.csv", columns=columns)
     assert rows.judgement.compared
-    assert [found.rate.hits for found in rows.judgement.required] == [
-        found.rate.hits for found in judgement.required[::2]
-    ]
+    assert rows.judgement.required == judgement.required
 
 
 def test_a_model_that_is_always_wrong_answers_as_little_as_is_tried() -> None:

@@ -55,7 +55,7 @@ def test_a_threshold_is_the_best_of_all_that_keep_the_aim(seed: int) -> None:
     every = tried(probabilities, has)
 
     def chosen(text: str) -> tuple[float, float, float, float]:
-        found = choose(probabilities, has, parse_aim(text))
+        found = choose(probabilities, has, parse_aim(text), "point")
         assert found.reached
         return outcome(found.threshold, probabilities, has)
 
@@ -85,7 +85,7 @@ def test_of_thresholds_with_equal_gain_the_one_that_keeps_the_bound_best_is_take
     def chosen(groups: list[tuple[float, int, bool]], aim: str) -> float:
         probabilities = np.repeat([each[0] for each in groups], [each[1] for each in groups])
         has = np.repeat([each[2] for each in groups], [each[1] for each in groups])
-        return choose(probabilities, has, parse_aim(aim)).threshold
+        return choose(probabilities, has, parse_aim(aim), "point").threshold
 
     assert chosen([(0.45, 8, True), (0.35, 2, True), (0.25, 20, False)], "recall>=0.8") == pytest.approx(0.3)
     groups = [(0.95, 10, True), (0.75, 1, False), (0.65, 1, False), (0.2, 18, False)]
@@ -99,6 +99,48 @@ def test_what_no_threshold_keeps_is_told_with_the_nearest() -> None:
     assert not found.reached
     assert found.note == f"at best {best:.4f}"
     assert outcome(found.threshold, probabilities, has)[0] == pytest.approx(best)
+
+
+def share_of(threshold: float, kind: str) -> float:
+    """What a threshold does on all rows that `drawn` could draw: uniform probabilities p of which p have the label."""
+    return {"precision": (1 + threshold) / 2, "recall": 1 - threshold**2, "fpr": (1 - threshold) ** 2}[kind]
+
+
+@pytest.mark.parametrize("aim", ["precision>=0.8", "recall>=0.9", "fpr<=0.1"])
+def test_a_bound_that_is_not_kept_on_other_rows_is_taken_for_kept_as_rarely_as_is_said(aim: str) -> None:
+    """Would catch a threshold by the share that is counted, which is too good half the time, and tails of the wrong
+    side. Of 500 draws at an error of 5 % more than 39 are as rare as one in a thousand."""
+    kind, sign = (aim[:3], -1) if "fpr" in aim else (aim[: aim.index(">")], 1)
+    wrong = reached = by_share = 0
+    bound = float(aim.partition("=")[2])
+    for seed in range(500):
+        draw = np.random.default_rng(seed)
+        probabilities = draw.random(500)
+        has = draw.random(500) < probabilities
+        found, counted = (choose(probabilities, has, parse_aim(aim), how) for how in ("interval", "point"))
+        reached += found.reached
+        wrong += found.reached and sign * share_of(found.threshold, kind) < sign * bound
+        by_share += sign * share_of(counted.threshold, kind) < sign * bound
+    assert wrong <= 39 < by_share
+    assert reached > 250
+
+
+def test_what_is_kept_but_not_shown_is_told() -> None:
+    probabilities, has = rows(0, 60)
+    by_share = choose(probabilities, has, parse_aim("recall>=0.97"), "point")
+    found = choose(probabilities, has, parse_aim("recall>=0.97"))
+    assert by_share.reached
+    assert (found.threshold, found.reached) == (by_share.threshold, False)
+    assert found.note == "kept there, but not shown by 60 rows"
+
+
+def test_of_a_rare_label_the_surest_rows_are_tried_one_by_one() -> None:
+    """Would catch steps of the share of all rows, of which the first would have four times the rows of the label."""
+    probabilities, has = np.linspace(0, 0.4, 3000), np.zeros(3000, dtype=bool)
+    probabilities[-60:], has[-60:] = np.linspace(0.8, 1, 60), True
+    found = choose(probabilities, has, parse_aim("precision>=0.9"))
+    assert found.reached
+    assert (probabilities >= found.threshold).sum() in range(60, 66)
 
 
 def test_few_rows_with_a_label_keep_one_half() -> None:

@@ -8,7 +8,9 @@ import pytest
 from bag_models import SINGLE, write_artifact
 
 from kdc.artifact.contract.terms import Contract, Costs, Limits
+from kdc.artifact.decision import Abstention
 from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import Manifest
 from kdc.pipeline.quality import judging
 from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning, judge_artifact
 
@@ -38,6 +40,7 @@ class Judged:
         first: str = "int8",
         int8_allowed: bool = True,
         tuning: dict[str, float] | None = None,
+        answered_from: float | None = None,
     ) -> Any:
         answers = EvaluationAnswers(
             ["a text"] * 400, LABELS, RIGHT, {"fp32": RIGHT, "int8": HALF_WRONG}, np.arange(400)
@@ -46,6 +49,10 @@ class Judged:
         def look(logits: np.ndarray) -> int:
             self.looks.append(logits)
             return 1
+
+        def with_decisions(manifest: Manifest) -> Manifest:
+            abstain = None if answered_from is None else Abstention(threshold=answered_from, aim="fixed")
+            return manifest.model_copy(update={"task": manifest.task.model_copy(update={"abstain": abstain})})
 
         changed, judgement = judge_artifact(
             self.folder,
@@ -56,7 +63,7 @@ class Judged:
             device="cpu",
             int8_allowed=int8_allowed,
             look=look,
-            with_decisions=lambda manifest: manifest,
+            with_decisions=with_decisions,
         )
         assert changed.providers[CPU] == judgement.variant
         return judgement
@@ -105,3 +112,22 @@ def test_a_gpu_is_judged_by_what_it_answered_itself_where_it_did(on_gpu: bool, e
     answers = EvaluationAnswers([], np.zeros(1), np.zeros((1, 2)), logits, np.zeros(1, int))
     assert answers.student("fp32", on_gpu=on_gpu)[0, 0] == expected
     assert answers.student("int8", on_gpu=on_gpu)[0, 0] == 3.0
+
+
+def test_a_model_with_other_decisions_is_another_one_where_these_are_judged(judged: Judged) -> None:
+    """Would catch an --abstain that is looked for by the evaluation rows, each try with the error of the first."""
+    required, drop = Contract(limits=Limits(require=("accuracy>=0.5",))), Contract(limits=Limits(max_drop=1))
+    for contract in (required, drop):
+        for answered_from in (0.6, 0.6, 0.999):
+            judged.judge(contract, answered_from=answered_from)
+    once, again, others, *by_drop = [each.tobytes() for each in judged.looks]
+    assert once == again != others
+    assert len({*by_drop}) == 1  # what is lost is told without thresholds
+
+
+def test_what_is_required_is_counted_by_the_artifacts_decisions(judged: Judged) -> None:
+    contract = Contract(limits=Limits(require=("coverage>=0.5",)))
+    (found,) = judged.judge(contract, answered_from=0.999).required
+    assert (found.rate.hits, found.rate.of) == (0, 400)
+    (found,) = judged.judge(contract, answered_from=0.5).required
+    assert (found.rate.hits, found.rate.of) == (400, 400)

@@ -1,13 +1,16 @@
 """The shares that a contract asks of decisions: how they are counted, and what is shown by them."""
 
+import time
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from kdc.artifact.contract.judgement import spent
+from kdc.artifact.contract.judgement import Judgement, decide, spent
 from kdc.artifact.contract.required import Found, judge_found
-from kdc.artifact.contract.terms import Contract, Limits
-from kdc.artifact.decision import Abstention, OperatingPoint, Rate
+from kdc.artifact.contract.terms import Contract, Costs, Limits
+from kdc.artifact.contract.text import table
+from kdc.artifact.decision import Abstention, OperatingPoint, Rate, parse_bound
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import required_label
@@ -26,6 +29,9 @@ NEWS = TaskInfo(
     labels=("a", "b", "c"),
     abstain=Abstention(threshold=0.6, aim="fixed"),
 )
+
+
+COSTS = Costs(latency_ms=1, rows_per_s=1, size_mb=1)
 
 
 def contract(*require: str) -> Contract:
@@ -81,6 +87,29 @@ def test_rows_of_one_group_count_as_one() -> None:
     assert (again.rate.low, again.rate.high) == pytest.approx((once.rate.low, once.rate.high))
 
 
+@pytest.mark.parametrize("sizes", [[1] * 150, [10] * 10 + [1] * 100, [20] * 5 + [1] * 60])
+def test_rows_that_are_answered_alike_pass_no_more_often_than_is_said(sizes: list[int]) -> None:
+    """Would catch intervals of as many rows as there are groups, where these are of different sizes. The truth is at
+    the bound, so that 2.5 % may pass: of 600 draws more than 28 are as rare as one in a thousand."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    passed = 0
+    for seed in range(600):
+        is_right = np.repeat(np.random.default_rng(seed).random(len(sizes)) < 0.8, sizes)
+        rows = np.where(is_right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
+        (found,) = found_rates(contract("accuracy>=0.8"), MOOD, rows, np.zeros(len(groups), int), groups=groups)
+        passed += judge_found(found, "interval")[0] == "pass"
+    assert passed <= 28
+
+
+def test_a_model_that_answers_everything_has_its_coverage_by_construction() -> None:
+    rows, labels = np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.int64)
+    (found,) = found_rates(contract("coverage>=0.99"), MOOD, rows, labels, groups=np.arange(5))
+    assert judge_found(found, "interval")[0] == "pass"
+    sure = MOOD.model_copy(update={"abstain": Abstention(threshold=0.5, aim="fixed")})
+    (found,) = found_rates(contract("coverage>=0.99"), sure, rows, labels, groups=np.arange(5))
+    assert judge_found(found, "interval")[0] == "not shown"
+
+
 def test_of_no_rows_nothing_is_shown() -> None:
     rows, labels = np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.int64)
     (found,) = found_rates(contract("precision>=0.5"), MOOD, rows, labels, groups=np.arange(5))
@@ -123,8 +152,8 @@ def test_a_share_is_kept_where_its_whole_interval_is(
         (TaskInfo(name="stars", kind="regression"), "accuracy>=0.9", "decides nothing"),
         (TAGS, "accuracy>=0.9", "of no label"),
         (MOOD, "good:accuracy>=0.9", "of no label"),
-        (TAGS, "recall>=0.9", "which label"),
-        (NEWS, "recall>=0.9", "which label"),
+        (TAGS, "recall>=0.9", "of a label"),
+        (NEWS, "recall>=0.9", "of a label"),
         (NEWS, "d:recall>=0.9", "no such label"),
     ],
 )
@@ -133,7 +162,59 @@ def test_what_a_task_cannot_be_asked_for(task: TaskInfo, requirement: str, words
         required_label(requirement, task)
 
 
-@pytest.mark.parametrize("wrong", ["f1", "0.9", "accuracy>0.9", "recall<=0.9", "fpr>=0.1", "recall>=1.1", "x:", "nan"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "f1",
+        "0.9",
+        "accuracy>0.9",
+        "recall<=0.9",
+        "fpr>=0.1",
+        "recall>=1.1",
+        "x:",
+        "recall>=nan",
+        "accuracy>=1",
+        "fpr<=0",
+    ],
+)
 def test_a_requirement_that_is_no_bound_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="is no bound"):
         contract("accuracy>=0.5", wrong)
+
+
+def test_bounds_are_read_whatever_labels_are_called() -> None:
+    assert parse_bound("age>=18:fpr<=1e-2") == ("age>=18", "fpr", 0.01)
+    assert parse_bound("a\nb:Recall >= .5 ") == ("a\nb", "recall", 0.5)
+    assert parse_bound("preci\u017fion>=0.9") is None  # a long s, which ignoring case would take for an s
+
+
+def test_a_hostile_requirement_takes_no_time() -> None:
+    """Would catch a pattern that goes through its text once for each of its characters: a manifest can hold one."""
+    for text in ("accuracy>=" + "1" * 100_000 + "x", ":" * 100_000, " " * 100_000 + "recall>=", "x:" * 50_000):
+        began = time.process_time()
+        with pytest.raises(ValueError, match="is no bound"):
+            contract(text)
+        assert time.process_time() - began < 1
+
+
+def test_a_label_that_looks_like_a_bound_is_told_as_it_is() -> None:
+    found = Found(requirement="age>=18:fpr<=0.01", rate=Rate(hits=1, of=200, low=0.0001, high=0.03))
+    nothing = Found(requirement="age>=18:recall>=0.5", rate=Rate(hits=0, of=0, low=0, high=1))
+    terms = contract(found.requirement, nothing.requirement)
+    verdict, missed = decide(terms, COSTS, None, (found, nothing))
+    judgement = Judgement(
+        contract=terms,
+        variant="int8",
+        provider="CPUExecutionProvider",
+        cpu="a CPU",
+        lengths=(8,),
+        costs=COSTS,
+        required=(found, nothing),
+        missed=missed,
+        verdict=verdict,
+    )
+    assert table(judgement)[1:] == [
+        ["age>=18:fpr", "<= 1 %", "0.5 (0.0 to 3.0) %", "not shown"],
+        ["age>=18:recall", ">= 50 %", "no row", "not shown"],
+    ]
+    assert "no such evaluation row" in missed[1]
