@@ -128,7 +128,7 @@ def test_what_is_asked_is_read() -> None:
     [
         (TaskInfo(name="stars", kind="regression"), (), "can abstain"),
         (TaskInfo(name="tags", kind="multilabel", labels=("a",)), (), "can abstain"),
-        (TaskInfo(name="odd", kind="classification", labels=("abstained", "b")), (), "called as the decision"),
+        (TaskInfo(name="odd", kind="classification", labels=("abstained", "b")), (), "stands for no answer"),
         (TaskInfo(name="two", kind="classification", labels=("a", "b")), ("f1",), "do not go together"),
     ],
 )

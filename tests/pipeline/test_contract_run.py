@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from tiny_runs import arguments, base_model, kdc, write_rows
 
-from kdc.artifact.folder import load_manifest, write_manifest
+from kdc.artifact.contract.terms import Contract, Limits
+from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.models import loading
 from kdc.pipeline.report.page import write_report
 from kdc.serving.http.registry import Registry, verify
 from kdc.serving.http.settings import ServeSettings
+from kdc.tools.verify import verify_artifact
 
 COSTS = ("--max-size-mb", "50", "--max-latency-ms", "1000")
 
@@ -155,6 +158,27 @@ def test_verify_judges_again_and_needs_no_teacher_for_its_own_rows(contracted: C
     strict = kdc("verify", str(contracted.passed), "--max-size-mb", "0.01")
     assert strict.returncode == 3
     assert "size is" in strict.stdout
+
+
+def test_shares_are_verified_with_the_groups_of_the_evaluation(contracted: Contracted, tmp_path: Path) -> None:
+    """Would catch a verdict that is surer than the one of `kdc compress`, by rows that belong together."""
+    artifact = shutil.copytree(contracted.passed, tmp_path / "artifact")
+    with np.load(artifact / "evaluation.npz") as kept:
+        arrays = dict(kept)
+    arrays["group"] = np.arange(len(arrays["group"])) // 3
+    np.savez(artifact / "evaluation.npz", **arrays)
+    manifest = load_manifest(contracted.passed)
+    write_manifest(
+        artifact,
+        manifest.model_copy(update={"files": manifest.files | describe_files(artifact, ["evaluation.npz"])}),
+    )
+    asked = Contract(limits=Limits(require=("accuracy>=0.5",)))
+    rate = verify_artifact(artifact, contract=asked, data=contracted.folder / "eval.csv").judgement.required[0].rate
+    _, sizes = np.unique(arrays["group"], return_counts=True)
+    count = rate.of**2 / (sizes**2).sum()
+    right = count * rate.hits / rate.of
+    assert rate.of == len(arrays["group"])
+    assert rate.low == pytest.approx(beta.ppf(0.025, right, count - right + 1), abs=1e-6)
 
 
 def test_a_drop_that_was_too_large_is_so_without_rows_too(contracted: Contracted) -> None:
