@@ -2,7 +2,8 @@
 
 Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; the tasks `bank`
 and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in `--runs` and
-goes on where it was cut off, so that seeds and variants can be added. Each variant changes one thing of the `teacher`,
+goes on where it was cut off, so that seeds and variants can be added. Of CoLA's teachers each has a second line, with
+the threshold of `--aim matthews`. Each variant changes one thing of the `teacher`,
 or of the student `best`, which learns from that teacher. Prints a Markdown table: mean and standard deviation over
 seeds, and the difference to what was changed, with its 95 % interval (by groups of rows that belong together; the seeds
 are taken as they are). Seconds are of the training itself, without a search of its rates.
@@ -41,6 +42,7 @@ TASKS: dict[str, dict[str, Any]] = {
 _SCREENS = "screened-3"
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 3_000, 10
 UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
+_BY_THRESHOLD = ", from a threshold on"  # behind the name of a variant
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
 # name: settings in place of the recipe's; the steps are twice or half of the task's own.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -133,7 +135,11 @@ def main() -> None:
         if name != "unlabelled" or task in UNLABELED
     }
     for task in options.tasks:
-        sys.stdout.write(_table(task, {name: runs[task, name] for name in names if (task, name) in runs}))
+        shown = {name: runs[task, name] for name in names if (task, name) in runs}
+        if task == "cola":
+            teachers = [name for name in shown if name.startswith("teacher")]
+            shown |= {f"{name}{_BY_THRESHOLD}": [_by_threshold(run) for run in shown[name]] for name in teachers}
+        sys.stdout.write(_table(task, shown))
 
 
 def _changed(name: str) -> str:
@@ -211,6 +217,29 @@ def _read(file: Path, run: Path) -> dict[str, Any]:
     """A variant's result, with its logits, and the run directory that has the rows."""
     with np.load(file.with_suffix(".npz")) as answers:
         return json.loads(file.read_text(encoding="utf-8")) | {"logits": answers["eval"], "run": run}
+
+
+def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
+    """A teacher's result where its second class is given from the threshold on that `--aim matthews` chooses by the
+    tuning slice: that moves the logits of this class."""
+    from kdc.pipeline.config.aims import parse_aim
+    from kdc.pipeline.data.prepared import open_data
+    from kdc.pipeline.quality import metrics
+    from kdc.pipeline.quality.operating import choose
+    from kdc.serving.engine.engine import activate
+
+    data = open_data(run["run"] / "data")
+    rows = data.rows("tune")
+    labels = np.asarray(rows["label"][:])
+    tuning = np.load(run["run"] / "targets" / "logits.npy")[np.asarray(rows["row"][:])]
+    threshold = choose(activate(tuning, "classification")[:, 1], labels == 1, parse_aim("matthews")).threshold
+    odds = np.array([0.0, np.log(threshold / (1 - threshold))])
+    held_out = np.asarray(data.rows(data.eval_splits[0])["label"][:])
+    scores, tune = (
+        metrics.compute(logits - odds, truth, "classification", ("matthews",))
+        for logits, truth in ((run["logits"], held_out), (tuning, labels))
+    )
+    return run | {"logits": run["logits"] - odds, "scores": scores, "tune": tune}
 
 
 def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) -> tuple[float, float]:
