@@ -228,7 +228,8 @@ class Engine:
         return outputs
 
     def decided(self, probabilities: np.ndarray) -> list[Any]:
-        """The label of each row by the artifact's operating points, or the list of a multi-label row's labels.
+        """The label of each row by the artifact's operating points, or the list of a multi-label row's labels;
+        `kdc.artifact.decision.ABSTAINED` where the artifact does not answer a row.
 
         Args:
             probabilities: (rows, outputs) as `predict` gives them; not of a regression.
