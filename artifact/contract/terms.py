@@ -7,9 +7,9 @@ type, range, default and description are written once.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from kdc.artifact.decision import parse_bound
 from kdc.common.errors import InputError
@@ -21,6 +21,13 @@ Against = Literal["best", "teacher"]
 LONGEST = 8192  # tokens of a row
 _LONGEST_TEXT = 1000  # characters of a requirement
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
+
+
+# One text, or several.
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: tuple(map(str, value if isinstance(value, list | tuple) else [value]))),
+]
 
 
 class Limits(Frozen):
@@ -42,18 +49,13 @@ class Limits(Frozen):
         description="points of the metric that the student may be below its teacher, or a better baseline",
     )
 
-    require: tuple[str, ...] = Field(
+    require: Texts = Field(
         (),
         max_length=100,
         description="shares of the evaluation rows that must be shown, by the artifact's decisions: "
         "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the rows that are answered), "
         "coverage>=0.5 (rows that are answered)",
     )
-
-    @field_validator("require", mode="before")
-    @classmethod
-    def _as_texts(cls, value: Any) -> Any:
-        return tuple(map(str, value if isinstance(value, list | tuple) else [value]))
 
     @field_validator("require")
     @classmethod
@@ -62,7 +64,7 @@ class Limits(Frozen):
             bound = parse_bound(text) if len(text) <= _LONGEST_TEXT else None
             if bound is None or bound.value in (0, 1):
                 raise ValueError(
-                    f"{text[:_LONGEST_TEXT]!r} is no bound between 0 and 1, neither of which rows can show; write "
+                    f"{text[:_LONGEST_TEXT]!r} is no bound with a value above 0 and below 1; write "
                     "LABEL:precision>=0.95, LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 or coverage>=0.5"
                 )
         return value

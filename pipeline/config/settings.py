@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof
+from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof, Texts
 from kdc.common.frozen import Frozen
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.presets import without_layers
@@ -368,7 +368,7 @@ class QuantizeSettings(Section):
 class OperatingSettings(Section):
     """From which probability on the artifact gives a label, chosen on the tuning slice."""
 
-    aims: tuple[str, ...] = Field(
+    aims: Texts = Field(
         (),
         description="what thresholds are chosen by: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
         "threshold itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
@@ -383,11 +383,6 @@ class OperatingSettings(Section):
         description="which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown "
         "to be right, or the least probability of an answer (default: all)",
     )
-
-    @field_validator("aims", mode="before")
-    @classmethod
-    def _as_texts(cls, value: Any) -> Any:
-        return tuple(map(str, value if isinstance(value, list | tuple) else [value]))
 
     @field_validator("aims")
     @classmethod

@@ -49,6 +49,16 @@ def service(artifact: Path) -> Iterator[str]:
         yield url
 
 
+def predicted(artifact: Path, folder: Path) -> list[dict[str, str]]:
+    """What `kdc predict` writes of the texts."""
+    (folder / "in.csv").write_text("text\n" + "\n".join(TEXTS) + "\n", encoding="utf-8")
+    paths = (str(folder / "in.csv"), str(folder / "out.csv"))
+    done = CliRunner().invoke(app, ["predict", str(artifact), *paths, "--all-scores"])
+    assert done.exit_code == 0, done.output
+    with (folder / "out.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def test_a_reply_tells_the_label_where_it_is_asked_for(service: str, expected: list[str]) -> None:
     rows = [[text] for text in TEXTS]
     plain = httpx.post(f"{service}/predict", json={"inputs": rows}).json()
@@ -96,12 +106,7 @@ def test_what_is_given_is_compared_with_what_the_threshold_gave_before(artifact:
 
 
 def test_a_table_has_the_label_and_its_own_probability(artifact: Path, expected: list[str], tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_text("text\n" + "\n".join(TEXTS) + "\n", encoding="utf-8")
-    paths = (str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
-    done = CliRunner().invoke(app, ["predict", str(artifact), *paths, "--all-scores"])
-    assert done.exit_code == 0, done.output
-    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = predicted(artifact, tmp_path)
     assert [row["label"] for row in rows] == expected
     for row in rows:
         assert row["score"] == row[f"score_{row['label']}"]
@@ -155,12 +160,7 @@ def test_a_service_that_answers_everything_has_no_header_of_it(service: str) -> 
 
 def test_a_table_says_which_rows_are_not_answered(unsure: tuple[Path, list[str]], tmp_path: Path) -> None:
     artifact, expected = unsure
-    (tmp_path / "in.csv").write_text("text\n" + "\n".join(TEXTS) + "\n", encoding="utf-8")
-    paths = (str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
-    done = CliRunner().invoke(app, ["predict", str(artifact), *paths, "--all-scores"])
-    assert done.exit_code == 0, done.output
-    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = predicted(artifact, tmp_path)
     assert [row["label"] for row in rows] == expected
     for row in rows:
         assert float(row["score"]) == max(float(row[f"score_{label}"]) for label in ("ham", "spam", "eggs"))
