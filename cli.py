@@ -203,6 +203,13 @@ COMPRESS = (
         "on rows held out of training, or the least probability of an answer, such as 0.9 (default: all).",
         "operating",
     ),
+    Setting(
+        "cascade",
+        str,
+        "A second model for the rows that the student is not sure of, where that gains: auto, the teacher itself; or "
+        "the artifact of another run on the same rows (default: auto where a contract's student is searched for).",
+        keys=("cascade.second",),
+    ),
     Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,

@@ -95,7 +95,7 @@ def check_contents(folder: Path, manifest: Manifest, names: Iterable[str] | None
     Raises:
         KdcError: a file is damaged, or cannot be read.
     """
-    graphs = {variant.file for variant in manifest.variants.values()}
+    graphs = {file for variant in manifest.variants.values() for file in variant.graphs}
     with _reading():
         for name in manifest.files if names is None else names:
             path, expected = folder / name, manifest.files[name].sha256

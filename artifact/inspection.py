@@ -21,6 +21,10 @@ _ORDER = (
     "fp32",
     "int8",
     "fp16",
+    "second_fp32",
+    "second_int8",
+    "cascade",
+    "cascade_fp32",
 )
 _BASELINES = ("probe", "tfidf", "majority")
 # column of the table in the manifest, title, factor, digits

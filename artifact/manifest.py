@@ -23,6 +23,9 @@ TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 # One of several classes (by softmax), any number of them (by sigmoid), a number.
 Kind = Literal["classification", "multilabel", "regression"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+# The student by its number format; or it and a second model for the rows that it is not sure of, which a CPU loads, and
+# the same two in fp32.
+VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | int | str | None
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -133,22 +136,42 @@ class TokenizerInfo(Frozen):
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
 
 
+class Second(Frozen):
+    """The second model of a cascade, which answers the rows that the first one is not sure of. It reads the tokens of
+    the same `tokenizer.json`."""
+
+    name: str  # what it is: the teacher itself, or another student
+    file: str  # name of its ONNX file
+    token_type_ids: bool  # whether its graph takes token types
+    temperature: float = Field(gt=0)  # its logits are divided by it before softmax or sigmoid
+    # the first model answers a row from this sureness on: see `kdc.serving.engine.deciding.sureness`
+    answered_from: float = Field(ge=0, le=1)
+    share: float = Field(ge=0, le=1)  # of the rows of the tuning slice, those that go on to it
+
+
 class Variant(Frozen):
-    """One ONNX file, and what was measured of it through the engine that serves; None: not measured."""
+    """One ONNX file, or the two of a cascade, and what was measured through the engine that serves; None: not
+    measured."""
 
     file: str  # name of the ONNX file
-    size_bytes: int = Field(ge=0)  # size of that file and `tokenizer.json` together
+    second: Second | None = None  # the other model of a cascade; None where there is one model, as in older artifacts
+    size_bytes: int = Field(ge=0)  # size of these files and `tokenizer.json` together
     metrics: dict[str, float] = Field(default_factory=dict)  # on the evaluation split, in points
     # largest absolute difference to the model that it was made from (fp32: of logits; others: of probabilities)
     parity: float | None = None
     batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
     opset: int | None = None  # version of ONNX's operators that the file needs; None in artifacts of older versions
     ir: int | None = None  # version of the ONNX file format; None in artifacts of older versions
-    candidate: str | None = None  # name of the winning quantisation candidate; None for fp32 and fp16
+    candidate: str | None = None  # name of the winning quantisation candidate; None where it is not int8 alone
     latency_p50_ms: float | None = None  # median latency of one row
     latency_p95_ms: float | None = None  # 95th percentile of the same
     rows_per_second: float | None = None  # rows answered in a second, in batches of 32
     peak_memory_mb: float | None = None  # peak memory of the process that ran it, in MB
+
+    @property
+    def graphs(self) -> set[str]:
+        """Names of its ONNX files."""
+        return {self.file} if self.second is None else {self.file, self.second.file}
 
 
 class Manifest(Frozen):
@@ -161,7 +184,7 @@ class Manifest(Frozen):
     files: dict[str, FileInfo]  # every file of the artifact by name; `manifest.json` itself is not in it
     tokenizer: TokenizerInfo
     input_names: tuple[str, ...]  # inputs of the graphs, in order
-    variants: dict[Literal["fp32", "int8", "fp16"], Variant]
+    variants: dict[VariantName, Variant]
     providers: dict[str, str]  # execution provider -> the variant that it should load
     # logits are divided by it before softmax or sigmoid (fitted on the tuning slice)
     temperature: float = Field(default=1.0, gt=0)
@@ -184,8 +207,10 @@ class Manifest(Frozen):
         if "tokenizer.json" not in self.files:
             raise ValueError("files does not list tokenizer.json")
         for name, variant in self.variants.items():
-            if variant.file not in self.files:
-                raise ValueError(f"variant {name} names {variant.file!r}, which files does not list")
+            if missing := variant.graphs - self.files.keys():
+                raise ValueError(f"variant {name} names {missing.pop()!r}, which files does not list")
+            if variant.second is not None and self.task.kind == "regression":
+                raise ValueError("a number has no sureness by which a second model could be asked")
         if CPU_PROVIDER not in self.providers:
             raise ValueError(f"providers has no variant for {CPU_PROVIDER}")
         for provider, chosen in self.providers.items():

@@ -351,6 +351,33 @@ class UncutResult(StageResult):
     note: str = ""  # why there is no graph, or no int8 that loses little enough
 
 
+class Pair(Result):
+    """A cascade as the tuning slice finds it."""
+
+    first: str  # variant of the student
+    second: str  # number format of the second model
+    temperature: float  # the second model's logits are divided by it
+    answered_from: float  # the student answers a row from this sureness on
+    share: float  # of the rows, those that go on to the second model
+    score: float  # of both together, points of the deciding metric
+    first_score: float  # of each alone
+    second_score: float
+    wanted: float  # the least score that was asked for
+    rows_per_second: float  # of both together, by what each of them takes alone
+    second_rows_per_second: float  # of the second model alone
+
+
+class CascadeResult(StageResult):
+    """Stage `cascade`; without variants where no second model gains anything."""
+
+    STAGE = "cascade"
+
+    second: str = ""  # what the second model is
+    variants: dict[str, Pair] = Field(default_factory=dict)  # those that the artifact has, by name
+    tried: tuple[Pair, ...] = ()
+    note: str = ""  # what came of it, for the person who watches
+
+
 class EvaluateResult(StageResult):
     """Stage `evaluate`."""
 

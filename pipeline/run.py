@@ -20,6 +20,7 @@ from kdc.pipeline.rundir.record import CompressResult, StageRecord
 from kdc.pipeline.stages import (
     baselines,
     candidates,
+    cascade,
     controls,
     data,
     evaluate,
@@ -87,10 +88,21 @@ STAGES = (
         after=("teacher",),
         is_wanted=lambda config: config.export.teacher and config.has_one_teacher,
     ),
+    # On request, or where a contract's student is searched for: a second model for the rows that the student is not
+    # sure of, where the two together gain.
+    Stage(
+        results.CascadeResult,
+        cascade.run,
+        cascade.depends_on,
+        after=("targets", "quantize", "uncut"),
+        is_wanted=lambda config: config.cascades,
+    ),
     # On request: what KD-LoRA is compared with is trained too.
     Stage(results.ControlsResult, controls.run, controls.depends_on, after=("teacher", "student")),
     # All models answer the evaluation split, and are timed side by side.
-    Stage(results.EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "controls")),
+    Stage(
+        results.EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "cascade", "controls")
+    ),
     # The artifact is put together, and judged against the contract.
     Stage(results.PackageResult, package.run, package.depends_on, after=("evaluate",), is_intact=package.is_intact),
 )

@@ -400,6 +400,22 @@ class OperatingSettings(Section):
         return str(value)
 
 
+class CascadeSettings(Section):
+    """Stage `cascade`: a second model for the rows that the student is not sure of."""
+
+    second: Literal["off", "auto"] | Path | None = Field(
+        None,
+        description="the second model: auto, the teacher itself, uncut; the artifact of another run on the same rows; "
+        "or off (default: auto where a contract's student is searched for, else off); taken only where it gains",
+    )
+    max_drop: float = Field(
+        0.1,
+        ge=0,
+        description="points of the metric that the two may lose against the second model alone, on the tuning slice; "
+        "a contract with max_drop asks for half of that against what it compares with",
+    )
+
+
 class EvaluateSettings(Section):
     """Stage `evaluate`: measure every model on the evaluation rows."""
 
@@ -450,6 +466,7 @@ class Config(Section):
     student: StudentSettings = StudentSettings()
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings = QuantizeSettings()
+    cascade: CascadeSettings = CascadeSettings()
     operating: OperatingSettings = OperatingSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     contract: ContractSettings = ContractSettings()
@@ -464,6 +481,12 @@ class Config(Section):
     def measures_first(self) -> bool:
         """Whether candidates are measured before anything is trained: a limit on costs is set."""
         return bool({*self.contract.set_ones} - {"max_drop", "require"})
+
+    @property
+    def cascades(self) -> bool:
+        """Whether a second model is looked for."""
+        second = self.cascade.second
+        return self.searches and self.export.teacher if second is None else second != "off"
 
     @property
     def searches(self) -> bool:

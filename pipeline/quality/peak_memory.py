@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import TaskInfo, TokenizerInfo
+from kdc.artifact.manifest import Second, TaskInfo, TokenizerInfo
 from kdc.common.errors import KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.memory import own_peak_memory_bytes
@@ -26,6 +26,7 @@ class ModelFiles(Frozen):
     tokenizer_json: Path
     tokenizer: TokenizerInfo
     task: TaskInfo
+    second: tuple[Second, Path] | None = None  # of a cascade, with its ONNX file
 
 
 def peak_memory_bytes(files: ModelFiles, texts: Sequence[Text]) -> int:
@@ -56,7 +57,13 @@ def _main() -> None:
     else:
         from kdc.serving.engine.engine import Engine
 
-        engine = Engine.from_files(files.model, files.tokenizer_json, task=files.task, tokenizer_info=files.tokenizer)
+        engine = Engine.from_files(
+            files.model,
+            files.tokenizer_json,
+            task=files.task,
+            tokenizer_info=files.tokenizer,
+            second=files.second,
+        )
         engine.predict(texts, batch_size=len(texts))
     sys.stdout.write(f"{own_peak_memory_bytes()}\n")
 

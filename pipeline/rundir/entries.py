@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdc.artifact.manifest import Device, Scalar
+from kdc.artifact.manifest import Device, Scalar, Second
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
@@ -22,10 +22,20 @@ from kdc.pipeline.results import (
     BaselinesResult,
     ControlsResult,
     DataResult,
+    QuantizeResult,
     StudentResult,
     TargetsResult,
     TeacherResult,
     UncutResult,
+)
+from kdc.pipeline.rundir.cascading import (
+    CASCADE,
+    CASCADE_FP32,
+    open_variant,
+    pairs_of,
+    second_model,
+    second_of,
+    student_files,
 )
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import (
@@ -62,7 +72,8 @@ class Entry:
 
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
     """All of them by name, in the order of the table; to `notes` goes what is not there, and why."""
-    return _torch_entries(run) | _onnx_entries(run, notes) | _baseline_entries(run)
+    onnx = _onnx_entries(run, notes)
+    return _torch_entries(run) | onnx | _cascade_entries(run, onnx) | _baseline_entries(run)
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
@@ -221,19 +232,61 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     return entries
 
 
+def _cascade_entries(run: Run, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The cascades of the artifact, and their second model where that is another run's, beside the other entries."""
+    pairs, second, found = pairs_of(run), second_model(run), dict[str, Entry]()
+    temperature, data = run.result(QuantizeResult).temperature, run.data()
+    for name, pair in pairs.items():
+        alone = f"{second.entry}_{pair.second}"
+        file, exported = second.files[pair.second], run.folder("export")
+        if alone not in entries:
+            engine = run.open_engine(file, exported=second.folder)
+            found[alone] = _onnx_entry(engine, file, second.folder / TOKENIZER_JSON, data, "cpu", None)
+        on_gpu: tuple[Device, ...] = ("cpu", "cuda") if run.device == "cuda" and name == CASCADE_FP32 else ("cpu",)
+        for device in on_gpu:
+            engine = open_variant(run, name, temperature=temperature, device=device)
+            first = student_files(run)[pair.first]
+            entry = _onnx_entry(
+                engine,
+                first,
+                exported / TOKENIZER_JSON,
+                data,
+                device,
+                None,
+                second=(second_of(run, pair, file.name), file),
+            )
+            entry.timed = entry.timed and (device == "cuda" or name == CASCADE)
+            found[name if device == "cpu" else f"{name} (cuda)"] = entry
+    return found
+
+
 def _onnx_entry(
-    engine: Engine, file: Path, tokenizer: Path, data: PreparedData, device: Device, parameters: int | None
+    engine: Engine,
+    file: Path,
+    tokenizer: Path,
+    data: PreparedData,
+    device: Device,
+    parameters: int | None,
+    second: tuple[Second, Path] | None = None,
 ) -> Entry:
-    """An ONNX file in the engine that serves, which is open on the device. fp16 is not timed on a CPU."""
+    """An ONNX file, or the two of a cascade, in the engine that serves, which is open on the device. fp16 is not timed
+    on a CPU."""
     timed = device == "cuda" or file.name != FP16_ONNX
-    files = ModelFiles(model=file, tokenizer_json=tokenizer, tokenizer=engine.tokenizer_info, task=engine.task)
+    files = ModelFiles(
+        model=file,
+        tokenizer_json=tokenizer,
+        tokenizer=engine.tokenizer_info,
+        task=engine.task,
+        second=second,
+    )
+    size = sum(each.stat().st_size for each in (file, tokenizer, *([] if second is None else [second[1]])))
     return Entry(
         answer=engine.logits,
         predict=lambda split: engine.logits(texts_of(data.rows(split))),
         row={
             "runtime": f"onnxruntime {device}",
             "parameters": parameters,
-            "size_bytes": file.stat().st_size + tokenizer.stat().st_size,
+            "size_bytes": size,
         },
         memory=files if device == "cpu" and timed else None,
         timed=timed,

@@ -12,6 +12,7 @@ from kdc.pipeline.data.prepared import digest, texts_of
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning
 from kdc.pipeline.results import QuantizeResult, StudentResult, TargetsResult, TeacherResult
+from kdc.pipeline.rundir.cascading import pairs_of
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS
 from kdc.pipeline.rundir.looks import look_at
@@ -39,6 +40,7 @@ def tuning_of(run: Run, contract: Contract) -> Tuning:
     int8 = quantized.candidates.get(quantized.winner or "")
     if int8 is not None and int8.tune is not None:
         scores["int8"] = int8.tune[metric]
+    scores |= {name: pair.score for name, pair in pairs_of(run).items()}
     if standing is None:
         return Tuning(scores, run.result(TeacherResult).tune[metric])
     others = [standing.teacher_score] + [standing.baseline_score] * (contract.against == "best")

@@ -11,10 +11,10 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
+from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, open_variant
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.evidence import answers_of
 from kdc.pipeline.rundir.exporting import tuning_slice
-from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX
 from kdc.serving.engine.deciding import decided, given
 from kdc.serving.engine.engine import activate
 
@@ -28,15 +28,14 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
 
     Args:
         run: whose evaluation is done.
-        variant: fp32 or int8, which a CPU loads: the thresholds are of its probabilities.
+        variant: that a CPU loads: the thresholds are of its probabilities.
         temperature: by which its logits are divided.
     """
     task, operating = run.data().task.info(), run.config.operating
     aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
     if not aims and abstain is None:
         return task, []
-    file = run.folder("quantize") / INT8_ONNX if variant == "int8" else run.folder("export") / FP32_ONNX
-    with run.open_engine(file, temperature=temperature) as engine:
+    with open_variant(run, variant, temperature=temperature) as engine:
         held_out = tuning_slice(run, engine)
     answers = answers_of(run)
     tuning = activate(held_out.logits, task.kind, temperature), held_out.labels
@@ -102,9 +101,10 @@ def _unreached(chosen: Mapping[str, Threshold]) -> list[str]:
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, NDArray[np.floating]], variant: str, temperature: float) -> list[str]:
-    """What int8 changes at the thresholds, in a sentence."""
-    if variant != "int8":
+    """What 8 bits change at the thresholds, in a sentence."""
+    fp32 = {"int8": "fp32", CASCADE: CASCADE_FP32}.get(variant, "")
+    if fp32 not in logits:
         return []
-    int8, fp32 = (decided(activate(logits[name], task.kind, temperature), task) for name in ("int8", "fp32"))
-    flips = int((int8 != fp32).any(axis=1).sum())
-    return [f"at the thresholds int8 decides otherwise than fp32 on {flips} of {len(int8)} evaluation rows"]
+    own, others = (decided(activate(logits[name], task.kind, temperature), task) for name in (variant, fp32))
+    flips = int((own != others).any(axis=1).sum())
+    return [f"at the thresholds {variant} decides otherwise than {fp32} on {flips} of {len(own)} evaluation rows"]

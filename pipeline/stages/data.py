@@ -23,6 +23,7 @@ from kdc.pipeline.models.shallow import parse_shape
 from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results import DataResult, TokenCounts
+from kdc.pipeline.rundir.cascading import check_second
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import VOCABULARY
 from kdc.pipeline.rundir.fingerprints import answered_rows
@@ -90,14 +91,16 @@ def check(run: Run) -> None:
     """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: an aim that the task's labels cannot have; an architecture that can only be a teacher; layers or
-            widths that the teacher does not have; the teacher itself where there is no such one; sizes or ways of
-            training that a student without layers does not have; rows longer than the students take.
+        InputError: an aim that the task's labels cannot have; a second model that cannot be; an architecture that can
+            only be a teacher; layers or widths that the teacher does not have; the teacher itself where there is no
+            such one; sizes or ways of training that a student without layers does not have; rows longer than the
+            students take.
     """
     student = run.config.student
     operating, task = run.config.operating, run.data().task
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
+    check_second(run)
     for requirement in run.config.contract.require:
         required_label(requirement, task)
     _check_shallow(student)

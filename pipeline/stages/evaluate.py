@@ -22,6 +22,7 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
 from kdc.pipeline.results import EvaluateResult
+from kdc.pipeline.rundir.cascading import CASCADE
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.entries import Entry, Logits, entries_of
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
@@ -182,8 +183,7 @@ def _save_evaluation(
         "teacher_logits": logits["teacher"],
         "student_logits": logits["fp32"],
     }
-    if "int8" in logits:
-        arrays["student_int8_logits"] = logits["int8"]
+    arrays |= {f"student_{name}_logits": logits[name] for name in ("int8", CASCADE) if name in logits}
     if better is not None:
         arrays[f"{better}{BASELINE_SUFFIX}"] = logits[better]
     np.savez_compressed(path, **arrays)

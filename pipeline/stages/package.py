@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results import (
+    CascadeResult,
     EvaluateResult,
     ExportResult,
     PackageResult,
@@ -40,6 +41,7 @@ from kdc.pipeline.results import (
     Table,
 )
 from kdc.pipeline.rundir.card import UNCUT_NAME, model_card
+from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, pairs_of, second_model, second_of
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info
 from kdc.pipeline.rundir.evidence import answers_of, look_of, tuning_of
 from kdc.pipeline.rundir.files import (
@@ -77,6 +79,8 @@ _ONNX_FILES = {
     "int8": ("model_int8.onnx", INT8_ONNX),
     "fp16": ("model_fp16.onnx", FP16_ONNX),
 }
+# Those of a cascade's second model, by number format.
+_SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def run(run: Run, out: Path) -> PackageResult:
     _copy_files(run, working, with_int8=quantized.int8)
     manifest = _manifest(run, working, evaluated.table, quantized)
     judgement, contract = None, run.config.contract.terms
-    notes: list[str] = []  # on the decisions
+    notes = [_cascade_note(run)]  # and on the decisions
     with_decisions = partial(_with_decisions, run, notes)
     if contract is None:
         manifest = with_decisions(manifest)
@@ -180,6 +184,8 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
         made = run.folder("quantize") / made_as if variant == "int8" else export / made_as
         if made.exists() and (variant != "int8" or with_int8):
             shutil.copyfile(made, target / name)
+    for pair in pairs_of(run).values():
+        shutil.copyfile(second_model(run).files[pair.second], target / _SECOND_FILES[pair.second])
     shutil.copyfile(run.folder("evaluate") / EVALUATION, target / EVALUATION)
     if "hf" in run.config.export.formats:
         add_hugging_face_files(run.folder("merge") / "model", target, read_tokenizer_info(export))
@@ -188,6 +194,7 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
 def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
     """The manifest of the files that are in the folder so far."""
     variants = _variants(folder, table, run.result(ExportResult), quantized)
+    variants |= _cascades(run, table, variants)
     info = read_tokenizer_info(run.folder("export"))
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
@@ -198,7 +205,7 @@ def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -
         input_names=info.input_names,
         variants=variants,
         providers={
-            CPU_PROVIDER: "int8" if quantized.chosen else "fp32",
+            CPU_PROVIDER: CASCADE if CASCADE in variants else "int8" if quantized.chosen else "fp32",
             CUDA_PROVIDER: on_cuda(variants, table),
         },
         temperature=quantized.temperature,
@@ -221,34 +228,72 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
             (folder / file).unlink(missing_ok=True)
             continue
         row: dict[str, Any] = table.get(f"{name} (cuda)", table[name]) if name == "fp16" else table[name]
-        memory = row.get("peak_memory_bytes")
         opset, ir = versions_of(folder / file)
         variants[name] = Variant(
             file=file,
-            size_bytes=row["size_bytes"],
-            metrics={key: value for key, value in row.items() if key.removesuffix("_mismatched") in METRICS},
             parity=parity[name],
             batch_invariance=int8.max_probability_difference if int8 is not None and name == "int8" else None,
             opset=opset,
             ir=ir,
             candidate=quantized.winner if name == "int8" else None,
-            latency_p50_ms=row.get("latency_p50_ms"),
-            latency_p95_ms=row.get("latency_p95_ms"),
-            rows_per_second=row.get("rows_per_second"),
-            peak_memory_mb=round(memory / 1e6, 1) if memory else None,
+            **_measured(row),
         )
     return variants
 
 
+def _cascades(run: Run, table: Table, variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """What was measured of the student with a second model; its graph's versions are the newer ones of the two."""
+    cascades = {}
+    for name, pair in pairs_of(run).items():
+        if name not in table:  # it could not be evaluated
+            continue
+        first, second = variants[pair.first], second_model(run).files[pair.second]
+        opset, ir = versions_of(second)
+        assert first.opset is not None
+        assert first.ir is not None
+        cascades[name] = Variant(
+            file=first.file,
+            second=second_of(run, pair, _SECOND_FILES[pair.second]),
+            opset=max(opset, first.opset),
+            ir=max(ir, first.ir),
+            **_measured(table[name]),
+        )
+    return cascades
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table tells of a variant."""
+    memory = row.get("peak_memory_bytes")
+    return {
+        "size_bytes": row["size_bytes"],
+        "metrics": {key: value for key, value in row.items() if key.removesuffix("_mismatched") in METRICS},
+        "latency_p50_ms": row.get("latency_p50_ms"),
+        "latency_p95_ms": row.get("latency_p95_ms"),
+        "rows_per_second": row.get("rows_per_second"),
+        "peak_memory_mb": round(memory / 1e6, 1) if memory else None,
+    }
+
+
 def on_cuda(variants: Iterable[str], table: Table) -> str:
-    """The variant that a GPU loads: fp16 where it was run on one, else fp32. fp16 may overflow on a GPU alone, since a
-    CPU computes it in fp32."""
+    """The variant that a GPU loads: a cascade in fp32, else fp16 where it was run on one, else fp32.
+    fp16 may overflow on a GPU alone, since a CPU computes it in fp32."""
+    for name in (CASCADE_FP32, CASCADE):
+        if name in variants:
+            return name
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
+
+
+def _cascade_note(run: Run) -> str:
+    """What came of looking for a second model; "" where nobody asked, and there is none."""
+    if CASCADE not in run.fingerprints:
+        return ""
+    found = run.result(CascadeResult)
+    return found.note if found.variants or run.config.cascade.second is not None else ""
 
 
 def _fp16_note(manifest: Manifest) -> str:
     """That fp16 is there and a GPU does not load it; "" where there is nothing to say."""
-    if "fp16" not in manifest.variants or manifest.providers[CUDA_PROVIDER] == "fp16":
+    if "fp16" not in manifest.variants or manifest.providers[CUDA_PROVIDER] != "fp32":
         return ""
     return "fp16 was not run on a GPU here, so that a GPU loads fp32; KDC_VARIANT=fp16 takes it all the same"
 

@@ -35,14 +35,17 @@ class Scorer:
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Probabilities (rows, outputs) in the order of the texts; numbers for regression. See `Engine.predict`."""
-        encodings = self._engine.encode(texts)
-        logits = np.zeros((len(encodings), self._engine.task.outputs), dtype=np.float32)
+        return self._engine.activated(self._engine.through(self._engine.encode(texts), self._side_by_side))
+
+    def _side_by_side(self, engine: Engine, encodings: Sequence[Encoded]) -> NDArray[np.float32]:
+        """One engine's logits (rows, outputs), by passes on all lanes."""
+        logits = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
 
         def answer(rows: Sequence[int]) -> None:
-            logits[rows] = self._engine.run_beside([encodings[row] for row in rows])
+            logits[rows] = engine.run_beside([encodings[row] for row in rows])
 
         list(self._lanes.map(answer, _batches(encodings, self._most)))
-        return self._engine.activated(logits)
+        return logits
 
 
 def _batches(encodings: Sequence[Encoded], most: int) -> Iterator[list[int]]:

@@ -32,6 +32,21 @@ def answered(probabilities: np.ndarray, abstain: Abstention) -> np.ndarray:
     return enough
 
 
+def sureness(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
+    """How sure a model is of each row, (rows,) within [0, 1]: the probability of the most probable class, or of a
+    multi-label row the least of what it gives to having a label or not.
+
+    Args:
+        probabilities: (rows, outputs) as `Engine.predict` gives them.
+        task: not a regression.
+    """
+    if task.kind == "multilabel":
+        least: np.ndarray = np.maximum(probabilities, 1 - probabilities).min(axis=1)
+        return least
+    most: np.ndarray = probabilities.max(axis=1)
+    return most
+
+
 def given(probabilities: np.ndarray, task: TaskInfo) -> np.ndarray:
     """How many rows get each label, (outputs,). Arguments as of `decided`."""
     if task.kind == "multilabel" or task.abstain is not None:

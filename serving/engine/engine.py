@@ -5,7 +5,7 @@ It needs numpy, onnxruntime and tokenizers only, so that a server starts fast an
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,14 +21,15 @@ from kdc.artifact.manifest import (
     Device,
     Kind,
     Manifest,
+    Second,
     TaskInfo,
     TokenizerInfo,
     Variant,
 )
 from kdc.common.errors import InputError, KdcError
 from kdc.common.pace import Pace
-from kdc.serving.engine.deciding import decided, in_words
-from kdc.serving.engine.providers import OpenSession, check_graph, open_session, run_bound
+from kdc.serving.engine.deciding import decided, in_words, sureness
+from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session, run_bound
 from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, checked_rows, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
@@ -60,6 +61,8 @@ class Engine:
         threads: size of ONNX Runtime's thread pool.
         lanes: how many passes may run at once by `run_beside`, sharing the threads; where there are several, `run`
             takes all threads or one share, whichever is faster now.
+        second: the engine of a cascade's second model, which answers the rows that this one is not sure of; None where
+            there is one model. `run` and `run_beside` are of the first one alone; `through` asks both.
         notes: what a person should know about the start, such as a fallback to the CPU.
         variant: name of the variant; "" without an artifact.
         manifest: the artifact's manifest; None without an artifact.
@@ -90,6 +93,8 @@ class Engine:
         self._session: onnxruntime.InferenceSession | None = opened.session
         self._beside: onnxruntime.InferenceSession | None = opened.session if beside is None else beside.session
         self.lanes = lanes
+        self.second: Engine | None = None
+        self._answered_from = np.float64(0)
         self._tokenizer = tokenizer
         pools = (opened.threads,) if beside is None else (opened.threads, beside.threads)
         self._pace = Pace(pools, self._use, turn=_TURN, alike=False)
@@ -112,7 +117,8 @@ class Engine:
 
         Args:
             path: the artifact's folder.
-            variant: "fp32", "int8" or "fp16"; None takes the one that the manifest names for the provider.
+            variant: "fp32", "int8", "fp16" or, of two models, "cascade"; None takes the one that the manifest names for
+                the provider.
             device: "auto" takes CUDA where it really starts, else the CPU, with a note; "cuda" and "tensorrt" fail
                 where they do not start; or "cpu".
             threads: threads of one forward pass; None takes all cores that this process may use.
@@ -146,16 +152,12 @@ class Engine:
             lambda provider: checked(variants[variant_for(provider)].file), device=device, threads=threads
         )
         lanes = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
-        share = max(1, round(opened.threads / lanes))
-        beside = (
-            open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False) if lanes > 1 else None
-        )
         name = variant_for(opened.provider)
         chosen_by = {each.variant for each in (*manifest.task.points, manifest.task.abstain) if each is not None}
         if others := sorted(chosen_by - {name, ""}):
             note = f"the thresholds were chosen for {', '.join(others)} and are used for {name}"
             opened = replace(opened, notes=(*opened.notes, note))
-        return cls(
+        engine = cls(
             opened,
             RowTokenizer.read(checked("tokenizer.json"), manifest.tokenizer),
             manifest.task,
@@ -163,9 +165,12 @@ class Engine:
             manifest.temperature,
             variant=name,
             manifest=manifest,
-            beside=beside,
+            beside=_share_of(opened, lanes),
             lanes=lanes,
         )
+        if (second := variants[name].second) is not None:
+            engine._add(second, checked(second.file))
+        return engine
 
     @classmethod
     def from_files(
@@ -178,15 +183,35 @@ class Engine:
         temperature: float = 1.0,
         device: Device = "cpu",
         threads: int | None = None,
+        second: tuple[Second, Path] | None = None,
     ) -> Self:
-        """Load a bare ONNX file, to measure it before there is an artifact, by the code that will serve it.
+        """Load a bare ONNX file, with a `second` one that of a cascade's second model, to measure it before there is an
+        artifact, by the code that will serve it.
 
         Raises:
             KdcError: a file cannot be read, the graph does not fit the task or the tokenizer, or the device that was
                 asked for did not take effect.
         """
         opened = open_session(lambda _: onnx_path, device=device, threads=threads)
-        return cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
+        engine = cls(opened, RowTokenizer.read(tokenizer_json, tokenizer_info), task, tokenizer_info, temperature)
+        if second is not None:
+            engine._add(*second)
+        return engine
+
+    def _add(self, second: Second, path: Path) -> None:
+        """Open a cascade's second model where the first one runs."""
+        opened = open_session(lambda _: path, device=device_of(self.provider), threads=self.threads)
+        self._answered_from = np.float64(second.answered_from)
+        self.second = Engine(
+            opened,
+            self._tokenizer,
+            self.task,
+            self.tokenizer_info.model_copy(update={"token_type_ids": second.token_type_ids}),
+            second.temperature,
+            variant=second.name,
+            beside=_share_of(opened, self.lanes),
+            lanes=self.lanes,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -197,6 +222,8 @@ class Engine:
     def close(self) -> None:
         """Free the memory of the model. Forward passes that other threads have begun end as usual; later calls fail."""
         self._session = self._beside = None
+        if self.second is not None:
+            self.second.close()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -238,14 +265,45 @@ class Engine:
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
         """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Arguments as of `predict`."""
-        encodings = self.encode(texts)
-        result = np.zeros((len(encodings), self.task.outputs), dtype=np.float32)
-        # Rows of like length share a batch, so that little is computed on padding.
-        order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            result[rows] = self.run([encodings[row] for row in rows])
-        return result
+
+        def in_batches(engine: Engine, encodings: Sequence[Encoded]) -> np.ndarray:
+            result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
+            # Rows of like length share a batch, so that little is computed on padding.
+            order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]))
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                result[rows] = engine.run([encodings[row] for row in rows])
+            return result
+
+        return self.through(self.encode(texts), in_batches)
+
+    def through(
+        self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Encoded]], np.ndarray]
+    ) -> np.ndarray:
+        """Logits (rows, outputs) of rows; of a cascade those of the model that answers each row.
+
+        Args:
+            encodings: as `encode` gives them.
+            answer: asks one engine: its logits of the encodings, in order.
+        """
+        logits = answer(self, encodings)
+        unsure = self.unsure(logits)
+        if self.second is not None and len(unsure):
+            logits[unsure] = self.of_second(answer(self.second, [encodings[row] for row in unsure]))
+        return logits
+
+    def unsure(self, logits: np.ndarray) -> np.ndarray:
+        """Places of the rows that go on to a cascade's second model, by the first one's logits (rows, outputs); none
+        where there is one model."""
+        if self.second is None:
+            return np.zeros(0, dtype=np.int64)
+        sure = sureness(activate(logits, self.task.kind, self.temperature), self.task)
+        return np.flatnonzero(sure < self._answered_from)
+
+    def of_second(self, logits: np.ndarray) -> np.ndarray:
+        """The second model's logits (rows, outputs) in the first one's scale, so that one temperature is for both."""
+        assert self.second is not None
+        return logits * np.float32(self.temperature / self.second.temperature)
 
     def encode(self, texts: Sequence[Text], *, side: str | None = None, first: int = 0) -> list[Encoded]:
         """Tokenise rows and cut them to the maximum length, without padding.
@@ -278,6 +336,8 @@ class Engine:
             self._run(self._session, [long])  # not `run`, which may try the other session at this length
             self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
         self._run(self._session, [short])
+        if self.second is not None:
+            self.second.warm_up(max_batch_tokens)
 
     def run(self, encodings: Sequence[Encoded]) -> np.ndarray:
         """Run at least one row, padded to the longest, in one pass that has the threads for itself: float32 logits
@@ -324,6 +384,14 @@ class Engine:
                 remedy="load the variant fp32",
             )
         return np.asarray(logits, dtype=np.float32)
+
+
+def _share_of(opened: OpenSession, lanes: int) -> OpenSession | None:
+    """A second session of the same file, for one of several lanes: it has its share of the threads. None for one."""
+    if lanes == 1:
+        return None
+    share = max(1, round(opened.threads / lanes))
+    return open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False)
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:

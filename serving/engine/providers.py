@@ -75,6 +75,11 @@ def open_session(
     return OpenSession(session, path, CPU_PROVIDER, threads, notes)
 
 
+def device_of(provider: str) -> Device:
+    """The device that a provider is asked for by."""
+    return {TENSORRT_PROVIDER: "tensorrt", CUDA_PROVIDER: "cuda"}.get(provider, "cpu")  # type: ignore[return-value]
+
+
 def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: TokenizerInfo) -> None:
     """Check that a graph takes what the tokenizer feeds, and gives what the task needs.
 

@@ -3,6 +3,9 @@
 With more than one worker each process writes into the folder `PROMETHEUS_MULTIPROC_DIR`, and `exposition` adds them up.
 Labels take few values whatever clients send: route names, statuses, model names, the model's own labels.
 
+A cascade's second model has its own series of batches and of the queue, under the model's name with `/second` after it:
+`kdc_batch_rows_sum` of it by `kdc_rows` of the model is the share of rows that go on.
+
 `kdc_predictions` counts a row under the label that it gets by the artifact's operating points, or under `abstained`. A
 multi-label row counts under each that it gets, which may be none. `kdc_rows` counts the rows, so that for both kinds
 the quotient can be compared with `kdc_training_label_share`. Regression has neither labels nor shares.
@@ -25,7 +28,7 @@ from prometheus_client.registry import Collector
 from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import Manifest
 from kdc.serving.engine.deciding import given
-from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -188,6 +191,8 @@ class Metrics(Collector):
                 self.predictions.labels(name, label)
             if model.engine.task.abstain is not None:
                 self.predictions.labels(name, ABSTAINED)
+            if model.engine.second is not None:
+                self.queue_tokens.labels(name + SECOND)
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Padded tokens of a pass. On a CPU's lanes a token costs the same in passes of 64 to 512 tokens (benchmarks/split.py);
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
+SECOND = "/second"  # after a model's name, where metrics and traces tell of a cascade's second model
 _DIGITS = 16  # of a manifest's SHA-256: enough to tell artifacts apart
 _CPU_AHEAD = 64  # of a pass with rows of a large request that others should not wait for; a GPU's are short anyway
 # Called with a model's name and what `OnBatch` is called with.
@@ -65,18 +66,24 @@ class Model:
         self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
-        self._batcher = Batcher(
-            engine.run,
-            beside=engine.run_beside,
-            lanes=engine.lanes,
-            max_batch_tokens=self.max_batch_tokens,
-            ahead_tokens=_CPU_AHEAD if engine.provider == CPU_PROVIDER else math.inf,
-            max_queue_tokens=settings.max_queue_tokens,
-            max_queue_seconds=settings.max_queue_s,
-            max_seconds=settings.timeout_s,
-            on_batch=None if record is None else functools.partial(record, name),
-            on_left=None if left is None else functools.partial(left, name),
-        )
+
+        def batcher(engine: Engine, name: str) -> Batcher:
+            return Batcher(
+                engine.run,
+                beside=engine.run_beside,
+                lanes=engine.lanes,
+                max_batch_tokens=self.max_batch_tokens,
+                ahead_tokens=_CPU_AHEAD if engine.provider == CPU_PROVIDER else math.inf,
+                max_queue_tokens=settings.max_queue_tokens,
+                max_queue_seconds=settings.max_queue_s,
+                max_seconds=settings.timeout_s,
+                on_batch=None if record is None else functools.partial(record, name),
+                on_left=None if left is None else functools.partial(left, name),
+            )
+
+        self._batcher = batcher(engine, name)
+        # A cascade's second model has a queue and lanes of its own: rows that the first one answers do not wait for it.
+        self._second = None if engine.second is None else batcher(engine.second, f"{name}{SECOND}")
         self._tokenising = Tokenising(engine)
         self._active = 0
 
@@ -113,6 +120,10 @@ class Model:
                     remedy="shorten it, or send truncate: true",
                 )
             logits = await self._batcher.submit(encodings, trace)
+            unsure = self.engine.unsure(logits)
+            if self._second is not None and len(unsure):
+                answers = await self._second.submit([encodings[row] for row in unsure], trace)
+                logits[unsure] = self.engine.of_second(answers)
             return Answer(logits, self.engine.activated(logits), [len(encoding) for encoding in encodings], truncated)
         finally:
             self._active -= 1
@@ -123,6 +134,8 @@ class Model:
             await asyncio.sleep(0.01)
         self._tokenising.close()
         await self._batcher.close()
+        if self._second is not None:
+            await self._second.close()
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:

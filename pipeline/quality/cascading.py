@@ -1,0 +1,78 @@
+"""How many rows go on to a second model, so that two models together lose little against the second one alone.
+
+The first model answers the rows that it is sure of, by its most probable answer (Viola and Jones 2001 for detectors;
+Wang et al. 2011, SIGIR, for ranking).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.quality import metrics
+
+_STEPS = 100  # of the share of rows that go on
+
+
+class Going(NamedTuple):
+    """How many rows go on."""
+
+    answered_from: float  # the first model answers a row from this sureness on
+    share: float  # of the rows, those that go on
+    score: float  # of both models together, points of the metric
+
+
+def together(
+    first: NDArray[np.floating], second: NDArray[np.floating], sure: NDArray[np.floating], answered_from: float
+) -> NDArray[np.floating]:
+    """The logits (rows, outputs) of two models of one scale, by which each row is answered; `sure` is (rows,)."""
+    return np.where((sure < np.float64(answered_from))[:, None], second, first)
+
+
+def curve(
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    sure: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    task: Task,
+    *,
+    thresholds: Sequence[float] | None = None,
+) -> list[Going]:
+    """What the two models score by how many rows go on, from none to all.
+
+    Args:
+        first: (rows, outputs) logits of the first model.
+        second: the same of the second one, in the first one's scale.
+        sure: (rows,) how sure the first one is of each row.
+        labels: of the rows, see `kdc.pipeline.quality.metrics.compute`.
+        task: of both; its first metric counts.
+        thresholds: from which sureness on the first model answers, ascending; None for about a hundred.
+    """
+    if thresholds is None:
+        thresholds = _thresholds(sure)
+    points, name = [], task.metrics[0]
+    for threshold in thresholds:
+        score = metrics.compute(together(first, second, sure, threshold), labels, task.kind, (name,))[name]
+        points.append(Going(threshold, float((sure < np.float64(threshold)).mean()), score))
+    return points
+
+
+def _thresholds(sure: NDArray[np.floating]) -> list[float]:
+    """Sureness by which from none to all of the rows go on, in about a hundred steps."""
+    ordered = np.sort(sure)
+    places = np.unique(np.linspace(0, len(sure), _STEPS + 1).round().astype(int))
+    # A row goes on where the model is less sure than the threshold: from the next row on, or beyond the surest one.
+    return np.unique(np.append(ordered, np.nextafter(ordered[-1], 2))[places]).tolist()
+
+
+def fewest(points: list[Going], wanted: float) -> Going | None:
+    """The point with the fewest rows that go on such that it and all with more of them score at least `wanted`: a dip
+    that is met by luck is not taken. None where not even all rows together do."""
+    chosen = None
+    for point in reversed(points):
+        if point.score < wanted:
+            break
+        chosen = point
+    return chosen

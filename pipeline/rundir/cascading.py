@@ -1,0 +1,166 @@
+"""A run's second model, beside its student: what it is, its files, and the engine of the two together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import Device, Manifest, Second
+from kdc.common.errors import InputError
+from kdc.pipeline.config.settings import UNCUT, is_of_teacher
+from kdc.pipeline.models import loading
+from kdc.pipeline.results import CascadeResult, DataResult, Pair, QuantizeResult
+from kdc.pipeline.rundir.context import Run, read_tokenizer_info
+from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
+from kdc.serving.engine.engine import Engine
+
+CASCADE, CASCADE_FP32 = "cascade", "cascade_fp32"  # variants of an artifact
+_FILES = {"fp32": FP32_ONNX, "int8": INT8_ONNX}
+
+
+@dataclass(frozen=True)
+class SecondModel:
+    """The second model of a run."""
+
+    folder: Path  # with its ONNX files, its tokenizer, and how that cuts and pads rows
+    entry: str  # what its rows of the table begin with: "teacher" or "second"
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Its ONNX files by number format, those that there are."""
+        return {name: self.folder / file for name, file in _FILES.items() if (self.folder / file).exists()}
+
+
+def second_model(run: Run) -> SecondModel:
+    """The teacher itself, or what stage `cascade` copied of another run's artifact."""
+    if isinstance(run.config.cascade.second, Path):
+        return SecondModel(run.folder(CASCADE), "second")
+    return SecondModel(run.folder("uncut"), "teacher")
+
+
+def pairs_of(run: Run) -> dict[str, Pair]:
+    """The cascades that the artifact has, by variant; none where no second model was looked for, or none gains."""
+    return run.result(CascadeResult).variants if CASCADE in run.fingerprints else {}
+
+
+def second_of(run: Run, pair: Pair, file: str) -> Second:
+    """A cascade's second model as the manifest tells of it, with the name of its ONNX file."""
+    folder = second_model(run).folder
+    return Second(
+        name=run.result(CascadeResult).second,
+        file=file,
+        token_type_ids=read_tokenizer_info(folder).token_type_ids,
+        temperature=pair.temperature,
+        answered_from=pair.answered_from,
+        share=pair.share,
+    )
+
+
+def student_files(run: Run) -> dict[str, Path]:
+    """The student's ONNX files by number format; int8 only where a CPU loads it."""
+    files = {"fp32": run.folder("export") / FP32_ONNX}
+    return files | ({"int8": run.folder("quantize") / INT8_ONNX} if run.result(QuantizeResult).chosen else {})
+
+
+def scaled(logits: NDArray[np.floating], temperature: float, wanted: float) -> NDArray[np.floating]:
+    """Logits of one temperature as logits of another, see `kdc.serving.engine.engine.Engine.of_second`."""
+    return logits * np.float32(wanted / temperature)
+
+
+def open_variant(run: Run, variant: str, *, temperature: float, device: Device = "cpu") -> Engine:
+    """The serving engine of a variant: of the student alone, or of it and the second model. The temperature is the
+    student's."""
+    pair = pairs_of(run).get(variant)
+    students = student_files(run)
+    if pair is None:
+        return run.open_engine(students[variant], temperature=temperature, device=device)
+    file = second_model(run).files[pair.second]
+    exported = run.folder("export")
+    return Engine.from_files(
+        students[pair.first],
+        exported / TOKENIZER_JSON,
+        task=run.data().task.info(),
+        tokenizer_info=read_tokenizer_info(exported),
+        temperature=temperature,
+        device=device,
+        second=(second_of(run, pair, file.name), file),
+    )
+
+
+def check_second(run: Run) -> None:
+    """Refuse a second model that cannot be, before anything is trained.
+
+    Raises:
+        InputError: a number has no sureness; the teacher itself is not there, or reads other tokens; or an artifact was
+            made of other rows, for other labels, or reads other tokens.
+    """
+    config, asked = run.config, run.config.cascade.second
+    if asked is None or asked == "off":
+        return
+    given, task = f"--cascade {asked}", run.data().task
+    if task.kind == "regression":
+        raise InputError(
+            "a second model is asked where the first is not sure, and a number says nothing of that",
+            given=f"{given}; {task.name} is a regression",
+            remedy="drop --cascade",
+        )
+    if config.student.vocabulary != "all":
+        raise InputError(
+            "the two models of a cascade read the same tokens",
+            given=f"{given} --vocabulary {config.student.vocabulary}",
+            remedy="drop one of them",
+        )
+    if isinstance(asked, Path):
+        _check_artifact(run, asked, given)
+    elif not config.has_one_teacher or not config.export.teacher or config.student.model == UNCUT:
+        raise InputError(
+            "there is no teacher, exported and uncut, that could be the second model beside the student",
+            given=given,
+            remedy="one teacher with its weights, another --student than the teacher and export.teacher=true; or "
+            "--cascade ARTIFACT",
+        )
+
+
+def _check_artifact(run: Run, folder: Path, given: str) -> None:
+    manifest, data = load_manifest(folder), run.data()
+    labels = list(manifest.task.labels)
+    if (manifest.task.kind, labels) != (data.task.kind, list(data.task.labels)):
+        raise InputError(
+            "the two models of a cascade have the same labels, in one order",
+            given=f"{given}, which has {', '.join(labels)}; the task has {', '.join(data.task.labels)}",
+            remedy="name the artifact of another run on the same task",
+        )
+    student = run.config.student.model
+    own = loading.load_tokenizer(run.config.teacher.model if is_of_teacher(student) else student)
+    theirs = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
+    length = run.result(DataResult).max_length["student"]
+    if theirs.get_vocab() != own.get_vocab() or manifest.tokenizer.max_length != length:
+        raise other_tokens(given)
+    if manifest.lineage.data_fingerprint != run.fingerprints["data"]:
+        raise InputError(
+            "the second model was made of other rows, so that it may have learned those by which both are judged",
+            given=given,
+            remedy="make it with the same rows, seed and lengths: the same command with another --student and --out",
+        )
+
+
+def other_tokens(given: str) -> InputError:
+    """The refusal of a second model with another tokenizer."""
+    return InputError(
+        "the two models of a cascade read the same tokens, and these have other tokenizers or lengths",
+        given=given,
+        remedy="a student that is made of the same teacher: --student layers:..., conv, static or linear",
+    )
+
+
+def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:
+    """Copy of an artifact what a cascade needs of it: its ONNX files, its tokenizer, and how that cuts and pads."""
+    for name, file in _FILES.items():
+        variant = {str(key): value for key, value in manifest.variants.items()}.get(name)
+        if variant is not None:
+            (out / file).write_bytes((artifact / variant.file).read_bytes())
+    (out / TOKENIZER_JSON).write_bytes((artifact / TOKENIZER_JSON).read_bytes())
+    (out / TOKENIZER_INFO).write_text(manifest.tokenizer.model_dump_json(indent=2), encoding="utf-8")

@@ -1,0 +1,192 @@
+"""Stage `cascade`: a second model for the rows that the student is not sure of, where the two together gain.
+
+On the tuning slice the fewest rows go on to the second model such that the two lose little against it; they are taken
+if they then answer more rows a second than the second model alone. Reads `data/`, `targets/`, `export/`, `quantize/`,
+and `uncut/` or another run's artifact, of which it writes a copy.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.folder import load_manifest
+from kdc.pipeline.data.prepared import texts_of
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.calibration import calibrate
+from kdc.pipeline.quality.cascading import curve, fewest
+from kdc.pipeline.quality.latency import compare_speeds
+from kdc.pipeline.results import CascadeResult, Pair, QuantizeResult
+from kdc.pipeline.rundir.card import UNCUT_NAME
+from kdc.pipeline.rundir.cascading import (
+    CASCADE,
+    CASCADE_FP32,
+    SecondModel,
+    copy_second,
+    other_tokens,
+    scaled,
+    second_model,
+    student_files,
+)
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.evidence import tuning_of
+from kdc.pipeline.rundir.files import TOKENIZER_JSON
+from kdc.pipeline.rundir.fingerprints import this_machine
+from kdc.serving.engine.deciding import sureness
+from kdc.serving.engine.engine import Engine, activate
+
+_LEAST_GAIN = 1.1  # of the second model's rows a second: less is not worth two models
+_TIMED_ONE_BY_ONE = 10  # rows: what counts here is how many a second are answered in batches
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """One model in one number format, on the tuning slice."""
+
+    logits: NDArray[np.floating]  # (rows, outputs)
+    score: float  # points of the deciding metric
+    temperature: float
+    rows_per_second: float
+
+
+def depends_on(run: Run) -> dict[str, Any]:
+    """What the second model is, what may be lost, how it is timed, and on which machine."""
+    settings, contract = run.config.cascade, run.config.contract
+    second = settings.second
+    return {
+        "second": load_manifest(second, verify=False).sha256 if isinstance(second, Path) else "teacher",
+        "max_drop": settings.max_drop,
+        "contract": [contract.max_drop, contract.against],
+        "rounds": run.config.evaluate.rounds,
+        "rows": run.config.evaluate.throughput_rows,
+        **this_machine(run.device),
+    }
+
+
+def run(run: Run, out: Path) -> CascadeResult:
+    """Find how many rows go on, and whether a second model is worth it."""
+    asked, second, name = run.config.cascade.second, second_model(run), UNCUT_NAME
+    if isinstance(asked, Path):
+        manifest = load_manifest(asked)
+        copy_second(manifest, asked, out)
+        second, name = SecondModel(out, second.entry), manifest.lineage.student
+    if run.data().task.kind == "regression" or not second.files:
+        note = "there is no second model: the teacher answers with numbers, or has no graph"
+        return CascadeResult(note=note, headline=note)
+    if (second.folder / TOKENIZER_JSON).read_bytes() != (run.folder("export") / TOKENIZER_JSON).read_bytes():
+        raise other_tokens(f"--cascade {asked or 'auto'}")
+    firsts, seconds = _answers(run, second)
+    served = "int8" if "int8" in firsts else "fp32"
+    bar = _bar(run)
+    tried = tuple(_pair(run, (served, firsts[served]), (each, seconds[each]), bar) for each in seconds)
+    best = max(tried, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
+    alone = max(each.rows_per_second for each in seconds.values())
+    note = _why_not(best, alone) or (
+        f"of the tuning slice's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
+        f"model, {name} ({best.second})"
+    )
+    if _why_not(best, alone):
+        return CascadeResult(second=name, tried=tried, note=note, headline=note)
+    variants = {CASCADE: best}
+    if (best.first, best.second) != ("fp32", "fp32"):  # what a GPU loads
+        in_fp32 = ("fp32", firsts["fp32"]), ("fp32", seconds["fp32"])
+        variants[CASCADE_FP32] = _pair(run, *in_fp32, bar, answered_from=best.answered_from)
+    return CascadeResult(second=name, variants=variants, tried=tried, note=note, headline=note)
+
+
+def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
+    """The student's answers by number format, int8 only where a CPU loads it, and the second model's, timed in turns."""
+    data, settings, temperature = run.data(), run.config.evaluate, run.result(QuantizeResult).temperature
+    rows, task = data.rows("tune"), data.task
+    texts, labels = texts_of(rows), np.asarray(rows["label"][:])
+    engines: dict[tuple[str, str], Engine] = {}
+    for name, file in student_files(run).items():
+        engines["first", name] = run.open_engine(file)
+    for name, file in second.files.items():
+        engines["second", name] = run.open_engine(file, exported=second.folder)
+    logits = {}
+    for place, (key, engine) in enumerate(engines.items()):
+        logits[key] = engine.logits(texts)
+        run.progress(place + 1, len(engines))
+    speeds = compare_speeds(
+        {f"{whose} {name}": engine.logits for (whose, name), engine in engines.items()},
+        texts,
+        latency_rows=_TIMED_ONE_BY_ONE,
+        throughput_rows=settings.throughput_rows,
+        rounds=settings.rounds,
+    )
+    found: dict[str, dict[str, _Answers]] = {"first": {}, "second": {}}
+    for (whose, name), each in logits.items():
+        found[whose][name] = _Answers(
+            each,
+            metrics.compute(each, labels, task.kind, task.metrics)[task.metrics[0]],
+            temperature if whose == "first" else calibrate(each, labels, task.kind),
+            speeds[f"{whose} {name}"].rows_per_second,
+        )
+    return found["first"], found["second"]
+
+
+def _bar(run: Run) -> float | None:
+    """The score on the tuning slice that a contract is kept with: half of what may be lost is left for other rows. None
+    without one."""
+    contract = run.config.contract.terms
+    if contract is None or contract.limits.max_drop is None:
+        return None
+    return tuning_of(run, contract).other - contract.limits.max_drop / 2
+
+
+def _pair(
+    run: Run,
+    first: tuple[str, _Answers],
+    second: tuple[str, _Answers],
+    bar: float | None,
+    *,
+    answered_from: float | None = None,
+) -> Pair:
+    """Two models, each with the name of its number format: with the fewest rows that go on, or those below a given
+    sureness. All go on where fewer cost more than they may."""
+    data, (_, one), (_, other) = run.data(), first, second
+    rows, task = data.rows("tune"), data.task
+    sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())
+    points = curve(
+        one.logits,
+        scaled(other.logits, other.temperature, one.temperature),
+        sure,
+        np.asarray(rows["label"][:]),
+        task,
+        thresholds=None if answered_from is None else [answered_from],
+    )
+    wanted = other.score - run.config.cascade.max_drop if bar is None else min(bar, other.score)
+    going = fewest(points, wanted) if answered_from is None else points[0]
+    assert going is not None
+    seconds = 1 / one.rows_per_second + going.share / other.rows_per_second
+    return Pair(
+        first=first[0],
+        second=second[0],
+        temperature=other.temperature,
+        answered_from=min(1.0, going.answered_from),
+        share=round(going.share, 6),
+        score=going.score,
+        first_score=one.score,
+        second_score=other.score,
+        wanted=round(wanted, 4),
+        rows_per_second=round(1 / seconds, 1),
+        second_rows_per_second=other.rows_per_second,
+    )
+
+
+def _why_not(pair: Pair, alone: float) -> str:
+    """Why the best pair is not taken, "" if it is; `alone` is how many rows a second the second model answers."""
+    if not pair.share:
+        return (
+            f"no second model is taken: the student alone scores {pair.first_score:.1f} on the tuning slice, of "
+            f"{pair.wanted:.1f} that are asked for (the second model {pair.second_score:.1f})"
+        )
+    if pair.rows_per_second < _LEAST_GAIN * alone:
+        return (
+            f"no second model is taken: {100 * pair.share:.0f} % of the rows would go on to it, and both would answer "
+            f"{pair.rows_per_second:.0f} rows a second together, where it alone answers {alone:.0f}"
+        )
+    return ""
