@@ -86,7 +86,7 @@ def cells(rows: Mapping[str, Mapping[str, Any]], metric: str) -> list[list[str]]
         rows: model -> column -> value, as in `Manifest.metrics`. A value that was not measured becomes a dash.
         metric: the task's deciding metric.
     """
-    costs = {key for key, *_ in _COSTS} | {"runtime"}
+    costs = {key for key, *_ in _COSTS} | {"runtime", "latency_mean_ms"}
     metrics = [key for key in next(iter(rows.values()), {}) if key not in costs]
     floor = rows.get("majority", {}).get(metric)
     lines = [["model", *metrics, "kept %", *(["above chance %"] if floor is not None else []), *_TITLES]]

@@ -317,6 +317,7 @@ class Int8Measurement(Result):
     batch_invariant: bool = False  # whether these differences count as none
     latency_p50_ms: float | None = None  # median of calls with one row
     latency_p95_ms: float | None = None  # 95th percentile of calls with one row
+    latency_mean_ms: float | None = None  # mean of the same
     rows_per_second: float = 0.0  # rows a second in batches of 32
     latency_against_fp32: float = 0.0  # median latency divided by that of fp32
 

@@ -45,7 +45,7 @@ def curve(
     Args:
         first: (rows, outputs) logits of the first model.
         second: the same of the second one, in the first one's scale.
-        sure: (rows,) how sure the first one is of each row.
+        sure: (rows,) how sure the first one is of each row, within [0, 1].
         labels: of the rows, see `kdc.pipeline.quality.metrics.compute`.
         task: of both; its first metric counts.
         thresholds: from which sureness on the first model answers, ascending; None for about a hundred.

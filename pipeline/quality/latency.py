@@ -36,6 +36,7 @@ class Speed(Frozen):
     latency_p50_ms: float  # percentiles of calls with one row, in milliseconds
     latency_p95_ms: float
     rows_per_second: float  # in batches of 32 rows
+    latency_mean_ms: float  # mean of the calls with one row: of a cascade, whose rows take short or long, it tells most
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Timing:
 
     percentiles_ms: tuple[float, ...]  # of the calls' durations, in milliseconds, in the order asked for
     rows_per_second: float  # of the batches
+    mean_ms: float  # of the calls' durations, in milliseconds
     rounds: NDArray[np.float64]  # (rounds, percentiles + 1) the same figures of each round, rows a second last
 
 
@@ -70,18 +72,20 @@ def time_in_turns(
     """
     rows = sum(len(batch) for batch in batches)
     measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
+    means: dict[str, list[float]] = {name: [] for name in models}
     for answer in models.values():
         for warm_up in (*calls[:warm_up_calls], batches[0]):
             answer(warm_up)
     for _ in range(rounds):
         for name, answer in models.items():
-            latencies = np.percentile([seconds_of(partial(answer, call)) for call in calls], percentiles)
+            durations = [1e3 * seconds_of(partial(answer, call)) for call in calls]
             seconds = sum(seconds_of(partial(answer, batch)) for batch in batches)
-            measured[name].append((*(1e3 * latencies), rows / seconds))
+            measured[name].append((*np.percentile(durations, percentiles), rows / seconds))
+            means[name].append(float(np.mean(durations)))
     timings = {}
     for name, each_round in measured.items():
         *latencies, speed = np.median(each_round, axis=0).tolist()
-        timings[name] = Timing(tuple(latencies), speed, np.array(each_round))
+        timings[name] = Timing(tuple(latencies), speed, float(np.median(means[name])), np.array(each_round))
     return timings
 
 
@@ -117,8 +121,11 @@ def compare_speeds(
     calls, batches = calls_and_batches(texts, latency_rows=latency_rows, throughput_rows=throughput_rows)
     speeds = {}
     for name, timing in time_in_turns(models, calls, batches, percentiles=(50, 95), rounds=rounds).items():
-        p50, p95, rows_per_second = (round(value, 3) for value in (*timing.percentiles_ms, timing.rows_per_second))
-        speeds[name] = Speed(latency_p50_ms=p50, latency_p95_ms=p95, rows_per_second=rows_per_second)
+        figures = (*timing.percentiles_ms, timing.rows_per_second, timing.mean_ms)
+        p50, p95, rows_per_second, mean = (round(value, 3) for value in figures)
+        speeds[name] = Speed(
+            latency_p50_ms=p50, latency_p95_ms=p95, rows_per_second=rows_per_second, latency_mean_ms=mean
+        )
     return speeds
 
 

@@ -11,7 +11,7 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.decision import Abstention, OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.calibration import Reliability
-from kdc.pipeline.results import History, Lengths, Result, Scores, StudentCosts, Trial
+from kdc.pipeline.results import History, Lengths, Pair, Result, Scores, StudentCosts, Trial
 
 SCHEMA = 1
 Interval = tuple[float, float]  # its lower and upper end
@@ -47,6 +47,7 @@ class ModelFacts(Result):
     size_bytes: int | None = None  # bytes of the model's file and of tokenizer.json
     latency_p50_ms: float | None = None  # median for one row, tokenising included
     latency_p95_ms: float | None = None  # 95th percentile for one row, tokenising included
+    latency_mean_ms: float | None = None  # mean for one row, tokenising included
     rows_per_second: float | None = None  # throughput in batches of 32 rows
     peak_memory_bytes: int | None = None  # most memory of a process that loads it and answers
 
@@ -83,6 +84,17 @@ class AbstentionFacts(Result):
     # shares of the rows, the surest first, and the shares of these that are answered rightly, by the teacher
     teacher: tuple[tuple[float, float], ...]
     student: tuple[tuple[float, float], ...]  # the same by the student that is served
+
+
+class CascadeFacts(Result):
+    """What a second model does for the rows that the student is not sure of."""
+
+    second: str  # what the second model is
+    taken: bool  # whether the artifact has it
+    pair: Pair  # as the tuning slice finds it
+    share: float  # of the evaluation rows, those that go on
+    score: float  # of both models on the evaluation rows
+    curve: tuple[tuple[float, float], ...]  # share of the evaluation rows that go on, and the score with so many
 
 
 class LengthFacts(Lengths):
@@ -149,6 +161,7 @@ class Facts(Result):
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()  # of the labels that have a threshold of their own
     abstention: AbstentionFacts | None = None  # None where all rows are answered
+    cascade: CascadeFacts | None = None  # None where no second model was looked for, or its answers are not kept
     lengths: LengthFacts  # how long the training rows are
     disagreements: Disagreements  # where the teacher and the served student differ
     contract: Judgement | None  # the judgement of the artifact; None where no contract was asked for

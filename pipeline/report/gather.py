@@ -20,6 +20,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
+from kdc.pipeline.quality.cascading import curve
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.operating import having, sweep
@@ -30,6 +31,7 @@ from kdc.pipeline.report.facts import (
     AbstentionFacts,
     CalibrationFacts,
     CandidateFacts,
+    CascadeFacts,
     DecisionFacts,
     Facts,
     LengthFacts,
@@ -39,10 +41,12 @@ from kdc.pipeline.report.facts import (
     TrainingFacts,
 )
 from kdc.pipeline.rundir.card import UNCUT_NAME
+from kdc.pipeline.rundir.cascading import CASCADE, scaled, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
 from kdc.pipeline.rundir.files import ALL_LOGITS, CONTROLS, MADE_FROM, SETTINGS
 from kdc.pipeline.rundir.record import RECORD, read_record
+from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
 _THRESHOLDS = 101  # of a curve
@@ -98,6 +102,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         calibration=calibration,
         decisions=_decisions(manifest, logits[served], labels),
         abstention=_abstention(manifest, logits["teacher"], logits[served], labels),
+        cascade=_cascade(run, manifest, logits, labels),
         lengths=LengthFacts(**dict(train.lengths), cut=tokens.max_length[role], truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
@@ -152,6 +157,31 @@ def _abstention(
         points = np.stack([surest.rows / len(labels), surest.right / surest.rows], axis=1).round(4)
         curves.append(tuple((share, right) for share, right in points.tolist()))
     return AbstentionFacts(abstain=task.abstain, teacher=curves[0], student=curves[1])
+
+
+def _cascade(run: Run, manifest: Manifest, logits: Logits, labels: NDArray[np.generic]) -> CascadeFacts | None:
+    """What a second model does with more rows or fewer; logits and labels are of the evaluation rows."""
+    if not run.config.cascades:
+        return None
+    found, task = run.result(results.CascadeResult), run.data().task
+    pair = found.variants.get(CASCADE) or max(found.tried, key=lambda pair: pair.rows_per_second, default=None)
+    if pair is None:
+        return None
+    second = f"{second_model(run).entry}_{pair.second}"
+    if second not in logits:
+        return None
+    first = logits[pair.first]
+    sure = sureness(activate(first, task.kind, manifest.temperature), manifest.task)
+    rows = first, scaled(logits[second], pair.temperature, manifest.temperature), sure, labels, task
+    (chosen,) = curve(*rows, thresholds=[pair.answered_from])
+    return CascadeFacts(
+        second=found.second,
+        taken=bool(found.variants),
+        pair=pair,
+        share=chosen.share,
+        score=chosen.score,
+        curve=tuple((point.share, point.score) for point in curve(*rows)),
+    )
 
 
 def verdict(facts: Facts) -> str:

@@ -30,6 +30,10 @@ _NAMES = {
     "fp32": "ONNX fp32",
     "int8": "ONNX int8",
     "fp16": "ONNX fp16",
+    "second_fp32": "second model, ONNX fp32",
+    "second_int8": "second model, ONNX int8",
+    "cascade": "both, by turns",
+    "cascade_fp32": "both, by turns, fp32",
     "probe": "linear probe",
     "tfidf": "TF-IDF",
     "majority": "majority",
@@ -150,6 +154,8 @@ def page(facts: Facts) -> str:
         figures.append(plots.decisions(facts.decisions))
     if facts.abstention is not None:
         figures.append(plots.abstention(facts.abstention))
+    if facts.cascade is not None:
+        figures.append(plots.cascade(facts.cascade, facts.task.metric, teacher=facts.models["teacher"]))
     if facts.training:
         figures.append(plots.curves(facts.training, facts.task.metric))
     return render(

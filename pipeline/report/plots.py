@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from kdc.artifact.contract.judgement import Judgement, missed_costs
 from kdc.artifact.contract.terms import Costs
@@ -16,6 +16,7 @@ from kdc.pipeline.report.facts import (
     AbstentionFacts,
     CalibrationFacts,
     CandidateFacts,
+    CascadeFacts,
     DecisionFacts,
     LengthFacts,
     Matrix,
@@ -205,6 +206,35 @@ def abstention(facts: AbstentionFacts) -> str:
     axes.set(xlabel="share of rows that are answered", ylabel="share of right answers", xlim=(0, 1.02))
     axes.legend(loc="lower left")
     return svg(figure, "abstention", words)
+
+
+@styled
+def cascade(facts: CascadeFacts, metric: str, *, teacher: ModelFacts) -> str:
+    """Score and speed of two models over the share of rows that go on to the second one; a line at the choice."""
+    figure = Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2)
+    pair, shares = facts.pair, [share for share, _ in facts.curve]
+    left.plot(shares, [score for _, score in facts.curve], color=FIRST, label="both models")
+    left.axhline(teacher.metrics[metric], color=SOFT, linestyle=":", label="teacher")
+    both, alone = 1 / pair.rows_per_second, 1 / pair.second_rows_per_second
+    first = both - pair.share * alone  # seconds of a row
+    right.plot(shares, [1 / (first + share * alone) for share in shares], color=FIRST, label="both models")
+    right.axhline(pair.second_rows_per_second, color=SOFT, linestyle="--", label="the second model alone")
+    for axes in (left, right):
+        axes.axvline(facts.share, color=SECOND, linestyle="-" if facts.taken else ":")
+        axes.set(xlabel="share of the evaluation rows that go on", xlim=(0, 1.02))
+    left.set(title=f"{metric} on the evaluation rows", ylabel="points")
+    right.set(title="Rows a second, estimated", ylabel="rows/s", yscale="log")
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    right.yaxis.set_minor_formatter(NullFormatter())
+    left.legend(loc="lower right")
+    right.legend(loc="upper right")
+    words = (
+        f"A second model, {facts.second}, for the rows that the student is not sure of: {100 * facts.share:.0f} % of "
+        f"the evaluation rows go on, and both score {facts.score:.1f} (the student alone {facts.curve[0][1]:.1f}, the "
+        f"second model alone {facts.curve[-1][1]:.1f})."
+    )
+    return svg(figure, "cascade", words + ("" if facts.taken else " It gains too little, and is not taken."))
 
 
 @styled

@@ -34,17 +34,22 @@ def answers_of(run: Run) -> EvaluationAnswers:
 
 def tuning_of(run: Run, contract: Contract) -> Tuning:
     """The scores of the variants on the tuning slice, and of what the contract compares with."""
-    metric, standing = run.data().task.metrics[0], run.result(TargetsResult).standing
+    metric = run.data().task.metrics[0]
     scores = {"fp32": run.result(StudentResult).tune[metric]}
     quantized = run.result(QuantizeResult)
     int8 = quantized.candidates.get(quantized.winner or "")
     if int8 is not None and int8.tune is not None:
         scores["int8"] = int8.tune[metric]
     scores |= {name: pair.score for name, pair in pairs_of(run).items()}
+    return Tuning(scores, score_to_keep(run, contract))
+
+
+def score_to_keep(run: Run, contract: Contract) -> float:
+    """The score on the tuning slice of what the contract compares with."""
+    standing = run.result(TargetsResult).standing
     if standing is None:
-        return Tuning(scores, run.result(TeacherResult).tune[metric])
-    others = [standing.teacher_score] + [standing.baseline_score] * (contract.against == "best")
-    return Tuning(scores, max(others))
+        return run.result(TeacherResult).tune[run.data().task.metrics[0]]
+    return max([standing.teacher_score] + [standing.baseline_score] * (contract.against == "best"))
 
 
 def look_of(run: Run, answers: NDArray[np.generic], *, root: Path | None = None) -> int:

@@ -31,7 +31,7 @@ from kdc.pipeline.rundir.cascading import (
     student_files,
 )
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.evidence import tuning_of
+from kdc.pipeline.rundir.evidence import score_to_keep
 from kdc.pipeline.rundir.files import TOKENIZER_JSON
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.deciding import sureness
@@ -97,7 +97,7 @@ def run(run: Run, out: Path) -> CascadeResult:
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
-    """The student's answers by number format, int8 only where a CPU loads it, and the second model's, timed in turns."""
+    """The student's answers by number format, and the second model's, timed in turns; int8 where a CPU loads it."""
     data, settings, temperature = run.data(), run.config.evaluate, run.result(QuantizeResult).temperature
     rows, task = data.rows("tune"), data.task
     texts, labels = texts_of(rows), np.asarray(rows["label"][:])
@@ -134,7 +134,7 @@ def _bar(run: Run) -> float | None:
     contract = run.config.contract.terms
     if contract is None or contract.limits.max_drop is None:
         return None
-    return tuning_of(run, contract).other - contract.limits.max_drop / 2
+    return score_to_keep(run, contract) - contract.limits.max_drop / 2
 
 
 def _pair(

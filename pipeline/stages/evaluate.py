@@ -5,7 +5,7 @@ Reads everything before it; reads the evaluation split for the first and only ti
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.latency import compare_speeds
+from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.results import EvaluateResult
-from kdc.pipeline.rundir.cascading import CASCADE
+from kdc.pipeline.results import EvaluateResult, QuantizeResult
+from kdc.pipeline.rundir.cascading import CASCADE, pairs_of
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.entries import Entry, Logits, entries_of
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.rundir.standing import better_baseline
+from kdc.serving.engine.deciding import sureness
+from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
@@ -84,6 +86,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     }
     np.savez_compressed(out / ALL_LOGITS, **answers)
     metric = data.task.metrics[0]
+    notes += _of_cascade(run, kept, speeds)
     notes += _apart_from_training(data, first, kept)
     if run.vocabulary is not None:
         notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary))
@@ -93,6 +96,19 @@ def run(run: Run, out: Path) -> EvaluateResult:
         rows={split: len(data.rows(split)) for split in data.eval_splits},
         headline=f"{metric}: " + ", ".join(f"{name} {row[metric]:.1f}" for name, row in table.items()),
     )
+
+
+def _of_cascade(run: Run, logits: Logits, speeds: Mapping[str, Speed]) -> list[str]:
+    """A sentence on how many evaluation rows a cascade's second model answers, and how long a row then takes."""
+    pair, task = pairs_of(run).get(CASCADE), run.data().task
+    if pair is None or CASCADE not in speeds:
+        return []
+    sure = sureness(activate(logits[pair.first], task.kind, run.result(QuantizeResult).temperature), task.info())
+    speed = speeds[CASCADE]
+    return [
+        f"of the evaluation rows {100 * (sure < np.float64(pair.answered_from)).mean():.0f} % go on to the second "
+        f"model; a row takes {speed.latency_mean_ms:.2f} ms on average, 95 of 100 at most {speed.latency_p95_ms:.2f}"
+    ]
 
 
 def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list[str]:

@@ -175,7 +175,7 @@ def test_a_changed_second_model_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_lists_the_second_model(artifact: Path) -> None:
     document = load_manifest(artifact).model_dump()
     del document["files"]["second.onnx"]
-    with pytest.raises(ValidationError, match="second.onnx"):
+    with pytest.raises(ValidationError, match="second"):
         Manifest.model_validate(document)
 
 
