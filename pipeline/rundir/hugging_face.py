@@ -80,8 +80,12 @@ def card_metadata(manifest: Manifest, *, models: list[str], dataset: tuple[str, 
     """
     task = manifest.task
     name, configuration, split = dataset or (task.name, None, None)
-    variant = manifest.providers[CPU_PROVIDER]
-    measured = {str(name): each.metrics for name, each in manifest.variants.items()}[variant]
+    variants = {str(name): each for name, each in manifest.variants.items()}
+    file = variants[manifest.providers[CPU_PROVIDER]].file
+    # Other libraries open one graph: of a cascade the student's.
+    variant, measured = next(
+        (name, each.metrics) for name, each in variants.items() if each.second is None and each.file == file
+    )
     results = [
         EvalResult(
             task_type="text-classification",

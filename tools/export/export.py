@@ -50,11 +50,12 @@ def export_artifact(
             the image layout, which must not be there yet; "mlflow": address of MLflow's tracking server or database.
         form: one of `FORMS`.
         name: of the model, or the tag of the image; None for the task's name, or "latest".
-        variant: "fp32", "int8" or "fp16" of a Triton model; None for the one that CPUs load. The others have all.
+        variant: "fp32", "int8" or "fp16" for a Triton model; None for the one that CPUs load. The others have all.
         allow_failed: export an artifact that failed its contract too.
 
     Raises:
-        InputError: there is no such form or variant, the name or its place is none, or the contract failed.
+        InputError: there is no such form or variant, or the variant is two models, which a Triton model cannot be; the
+            name or its place is none, or the contract failed.
         KdcError: the artifact is damaged; or MLflow is not installed, or refused.
     """
     if form not in FORMS:
@@ -67,6 +68,13 @@ def export_artifact(
     variant = variant or manifest.providers[CPU_PROVIDER]
     if variant not in chosen:
         raise InputError("the artifact has no such variant", given=variant, remedy=f"it has: {', '.join(chosen)}")
+    if form == "triton" and chosen[variant].second is not None:
+        alone = ", ".join(name for name, each in chosen.items() if each.second is None)
+        raise InputError(
+            "a Triton model is one graph, and this variant is two",
+            given=variant,
+            remedy=f"--variant with one of {alone}",
+        )
     name = name or ("latest" if form == "oci" else model_name(manifest.task.name))
     if not _NAME.fullmatch(name):
         raise InputError("this is no name of a model or a tag", given=name, remedy="letters, digits, and within it ._-")
