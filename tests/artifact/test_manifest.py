@@ -66,7 +66,7 @@ def test_a_manifest_of_an_older_version_is_read_as_it_was_written() -> None:
     document["task"]["points"] = []
     document["task"]["abstain"] = None
     for variant in document["variants"].values():
-        variant |= {"opset": None, "ir": None}
+        variant |= {"opset": None, "ir": None, "second": None}
     assert manifest.model_dump(mode="json") == document
 
 
