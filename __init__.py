@@ -59,7 +59,8 @@ def load(
     Args:
         artifact: a folder, or an address as `kdc pull` takes it: hf://owner/name, bento:NAME, s3://bucket/path, ...
             An address is fetched into the cache (`KDC_CACHE`) once.
-        variant: "fp32", "int8" or "fp16"; None takes the one that the manifest names for the device.
+        variant: "fp32", "int8", "fp16" or, of two models, "cascade"; None takes the one that the manifest names for the
+            device.
         device: "auto" (CUDA where it starts, else the CPU), "cpu", "cuda" or "tensorrt".
         threads: of a forward pass; None takes all cores that this process may use.
         allow_failed: accept an artifact that failed its contract.

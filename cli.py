@@ -34,7 +34,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
 ]
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
-VARIANT = Setting("variant", str, "ONNX file to load: fp32, int8 or fp16 (default: the manifest's choice).")
+VARIANT = Setting("variant", str, "What to load: fp32, int8, fp16 or cascade (default: the manifest's choice).")
 Variant = Annotated[str | None, option(VARIANT.help)]
 SHA256 = Setting("expect-sha256", str, "SHA-256 that the manifest must have; any other artifact is refused.")
 ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")

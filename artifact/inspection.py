@@ -49,6 +49,7 @@ def render(manifest: Manifest) -> str:
         f"teacher     {lineage.teacher}",
         f"student     {lineage.student} (recipe {lineage.recipe}, seed {lineage.seed})"
         + (f", trained in {lineage.trained}" if lineage.trained else ""),
+        *([] if manifest.second is None else [f"second      {manifest.second.text}"]),
         f"data        {lineage.data_fingerprint}",
         f"packages    {', '.join(f'{name} {version}' for name, version in lineage.packages.items())}",
         f"judged on   {lineage.cpu}" + (f", {lineage.gpu}" if lineage.gpu else ""),

@@ -148,6 +148,11 @@ class Second(Frozen):
     answered_from: float = Field(ge=0, le=1)
     share: float = Field(ge=0, le=1)  # of the rows of the tuning slice, those that go on to it
 
+    @property
+    def text(self) -> str:
+        """What it is for, in words."""
+        return f"{self.name}, for rows below {self.answered_from:.4f} ({100 * self.share:.0f} % of the tuning slice)"
+
 
 class Variant(Frozen):
     """One ONNX file, or the two of a cascade, and what was measured through the engine that serves; None: not
@@ -195,6 +200,11 @@ class Manifest(Frozen):
     sha256: str = ""  # SHA-256 of the canonical JSON without this field. It reveals corruption, not forgery
 
     @property
+    def second(self) -> Second | None:
+        """The second model that a CPU asks; None where it loads one model."""
+        return next((each.second for name, each in self.variants.items() if name == self.providers[CPU_PROVIDER]), None)
+
+    @property
     def size_bytes(self) -> int:
         """Size of all files together, without `manifest.json` itself."""
         return sum(file.size for file in self.files.values())
@@ -209,6 +219,8 @@ class Manifest(Frozen):
         for name, variant in self.variants.items():
             if missing := variant.graphs - self.files.keys():
                 raise ValueError(f"variant {name} names {missing.pop()!r}, which files does not list")
+            if (variant.second is not None) is not name.startswith("cascade"):
+                raise ValueError(f"variant {name} has {'no' if variant.second is None else 'a'} second model")
             if variant.second is not None and self.task.kind == "regression":
                 raise ValueError("a number has no sureness by which a second model could be asked")
         if CPU_PROVIDER not in self.providers:

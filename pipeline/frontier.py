@@ -21,7 +21,7 @@ from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
-from kdc.pipeline.config.settings import Config, is_shallow
+from kdc.pipeline.config.settings import UNCUT, Config, is_shallow
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
@@ -140,7 +140,10 @@ def _config_of(config: Config, student: str, place: int, hours: float | None) ->
     if place:
         root = root_of(config) / FRONTIER / "".join(letter if letter.isalnum() else "-" for letter in student)
         run = run.model_copy(update={"out": root, "controls": False})
-    return config.model_copy(update={"student": settings.model_copy(update={"hours": hours}), "run": run})
+    changes: dict[str, Any] = {"student": settings.model_copy(update={"hours": hours}), "run": run}
+    if student == UNCUT:  # it is its own second model
+        changes["cascade"] = config.cascade.model_copy(update={"second": "off"})
+    return config.model_copy(update=changes)
 
 
 def _forget_other_teachers(first: Path, root: Path) -> None:

@@ -361,8 +361,8 @@ class Pair(Result):
     answered_from: float  # the student answers a row from this sureness on
     share: float  # of the rows, those that go on to the second model
     score: float  # of both together, points of the deciding metric
-    first_score: float  # of each alone
-    second_score: float
+    first_score: float  # the student's alone
+    second_score: float  # the second model's alone
     wanted: float  # the least score that was asked for
     rows_per_second: float  # of both together, by what each of them takes alone
     second_rows_per_second: float  # of the second model alone
@@ -374,8 +374,9 @@ class CascadeResult(StageResult):
     STAGE = "cascade"
 
     second: str = ""  # what the second model is
-    variants: dict[str, Pair] = Field(default_factory=dict)  # those that the artifact has, by name
-    tried: tuple[Pair, ...] = ()
+    source: str = ""  # "teacher", or the SHA-256 of its artifact's manifest
+    best: Pair | None = None  # what was found; None where there can be no second model
+    variants: dict[str, Pair] = Field(default_factory=dict)  # by name, those that the artifact may have
     note: str = ""  # what came of it, for the person who watches
 
 

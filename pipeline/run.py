@@ -100,9 +100,7 @@ STAGES = (
     # On request: what KD-LoRA is compared with is trained too.
     Stage(results.ControlsResult, controls.run, controls.depends_on, after=("teacher", "student")),
     # All models answer the evaluation split, and are timed side by side.
-    Stage(
-        results.EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "cascade", "controls")
-    ),
+    Stage(results.EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "controls")),
     # The artifact is put together, and judged against the contract.
     Stage(results.PackageResult, package.run, package.depends_on, after=("evaluate",), is_intact=package.is_intact),
 )

@@ -20,7 +20,7 @@ class Judgement(Frozen):
     """A contract and whether an artifact kept it, as the manifest keeps it."""
 
     contract: Contract  # what was asked
-    variant: str  # the one that was judged: "fp32", "int8" or "fp16"
+    variant: str  # the one that was judged: "fp32", "int8", "cascade", ...
     provider: str  # ONNX Runtime's execution provider that ran it
     cpu: str  # model name of the CPU. Another one has another latency, and can have other int8 arithmetic
     # threads of a forward pass when it was timed; None in artifacts of versions that did not record it

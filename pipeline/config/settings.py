@@ -486,7 +486,9 @@ class Config(Section):
     def cascades(self) -> bool:
         """Whether a second model is looked for."""
         second = self.cascade.second
-        return self.searches and self.export.teacher if second is None else second != "off"
+        if second is not None:
+            return second != "off"
+        return self.searches and self.export.teacher and self.has_one_teacher and self.student.vocabulary == "all"
 
     @property
     def searches(self) -> bool:

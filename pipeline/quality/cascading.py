@@ -67,10 +67,10 @@ def _thresholds(sure: NDArray[np.floating]) -> list[float]:
     return np.unique(np.append(ordered, np.nextafter(ordered[-1], 2))[places]).tolist()
 
 
-def fewest(points: list[Going], wanted: float) -> Going | None:
-    """The point with the fewest rows that go on such that it and all with more of them score at least `wanted`: a dip
-    that is met by luck is not taken. None where not even all rows together do."""
-    chosen = None
+def fewest(points: list[Going], wanted: float) -> Going:
+    """The point with the fewest rows that go on such that it and all with more of them score at least `wanted`: a
+    single point may do so by luck. The last one, with all rows, where not even that one does."""
+    chosen = points[-1]
     for point in reversed(points):
         if point.score < wanted:
             break

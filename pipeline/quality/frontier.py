@@ -15,7 +15,7 @@ class Point(Result):
     student: str  # as --student names it
     artifact: str  # its folder, relative to the first run directory
     sha256: str  # of its manifest
-    variant: str  # "fp32", "int8" or "fp16"
+    variant: str  # "fp32", "int8", "cascade", ...
     score: float  # points of the deciding metric on the evaluation rows
     interval: Ends  # of that
     difference: float  # points above the teacher

@@ -180,9 +180,11 @@ def judge_again(
 
 
 def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[str]:
-    """The variants that may be taken, the one that the manifest names first; on a GPU that one alone."""
+    """The variants that may be taken, the one that the manifest names first; on a GPU that, of two also the first."""
     if device == "cuda":
-        return [manifest.providers[CUDA_PROVIDER]]
+        first = manifest.providers[CUDA_PROVIDER]
+        is_alone = all(each.second is None for name, each in manifest.variants.items() if name == first)
+        return [first] if is_alone else [first, "fp16" if "fp16 (cuda)" in manifest.metrics else "fp32"]
     first = manifest.providers[CPU_PROVIDER]
     others = ("int8", "fp32") if int8_allowed else ("fp32",)
     return [first, *(name for name in others if name in manifest.variants and name != first)]

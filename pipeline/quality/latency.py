@@ -202,7 +202,9 @@ def check_length(conditions: Conditions, longest: int) -> None:
 
 
 def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
-    """Make up one row of each length in tokens; a length that the model does not take is cut to the longest it does."""
+    """Make up one row of each length in tokens, and tell the engine that such rows come; a length that the model does
+    not take is cut to the longest it does."""
+    engine.expect_made_up_rows()
     is_pair, longest = engine.task.is_pair, engine.tokenizer_info.max_length
     return [
         row_of(min(length, longest), lambda row: len(engine.encode([row])[0]), is_pair=is_pair) for length in lengths

@@ -4,6 +4,7 @@ Every figure is a stage's own, or is computed here from the logits that stage `e
 """
 
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -161,10 +162,10 @@ def _abstention(
 
 def _cascade(run: Run, manifest: Manifest, logits: Logits, labels: NDArray[np.generic]) -> CascadeFacts | None:
     """What a second model does with more rows or fewer; logits and labels are of the evaluation rows."""
-    if not run.config.cascades:
+    if CASCADE not in run.fingerprints:
         return None
     found, task = run.result(results.CascadeResult), run.data().task
-    pair = found.variants.get(CASCADE) or max(found.tried, key=lambda pair: pair.rows_per_second, default=None)
+    pair = found.best
     if pair is None:
         return None
     second = f"{second_model(run).entry}_{pair.second}"
@@ -176,7 +177,7 @@ def _cascade(run: Run, manifest: Manifest, logits: Logits, labels: NDArray[np.ge
     (chosen,) = curve(*rows, thresholds=[pair.answered_from])
     return CascadeFacts(
         second=found.second,
-        taken=bool(found.variants),
+        taken=CASCADE in manifest.variants,
         pair=pair,
         share=chosen.share,
         score=chosen.score,
@@ -200,18 +201,19 @@ def verdict(facts: Facts) -> str:
         sentence += f", is {ratio:.1f} times smaller" if ratio >= 1 else f", is {1 / ratio:.1f} times larger"
     is_uncut = facts.where.student == UNCUT_NAME
     fp32, int8 = facts.models.get("fp32" if is_uncut else "teacher_fp32"), facts.models.get("teacher_int8")
-    against = [(model, model.latency_p50_ms) for model in (fp32, teacher) if model is not None and model.latency_p50_ms]
-    if served.latency_p50_ms and against:
-        told = [
-            f"{latency / served.latency_p50_ms:.1f} times faster than the teacher in {model.runtime}"
-            for model, latency in against
-        ]
-        sentence += f" and answers one row {told[0]}" + "".join(f" ({more})" for more in told[1:])
+    # Of a cascade the median row may be one that the first model answers: there the mean tells more.
+    is_cascade = facts.cascade is not None and facts.cascade.taken
+    latency = operator.attrgetter("latency_mean_ms" if is_cascade else "latency_p50_ms")
+    own, on_average = latency(served), ", on average," if is_cascade else ""
+    against = [(model, latency(model)) for model in (fp32, teacher) if model is not None and latency(model)]
+    if own and against:
+        told = [f"{other / own:.1f} times faster than the teacher in {model.runtime}" for model, other in against]
+        sentence += f" and answers one row{on_average} {told[0]}" + "".join(f" ({more})" for more in told[1:])
     sentence += "."
-    if int8 is not None and int8.latency_p50_ms and served.latency_p50_ms:
+    if int8 is not None and latency(int8) and own:
         sentence += (
             f" The teacher itself, uncut, in int8 has {int8.metrics[metric]:.1f} points and takes "
-            f"{int8.latency_p50_ms / served.latency_p50_ms:.1f} times as long."
+            f"{latency(int8) / own:.1f} times as long."
         )
     return sentence
 
@@ -243,7 +245,8 @@ def _open(root: Path) -> Run:
                 remedy="run `kdc compress` to its end; the report of before is still in the directory",
             )
     config = root / "package" / SETTINGS
-    return Run(root=root, config=Config.model_validate_json(config.read_text(encoding="utf-8")))
+    settings = Config.model_validate_json(config.read_text(encoding="utf-8"))
+    return Run(root=root, config=settings, fingerprints=made_from)
 
 
 def _logits(run: Run, split: str) -> Logits:

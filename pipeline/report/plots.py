@@ -234,7 +234,7 @@ def cascade(facts: CascadeFacts, metric: str, *, teacher: ModelFacts) -> str:
         f"the evaluation rows go on, and both score {facts.score:.1f} (the student alone {facts.curve[0][1]:.1f}, the "
         f"second model alone {facts.curve[-1][1]:.1f})."
     )
-    return svg(figure, "cascade", words + ("" if facts.taken else " It gains too little, and is not taken."))
+    return svg(figure, "cascade", words + ("" if facts.taken else " It is not taken, see the notes."))
 
 
 @styled

@@ -40,6 +40,8 @@ def model_card(
         how = f"`{lineage.teacher}`, fine-tuned and uncut{lineage.student.removeprefix(UNCUT_NAME)}"
     note = int8.note or f"int8 is the candidate `{int8.winner}`."
     note += f"\nOf the teacher: {teacher}." if teacher else ""
+    if manifest.second is not None:
+        note += f"\nA second model answers rows of which the student is not sure: {manifest.second.text}."
     return f"""# {task.name}: a compressed text classifier
 
 Takes {columns}; answers {answers}. {how} (recipe
@@ -51,8 +53,8 @@ Takes {columns}; answers {answers}. {how} (recipe
 
 {contract}{_candidates(int8, task.metric)}
 {untouched} ONNX rows ran through the engine that serves. Latency is of one
-row, tokenising included; rows/s at batch 32; size is the model file plus `tokenizer.json`. CPU: {lineage.cpu}.
-{note} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
+row, tokenising included; rows/s at batch 32; size is the model file, or both of a cascade, plus `tokenizer.json`. CPU:
+{lineage.cpu}. {note} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
 
 ## Use
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import Device, Manifest, Second
+from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest, Second
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import UNCUT, is_of_teacher
 from kdc.pipeline.models import loading
@@ -25,24 +25,27 @@ _FILES = {"fp32": FP32_ONNX, "int8": INT8_ONNX}
 class SecondModel:
     """The second model of a run."""
 
-    folder: Path  # with its ONNX files, its tokenizer, and how that cuts and pads rows
+    folder: Path  # with its tokenizer, and how that cuts and pads rows
     entry: str  # what its rows of the table begin with: "teacher" or "second"
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """Its ONNX files by number format, those that there are."""
-        return {name: self.folder / file for name, file in _FILES.items() if (self.folder / file).exists()}
+    files: dict[str, Path]  # its ONNX files by number format, those that there are
 
 
 def second_model(run: Run) -> SecondModel:
     """The teacher itself, or what stage `cascade` copied of another run's artifact."""
-    if isinstance(run.config.cascade.second, Path):
-        return SecondModel(run.folder(CASCADE), "second")
-    return SecondModel(run.folder("uncut"), "teacher")
+    is_artifact = isinstance(run.config.cascade.second, Path)
+    folder = run.folder(CASCADE if is_artifact else "uncut")
+    # A folder `uncut` may be there from a start before this one, which exports no teacher.
+    known = is_artifact or "uncut" in run.fingerprints
+    return SecondModel(folder, "second" if is_artifact else "teacher", files_in(folder) if known else {})
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """The ONNX files of a folder by number format."""
+    return {name: folder / file for name, file in _FILES.items() if (folder / file).exists()}
 
 
 def pairs_of(run: Run) -> dict[str, Pair]:
-    """The cascades that the artifact has, by variant; none where no second model was looked for, or none gains."""
+    """The cascades that the artifact may have, by variant; none where no second model was looked for, or none gains."""
     return run.result(CascadeResult).variants if CASCADE in run.fingerprints else {}
 
 
@@ -122,10 +125,16 @@ def check_second(run: Run) -> None:
             remedy="one teacher with its weights, another --student than the teacher and export.teacher=true; or "
             "--cascade ARTIFACT",
         )
+    elif not is_of_teacher(config.student.model) and not config.searches:
+        student, teacher = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
+        if student.get_vocab() != teacher.get_vocab():
+            raise other_tokens(f"{given} --student {config.student.model}")
 
 
 def _check_artifact(run: Run, folder: Path, given: str) -> None:
     manifest, data = load_manifest(folder), run.data()
+    if any(variant.second is not None for variant in manifest.variants.values()):
+        raise InputError("the second model is two models itself", given=given, remedy="name an artifact of one model")
     labels = list(manifest.task.labels)
     if (manifest.task.kind, labels) != (data.task.kind, list(data.task.labels)):
         raise InputError(
@@ -137,13 +146,14 @@ def _check_artifact(run: Run, folder: Path, given: str) -> None:
     own = loading.load_tokenizer(run.config.teacher.model if is_of_teacher(student) else student)
     theirs = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
     length = run.result(DataResult).max_length["student"]
-    if theirs.get_vocab() != own.get_vocab() or manifest.tokenizer.max_length != length:
+    searched = run.config.searches and not is_of_teacher(student)  # it may find one that reads the teacher's tokens
+    if (theirs.get_vocab() != own.get_vocab() and not searched) or manifest.tokenizer.max_length != length:
         raise other_tokens(given)
     if manifest.lineage.data_fingerprint != run.fingerprints["data"]:
         raise InputError(
-            "the second model was made of other rows, so that it may have learned those by which both are judged",
+            "the second model was made of other rows, or by another teacher: it may know rows by which both are judged",
             given=given,
-            remedy="make it with the same rows, seed and lengths: the same command with another --student and --out",
+            remedy="make it by the same command with another --student and --out",
         )
 
 
@@ -157,10 +167,12 @@ def other_tokens(given: str) -> InputError:
 
 
 def copy_second(manifest: Manifest, artifact: Path, out: Path) -> None:
-    """Copy of an artifact what a cascade needs of it: its ONNX files, its tokenizer, and how that cuts and pads."""
+    """Copy of an artifact what a cascade needs of it: fp32, int8 where a CPU loads it, the tokenizer, and how that cuts
+    and pads."""
+    variants = {str(name): each for name, each in manifest.variants.items()}
     for name, file in _FILES.items():
-        variant = {str(key): value for key, value in manifest.variants.items()}.get(name)
-        if variant is not None:
+        variant = variants.get(name)
+        if variant is not None and name in ("fp32", manifest.providers[CPU_PROVIDER]):
             (out / file).write_bytes((artifact / variant.file).read_bytes())
     (out / TOKENIZER_JSON).write_bytes((artifact / TOKENIZER_JSON).read_bytes())
     (out / TOKENIZER_INFO).write_text(manifest.tokenizer.model_dump_json(indent=2), encoding="utf-8")

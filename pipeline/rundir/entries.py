@@ -22,6 +22,7 @@ from kdc.pipeline.results import (
     BaselinesResult,
     ControlsResult,
     DataResult,
+    Pair,
     QuantizeResult,
     StudentResult,
     TargetsResult,
@@ -29,7 +30,6 @@ from kdc.pipeline.results import (
     UncutResult,
 )
 from kdc.pipeline.rundir.cascading import (
-    CASCADE,
     CASCADE_FP32,
     open_variant,
     pairs_of,
@@ -73,7 +73,7 @@ class Entry:
 def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
     """All of them by name, in the order of the table; to `notes` goes what is not there, and why."""
     onnx = _onnx_entries(run, notes)
-    return _torch_entries(run) | onnx | _cascade_entries(run, onnx) | _baseline_entries(run)
+    return _torch_entries(run) | onnx | _cascade_entries(run, onnx, notes) | _baseline_entries(run)
 
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
@@ -232,31 +232,31 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
     return entries
 
 
-def _cascade_entries(run: Run, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def _cascade_entries(run: Run, entries: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
     """The cascades of the artifact, and their second model where that is another run's, beside the other entries."""
-    pairs, second, found = pairs_of(run), second_model(run), dict[str, Entry]()
-    temperature, data = run.result(QuantizeResult).temperature, run.data()
-    for name, pair in pairs.items():
-        alone = f"{second.entry}_{pair.second}"
-        file, exported = second.files[pair.second], run.folder("export")
+    second, found, data = second_model(run), dict[str, Entry](), run.data()
+    tokenizer, temperature = run.folder("export") / TOKENIZER_JSON, run.result(QuantizeResult).temperature
+
+    def entry(name: str, pair: Pair, device: Device) -> Entry:
+        engine = open_variant(run, name, temperature=temperature, device=device)
+        first, file = student_files(run)[pair.first], second.files[pair.second]
+        pair_of_files = second_of(run, pair, file.name), file
+        return _onnx_entry(engine, first, tokenizer, data, device, None, second=pair_of_files)
+
+    for name, pair in pairs_of(run).items():
+        alone, file = f"{second.entry}_{pair.second}", second.files[pair.second]
         if alone not in entries:
             engine = run.open_engine(file, exported=second.folder)
             found[alone] = _onnx_entry(engine, file, second.folder / TOKENIZER_JSON, data, "cpu", None)
-        on_gpu: tuple[Device, ...] = ("cpu", "cuda") if run.device == "cuda" and name == CASCADE_FP32 else ("cpu",)
-        for device in on_gpu:
-            engine = open_variant(run, name, temperature=temperature, device=device)
-            first = student_files(run)[pair.first]
-            entry = _onnx_entry(
-                engine,
-                first,
-                exported / TOKENIZER_JSON,
-                data,
-                device,
-                None,
-                second=(second_of(run, pair, file.name), file),
-            )
-            entry.timed = entry.timed and (device == "cuda" or name == CASCADE)
-            found[name if device == "cpu" else f"{name} (cuda)"] = entry
+        found[name] = entry(name, pair, "cpu")
+        if name == CASCADE_FP32:  # which is for a GPU
+            found[name].timed, found[name].memory = False, None
+            try:
+                found[f"{name} (cuda)"] = entry(name, pair, "cuda")
+            except KdcError as error:
+                if run.config.run.device == "cuda":
+                    raise
+                notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
     return found
 
 

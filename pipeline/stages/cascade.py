@@ -25,6 +25,7 @@ from kdc.pipeline.rundir.cascading import (
     CASCADE_FP32,
     SecondModel,
     copy_second,
+    files_in,
     other_tokens,
     scaled,
     second_model,
@@ -67,33 +68,46 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> CascadeResult:
     """Find how many rows go on, and whether a second model is worth it."""
-    asked, second, name = run.config.cascade.second, second_model(run), UNCUT_NAME
+    asked, second, source, name = run.config.cascade.second, second_model(run), "teacher", UNCUT_NAME
     if isinstance(asked, Path):
         manifest = load_manifest(asked)
         copy_second(manifest, asked, out)
-        second, name = SecondModel(out, second.entry), manifest.lineage.student
-    if run.data().task.kind == "regression" or not second.files:
-        note = "there is no second model: the teacher answers with numbers, or has no graph"
-        return CascadeResult(note=note, headline=note)
-    if (second.folder / TOKENIZER_JSON).read_bytes() != (run.folder("export") / TOKENIZER_JSON).read_bytes():
-        raise other_tokens(f"--cascade {asked or 'auto'}")
+        second, source, name = SecondModel(out, second.entry, files_in(out)), manifest.sha256, manifest.lineage.student
+    problem = _problem(run, second)
+    if problem:
+        return CascadeResult(second=name, source=source, note=problem, headline=problem)
     firsts, seconds = _answers(run, second)
     served = "int8" if "int8" in firsts else "fp32"
     bar = _bar(run)
-    tried = tuple(_pair(run, (served, firsts[served]), (each, seconds[each]), bar) for each in seconds)
-    best = max(tried, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
-    alone = max(each.rows_per_second for each in seconds.values())
-    note = _why_not(best, alone) or (
+    pairs = [_pair(run, (served, firsts[served]), each, bar) for each in seconds.items()]
+    best = max(pairs, key=lambda pair: (pair.score >= (bar or 0.0), pair.rows_per_second))
+    why_not = _why_not(best, max(each.rows_per_second for each in seconds.values()))
+    note = why_not or (
         f"of the tuning slice's rows {100 * best.share:.0f} % go on from the student ({best.first}) to the second "
         f"model, {name} ({best.second})"
     )
-    if _why_not(best, alone):
-        return CascadeResult(second=name, tried=tried, note=note, headline=note)
-    variants = {CASCADE: best}
-    if (best.first, best.second) != ("fp32", "fp32"):  # what a GPU loads
-        in_fp32 = ("fp32", firsts["fp32"]), ("fp32", seconds["fp32"])
-        variants[CASCADE_FP32] = _pair(run, *in_fp32, bar, answered_from=best.answered_from)
-    return CascadeResult(second=name, variants=variants, tried=tried, note=note, headline=note)
+    variants = {} if why_not else {CASCADE: best}
+    if variants and run.device == "cuda":
+        variants[CASCADE_FP32] = _pair(run, ("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]), bar)
+    return CascadeResult(second=name, source=source, best=best, variants=variants, note=note, headline=note)
+
+
+def _problem(run: Run, second: SecondModel) -> str:
+    """Why there can be no second model; "" where there can.
+
+    Raises:
+        InputError: the one that was asked for reads other tokens than the student.
+    """
+    if run.data().task.kind == "regression":
+        return "no second model is taken: a number says nothing of how sure it is"
+    if not second.files:
+        return "no second model is taken: there is no graph of the uncut teacher beside the student"
+    own, theirs = (folder / TOKENIZER_JSON for folder in (run.folder("export"), second.folder))
+    if own.read_bytes() == theirs.read_bytes():
+        return ""
+    if run.config.cascade.second is None or run.config.searches:
+        return "no second model is taken: the student has another tokenizer"
+    raise other_tokens(f"--cascade {run.config.cascade.second}")
 
 
 def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[str, _Answers]]:
@@ -125,6 +139,10 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
             temperature if whose == "first" else calibrate(each, labels, task.kind),
             speeds[f"{whose} {name}"].rows_per_second,
         )
+    if "int8" in found["second"]:  # it is held to what a student's int8 is held to
+        drop = found["second"]["fp32"].score - found["second"]["int8"].score
+        if drop > run.config.quantize.max_int8_drop:
+            del found["second"]["int8"]
     return found["first"], found["second"]
 
 
@@ -137,30 +155,15 @@ def _bar(run: Run) -> float | None:
     return score_to_keep(run, contract) - contract.limits.max_drop / 2
 
 
-def _pair(
-    run: Run,
-    first: tuple[str, _Answers],
-    second: tuple[str, _Answers],
-    bar: float | None,
-    *,
-    answered_from: float | None = None,
-) -> Pair:
-    """Two models, each with the name of its number format: with the fewest rows that go on, or those below a given
-    sureness. All go on where fewer cost more than they may."""
+def _pair(run: Run, first: tuple[str, _Answers], second: tuple[str, _Answers], bar: float | None) -> Pair:
+    """Two models, each with the name of its number format, and the fewest rows that go on such that little is lost: all
+    rows, where no fewer do."""
     data, (_, one), (_, other) = run.data(), first, second
     rows, task = data.rows("tune"), data.task
     sure = sureness(activate(one.logits, task.kind, one.temperature), task.info())
-    points = curve(
-        one.logits,
-        scaled(other.logits, other.temperature, one.temperature),
-        sure,
-        np.asarray(rows["label"][:]),
-        task,
-        thresholds=None if answered_from is None else [answered_from],
-    )
+    logits = scaled(other.logits, other.temperature, one.temperature)
     wanted = other.score - run.config.cascade.max_drop if bar is None else min(bar, other.score)
-    going = fewest(points, wanted) if answered_from is None else points[0]
-    assert going is not None
+    going = fewest(curve(one.logits, logits, sure, np.asarray(rows["label"][:]), task), wanted)
     seconds = 1 / one.rows_per_second + going.share / other.rows_per_second
     return Pair(
         first=first[0],

@@ -21,7 +21,7 @@ from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.results import EvaluateResult, QuantizeResult
+from kdc.pipeline.results import CascadeResult, EvaluateResult, QuantizeResult
 from kdc.pipeline.rundir.cascading import CASCADE, pairs_of
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.entries import Entry, Logits, entries_of
@@ -33,6 +33,7 @@ from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text
 
 _NEEDED = ("teacher", "student", "merged", "fp32")  # without these there is nothing to compare
+_OF_PAIR = {"first", "second", "temperature", "answered_from"}  # what a cascade's answers depend on
 _MEMORY_ROWS = 64
 _MEMORY_PROCESSES = 2
 
@@ -41,6 +42,9 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What is timed, where, and on which machine."""
     settings: dict[str, Any] = run.config.evaluate.model_dump()
     settings |= {"device": run.config.run.device} | this_machine(run.device)
+    if pairs := pairs_of(run):  # and not what was asked of them: where there is none, nothing is measured again
+        found = {name: pair.model_dump(include=_OF_PAIR) for name, pair in pairs.items()}
+        settings |= {"cascade": found, "second": run.result(CascadeResult).source}
     return settings | {"baselines": run.fingerprints.get("baselines")}
 
 
@@ -104,10 +108,10 @@ def _of_cascade(run: Run, logits: Logits, speeds: Mapping[str, Speed]) -> list[s
     if pair is None or CASCADE not in speeds:
         return []
     sure = sureness(activate(logits[pair.first], task.kind, run.result(QuantizeResult).temperature), task.info())
-    speed = speeds[CASCADE]
+    speed, share = speeds[CASCADE], (sure < np.float64(pair.answered_from)).mean()
     return [
-        f"of the evaluation rows {100 * (sure < np.float64(pair.answered_from)).mean():.0f} % go on to the second "
-        f"model; a row takes {speed.latency_mean_ms:.2f} ms on average, 95 of 100 at most {speed.latency_p95_ms:.2f}"
+        f"cascade: of the evaluation rows {100 * share:.0f} % go on to the second model; a row takes "
+        f"{speed.latency_mean_ms:.2f} ms on average, 95 of 100 at most {speed.latency_p95_ms:.2f}"
     ]
 
 

@@ -109,7 +109,7 @@ def run(run: Run, out: Path) -> PackageResult:
     _copy_files(run, working, with_int8=quantized.int8)
     manifest = _manifest(run, working, evaluated.table, quantized)
     judgement, contract = None, run.config.contract.terms
-    notes = [_cascade_note(run)]  # and on the decisions
+    notes: list[str] = []  # on the decisions and the second model
     with_decisions = partial(_with_decisions, run, notes)
     if contract is None:
         manifest = with_decisions(manifest)
@@ -126,6 +126,8 @@ def run(run: Run, out: Path) -> PackageResult:
             look=partial(look_of, run),
             with_decisions=with_decisions,
         )
+    manifest = _without_unused_cascades(working, manifest)
+    notes.append(_cascade_note(run, manifest))
     example = _example(manifest.task)
     adapted = run.student.method == "lora"
     card = card_metadata(manifest, models=_base_models(run), dataset=_hub_dataset(run))
@@ -184,8 +186,6 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
         made = run.folder("quantize") / made_as if variant == "int8" else export / made_as
         if made.exists() and (variant != "int8" or with_int8):
             shutil.copyfile(made, target / name)
-    for pair in pairs_of(run).values():
-        shutil.copyfile(second_model(run).files[pair.second], target / _SECOND_FILES[pair.second])
     shutil.copyfile(run.folder("evaluate") / EVALUATION, target / EVALUATION)
     if "hf" in run.config.export.formats:
         add_hugging_face_files(run.folder("merge") / "model", target, read_tokenizer_info(export))
@@ -194,7 +194,7 @@ def _copy_files(run: Run, target: Path, *, with_int8: bool) -> None:
 def _manifest(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
     """The manifest of the files that are in the folder so far."""
     variants = _variants(folder, table, run.result(ExportResult), quantized)
-    variants |= _cascades(run, table, variants)
+    variants |= _cascades(run, table, variants, folder)
     info = read_tokenizer_info(run.folder("export"))
     return Manifest(
         kdc_version=importlib.metadata.version("kdc"),
@@ -241,13 +241,15 @@ def _variants(folder: Path, table: Table, exported: ExportResult, quantized: Qua
     return variants
 
 
-def _cascades(run: Run, table: Table, variants: Mapping[str, Variant]) -> dict[str, Variant]:
-    """What was measured of the student with a second model; its graph's versions are the newer ones of the two."""
+def _cascades(run: Run, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
+    """What was measured of the student with a second model, whose files are put into the folder; the graph's versions
+    are the newer ones of the two."""
     cascades = {}
     for name, pair in pairs_of(run).items():
-        if name not in table:  # it could not be evaluated
+        if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
             continue
         first, second = variants[pair.first], second_model(run).files[pair.second]
+        shutil.copyfile(second, folder / _SECOND_FILES[pair.second])
         opset, ir = versions_of(second)
         assert first.opset is not None
         assert first.ir is not None
@@ -256,7 +258,7 @@ def _cascades(run: Run, table: Table, variants: Mapping[str, Variant]) -> dict[s
             second=second_of(run, pair, _SECOND_FILES[pair.second]),
             opset=max(opset, first.opset),
             ir=max(ir, first.ir),
-            **_measured(table[name]),
+            **_measured(table.get(f"{name} (cuda)", table[name])),
         )
     return cascades
 
@@ -277,18 +279,32 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
 def on_cuda(variants: Iterable[str], table: Table) -> str:
     """The variant that a GPU loads: a cascade in fp32, else fp16 where it was run on one, else fp32.
     fp16 may overflow on a GPU alone, since a CPU computes it in fp32."""
-    for name in (CASCADE_FP32, CASCADE):
-        if name in variants:
-            return name
+    if CASCADE_FP32 in variants:
+        return CASCADE_FP32
     return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
 
 
-def _cascade_note(run: Run) -> str:
-    """What came of looking for a second model; "" where nobody asked, and there is none."""
+def _without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest, and the folder, without second models that no provider loads, since the contract is not kept so."""
+    loaded = set(manifest.providers.values())
+    variants = {name: each for name, each in manifest.variants.items() if each.second is None or name in loaded}
+    unused = set(_SECOND_FILES.values()) - {file for each in variants.values() for file in each.graphs}
+    for name in unused:
+        (folder / name).unlink(missing_ok=True)
+    files = {name: file for name, file in manifest.files.items() if name not in unused}
+    return manifest.model_copy(update={"variants": variants, "files": files})
+
+
+def _cascade_note(run: Run, manifest: Manifest) -> str:
+    """What came of looking for a second model; "" where nobody looked."""
     if CASCADE not in run.fingerprints:
         return ""
     found = run.result(CascadeResult)
-    return found.note if found.variants or run.config.cascade.second is not None else ""
+    if not found.variants or CASCADE not in manifest.variants:
+        left_out = "no second model is taken: with one the artifact would not keep its contract"
+        return found.note if not found.variants else left_out
+    on_gpu = "" if CASCADE_FP32 in manifest.variants else "; a GPU loads the student alone, since none ran both here"
+    return found.note + on_gpu
 
 
 def _fp16_note(manifest: Manifest) -> str:

@@ -28,7 +28,7 @@ class PredictRequest(Frozen):
     max_text_chars: int = Field(
         200_000, ge=1, description="characters of a text; a row with a longer one is a row that has no text"
     )
-    variant: str | None = Field(None, description="fp32, int8 or fp16 (default: the manifest's choice)")
+    variant: str | None = Field(None, description="fp32, int8, fp16 or cascade (default: the manifest's choice)")
     device: Device = Field("auto", description="where to compute")
     threads: int | None = Field(
         None,

@@ -4,8 +4,10 @@ Reads an artifact (or a bare ONNX file and `tokenizer.json`); writes nothing; im
 It needs numpy, onnxruntime and tokenizers only, so that a server starts fast and small.
 """
 
+import itertools
+import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +65,7 @@ class Engine:
             takes all threads or one share, whichever is faster now.
         second: the engine of a cascade's second model, which answers the rows that this one is not sure of; None where
             there is one model. `run` and `run_beside` are of the first one alone; `through` asks both.
+        share_that_goes_on: of the rows of the tuning slice, those that the second model answers.
         notes: what a person should know about the start, such as a fallback to the CPU.
         variant: name of the variant; "" without an artifact.
         manifest: the artifact's manifest; None without an artifact.
@@ -95,6 +98,8 @@ class Engine:
         self.lanes = lanes
         self.second: Engine | None = None
         self._answered_from = np.float64(0)
+        self.share_that_goes_on = 0.0
+        self._made_up: Iterator[bool] | None = None  # whether each made-up row goes on
         self._tokenizer = tokenizer
         pools = (opened.threads,) if beside is None else (opened.threads, beside.threads)
         self._pace = Pace(pools, self._use, turn=_TURN, alike=False)
@@ -169,7 +174,14 @@ class Engine:
             lanes=lanes,
         )
         if (second := variants[name].second) is not None:
-            engine._add(second, checked(second.file))
+            try:
+                engine._add(second, checked(second.file))
+            except KdcError as error:
+                if device != "auto" or opened.provider == CPU_PROVIDER:
+                    raise
+                on_cpu = cls.load(folder, device="cpu", threads=threads, lanes=lanes, verify=verify)
+                on_cpu.notes = (f"running on the CPU: {error.what}: {error.given}", *on_cpu.notes)
+                return on_cpu
         return engine
 
     @classmethod
@@ -201,7 +213,7 @@ class Engine:
     def _add(self, second: Second, path: Path) -> None:
         """Open a cascade's second model where the first one runs."""
         opened = open_session(lambda _: path, device=device_of(self.provider), threads=self.threads)
-        self._answered_from = np.float64(second.answered_from)
+        self._answered_from, self.share_that_goes_on = np.float64(second.answered_from), second.share
         self.second = Engine(
             opened,
             self._tokenizer,
@@ -264,7 +276,8 @@ class Engine:
         return in_words(decided(probabilities, self.task), self.task)
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
-        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Arguments as of `predict`."""
+        """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Those of a cascade's second
+        model are in the first one's scale. Arguments as of `predict`."""
 
         def in_batches(engine: Engine, encodings: Sequence[Encoded]) -> np.ndarray:
             result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
@@ -297,8 +310,16 @@ class Engine:
         where there is one model."""
         if self.second is None:
             return np.zeros(0, dtype=np.int64)
+        if self._made_up is not None:
+            return np.flatnonzero([next(self._made_up) for _ in logits])
         sure = sureness(activate(logits, self.task.kind, self.temperature), self.task)
         return np.flatnonzero(sure < self._answered_from)
+
+    def expect_made_up_rows(self) -> None:
+        """From now on let that share of the rows go on, spread evenly, that went on of the tuning slice: rows that are
+        made up to be timed say nothing that a model could be sure of, and all would go on, or none."""
+        share = self.share_that_goes_on
+        self._made_up = (math.floor((row + 1) * share) > math.floor(row * share) for row in itertools.count())
 
     def of_second(self, logits: np.ndarray) -> np.ndarray:
         """The second model's logits (rows, outputs) in the first one's scale, so that one temperature is for both."""

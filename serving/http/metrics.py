@@ -192,7 +192,8 @@ class Metrics(Collector):
             if model.engine.task.abstain is not None:
                 self.predictions.labels(name, ABSTAINED)
             if model.engine.second is not None:
-                self.queue_tokens.labels(name + SECOND)
+                for of_second in (self.queue_tokens, self.batch_rows):
+                    of_second.labels(name + SECOND)
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()

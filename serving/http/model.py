@@ -119,6 +119,8 @@ class Model:
                     given=f"row {truncated.index(True)}",
                     remedy="shorten it, or send truncate: true",
                 )
+            if self._second is not None:  # of these rows some will go on: better refused before they are answered once
+                self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             logits = await self._batcher.submit(encodings, trace)
             unsure = self.engine.unsure(logits)
             if self._second is not None and len(unsure):

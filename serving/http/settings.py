@@ -37,7 +37,7 @@ class ServeSettings(BaseModel):
         None, description="SHA-256 that the manifest must have; of several artifacts NAME=SHA256, separated by commas"
     )
     device: Device = Field("auto", description="auto is CUDA where it starts, else the CPU; cuda; tensorrt; cpu")
-    variant: str | None = Field(None, description="fp32, int8 or fp16; default: what the manifest names")
+    variant: str | None = Field(None, description="fp32, int8, fp16 or cascade; default: what the manifest names")
     threads: int | None = Field(
         None, ge=1, le=1024, description="of all forward passes together; default: the cores / workers"
     )

@@ -1,11 +1,13 @@
 """How many rows go on to a second model, and runs whose artifacts have one."""
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny_runs
 from conftest import Finished
@@ -21,7 +23,7 @@ from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.results import CascadeResult, EvaluateResult
-from kdc.pipeline.rundir.cascading import check_second
+from kdc.pipeline.rundir.cascading import check_second, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import CompressResult, read_result
 from kdc.pipeline.stages import cascade
@@ -77,9 +79,11 @@ def test_a_dip_met_by_luck_is_not_taken() -> None:
     assert chosen.share == pytest.approx(0.8)
 
 
-def test_no_share_is_enough_where_all_rows_are_not() -> None:
+def test_all_rows_go_on_where_fewer_are_not_enough() -> None:
     weak, strong, labels = draw(0)
-    assert fewest(curve(weak, strong, np.ones(len(labels)), labels, TASK), 100.1) is None
+    points = curve(weak, strong, np.random.default_rng(0).random(len(labels)), labels, TASK)
+    assert fewest(points, points[-1].score + 0.1) == points[-1]
+    assert points[-1].share == 1
 
 
 def fast_student(models: Mapping[str, Any], texts: Any, **how: Any) -> dict[str, Speed]:
@@ -128,7 +132,7 @@ def test_a_run_with_a_second_model(finished: Finished, tmp_path: Path, monkeypat
     manifest = load_manifest(root / "artifact")
     assert (manifest.providers["CPUExecutionProvider"], manifest.providers["CUDAExecutionProvider"]) == (
         "cascade",
-        "cascade_fp32",
+        "fp32",
     )
     variant = manifest.variants["cascade"]
     assert variant.second is not None
@@ -181,16 +185,61 @@ def test_a_run_with_a_second_model(finished: Finished, tmp_path: Path, monkeypat
 def test_another_runs_artifact_may_be_the_second_model(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch a share that is chosen for one second model and an artifact that has the other."""
+    """The score is worked out from the other artifact's own answers."""
     made = compress(config_of(finished, tmp_path, f"cascade.second={finished.artifact}"), monkeypatch)
     theirs, manifest = load_manifest(finished.artifact), load_manifest(tmp_path / "run" / "artifact")
     second = manifest.variants["cascade"].second
     assert second is not None
     assert second.name == theirs.lineage.student
-    same = theirs.variants["int8" if second.file == "second_int8.onnx" else "fp32"].file
-    assert manifest.files[second.file].sha256 == theirs.files[same].sha256
-    score: Any = made.metrics["second_int8" if "int8" in second.file else "second_fp32"]["accuracy"]
-    assert score > 50
+    same = "int8" if second.file == "second_int8.onnx" else "fp32"
+    assert manifest.files[second.file].sha256 == theirs.files[theirs.variants[same].file].sha256  # type: ignore[index]
+    rows = open_data(tmp_path / "run" / "data").rows("eval")
+    texts, labels = texts_of(rows), np.asarray(rows["label"][:])
+    with (
+        Engine.load(finished.artifact, variant=same, device="cpu", threads=1) as other,
+        Engine.load(tmp_path / "run" / "artifact", variant="int8", device="cpu", threads=1) as student,
+    ):
+        own, others = student.predict(texts), other.logits(texts)
+    answers = np.where(own.max(axis=1) < second.answered_from, others.argmax(axis=1), own.argmax(axis=1))
+    score = pytest.approx(100 * f1_score(labels, answers, average="macro"), abs=1e-3)
+    assert made.metrics["cascade"]["macro_f1"] == score
+
+
+def test_a_second_model_whose_8_bits_cost_too_much_is_asked_in_fp32(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch the faster format taken whatever it answers."""
+    config = config_of(finished, tmp_path, *UNCUT)
+    tiny_runs.compress(config, until="uncut")
+    uncut = tmp_path / "run" / "uncut"
+    graph = onnx.load(uncut / "model.onnx")
+    (last,) = [node for node in graph.graph.node if "logits" in node.output]
+    last.output[:] = ["other"]
+    graph.graph.node.append(onnx.helper.make_node("Neg", ["other"], ["logits"]))  # always wrong
+    onnx.save(graph, uncut / "model.int8.onnx")
+    compress(config, monkeypatch)
+    best = read_result(tmp_path / "run", CascadeResult).best
+    assert best is not None
+    assert best.second == "fp32"
+
+
+def test_a_contract_that_two_models_would_miss_is_judged_for_one(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch an artifact that keeps the second model's files, and a report that says it is taken."""
+    small = compress(config_of(finished, tmp_path, *UNCUT), monkeypatch)
+    size: Any = small.metrics["int8"]["size_bytes"]
+    limit = f"contract.max_size_mb={1.01 * size / 1e6}"
+    config = config_of(finished, tmp_path, *UNCUT, "contract.max_drop=2", limit, "contract.search=off", copied=False)
+    made = compress(config, monkeypatch)
+    manifest = load_manifest(tmp_path / "run" / (made.result.artifact if made.result else ""))
+    assert (manifest.providers["CPUExecutionProvider"], set(manifest.variants)) == ("int8", {"fp32", "int8", "fp16"})
+    assert not [name for name in manifest.files if name.startswith("second")]
+    assert made.result is not None
+    assert any("would not keep its contract" in note for note in made.result.notes)
+    shown = write_report(tmp_path / "run").cascade
+    assert shown is not None
+    assert not shown.taken
 
 
 def test_a_second_model_that_is_as_fast_is_not_needed(
@@ -233,6 +282,49 @@ def test_what_cannot_be_a_second_model_is_refused_before_training(
     config = config_of(finished, tmp_path, *UNCUT, "student.vocabulary=auto", copied=False)
     with pytest.raises(InputError, match="read the same tokens"):
         check_second(Run(root=finished.folder / "run", config=config))
+
+
+def test_a_graph_of_a_teacher_of_before_is_no_second_model(finished: Finished, tmp_path: Path) -> None:
+    """Would catch one that an earlier start left in the run directory."""
+    run = Run(root=finished.folder / "run", config=config_of(finished, tmp_path, *UNCUT, copied=False))
+    assert (finished.folder / "run" / "uncut" / "model.onnx").exists()
+    assert second_model(run).files == {}
+    assert second_model(dataclasses.replace(run, fingerprints={"uncut": "now"})).files
+
+
+@pytest.mark.parametrize(
+    ("sets", "wanted"),
+    [
+        (("contract.max_latency_ms=5", "contract.search=quick"), True),
+        (("contract.max_latency_ms=5", "contract.search=off"), False),
+        (("contract.max_drop=1",), False),
+        (("contract.max_latency_ms=5", "contract.search=quick", "student.vocabulary=auto"), False),
+        (("contract.max_latency_ms=5", "contract.search=quick", "teacher.more=another"), False),
+        (("contract.max_latency_ms=5", "contract.search=quick", "cascade.second=off"), False),
+    ],
+)
+def test_a_search_looks_for_a_second_model_unasked_where_there_can_be_one(
+    finished: Finished, tmp_path: Path, sets: tuple[str, ...], wanted: bool
+) -> None:
+    assert config_of(finished, tmp_path, "export.teacher=true", *sets, copied=False).cascades is wanted
+
+
+def test_unasked_another_tokenizer_is_only_noted(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a finished training that ends with an error over what nobody asked for."""
+    config = config_of(finished, tmp_path, *UNCUT)
+    tiny_runs.compress(config, until="uncut")
+    tokenizer = tmp_path / "run" / "uncut" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(InputError, match="other tokenizers"):
+        compress(config, monkeypatch)
+    run = Run(
+        root=tmp_path / "run",
+        config=config.model_copy(update={"cascade": config.cascade.model_copy(update={"second": None})}),
+        fingerprints={"uncut": "now"},
+    )
+    assert "another tokenizer" in cascade.run(run, tmp_path).note
 
 
 def test_a_number_says_nothing_of_how_sure_it_is(finished: Finished, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from kdc.common.errors import KdcError
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.model import Model
+from kdc.serving.http.queue import Overloaded
 from kdc.serving.http.settings import ServeSettings
 
 TEXTS = [f"w{n} w{m}" for n in range(20) for m in (1, 7)]
@@ -184,6 +185,67 @@ def test_a_number_has_no_second_model(artifact: Path) -> None:
     document["task"] |= {"kind": "regression", "labels": ()}
     with pytest.raises(ValidationError, match="sureness"):
         Manifest.model_validate(document)
+
+
+@pytest.mark.parametrize(("name", "gives"), [("int8", "cascade"), ("cascade", "fp32")])
+def test_the_name_of_a_variant_says_how_many_models_it_is(artifact: Path, name: str, gives: str) -> None:
+    document = load_manifest(artifact).model_dump()
+    document["variants"][name]["second"] = document["variants"][gives]["second"]
+    with pytest.raises(ValidationError, match="second model"):
+        Manifest.model_validate(document)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_of_made_up_rows_as_many_go_on_as_of_the_tuning_slice(artifact: Path, rows: int) -> None:
+    """Would catch a bench, or a contract by length, of which all calls go on, or none."""
+    with Engine.load(artifact, device="cpu", threads=1) as engine:
+        assert engine.second is not None
+        first, second = expected_logits("w1 w1"), expected_logits("w1 w1", scale=OTHER) * FIRST_T / SECOND_T
+        engine.expect_made_up_rows()
+        answered = np.concatenate([engine.logits(["w1 w1"] * rows) for _ in range(40 // rows)])
+        by_first = np.isclose(answered, first, atol=1e-5).all(axis=1)
+        by_second = np.isclose(answered, second, atol=1e-5).all(axis=1)
+    assert (by_first.sum(), by_second.sum()) == (20, 20)  # the manifest's share is a half
+
+
+def test_the_second_queue_refuses_before_the_first_model_answers(artifact: Path) -> None:
+    """Would catch rows that are answered by the first model again and again while the second one has no room."""
+    engine = Engine.load(artifact, device="cpu", threads=1)
+    assert engine.second is not None
+    goes, asked, passes = threading.Event(), threading.Event(), []
+    held, own = engine.second.run, engine.run
+
+    def slowly(encodings: Any) -> Any:
+        asked.set()
+        assert goes.wait(20)
+        return held(encodings)
+
+    def counted(encodings: Any) -> Any:
+        passes.append(len(encodings))
+        return own(encodings)
+
+    engine.second.run = engine.second.run_beside = slowly  # type: ignore[method-assign]
+    engine.run = engine.run_beside = counted  # type: ignore[method-assign]
+    unsure = [text for text, goes_on in zip(TEXTS, by_hand(TEXTS)[1], strict=True) if goes_on]
+
+    async def several() -> None:
+        settings = ServeSettings(artifact=str(artifact), device="cpu", max_queue_tokens=60)
+        model = Model("mood", engine, settings)
+        waiting = [asyncio.create_task(model.answer(unsure[:1]))]
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        waiting += [asyncio.create_task(model.answer(unsure[:5])) for _ in range(3)]  # 60 tokens will wait
+        while sum(passes) < 16:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await model.answer(unsure[:10])
+        assert sum(passes) == 16
+        goes.set()
+        await asyncio.gather(*waiting)
+        await model.close()
+
+    asyncio.run(several())
 
 
 def test_a_multilabel_row_is_as_sure_as_its_least_sure_label() -> None:

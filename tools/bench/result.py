@@ -14,7 +14,7 @@ class Loaded(Frozen):
     """What a subject's process says of the model that it loaded."""
 
     runtime: str  # "onnxruntime" or "torch"
-    variant: str  # fp32, int8 or fp16 of an artifact, or the data type of a model in torch
+    variant: str  # of an artifact, such as int8, or the data type of a model in torch
     on: str  # the execution provider, or torch's device
     threads: int  # how many one forward pass uses
     notes: tuple[str, ...]  # what the engine remarked while it loaded the model

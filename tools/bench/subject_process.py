@@ -79,6 +79,7 @@ def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | 
     from kdc.serving.engine.engine import Engine
 
     engine = Engine.load(path, variant=variant, device=device, threads=threads)
+    engine.expect_made_up_rows()
     return Model(
         answer=lambda rows: engine.predict(rows, batch_size=len(rows)),
         count_tokens=lambda row: len(engine.encode([row])[0]),

@@ -181,7 +181,7 @@ async def info(request: Request) -> Response:
     described = {
         "model_id": model.name,
         "model_sha": engine.manifest.sha256 if engine.manifest else None,
-        "model_dtype": {"fp16": "float16", "int8": "int8", "cascade": "mixed"}.get(engine.variant, "float32"),
+        "model_dtype": {"fp16": "float16", "int8": "int8"}.get(engine.variant, "float32"),
         "model_type": {"classifier": {"id2label": by_place, "label2id": places}},
         "max_concurrent_requests": settings.max_requests,
         "max_input_length": engine.tokenizer_info.max_length,
