@@ -21,6 +21,8 @@ from kdc.serving.http.registry import Registry, verify
 from kdc.serving.http.settings import ServeSettings
 from kdc.tools.verify import verify_artifact
 
+pytestmark = pytest.mark.slow
+
 COSTS = ("--max-size-mb", "50", "--max-latency-ms", "1000")
 
 

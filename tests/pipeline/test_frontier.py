@@ -61,6 +61,7 @@ def root_of(config: Config) -> Path:
     return config.run.out
 
 
+@pytest.mark.slow
 def test_every_point_is_an_artifact_that_serves_with_the_score_that_is_told(
     finished: Finished, made: tuple[Config, FrontierFacts]
 ) -> None:
@@ -119,6 +120,7 @@ def test_steps_of_the_curve_are_narrow_where_the_teacher_can_be(
     assert curve_of(config) == [cuts[0], "teacher", *cuts[1:], *SHALLOW]
 
 
+@pytest.mark.slow
 def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFacts]) -> None:
     """Would catch a teacher that every point trains again, and a copy of its weights for each."""
     config, _ = made
@@ -133,6 +135,7 @@ def test_rows_teacher_and_targets_are_made_once(made: tuple[Config, FrontierFact
     assert len(students) == 3
 
 
+@pytest.mark.slow
 def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], monkeypatch: pytest.MonkeyPatch) -> None:
     config, facts = made
 
@@ -307,6 +310,7 @@ class _Page(HTMLParser):
         self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_and_escapes_what_it_is_given(made: tuple[Config, FrontierFacts], tmp_path: Path) -> None:
     """Names of tasks and students come from outside."""
     _, facts = made

@@ -34,6 +34,8 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import candidates, search
 
+pytestmark = pytest.mark.slow
+
 # Sizes of a graph grow with its layers, so that a limit on the size cuts between depths.
 DEEP = ("layers:0,1,2,4", "layers:0,1,4", "layers:0,4", "layers:4")
 ALL = ("teacher", *DEEP, *SHALLOW)
@@ -445,7 +447,6 @@ def test_a_contract_that_only_a_narrow_student_keeps_ends_with_it(
     assert "1 layer, ffn 9" in (run / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_a_search_may_take_the_teacher_in_place_of_a_student_with_a_tokenizer_of_its_own(
     rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
