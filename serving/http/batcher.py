@@ -49,6 +49,7 @@ class Batcher:
             raises `Overloaded` too, since a longer queue computes answers for clients that have given up.
         max_seconds: most seconds that a request may take, at that speed, if as many others as waited lately go on to
             take turns with it; beyond that it raises `Overloaded`, since its caller will have given up by then.
+        has_neighbour: whether passes of another batcher run now, so that no pass has all threads for itself.
         on_batch: records every batch, for metrics and traces.
         on_left: called in the event loop with the tokens that still wait, after a caller has left with its rows.
 
@@ -67,6 +68,7 @@ class Batcher:
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
         max_seconds: float = math.inf,
+        has_neighbour: Callable[[], bool] = lambda: False,
         on_batch: OnBatch | None = None,
         on_left: Callable[[int], None] | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class Batcher:
         self._max_batch_tokens, self._ahead_tokens = max_batch_tokens, ahead_tokens
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_seconds, self._max_seconds = max_queue_seconds, max_seconds
+        self._has_neighbour = has_neighbour
         self._on_batch, self._on_left = on_batch, on_left
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -93,6 +96,11 @@ class Batcher:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a pass runs, or rows wait for one."""
+        return self._running > 0 or len(self.queue) > 0
 
     def check_room(self, tokens: int) -> None:
         """Refuse tokens for which the queue has no room. An empty queue has room for any number.
@@ -183,7 +191,8 @@ class Batcher:
                     free_since = None
                     self._idle.append(work)
                     work.wait()
-                alone = not self._running and 2 * len(self.queue) <= max(2, self._lanes)
+                few = not self._running and 2 * len(self.queue) <= max(2, self._lanes)
+                alone = few and not self._has_neighbour()
                 free = 1 if alone else self._lanes - self._running  # lanes that share the rows that wait
                 batch = self.queue.take(
                     max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens, ahead=self._ahead_tokens

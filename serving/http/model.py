@@ -67,7 +67,7 @@ class Model:
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
 
-        def batcher(engine: Engine, name: str) -> Batcher:
+        def batcher(engine: Engine, name: str, has_neighbour: Callable[[], bool]) -> Batcher:
             return Batcher(
                 engine.run,
                 beside=engine.run_beside,
@@ -77,13 +77,16 @@ class Model:
                 max_queue_tokens=settings.max_queue_tokens,
                 max_queue_seconds=settings.max_queue_s,
                 max_seconds=settings.timeout_s,
+                has_neighbour=has_neighbour,
                 on_batch=None if record is None else functools.partial(record, name),
                 on_left=None if left is None else functools.partial(left, name),
             )
 
-        self._batcher = batcher(engine, name)
         # A cascade's second model has a queue and lanes of its own: rows that the first one answers do not wait for it.
-        self._second = None if engine.second is None else batcher(engine.second, f"{name}{SECOND}")
+        self._second: Batcher | None = None
+        self._batcher = batcher(engine, name, lambda: self._second is not None and self._second.is_busy)
+        if engine.second is not None:
+            self._second = batcher(engine.second, f"{name}{SECOND}", lambda: self._batcher.is_busy)
         self._tokenising = Tokenising(engine)
         self._active = 0
 

@@ -99,6 +99,22 @@ def test_an_idle_session_takes_a_row_at_once() -> None:
     in_loop(scenario)
 
 
+def test_beside_passes_of_another_batcher_a_row_that_waits_alone_has_a_share_of_the_threads() -> None:
+    """Would catch two models whose passes each take all threads from the other."""
+
+    async def scenario() -> None:
+        alone, beside, others_run = Model(), Model(), [True]
+        batcher = Batcher(alone, beside=beside, lanes=2, has_neighbour=lambda: others_run[0])
+        await batcher.submit([row(1, 3)])
+        assert (len(alone.batches), len(beside.batches)) == (0, 1)
+        others_run[0] = False
+        await batcher.submit([row(2, 3)])
+        assert (len(alone.batches), len(beside.batches)) == (1, 1)
+        await batcher.close()
+
+    in_loop(scenario)
+
+
 def test_rows_that_came_during_a_batch_share_the_next_one() -> None:
     async def scenario() -> None:
         model = Model(opened=False)
