@@ -184,7 +184,8 @@ def _in_turn(manifest: Manifest, device: Device, *, int8_allowed: bool) -> list[
     if device == "cuda":
         first = manifest.providers[CUDA_PROVIDER]
         is_alone = all(each.second is None for name, each in manifest.variants.items() if name == first)
-        return [first] if is_alone else [first, "fp16" if "fp16 (cuda)" in manifest.metrics else "fp32"]
+        has_fp16 = "fp16" in manifest.variants and "fp16 (cuda)" in manifest.metrics
+        return [first] if is_alone else [first, "fp16" if has_fp16 else "fp32"]
     first = manifest.providers[CPU_PROVIDER]
     others = ("int8", "fp32") if int8_allowed else ("fp32",)
     return [first, *(name for name in others if name in manifest.variants and name != first)]

@@ -147,7 +147,7 @@ def _check_artifact(run: Run, folder: Path, given: str) -> None:
     theirs = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
     length = run.result(DataResult).max_length["student"]
     searched = run.config.searches and not is_of_teacher(student)  # it may find one that reads the teacher's tokens
-    if (theirs.get_vocab() != own.get_vocab() and not searched) or manifest.tokenizer.max_length != length:
+    if not searched and (theirs.get_vocab() != own.get_vocab() or manifest.tokenizer.max_length != length):
         raise other_tokens(given)
     if manifest.lineage.data_fingerprint != run.fingerprints["data"]:
         raise InputError(

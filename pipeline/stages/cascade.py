@@ -31,7 +31,7 @@ from kdc.pipeline.rundir.cascading import (
     second_model,
     student_files,
 )
-from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.context import Run, read_tokenizer_info
 from kdc.pipeline.rundir.evidence import score_to_keep
 from kdc.pipeline.rundir.files import TOKENIZER_JSON
 from kdc.pipeline.rundir.fingerprints import this_machine
@@ -88,7 +88,8 @@ def run(run: Run, out: Path) -> CascadeResult:
     )
     variants = {} if why_not else {CASCADE: best}
     if variants and run.device == "cuda":
-        variants[CASCADE_FP32] = _pair(run, ("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]), bar)
+        in_fp32 = _pair(run, ("fp32", firsts["fp32"]), ("fp32", seconds["fp32"]), bar)
+        variants |= {} if _why_not(in_fp32, seconds["fp32"].rows_per_second) else {CASCADE_FP32: in_fp32}
     return CascadeResult(second=name, source=source, best=best, variants=variants, note=note, headline=note)
 
 
@@ -102,8 +103,10 @@ def _problem(run: Run, second: SecondModel) -> str:
         return "no second model is taken: a number says nothing of how sure it is"
     if not second.files:
         return "no second model is taken: there is no graph of the uncut teacher beside the student"
-    own, theirs = (folder / TOKENIZER_JSON for folder in (run.folder("export"), second.folder))
-    if own.read_bytes() == theirs.read_bytes():
+    folders = run.folder("export"), second.folder
+    own, theirs = ((folder / TOKENIZER_JSON).read_bytes() for folder in folders)
+    length, other = (read_tokenizer_info(folder).max_length for folder in folders)
+    if (own, length) == (theirs, other):
         return ""
     if run.config.cascade.second is None or run.config.searches:
         return "no second model is taken: the student has another tokenizer"

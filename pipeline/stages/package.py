@@ -92,6 +92,8 @@ def depends_on(run: Run) -> dict[str, Any]:
         settings["evidence"] = run.config.operating.evidence
     if run.config.operating.abstain is not None:
         settings["abstain"] = run.config.operating.abstain
+    if CASCADE in run.fingerprints:
+        settings["cascade"] = run.result(CascadeResult).note
     if terms is not None:
         asked = terms.model_dump(mode="json")
         if not terms.limits.require:  # as runs of before have it
@@ -303,8 +305,9 @@ def _cascade_note(run: Run, manifest: Manifest) -> str:
     if not found.variants or CASCADE not in manifest.variants:
         left_out = "no second model is taken: with one the artifact would not keep its contract"
         return found.note if not found.variants else left_out
-    on_gpu = "" if CASCADE_FP32 in manifest.variants else "; a GPU loads the student alone, since none ran both here"
-    return found.note + on_gpu
+    if f"{CASCADE_FP32} (cuda)" in manifest.metrics:
+        return found.note
+    return f"{found.note}; a GPU loads the student alone, since none ran both here"
 
 
 def _fp16_note(manifest: Manifest) -> str:

@@ -156,7 +156,7 @@ class Engine:
         opened = open_session(
             lambda provider: checked(variants[variant_for(provider)].file), device=device, threads=threads
         )
-        lanes = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
+        at_once = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
         name = variant_for(opened.provider)
         chosen_by = {each.variant for each in (*manifest.task.points, manifest.task.abstain) if each is not None}
         if others := sorted(chosen_by - {name, ""}):
@@ -170,16 +170,25 @@ class Engine:
             manifest.temperature,
             variant=name,
             manifest=manifest,
-            beside=_share_of(opened, lanes),
-            lanes=lanes,
+            beside=_share_of(opened, at_once),
+            lanes=at_once,
         )
         if (second := variants[name].second) is not None:
+            path = checked(second.file)
             try:
-                engine._add(second, checked(second.file))
+                engine._add(second, path)
             except KdcError as error:
                 if device != "auto" or opened.provider == CPU_PROVIDER:
                     raise
-                on_cpu = cls.load(folder, device="cpu", threads=threads, lanes=lanes, verify=verify)
+                on_cpu = cls.load(
+                    folder,
+                    variant=variant,
+                    device="cpu",
+                    threads=threads,
+                    lanes=lanes,
+                    verify=verify,
+                    expect_sha256=expect_sha256,
+                )
                 on_cpu.notes = (f"running on the CPU: {error.what}: {error.given}", *on_cpu.notes)
                 return on_cpu
         return engine

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,10 @@ from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import Manifest, Second, TaskInfo, Variant
 from kdc.cli import app
 from kdc.common.errors import KdcError
+from kdc.serving.engine import engine as engine_module
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.providers import OpenSession, open_session
 from kdc.serving.http.model import Model
 from kdc.serving.http.queue import Overloaded
 from kdc.serving.http.settings import ServeSettings
@@ -164,6 +167,26 @@ def test_sure_rows_do_not_wait_for_the_second_model(artifact: Path, monkeypatch:
         await model.close()
 
     asyncio.run(both())
+
+
+def test_where_the_second_model_does_not_start_on_the_gpu_both_run_on_the_cpu(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a start that fails, or one that forgets what was asked for. The GPU is made up."""
+
+    def opened(file_for: Any, *, device: str, **how: Any) -> OpenSession:
+        if device == "cuda":
+            raise KdcError("CUDA did not take effect", given="no memory")
+        session = open_session(file_for, device="cpu", **how)
+        return session if device == "cpu" else dataclasses.replace(session, provider="CUDAExecutionProvider")
+
+    monkeypatch.setattr(engine_module, "open_session", opened)
+    with Engine.load(artifact, variant="cascade", device="auto", threads=2, lanes=2) as engine:
+        assert (engine.provider, engine.variant, engine.lanes) == ("CPUExecutionProvider", "cascade", 2)
+        assert "no memory" in engine.notes[0]
+        np.testing.assert_allclose(engine.predict(TEXTS), by_hand(TEXTS)[0], atol=1e-5)
+    with pytest.raises(KdcError, match="CUDA did not"):
+        Engine.load(artifact, variant="cascade", device="cuda", threads=1)
 
 
 def test_a_changed_second_model_is_refused(tmp_path: Path) -> None:
