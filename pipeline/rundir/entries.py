@@ -223,13 +223,19 @@ def _onnx_entries(run: Run, notes: list[str]) -> dict[str, Entry]:
             continue
         entries[name] = entry(file, exported, "cpu")
         if run.device == "cuda" and file.name != INT8_ONNX:
-            try:
-                entries[f"{name} (cuda)"] = entry(file, exported, "cuda")
-            except KdcError as error:
-                if run.config.run.device == "cuda":
-                    raise
-                notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
+            entries |= _cuda_entry(run, name, partial(entry, file, exported), notes)
     return entries
+
+
+def _cuda_entry(run: Run, name: str, entry: Callable[[Device], Entry], notes: list[str]) -> dict[str, Entry]:
+    """An entry on CUDA under its name; none, with a note why, where it does not start and nobody asked for it."""
+    try:
+        return {f"{name} (cuda)": entry("cuda")}
+    except KdcError as error:
+        if run.config.run.device == "cuda":
+            raise
+        notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
+        return {}
 
 
 def _cascade_entries(run: Run, entries: Mapping[str, Entry], notes: list[str]) -> dict[str, Entry]:
@@ -251,12 +257,7 @@ def _cascade_entries(run: Run, entries: Mapping[str, Entry], notes: list[str]) -
         found[name] = entry(name, pair, "cpu")
         if name == CASCADE_FP32:  # which is for a GPU
             found[name].timed, found[name].memory = False, None
-            try:
-                found[f"{name} (cuda)"] = entry(name, pair, "cuda")
-            except KdcError as error:
-                if run.config.run.device == "cuda":
-                    raise
-                notes.append(f"{name} was not measured on CUDA: {error.what} ({error.given})")
+            found |= _cuda_entry(run, name, partial(entry, name, pair), notes)
     return found
 
 
