@@ -247,6 +247,8 @@ def _leave() -> None:
 
 
 def _lost(how: object) -> Lost:
+    if signal.getsignal(signal.SIGTERM) is _stopped:  # it would cut off what this process tells of its end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return Lost("another process of this run was lost; finished stages and checkpoints are kept", given=how)
 
 

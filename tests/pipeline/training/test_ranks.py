@@ -167,6 +167,22 @@ def test_a_process_that_was_not_launched_with_others_is_alone(monkeypatch: pytes
     assert (ranks.rank(), ranks.size()) == (0, 1)
 
 
+def test_a_process_that_tells_of_a_loss_is_not_cut_off_by_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher stops all processes when one is lost; its signal may come while another tells how to go on."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_: None)
+    monkeypatch.setattr("torch.distributed.new_group", lambda **_: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ranks.join("cpu")
+        with pytest.raises(ranks.Lost):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.slow
 def test_gradient_checkpointing_trains_to_the_same(tmp_path: Path) -> None:
     teacher = inputs(tmp_path)
