@@ -210,6 +210,13 @@ COMPRESS = (
         "the artifact of another run on the same rows (default: auto where a contract's student is searched for).",
         keys=("cascade.second",),
     ),
+    Setting(
+        "long",
+        str,
+        "What becomes of texts with more tokens than the model takes at once: cut (default), or windows, whose answers "
+        "become one.",
+        keys=("long.mode",),
+    ),
     Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
     Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
     *LIMITS,

@@ -43,6 +43,7 @@ def render(manifest: Manifest) -> str:
     """What the artifact is, where it comes from and what was measured, in lines for a person."""
     task, lineage, length = manifest.task, manifest.lineage, manifest.tokenizer.max_length
     columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
+    windows = "" if manifest.tokenizer.long is None else f" in a window; {manifest.tokenizer.long.text}"
     lines = [
         f"task        {task.name} ({task.kind}): {columns} -> {', '.join(task.labels) or 'a number'}",
         f"made        {manifest.created} by kdc {manifest.kdc_version}",
@@ -53,7 +54,7 @@ def render(manifest: Manifest) -> str:
         f"data        {lineage.data_fingerprint}",
         f"packages    {', '.join(f'{name} {version}' for name, version in lineage.packages.items())}",
         f"judged on   {lineage.cpu}" + (f", {lineage.gpu}" if lineage.gpu else ""),
-        f"length      at most {length} tokens; calibration temperature {manifest.temperature:.3f}",
+        f"length      at most {length} tokens{windows}; calibration temperature {manifest.temperature:.3f}",
         "loads       " + ", ".join(f"{variant} on {provider}" for provider, variant in manifest.providers.items()),
         f"files       {len(manifest.files)}, all hashes match",
         *(f"            {name}  {file.size} bytes  {file.sha256[:16]}" for name, file in manifest.files.items()),

@@ -27,6 +27,9 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 # the same two in fp32.
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | int | str | None
+Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows become one
+MOST_WINDOWS = 64
+LEAST_WINDOW = 16  # tokens of a window, of which special tokens and what is kept leave room for some of the text
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # An artifact is one flat folder, so that no file name can lead out of it.
@@ -119,6 +122,26 @@ class FileInfo(Frozen):
     size: int = Field(ge=0)
 
 
+class LongTexts(Frozen):
+    """How a row is answered that has more tokens than `TokenizerInfo.max_length`: in windows of that length, each like
+    a row of its own, whose answers become one (`kdc.serving.engine.long_texts`)."""
+
+    stride: int = Field(ge=1)  # tokens from the beginning of one window to that of the next
+    windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row at most; what is longer is cut
+    keep: int = Field(default=0, ge=0)  # first tokens of the text, such as a title, that stand in every window
+    join: tuple[Join, ...] = ("mean",)  # the way of each output, or one for all
+
+    def longest(self, max_length: int) -> int:
+        """Tokens of the longest row that is not cut."""
+        return max_length + (self.windows - 1) * self.stride
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        kept = f", the first {self.keep} in each" if self.keep else ""
+        return f"up to {self.windows} windows, {self.stride} tokens apart{kept}, joined by {', '.join(self.join)}"
+
+
 class TokenizerInfo(Frozen):
     """How rows are cut and padded, which `tokenizer.json` alone does not say."""
 
@@ -129,11 +152,23 @@ class TokenizerInfo(Frozen):
     token_type_ids: bool  # whether the graph takes token types (DistilBERT's does not)
     pad_side: Literal["left", "right"] = "right"  # the side that is padded
     truncation_side: Literal["left", "right"] = "right"  # the side that is cut
+    long: LongTexts | None = None  # how longer rows are answered; None where they are cut, as in older artifacts
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included."""
+        return self.max_length if self.long is None else self.long.longest(self.max_length)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Inputs of the graph that such a tokenizer feeds, in order."""
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_type_ids else ())
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        if self.long is not None and self.max_length < LEAST_WINDOW:
+            raise ValueError(f"windows of {self.max_length} tokens; they have at least {LEAST_WINDOW}")
+        return self
 
 
 class Second(Frozen):
@@ -230,6 +265,10 @@ class Manifest(Frozen):
                 raise ValueError(f"provider {provider} names the variant {chosen!r}, which variants does not list")
         if self.input_names != self.tokenizer.input_names:
             raise ValueError(f"input_names {self.input_names} does not fit the tokenizer {self.tokenizer.input_names}")
+        if (long := self.tokenizer.long) is not None:
+            ways = 1 if self.task.kind == "classification" else self.task.outputs
+            if len(long.join) not in (1, ways) or (self.task.kind == "regression" and "noisy-or" in long.join):
+                raise ValueError(f"the windows of a {self.task.kind} task cannot be joined by {', '.join(long.join)}")
         shares = self.lineage.label_share
         if shares is not None and len(shares) != len(self.task.labels):
             raise ValueError(f"lineage has label shares of {len(shares)} labels, the task has {len(self.task.labels)}")

@@ -40,7 +40,7 @@ from benchmarks.serving.texts import read_rows
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import Encoded, Tokens
+from kdc.serving.engine.long_texts import Encoded, Tokens, spread
 from kdc.serving.http.api import asking, replies, tei
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.registry import MAX_LANES
@@ -193,7 +193,7 @@ def _serialise(engine: Engine, rows: list[Text]) -> float:
 
 
 async def _queue(engine: Engine, rows: list[Text]) -> float:
-    encodings = engine.encode(rows)
+    encodings, _ = spread(engine.encode(rows))
 
     def free(batch: object) -> np.ndarray:
         return np.zeros((len(batch), 2), np.float32)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.neighbour import busy_neighbour
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.tokenizing import Tokens
+from kdc.serving.engine.long_texts import Tokens
 
 _PASSES, _BEFORE = 100, 150  # that are timed in a turn, and that go before: the engine's look is among them
 

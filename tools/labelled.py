@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract
 from kdc.artifact.decision import Abstention, OperatingPoint, decision_table
-from kdc.artifact.manifest import Device, Manifest, TaskInfo
+from kdc.artifact.manifest import Device, Manifest, TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.tables import aligned
@@ -29,6 +29,7 @@ from kdc.pipeline.quality.operating import having, rates
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.long_texts import joined, spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 _BATCH = 32
@@ -151,7 +152,7 @@ def compare_again(
     else:
         if contract.limits.max_drop is not None and teacher is not None:
             _refuse_better_baseline(artifact, engine.manifest, contract)
-            other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info.max_length))
+            other = Other("teacher", _teacher_logits(texts, task, teacher, engine.tokenizer_info))
         with contextlib.suppress(KdcError):  # the rows may be those of the evaluation all the same
             _, groups = _kept_answers(artifact, engine.manifest, texts, contract)
             look = _look_of(engine)
@@ -261,8 +262,9 @@ def _refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract:
         )
 
 
-def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, max_length: int) -> NDArray[np.float32]:
-    """Have a fine-tuned teacher answer the rows, cut to `max_length` tokens or to what it takes: (rows, outputs)."""
+def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: TokenizerInfo) -> NDArray[np.float32]:
+    """Have a fine-tuned teacher answer the rows, cut or divided as the artifact does it or to what it takes: (rows,
+    outputs)."""
     import torch
 
     from kdc.pipeline.models import loading
@@ -270,14 +272,19 @@ def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, max_length:
 
     model = load_finetuned(teacher, task, None).eval()
     tokenizer = loading.load_tokenizer(teacher)
-    longest = min(max_length, loading.longest_input(model.config, tokenizer))
-    info = tokenizer_info(tokenizer, max_length=longest, token_type_ids="token_type_ids" in tokenizer.model_input_names)
+    longest = min(like.max_length, loading.longest_input(model.config, tokenizer))
+    typed = "token_type_ids" in tokenizer.model_input_names
+    info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
     parts = []
     for start in range(0, len(texts), _BATCH):
-        feeds = pad(rows.encode(texts[start : start + _BATCH]), info)
+        encodings = rows.encode(texts[start : start + _BATCH])
+        feeds = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
         with torch.inference_mode():
-            parts.append(model(**{name: torch.from_numpy(values) for name, values in feeds.items()}).logits.numpy())
+            logits = model(**feeds).logits.numpy()
+        parts.append(
+            joined(logits, spread(encodings)[1], like.long.join, task.kind) if like.long is not None else logits
+        )
     return np.concatenate(parts)

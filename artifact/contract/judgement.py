@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.required import Found, judge_found
-from kdc.artifact.contract.terms import LONGEST, Contract, Costs, Quality, Verdict
+from kdc.artifact.contract.terms import MOST_TOKENS, Contract, Costs, Quality, Verdict
 from kdc.common.frozen import Frozen
 
 _POWER = 0.8
@@ -26,7 +26,7 @@ class Judgement(Frozen):
     # threads of a forward pass when it was timed; None in artifacts of versions that did not record it
     threads: int | None = Field(default=None, ge=1, le=1024)
     # tokens of the rows that were timed, so that other rows of these lengths can stand for them
-    lengths: tuple[Annotated[int, Field(ge=1, le=LONGEST)], ...] = Field(min_length=1, max_length=100)
+    lengths: tuple[Annotated[int, Field(ge=1, le=MOST_TOKENS)], ...] = Field(min_length=1, max_length=100)
     costs: Costs  # measured under the contract's conditions
     quality: Quality | None = None  # the student beside its teacher; None where `max_drop` was not asked for
     required: tuple[Found, ...] = ()  # what was counted for each of the contract's requirements

@@ -18,7 +18,8 @@ from kdc.common.frozen import Frozen
 Verdict = Literal["pass", "fail", "not shown"]
 Evidence = Literal["interval", "point"]
 Against = Literal["best", "teacher"]
-LONGEST = 8192  # tokens of a row
+LONGEST = 8192  # tokens that a model takes at once
+MOST_TOKENS = 64 * LONGEST  # of a row in windows
 _LONGEST_TEXT = 1000  # characters of a requirement
 EXIT_CODES: dict[str, int] = {"pass": 0, "fail": 3, "not shown": 4}
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof, Texts
+from kdc.artifact.manifest import MOST_WINDOWS, Join, LongTexts
 from kdc.common.frozen import Frozen
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.presets import without_layers
@@ -108,6 +109,40 @@ class DataSettings(Section):
         return self
 
 
+class LongSettings(Section):
+    """What becomes of rows with more tokens than `data.max_length`."""
+
+    mode: Literal["cut", "windows"] = Field(
+        "cut", description="cut them, or answer them by windows of that length, whose answers become one"
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        description="tokens from the beginning of one window to that of the next (default: three quarters of a window)",
+    )
+    windows: int = Field(8, ge=2, le=MOST_WINDOWS, description="windows of a row at most; what is longer is cut")
+    keep: int = Field(0, ge=0, description="first tokens of a text, such as its title, that stand in every window")
+    join: Literal["auto"] | Join = Field(
+        "auto",
+        description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
+        "then what gives the teacher the least loss on the tuning slice, for each label of a multi-label task",
+    )
+
+    @property
+    def trained_join(self) -> tuple[Join, ...] | None:
+        """How the windows of a teacher's rows are joined in its training; None where rows are cut."""
+        if self.mode == "cut":
+            return None
+        return ("mean" if self.join == "auto" else self.join,)
+
+    def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
+        """The windows of so many tokens; None where rows are cut."""
+        if self.mode == "cut":
+            return None
+        stride = self.stride or 3 * max_length // 4
+        return LongTexts(stride=stride, windows=self.windows, keep=self.keep, join=join)
+
+
 class LoraSettings(Section):
     """Low-rank adapters (LoRA). The names are those of PEFT's `LoraConfig`."""
 
@@ -173,6 +208,11 @@ class TrainSettings(Section):
     )
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
+    )
+    window_loss: Literal["row", "each"] = Field(
+        "row",
+        description="of a row in windows (--long windows): the loss of the answer that is made of all (row), or of "
+        "each window's, as if its label were the row's (each)",
     )
 
     @model_validator(mode="after")
@@ -460,6 +500,7 @@ class Config(Section):
 
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
+    long: LongSettings = LongSettings()
     baselines: BaselinesSettings = BaselinesSettings()
     teacher: TeacherSettings = TeacherSettings()
     targets: TargetsSettings = TargetsSettings()

@@ -1,6 +1,7 @@
 """Tokenises all splits once: unpadded, cut, special tokens included. Of every row, two integers stay in memory.
 
-Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`.
+Reads `rows/<split>/` of the data stage and writes `tokens-<role>/<split>/`. Where long rows are answered in windows,
+`input_ids` has those of a row one after another, `length` is of all, and `windows` has the length of each.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import itertools
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.artifact.manifest import TokenizerInfo
+from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import write_dataset
 from kdc.pipeline.data.sources import SPLITS
 from kdc.pipeline.results import Lengths, TokenCounts
+from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def tokenise(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     on_rows: Callable[[int, int], None] | None = None,
+    long: LongTexts | None = None,
 ) -> dict[str, TokenCounts]:
     """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
 
@@ -50,6 +53,7 @@ def tokenise(
         tokenizer: a fast one.
         max_length: tokens after which a text, or both texts of a pair together, are cut.
         on_rows: called with (rows done, rows in all) after each batch.
+        long: the windows of longer rows; None cuts them.
 
     Returns:
         for each split how many rows and tokens there are, and how long the rows were.
@@ -67,7 +71,8 @@ def tokenise(
             remedy="use a model with a tokenizer.json, or install what converts it: pip install sentencepiece tiktoken",
         )
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"))
+    cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"), long)
+    longest = max_length if long is None else long.longest(max_length)
     with_types = "token_type_ids" in tokenizer.model_input_names
     places = {name: folder / "rows" / name for name in SPLITS}
     splits = {name: datasets.load_from_disk(str(place)) for name, place in places.items() if place.is_dir()}
@@ -79,7 +84,7 @@ def tokenise(
     def tokenised(schema: pa.Schema, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
         nonlocal done
         for batch in _batches(rows):
-            columns, lengths = _encode(batch, cutter)
+            columns, lengths = _encode(batch, cutter, in_windows=long is not None)
             cut.extend(columns["length"])
             uncut.extend(lengths)
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
@@ -89,15 +94,28 @@ def tokenise(
                 on_rows(done, total)
 
     for name, rows in splits.items():
-        schema, cut, uncut = _schema(rows, with_types=with_types), array("i"), array("i")
+        schema = _schema(rows, with_types=with_types, in_windows=long is not None)
+        cut, uncut = array("i"), array("i")
         write_dataset(partial / name, tokenised(schema, cut, uncut))
-        counts[name] = _count(cut, uncut, max_length)
+        counts[name] = _count(cut, uncut, longest)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
 
 
-def tokenizer_info(tokenizer: Any, *, max_length: int, token_type_ids: bool) -> TokenizerInfo:
+def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The windows of tokenised rows, each as a row with the columns `input_ids` and maybe `token_type_ids`."""
+    found = []
+    for row in rows:
+        ends = np.cumsum(row.get("windows", [len(row["input_ids"])])).tolist()
+        for start, end in itertools.pairwise([0, *ends]):
+            found.append({name: row[name][start:end] for name in ("input_ids", "token_type_ids") if name in row})
+    return found
+
+
+def tokenizer_info(
+    tokenizer: Any, *, max_length: int, token_type_ids: bool, long: LongTexts | None = None
+) -> TokenizerInfo:
     """How a fast tokenizer cuts and pads rows, as the artifact describes it."""
     return TokenizerInfo(
         max_length=max_length,
@@ -106,6 +124,7 @@ def tokenizer_info(tokenizer: Any, *, max_length: int, token_type_ids: bool) -> 
         token_type_ids=token_type_ids,
         pad_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
+        long=long,
     )
 
 
@@ -121,10 +140,11 @@ def _count(cut: array[int], uncut: array[int], max_length: int) -> TokenCounts:
     )
 
 
-def _schema(rows: datasets.Dataset, *, with_types: bool) -> pa.Schema:
+def _schema(rows: datasets.Dataset, *, with_types: bool, in_windows: bool) -> pa.Schema:
     fields = [pa.field("row", pa.int64()), pa.field("input_ids", pa.list_(pa.int32()))]
     fields += [pa.field("token_type_ids", pa.list_(pa.int8()))] if with_types else []
     fields += [pa.field("length", pa.int32())]
+    fields += [pa.field("windows", pa.list_(pa.int32()))] if in_windows else []
     if "label" in rows.column_names:
         fields.append(rows.features.arrow_schema.field("label"))
     return pa.schema(fields)
@@ -142,7 +162,7 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def _encode(batch: pa.Table, cutter: RowTokenizer) -> tuple[dict[str, Any], list[int]]:
+def _encode(batch: pa.Table, cutter: RowTokenizer, *, in_windows: bool) -> tuple[dict[str, Any], list[int]]:
     """The columns of a batch of tokens, and how long its rows were before the cut."""
     texts: list[Text] = batch["text"].to_pylist()
     if "text_pair" in batch.column_names:
@@ -152,4 +172,6 @@ def _encode(batch: pa.Table, cutter: RowTokenizer) -> tuple[dict[str, Any], list
     columns["input_ids"] = [encoding.ids for encoding in encodings]
     columns["token_type_ids"] = [encoding.type_ids for encoding in encodings]
     columns["length"] = [len(encoding) for encoding in encodings]
+    if in_windows:
+        columns["windows"] = [[len(part) for part in spread([encoding])[0]] for encoding in encodings]
     return columns, lengths

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
@@ -33,7 +34,8 @@ log = logging.getLogger("kdc")
 # Architectures whose positions start after the id of padding.
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "xmod")
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-_PROBLEM = {
+# Kinds of tasks by the names that transformers' configs have for them.
+PROBLEMS: dict[Kind, str] = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
     "regression": "regression",
@@ -123,7 +125,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
             num_labels=task.outputs,
             id2label=dict(enumerate(names)),
             label2id={name: index for index, name in enumerate(names)},
-            problem_type=_PROBLEM[task.kind],
+            problem_type=PROBLEMS[task.kind],
         )
         if dropout is not None:
             _set_dropout(config, dropout)

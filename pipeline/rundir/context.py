@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdc.artifact.manifest import Device, TokenizerInfo
+from kdc.artifact.manifest import Device, Join, LongTexts, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData, open_data
+from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.results import ModelResult, SearchResult
 from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON, VOCABULARY
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.environment import Environment
+from kdc.pipeline.training.joining import join_of
 from kdc.pipeline.training.students import distil
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from kdc.serving.engine.engine import Engine
 
 
@@ -44,6 +48,10 @@ class Run:
     def folder(self, stage: str) -> Path:
         """Where a finished stage keeps its files."""
         return self.root / stage
+
+    def long(self, max_length: int, config: PretrainedConfig) -> LongTexts | None:
+        """The windows of a model's rows, of so many tokens; None where rows are cut."""
+        return self.config.long.of(max_length, join_of(config))
 
     def data(self) -> PreparedData:
         """The rows that stage `data` made."""
@@ -85,9 +93,17 @@ class Run:
             cut_from=self.cut_from(student),
             vocabulary=self.vocabulary,
             role=self.role_of(student.model),
+            join=self.join,
             progress=self.progress,
             unlabeled=unlabeled,
         )
+
+    @property
+    def join(self) -> tuple[Join, ...] | None:
+        """How the windows of a student's rows are joined: as the teacher's. None where rows are cut."""
+        if self.config.long.mode == "cut" or self.config.teacher.scores is not None:
+            return self.config.long.trained_join
+        return join_of(load_config(str(self.folder("teacher") / "model")))
 
     @property
     def environment(self) -> Environment:

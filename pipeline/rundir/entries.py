@@ -49,9 +49,11 @@ from kdc.pipeline.rundir.files import (
 )
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.joining import logits_of
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import load_student
 from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 Answer = Callable[[list[Text]], NDArray[np.float32]]
@@ -78,7 +80,7 @@ def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
     """Teacher, student with adapters, merged student, and the controls that there are."""
-    torch_entry = partial(_torch_entry, run.data(), run.result(DataResult).max_length, run.device)
+    torch_entry = partial(_torch_entry, run, run.data(), run.result(DataResult).max_length)
     merged, student, role = run.folder("merge") / "model", run.folder("student"), run.student_role
     entries = {
         "teacher": _teacher_entry(run, torch_entry),
@@ -95,9 +97,9 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 
 
 def _torch_entry(
+    run: Run,
     data: PreparedData,
     max_length: Mapping[str, int],
-    device: str,
     folder: Path,
     role: str,
     *,
@@ -108,17 +110,21 @@ def _torch_entry(
     its size. The role is whose tokens it takes, by which the longest rows are known too."""
     if model is None:
         model = loading.load_model(str(folder), data.task).model
+    device = run.device
     model = model.to(device).eval()
     tokenizer = loading.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
-    info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed)
+    long = run.long(max_length[role], model.config)
+    info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed, long=long)
     rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:
-        feeds = pad(rows.encode(texts), info)
-        batch = {name: torch.from_numpy(values).to(device) for name, values in feeds.items()}
+        encodings = rows.encode(texts)
+        batch = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
+        if long is not None:
+            batch["windows"] = torch.tensor(spread(encodings)[1])
         with torch.inference_mode():
-            return model(**batch).logits.float().cpu().numpy()
+            return logits_of(model, batch).cpu().numpy()
 
     size = sum(file.stat().st_size for file in (weights or folder).glob("*.safetensors"))
     files = ModelFiles(

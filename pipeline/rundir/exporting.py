@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kdc.pipeline.data.prepared import texts_of
-from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.data.tokens import apart, tokenizer_info
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
@@ -56,13 +56,13 @@ def export_model(run: Run, model: Path, out: Path, *, role: str) -> Exported:
     tokens = run.data().tokens(role, "tune")
     typed = "token_type_ids" in tokens.column_names
     exporter = export_onnx(model, out / FP32_ONNX, exporter=run.config.export.exporter, token_type_ids=typed)
-    info = tokenizer_info(
-        tokenizer, max_length=max_length, token_type_ids="token_type_ids" in graph_inputs(out / FP32_ONNX)
-    )
+    typed = "token_type_ids" in graph_inputs(out / FP32_ONNX)
+    long = run.long(max_length, loading.load_config(str(model)))
+    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
     (out / TOKENIZER_INFO).write_text(info.model_dump_json(indent=2), encoding="utf-8")
     tokenizer.backend_tokenizer.save(str(out / TOKENIZER_JSON), pretty=False)  # a third smaller
 
-    rows = [tokens[index] for index in range(min(_ROWS, len(tokens)))]
+    rows = apart(tokens[index] for index in range(min(_ROWS, len(tokens))))
     longest = min(max_length, _LONGEST)
     batches = list(parity_batches(rows, pad_id=info.pad_id, max_length=longest, seed=run.config.run.seed))
     answer = onnx_logits(out / FP32_ONNX)

@@ -44,7 +44,13 @@ def labelled_rows(config: Config) -> dict[str, Any]:
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
         "teacher_models": [loading.fingerprint(source) for source in config.teacher.sources],
+        **_long(config, {"join"}),
     }
+
+
+def _long(config: Config, unused: set[str]) -> dict[str, Any]:
+    """The windows of long rows, where they are not cut, as in runs of before."""
+    return {} if config.long.mode == "cut" else {"long": config.long.model_dump(exclude=unused)}
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def answered_rows(config: Config) -> dict[str, Any]:
 def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     """Names of settings that runs of before did not have, where they stand at what these did."""
     fields = type(settings).model_fields
-    names = fields.keys() & {"kept_step", "vocabulary"}
+    names = fields.keys() & {"kept_step", "vocabulary", "window_loss"}
     return {name for name in names if getattr(settings, name) == fields[name].default}
 
 
@@ -79,6 +85,7 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
         "model": _model_of(config, settings),
         "seed": config.run.seed,
         "precision": config.run.precision,
+        **_long(config, set()),
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import set_seed
 
 from kdc.artifact.contract.terms import Contract, Costs
-from kdc.artifact.manifest import TokenizerInfo
+from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import SHALLOW, UNCUT, Config, is_of_teacher, is_shallow
@@ -173,7 +173,8 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
     max_length = run.result(DataResult).max_length[role]
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
         folder = Path(name)
-        info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter)
+        long = config.long.of(max_length)
+        info = _export(model, source, folder, max_length=max_length, exporter=config.export.exporter, long=long)
         rows, seed = config.quantize.calibration_rows, config.run.seed
         batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
         variants: dict[str, Costs | NotMeasured] = {}
@@ -203,7 +204,9 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
     return StudentCosts(parameters=parameters, variants=variants)
 
 
-def _export(model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter) -> TokenizerInfo:
+def _export(
+    model: Any, source: str, folder: Path, *, max_length: int, exporter: Exporter, long: LongTexts | None
+) -> TokenizerInfo:
     """Write `fp32.onnx` and `tokenizer.json` into the folder; the tokenizer is that of the source."""
     tokenizer = loading.load_tokenizer(source)
     model.save_pretrained(folder / "model")
@@ -212,7 +215,7 @@ def _export(model: Any, source: str, folder: Path, *, max_length: int, exporter:
     typed = "token_type_ids" in tokenizer.model_input_names
     export_onnx(folder / "model", folder / "fp32.onnx", exporter=exporter, token_type_ids=typed)
     typed = "token_type_ids" in graph_inputs(folder / "fp32.onnx")
-    return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed)
+    return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
 
 
 def _converted(folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]], bits: VectorBits) -> Path:

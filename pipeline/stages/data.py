@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kdc.artifact.manifest import LEAST_WINDOW, LongTexts
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.aims import abstain_of, aims_of, required_label
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
@@ -60,7 +61,8 @@ def run(run: Run, out: Path) -> DataResult:
         tokenizer = loading.load_tokenizer(source)
         longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
-        tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress)
+        long = _windows(config, task, max_length[role])
+        tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress, long=long)
     if "student" not in sources:  # it is made of the teacher, and takes the same tokens, or the same tokenizer's
         max_length["student"] = max_length["teacher"]
         if config.student.vocabulary == "all":
@@ -69,12 +71,39 @@ def run(run: Run, out: Path) -> DataResult:
         else:
             _make_vocabulary(run, out)
             tokenizer = loading.load_tokenizer(str(out / VOCABULARY))
-            tokens["student"] = tokenise(out, "student", tokenizer, max_length["student"], on_rows=run.progress)
+            longest, long = max_length["student"], config.long.of(max_length["student"])
+            tokens["student"] = tokenise(out, "student", tokenizer, longest, on_rows=run.progress, long=long)
 
     rows = ", ".join(f"{name} {split.rows}" for name, split in tokens["teacher"].items())
     cut = sum(split.truncated for split in tokens["teacher"].values())
-    headline = f"{task.name}, {rows} rows; {cut} longer than {max_length['teacher']} tokens were cut"
+    long = config.long.of(max_length["teacher"])
+    longest = max_length["teacher"] if long is None else long.longest(max_length["teacher"])
+    headline = f"{task.name}, {rows} rows; {cut} longer than {longest} tokens were cut"
     return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
+
+
+def _windows(config: Config, task: Task, max_length: int) -> LongTexts | None:
+    """The windows of rows of more than so many tokens; None where these are cut.
+
+    Raises:
+        InputError: the settings leave no room in a window, or do not fit the task.
+    """
+    long = config.long.of(max_length)
+    if long is None:
+        return None
+    problem = remedy = ""
+    if max_length < LEAST_WINDOW:
+        problem, remedy = "windows of so few tokens hold too little", f"--set data.max_length={LEAST_WINDOW} or more"
+    elif long.stride > max_length:
+        problem, remedy = "text between two windows would be left out", f"--set long.stride={max_length} or less"
+    elif 2 * long.keep > max_length:
+        problem, remedy = "what is kept leaves no room in a window", f"--set long.keep={max_length // 2} or less"
+    elif task.kind == "regression" and config.long.join == "noisy-or":
+        problem, remedy = "numbers cannot be joined by noisy-or", "--set long.join=mean, max or first"
+    if problem:
+        given = f"windows of {max_length} tokens, {config.long.model_dump(exclude={'mode'})}"
+        raise InputError(problem, given=given, remedy=remedy)
+    return long
 
 
 def _make_vocabulary(run: Run, out: Path) -> None:

@@ -32,9 +32,10 @@ from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.callbacks import Diverged
 from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits, score_model
+from kdc.pipeline.training.joining import join_of
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
-from kdc.pipeline.training.teachers import load_finetuned, train_teacher
+from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
 
 _ATTEMPTS = "attempts.json"  # what was tried for the first teacher, where fine-tuning did not beat the baselines
 _PROBE_CHECKPOINTS = "checkpoints-probe"  # of the training that begins from the probe's head
@@ -92,14 +93,37 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
         if settings.search == "quick":
             settings = _with_rates(run, source, role, target.with_name(f"rates-{role}.json"))
         model, result = train_teacher(
-            source, settings, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
+            source,
+            settings,
+            data,
+            run.environment,
+            role=role,
+            checkpoints=checkpoints,
+            progress=run.progress,
+            join=run.config.long.trained_join,
         )
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
             model, result = _or_from_probe(run, settings, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
+    result = _with_join(run, model, result, Rows([data.tokens(role, "tune")]), pad_id)
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
+
+
+def _with_join(run: Run, model: Any, result: ModelResult, tune: Rows, pad_id: int) -> ModelResult:
+    """The model's result once it joins the windows of its rows by the way that is best on the tuning slice."""
+    if run.config.long.mode == "cut" or run.config.long.join != "auto":
+        return result
+    task = run.data().task
+    if choose_join(model.to(run.device), tune, task, pad_id):
+        scored = score_model(model, tune, task, pad_id)
+        result = scored.model_copy(update={"training": result.training})
+    model.to("cpu")
+    ways = dict(zip(task.labels, join_of(model.config), strict=True)) if task.kind == "multilabel" else {}
+    chosen = ", ".join(f"{label} by {way}" for label, way in ways.items()) or f"by {join_of(model.config)[0]}"
+    run.say(f"teacher: the answers of a row's windows are joined {chosen}")
+    return result
 
 
 def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettings:
@@ -126,7 +150,14 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
             shutil.rmtree(checkpoints, ignore_errors=True)
             try:
                 _, result = train_teacher(
-                    source, tried, data, run.environment, role=role, checkpoints=checkpoints, progress=run.progress
+                    source,
+                    tried,
+                    data,
+                    run.environment,
+                    role=role,
+                    checkpoints=checkpoints,
+                    progress=run.progress,
+                    join=run.config.long.trained_join,
                 )
                 assert result.training is not None
                 losses[name] = result.training.history.tune_loss[-1][1]
@@ -170,6 +201,7 @@ def _or_from_probe(
         checkpoints=checkpoints,
         progress=run.progress,
         head=head,
+        join=run.config.long.trained_join,
     )
     tries = {
         "fine-tuned": (model, result),

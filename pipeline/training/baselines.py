@@ -125,6 +125,7 @@ class Encoder:
         self.environment = environment
         self.model = loading.load_model(source, task, pooling="mean").model.to(environment.device)
         self.model.classifier = torch.nn.Identity()
+        self.model.config.problem_type = loading.PROBLEMS["regression"]  # of a long row's windows the mean of vectors
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
         self.apart = apart

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.data.tokens import apart
 
 
 class Rows(Dataset):
@@ -18,7 +19,8 @@ class Rows(Dataset):
 
     Args:
         parts: `datasets.Dataset`s with the columns `row` (the row id), `input_ids`, `length`, and maybe
-            `token_type_ids` and `label`. The rows of a part without `label` are unlabelled.
+            `token_type_ids`, `windows` (see `kdc.pipeline.data.tokens`) and `label`. The rows of a part without `label`
+            are unlabelled.
         teacher_logits: (row ids, outputs), indexed by row id; may be memory-mapped.
 
     Another process is sent rows that were `read` as the names of their files, which it opens itself.
@@ -84,24 +86,28 @@ class Rows(Dataset):
 @dataclass(frozen=True)
 class Collator:
     """Turns rows into padded tensors: input_ids, attention_mask, labels, labelled, and token_type_ids and
-    teacher_logits where the rows have them."""
+    teacher_logits where the rows have them. Of rows in windows the inputs are of all windows, those of a row one after
+    another, and `windows` is how many each row has."""
 
     pad_id: int  # the tokenizer's padding id
     pad_to: int | None = None  # length of every batch in tokens; None pads to the longest row of the batch
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = torch.tensor([row["length"] for row in rows])
+        parts = apart(rows)
+        lengths = torch.tensor([len(part["input_ids"]) for part in parts])
         longest = self.pad_to or int(lengths.max())
-        batch = {
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+        batch = {  # what has a number for each row comes first: the Trainer takes a batch's size from there
             "labels": torch.tensor([row["label"] for row in rows]),
             "labelled": torch.tensor([row["labelled"] for row in rows]),
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
         }
+        if "windows" in rows[0]:
+            batch["windows"] = torch.tensor([len(row["windows"]) for row in rows])
         for name, fill in (("input_ids", self.pad_id), ("token_type_ids", 0)):
-            if name in rows[0]:
-                batch[name] = torch.full((len(rows), longest), fill, dtype=torch.long)
-                for place, row in enumerate(rows):
-                    batch[name][place, : row["length"]] = torch.as_tensor(row[name])
+            if name in parts[0]:
+                batch[name] = torch.full((len(parts), longest), fill, dtype=torch.long)
+                for place, part in enumerate(parts):
+                    batch[name][place, : len(part[name])] = torch.as_tensor(part[name])
         if "teacher_logits" in rows[0]:
             batch["teacher_logits"] = torch.from_numpy(np.stack([row["teacher_logits"] for row in rows]))
         return batch

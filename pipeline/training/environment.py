@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdc.common.pace import is_faster
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.joining import parts_of
 from kdc.pipeline.training.pace import pace
 
 log = logging.getLogger("kdc")
@@ -59,12 +60,11 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
     order = np.argsort(rows.lengths, kind="stable")[len(rows) // 2 :]
     middle = order[: min(_PROBED_ROWS, max(2, _PROBED_TOKENS // int(rows.lengths[order[0]])))]
     batch = Collator(pad_id)(rows.__getitems__(middle.tolist()))
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
     model.train(trains)
 
     def step(way: Environment) -> None:
         with answering(way), torch.inference_mode(not trains):
-            loss = model(**inputs).logits.float().square().mean()
+            loss = parts_of(model, batch).square().mean()
         if trains:
             loss.backward()
             model.zero_grad(set_to_none=True)

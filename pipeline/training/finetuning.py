@@ -57,7 +57,9 @@ def fine_tune(
             then trained on too. None trains on the labels alone.
         unlabeled: False leaves the unlabelled rows out all the same (a control).
     """
-    objective = Objective(data.task, class_weights(settings.class_weights, data))
+    objective = Objective(
+        data.task, class_weights(settings.class_weights, data), each_window=settings.window_loss == "each"
+    )
     if isinstance(settings, StudentSettings):
         objective = replace(objective, alpha=settings.alpha, temperature=settings.temperature)
     splits = ["train", "unlabeled"] if teacher_logits and unlabeled and data.has("unlabeled") else ["train"]

@@ -32,6 +32,7 @@ from kdc.pipeline.training.checkpoints import seal, step_of
 from kdc.pipeline.training.dropout import cheap_dropout
 from kdc.pipeline.training.embeddings import only_met_tokens
 from kdc.pipeline.training.environment import Environment, attention
+from kdc.pipeline.training.joining import joined, parts_of
 from kdc.pipeline.training.losses import distillation_loss, factors_of, label_loss
 from kdc.pipeline.training.pace import pace
 from kdc.pipeline.training.schedule import Deadline, Rate
@@ -62,6 +63,7 @@ class Objective:
     class_weights: tuple[float, ...] | None = None  # factor of each class, see `losses.factors_of`; None: 1
     alpha: float = 0.0  # weight of the teacher's term, 0 to 1; the labels' term has 1 - alpha
     temperature: float = 1.0  # T > 0, by which the logits of both sides are divided
+    each_window: bool = False  # whether each window of a row has the row's loss, and not the answer that is made of all
 
 
 class DistillationTrainer(Trainer):
@@ -113,12 +115,17 @@ class DistillationTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss if the batch has teacher logits, otherwise the loss against the labels."""
-        inputs = dict(inputs)
-        labels, labelled = inputs.pop("labels"), inputs.pop("labelled")
-        teacher_logits = inputs.pop("teacher_logits", None)
+        labels, labelled, teacher_logits = inputs["labels"], inputs["labelled"], inputs.get("teacher_logits")
         self.tokens += inputs["input_ids"].numel()
-        logits = model(**inputs).logits.float()
         goal, task = self.objective, self.objective.task
+        own: Any = self.model
+        parts = parts_of(model, inputs)
+        logits = joined(parts, inputs, own.config)
+        if goal.each_window and model.training and "windows" in inputs:
+            logits, counts = parts, inputs["windows"]
+            labels, labelled = labels.repeat_interleave(counts, 0), labelled.repeat_interleave(counts, 0)
+            if teacher_logits is not None:
+                teacher_logits = teacher_logits.repeat_interleave(counts, 0)
         if task.kind == "regression":
             labels = (labels - task.center) / task.spread
         if teacher_logits is None:

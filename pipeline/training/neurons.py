@@ -9,9 +9,9 @@ import torch
 
 from kdc.pipeline.models.cutting import feed_forwards
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.joining import parts_of
 
 _ROWS = 512
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def neuron_importance(
@@ -27,7 +27,7 @@ def neuron_importance(
 
     Args:
         model: a classifier; it is put into evaluation mode, and is on the CPU afterwards.
-        rows: at most 512 of them are taken, at random.
+        rows: at most 512 of them are taken, at random; each window of a long one counts like a row.
         pad_id: the tokenizer's padding id.
         device: where to compute.
         batch_size: rows at a time.
@@ -43,7 +43,7 @@ def neuron_importance(
             for parts in activations:
                 parts.clear()
             batch = collate(rows.__getitems__(chosen[start : start + batch_size].tolist()))
-            logits = model(**{name: batch[name].to(device) for name in _INPUTS if name in batch}).logits.float()
+            logits = parts_of(model, batch)
             told = _mixed(logits, mixtures, one_label=model.config.problem_type != "multi_label_classification")
             gradients = iter(torch.autograd.grad(told.sum(), [each for parts in activations for each in parts]))
             for total, parts in zip(totals, activations, strict=True):

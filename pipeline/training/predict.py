@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.joining import logits_of, parts_of
 from kdc.pipeline.training.pace import pace
 
 # Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
@@ -16,7 +17,6 @@ _BATCH_SIZE = 64
 
 def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
     """Logits of `WINDOW` rows from `start` on, in row order: (rows, outputs) float32."""
-    device = next(model.parameters()).device
     collate = Collator(pad_id)
     window = np.arange(start, min(start + WINDOW, len(rows)))
     order = window[np.argsort(rows.lengths[window], kind="stable")]
@@ -24,10 +24,9 @@ def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArra
     with torch.inference_mode(), pace().work():
         for at in range(0, len(order), _BATCH_SIZE):
             batch = collate(rows.__getitems__(order[at : at + _BATCH_SIZE].tolist()))
-            inputs = {name: value.to(device) for name, value in batch.items() if name not in ("labels", "labelled")}
             pace().step_begins()
-            parts.append(model(**inputs).logits.float().cpu().numpy())
-            pace().step_ends(inputs["input_ids"].numel())
+            parts.append(logits_of(model, batch).cpu().numpy())
+            pace().step_ends(batch["input_ids"].numel())
     logits = np.empty((len(window), parts[0].shape[1]), dtype=np.float32)
     logits[order - start] = np.concatenate(parts)
     return logits
@@ -38,6 +37,20 @@ def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
     float32."""
     model.eval()
     return np.concatenate([predict_window(model, rows, start, pad_id=pad_id) for start in windows(len(rows))])
+
+
+def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.float32], list[int]]:
+    """The same of each window of a row by itself: logits (windows, outputs), those of a row one after another, and how
+    many each row has, (rows,)."""
+    model.eval()
+    collate = Collator(pad_id)
+    parts, counts = [], list[int]()
+    with torch.inference_mode(), pace().work():
+        for start in range(0, len(rows), _BATCH_SIZE):
+            batch = collate(rows.__getitems__(list(range(start, min(start + _BATCH_SIZE, len(rows))))))
+            parts.append(parts_of(model, batch).cpu().numpy())
+            counts += batch["windows"].tolist() if "windows" in batch else [1] * len(batch["labels"])
+    return np.concatenate(parts), counts
 
 
 def windows(rows: int) -> range:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from kdc.artifact.manifest import Join
 from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task
@@ -45,6 +46,7 @@ def distil(
     cut_from: str,
     vocabulary: Path | None = None,
     role: str,
+    join: tuple[Join, ...] | None = None,
     progress: Progress,
     unlabeled: bool = True,
 ) -> ModelResult:
@@ -57,12 +59,13 @@ def distil(
         cut_from: the model that a student of "layers:...", "conv" or "static" is cut from.
         vocabulary: folder of a smaller one for it (`kdc.pipeline.models.vocabulary`); None keeps the model's.
         role: whose tokens it takes: "teacher" or "student".
+        join: how the windows of its rows are joined; None where rows are cut.
         progress: called with (step, steps).
         unlabeled: see `fine_tune`.
     """
     set_seed(environment.seed)
     new_modules, pad_id = _make_base(
-        settings, data, out, environment, cut_from=cut_from, vocabulary=vocabulary, role=role
+        settings, data, out, environment, cut_from=cut_from, vocabulary=vocabulary, role=role, join=join
     )
     # What is trained is what reading the file gives: an architecture may build a layer by its number.
     student: Any = loading.load_model(str(out / "base"), data.task, dropout=settings.dropout_rate).model
@@ -101,6 +104,7 @@ def _make_base(
     cut_from: str,
     vocabulary: Path | None,
     role: str,
+    join: tuple[Join, ...] | None,
 ) -> tuple[tuple[str, ...], int]:
     """Write the student before its training to `base/`, and return its modules that start at random and its padding
     id. A training that goes on keeps the base that it began with: another machine might choose other neurons."""
@@ -125,6 +129,8 @@ def _make_base(
         importance=first_neurons if begun else importance,
     )
     tokenizer = loading.load_tokenizer(source)
+    if join is not None:
+        loaded.model.config.kdc_join = list(join)
     if not begun:
         loaded.model.save_pretrained(out / "base")
         tokenizer.save_pretrained(out / "base")

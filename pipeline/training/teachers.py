@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
+from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress
 from kdc.pipeline.config.settings import TeacherSettings
@@ -17,8 +19,11 @@ from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.baselines import Linear, with_head
+from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune
+from kdc.pipeline.training.joining import best_join, join_of
+from kdc.pipeline.training.predict import predict_parts
 
 
 def train_teacher(
@@ -31,10 +36,11 @@ def train_teacher(
     checkpoints: Path,
     progress: Progress,
     head: Linear | None = None,
+    join: tuple[Join, ...] | None = None,
 ) -> tuple[Any, ModelResult]:
     """Load a pretrained teacher (path or hub id) and fine-tune it: all weights, or through adapters, which are merged.
-    With a linear probe's head it begins from that head, which reads the mean of the token vectors. For the other
-    arguments see `fine_tune`.
+    With a linear probe's head it begins from that head, which reads the mean of the token vectors. The windows of its
+    rows are joined by `join`; None where rows are cut. For the other arguments see `fine_tune`.
 
     Returns:
         The model, on the CPU, and how it was trained.
@@ -42,6 +48,8 @@ def train_teacher(
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
     loaded = loading.load_model(source, data.task, pooling=pooling, dropout=settings.dropout_rate)
+    if join is not None:
+        loaded.model.config.kdc_join = list(join)
     through_adapters = settings.method == "lora"
     model = loaded.model if head is None else with_head(loaded.model, head)
     if through_adapters:
@@ -59,6 +67,21 @@ def train_teacher(
     )
     model = model.to("cpu")
     return model.merge_and_unload() if through_adapters else model, result
+
+
+def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> bool:
+    """Have a model join the windows of its rows by the way that gives the labels of the tuning slice the least loss.
+
+    Returns:
+        Whether that is another way than before.
+    """
+    parts, counts = predict_parts(model, tune, pad_id=pad_id)
+    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
+    if task.kind == "regression":
+        labels = (labels - task.center) / task.spread
+    before, join = join_of(model.config), best_join(parts, counts, labels, task.kind)
+    model.config.kdc_join = list(join)
+    return join != before
 
 
 def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:
@@ -93,6 +116,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
         else:
             head.weight.copy_(head.weight[order])
             bias.copy_(bias[order])
+    model.config.problem_type = loading.PROBLEMS[task.kind]
     model.config.id2label = dict(enumerate(task.labels or ("score",)))
     model.config.label2id = {name: index for index, name in enumerate(task.labels or ("score",))}
     return model

@@ -14,7 +14,8 @@ from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
 from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import Encoded, is_blank, is_utf8
+from kdc.serving.engine.long_texts import Part
+from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
@@ -37,7 +38,7 @@ class Scorer:
         """Probabilities (rows, outputs) in the order of the texts; numbers for regression. See `Engine.predict`."""
         return self._engine.activated(self._engine.through(self._engine.encode(texts), self._side_by_side))
 
-    def _side_by_side(self, engine: Engine, encodings: Sequence[Encoded]) -> NDArray[np.float32]:
+    def _side_by_side(self, engine: Engine, encodings: Sequence[Part]) -> NDArray[np.float32]:
         """One engine's logits (rows, outputs), by passes on all lanes."""
         logits = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
 
@@ -48,7 +49,7 @@ class Scorer:
         return logits
 
 
-def _batches(encodings: Sequence[Encoded], most: int) -> Iterator[list[int]]:
+def _batches(encodings: Sequence[Part], most: int) -> Iterator[list[int]]:
     """Batches of rows, the longest first, so that no lane works alone at the end on a long one."""
     order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]))
     batch: list[int] = []

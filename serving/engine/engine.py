@@ -31,8 +31,9 @@ from kdc.artifact.manifest import (
 from kdc.common.errors import InputError, KdcError
 from kdc.common.pace import Pace
 from kdc.serving.engine.deciding import decided, in_words, sureness
+from kdc.serving.engine.long_texts import Encoded, Part, Tokens, joined, spread
 from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session, run_bound
-from kdc.serving.engine.tokenizing import Encoded, RowTokenizer, Text, Tokens, checked_rows, pad
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
@@ -288,7 +289,7 @@ class Engine:
         """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Those of a cascade's second
         model are in the first one's scale. Arguments as of `predict`."""
 
-        def in_batches(engine: Engine, encodings: Sequence[Encoded]) -> np.ndarray:
+        def in_batches(engine: Engine, encodings: Sequence[Part]) -> np.ndarray:
             result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
             # Rows of like length share a batch, so that little is computed on padding.
             order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]))
@@ -300,19 +301,26 @@ class Engine:
         return self.through(self.encode(texts), in_batches)
 
     def through(
-        self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Encoded]], np.ndarray]
+        self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]
     ) -> np.ndarray:
         """Logits (rows, outputs) of rows; of a cascade those of the model that answers each row.
 
         Args:
             encodings: as `encode` gives them.
-            answer: asks one engine: its logits of the encodings, in order.
+            answer: asks one engine: its logits of what forward passes take, rows or their windows, in order.
         """
-        logits = answer(self, encodings)
+        parts, counts = spread(encodings)
+        logits = self.joined(answer(self, parts), counts)
         unsure = self.unsure(logits)
         if self.second is not None and len(unsure):
-            logits[unsure] = self.of_second(answer(self.second, [encodings[row] for row in unsure]))
+            parts, counts = spread([encodings[row] for row in unsure])
+            logits[unsure] = self.of_second(self.joined(answer(self.second, parts), counts))
         return logits
+
+    def joined(self, logits: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+        """Logits (rows, outputs) of rows, of those of their windows, (parts, outputs); `counts` has each row's."""
+        long = self.tokenizer_info.long
+        return logits if long is None else joined(logits, counts, long.join, self.task.kind)
 
     def unsure(self, logits: np.ndarray) -> np.ndarray:
         """Places of the rows that go on to a cascade's second model, by the first one's logits (rows, outputs); none
@@ -336,7 +344,7 @@ class Engine:
         return logits * np.float32(self.temperature / self.second.temperature)
 
     def encode(self, texts: Sequence[Text], *, side: str | None = None, first: int = 0) -> list[Encoded]:
-        """Tokenise rows and cut them to the maximum length, without padding.
+        """Tokenise rows and cut them to the maximum length, or divide them into windows of it, without padding.
 
         Args:
             texts: as of `predict`.
@@ -413,7 +421,7 @@ class Engine:
                 given=f"variant {self.variant or 'without a name'} on {self.provider}",
                 remedy="load the variant fp32",
             )
-        return np.asarray(logits, dtype=np.float32)
+        return self.joined(np.asarray(logits, dtype=np.float32), spread(encodings)[1])
 
 
 def _share_of(opened: OpenSession, lanes: int) -> OpenSession | None:

@@ -5,15 +5,15 @@ Needs the `tokenizers` library alone.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from kdc.artifact.manifest import TaskInfo, TokenizerInfo
+from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine.long_texts import Encoded, Part, Tokens, spread, windows_of
 
 Text = str | tuple[str, str]
 
@@ -23,21 +23,6 @@ _FEW_PIECES = 4
 _CHARACTERS = 8
 # A part's tokens are those of the whole text, but for a few where it was cut out: more than this are never seen there.
 _MARGIN = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """The tokens that are left of a long row once it was cut; to be used like the library's `Encoding`."""
-
-    ids: list[int]  # (tokens,) token ids, special tokens included
-    type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
-    overflowing: bool = True  # an `Encoding` has here the pieces that were cut off, none if it was not cut
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-Encoded: TypeAlias = Encoding | Tokens
 
 
 def is_utf8(text: str) -> bool:
@@ -86,7 +71,8 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
 
 
 class RowTokenizer:
-    """Tokenises rows and cuts them to a maximum length; `pad` pads them later. Several threads may share one object.
+    """Tokenises rows and cuts them to a maximum length, or divides longer ones into windows of that length; `pad` pads
+    them later. Several threads may share one object.
 
     Both texts of a pair count towards the maximum length, special tokens included, and the longer text is cut first.
     The result equals the library's own truncation (strategy "longest_first"), but where words are told apart it costs
@@ -95,19 +81,23 @@ class RowTokenizer:
 
     Args:
         tokenizer: this object changes its settings, so nobody else may use it.
-        max_length: tokens of a row after the cut, special tokens included.
+        max_length: tokens of a row after the cut, or of a window, special tokens included.
         truncation_side: "right" cuts the end of a text, "left" its beginning.
+        long: the windows of a longer row; None cuts it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, truncation_side: str = "right") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, truncation_side: str = "right", long: LongTexts | None = None
+    ) -> None:
         self._cutting = tokenizer
+        self._max_length, self._long = max_length, long
+        self._longest = max_length if long is None else long.longest(max_length)  # tokens of a row after the cut
         # A tokenizer.json brings its own settings: the one of all-MiniLM pads every row to 128 tokens.
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
-        self._max_length = max_length
+        tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
         # A text has no more tokens than characters, so with so few characters it has few pieces.
-        self._few_characters = _FEW_PIECES * (max_length + 1)
+        self._few_characters = _FEW_PIECES * (self._longest + 1)
 
     @classmethod
     def read(cls, path: Path, info: TokenizerInfo) -> Self:
@@ -117,7 +107,7 @@ class RowTokenizer:
             KdcError: the file cannot be read.
         """
         try:
-            return cls(Tokenizer.from_file(str(path)), info.max_length, info.truncation_side)
+            return cls(Tokenizer.from_file(str(path)), info.max_length, info.truncation_side, info.long)
         except Exception as error:  # tokenizers raises nothing narrower
             raise KdcError(
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
@@ -138,14 +128,15 @@ class RowTokenizer:
         """Tokenise rows, special tokens included, and cut them. Messages count the rows from `first`.
 
         Returns:
-            one encoding a row. Its `overflowing` is empty unless the row was cut.
+            one encoding a row, or its windows. Its `overflowing` is empty unless the row was cut.
 
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
         """
         long = [place for place, row in enumerate(rows) if self._is_long(row)]
         short = [row for row in rows if not self._is_long(row)] if long else rows
-        encodings: list[Encoded] = [*self._cutting.encode_batch_fast(short)]  # "fast" leaves out the offsets
+        # "Fast" leaves out the offsets.
+        encodings: list[Encoded] = [*map(self._divided, self._cutting.encode_batch_fast(short))]
         for place in long:
             encodings.insert(place, self._encode_long(rows[place]))
         if not all(map(len, encodings)):
@@ -159,7 +150,7 @@ class RowTokenizer:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
         which text has more tokens, since that one is cut first: two long ones are read whole."""
         texts = (row,) if isinstance(row, str) else row
-        most = _CHARACTERS * (self._max_length + _MARGIN)
+        most = _CHARACTERS * (self._longest + _MARGIN)
         while self._splits_words:
             parts = [self._part(text, most) for text in texts]
             longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
@@ -168,7 +159,7 @@ class RowTokenizer:
             (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else tuple(parts)])
             owners = encoding.sequence_ids
             if all(
-                part is text or owners.count(place) - _MARGIN >= max(self._max_length, owners.count(1 - place))
+                part is text or owners.count(place) - _MARGIN >= max(self._longest, owners.count(1 - place))
                 for place, (part, text) in enumerate(zip(parts, texts, strict=True))
             ):
                 return self._cut(encoding)
@@ -209,7 +200,7 @@ class RowTokenizer:
     @functools.cached_property
     def _other_side(self) -> "RowTokenizer":
         """Made from memory, since the file may have been replaced."""
-        return RowTokenizer(self._copy(), self._max_length, "right" if self._side == "left" else "left")
+        return RowTokenizer(self._copy(), self._max_length, "right" if self._side == "left" else "left", self._long)
 
     @functools.cached_property
     def _whole(self) -> Tokenizer:
@@ -222,11 +213,28 @@ class RowTokenizer:
         return Tokenizer.from_str(self._cutting.to_str())
 
     def _cut(self, whole: Encoding) -> Encoded:
-        if len(whole) <= self._max_length:
-            return whole
-        places = kept_tokens(whole.sequence_ids, self._max_length, from_left=self._side == "left")
-        ids, type_ids = whole.ids, whole.type_ids
-        return Tokens([ids[place] for place in places], [type_ids[place] for place in places])
+        if len(whole) <= self._longest:
+            return self._divided(whole)
+        owners, ids, type_ids = whole.sequence_ids, whole.ids, whole.type_ids
+        places = kept_tokens(owners, self._longest, from_left=self._side == "left")
+        cut = Tokens([ids[place] for place in places], [type_ids[place] for place in places])
+        return cut if self._long is None else self._windows(cut, [owners[place] for place in places])
+
+    def _divided(self, row: Encoding) -> Encoded:
+        """A row that was cut, in windows where it needs several."""
+        return row if len(row) <= self._max_length else self._windows(row, row.sequence_ids)
+
+    def _windows(self, row: Part, owners: Sequence[int | None]) -> Encoded:
+        assert self._long is not None  # else the row was cut to fewer tokens
+        return windows_of(
+            row.ids,
+            row.type_ids,
+            owners,
+            max_length=self._max_length,
+            long=self._long,
+            overflowing=bool(row.overflowing),
+            from_left=self._side == "left",
+        )
 
 
 def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: bool = False) -> list[int]:
@@ -276,16 +284,17 @@ def pad(encodings: Sequence[Encoded], info: TokenizerInfo) -> dict[str, np.ndarr
     """Pad encodings to the longest one.
 
     Args:
-        encodings: at least one, of any lengths.
+        encodings: at least one, of any lengths. Each window of a row is padded like a row.
         info: which inputs the graph takes, and what fills them.
 
     Returns:
         the graph's inputs by name: int64 (rows, longest). The attention mask is 0 where a row is padded.
     """
-    longest = max(len(encoding) for encoding in encodings)
+    parts, _ = spread(encodings)
+    longest = max(map(len, parts))
     fillers = {"input_ids": info.pad_id, "attention_mask": 0, "token_type_ids": info.pad_type_id}
-    feeds = {name: np.full((len(encodings), longest), fillers[name], dtype=np.int64) for name in info.input_names}
-    for row, encoding in enumerate(encodings):
+    feeds = {name: np.full((len(parts), longest), fillers[name], dtype=np.int64) for name in info.input_names}
+    for row, encoding in enumerate(parts):
         length = len(encoding)
         filled = slice(longest - length, longest) if info.pad_side == "left" else slice(0, length)
         feeds["input_ids"][row, filled] = encoding.ids

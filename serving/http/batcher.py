@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.tokenizing import Encoded
+from kdc.serving.engine.long_texts import Part
 from kdc.serving.http.queue import BatchReport, Closed, Overloaded, Queue, Request, Result, Row
 
 log = logging.getLogger("kdc.serve")
@@ -28,7 +28,7 @@ _MOST_FAILURES = 32
 
 _AVERAGED_S = 2.0  # seconds over which the number of waiting requests is averaged
 
-Forward = Callable[[Sequence[Encoded]], np.ndarray]
+Forward = Callable[[Sequence[Part]], np.ndarray]
 # Called in the event loop with the rows of every batch, their outputs or errors, and the report.
 OnBatch = Callable[[Sequence[Row], Sequence[Result], BatchReport], None]
 
@@ -124,7 +124,7 @@ class Batcher:
             why = f"{tokens} tokens would take {seconds:.0f} s beside {self._others:.0f} other requests"
             raise Overloaded(why, max(1, round(self.queue.tokens / speed)))
 
-    async def submit(self, encodings: Sequence[Encoded], trace: object = None) -> np.ndarray:
+    async def submit(self, encodings: Sequence[Part], trace: object = None) -> np.ndarray:
         """Wait for the model's outputs of some rows, which may share batches with rows of other requests.
 
         Takes at least one row, tokenised and not padded; returns float32 (rows, outputs), in order. `on_batch` will

@@ -15,6 +15,7 @@ import numpy as np
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine, Text
+from kdc.serving.engine.long_texts import spread
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.settings import ServeSettings
@@ -118,16 +119,18 @@ class Model:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
             if not truncate and any(truncated):
                 raise InputError(
-                    f"a text has more than {self.engine.tokenizer_info.max_length} tokens",
+                    f"a text has more than {self.engine.tokenizer_info.longest} tokens",
                     given=f"row {truncated.index(True)}",
                     remedy="shorten it, or send truncate: true",
                 )
             if self._second is not None:  # of these rows some will go on: better refused before they are answered once
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
-            logits = await self._batcher.submit(encodings, trace)
+            parts, counts = spread(encodings)
+            logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)
             unsure = self.engine.unsure(logits)
             if self._second is not None and len(unsure):
-                answers = await self._second.submit([encodings[row] for row in unsure], trace)
+                parts, counts = spread([encodings[row] for row in unsure])
+                answers = self.engine.joined(await self._second.submit(parts, trace), counts)
                 logits[unsure] = self.engine.of_second(answers)
             return Answer(logits, self.engine.activated(logits), [len(encoding) for encoding in encodings], truncated)
         finally:

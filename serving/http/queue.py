@@ -18,7 +18,7 @@ from operator import attrgetter
 import numpy as np
 
 from kdc.common.errors import KdcError
-from kdc.serving.engine.tokenizing import Encoded
+from kdc.serving.engine.long_texts import Part
 
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
@@ -59,7 +59,7 @@ class Row:
 
     length: int  # number of its tokens
     key: tuple[int, int]  # what the queue sorts by: length, then the number of its arrival
-    encoding: Encoded  # the tokens
+    encoding: Part  # the tokens
     request: Request  # the request that it belongs to
     place: int  # index of the row within that request
     arrived: float  # when it came, in seconds of `time.perf_counter`

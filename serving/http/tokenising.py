@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from kdc.serving.engine.engine import Engine, Text
-from kdc.serving.engine.tokenizing import Encoded
+from kdc.serving.engine.long_texts import Encoded
 
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread
 _PIECE_CHARS = 50_000  # a text of so many without a space takes 30 ms
@@ -33,7 +33,7 @@ class Tokenising:
     def least_tokens(self, rows: Sequence[Text]) -> int:
         """About the fewest tokens that rows of sentences have once they are cut, found without tokenising them. A
         word without an end, or a text that is nearly all spaces, has fewer."""
-        most = self._engine.tokenizer_info.max_length
+        most = self._engine.tokenizer_info.longest
         return sum(min(most, 1 + _characters(row) // _CHARS_A_TOKEN) for row in rows)
 
     async def encode(self, rows: Sequence[Text], side: str | None) -> list[Encoded]:

@@ -27,6 +27,7 @@ def settings(inputs: tuple[Path, Path], out: Path, *sets: str) -> Config:
 
 
 @pytest.mark.parametrize("teachers", [1, 2])
+@pytest.mark.slow
 def test_a_run_killed_after_the_teachers_answers_does_not_ask_again(
     inputs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teachers: int
 ) -> None:

@@ -148,6 +148,7 @@ def test_the_same_call_again_does_nothing(made: tuple[Config, FrontierFacts], mo
     assert {path: path.stat().st_mtime_ns for path in root_of(config).rglob("stage.json")} == before
 
 
+@pytest.mark.slow
 def test_what_all_points_need_fails_once(
     made: tuple[Config, FrontierFacts], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_student_has_the_neurons_that_matter_for_the_training_rows(finished:
         assert torch.equal(own_down.weight, down.weight[:, neurons])
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_keeps_its_neurons(finished: Finished, tmp_path: Path, monkeypatch: Any) -> None:
     """The checkpoint's adapters are of the neurons that it began with; another machine might choose others."""
     run = tmp_path / "run"

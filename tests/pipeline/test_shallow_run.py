@@ -65,6 +65,7 @@ def test_what_needs_layers_is_refused_before_anything_is_trained(
     assert not (run / "teacher").exists()
 
 
+@pytest.mark.slow
 def test_vectors_of_four_bits_reach_the_artifact(finished: Finished, tmp_path: Path) -> None:
     """Would catch a setting that is lost between the stages, or that makes nothing anew."""
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher", hidden_size=32)

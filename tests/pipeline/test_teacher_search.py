@@ -43,6 +43,7 @@ def test_the_teacher_has_the_rates_with_the_least_loss(tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "teacher").glob("checkpoints*"))
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_off_repeats_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, trained = config_of(tmp_path), list[Rates]()
 

@@ -10,6 +10,8 @@ import pytest
 import tiny_runs
 from tiny_runs import base_model, config_for, write_rows
 
+pytestmark = pytest.mark.slow  # two whole runs
+
 _TIMES = ("latency", "rows_per_second", "seconds")
 
 

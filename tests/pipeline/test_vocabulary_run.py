@@ -39,10 +39,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "student",
-    ["layers:0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("static:width=12,hidden=16", "teacher"))],
-)
+@pytest.mark.parametrize("student", ["layers:0", "static:width=12,hidden=16", "teacher"])
+@pytest.mark.slow
 def test_its_artifact_has_the_pieces_that_the_texts_use(
     student: str, teacher: Path, finished: Finished, tmp_path: Path
 ) -> None:
@@ -78,6 +76,7 @@ def test_its_artifact_has_the_pieces_that_the_texts_use(
         assert answers.tolist() == [engine.labels.index(name) for name in ("yes", "no")]
 
 
+@pytest.mark.slow
 def test_rows_that_are_cut_otherwise_are_judged_apart(teacher: Path, finished: Finished, tmp_path: Path) -> None:
     """Would catch a drop on texts with rare words that no figure tells of."""
     for name in ("train.csv", "eval.csv"):
@@ -94,6 +93,7 @@ def test_rows_that_are_cut_otherwise_are_judged_apart(teacher: Path, finished: F
     assert f"cuts {changed} of 90 evaluation rows into other pieces; on these macro_f1: teacher " in note
 
 
+@pytest.mark.slow
 def test_the_teacher_is_not_asked_again_for_another_vocabulary(
     teacher: Path, finished: Finished, tmp_path: Path
 ) -> None:

@@ -172,7 +172,11 @@ print(model.predict(pandas.DataFrame(columns)).to_json(orient="split"))
 TOXIC = TaskInfo(name="toxic.2024", kind="multilabel", text="comment", labels=("label", "threat", "spam"))
 
 
-@pytest.mark.parametrize("task", [SINGLE, PAIR, TOXIC, PRICES], ids=lambda task: task.kind + str(task.is_pair))
+@pytest.mark.parametrize(
+    "task",
+    [SINGLE, *(pytest.param(task, marks=pytest.mark.slow) for task in (PAIR, TOXIC, PRICES))],
+    ids=lambda task: task.kind + str(task.is_pair),
+)
 def test_mlflow_loads_a_model_that_answers_as_the_engine(
     task: TaskInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

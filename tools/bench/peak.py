@@ -20,7 +20,8 @@ import onnxruntime
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
 from kdc.common.timing import seconds_of
-from kdc.serving.engine.tokenizing import Tokens, pad
+from kdc.serving.engine.long_texts import Tokens
+from kdc.serving.engine.tokenizing import pad
 from kdc.tools.bench.result import Loaded
 
 # Rows and columns of the large product for one thread, of which 1,024 reach no more (Intel Xeon with AVX-512 VNNI).

@@ -257,6 +257,7 @@ def _schemas() -> Json:
                 "provider": _TEXT,
                 "thresholds": _object(),
                 "answers_from": {"type": ["number", "null"]},
+                "windows": {"type": ["object", "null"]},
                 "second_model": {"type": ["string", "null"]},
             },
         ),

@@ -22,7 +22,7 @@ from kdc.pipeline.quality import metrics
         World("accuracy", 200, 2.0, 4),
         World("accuracy", 800, 1.0, 10),
         World("accuracy", 800, 2.0, 10, group=4),
-        World("f1", 800, 5.0, 10),
+        pytest.param(World("f1", 800, 5.0, 10), marks=pytest.mark.slow),
     ],
 )
 def test_verdicts_err_no_more_often_than_they_state(world: World) -> None:

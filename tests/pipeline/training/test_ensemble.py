@@ -64,6 +64,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder, config_for(folder, first, *sets)
 
 
+@pytest.mark.slow
 def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
     two: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

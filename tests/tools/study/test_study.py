@@ -41,6 +41,7 @@ def result(outcomes: list[Outcome], method: str) -> CellResult:
     return only
 
 
+@pytest.mark.slow
 def test_every_method_learns(outcomes: list[Outcome]) -> None:
     for method in METHODS:
         assert result(outcomes, method).scores["accuracy"] > 75, method
@@ -70,6 +71,7 @@ def test_a_baseline_stands_beside_them_without_costs(outcomes: list[Outcome]) ->
     assert (figures.seconds, figures.parameters, figures.inference_s_per_1000_rows) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcome]) -> None:
     base = study.cells()[0].base(study.out)
     made = (base / "teacher" / "stage.json").stat().st_mtime
@@ -78,6 +80,7 @@ def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcom
     assert len(list(study.out.rglob("teacher/stage.json"))) == 1
 
 
+@pytest.mark.slow
 def test_finished_cells_are_not_done_again_and_new_ones_are_in_a_process(study: Grid, outcomes: list[Outcome]) -> None:
     lines: list[str] = []
     more = replace(study, methods=("fft", "student-lora"), ranks=(4, 2))

@@ -1,0 +1,122 @@
+"""What windows gain on long texts: one sentence with an opinion somewhere among neutral ones.
+
+Command: `python benchmarks/long_texts.py --data GLUE_FOLDER [--seeds 0 1 2] [--lines cut windows] [--runs FOLDER]`.
+A text is a whole sentence of SST-2, whose label it has, at a random place among seven sentences of QNLI (Wikipedia);
+the evaluation has sentences of the two dev files. Each line trains a MiniLM teacher with the same number of steps.
+Prints a Markdown table: the accuracy of each seed, and the difference to `windows` with its 95 % interval (all seeds at
+once, by evaluation rows). Every run is kept, and goes on where it was cut off.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.quality.intervals import difference
+
+ROOT = Path(__file__).resolve().parent.parent
+_TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
+_COMMON = ("--text", "text", "--label", "label", "--family", "minilm", "--student", "teacher")
+_STEPS = ("teacher.min_steps=250", "teacher.epochs=1", "teacher.from_probe=off", "evaluate.memory=false")
+_WINDOWS = ("long.mode=windows", "data.max_length=64")
+LINES = {
+    "windows": _WINDOWS,
+    "windows-each": (*_WINDOWS, "teacher.window_loss=each"),
+    "cut": ("data.max_length=64",),
+    "whole": ("data.max_length=512",),
+}
+_BASELINES = ("tfidf",)  # of whole texts, whatever the line
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
+    parser.add_argument("--runs", type=Path, default=Path("runs/long"))
+    options = parser.parse_args()
+    names: list[str] = options.lines
+    rows = options.runs / "rows"
+    if not (rows / "eval.csv").exists():
+        _write_rows(options.data, rows)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in options.seeds:
+        for name in names:
+            found[name].append(_run(rows, name, seed, options.runs / f"{name}-{seed}"))
+            print(name, seed, f"{found[name][-1]['accuracy']:.1f}", file=sys.stderr, flush=True)
+    print("| line | accuracy | each seed | difference to windows |\n|---|---:|---:|---:|")
+    for name, runs in found.items():
+        scores = [run["accuracy"] for run in runs]
+        print(
+            f"| {name} | {mean(scores):.1f} | {', '.join(f'{score:.1f}' for score in scores)} | {_gain(runs, found)} |"
+        )
+    for name in _BASELINES:
+        scores = [run["table"][name]["accuracy"] for run in next(iter(found.values()))]
+        print(f"| {name}, of the whole texts | {mean(scores):.1f} | {_each(scores)} | |")
+
+
+def _each(scores: list[float]) -> str:
+    return ", ".join(f"{score:.1f}" for score in scores)
+
+
+def _write_rows(glue: Path, folder: Path) -> None:
+    """Write train.csv and eval.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count, file in (("train", _TRAIN, "train"), ("eval", _EVAL, "dev")):
+        draw = random.Random(split)
+        opinions = [
+            row for row in _rows(glue / "SST-2" / f"{file}.tsv") if len(row["sentence"].split()) >= _LEAST_WORDS
+        ]
+        neutral = sorted({row["sentence"] for row in _rows(glue / "QNLI" / f"{file}.tsv")})
+        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("text", "label"))
+            for row in draw.sample(opinions, min(count, len(opinions))):
+                sentences = draw.sample(neutral, _NEUTRAL)
+                sentences.insert(draw.randint(0, _NEUTRAL), f"{row['sentence'].rstrip(' .')}.")
+                writer.writerow((" ".join(sentences), ("negative", "positive")[int(row["label"])]))
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _run(rows: Path, name: str, seed: int, out: Path) -> dict[str, Any]:
+    """The teacher's accuracy on the evaluation rows, its logits there, and the whole table of one run."""
+    sets = [part for each in (*_STEPS, *LINES[name]) for part in ("--set", each)]
+    files = ["--train", str(rows / "train.csv"), "--eval", str(rows / "eval.csv"), "--out", str(out)]
+    command = [sys.executable, "-m", "kdc", "compress", *files, *_COMMON, "--seed", str(seed), *sets]
+    with out.with_suffix(".log").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    table = json.loads((out / "evaluate" / "table.json").read_text(encoding="utf-8"))
+    logits = np.load(out / "evaluate" / "logits.npz")["eval/teacher"]
+    return {"accuracy": table["teacher"]["accuracy"], "table": table, "logits": logits, "run": out}
+
+
+def _gain(runs: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) -> str:
+    base = found.get("windows")
+    if base is None or base is runs:
+        return ""
+    labels = [np.asarray(open_data(run["run"] / "data").rows("eval")["label"][:]) for run in runs]
+    groups = np.concatenate([np.arange(len(each)) for each in labels])
+    mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, base))
+    seen = difference(mine, theirs, np.concatenate(labels), "classification", "accuracy", groups=groups)
+    gain = mean(run["accuracy"] - other["accuracy"] for run, other in zip(runs, base, strict=True))
+    return f"{gain:+.1f} ({seen.interval[0]:+.1f} to {seen.interval[1]:+.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The answers of a torch model to rows that may have several windows, as `kdc.serving.engine.long_texts` joins them.
+
+How windows are joined stands in the model's config: `kdc_join`, a way for each output, or one for all. A model that
+says nothing takes the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdc.artifact.manifest import Join, Kind
+from kdc.pipeline.models.loading import PROBLEMS
+from kdc.serving.engine import long_texts
+
+_ALMOST_ONE = 1 - 1e-6  # of float32
+_LEAST = 1e-6  # a chance of 0 would have no logarithm, and its gradient would be infinite
+_NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
+_KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
+
+
+def join_of(config: Any) -> tuple[Join, ...]:
+    """How a model of this config joins the windows of a row."""
+    return tuple(getattr(config, "kdc_join", None) or ("mean",))
+
+
+def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (windows, outputs) of a batch of `Collator`, each window by itself; those of a row follow each other."""
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
+    return model(**inputs).logits.float()
+
+
+def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (rows, outputs) of a batch of `Collator`, on the device of the model."""
+    return joined(parts_of(model, batch), batch, model.config)
+
+
+def joined(parts: Tensor, batch: Mapping[str, Tensor], config: Any) -> Tensor:
+    """Logits (rows, outputs) of those of the rows' windows, (windows, outputs), as `long_texts.joined` makes them and
+    the model's config says. A batch of rows that were cut has nothing to be joined."""
+    if "windows" not in batch:
+        return parts
+    join, kind = join_of(config), _KINDS[config.problem_type]
+    rows = parts.split(batch["windows"].tolist())
+    return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])
+
+
+def _joined(part: Tensor, join: Sequence[Join], kind: Kind) -> Tensor:
+    if kind == "classification":
+        part = F.log_softmax(part, dim=1)
+    answers = {way: _way(part, way, kind) for way in set(join)}
+    return torch.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
+
+
+def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
+    if way == "noisy-or":
+        if kind == "classification":
+            none = torch.log1p(-part.exp().clamp(max=_ALMOST_ONE)).sum(0)
+            return torch.log((-torch.expm1(none)).clamp(min=_LEAST))
+        none = -F.softplus(part).sum(0)
+        return torch.log((-torch.expm1(none)).clamp(min=_LEAST)) - none
+    return part[0] if way == "first" else part.amax(0) if way == "max" else part.mean(0)
+
+
+def best_join(
+    parts: NDArray[np.float32], counts: Sequence[int], labels: NDArray[np.generic], kind: Kind
+) -> tuple[Join, ...]:
+    """The way whose answers to labelled rows have the least loss, for each output of a multi-label task, and else one
+    for all. A tie is for the one that comes first.
+
+    Args:
+        parts: (windows, outputs) logits of a model, the windows of a row one after another.
+        counts: (rows,) windows of each row.
+        labels: class numbers, multi-hot rows, or a regression's standardised numbers.
+        kind: the task's kind.
+    """
+    from kdc.pipeline.training.losses import label_loss
+
+    ways: tuple[Join, ...] = ("mean", "max", "first") + (() if kind == "regression" else ("noisy-or",))
+    answers = {way: torch.from_numpy(long_texts.joined(parts, counts, (way,), kind)) for way in ways}
+    truth = torch.from_numpy(np.asarray(labels))
+    if kind != "multilabel":
+        return (min(ways, key=lambda way: float(label_loss(answers[way], truth, kind).mean())),)
+    losses = {
+        way: F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean(0).tolist()
+        for way, logits in answers.items()
+    }
+    return tuple(min(ways, key=lambda way: losses[way][place]) for place in range(parts.shape[1]))

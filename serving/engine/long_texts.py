@@ -1,0 +1,153 @@
+"""Rows of more tokens than a model takes at once: windows over their tokens, and one answer made of the windows'.
+
+Needs numpy and the manifest's models alone. `kdc.pipeline.training.joining` joins tensors by the same formulas.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+from kdc.artifact.manifest import Join, Kind, LongTexts
+
+_ALMOST_ONE = 1 - 1e-7  # a probability of 1 would make the logarithm of what is left infinite
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens that are left of a row once it was cut; to be used like the library's `Encoding`."""
+
+    ids: list[int]  # (tokens,) token ids, special tokens included
+    type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
+    overflowing: bool = True  # an `Encoding` has here the pieces that were cut off, none if it was not cut
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Part: TypeAlias = Encoding | Tokens  # what a forward pass takes as one of its rows
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A row that is answered by several windows."""
+
+    parts: tuple[Tokens, ...]
+    overflowing: bool  # whether the row had more tokens than its windows hold
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def ids(self) -> list[int]:
+        """(tokens,) token ids of all windows, one after another."""
+        return [token for part in self.parts for token in part.ids]
+
+    @property
+    def type_ids(self) -> list[int]:
+        """(tokens,) the same of token types."""
+        return [kind for part in self.parts for kind in part.type_ids]
+
+
+Encoded: TypeAlias = Part | Windows  # a row
+
+
+def spread(rows: Sequence[Encoded]) -> tuple[list[Part], list[int]]:
+    """What forward passes take of some rows, in order, and how many parts each row has."""
+    parts: list[Part] = []
+    counts = []
+    for row in rows:
+        own = row.parts if isinstance(row, Windows) else (row,)
+        parts += own
+        counts.append(len(own))
+    return parts, counts
+
+
+def windows_of(
+    ids: Sequence[int],
+    type_ids: Sequence[int],
+    owners: Sequence[int | None],
+    *,
+    max_length: int,
+    long: LongTexts,
+    overflowing: bool = False,
+    from_left: bool = False,
+) -> Windows:
+    """Divide a row of more than `max_length` tokens.
+
+    The special tokens stand in every window, and so does the shorter text of a pair (at most half of the room), and of
+    the other text the tokens that are to be kept (likewise). The last window ends where the text ends.
+
+    Args:
+        ids, type_ids: (tokens,) of the row, special tokens included.
+        owners: (tokens,) 0 or 1 for tokens of the first or second text, None for special tokens.
+        max_length: tokens of a window.
+        long: how far apart windows begin, how many there are at most, and how many tokens are kept in each.
+        overflowing: whether the row was cut before.
+        from_left: whether the beginning of a text with too many windows is cut instead of its end.
+    """
+    numbers = np.array([-1 if owner is None else owner for owner in owners])
+    special = np.flatnonzero(numbers == -1)
+    short, slid = sorted((np.flatnonzero(numbers == text) for text in (0, 1)), key=len)
+    room = max_length - len(special)
+    short = short[: room // 2]
+    room -= len(short)
+    kept = slid[: min(long.keep, room // 2)]
+    room, rest = max(1, room - len(kept)), slid[len(kept) :]
+    last = max(0, len(rest) - room)
+    starts = [*range(0, last, min(long.stride, room)), last]
+    if len(starts) > long.windows:
+        overflowing = True
+        starts = starts[-long.windows :] if from_left else starts[: long.windows]
+    places = (np.sort(np.concatenate([special, short, kept, rest[start : start + room]])) for start in starts)
+    parts = tuple(Tokens([ids[at] for at in window], [type_ids[at] for at in window]) for window in places)
+    return Windows(parts, overflowing)
+
+
+def joined(
+    logits: NDArray[np.floating], counts: Sequence[int], join: Sequence[Join], kind: Kind
+) -> NDArray[np.float32]:
+    """One answer for each row of those of its windows. A row of one window keeps its answer as it is.
+
+    Of classes the answers of several windows are their log-probabilities, which no constant of a window moves: "mean"
+    is their mean, "max" the highest of each label, "noisy-or" the logarithm of the chance that a label is in any
+    window, were these independent (Pearl 1988); of labels apart likewise, as log-odds. "first" is the first window's.
+
+    Args:
+        logits: (parts, outputs), the parts of a row one after another.
+        counts: (rows,) how many parts each row has; their sum is the number of parts.
+        join: the way of each output, or one for all.
+        kind: the task's kind; a regression's numbers have no "noisy-or".
+
+    Returns:
+        float32 (rows, outputs).
+    """
+    if len(counts) == len(logits):
+        return np.asarray(logits, dtype=np.float32)
+    ends = np.cumsum(counts)
+    rows = np.empty((len(counts), logits.shape[1]), dtype=np.float32)
+    for place, (end, count) in enumerate(zip(ends, counts, strict=True)):
+        part = logits[end - count : end]
+        rows[place] = part[0] if count == 1 else _joined(part.astype(np.float64), join, kind)
+    return rows
+
+
+def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDArray[np.float64]:
+    """The answer (outputs,) of one row, of its windows' logits (windows, outputs)."""
+    if kind == "classification":
+        part = part - np.logaddexp.reduce(part, axis=1, keepdims=True)
+    answers = {way: _way(part, way, kind) for way in set(join)}
+    return np.stack([answers[join[0 if len(join) == 1 else place]][place] for place in range(part.shape[1])])
+
+
+def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64]:
+    if way == "noisy-or":
+        if kind == "classification":
+            none = np.log1p(-np.minimum(np.exp(part), _ALMOST_ONE)).sum(0)  # log of the chance that no window has it
+            return np.log(-np.expm1(none))
+        none = -np.logaddexp(0, part).sum(0)
+        return np.log(-np.expm1(none)) - none
+    return part[0] if way == "first" else part.max(0) if way == "max" else part.mean(0)

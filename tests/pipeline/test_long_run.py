@@ -1,0 +1,160 @@
+"""Runs on texts of which the telling word stands anywhere, and most are longer than a window."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+import torch
+from tiny_models import WORDS
+
+import kdc
+from kdc.common.errors import InputError
+from kdc.pipeline.config.resolve import layer_of, resolve
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.models.opening import open_classifier
+from kdc.pipeline.rundir.fingerprints import labelled_rows, training
+from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.joining import joined, parts_of
+from kdc.serving.engine.long_texts import spread
+
+LENGTH = 24
+
+
+def text_of(place: int, words: int, *, yes: bool, seed: int = 0) -> str:
+    """Words that tell nothing, and one that tells."""
+    drawn = random.Random(seed).choices(WORDS[3:], k=words)
+    drawn.insert(place, "w1" if yes else "w2")
+    return " ".join(drawn)
+
+
+def write_rows(path: Path, count: int, seed: int) -> None:
+    draw = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("first", "label"))
+        for row in range(count):
+            words, yes = draw.randint(5, 90), draw.random() < 0.5
+            text = text_of(draw.randint(0, words), words, yes=yes, seed=seed * 10_000 + row)
+            writer.writerow((text, "yes" if yes else "no"))
+
+
+def settings(folder: Path, *changes: str) -> Any:
+    return tiny_runs.config_for(
+        folder, folder / "teacher", "long.mode=windows", f"data.max_length={LENGTH}", *changes, pair=False
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    tiny_runs.base_model("bert", folder / "teacher")
+    write_rows(folder / "train.csv", 900, seed=1)
+    write_rows(folder / "eval.csv", 200, seed=2)
+    tiny_runs.compress(settings(folder, "teacher.epochs=15", "student.epochs=15", "export.fp16=false"))
+    return folder / "run"
+
+
+def test_a_word_is_found_wherever_it_stands(run: Path) -> None:
+    """Who cuts these texts sees the word of some, and can but guess the others. Would catch windows that training
+    leaves out, or that do not reach the artifact."""
+    manifest = json.loads((run / "artifact" / "manifest.json").read_text(encoding="utf-8"))
+    with (run.parent / "eval.csv").open(encoding="utf-8") as stream:
+        seen = np.mean([bool({"w1", "w2"} & {*row["first"].split()[: LENGTH - 2]}) for row in csv.DictReader(stream)])
+    assert manifest["metrics"]["int8"]["accuracy"] > 100 * (seen + (1 - seen) / 2) + 4
+    assert manifest["tokenizer"]["long"] == {"stride": 18, "windows": 8, "keep": 0, "join": ["mean"]}
+    with kdc.load(run / "artifact") as engine:
+        for yes in (True, False):
+            texts = [text_of(place, 80, yes=yes, seed=place) for place in (0, 20, 40, 60, 80)]
+            rows = engine.predict(texts)
+            assert (rows[:, engine.labels.index("yes" if yes else "no")] > 0.5).sum() >= 4
+
+
+def test_the_artifact_answers_as_the_trained_model_does_window_by_window(run: Path) -> None:
+    """The oracle asks transformers for each window by itself and takes the mean of its log-probabilities."""
+    texts = [text_of(5, 7, yes=True), text_of(50, 60, yes=False), text_of(3, 85, yes=True)]
+    model = open_classifier(run / "merge" / "model").eval()
+    assert model.config.kdc_join == ["mean"]
+    with kdc.load(run / "artifact", variant="fp32") as engine, torch.inference_mode():
+        answers = []
+        for row in engine.encode(texts):
+            parts, _ = spread([row])
+            ids = [torch.tensor([part.ids]) for part in parts]
+            logits = torch.cat([model(input_ids=each, attention_mask=torch.ones_like(each)).logits for each in ids])
+            answers.append(logits[0] if len(parts) == 1 else logits.log_softmax(1).mean(0))
+        assert [len(spread([row])[0]) for row in engine.encode(texts)] == [1, 4, 5]
+        np.testing.assert_allclose(engine.logits(texts), torch.stack(answers), atol=1e-3)
+
+
+def test_rows_are_kept_in_windows_and_counted_as_rows(run: Path) -> None:
+    data = open_data(run / "data")
+    tokens, rows = data.tokens("student", "train"), data.rows("train")
+    assert len(tokens) == len(rows)
+    longest = max(tokens, key=lambda row: row["length"])
+    assert sum(longest["windows"]) == longest["length"] == len(longest["input_ids"])
+    assert max(longest["windows"]) == LENGTH
+    assert len(longest["windows"]) > 4
+
+
+def test_the_loss_may_be_of_each_window(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch labels that are not repeated with their windows, and a loss of whole rows under that name."""
+    from kdc.pipeline.training import loop
+
+    model = open_classifier(run / "merge" / "model").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    data = open_data(run / "data")
+    rows = Rows([data.tokens("student", "train")])
+    batch = Collator(pad_id=0)(rows.__getitems__(list(range(16))))
+    task = Task(name="t", kind="classification", labels=("no", "yes"), text="first", label="label", metrics=())
+    losses = {}
+    for each in (False, True):
+        trainer: Any = object.__new__(loop.DistillationTrainer)
+        trainer.objective, trainer.tokens, trainer.class_weights = loop.Objective(task, each_window=each), 0, None
+        trainer.model = model
+        losses[each] = float(trainer.compute_loss(model, batch).detach())
+    parts = parts_of(model, batch).detach()
+    labels = batch["labels"]
+    whole = joined(parts, batch, model.config)
+    per_window = np.repeat(labels.numpy(), batch["windows"].numpy())
+    assert len(per_window) == len(parts) > len(labels)
+    assert losses[False] == pytest.approx(float(-whole.log_softmax(1)[range(16), labels].mean()), rel=1e-4)
+    assert losses[True] == pytest.approx(float(-parts.log_softmax(1)[range(len(parts)), per_window].mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (("data.max_length=15",), "hold too little"),
+        (("long.stride=25",), "left out"),
+        (("long.keep=13",), "leaves no room"),
+        (("data.kind=regression", "long.join=noisy-or"), "noisy-or"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused_before_any_training(
+    changes: tuple[str, ...], problem: str, run: Path, tmp_path: Path
+) -> None:
+    tiny_runs.base_model("bert", tmp_path / "teacher")
+    for name in ("train", "eval"):
+        text = (run.parent / f"{name}.csv").read_text(encoding="utf-8")
+        numbers = text.replace(",yes", ",1.5").replace(",no", ",0.5") if "regression" in changes[0] else text
+        (tmp_path / f"{name}.csv").write_text(numbers, encoding="utf-8")
+    with pytest.raises(InputError, match=problem):
+        tiny_runs.compress(settings(tmp_path, *changes))
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_runs_that_cut_are_the_runs_of_before() -> None:
+    """Would catch settings of windows in what a stage depends on where there are none: every finished stage would be
+    done again by an upgrade."""
+    config = resolve(
+        flags=layer_of({"data.task": "pydocs", "teacher.model": "none", "student.model": "conv"}), sets={}, file={}
+    )
+    assert not {"long"} & (labelled_rows(config).keys() | training(config, config.teacher).keys())
+    assert "window_loss" not in training(config, config.student)
