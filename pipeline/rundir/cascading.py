@@ -147,7 +147,10 @@ def _check_artifact(run: Run, folder: Path, given: str) -> None:
     theirs = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
     length = run.result(DataResult).max_length["student"]
     searched = run.config.searches and not is_of_teacher(student)  # it may find one that reads the teacher's tokens
-    if not searched and (theirs.get_vocab() != own.get_vocab() or manifest.tokenizer.max_length != length):
+    long = manifest.tokenizer.long
+    windows = None if long is None else long.model_copy(update={"join": ("mean",)})  # what it is here is chosen later
+    lengths_differ = (manifest.tokenizer.max_length, windows) != (length, run.config.long.of(length))
+    if not searched and (theirs.get_vocab() != own.get_vocab() or lengths_differ):
         raise other_tokens(given)
     if manifest.lineage.data_fingerprint != run.fingerprints["data"]:
         raise InputError(
@@ -160,7 +163,7 @@ def _check_artifact(run: Run, folder: Path, given: str) -> None:
 def other_tokens(given: str) -> InputError:
     """The refusal of a second model with another tokenizer."""
     return InputError(
-        "the two models of a cascade read the same tokens, and these have other tokenizers or lengths",
+        "the two models of a cascade read the same tokens, and these have other tokenizers, lengths or windows",
         given=given,
         remedy="a student that is made of the same teacher: --student layers:..., conv, static or linear",
     )

@@ -105,7 +105,7 @@ def _problem(run: Run, second: SecondModel) -> str:
         return "no second model is taken: there is no graph of the uncut teacher beside the student"
     folders = run.folder("export"), second.folder
     own, theirs = ((folder / TOKENIZER_JSON).read_bytes() for folder in folders)
-    length, other = (read_tokenizer_info(folder).max_length for folder in folders)
+    length, other = ((info.max_length, info.long) for info in map(read_tokenizer_info, folders))
     if (own, length) == (theirs, other):
         return ""
     if run.config.cascade.second is None or run.config.searches:
