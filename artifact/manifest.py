@@ -131,10 +131,6 @@ class LongTexts(Frozen):
     keep: int = Field(default=0, ge=0)  # first tokens of the text, such as a title, that stand in every window
     join: tuple[Join, ...] = ("mean",)  # the way of each output, or one for all
 
-    def longest(self, max_length: int) -> int:
-        """Tokens of the longest row that is not cut."""
-        return max_length + (self.windows - 1) * self.stride
-
     @property
     def text(self) -> str:
         """The same in words."""
@@ -156,8 +152,9 @@ class TokenizerInfo(Frozen):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included."""
-        return self.max_length if self.long is None else self.long.longest(self.max_length)
+        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included. A pair whose
+        shorter text fills half of a window and more is cut earlier."""
+        return longest_row(self.max_length, self.long)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -169,6 +166,11 @@ class TokenizerInfo(Frozen):
         if self.long is not None and self.max_length < LEAST_WINDOW:
             raise ValueError(f"windows of {self.max_length} tokens; they have at least {LEAST_WINDOW}")
         return self
+
+
+def longest_row(max_length: int, long: LongTexts | None) -> int:
+    """Tokens of the longest row that is not cut, with windows of so many tokens."""
+    return max_length if long is None else max_length + (long.windows - 1) * long.stride
 
 
 class Second(Frozen):

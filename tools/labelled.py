@@ -280,11 +280,10 @@ def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: Token
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
     parts = []
     for start in range(0, len(texts), _BATCH):
-        encodings = rows.encode(texts[start : start + _BATCH])
-        feeds = {name: torch.from_numpy(values) for name, values in pad(encodings, info).items()}
+        encodings, counts = spread(rows.encode(texts[start : start + _BATCH]))
+        turns = [pad(encodings[at : at + _BATCH], info) for at in range(0, len(encodings), _BATCH)]
+        feeds = [{name: torch.from_numpy(values) for name, values in turn.items()} for turn in turns]
         with torch.inference_mode():
-            logits = model(**feeds).logits.numpy()
-        parts.append(
-            joined(logits, spread(encodings)[1], like.long.join, task.kind) if like.long is not None else logits
-        )
+            logits = np.concatenate([model(**turn).logits.numpy() for turn in feeds])
+        parts.append(logits if like.long is None else joined(logits, counts, like.long.join, task.kind))
     return np.concatenate(parts)

@@ -118,7 +118,8 @@ class LongSettings(Section):
     stride: int | None = Field(
         None,
         ge=1,
-        description="tokens from the beginning of one window to that of the next (default: three quarters of a window)",
+        description="tokens from the beginning of one window to that of the next (default: three quarters of a window, "
+        "less what is kept)",
     )
     windows: int = Field(8, ge=2, le=MOST_WINDOWS, description="windows of a row at most; what is longer is cut")
     keep: int = Field(0, ge=0, description="first tokens of a text, such as its title, that stand in every window")
@@ -127,6 +128,14 @@ class LongSettings(Section):
         description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
         "then what gives the teacher the least loss on the tuning slice, for each label of a multi-label task",
     )
+
+    @model_validator(mode="after")
+    def _says_nothing_of_windows_where_rows_are_cut(self) -> Self:
+        given = {name: value for name, value in self.model_dump(exclude_defaults=True).items() if name != "mode"}
+        if self.mode == "cut" and given:
+            listed = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"{listed} is of windows, and rows are cut: set mode=windows (--long windows), or drop it")
+        return self
 
     @property
     def trained_join(self) -> tuple[Join, ...] | None:
@@ -139,7 +148,7 @@ class LongSettings(Section):
         """The windows of so many tokens; None where rows are cut."""
         if self.mode == "cut":
             return None
-        stride = self.stride or 3 * max_length // 4
+        stride = self.stride or max(1, 3 * (max_length - self.keep) // 4)
         return LongTexts(stride=stride, windows=self.windows, keep=self.keep, join=join)
 
 

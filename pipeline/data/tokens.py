@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdc.artifact.manifest import LongTexts, TokenizerInfo
+from kdc.artifact.manifest import LongTexts, TokenizerInfo, longest_row
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import write_dataset
 from kdc.pipeline.data.sources import SPLITS
@@ -72,19 +72,20 @@ def tokenise(
         )
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     cutter = RowTokenizer(own, max_length, getattr(tokenizer, "truncation_side", "right"), long)
-    longest = max_length if long is None else long.longest(max_length)
     with_types = "token_type_ids" in tokenizer.model_input_names
     places = {name: folder / "rows" / name for name in SPLITS}
     splits = {name: datasets.load_from_disk(str(place)) for name, place in places.items() if place.is_dir()}
+    truncated = 0
     total, done = sum(len(rows) for rows in splits.values()), 0
     out, partial = folder / f"tokens-{role}", folder / f"tokens-{role}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     counts = {}
 
     def tokenised(schema: pa.Schema, cut: array[int], uncut: array[int]) -> Iterator[pa.RecordBatch]:
-        nonlocal done
+        nonlocal done, truncated
         for batch in _batches(rows):
-            columns, lengths = _encode(batch, cutter, in_windows=long is not None)
+            columns, lengths, overflowing = _encode(batch, cutter, in_windows=long is not None)
+            truncated += overflowing
             cut.extend(columns["length"])
             uncut.extend(lengths)
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
@@ -95,9 +96,9 @@ def tokenise(
 
     for name, rows in splits.items():
         schema = _schema(rows, with_types=with_types, in_windows=long is not None)
-        cut, uncut = array("i"), array("i")
+        cut, uncut, truncated = array("i"), array("i"), 0
         write_dataset(partial / name, tokenised(schema, cut, uncut))
-        counts[name] = _count(cut, uncut, longest)
+        counts[name] = _count(cut, uncut, truncated, longest_row(max_length, long))
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -107,9 +108,12 @@ def apart(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The windows of tokenised rows, each as a row with the columns `input_ids` and maybe `token_type_ids`."""
     found = []
     for row in rows:
-        ends = np.cumsum(row.get("windows", [len(row["input_ids"])])).tolist()
-        for start, end in itertools.pairwise([0, *ends]):
-            found.append({name: row[name][start:end] for name in ("input_ids", "token_type_ids") if name in row})
+        tokens = {name: row[name] for name in ("input_ids", "token_type_ids") if name in row}
+        if "windows" not in row:
+            found.append(tokens)
+            continue
+        for start, end in itertools.pairwise([0, *np.cumsum(row["windows"]).tolist()]):
+            found.append({name: values[start:end] for name, values in tokens.items()})
     return found
 
 
@@ -128,14 +132,15 @@ def tokenizer_info(
     )
 
 
-def _count(cut: array[int], uncut: array[int], max_length: int) -> TokenCounts:
-    """Count the rows and tokens of a split, by the length of each row after and before the cut."""
-    width, lengths = -(-max_length // _BINS_TO_THE_CUT), np.asarray(uncut)
+def _count(cut: array[int], uncut: array[int], truncated: int, longest: int) -> TokenCounts:
+    """Count the rows and tokens of a split, by the length of each row after and before the cut, of which there is none
+    up to `longest` tokens."""
+    width, lengths = -(-longest // _BINS_TO_THE_CUT), np.asarray(uncut)
     bins = np.bincount(np.minimum(lengths // width, 2 * _BINS_TO_THE_CUT), minlength=2 * _BINS_TO_THE_CUT + 1)
     return TokenCounts(
         rows=len(uncut),
         tokens=sum(cut),
-        truncated=int((lengths > max_length).sum()),
+        truncated=truncated,
         lengths=Lengths(width=width, counts=tuple(bins.tolist())),
     )
 
@@ -162,8 +167,8 @@ def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def _encode(batch: pa.Table, cutter: RowTokenizer, *, in_windows: bool) -> tuple[dict[str, Any], list[int]]:
-    """The columns of a batch of tokens, and how long its rows were before the cut."""
+def _encode(batch: pa.Table, cutter: RowTokenizer, *, in_windows: bool) -> tuple[dict[str, Any], list[int], int]:
+    """The columns of a batch of tokens, how long its rows were before the cut, and how many of them were cut."""
     texts: list[Text] = batch["text"].to_pylist()
     if "text_pair" in batch.column_names:
         texts = list(zip(batch["text"].to_pylist(), batch["text_pair"].to_pylist(), strict=True))
@@ -174,4 +179,4 @@ def _encode(batch: pa.Table, cutter: RowTokenizer, *, in_windows: bool) -> tuple
     columns["length"] = [len(encoding) for encoding in encodings]
     if in_windows:
         columns["windows"] = [[len(part) for part in spread([encoding])[0]] for encoding in encodings]
-    return columns, lengths
+    return columns, lengths, sum(bool(encoding.overflowing) for encoding in encodings)

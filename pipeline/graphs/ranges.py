@@ -176,7 +176,7 @@ def sample_batches(tokens: Any, input_names: Sequence[str], *, rows: int, seed: 
     """Calibration batches of so many rows, or all where there are fewer, drawn at random from the tokenised training
     split (a `datasets.Dataset`)."""
     chosen = np.random.default_rng(seed).permutation(len(tokens))[:rows]
-    return list(calibration_batches(apart(tokens[int(index)] for index in chosen), input_names))
+    return list(calibration_batches(apart(tokens[int(index)] for index in chosen)[:rows], input_names))
 
 
 def calibration_batches(rows: Sequence[Row], input_names: Sequence[str], *, batch_size: int = 32) -> Iterator[Feeds]:

@@ -22,6 +22,7 @@ from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.quality.required import found_rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text
 
 
@@ -222,7 +223,7 @@ def _judgement(
         provider=engine.provider,
         cpu=machine.cpu().model,
         threads=engine.threads,
-        lengths=tuple(len(encoding) for encoding in engine.encode(rows)),
+        lengths=tuple(map(row_tokens, engine.encode(rows))),
         costs=costs,
         quality=quality,
         required=required,

@@ -19,6 +19,7 @@ from kdc.common.errors import InputError
 from kdc.common.frozen import Frozen
 from kdc.common.timing import seconds_of
 from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.long_texts import row_tokens
 from kdc.serving.engine.tokenizing import Text, row_of
 
 _BATCH = 32  # rows of a batch whose rows a second count
@@ -183,7 +184,7 @@ def rows_to_time(engine: Engine, texts: Sequence[Text], conditions: Conditions) 
     """
     if conditions.length is None:
         return [texts[place * len(texts) // _TIMED_ROWS] for place in range(_TIMED_ROWS)]
-    check_length(conditions, engine.tokenizer_info.max_length)
+    check_length(conditions, engine.tokenizer_info.longest)
     return rows_of([conditions.length], engine)
 
 
@@ -205,10 +206,12 @@ def rows_of(lengths: Sequence[int], engine: Engine) -> list[Text]:
     """Make up one row of each length in tokens, and tell the engine that such rows come; a length that the model does
     not take is cut to the longest it does."""
     engine.expect_made_up_rows()
-    is_pair, longest = engine.task.is_pair, engine.tokenizer_info.max_length
-    return [
-        row_of(min(length, longest), lambda row: len(engine.encode([row])[0]), is_pair=is_pair) for length in lengths
-    ]
+    is_pair, longest = engine.task.is_pair, engine.tokenizer_info.longest
+
+    def tokens(row: Text) -> int:
+        return row_tokens(engine.encode([row])[0])
+
+    return [row_of(min(length, longest), tokens, is_pair=is_pair) for length in lengths]
 
 
 def _cyclic(rows: Sequence[Text], start: int, count: int) -> list[Text]:

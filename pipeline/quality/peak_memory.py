@@ -72,12 +72,15 @@ def _answer_with_torch(files: ModelFiles, texts: list[Any]) -> None:
     import torch
 
     from kdc.pipeline.models.opening import open_classifier
+    from kdc.serving.engine.long_texts import spread
     from kdc.serving.engine.tokenizing import RowTokenizer, pad
 
     model = open_classifier(files.model).eval()
-    feeds = pad(RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts), files.tokenizer)
-    with torch.inference_mode():
-        model(**{name: torch.from_numpy(values) for name, values in feeds.items()})
+    parts, _ = spread(RowTokenizer.read(files.tokenizer_json, files.tokenizer).encode(texts))
+    for start in range(0, len(parts), len(texts)):  # windows take as many passes
+        feeds = pad(parts[start : start + len(texts)], files.tokenizer)
+        with torch.inference_mode():
+            model(**{name: torch.from_numpy(values) for name, values in feeds.items()})
 
 
 if __name__ == "__main__":

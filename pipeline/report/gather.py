@@ -104,7 +104,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         decisions=_decisions(manifest, logits[served], labels),
         abstention=_abstention(manifest, logits["teacher"], logits[served], labels),
         cascade=_cascade(run, manifest, logits, labels),
-        lengths=LengthFacts(**dict(train.lengths), cut=tokens.max_length[role], truncated=train.truncated),
+        lengths=LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
         disagreements=disagreements(
             data.rows(split),
             logits["teacher"],

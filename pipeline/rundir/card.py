@@ -109,9 +109,14 @@ def _elsewhere(manifest: Manifest) -> str:
     same = f"`{function}(logits / {manifest.temperature!r})`"
     if task.kind == "regression":
         same = f"`number * {task.spread!r} + {task.center!r}`"
+    cut = (
+        "as this model was trained"
+        if manifest.tokenizer.long is None
+        else "to one window of those that `kdc` answers by"
+    )
     return f"""
-The folder is a Hugging Face model too. `AutoTokenizer.from_pretrained(FOLDER)` cuts rows, with `truncation=True`, as
-this model was trained; {same} is what `kdc` answers.
+The folder is a Hugging Face model too. `AutoTokenizer.from_pretrained(FOLDER)` cuts rows, with `truncation=True`,
+{cut}; {same} is what `kdc` answers.
 
 - transformers: {torch}.
 - Optimum: `ORTModelForSequenceClassification.from_pretrained(FOLDER, file_name="{smallest}")`.

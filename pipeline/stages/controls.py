@@ -92,6 +92,7 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
         role="teacher",
         checkpoints=work / "checkpoints",
         progress=run.progress,
+        join=run.join,
     )
     model.save_pretrained(work / "model")
     loading.load_tokenizer(source).save_pretrained(work / "model")

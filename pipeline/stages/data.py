@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdc.artifact.manifest import LEAST_WINDOW, LongTexts
+from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.aims import abstain_of, aims_of, required_label
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
@@ -61,7 +61,13 @@ def run(run: Run, out: Path) -> DataResult:
         tokenizer = loading.load_tokenizer(source)
         longest = loading.longest_input(loading.load_config(source), tokenizer)
         max_length[role] = min(config.data.max_length or task.max_length, longest)
-        long = _windows(config, task, max_length[role])
+        long = _windows(config, max_length[role], tokenizer.num_special_tokens_to_add(pair=task.text_pair is not None))
+        if long is not None and long.keep and tokenizer.truncation_side == "left":
+            raise InputError(
+                "the beginning of a text cannot be kept by a tokenizer that cuts it",
+                given=f"long.keep={long.keep}, {source} cuts the left side",
+                remedy="--set long.keep=0",
+            )
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress, long=long)
     if "student" not in sources:  # it is made of the teacher, and takes the same tokens, or the same tokenizer's
         max_length["student"] = max_length["teacher"]
@@ -76,30 +82,27 @@ def run(run: Run, out: Path) -> DataResult:
 
     rows = ", ".join(f"{name} {split.rows}" for name, split in tokens["teacher"].items())
     cut = sum(split.truncated for split in tokens["teacher"].values())
-    long = config.long.of(max_length["teacher"])
-    longest = max_length["teacher"] if long is None else long.longest(max_length["teacher"])
+    longest = longest_row(max_length["teacher"], config.long.of(max_length["teacher"]))
     headline = f"{task.name}, {rows} rows; {cut} longer than {longest} tokens were cut"
     return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
 
 
-def _windows(config: Config, task: Task, max_length: int) -> LongTexts | None:
-    """The windows of rows of more than so many tokens; None where these are cut.
+def _windows(config: Config, max_length: int, special: int) -> LongTexts | None:
+    """The windows of rows of more than so many tokens, of which some are special; None where these are cut.
 
     Raises:
-        InputError: the settings leave no room in a window, or do not fit the task.
+        InputError: the settings leave no room in a window.
     """
     long = config.long.of(max_length)
     if long is None:
         return None
-    problem = remedy = ""
+    problem, most = "", max_length - special
     if max_length < LEAST_WINDOW:
         problem, remedy = "windows of so few tokens hold too little", f"--set data.max_length={LEAST_WINDOW} or more"
-    elif long.stride > max_length:
-        problem, remedy = "text between two windows would be left out", f"--set long.stride={max_length} or less"
-    elif 2 * long.keep > max_length:
-        problem, remedy = "what is kept leaves no room in a window", f"--set long.keep={max_length // 2} or less"
-    elif task.kind == "regression" and config.long.join == "noisy-or":
-        problem, remedy = "numbers cannot be joined by noisy-or", "--set long.join=mean, max or first"
+    elif 2 * long.keep > most:
+        problem, remedy = "what is kept leaves no room in a window", f"--set long.keep={most // 2} or less"
+    elif long.stride > most - long.keep:
+        problem, remedy = "text between two windows would be left out", f"--set long.stride={most - long.keep} or less"
     if problem:
         given = f"windows of {max_length} tokens, {config.long.model_dump(exclude={'mode'})}"
         raise InputError(problem, given=given, remedy=remedy)
@@ -120,13 +123,19 @@ def check(run: Run) -> None:
     """Refuse a student that cannot be, and a contract's conditions that the students cannot be timed under.
 
     Raises:
-        InputError: an aim that the task's labels cannot have; a second model that cannot be; an architecture that can
-            only be a teacher; layers or widths that the teacher does not have; the teacher itself where there is no
-            such one; sizes or ways of training that a student without layers does not have; rows longer than the
-            students take.
+        InputError: windows that cannot be joined so; an aim that the task's labels cannot have; a second model that
+            cannot be; an architecture that can only be a teacher; layers or widths that the teacher does not have; the
+            teacher itself where there is no such one; sizes or ways of training that a student without layers does not
+            have; rows longer than the students take.
     """
     student = run.config.student
     operating, task = run.config.operating, run.data().task
+    if task.kind == "regression" and run.config.long.join == "noisy-or":
+        raise InputError(
+            "a window's number is no chance, of which noisy-or could be taken",
+            given="--kind regression, long.join=noisy-or",
+            remedy="--set long.join=mean, max or first",
+        )
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
     check_second(run)
@@ -151,7 +160,8 @@ def check(run: Run) -> None:
         )
     contract = run.config.contract.terms
     if contract is not None:
-        check_length(contract.at, run.result(DataResult).max_length["student"])
+        length = run.result(DataResult).max_length["student"]
+        check_length(contract.at, longest_row(length, run.config.long.of(length)))
 
 
 def _check_architecture(config: Config) -> None:
@@ -194,4 +204,10 @@ def _check_plan(config: Config, task: Task) -> None:
         )
     for settings in (config.teacher, config.student):
         check_class_weights(settings.class_weights, task)
+        if settings.window_loss == "each" and config.long.mode == "cut":
+            raise InputError(
+                "there are no windows that could have losses of their own",
+                given="window_loss=each",
+                remedy="--long windows, or drop it",
+            )
     choose_exporter(config.export.exporter)

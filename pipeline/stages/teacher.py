@@ -32,7 +32,7 @@ from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.callbacks import Diverged
 from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits, score_model
-from kdc.pipeline.training.joining import join_of
+from kdc.pipeline.training.joining import join_of, set_join
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
 from kdc.pipeline.training.teachers import choose_join, load_finetuned, train_teacher
@@ -87,8 +87,9 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     pad_id = tokenizer.pad_token_id
     if settings.finetuned:
         model: Any = load_finetuned(source, data.task, settings.labels).to(run.device)
+        set_join(model, run.config.long.trained_join)
         result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, pad_id)
-        model = model.to("cpu")
+        result = _with_join(run, model.to("cpu"), result, role, pad_id)
     else:
         if settings.search == "quick":
             settings = _with_rates(run, source, role, target.with_name(f"rates-{role}.json"))
@@ -102,20 +103,20 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
             progress=run.progress,
             join=run.config.long.trained_join,
         )
+        result = _with_join(run, model, result, role, pad_id)
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
             model, result = _or_from_probe(run, settings, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
-    result = _with_join(run, model, result, Rows([data.tokens(role, "tune")]), pad_id)
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 
-def _with_join(run: Run, model: Any, result: ModelResult, tune: Rows, pad_id: int) -> ModelResult:
+def _with_join(run: Run, model: Any, result: ModelResult, role: str, pad_id: int) -> ModelResult:
     """The model's result once it joins the windows of its rows by the way that is best on the tuning slice."""
     if run.config.long.mode == "cut" or run.config.long.join != "auto":
         return result
-    task = run.data().task
+    task, tune = run.data().task, Rows([run.data().tokens(role, "tune")])
     if choose_join(model.to(run.device), tune, task, pad_id):
         scored = score_model(model, tune, task, pad_id)
         result = scored.model_copy(update={"training": result.training})
@@ -192,7 +193,8 @@ def _or_from_probe(
     with np.load(run.folder("baselines") / PROBE) as probe:
         head = Linear(probe["weight"], probe["bias"])
     probing = with_head(loading.load_model(settings.model, data.task, pooling="mean").model, head)
-    second = train_teacher(
+    set_join(probing, run.config.long.trained_join)
+    second, trained = train_teacher(
         settings.model,
         settings,
         data,
@@ -203,10 +205,11 @@ def _or_from_probe(
         head=head,
         join=run.config.long.trained_join,
     )
+    probed = score_model(probing, tune, data.task, pad_id)
     tries = {
         "fine-tuned": (model, result),
-        "fine-tuned from the probe's head": second,
-        "the probe": (probing, score_model(probing, tune, data.task, pad_id)),
+        "fine-tuned from the probe's head": (second, _with_join(run, second, trained, "teacher", pad_id)),
+        "the probe": (probing, _with_join(run, probing, probed, "teacher", pad_id)),
     }
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])

@@ -17,6 +17,7 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
+from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.predict import predict
 
 # scikit-learn's C: the inverse of how strongly the weights are held back.
@@ -125,7 +126,8 @@ class Encoder:
         self.environment = environment
         self.model = loading.load_model(source, task, pooling="mean").model.to(environment.device)
         self.model.classifier = torch.nn.Identity()
-        self.model.config.problem_type = loading.PROBLEMS["regression"]  # of a long row's windows the mean of vectors
+        self.model.config.problem_type = loading.PROBLEMS["regression"]
+        set_join(self.model, ("mean",))  # of a long row's windows the mean of their vectors
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
         self.apart = apart

@@ -16,9 +16,9 @@ from torch import Tensor
 from kdc.artifact.manifest import Join, Kind
 from kdc.pipeline.models.loading import PROBLEMS
 from kdc.serving.engine import long_texts
+from kdc.serving.engine.long_texts import HOPELESS, SURE
 
-_ALMOST_ONE = 1 - 1e-6  # of float32
-_LEAST = 1e-6  # a chance of 0 would have no logarithm, and its gradient would be infinite
+_AT_ONCE = 64  # windows in one forward pass, where nothing is kept for gradients
 _NOT_INPUTS = ("labels", "labelled", "teacher_logits", "windows")
 _KINDS: dict[str, Kind] = {problem: kind for kind, problem in PROBLEMS.items()}
 
@@ -28,11 +28,23 @@ def join_of(config: Any) -> tuple[Join, ...]:
     return tuple(getattr(config, "kdc_join", None) or ("mean",))
 
 
+def set_join(model: Any, join: tuple[Join, ...] | None) -> None:
+    """Have a model join the windows of its rows so; None: they are cut, and its config says nothing of it."""
+    if join is not None:
+        model.config.kdc_join = list(join)
+    elif hasattr(model.config, "kdc_join"):
+        del model.config.kdc_join
+
+
 def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (windows, outputs) of a batch of `Collator`, each window by itself; those of a row follow each other."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name not in _NOT_INPUTS}
-    return model(**inputs).logits.float()
+    count = len(inputs["input_ids"])
+    if count <= _AT_ONCE or torch.is_grad_enabled():
+        return model(**inputs).logits.float()
+    turns = (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
+    return torch.cat([model(**{name: value[turn] for name, value in inputs.items()}).logits.float() for turn in turns])
 
 
 def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -60,10 +72,10 @@ def _joined(part: Tensor, join: Sequence[Join], kind: Kind) -> Tensor:
 def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
     if way == "noisy-or":
         if kind == "classification":
-            none = torch.log1p(-part.exp().clamp(max=_ALMOST_ONE)).sum(0)
-            return torch.log((-torch.expm1(none)).clamp(min=_LEAST))
-        none = -F.softplus(part).sum(0)
-        return torch.log((-torch.expm1(none)).clamp(min=_LEAST)) - none
+            none = torch.log1p(-part.clamp(min=HOPELESS).exp().clamp(max=SURE)).sum(0)
+            return torch.log(-torch.expm1(none))
+        none = -F.softplus(part.clamp(min=HOPELESS)).sum(0)
+        return torch.log(-torch.expm1(none)) - none
     return part[0] if way == "first" else part.amax(0) if way == "max" else part.mean(0)
 
 

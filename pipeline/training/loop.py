@@ -119,13 +119,14 @@ class DistillationTrainer(Trainer):
         self.tokens += inputs["input_ids"].numel()
         goal, task = self.objective, self.objective.task
         own: Any = self.model
-        parts = parts_of(model, inputs)
-        logits = joined(parts, inputs, own.config)
+        logits = parts_of(model, inputs)
         if goal.each_window and model.training and "windows" in inputs:
-            logits, counts = parts, inputs["windows"]
+            counts = inputs["windows"]
             labels, labelled = labels.repeat_interleave(counts, 0), labelled.repeat_interleave(counts, 0)
             if teacher_logits is not None:
                 teacher_logits = teacher_logits.repeat_interleave(counts, 0)
+        else:
+            logits = joined(logits, inputs, own.config)
         if task.kind == "regression":
             labels = (labels - task.center) / task.spread
         if teacher_logits is None:

@@ -28,6 +28,7 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune, score_model
+from kdc.pipeline.training.joining import set_join
 from kdc.pipeline.training.neurons import neuron_importance
 from kdc.pipeline.training.predict import predict
 
@@ -129,8 +130,7 @@ def _make_base(
         importance=first_neurons if begun else importance,
     )
     tokenizer = loading.load_tokenizer(source)
-    if join is not None:
-        loaded.model.config.kdc_join = list(join)
+    set_join(loaded.model, join)
     if not begun:
         loaded.model.save_pretrained(out / "base")
         tokenizer.save_pretrained(out / "base")

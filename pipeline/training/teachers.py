@@ -22,7 +22,7 @@ from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune
-from kdc.pipeline.training.joining import best_join, join_of
+from kdc.pipeline.training.joining import best_join, join_of, set_join
 from kdc.pipeline.training.predict import predict_parts
 
 
@@ -48,8 +48,7 @@ def train_teacher(
     set_seed(environment.seed)
     pooling = settings.pooling if head is None else "mean"
     loaded = loading.load_model(source, data.task, pooling=pooling, dropout=settings.dropout_rate)
-    if join is not None:
-        loaded.model.config.kdc_join = list(join)
+    set_join(loaded.model, join)
     through_adapters = settings.method == "lora"
     model = loaded.model if head is None else with_head(loaded.model, head)
     if through_adapters:
@@ -80,7 +79,7 @@ def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> bool:
     if task.kind == "regression":
         labels = (labels - task.center) / task.spread
     before, join = join_of(model.config), best_join(parts, counts, labels, task.kind)
-    model.config.kdc_join = list(join)
+    set_join(model, join)
     return join != before
 
 

@@ -38,6 +38,7 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows, pad
 __all__ = ["Engine", "Text", "activate", "pad"]
 
 _WARM_ROWS = 8
+_WINDOWS_AT_ONCE = 32  # of one row in a forward pass, however few rows are to share one
 _TURN = 16  # passes that are timed with each number of threads when they are compared
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
@@ -257,7 +258,7 @@ class Engine:
 
         Args:
             texts: any number of texts; for a pair task, of (text, text).
-            batch_size: rows in one forward pass.
+            batch_size: rows in one forward pass, or windows of long ones; those of one row, up to 32, share a pass.
 
         Returns:
             float32 (rows, outputs), in the order of `texts`. Rows of a classification sum to 1; each output of a
@@ -291,14 +292,17 @@ class Engine:
 
         def in_batches(engine: Engine, encodings: Sequence[Part]) -> np.ndarray:
             result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
+            at_once = max(batch_size, min(most, _WINDOWS_AT_ONCE))
             # Rows of like length share a batch, so that little is computed on padding.
             order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]))
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
+            for start in range(0, len(order), at_once):
+                rows = order[start : start + at_once]
                 result[rows] = engine.run([encodings[row] for row in rows])
             return result
 
-        return self.through(self.encode(texts), in_batches)
+        encodings = self.encode(texts)
+        most = max(spread(encodings)[1], default=1)
+        return self.through(encodings, in_batches)
 
     def through(
         self, encodings: Sequence[Encoded], answer: Callable[["Engine", Sequence[Part]], np.ndarray]

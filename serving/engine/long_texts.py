@@ -13,12 +13,13 @@ from tokenizers import Encoding
 
 from kdc.artifact.manifest import Join, Kind, LongTexts
 
-_ALMOST_ONE = 1 - 1e-7  # a probability of 1 would make the logarithm of what is left infinite
+# Bounds of a window's log-probability or log-odds where chances are multiplied: beyond them logarithms are infinite.
+SURE, HOPELESS = 1 - 1e-6, -60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens that are left of a row once it was cut; to be used like the library's `Encoding`."""
+    """A row that was cut, or a window of one; to be used like the library's `Encoding`."""
 
     ids: list[int]  # (tokens,) token ids, special tokens included
     type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
@@ -36,6 +37,7 @@ class Windows:
     """A row that is answered by several windows."""
 
     parts: tuple[Tokens, ...]
+    row_tokens: int  # tokens of the row that was divided, each counted once
     overflowing: bool  # whether the row had more tokens than its windows hold
 
     def __len__(self) -> int:
@@ -53,6 +55,11 @@ class Windows:
 
 
 Encoded: TypeAlias = Part | Windows  # a row
+
+
+def row_tokens(row: Encoded) -> int:
+    """Tokens of a row, each counted once; `len` counts those that neighbouring windows share for each of these."""
+    return row.row_tokens if isinstance(row, Windows) else len(row)
 
 
 def spread(rows: Sequence[Encoded]) -> tuple[list[Part], list[int]]:
@@ -87,13 +94,15 @@ def windows_of(
         max_length: tokens of a window.
         long: how far apart windows begin, how many there are at most, and how many tokens are kept in each.
         overflowing: whether the row was cut before.
-        from_left: whether the beginning of a text with too many windows is cut instead of its end.
+        from_left: whether the beginning of what is too long is cut instead of its end.
     """
     numbers = np.array([-1 if owner is None else owner for owner in owners])
     special = np.flatnonzero(numbers == -1)
     short, slid = sorted((np.flatnonzero(numbers == text) for text in (0, 1)), key=len)
     room = max_length - len(special)
-    short = short[: room // 2]
+    half = room // 2
+    overflowing |= len(short) > half
+    short = short[max(0, len(short) - half) :] if from_left else short[:half]
     room -= len(short)
     kept = slid[: min(long.keep, room // 2)]
     room, rest = max(1, room - len(kept)), slid[len(kept) :]
@@ -103,8 +112,8 @@ def windows_of(
         overflowing = True
         starts = starts[-long.windows :] if from_left else starts[: long.windows]
     places = (np.sort(np.concatenate([special, short, kept, rest[start : start + room]])) for start in starts)
-    parts = tuple(Tokens([ids[at] for at in window], [type_ids[at] for at in window]) for window in places)
-    return Windows(parts, overflowing)
+    parts = (Tokens([ids[at] for at in window], [type_ids[at] for at in window], False) for window in places)
+    return Windows(tuple(parts), len(ids), overflowing)
 
 
 def joined(
@@ -146,8 +155,9 @@ def _joined(part: NDArray[np.float64], join: Sequence[Join], kind: Kind) -> NDAr
 def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64]:
     if way == "noisy-or":
         if kind == "classification":
-            none = np.log1p(-np.minimum(np.exp(part), _ALMOST_ONE)).sum(0)  # log of the chance that no window has it
+            chances = np.exp(part.clip(HOPELESS)).clip(max=SURE)
+            none = np.log1p(-chances).sum(0)  # the logarithm of the chance that no window has it
             return np.log(-np.expm1(none))
-        none = -np.logaddexp(0, part).sum(0)
+        none = -np.logaddexp(0, part.clip(HOPELESS)).sum(0)
         return np.log(-np.expm1(none)) - none
     return part[0] if way == "first" else part.max(0) if way == "max" else part.mean(0)

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo
+from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.long_texts import Encoded, Part, Tokens, spread, windows_of
 
@@ -91,7 +91,7 @@ class RowTokenizer:
     ) -> None:
         self._cutting = tokenizer
         self._max_length, self._long = max_length, long
-        self._longest = max_length if long is None else long.longest(max_length)  # tokens of a row after the cut
+        self._longest = longest_row(max_length, long)  # tokens of a row after the cut
         # A tokenizer.json brings its own settings: the one of all-MiniLM pads every row to 128 tokens.
         tokenizer.no_padding()
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)

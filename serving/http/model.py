@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdc.artifact.manifest import CPU_PROVIDER
+from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import spread
@@ -63,10 +63,12 @@ class Model:
         record: Record | None = None,
         left: Left | None = None,
     ) -> None:
+        """Raises InputError where the queue is too short for one text of the artifact."""
         self.name = name
         self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
+        _check_queue(engine.tokenizer_info, settings.max_queue_tokens)
 
         def batcher(engine: Engine, name: str, has_neighbour: Callable[[], bool]) -> Batcher:
             return Batcher(
@@ -144,6 +146,16 @@ class Model:
         await self._batcher.close()
         if self._second is not None:
             await self._second.close()
+
+
+def _check_queue(info: TokenizerInfo, most: int) -> None:
+    """See that a queue of at most so many tokens takes all windows of the longest text."""
+    if info.long is not None and (windows := info.long.windows) * info.max_length > most:
+        raise InputError(
+            "one text may have more tokens in its windows than the queue takes",
+            given=f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}",
+            remedy=f"KDC_MAX_QUEUE_TOKENS={windows * info.max_length} or more",
+        )
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:

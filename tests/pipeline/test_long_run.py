@@ -17,9 +17,12 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.models.loading import load_tokenizer
 from kdc.pipeline.models.opening import open_classifier
 from kdc.pipeline.rundir.fingerprints import labelled_rows, training
+from kdc.pipeline.training.baselines import Encoder
 from kdc.pipeline.training.batches import Collator, Rows
+from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.joining import joined, parts_of
 from kdc.serving.engine.long_texts import spread
 
@@ -128,11 +131,40 @@ def test_the_loss_may_be_of_each_window(run: Path, monkeypatch: pytest.MonkeyPat
     assert losses[True] == pytest.approx(float(-parts.log_softmax(1)[range(len(parts)), per_window].mean()), rel=1e-4)
 
 
+def test_a_teacher_that_came_fine_tuned_joins_as_asked(run: Path) -> None:
+    """Its own config says the mean. Would catch an artifact whose windows are joined as another run chose."""
+    config = settings(run.parent, "teacher.finetuned=true", "long.join=max")
+    out = config.run.model_copy(update={"out": run.parent / "finetuned"})
+    teacher = config.teacher.model_copy(update={"model": str(run / "teacher" / "model")})
+    tiny_runs.compress(config.model_copy(update={"run": out, "teacher": teacher}), until="teacher")
+    said = json.loads((run.parent / "finetuned" / "teacher" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert said["kdc_join"] == ["max"]
+
+
+def test_a_baseline_takes_the_mean_whatever_the_checkpoint_says(run: Path) -> None:
+    """Would catch the ways of a fine-tuned checkpoint's labels, taken for those of the encoder's vectors."""
+    data = open_data(run / "data")
+    tokens = data.tokens("teacher", "tune").select(range(8))
+    answers = []
+    for join in (None, ["max"], ["max", "first"]):
+        model = open_classifier(run / "teacher" / "model")
+        if join is not None:
+            model.config.kdc_join = join
+        model.save_pretrained(run.parent / "encoder")
+        load_tokenizer(str(run / "teacher" / "model")).save_pretrained(run.parent / "encoder")
+        encoder = Encoder(str(run.parent / "encoder"), data.task, environment=Environment(0), max_length=LENGTH)
+        answers.append(encoder.vectors(None, tokens))
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
+        (("teacher.window_loss=each", "long.mode=cut"), "losses of their own"),
         (("data.max_length=15",), "hold too little"),
-        (("long.stride=25",), "left out"),
+        (("long.stride=23",), "left out"),
+        (("long.stride=18", "long.keep=5"), "left out"),
         (("long.keep=13",), "leaves no room"),
         (("data.kind=regression", "long.join=noisy-or"), "noisy-or"),
     ],
@@ -148,6 +180,12 @@ def test_windows_that_cannot_be_are_refused_before_any_training(
     with pytest.raises(InputError, match=problem):
         tiny_runs.compress(settings(tmp_path, *changes))
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_settings_of_windows_without_windows_are_refused() -> None:
+    """Would catch hours of training on cut rows by who forgot `--long windows`."""
+    with pytest.raises(InputError, match="keep=3"):
+        resolve(flags=layer_of({"data.task": "pydocs", "long.keep": 3}), sets={}, file={})
 
 
 def test_runs_that_cut_are_the_runs_of_before() -> None:

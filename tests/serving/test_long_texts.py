@@ -19,10 +19,14 @@ from typer.testing import CliRunner
 from kdc.artifact.folder import load_manifest, write_manifest
 from kdc.artifact.manifest import Join, Kind, LongTexts, Manifest, TokenizerInfo
 from kdc.cli import app
+from kdc.common.errors import InputError
+from kdc.pipeline.quality.latency import rows_of
 from kdc.pipeline.training import joining
 from kdc.pipeline.training.joining import best_join
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.long_texts import joined, windows_of
+from kdc.serving.engine.long_texts import joined, row_tokens, windows_of
+from kdc.serving.http.model import Model
+from kdc.serving.http.settings import ServeSettings
 
 WAYS: tuple[Join, ...] = ("mean", "max", "first", "noisy-or")
 CUT = INFO.model_copy(update={"max_length": 16})
@@ -59,6 +63,7 @@ def test_windows_hold_every_word_in_order_and_no_more_tokens_than_they_may(
         assert all(len(body) == 14 - keep and body == list(range(body[0], body[-1] + 1)) for body in slid)
         starts = [body[0] for body in slid]
         assert all(0 < step <= stride for step in np.diff(starts))
+        assert found.row_tokens == count
         whole = {*words[:keep], *itertools.chain(*slid)} == set(words)
         assert len(bodies) <= most
         assert found.overflowing is not whole
@@ -79,6 +84,7 @@ def test_of_a_pair_the_longer_text_slides_and_the_shorter_one_stands_in_each() -
     ids, owners = [1, *first, 2, *range(200, 220), 2], [None, *[0] * 30, None, *[1] * 20, None]
     found = windows_of(ids, [0] * 53, owners, max_length=16, long=LongTexts(stride=6, windows=9))
     assert {len([token for token in part.ids if token >= 200]) for part in found.parts} == {6}
+    assert found.overflowing  # so that a client that forbids cutting is told
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel"])
@@ -113,7 +119,8 @@ def test_answers_are_joined_by_the_formulas_of_probabilities(kind: Kind) -> None
 def test_training_joins_as_serving_does_and_its_gradients_are_numbers(kind: Kind) -> None:
     random = np.random.default_rng(1)
     logits = random.normal(scale=4, size=(9, 1 if kind == "regression" else 3)).astype(np.float32)
-    logits[3] = 40  # nearly certain, where a logarithm of what is left would be infinite
+    logits[3], logits[4] = 40, -40  # nearly certain, where a logarithm of what is left would be infinite
+    logits[5:7] = np.array([[16.0, 0.0, 1.0]])[:, : logits.shape[1]]  # two labels that are nearly nowhere
     batch = {"windows": torch.tensor([2, 1, 6])}
     problems = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}
     for way in WAYS[:3] if kind == "regression" else WAYS:
@@ -197,6 +204,22 @@ def test_a_service_answers_long_texts_and_counts_their_windows(artifact: Path) -
     assert (cut.status_code, "more than 46 tokens" in cut.text) == (422, True)
     line = next(line for line in metrics.splitlines() if line.startswith("kdc_batch_rows_sum"))
     assert float(line.split()[-1]) == 1 + 1 + 2 + 3 + 4  # windows
+    line = next(line for line in metrics.splitlines() if line.startswith("kdc_rows_total"))
+    assert float(line.split()[-1]) == len(TEXTS)
+
+
+def test_a_queue_that_is_too_short_for_one_text_is_refused_at_the_start(artifact: Path) -> None:
+    """Would catch an artifact whose longest texts are refused for ever, by a message on too many texts."""
+    with Engine.load(artifact) as engine, pytest.raises(InputError, match="KDC_MAX_QUEUE_TOKENS=64 or more"):
+        Model("mood", engine, ServeSettings(max_queue_tokens=63))
+
+
+def test_rows_that_are_made_up_to_be_timed_have_the_length_of_those_that_were_judged(artifact: Path) -> None:
+    """Would catch `kdc verify` timing one window where the contract timed several."""
+    with Engine.load(artifact) as engine:
+        lengths = [row_tokens(row) for row in engine.encode(TEXTS)]
+        assert lengths == [7, 16, 17, 32, 46]
+        assert [row_tokens(row) for row in engine.encode(rows_of(lengths, engine))] == lengths
 
 
 def test_kdc_predict_answers_long_texts(artifact: Path, tmp_path: Path) -> None:

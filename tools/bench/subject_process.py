@@ -77,12 +77,13 @@ def load(path: Path, *, variant: str | None, device: Any, threads: int | None) -
 
 def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | None) -> Model:
     from kdc.serving.engine.engine import Engine
+    from kdc.serving.engine.long_texts import row_tokens
 
     engine = Engine.load(path, variant=variant, device=device, threads=threads)
     engine.expect_made_up_rows()
     return Model(
         answer=lambda rows: engine.predict(rows, batch_size=len(rows)),
-        count_tokens=lambda row: len(engine.encode([row])[0]),
+        count_tokens=lambda row: row_tokens(engine.encode([row])[0]),
         is_pair=engine.task.is_pair,
         about=Loaded(
             runtime="onnxruntime",
@@ -90,7 +91,7 @@ def _load_artifact(path: Path, variant: str | None, device: Any, threads: int | 
             on=engine.provider,
             threads=engine.threads,
             notes=tuple(engine.notes),
-            longest=engine.tokenizer_info.max_length,
+            longest=engine.tokenizer_info.longest,
         ),
     )
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME, Manifest
 
@@ -33,6 +34,11 @@ def write_model(artifact: Path, manifest: Manifest, folder: Path, *, name: str, 
     (folder / "config.pbtxt").write_text(_config(manifest, name, variant), encoding="utf-8")
 
 
+def _told(values: dict[str, Any]) -> dict[str, str]:
+    """What a parameter's text can say: a group of values is JSON."""
+    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
+
+
 def _config(manifest: Manifest, name: str, variant: str) -> str:
     inputs = ",\n".join(
         f"  {{ name: {_text(each)} data_type: TYPE_INT64 dims: [ -1 ] }}" for each in manifest.input_names
@@ -44,7 +50,7 @@ def _config(manifest: Manifest, name: str, variant: str) -> str:
         "temperature": repr(manifest.temperature),
         "center": repr(manifest.task.center),
         "spread": repr(manifest.task.spread),
-        **{name: str(value) for name, value in manifest.tokenizer.model_dump(exclude={"token_type_ids"}).items()},
+        **_told(manifest.tokenizer.model_dump(mode="json", exclude={"token_type_ids"}, exclude_none=True)),
     }
     parameters = "\n".join(
         f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}" for key, value in told.items()
