@@ -204,6 +204,13 @@ COMPRESS = (
         "operating",
     ),
     Setting(
+        "sets",
+        float,
+        "Give each row a set of labels too, which holds the true one with this probability, such as 0.95, by rows held "
+        "out of training; of three classes or more (default: no sets).",
+        "operating",
+    ),
+    Setting(
         "cascade",
         str,
         "A second model for the rows that the student is not sure of, where that gains: auto, the teacher itself; or "
@@ -462,6 +469,9 @@ def try_(
     if engine.task.points or engine.task.abstain is not None:
         gets = document["decision"]
         lines.append(f"decision: {(', '.join(gets) or 'no label') if isinstance(gets, list) else gets}")
+    if engine.task.sets is not None:
+        (document["set"],) = engine.label_sets(answer[None])
+        lines.append(f"set: {', '.join(document['set'])}")
     _print(as_json, document, "\n".join(lines))
 
 

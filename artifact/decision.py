@@ -1,7 +1,8 @@
 """What a score means: from which probability on an artifact gives a label or an answer, and how often that is right.
 
 Without an operating point the most probable of several classes is given, and a label of a multi-label task from `HALF`
-on. Without an abstention every row is answered.
+on. Without an abstention every row is answered. Beside the one label a row can have a set of labels that holds the true
+one with a stated probability.
 """
 
 import re
@@ -90,6 +91,14 @@ class Answered(Frozen):
     accuracy: Rate  # of the answered rows, those that are answered rightly
 
 
+class Covered(Frozen):
+    """How sets of labels do on some rows."""
+
+    coverage: Rate  # of all rows, those whose set holds the true label
+    single: Rate  # of all rows, those whose set is one label
+    size: float = Field(ge=1)  # labels of a set, on average
+
+
 class Threshold(Frozen):
     """A probability from which on something is done."""
 
@@ -115,6 +124,31 @@ class Abstention(Threshold):
     shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     tuning: Answered | None = None  # on the tuning slice, by which it was chosen
     evaluation: Answered | None = None  # on the evaluation rows, by which it was not
+
+
+class LabelSets(Frozen):
+    """From which probability on a label is in a row's set of labels, which holds the most probable one in any case."""
+
+    coverage: float = Field(gt=0, lt=1)  # least probability, as it was asked for, that a set holds the true label
+    at_least: float = Field(ge=0, le=1)
+    variant: str = ""  # the ONNX file by whose probabilities it was chosen, on the tuning slice
+    evaluation: Covered | None = None  # on the evaluation rows, by which it was not chosen
+
+
+def sets_table(sets: LabelSets | None) -> list[list[str]]:
+    """The sets of labels as text, header first, with how they do on the evaluation rows; empty where there are none."""
+    if sets is None:
+        return []
+    found = sets.evaluation
+    shown = ["-"] * 3 if found is None else [found.coverage.text, f"{found.size:.2f}", found.single.text]
+    titles = [
+        "truth in the set, asked %",
+        "labels from",
+        "truth in the set %",
+        "labels in a set",
+        "sets of one label %",
+    ]
+    return [titles, [f"{100 * sets.coverage:g}", f"{sets.at_least:.4f}", *shown]]
 
 
 def decision_table(points: tuple[OperatingPoint, ...], abstain: Abstention | None) -> list[list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kdc.artifact.contract.text import render as render_contract
-from kdc.artifact.decision import decision_table
+from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import aligned, number
 
@@ -62,8 +62,8 @@ def render(manifest: Manifest) -> str:
         "",
         table(manifest.metrics, manifest.task.metric),
     ]
-    if decisions := decision_table(manifest.task.points, manifest.task.abstain):
-        lines += ["", aligned(decisions)]
+    for decisions in (decision_table(manifest.task.points, manifest.task.abstain), sets_table(manifest.task.sets)):
+        lines += ["", aligned(decisions)] if decisions else []
     if manifest.contract is not None:
         lines += ["", render_contract(manifest.contract)]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.decision import ABSTAINED, Abstention, OperatingPoint
+from kdc.artifact.decision import ABSTAINED, Abstention, LabelSets, OperatingPoint
 from kdc.common.frozen import Frozen
 
 SCHEMA_VERSION = 1
@@ -61,6 +61,11 @@ class TaskBase(Frozen):
         """Whether a row holds two texts."""
         return self.text_pair is not None
 
+    @property
+    def can_have_sets(self) -> bool:
+        """Whether its rows can have sets of labels: of two labels a set says no more than an abstention."""
+        return self.kind == "classification" and len(self.labels) > 2
+
 
 class TaskInfo(TaskBase):
     """A task as the artifact has it: its labels are known."""
@@ -68,6 +73,7 @@ class TaskInfo(TaskBase):
     metric: str = ""  # the one that decides
     points: tuple[OperatingPoint, ...] = ()  # labels that have a threshold of their own; none in older artifacts
     abstain: Abstention | None = None  # which rows are not answered; None where all are, as in older artifacts
+    sets: LabelSets | None = None  # sets of labels that hold the true one; None in older artifacts
 
     @model_validator(mode="after")
     def _points_fit_labels(self) -> Self:
@@ -86,6 +92,12 @@ class TaskInfo(TaskBase):
             raise ValueError(f"only classes without operating points can abstain, of which none is called {ABSTAINED}")
         if len(self.abstain.shares) not in (0, len(self.labels)):
             raise ValueError("an abstention's shares do not fit the labels")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_fit(self) -> Self:
+        if self.sets is not None and not self.can_have_sets:
+            raise ValueError("only one of three classes or more can have sets of labels")
         return self
 
     @model_validator(mode="after")

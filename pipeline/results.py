@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_seria
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Costs
+from kdc.artifact.decision import LabelSets
 from kdc.artifact.manifest import Scalar
 
 Scores = dict[str, float]
@@ -401,6 +402,7 @@ class PackageResult(StageResult):
     table: Table  # the table of stage `evaluate`
     metric: str  # the deciding one
     contract: Judgement | None = None  # the contract, and how the artifact keeps it; None where nothing was asked
+    sets: LabelSets | None = None  # sets of labels, with how they do on the evaluation rows; None where there are none
     notes: tuple[str, ...] = ()  # sentences for the person who watches
     example: str = ""  # arguments for `kdc try`, quoted for a shell
 

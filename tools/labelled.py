@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract
-from kdc.artifact.decision import Abstention, OperatingPoint, decision_table
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, decision_table, sets_table
 from kdc.artifact.manifest import Device, Manifest, TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
@@ -24,6 +24,7 @@ from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.abstaining import answered_rates
 from kdc.pipeline.quality.comparison import Other
+from kdc.pipeline.quality.conformal import covered_rates
 from kdc.pipeline.quality.judging import Answers, judge_answers
 from kdc.pipeline.quality.operating import having, rates
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
@@ -47,6 +48,7 @@ class Evaluation(Frozen):
     metrics: dict[str, float]  # points by name of the metric
     points: tuple[OperatingPoint, ...]  # the labels' thresholds, with how they do on these rows as `evaluation`
     abstain: Abstention | None  # likewise, which rows are answered; None where all are
+    sets: LabelSets | None  # likewise, sets of labels; None where there are none
     promised: dict[str, float]  # what the artifact's manifest states for this variant, of its own evaluation split
 
 
@@ -76,9 +78,11 @@ def evaluate_artifact(
     names = known.metrics if known is not None else task.metrics
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
     logits = engine.logits(texts)
-    probabilities, abstain = engine.activated(logits), engine.task.abstain
+    probabilities, abstain, sets = engine.activated(logits), engine.task.abstain, engine.task.sets
     if abstain is not None:
         abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
+    if sets is not None:
+        sets = sets.model_copy(update={"evaluation": covered_rates(probabilities, labels, sets)})
     return Evaluation(
         artifact=str(artifact),
         rows=len(texts),
@@ -87,6 +91,7 @@ def evaluate_artifact(
         metrics=metrics.compute(logits, labels, task.kind, names),
         points=_measured(engine.task, probabilities, labels),
         abstain=abstain,
+        sets=sets,
         promised=promised,
     )
 
@@ -111,8 +116,8 @@ def render(evaluation: Evaluation) -> str:
         promised = evaluation.promised.get(name)
         beside = "" if promised is None else f"   (on its own evaluation split {promised:.2f})"
         lines.append(f"{name:<12}{value:8.2f}{beside}")
-    if decisions := decision_table(evaluation.points, evaluation.abstain):
-        lines += ["", aligned(decisions)]
+    for decisions in (decision_table(evaluation.points, evaluation.abstain), sets_table(evaluation.sets)):
+        lines += ["", aligned(decisions)] if decisions else []
     return "\n".join(lines)
 
 

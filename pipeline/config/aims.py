@@ -159,6 +159,22 @@ def abstain_of(text: str | None, aims: Sequence[str], task: TaskBase) -> Aim | N
     return parse_abstain(text)
 
 
+def check_sets(coverage: float | None, task: TaskBase) -> None:
+    """Refuse sets of labels that a task cannot have.
+
+    Raises:
+        InputError: it is not one of three classes or more.
+    """
+    if coverage is not None and not task.can_have_sets:
+        is_of_two = task.kind == "classification"
+        raise InputError(
+            "only a task that gives each row one of three classes or more can have sets of labels",
+            given=f"--sets {coverage}; {task.name} is a {task.kind} task"
+            + (f" of {len(task.labels)} classes" if is_of_two else ""),
+            remedy="drop --sets" + ("; --abstain tells the rows that could be either" if is_of_two else ""),
+        )
+
+
 def required_label(requirement: str, task: TaskBase) -> str | None:
     """The label that a requirement is about; None where it is about the rows that are answered.
 

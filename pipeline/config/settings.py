@@ -415,7 +415,8 @@ class QuantizeSettings(Section):
 
 
 class OperatingSettings(Section):
-    """From which probability on the artifact gives a label, chosen on the tuning slice."""
+    """From which probability on the artifact gives a label, an answer, or one of several labels, chosen on the tuning
+    slice."""
 
     aims: Texts = Field(
         (),
@@ -431,6 +432,13 @@ class OperatingSettings(Section):
         None,
         description="which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown "
         "to be right, or the least probability of an answer (default: all)",
+    )
+    sets: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="probability, such as 0.95, with which a row's set of labels holds the true one; of three classes "
+        "or more (default: no sets)",
     )
 
     @field_validator("aims")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_serializer
 
 from kdc.artifact.contract.judgement import Judgement
-from kdc.artifact.decision import Abstention, OperatingPoint
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.calibration import Reliability
 from kdc.pipeline.results import History, Lengths, Pair, Result, Scores, StudentCosts, Trial
@@ -161,6 +161,7 @@ class Facts(Result):
     calibration: CalibrationFacts | None  # None for regression
     decisions: tuple[DecisionFacts, ...] = ()  # of the labels that have a threshold of their own
     abstention: AbstentionFacts | None = None  # None where all rows are answered
+    sets: LabelSets | None = None  # sets of labels that hold the true one; None where there are none
     cascade: CascadeFacts | None = None  # None where no second model was looked for, or its answers are not kept
     lengths: LengthFacts  # how long the training rows are
     disagreements: Disagreements  # where the teacher and the served student differ

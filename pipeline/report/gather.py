@@ -103,6 +103,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         calibration=calibration,
         decisions=_decisions(manifest, logits[served], labels),
         abstention=_abstention(manifest, logits["teacher"], logits[served], labels),
+        sets=manifest.task.sets,
         cascade=_cascade(run, manifest, logits, labels),
         lengths=LengthFacts(**dict(train.lengths), cut=manifest.tokenizer.longest, truncated=train.truncated),
         disagreements=disagreements(

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdc.artifact.contract.text import sentence
 from kdc.artifact.contract.text import table as contract_table
-from kdc.artifact.decision import decision_table
+from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import in_order
 from kdc.common.files import write_whole
 from kdc.common.tables import number
@@ -118,6 +118,7 @@ def _values(facts: Facts) -> dict[str, Any]:
             tuple(each.point for each in facts.decisions),
             facts.abstention.abstain if facts.abstention else None,
         ),
+        "sets": sets_table(facts.sets),
         "models": table(facts),
         "origin": [
             ("teacher", where.teacher),

@@ -2,7 +2,7 @@
 
 from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.text import sentence, table
-from kdc.artifact.decision import decision_table
+from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
@@ -68,7 +68,7 @@ import kdc
 engine = kdc.load(".")
 probabilities = engine.predict([{row}])  # (rows, {task.outputs}), columns {list(task.labels) or "the number"}
 ```
-{_decisions(manifest)}{_elsewhere(manifest)}
+{_decisions(manifest)}{_sets(manifest)}{_elsewhere(manifest)}
 ## Limits
 
 It answers what its training rows were like; texts of another kind, language or length may be answered badly and with
@@ -91,6 +91,21 @@ def _decisions(manifest: Manifest) -> str:
 evaluation rows, by which it was not chosen, with exact 95 % intervals.
 
 {markdown(table)}
+"""
+
+
+def _sets(manifest: Manifest) -> str:
+    """How often sets of labels hold the true one; empty where there are none."""
+    if manifest.task.sets is None:
+        return ""
+    return f"""
+## Sets of labels
+
+`engine.label_sets(probabilities)` gives each row's: the most probable label, and all others from a probability on that
+was chosen on rows held out of training. The shares are of the evaluation rows, by which it was not chosen, with exact
+95 % intervals.
+
+{markdown(sets_table(manifest.task.sets))}
 """
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.decision import Abstention, OperatingPoint, Threshold
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, Threshold
 from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
+from kdc.pipeline.quality.conformal import choose_at_least, covered_rates, fewest_rows
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
 from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, open_variant
 from kdc.pipeline.rundir.context import Run
@@ -24,7 +25,7 @@ _Labelled = tuple[NDArray[np.floating], NDArray[np.generic]]  # probabilities (r
 
 
 def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, list[str]]:
-    """The task with the thresholds that a run asks for, and what a person should know of them.
+    """The task with the thresholds and sets of labels that a run asks for, and what a person should know of them.
 
     Args:
         run: whose evaluation is done.
@@ -33,18 +34,22 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
     """
     task, operating = run.data().task.info(), run.config.operating
     aims, abstain = aims_of(operating.aims, task), abstain_of(operating.abstain, operating.aims, task)
-    if not aims and abstain is None:
+    if not aims and abstain is None and operating.sets is None:
         return task, []
     with open_variant(run, variant, temperature=temperature) as engine:
         held_out = tuning_slice(run, engine)
     answers = answers_of(run)
     tuning = activate(held_out.logits, task.kind, temperature), held_out.labels
     evaluation = activate(answers.students[variant], task.kind, temperature), answers.labels
+    notes: list[str] = []
+    if operating.sets is not None:
+        sets, note = _sets(operating.sets, variant, tuning, evaluation)
+        task, notes = task.model_copy(update={"sets": sets}), [note]
     if abstain is not None:
         decision = _abstention(task, abstain, variant, tuning, evaluation)
         task = task.model_copy(update={"abstain": decision})
-        notes = _unreached({"answers": decision})
-    else:
+        notes += _unreached({"answers": decision})
+    elif aims:
         points = []
         for label, aim in aims.items():
             place = task.labels.index(label)
@@ -52,8 +57,10 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
             point = OperatingPoint(label=label, **_fields(chosen, aim, variant))
             points.append(_told(task, point, tuning, evaluation))
         task = task.model_copy(update={"points": tuple(points)})
-        notes = _unreached({point.label: point for point in points})
-    return task, notes + _flips(task, answers.students, variant, temperature)
+        notes += _unreached({point.label: point for point in points})
+    if aims or abstain is not None:
+        notes += _flips(task, answers.students, variant, temperature)
+    return task, notes
 
 
 def _told(task: TaskInfo, point: OperatingPoint, tuning: _Labelled, evaluation: _Labelled) -> OperatingPoint:
@@ -75,6 +82,23 @@ def _abstention(task: TaskInfo, aim: Aim, variant: str, tuning: _Labelled, evalu
     shares = given(probabilities, task.model_copy(update={"abstain": abstain})) / len(labels)
     shown = {name: answered_rates(*rows, abstain) for name, rows in (("tuning", tuning), ("evaluation", evaluation))}
     return abstain.model_copy(update={"shares": tuple(shares.round(6).tolist()), **shown})
+
+
+def _sets(coverage: float, variant: str, tuning: _Labelled, evaluation: _Labelled) -> tuple[LabelSets | None, str]:
+    """The sets of labels by the tuning slice, with how they do on the evaluation rows, and that in a sentence; None
+    where the slice has too few rows."""
+    probabilities, labels = tuning
+    at_least = choose_at_least(probabilities[np.arange(len(labels)), labels.astype(np.int64)], coverage)
+    if at_least is None:
+        few = f"the tuning slice has {len(labels)} rows, and {fewest_rows(coverage)} are needed"
+        return None, f"sets that hold the true label of {100 * coverage:g} % of rows cannot be shown: {few}"
+    sets = LabelSets(coverage=coverage, at_least=at_least, variant=variant)
+    found = covered_rates(*evaluation, sets)
+    note = (
+        f"sets of labels hold the true one of {found.coverage.text} % of the evaluation rows, asked were "
+        f"{100 * coverage:g} %; they have {found.size:.2f} labels on average, and {found.single.text} % have one"
+    )
+    return sets.model_copy(update={"evaluation": found}), note
 
 
 def _fields(chosen: Chosen, aim: Aim, variant: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, longest_row
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.aims import abstain_of, aims_of, required_label
+from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
 from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
@@ -138,6 +138,7 @@ def check(run: Run) -> None:
         )
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
+    check_sets(operating.sets, task)
     check_second(run)
     for requirement in run.config.contract.require:
         required_label(requirement, task)

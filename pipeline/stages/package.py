@@ -92,6 +92,8 @@ def depends_on(run: Run) -> dict[str, Any]:
         settings["evidence"] = run.config.operating.evidence
     if run.config.operating.abstain is not None:
         settings["abstain"] = run.config.operating.abstain
+    if run.config.operating.sets is not None:
+        settings["sets"] = run.config.operating.sets
     if CASCADE in run.fingerprints:
         settings["cascade"] = run.result(CascadeResult).note
     if terms is not None:
@@ -152,6 +154,7 @@ def run(run: Run, out: Path) -> PackageResult:
         table=evaluated.table,
         metric=manifest.task.metric,
         contract=judgement,
+        sets=manifest.task.sets,
         notes=tuple(
             note for note in (teacher_note(run), quantized.note, _fp16_note(manifest), *evaluated.notes, *notes) if note
         ),

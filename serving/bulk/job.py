@@ -62,7 +62,8 @@ class Job:
         """The new columns by name, with the type of their values: "text", "texts" or "number"."""
         kind, labels = self.task.kind, self.task.labels if self.request.all_scores else ()
         types = {} if kind == "regression" else {"label": "texts" if kind == "multilabel" else "text"}
-        types |= {"score": "number"} | {f"score_{label}": "number" for label in labels}
+        types |= {"score": "number"} | ({"set": "texts"} if self.task.sets is not None else {})
+        types |= {f"score_{label}": "number" for label in labels}
         return {self.request.prefix + name: type_name for name, type_name in types.items()}
 
     def fingerprint(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kdc.common.errors import InputError
 from kdc.serving.bulk.inputs import BadRow, Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.outputs import Writer
-from kdc.serving.engine.deciding import decided, in_words
+from kdc.serving.engine.deciding import decided, in_words, sets_in_words
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Part
 from kdc.serving.engine.tokenizing import is_blank, is_utf8
@@ -147,6 +147,8 @@ def _answers(scores: NDArray[np.float32], job: Job) -> dict[str, list[Any]]:
         if kind == "classification":  # of two classes a threshold may give the less probable one
             best = np.where(gets.any(axis=1), np.where(gets, scores, 0).max(axis=1), best)
     values["score"] = best.tolist()
+    if job.task.sets is not None:
+        values["set"] = sets_in_words(scores, job.task)
     if job.request.all_scores:
         values |= {f"score_{label}": scores[:, place].tolist() for place, label in enumerate(labels)}
     return {job.request.prefix + name: column for name, column in values.items()}

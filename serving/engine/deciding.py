@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kdc.artifact.decision import ABSTAINED, HALF, Abstention
+from kdc.artifact.decision import ABSTAINED, HALF, Abstention, LabelSets
 from kdc.artifact.manifest import TaskInfo
 
 
@@ -72,3 +72,19 @@ def in_words(gets: np.ndarray, task: TaskInfo) -> list[Any]:
     places = np.where(gets.any(axis=1), gets.argmax(axis=1), len(task.labels))
     names = (*task.labels, ABSTAINED)
     return [names[place] for place in places.tolist()]
+
+
+def in_sets(probabilities: np.ndarray, sets: LabelSets) -> np.ndarray:
+    """Which labels are in the rows' sets: bool (rows, outputs), at least one of each row. Probabilities are (rows,
+    outputs)."""
+    holds: np.ndarray = probabilities >= np.minimum(probabilities.max(axis=1, keepdims=True), np.float64(sets.at_least))
+    return holds
+
+
+def sets_in_words(probabilities: np.ndarray, task: TaskInfo) -> list[list[str]]:
+    """The labels in the set of each row by name, the most probable first. Probabilities are (rows, outputs); the task
+    has sets."""
+    assert task.sets is not None
+    sizes = in_sets(probabilities, task.sets).sum(axis=1)
+    orders = np.argsort(-probabilities, axis=1, kind="stable")
+    return [[task.labels[place] for place in order[:size]] for order, size in zip(orders, sizes, strict=True)]

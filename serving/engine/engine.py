@@ -30,7 +30,7 @@ from kdc.artifact.manifest import (
 )
 from kdc.common.errors import InputError, KdcError
 from kdc.common.pace import Pace
-from kdc.serving.engine.deciding import decided, in_words, sureness
+from kdc.serving.engine.deciding import decided, in_words, sets_in_words, sureness
 from kdc.serving.engine.long_texts import Encoded, Part, Tokens, joined, spread
 from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session, run_bound
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows, pad
@@ -160,14 +160,15 @@ class Engine:
         )
         at_once = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
         name = variant_for(opened.provider)
-        chosen_by = {each.variant for each in (*manifest.task.points, manifest.task.abstain) if each is not None}
+        task = manifest.task
+        chosen_by = {each.variant for each in (*task.points, task.abstain, task.sets) if each is not None}
         if others := sorted(chosen_by - {name, ""}):
             note = f"the thresholds were chosen for {', '.join(others)} and are used for {name}"
             opened = replace(opened, notes=(*opened.notes, note))
         engine = cls(
             opened,
             RowTokenizer.read(checked("tokenizer.json"), manifest.tokenizer),
-            manifest.task,
+            task,
             manifest.tokenizer,
             manifest.temperature,
             variant=name,
@@ -285,6 +286,24 @@ class Engine:
             probabilities: (rows, outputs) as `predict` gives them; not of a regression.
         """
         return in_words(decided(probabilities, self.task), self.task)
+
+    def label_sets(self, probabilities: np.ndarray) -> list[list[str]]:
+        """The set of labels of each row, the most probable first, which holds the true one as often as the artifact's
+        manifest says (`task.sets`).
+
+        Args:
+            probabilities: (rows, outputs) as `predict` gives them.
+
+        Raises:
+            InputError: the artifact has no sets.
+        """
+        if self.task.sets is None:
+            raise InputError(
+                "the artifact has no sets of labels",
+                given=self.task.name,
+                remedy="make one that has: kdc compress --sets 0.95",
+            )
+        return sets_in_words(probabilities, self.task)
 
     def logits(self, texts: Sequence[Text], *, batch_size: int = 32) -> np.ndarray:
         """The model's raw outputs, before temperature and scale: float32 (rows, outputs). Those of a cascade's second

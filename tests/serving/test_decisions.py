@@ -11,9 +11,10 @@ from bag_models import INFO, write_artifact
 from live import running
 from typer.testing import CliRunner
 
-from kdc.artifact.decision import Abstention, OperatingPoint, Rate, Rates
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, Rate, Rates
 from kdc.artifact.manifest import TaskInfo
 from kdc.cli import app
+from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 
 PLAIN = TaskInfo(name="spam", kind="classification", text="text", labels=("ham", "spam"))
@@ -177,3 +178,72 @@ def test_the_terminal_tells_of_a_row_that_is_not_answered(unsure: tuple[Path, li
     done = CliRunner().invoke(app, ["evaluate", str(artifact), "--data", str(tmp_path / "rows.csv"), "--json"])
     found = json.loads(done.stdout)["abstain"]["evaluation"]
     assert [found[name][key] for name in ("coverage", "accuracy") for key in ("hits", "of")] == [10, 20, 10, 10]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """An artifact of three classes with sets of labels of all sizes, and the sets by hand."""
+    folder, labels = tmp_path_factory.mktemp("artifacts"), ("ham", "spam", "eggs")
+    task = PLAIN.model_copy(update={"labels": labels})
+    rows = Engine.load(write_artifact(folder / "plain", task, INFO, outputs=3), device="cpu").predict(TEXTS)
+    at_least = 0.25
+    sets = LabelSets(coverage=0.9, at_least=at_least)
+    made = write_artifact(folder / "several", task.model_copy(update={"sets": sets}), INFO, outputs=3)
+    by_score = [sorted(zip(row.tolist(), labels, strict=True), reverse=True) for row in rows]
+    found = [[label for score, label in row if score >= at_least or score == row[0][0]] for row in by_score]
+    assert {len(each) for each in found} == {1, 2, 3}
+    return made, found
+
+
+def test_a_service_tells_the_set_of_labels_with_the_decision(several: tuple[Path, list[list[str]]]) -> None:
+    artifact, expected = several
+    body = {"inputs": [[text] for text in TEXTS]}
+    with running(f"spam={artifact}") as url:
+        plain = httpx.post(f"{url}/predict", json=body).json()
+        asked = httpx.post(f"{url}/predict", json=body | {"decision": True}).json()
+        first = httpx.post(f"{url}/predict", json=body | {"decision": True, "top_k": 1, "raw_scores": True}).json()
+        info = httpx.get(f"{url}/info").json()
+    assert asked == [
+        {"decision": labels[0], "set": labels, "scores": scores} for labels, scores in zip(expected, plain, strict=True)
+    ]
+    assert [row["set"] for row in first] == expected  # what is shown of the scores does not change it
+    assert info["sets"] == {"coverage": 0.9, "at_least": 0.25}
+
+
+def test_a_service_without_sets_tells_of_none(service: str) -> None:
+    assert set(httpx.post(f"{service}/predict", json={"inputs": "w1", "decision": True}).json()) == {
+        "decision",
+        "scores",
+    }
+    assert httpx.get(f"{service}/info").json()["sets"] is None
+
+
+def test_a_table_has_a_column_of_sets(several: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    artifact, expected = several
+    rows = predicted(artifact, tmp_path)
+    assert list(rows[0]) == ["text", "label", "score", "set", "score_ham", "score_spam", "score_eggs"]
+    assert [row["set"].split("|") for row in rows] == expected
+    assert [row["label"] for row in rows] == [labels[0] for labels in expected]
+
+
+def test_the_terminal_tells_the_set(several: tuple[Path, list[list[str]]]) -> None:
+    artifact, expected = several
+    wide = next(place for place, labels in enumerate(expected) if len(labels) == 2)
+    done = CliRunner().invoke(app, ["try", str(artifact), TEXTS[wide]])
+    assert done.stdout.rstrip().endswith(f"set: {', '.join(expected[wide])}")
+    assert "truth in the set %" in CliRunner().invoke(app, ["inspect", str(artifact)]).stdout
+
+
+def test_sets_are_counted_on_any_labelled_file(several: tuple[Path, list[list[str]]], tmp_path: Path) -> None:
+    artifact, expected = several
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{text},ham\n" for text in TEXTS), encoding="utf-8")
+    done = CliRunner().invoke(app, ["evaluate", str(artifact), "--data", str(tmp_path / "rows.csv"), "--json"])
+    found = json.loads(done.stdout)["sets"]["evaluation"]
+    assert found["coverage"]["hits"] == sum("ham" in labels for labels in expected)
+    assert found["size"] == pytest.approx(sum(map(len, expected)) / len(expected))
+
+
+def test_an_artifact_without_sets_says_so(artifact: Path) -> None:
+    engine = Engine.load(artifact)
+    with pytest.raises(InputError, match="no sets"):
+        engine.label_sets(engine.predict(["w1"]))

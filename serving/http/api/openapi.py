@@ -189,7 +189,11 @@ def _schemas() -> Json:
         "truncation_direction": sides | {"description": "Which side is cut"},
         "raw_scores": flag | {"description": "Logits in place of scores"},
         "top_k": _INTEGER | {"minimum": 1, "nullable": True},
-        "decision": flag | {"description": 'Each row as {"decision", "scores"}: the label that it gets, or the labels'},
+        "decision": flag
+        | {
+            "description": 'Each row as {"decision", "scores"}: the label that it gets, or the labels; with "set", the '
+            "labels of which one is the true one, where the model has sets"
+        },
         "function_to_apply": _TEXT | {"nullable": True, "enum": [*FUNCTIONS, None]},
     }
     parameters = _object(optional=options | {"truncation": flag}, additionalProperties=False, nullable=True)
@@ -227,7 +231,9 @@ def _schemas() -> Json:
     return {
         "Error": _object({"error": {"anyOf": [_TEXT, of_openai]}, "error_type": kinds}),
         "Prediction": _array(_object({"label": _TEXT, "score": {"type": "number"}})),
-        "Decision": _object({"decision": {"anyOf": [_TEXT, _array(_TEXT)]}, "scores": _ref("Prediction")}),
+        "Decision": _object(
+            {"decision": {"anyOf": [_TEXT, _array(_TEXT)]}, "scores": _ref("Prediction")}, {"set": _array(_TEXT)}
+        ),
         "Predictions": {
             "anyOf": [
                 _ref("Prediction"),
@@ -258,6 +264,7 @@ def _schemas() -> Json:
                 "thresholds": _object(),
                 "answers_from": {"type": ["number", "null"]},
                 "windows": {"type": ["object", "null"]},
+                "sets": {"type": ["object", "null"]},
                 "second_model": {"type": ["string", "null"]},
             },
         ),

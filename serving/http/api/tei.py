@@ -7,6 +7,7 @@
 | [["a"], ["b", "c"]] | a batch | a list of those |
 | any, with `parameters` | what huggingface_hub's clients send | a list of those, also for one row |
 | any, with `decision: true` | its label or "abstained", too | {"decision", "scores"} for each list of scores |
+| the same, of a model with sets | its set of labels, too | {"decision", "scores", "set"} |
 """
 
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ async def answer(request: Request, body: Any) -> Response:
     if question.decision:
         gets = model.engine.decided(found.probabilities)
         rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
+        if model.engine.task.sets is not None:
+            sets = model.engine.label_sets(found.probabilities)
+            rows = [row | {"set": labels} for row, labels in zip(rows, sets, strict=True)]
     headers = {
         "x-compute-tokens": str(sum(found.tokens)),
         "x-truncated-texts": str(sum(found.truncated)),
@@ -196,6 +200,7 @@ async def info(request: Request) -> Response:
         "thresholds": {point.label: point.threshold for point in task.points},
         "answers_from": None if task.abstain is None else task.abstain.threshold,
         "windows": None if engine.tokenizer_info.long is None else engine.tokenizer_info.long.model_dump(mode="json"),
+        "sets": None if task.sets is None else task.sets.model_dump(include={"coverage", "at_least"}),
         "second_model": None if engine.second is None else engine.second.variant,
         "variant": engine.variant,
         "provider": engine.provider,
