@@ -1,8 +1,8 @@
 """Stage `targets`: the teacher's logits for every row that a student learns from, computed once.
 
 Reads `data/`, `teacher/`. Writes `logits.npy`, (rows, outputs) float32 indexed by row id, memory-mapped by its readers.
-Goes on where it was cut off; with one teacher, memory does not grow with the rows. The rows are answered window by
-window, each into a file of its own, so that several processes can share the work.
+Goes on where it was cut off; with one teacher, memory does not grow with the rows. The rows are answered portion by
+portion, each into a file of its own, so that several processes can share the work.
 """
 
 from dataclasses import replace
@@ -27,9 +27,9 @@ from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle
-from kdc.pipeline.training.predict import WINDOW, predict_window, windows
+from kdc.pipeline.training.predict import PORTION, portions, predict_portion
 
-_FORMAT = "number-format"  # beside the windows: bf16 or fp32
+_FORMAT = "number-format"  # beside the portions: bf16 or fp32
 _SPLITS = ("train", "tune", "unlabeled")  # stage data numbers their rows first, in this order
 
 
@@ -95,7 +95,7 @@ def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
 
 
 def _answer(run: Run, place: int, path: Path, answers: Path) -> int:
-    """Write one teacher's logits into a file, by way of its windows' files in a folder of `answers`.
+    """Write one teacher's logits into a file, by way of its portions' files in a folder of `answers`.
 
     Returns:
         How many rows were answered before the stage was cut off.
@@ -104,13 +104,13 @@ def _answer(run: Run, place: int, path: Path, answers: Path) -> int:
     total = _rows_to_learn_from(data)
     parts = answers / ensemble.folder(place)
     parts.mkdir(parents=True, exist_ok=True)
-    missing = [start for start in windows(total) if not _part(parts, start).exists()]
+    missing = [start for start in portions(total) if not _part(parts, start).exists()]
     if missing:
         rows = Rows.read(data, ensemble.role(place), [split for split in _SPLITS if data.has(split)])
         teacher = run.folder("teacher") / ensemble.folder(place)
         answer_with(str(teacher), data.task, rows, missing, parts, environment=run.environment, progress=run.progress)
     join_parts(parts, path, rows=total, outputs=data.task.outputs)
-    return total - sum(min(WINDOW, total - start) for start in missing)
+    return total - sum(min(PORTION, total - start) for start in missing)
 
 
 @ranks.on_all_ranks
@@ -124,22 +124,22 @@ def answer_with(
     environment: Environment,
     progress: Progress | None,
 ) -> None:
-    """Load a teacher from its folder and have it answer, as `answer_windows` does; under torchrun each process answers
-    its share of the windows. On a CPU it answers in the number format that is faster, unless the run says which; one
+    """Load a teacher from its folder and have it answer, as `answer_portions` does; under torchrun each process answers
+    its share of the portions. On a CPU it answers in the number format that is faster, unless the run says which; one
     that goes on answers in the format that it began in."""
     model = loading.load_model(teacher, task).model.to(environment.device).eval()
     pad_id = loading.load_tokenizer(teacher).pad_token_id
-    if environment.bf16 is None and (kept := parts / _FORMAT).exists():  # the windows that are there are in this one
+    if environment.bf16 is None and (kept := parts / _FORMAT).exists():  # the portions that are there are in this one
         environment = replace(environment, bf16=kept.read_text() == "bf16")
     way = settle(environment, model, rows, pad_id=pad_id, trains=False)
     way = replace(way, bf16=bool(ranks.told_by_leader(float(bool(way.bf16)))))  # all processes in one format
     if ranks.rank() == 0:
         write_whole(parts / _FORMAT, "bf16" if way.bf16 else "fp32")
     with answering(way):
-        answer_windows(model.eval(), rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
+        answer_portions(model.eval(), rows, list(ranks.share_of(starts)), parts, pad_id=pad_id, progress=progress)
 
 
-def answer_windows(
+def answer_portions(
     model: Any,
     rows: Rows,
     starts: list[int],
@@ -148,34 +148,34 @@ def answer_windows(
     pad_id: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write each window's row ids and logits as a file of its own, whole or not at all.
+    """Write each portion's row ids and logits as a file of its own, whole or not at all.
 
     Args:
         model: a sequence classifier in evaluation mode.
         rows: all rows.
-        starts: first rows of the windows.
+        starts: first rows of the portions.
         parts: folder for the files.
         pad_id: the tokenizer's padding id.
-        progress: called with windows done and windows in all.
+        progress: called with portions done and portions in all.
     """
     for done, start in enumerate(starts, 1):
-        logits = predict_window(model, rows, start, pad_id=pad_id)
+        logits = predict_portion(model, rows, start, pad_id=pad_id)
         ids = np.array([row["row"] for row in rows.__getitems__(list(range(start, start + len(logits))))])
         with whole_file(_part(parts, start)) as stream:
             np.savez(stream, ids=ids, logits=logits)
         if progress is not None:
-            progress(done, len(starts), rows=WINDOW)
+            progress(done, len(starts), rows=PORTION)
 
 
 def join_parts(parts: Path, path: Path, *, rows: int, outputs: int) -> None:
-    """Make one file of all windows' answers, (rows, outputs) float32, every row under its id.
+    """Make one file of all portions' answers, (rows, outputs) float32, every row under its id.
 
     Raises:
         KdcError: a row has no answer, or two.
     """
     logits = open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, outputs))
     answers = np.zeros(rows, dtype=np.uint8)
-    for start in windows(rows):
+    for start in portions(rows):
         with np.load(_part(parts, start)) as part:
             logits[part["ids"]] = part["logits"]
             np.add.at(answers, part["ids"], 1)

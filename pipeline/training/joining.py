@@ -49,16 +49,15 @@ def parts_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 def logits_of(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (rows, outputs) of a batch of `Collator`, on the device of the model."""
-    return joined(parts_of(model, batch), batch, model.config)
+    parts = parts_of(model, batch)
+    return joined(parts, batch["windows"], model.config) if "windows" in batch else parts
 
 
-def joined(parts: Tensor, batch: Mapping[str, Tensor], config: Any) -> Tensor:
+def joined(parts: Tensor, counts: Tensor, config: Any) -> Tensor:
     """Logits (rows, outputs) of those of the rows' windows, (windows, outputs), as `long_texts.joined` makes them and
-    the model's config says. A batch of rows that were cut has nothing to be joined."""
-    if "windows" not in batch:
-        return parts
+    the model's config says; `counts`, (rows,), has how many windows each row has."""
     join, kind = join_of(config), _KINDS[config.problem_type]
-    rows = parts.split(batch["windows"].tolist())
+    rows = parts.split(counts.tolist())
     return torch.stack([part[0] if len(part) == 1 else _joined(part, join, kind) for part in rows])
 
 

@@ -120,13 +120,13 @@ class DistillationTrainer(Trainer):
         goal, task = self.objective, self.objective.task
         own: Any = self.model
         logits = parts_of(model, inputs)
-        if goal.each_window and model.training and "windows" in inputs:
-            counts = inputs["windows"]
+        counts = inputs.get("windows")
+        if counts is not None and goal.each_window and model.training:
             labels, labelled = labels.repeat_interleave(counts, 0), labelled.repeat_interleave(counts, 0)
             if teacher_logits is not None:
                 teacher_logits = teacher_logits.repeat_interleave(counts, 0)
-        else:
-            logits = joined(logits, inputs, own.config)
+        elif counts is not None:
+            logits = joined(logits, counts, own.config)
         if task.kind == "regression":
             labels = (labels - task.center) / task.spread
         if teacher_logits is None:

@@ -11,15 +11,15 @@ from kdc.pipeline.training.joining import logits_of, parts_of
 from kdc.pipeline.training.pace import pace
 
 # Rows that are sorted by length together: it bounds memory, and is the unit of work that is shared and resumed.
-WINDOW = 2048
+PORTION = 2048
 _BATCH_SIZE = 64
 
 
-def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
-    """Logits of `WINDOW` rows from `start` on, in row order: (rows, outputs) float32."""
+def predict_portion(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArray[np.float32]:
+    """Logits of `PORTION` rows from `start` on, in row order: (rows, outputs) float32."""
     collate = Collator(pad_id)
-    window = np.arange(start, min(start + WINDOW, len(rows)))
-    order = window[np.argsort(rows.lengths[window], kind="stable")]
+    portion = np.arange(start, min(start + PORTION, len(rows)))
+    order = portion[np.argsort(rows.lengths[portion], kind="stable")]
     parts = []
     with torch.inference_mode(), pace().work():
         for at in range(0, len(order), _BATCH_SIZE):
@@ -27,7 +27,7 @@ def predict_window(model: Any, rows: Rows, start: int, *, pad_id: int) -> NDArra
             pace().step_begins()
             parts.append(logits_of(model, batch).cpu().numpy())
             pace().step_ends(batch["input_ids"].numel())
-    logits = np.empty((len(window), parts[0].shape[1]), dtype=np.float32)
+    logits = np.empty((len(portion), parts[0].shape[1]), dtype=np.float32)
     logits[order - start] = np.concatenate(parts)
     return logits
 
@@ -36,7 +36,7 @@ def predict(model: Any, rows: Rows, *, pad_id: int) -> NDArray[np.float32]:
     """Logits of all rows, in row order, by a sequence classifier that is put into evaluation mode: (rows, outputs)
     float32."""
     model.eval()
-    return np.concatenate([predict_window(model, rows, start, pad_id=pad_id) for start in windows(len(rows))])
+    return np.concatenate([predict_portion(model, rows, start, pad_id=pad_id) for start in portions(len(rows))])
 
 
 def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.float32], list[int]]:
@@ -53,6 +53,6 @@ def predict_parts(model: Any, rows: Rows, *, pad_id: int) -> tuple[NDArray[np.fl
     return np.concatenate(parts), counts
 
 
-def windows(rows: int) -> range:
-    """The first row of each window that `predict_window` answers."""
-    return range(0, rows, WINDOW)
+def portions(rows: int) -> range:
+    """The first row of each portion that `predict_portion` answers."""
+    return range(0, rows, PORTION)

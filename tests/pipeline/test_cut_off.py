@@ -34,7 +34,7 @@ def test_a_run_killed_after_the_teachers_answers_does_not_ask_again(
     more = [f"teacher.more={inputs[1]}"] * (teachers - 1)
     config = settings(inputs, tmp_path / "run", "targets.calibrate=true", *more)
     asked: list[int] = []
-    answer = targets.answer_windows
+    answer = targets.answer_portions
 
     def counted(model: Any, rows: Any, starts: list[int], *rest: Any, **named: Any) -> None:
         asked.extend(starts)
@@ -43,7 +43,7 @@ def test_a_run_killed_after_the_teachers_answers_does_not_ask_again(
     def killed(*given: Any) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(targets, "answer_windows", counted)
+    monkeypatch.setattr(targets, "answer_portions", counted)
     with monkeypatch.context() as patch:
         patch.setattr(targets, "_calibrate", killed)
         with pytest.raises(KeyboardInterrupt):

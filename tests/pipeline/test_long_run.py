@@ -124,7 +124,7 @@ def test_the_loss_may_be_of_each_window(run: Path, monkeypatch: pytest.MonkeyPat
         losses[each] = float(trainer.compute_loss(model, batch).detach())
     parts = parts_of(model, batch).detach()
     labels = batch["labels"]
-    whole = joined(parts, batch, model.config)
+    whole = joined(parts, batch["windows"], model.config)
     per_window = np.repeat(labels.numpy(), batch["windows"].numpy())
     assert len(per_window) == len(parts) > len(labels)
     assert losses[False] == pytest.approx(float(-whole.log_softmax(1)[range(16), labels].mean()), rel=1e-4)

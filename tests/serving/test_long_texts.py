@@ -121,12 +121,12 @@ def test_training_joins_as_serving_does_and_its_gradients_are_numbers(kind: Kind
     logits = random.normal(scale=4, size=(9, 1 if kind == "regression" else 3)).astype(np.float32)
     logits[3], logits[4] = 40, -40  # nearly certain, where a logarithm of what is left would be infinite
     logits[5:7] = np.array([[16.0, 0.0, 1.0]])[:, : logits.shape[1]]  # two labels that are nearly nowhere
-    batch = {"windows": torch.tensor([2, 1, 6])}
+    counts = torch.tensor([2, 1, 6])
     problems = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}
     for way in WAYS[:3] if kind == "regression" else WAYS:
         tensor = torch.from_numpy(logits).requires_grad_()
         config = type("Config", (), {"kdc_join": [way], "problem_type": problems.get(kind, kind)})
-        found = joining.joined(tensor, batch, config)
+        found = joining.joined(tensor, counts, config)
         found.sum().backward()
         np.testing.assert_allclose(found.detach(), joined(logits, [2, 1, 6], (way,), kind), rtol=1e-3, atol=1e-3)
         assert tensor.grad is not None

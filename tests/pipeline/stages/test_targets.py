@@ -13,11 +13,11 @@ import torch
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.stages import targets
-from kdc.pipeline.stages.targets import answer_windows, join_parts
+from kdc.pipeline.stages.targets import answer_portions, join_parts
 from kdc.pipeline.training import predict
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
-from kdc.pipeline.training.predict import windows
+from kdc.pipeline.training.predict import portions
 
 
 class Teacher(torch.nn.Module):
@@ -36,8 +36,8 @@ class Teacher(torch.nn.Module):
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
-    """100 rows in windows of 16; their ids are not in the order of the file."""
-    monkeypatch.setattr(predict, "WINDOW", 16)
+    """100 rows in portions of 16; their ids are not in the order of the file."""
+    monkeypatch.setattr(predict, "PORTION", 16)
     random = np.random.default_rng(0)
     ids = [random.integers(1, 50, size=random.integers(1, 20)).tolist() for _ in range(100)]
     order = random.permutation(100).tolist()
@@ -50,7 +50,7 @@ def answer(rows: Rows, parts: Path, teacher: Teacher, starts: list[int], stop_at
             raise KeyboardInterrupt
 
     parts.mkdir(exist_ok=True)
-    answer_windows(teacher, rows, starts, parts, pad_id=0, progress=progress)
+    answer_portions(teacher, rows, starts, parts, pad_id=0, progress=progress)
 
 
 def joined(rows: Rows, folder: Path) -> np.ndarray:
@@ -66,33 +66,33 @@ def expected(rows: Rows) -> np.ndarray:
 
 
 def test_every_row_has_its_own_logits(rows: Rows, tmp_path: Path) -> None:
-    answer(rows, tmp_path / "parts", Teacher(), list(windows(100)))
+    answer(rows, tmp_path / "parts", Teacher(), list(portions(100)))
     assert np.array_equal(joined(rows, tmp_path), expected(rows))
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 9])
 def test_shares_of_several_processes_join_to_the_same(rows: Rows, tmp_path: Path, ranks: int) -> None:
-    """100 rows are 7 windows, of which no number of processes here has the same share."""
+    """100 rows are 7 portions, of which no number of processes here has the same share."""
     teachers = [Teacher() for _ in range(ranks)]
     for rank, teacher in enumerate(teachers):
-        answer(rows, tmp_path / "parts", teacher, list(windows(100))[rank::ranks])
+        answer(rows, tmp_path / "parts", teacher, list(portions(100))[rank::ranks])
     assert sum(teacher.seen for teacher in teachers) == 100
     assert np.array_equal(joined(rows, tmp_path), expected(rows))
 
 
-def test_an_interrupted_pass_keeps_its_finished_windows(rows: Rows, tmp_path: Path) -> None:
+def test_an_interrupted_pass_keeps_its_finished_portions(rows: Rows, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        answer(rows, parts, Teacher(), list(windows(100)), stop_at=3)
+        answer(rows, parts, Teacher(), list(portions(100)), stop_at=3)
     assert sorted(part.name for part in parts.iterdir()) == [f"{start:012d}.npz" for start in (0, 16, 32)]
-    answer(rows, parts, Teacher(), list(windows(100))[3:])
+    answer(rows, parts, Teacher(), list(portions(100))[3:])
     assert np.array_equal(joined(rows, tmp_path), expected(rows))
 
 
 def test_a_row_answered_twice_is_found(rows: Rows, tmp_path: Path) -> None:
     """Ids are the rows' identity: with one doubled, another has no answer."""
     doubled = rows.parts[0].map(lambda row: {"row": 7 if row["row"] == 8 else row["row"]})
-    answer(Rows([doubled]), tmp_path / "parts", Teacher(), list(windows(100)))
+    answer(Rows([doubled]), tmp_path / "parts", Teacher(), list(portions(100)))
     with pytest.raises(KdcError, match="2 rows, the first is 7"):
         joined(rows, tmp_path)
 
