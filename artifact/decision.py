@@ -143,7 +143,7 @@ def sets_table(sets: LabelSets | None) -> list[list[str]]:
     shown = ["-"] * 3 if found is None else [found.coverage.text, f"{found.size:.2f}", found.single.text]
     titles = [
         "truth in the set, asked %",
-        "labels from",
+        "in the set from probability",
         "truth in the set %",
         "labels in a set",
         "sets of one label %",

@@ -164,8 +164,8 @@ class TokenizerInfo(Frozen):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included. A pair whose
-        shorter text fills half of a window and more is cut earlier."""
+        """Tokens of the longest row that is not cut, special tokens and both texts of a pair included. Of pairs in
+        windows it is that of one with a short first text: the longer it is, the less there is room for the other."""
         return longest_row(self.max_length, self.long)
 
     @property

@@ -280,6 +280,7 @@ def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: Token
     longest = min(like.max_length, loading.longest_input(model.config, tokenizer))
     typed = "token_type_ids" in tokenizer.model_input_names
     info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
+    join = getattr(model.config, "kdc_join", None) or (() if like.long is None else like.long.join)
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
@@ -290,5 +291,5 @@ def _teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: Token
         feeds = [{name: torch.from_numpy(values) for name, values in turn.items()} for turn in turns]
         with torch.inference_mode():
             logits = np.concatenate([model(**turn).logits.numpy() for turn in feeds])
-        parts.append(logits if like.long is None else joined(logits, counts, like.long.join, task.kind))
+        parts.append(logits if like.long is None else joined(logits, counts, join, task.kind))
     return np.concatenate(parts)

@@ -14,6 +14,7 @@ from kdc.common.frozen import Frozen
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.presets import without_layers
 
+_SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
 UNCUT = "teacher"  # the student that is the teacher itself
 SHALLOW = ("conv", "static", "linear")  # the students that have the teacher's token vectors and none of its layers
@@ -148,7 +149,8 @@ class LongSettings(Section):
         """The windows of so many tokens; None where rows are cut."""
         if self.mode == "cut":
             return None
-        stride = self.stride or max(1, 3 * (max_length - self.keep) // 4)
+        room = max_length - self.keep
+        stride = self.stride or max(1, min(3 * room // 4, room - _SPECIAL))
         return LongTexts(stride=stride, windows=self.windows, keep=self.keep, join=join)
 
 
@@ -415,8 +417,8 @@ class QuantizeSettings(Section):
 
 
 class OperatingSettings(Section):
-    """From which probability on the artifact gives a label, an answer, or one of several labels, chosen on the tuning
-    slice."""
+    """From which probability on the artifact gives a label, answers a row, or has a label in the row's set, chosen on
+    the tuning slice."""
 
     aims: Texts = Field(
         (),

@@ -124,14 +124,12 @@ def _elsewhere(manifest: Manifest) -> str:
     same = f"`{function}(logits / {manifest.temperature!r})`"
     if task.kind == "regression":
         same = f"`number * {task.spread!r} + {task.center!r}`"
-    cut = (
-        "as this model was trained"
-        if manifest.tokenizer.long is None
-        else "to one window of those that `kdc` answers by"
-    )
+    in_windows = manifest.tokenizer.long is not None
+    cut = "to the first window of those that `kdc` answers by" if in_windows else "as this model was trained"
+    of_what = " to a text of one window" if in_windows else ""
     return f"""
 The folder is a Hugging Face model too. `AutoTokenizer.from_pretrained(FOLDER)` cuts rows, with `truncation=True`,
-{cut}; {same} is what `kdc` answers.
+{cut}; {same} is what `kdc` answers{of_what}.
 
 - transformers: {torch}.
 - Optimum: `ORTModelForSequenceClassification.from_pretrained(FOLDER, file_name="{smallest}")`.

@@ -82,8 +82,9 @@ def run(run: Run, out: Path) -> DataResult:
 
     rows = ", ".join(f"{name} {split.rows}" for name, split in tokens["teacher"].items())
     cut = sum(split.truncated for split in tokens["teacher"].values())
-    longest = longest_row(max_length["teacher"], config.long.of(max_length["teacher"]))
-    headline = f"{task.name}, {rows} rows; {cut} longer than {longest} tokens were cut"
+    length, long = max_length["teacher"], config.long.of(max_length["teacher"])
+    room = f"{length} tokens" if long is None else f"{long.windows} windows of {length} tokens"
+    headline = f"{task.name}, {rows} rows; {cut} longer than {room} were cut"
     return DataResult(max_length=max_length, tokens=tokens, report=report, headline=headline)
 
 
@@ -130,12 +131,7 @@ def check(run: Run) -> None:
     """
     student = run.config.student
     operating, task = run.config.operating, run.data().task
-    if task.kind == "regression" and run.config.long.join == "noisy-or":
-        raise InputError(
-            "a window's number is no chance, of which noisy-or could be taken",
-            given="--kind regression, long.join=noisy-or",
-            remedy="--set long.join=mean, max or first",
-        )
+    _check_windows(run.config, task)
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
     check_sets(operating.sets, task)
@@ -163,6 +159,21 @@ def check(run: Run) -> None:
     if contract is not None:
         length = run.result(DataResult).max_length["student"]
         check_length(contract.at, longest_row(length, run.config.long.of(length)))
+
+
+def _check_windows(config: Config, task: Task) -> None:
+    if task.kind == "regression" and config.long.join == "noisy-or":
+        raise InputError(
+            "a window's number is no chance, of which noisy-or could be taken",
+            given="--kind regression, long.join=noisy-or",
+            remedy="--set long.join=mean, max or first",
+        )
+    if config.long.mode == "cut" and "each" in (config.teacher.window_loss, config.student.window_loss):
+        raise InputError(
+            "there are no windows that could have losses of their own",
+            given="window_loss=each",
+            remedy="--long windows, or drop it",
+        )
 
 
 def _check_architecture(config: Config) -> None:
@@ -205,10 +216,4 @@ def _check_plan(config: Config, task: Task) -> None:
         )
     for settings in (config.teacher, config.student):
         check_class_weights(settings.class_weights, task)
-        if settings.window_loss == "each" and config.long.mode == "cut":
-            raise InputError(
-                "there are no windows that could have losses of their own",
-                given="window_loss=each",
-                remedy="--long windows, or drop it",
-            )
     choose_exporter(config.export.exporter)

@@ -106,6 +106,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
         result = _with_join(run, model, result, role, pad_id)
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
             model, result = _or_from_probe(run, settings, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
+    _say_join(run, model)
     _check(run, result)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -121,10 +122,17 @@ def _with_join(run: Run, model: Any, result: ModelResult, role: str, pad_id: int
         scored = score_model(model, tune, task, pad_id)
         result = scored.model_copy(update={"training": result.training})
     model.to("cpu")
-    ways = dict(zip(task.labels, join_of(model.config), strict=True)) if task.kind == "multilabel" else {}
-    chosen = ", ".join(f"{label} by {way}" for label, way in ways.items()) or f"by {join_of(model.config)[0]}"
-    run.say(f"teacher: the answers of a row's windows are joined {chosen}")
     return result
+
+
+def _say_join(run: Run, model: Any) -> None:
+    """Tell how the windows of a teacher's rows are joined."""
+    if run.config.long.mode == "cut":
+        return
+    task, join = run.data().task, join_of(model.config)
+    by_label = dict(zip(task.labels, join, strict=True)) if len(join) > 1 else {}
+    chosen = ", ".join(f"{label} by {way}" for label, way in by_label.items()) or f"by {join[0]}"
+    run.say(f"teacher: the answers of a row's windows are joined {chosen}")
 
 
 def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettings:

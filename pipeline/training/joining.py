@@ -72,8 +72,8 @@ def _way(part: Tensor, way: Join, kind: Kind) -> Tensor:
     if way == "noisy-or":
         if kind == "classification":
             none = torch.log1p(-part.clamp(min=HOPELESS).exp().clamp(max=SURE)).sum(0)
-            return torch.log(-torch.expm1(none))
-        none = -F.softplus(part.clamp(min=HOPELESS)).sum(0)
+        else:
+            none = -F.softplus(part.clamp(min=HOPELESS)).sum(0)
         return torch.log(-torch.expm1(none)) - none
     return part[0] if way == "first" else part.amax(0) if way == "max" else part.mean(0)
 

@@ -259,7 +259,8 @@ class Engine:
 
         Args:
             texts: any number of texts; for a pair task, of (text, text).
-            batch_size: rows in one forward pass, or windows of long ones; those of one row, up to 32, share a pass.
+            batch_size: rows in one forward pass, or windows of long ones. Where a row has more windows than that,
+                passes have as many as it has, up to 32.
 
         Returns:
             float32 (rows, outputs), in the order of `texts`. Rows of a classification sum to 1; each output of a

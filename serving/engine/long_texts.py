@@ -121,9 +121,9 @@ def joined(
 ) -> NDArray[np.float32]:
     """One answer for each row of those of its windows. A row of one window keeps its answer as it is.
 
-    Of classes the answers of several windows are their log-probabilities, which no constant of a window moves: "mean"
-    is their mean, "max" the highest of each label, "noisy-or" the logarithm of the chance that a label is in any
-    window, were these independent (Pearl 1988); of labels apart likewise, as log-odds. "first" is the first window's.
+    Of classes the answers of several windows are their log-probabilities, which no constant of a window moves, of
+    labels apart their log-odds: "mean" is their mean, "max" the highest of each label, "first" the first window's.
+    "noisy-or" is, of both, the log-odds that a label is in any window, were these independent (Pearl 1988).
 
     Args:
         logits: (parts, outputs), the parts of a row one after another.
@@ -157,7 +157,7 @@ def _way(part: NDArray[np.float64], way: Join, kind: Kind) -> NDArray[np.float64
         if kind == "classification":
             chances = np.exp(part.clip(HOPELESS)).clip(max=SURE)
             none = np.log1p(-chances).sum(0)  # the logarithm of the chance that no window has it
-            return np.log(-np.expm1(none))
-        none = -np.logaddexp(0, part.clip(HOPELESS)).sum(0)
+        else:
+            none = -np.logaddexp(0, part.clip(HOPELESS)).sum(0)
         return np.log(-np.expm1(none)) - none
     return part[0] if way == "first" else part.max(0) if way == "max" else part.mean(0)

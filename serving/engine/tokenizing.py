@@ -19,6 +19,7 @@ Text = str | tuple[str, str]
 
 # A text that fills at most this many pieces of the maximum length is left to the library's own truncation.
 _FEW_PIECES = 4
+_SHORT_TEXT = 10  # words of a pair's first text, where a pair is made up
 # Of a longer one so many characters for each token that is kept are tokenised first, then four times as many, ...
 _CHARACTERS = 8
 # A part's tokens are those of the whole text, but for a few where it was cut out: more than this are never seen there.
@@ -268,13 +269,15 @@ def kept_tokens(owners: Sequence[int | None], max_length: int, *, from_left: boo
 def row_of(length: int, tokens: Callable[[Text], int], *, is_pair: bool) -> Text:
     """Make a row to measure with, of `length` tokens or as near to it as whole words come. `tokens` counts a row's.
 
-    Both numbers include special tokens. Latency depends on the number of tokens, not on what they say.
+    Both numbers include special tokens. Latency depends on the number of tokens, not on what they say. A pair's first
+    text is short, as it is where pairs are long: so many tokens then have as many windows as real ones.
     """
 
     def words(count: int) -> Text:
         if not is_pair:
             return " ".join(["a"] * max(1, count))
-        return " ".join(["a"] * max(1, count // 2)), " ".join(["a"] * max(1, count - count // 2))
+        first = max(1, min(count // 2, _SHORT_TEXT))
+        return " ".join(["a"] * first), " ".join(["a"] * max(1, count - first))
 
     one, two = tokens(words(2)), tokens(words(4))
     return words(2 + max(0, round((length - one) * 2 / max(1, two - one))))

@@ -63,12 +63,10 @@ class Model:
         record: Record | None = None,
         left: Left | None = None,
     ) -> None:
-        """Raises InputError where the queue is too short for one text of the artifact."""
         self.name = name
         self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
-        _check_queue(engine.tokenizer_info, settings.max_queue_tokens)
 
         def batcher(engine: Engine, name: str, has_neighbour: Callable[[], bool]) -> Batcher:
             return Batcher(
@@ -121,7 +119,7 @@ class Model:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
             if not truncate and any(truncated):
                 raise InputError(
-                    f"a text has more than {self.engine.tokenizer_info.longest} tokens",
+                    f"a text has more than {_room(self.engine.tokenizer_info)}",
                     given=f"row {truncated.index(True)}",
                     remedy="shorten it, or send truncate: true",
                 )
@@ -148,14 +146,23 @@ class Model:
             await self._second.close()
 
 
-def _check_queue(info: TokenizerInfo, most: int) -> None:
-    """See that a queue of at most so many tokens takes all windows of the longest text."""
+def check_queue(info: TokenizerInfo, most: int) -> None:
+    """See that a queue of at most so many tokens takes all windows of the longest text.
+
+    Raises:
+        InputError: it does not.
+    """
     if info.long is not None and (windows := info.long.windows) * info.max_length > most:
         raise InputError(
             "one text may have more tokens in its windows than the queue takes",
             given=f"{windows} windows of {info.max_length} tokens, KDC_MAX_QUEUE_TOKENS={most}",
             remedy=f"KDC_MAX_QUEUE_TOKENS={windows * info.max_length} or more",
         )
+
+
+def _room(info: TokenizerInfo) -> str:
+    """What the longest row that is not cut fills; a pair has no one length, as its shorter text is in each window."""
+    return f"{info.longest} tokens" + ("" if info.long is None else f", or its {info.long.windows} windows hold")
 
 
 def batch_tokens(engine: Engine, settings: ServeSettings) -> int:

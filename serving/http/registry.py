@@ -20,7 +20,7 @@ from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.artifacts import expected_sha256, paths_by_name
-from kdc.serving.http.model import Left, Model, Record, batch_tokens
+from kdc.serving.http.model import Left, Model, Record, batch_tokens, check_queue
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
@@ -144,6 +144,7 @@ class Registry:
             expect_sha256=self._expected.get(name),
         )
         assert engine.manifest is not None
+        check_queue(engine.tokenizer_info, settings.max_queue_tokens)
         refuse_failed(engine.manifest.contract, allow=settings.allow_failed)
         _warn_of_contract(engine, engine.manifest.contract)
         engine.warm_up(batch_tokens(engine, settings))

@@ -188,6 +188,16 @@ def test_settings_of_windows_without_windows_are_refused() -> None:
         resolve(flags=layer_of({"data.task": "pydocs", "long.keep": 3}), sets={}, file={})
 
 
+def test_a_title_cannot_be_kept_by_a_tokenizer_that_cuts_it(run: Path, tmp_path: Path) -> None:
+    tiny_runs.base_model("bert", tmp_path / "teacher")
+    said = tmp_path / "teacher" / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text("utf-8")) | {"truncation_side": "left"}), "utf-8")
+    for name in ("train", "eval"):
+        (tmp_path / f"{name}.csv").write_text((run.parent / f"{name}.csv").read_text(encoding="utf-8"), "utf-8")
+    with pytest.raises(InputError, match="cannot be kept"):
+        tiny_runs.compress(settings(tmp_path, "long.keep=2"))
+
+
 def test_runs_that_cut_are_the_runs_of_before() -> None:
     """Would catch settings of windows in what a stage depends on where there are none: every finished stage would be
     done again by an upgrade."""

@@ -4,20 +4,21 @@ import csv
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from bag_models import INFO, PAIR, SINGLE, expected_logits, write_artifact
+from bag_models import INFO, PAIR, SINGLE, expected_logits, make_graph, write_artifact
 from live import running
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from kdc.artifact.folder import load_manifest, write_manifest
-from kdc.artifact.manifest import Join, Kind, LongTexts, Manifest, TokenizerInfo
+from kdc.artifact.folder import describe_files, load_manifest, write_manifest
+from kdc.artifact.manifest import Join, Kind, LongTexts, Manifest, Second, TokenizerInfo, Variant
 from kdc.cli import app
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.latency import rows_of
@@ -25,7 +26,7 @@ from kdc.pipeline.training import joining
 from kdc.pipeline.training.joining import best_join
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import joined, row_tokens, windows_of
-from kdc.serving.http.model import Model
+from kdc.serving.http.registry import Registry
 from kdc.serving.http.settings import ServeSettings
 
 WAYS: tuple[Join, ...] = ("mean", "max", "first", "noisy-or")
@@ -111,7 +112,8 @@ def test_answers_are_joined_by_the_formulas_of_probabilities(kind: Kind) -> None
                 expected = np.exp(odds.mean(0)) / (1 + np.exp(odds.mean(0)) if kind == "multilabel" else 1)
             else:
                 expected = chances[0] if way == "first" else chances.max(0)
-            found = probabilities(answer, kind) if kind == "multilabel" else np.exp(answer)
+            of_each = kind == "multilabel" or way == "noisy-or"
+            found = probabilities(answer, "multilabel") if of_each else np.exp(answer)
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -146,18 +148,53 @@ def test_each_label_is_joined_by_the_way_that_fits_it() -> None:
     assert second == "mean"
 
 
+def test_labels_may_be_joined_each_by_its_own_way() -> None:
+    logits = np.array([[1.0, 2.0, 3.0], [3.0, 0.0, -1.0]], dtype=np.float32)
+    np.testing.assert_allclose(joined(logits, [2], ("max", "mean", "first"), "multilabel"), [[3, 1, 3]])
+
+
+def test_more_windows_than_a_pass_takes_are_answered_in_turns() -> None:
+    """With gradients all windows are in one pass. Would catch windows that are left out at the end of a turn."""
+
+    class Sums(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.arange(100.0))
+            self.passes: list[int] = []
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            self.passes.append(len(input_ids))
+            return SimpleNamespace(logits=(self.weight[input_ids] * attention_mask).sum(1, keepdim=True))
+
+    model, ids = Sums(), torch.randint(100, (130, 5), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.zeros(3)}
+    whole = joining.parts_of(model, batch).detach()
+    with torch.inference_mode():
+        assert torch.equal(joining.parts_of(model, batch), whole)
+    assert model.passes == [130, 64, 64, 2]
+
+
+def test_a_model_of_rows_that_are_cut_says_nothing_of_windows() -> None:
+    """Would catch a fine-tuned checkpoint's way in the config of a model that never saw a window."""
+    model = SimpleNamespace(config=SimpleNamespace(kdc_join=["max"]))
+    joining.set_join(model, None)
+    joining.set_join(model, None)
+    assert joining.join_of(model.config) == ("mean",)
+    assert not hasattr(model.config, "kdc_join")
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_artifact(tmp_path_factory.mktemp("long") / "mood", info=in_windows(join=("max",)))
 
 
-def by_hand(text: str) -> NDArray[np.floating]:
+def by_hand(text: str, *, scale: float = 1.01, temperature: float = 2) -> NDArray[np.floating]:
     """Probabilities of a text whose windows are 14 words, 10 words apart, the last at the end, by their maximum."""
     words = text.split()
     starts = [*range(0, max(0, len(words) - 14), 10), max(0, len(words) - 14)]
-    parts = np.stack([expected_logits(" ".join(words[start : start + 14]), scale=1.01) for start in starts])
+    parts = np.stack([expected_logits(" ".join(words[start : start + 14]), scale=scale) for start in starts])
     logits = parts[0] if len(parts) == 1 else np.log(probabilities(parts.astype(np.float64), "classification")).max(0)
-    return probabilities(logits / 2, "classification")
+    return probabilities(logits / temperature, "classification")
 
 
 TEXTS = [" ".join(WORDS[start : start + count]) for start, count in ((3, 5), (0, 14), (1, 15), (5, 30), (9, 44))]
@@ -210,8 +247,9 @@ def test_a_service_answers_long_texts_and_counts_their_windows(artifact: Path) -
 
 def test_a_queue_that_is_too_short_for_one_text_is_refused_at_the_start(artifact: Path) -> None:
     """Would catch an artifact whose longest texts are refused for ever, by a message on too many texts."""
-    with Engine.load(artifact) as engine, pytest.raises(InputError, match="KDC_MAX_QUEUE_TOKENS=64 or more"):
-        Model("mood", engine, ServeSettings(max_queue_tokens=63))
+    registry = Registry(ServeSettings(artifact=str(artifact), device="cpu", threads=1, max_queue_tokens=63))
+    with pytest.raises(InputError, match="KDC_MAX_QUEUE_TOKENS=64 or more"):
+        registry.load()
 
 
 def test_rows_that_are_made_up_to_be_timed_have_the_length_of_those_that_were_judged(artifact: Path) -> None:
@@ -234,6 +272,29 @@ def test_kdc_predict_answers_long_texts(artifact: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     scores = [[float(row[f"score_{label}"]) for label in SINGLE.labels] for row in rows]
     np.testing.assert_allclose(scores, np.stack([by_hand(text) for text in TEXTS]), atol=1e-4)
+
+
+def test_both_models_of_a_cascade_answer_by_windows(tmp_path: Path) -> None:
+    """All rows go on. Would catch the second model's answers to windows, taken for those to rows."""
+    folder = write_artifact(tmp_path / "mood", info=in_windows(join=("max",)), temperature=1)
+    make_graph(folder / "second.onnx", -0.7)
+    second = Second(name="other", file="second.onnx", token_type_ids=False, temperature=1, answered_from=1, share=1)
+    manifest = load_manifest(folder)
+    cascade = {"cascade": Variant(file="model.onnx", second=second, size_bytes=1)}
+    changes: dict[str, Any] = {
+        "variants": {**manifest.variants, **cascade},
+        "files": manifest.files | describe_files(folder, ["second.onnx"]),
+        "providers": {**manifest.providers, "CPUExecutionProvider": "cascade"},
+    }
+    write_manifest(folder, manifest.model_copy(update=changes))
+    expected = np.stack([by_hand(text, scale=-0.7, temperature=1) for text in TEXTS])
+    with Engine.load(folder) as engine:
+        np.testing.assert_allclose(engine.predict(TEXTS), expected, atol=1e-5)
+    with running(folder) as url:
+        found = httpx.post(f"{url}/predict", json={"inputs": [[text] for text in TEXTS]}).json()
+    labels = SINGLE.labels
+    scores = [[{each["label"]: each["score"] for each in row}[label] for label in labels] for row in found]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_pairs_are_answered_too(tmp_path: Path) -> None:
