@@ -129,14 +129,20 @@ def test_the_loss_may_be_of_each_window(run: Path, monkeypatch: pytest.MonkeyPat
     assert losses[True] == pytest.approx(float(-parts.log_softmax(1)[range(len(parts)), per_window].mean()), rel=1e-4)
 
 
-def test_a_teacher_that_came_fine_tuned_joins_as_asked(run: Path) -> None:
-    """Its own config says the mean. Would catch an artifact whose windows are joined as another run chose."""
-    config = settings(run.parent, "teacher.finetuned=true", "long.join=max")
-    out = config.run.model_copy(update={"out": run.parent / "finetuned"})
-    teacher = config.teacher.model_copy(update={"model": str(run / "teacher" / "model")})
-    tiny_runs.compress(config.model_copy(update={"run": out, "teacher": teacher}), until="teacher")
-    said = json.loads((run.parent / "finetuned" / "teacher" / "model" / "config.json").read_text(encoding="utf-8"))
-    assert said["kdc_join"] == ["max"]
+def test_a_teacher_that_came_fine_tuned_and_a_student_from_elsewhere_join_as_asked(run: Path) -> None:
+    """The teacher came fine-tuned, and its own config says the mean. Would catch an artifact whose windows are joined
+    as another run chose, and a student whose config, which comes from elsewhere, says nothing of windows."""
+    quick = ("student.min_steps=2", "student.epochs=0.1", "student.evaluations=1", "student.allow_majority=true")
+    config = settings(run.parent, "teacher.finetuned=true", "long.join=max", *quick)
+    changes = {
+        "run": config.run.model_copy(update={"out": run.parent / "another"}),
+        "teacher": config.teacher.model_copy(update={"model": str(run / "teacher" / "model")}),
+        "student": config.student.model_copy(update={"model": str(run.parent / "teacher")}),
+    }
+    tiny_runs.compress(config.model_copy(update=changes), until="student")
+    for folder in ("teacher/model", "student/base"):
+        said = json.loads((run.parent / "another" / folder / "config.json").read_text(encoding="utf-8"))
+        assert said["kdc_join"] == ["max"], folder
 
 
 def test_a_baseline_takes_the_mean_whatever_the_checkpoint_says(run: Path) -> None:
