@@ -1,8 +1,9 @@
 """What windows gain on long texts: one sentence with an opinion somewhere among neutral ones.
 
-Command: `python benchmarks/long_texts.py --data GLUE_FOLDER [--seeds 0 1 2] [--lines cut windows] [--runs FOLDER]`.
+Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [--lines cut] [--runs FOLDER]`.
 A text is a whole sentence of SST-2, whose label it has, at a random place among seven sentences of QNLI (Wikipedia);
-the evaluation has sentences of the two dev files. Each line trains a MiniLM teacher with the same number of steps.
+the evaluation has sentences of the two dev files. Without `--data` texts of words that tell nothing, and one that does,
+and a tiny BERT stand in for them, in minutes. Each line trains a MiniLM teacher with the same number of steps.
 Prints a Markdown table: the accuracy of each seed, and the difference to `windows` with its 95 % interval (all seeds at
 once, by evaluation rows). Every run is kept, and goes on where it was cut off.
 """
@@ -27,14 +28,16 @@ from kdc.pipeline.quality.intervals import difference
 
 ROOT = Path(__file__).resolve().parent.parent
 _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
-_COMMON = ("--text", "text", "--label", "label", "--family", "minilm", "--student", "teacher")
-_STEPS = ("teacher.min_steps=250", "teacher.epochs=1", "teacher.from_probe=off", "evaluate.memory=false")
-_WINDOWS = ("long.mode=windows", "data.max_length=64")
+_COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
+_STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "evaluate.memory=false")
+# Tokens of a window and of a whole text, and settings of their own: of real rows, and of made-up ones.
+_REAL = (64, 512, ("teacher.min_steps=250",))
+_MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
 LINES = {
-    "windows": _WINDOWS,
-    "windows-each": (*_WINDOWS, "teacher.window_loss=each"),
-    "cut": ("data.max_length=64",),
-    "whole": ("data.max_length=512",),
+    "windows": ("long.mode=windows",),
+    "windows-each": ("long.mode=windows", "teacher.window_loss=each"),
+    "cut": (),
+    "whole": (),
 }
 _BASELINES = ("tfidf",)  # of whole texts, whatever the line
 
@@ -42,7 +45,7 @@ _BASELINES = ("tfidf",)  # of whole texts, whatever the line
 def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="GLUE's folder; without it texts and model are made up")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
     parser.add_argument("--runs", type=Path, default=Path("runs/long"))
@@ -50,18 +53,16 @@ def main() -> None:
     names: list[str] = options.lines
     rows = options.runs / "rows"
     if not (rows / "eval.csv").exists():
-        _write_rows(options.data, rows)
+        _write_rows(options.data, rows) if options.data else _make_up(rows)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in options.seeds:
         for name in names:
-            found[name].append(_run(rows, name, seed, options.runs / f"{name}-{seed}"))
+            found[name].append(_run(rows, name, seed, options.runs / f"{name}-{seed}", is_made_up=not options.data))
             print(name, seed, f"{found[name][-1]['accuracy']:.1f}", file=sys.stderr, flush=True)
     print("| line | accuracy | each seed | difference to windows |\n|---|---:|---:|---:|")
     for name, runs in found.items():
         scores = [run["accuracy"] for run in runs]
-        print(
-            f"| {name} | {mean(scores):.1f} | {', '.join(f'{score:.1f}' for score in scores)} | {_gain(runs, found)} |"
-        )
+        print(f"| {name} | {mean(scores):.1f} | {_each(scores)} | {_gain(runs, found)} |")
     for name in _BASELINES:
         scores = [run["table"][name]["accuracy"] for run in next(iter(found.values()))]
         print(f"| {name}, of the whole texts | {mean(scores):.1f} | {_each(scores)} | |")
@@ -89,16 +90,37 @@ def _write_rows(glue: Path, folder: Path) -> None:
                 writer.writerow((" ".join(sentences), ("negative", "positive")[int(row["label"])]))
 
 
+def _make_up(folder: Path) -> None:
+    """Write texts of 5 to 90 words, of which one tells the label, and a tiny BERT that was never trained."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import tiny_runs
+    from tiny_models import WORDS
+
+    tiny_runs.base_model("bert", folder / "teacher", max_position_embeddings=_MADE_UP[1])
+    for split, count in (("train", 1200), ("eval", _EVAL)):
+        draw = random.Random(split)
+        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("text", "label"))
+            for _ in range(count):
+                words, place = draw.choices(WORDS[3:], k=draw.randint(5, 90)), draw.randint(1, 2)
+                words.insert(draw.randint(0, len(words)), f"w{place}")
+                writer.writerow((" ".join(words), ("negative", "positive")[place - 1]))
+
+
 def _rows(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _run(rows: Path, name: str, seed: int, out: Path) -> dict[str, Any]:
+def _run(rows: Path, name: str, seed: int, out: Path, *, is_made_up: bool) -> dict[str, Any]:
     """The teacher's accuracy on the evaluation rows, its logits there, and the whole table of one run."""
-    sets = [part for each in (*_STEPS, *LINES[name]) for part in ("--set", each)]
+    window, whole, own = _MADE_UP if is_made_up else _REAL
+    length = f"data.max_length={whole if name == 'whole' else window}"
+    sets = [part for each in (*_STEPS, *own, length, *LINES[name]) for part in ("--set", each)]
+    model = ["--teacher", str(rows / "teacher")] if is_made_up else ["--family", "minilm"]
     files = ["--train", str(rows / "train.csv"), "--eval", str(rows / "eval.csv"), "--out", str(out)]
-    command = [sys.executable, "-m", "kdc", "compress", *files, *_COMMON, "--seed", str(seed), *sets]
+    command = [sys.executable, "-m", "kdc", "compress", *files, *model, *_COMMON, "--seed", str(seed), *sets]
     with out.with_suffix(".log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     table = json.loads((out / "evaluate" / "table.json").read_text(encoding="utf-8"))

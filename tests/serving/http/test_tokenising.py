@@ -35,7 +35,7 @@ class Slow:
     """An engine that notes what it tokenises, a piece in ten milliseconds."""
 
     threads = 2
-    tokenizer_info = SimpleNamespace(max_length=8)
+    tokenizer_info = SimpleNamespace(longest=8)
 
     def __init__(self) -> None:
         self.seen: list[str] = []
