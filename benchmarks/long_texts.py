@@ -4,8 +4,8 @@ Command: `python benchmarks/long_texts.py [--data GLUE_FOLDER] [--seeds 0 1 2] [
 A text is a whole sentence of SST-2, whose label it has, at a random place among seven sentences of QNLI (Wikipedia);
 the evaluation has sentences of the two dev files. Without `--data` texts of words that tell nothing, and one that does,
 and a tiny BERT stand in for them, in minutes. Each line trains a MiniLM teacher with the same number of steps.
-Prints a Markdown table: the accuracy of each seed, and the difference to `windows` with its 95 % interval (all seeds at
-once, by evaluation rows). Every run is kept, and goes on where it was cut off.
+Prints a Markdown table: the accuracy of each seed (with `--several` labels macro F1), and the difference to `windows`
+with its 95 % interval (all seeds at once, by evaluation rows). Every run is kept, and goes on where it was cut off.
 """
 
 import argparse
@@ -33,9 +33,12 @@ _STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "evaluate.memory=false")
 # Tokens of a window and of a whole text, and settings of their own: of real rows, and of made-up ones.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
+_SEVERAL = ("data.kind=multilabel", "data.separator=|", "teacher.min_steps=600", "student.allow_majority=true")
 LINES = {
     "windows": ("long.mode=windows",),
     "windows-each": ("long.mode=windows", "teacher.window_loss=each"),
+    "windows-mean": ("long.mode=windows", "long.join=mean"),
+    "windows-noisy-or": ("long.mode=windows", "long.join=noisy-or"),
     "cut": (),
     "whole": (),
 }
@@ -46,6 +49,7 @@ def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="GLUE's folder; without it texts and model are made up")
+    parser.add_argument("--several", action="store_true", help="made-up texts with several labels, each by a word")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
     parser.add_argument("--runs", type=Path, default=Path("runs/long"))
@@ -53,18 +57,18 @@ def main() -> None:
     names: list[str] = options.lines
     rows = options.runs / "rows"
     if not (rows / "eval.csv").exists():
-        _write_rows(options.data, rows) if options.data else _make_up(rows)
+        _write_rows(options.data, rows) if options.data else _make_up(rows, several=options.several)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in options.seeds:
         for name in names:
-            found[name].append(_run(rows, name, seed, options.runs / f"{name}-{seed}", is_made_up=not options.data))
-            print(name, seed, f"{found[name][-1]['accuracy']:.1f}", file=sys.stderr, flush=True)
-    print("| line | accuracy | each seed | difference to windows |\n|---|---:|---:|---:|")
+            found[name].append(_run(rows, name, seed, options.runs / f"{name}-{seed}", options))
+            print(name, seed, f"{found[name][-1]['score']:.1f}", file=sys.stderr, flush=True)
+    print("| line | score | each seed | difference to windows |\n|---|---:|---:|---:|")
     for name, runs in found.items():
-        scores = [run["accuracy"] for run in runs]
+        scores = [run["score"] for run in runs]
         print(f"| {name} | {mean(scores):.1f} | {_each(scores)} | {_gain(runs, found)} |")
     for name in _BASELINES:
-        scores = [run["table"][name]["accuracy"] for run in next(iter(found.values()))]
+        scores = [run["table"][name][run["task"].metrics[0]] for run in next(iter(found.values()))]
         print(f"| {name}, of the whole texts | {mean(scores):.1f} | {_each(scores)} | |")
 
 
@@ -90,8 +94,9 @@ def _write_rows(glue: Path, folder: Path) -> None:
                 writer.writerow((" ".join(sentences), ("negative", "positive")[int(row["label"])]))
 
 
-def _make_up(folder: Path) -> None:
-    """Write texts of 5 to 90 words, of which one tells the label, and a tiny BERT that was never trained."""
+def _make_up(folder: Path, *, several: bool) -> None:
+    """Write texts of 5 to 90 words, of which one tells the label, or where there may be `several` labels one for each,
+    and a tiny BERT that was never trained."""
     sys.path.insert(0, str(ROOT / "tests"))
     import tiny_runs
     from tiny_models import WORDS
@@ -103,9 +108,11 @@ def _make_up(folder: Path) -> None:
             writer = csv.writer(stream)
             writer.writerow(("text", "label"))
             for _ in range(count):
-                words, place = draw.choices(WORDS[3:], k=draw.randint(5, 90)), draw.randint(1, 2)
-                words.insert(draw.randint(0, len(words)), f"w{place}")
-                writer.writerow((" ".join(words), ("negative", "positive")[place - 1]))
+                words = draw.choices(WORDS[4:], k=draw.randint(5, 90))
+                told = [place for place in (1, 2, 3) if draw.random() < 0.3] if several else [draw.randint(1, 2)]
+                for place in told:
+                    words.insert(draw.randint(0, len(words)), f"w{place}")
+                writer.writerow((" ".join(words), "|".join(f"label-{place}" for place in told)))
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
@@ -113,19 +120,21 @@ def _rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _run(rows: Path, name: str, seed: int, out: Path, *, is_made_up: bool) -> dict[str, Any]:
-    """The teacher's accuracy on the evaluation rows, its logits there, and the whole table of one run."""
-    window, whole, own = _MADE_UP if is_made_up else _REAL
+def _run(rows: Path, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The teacher's score on the evaluation rows, its logits there, and the whole table of one run."""
+    window, whole, own = _REAL if options.data else _MADE_UP
+    several = _SEVERAL if options.several else ()
     length = f"data.max_length={whole if name == 'whole' else window}"
-    sets = [part for each in (*_STEPS, *own, length, *LINES[name]) for part in ("--set", each)]
-    model = ["--teacher", str(rows / "teacher")] if is_made_up else ["--family", "minilm"]
+    sets = [part for each in (*_STEPS, *own, *several, length, *LINES[name]) for part in ("--set", each)]
+    model = ["--teacher", str(rows / "teacher")] if not options.data else ["--family", "minilm"]
     files = ["--train", str(rows / "train.csv"), "--eval", str(rows / "eval.csv"), "--out", str(out)]
     command = [sys.executable, "-m", "kdc", "compress", *files, *model, *_COMMON, "--seed", str(seed), *sets]
     with out.with_suffix(".log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     table = json.loads((out / "evaluate" / "table.json").read_text(encoding="utf-8"))
     logits = np.load(out / "evaluate" / "logits.npz")["eval/teacher"]
-    return {"accuracy": table["teacher"]["accuracy"], "table": table, "logits": logits, "run": out}
+    task = open_data(out / "data").task
+    return {"score": table["teacher"][task.metrics[0]], "table": table, "logits": logits, "run": out, "task": task}
 
 
 def _gain(runs: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) -> str:
@@ -133,10 +142,11 @@ def _gain(runs: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) ->
     if base is None or base is runs:
         return ""
     labels = [np.asarray(open_data(run["run"] / "data").rows("eval")["label"][:]) for run in runs]
+    task = runs[0]["task"]
     groups = np.concatenate([np.arange(len(each)) for each in labels])
     mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, base))
-    seen = difference(mine, theirs, np.concatenate(labels), "classification", "accuracy", groups=groups)
-    gain = mean(run["accuracy"] - other["accuracy"] for run, other in zip(runs, base, strict=True))
+    seen = difference(mine, theirs, np.concatenate(labels), task.kind, task.metrics[0], groups=groups)
+    gain = mean(run["score"] - other["score"] for run, other in zip(runs, base, strict=True))
     return f"{gain:+.1f} ({seen.interval[0]:+.1f} to {seen.interval[1]:+.1f})"
 
 

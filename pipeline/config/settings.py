@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof, Texts
-from kdc.artifact.manifest import MOST_WINDOWS, Join, LongTexts
+from kdc.artifact.manifest import MOST_WINDOWS, Join, Kind, LongTexts
 from kdc.common.frozen import Frozen
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.presets import without_layers
@@ -127,7 +127,8 @@ class LongSettings(Section):
     join: Literal["auto"] | Join = Field(
         "auto",
         description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
-        "then what gives the teacher the least loss on the tuning slice, for each label of a multi-label task",
+        "of a multi-label task with max, then what gives the teacher the least loss on the tuning slice, for each label "
+        "of a multi-label task",
     )
 
     @model_validator(mode="after")
@@ -138,12 +139,14 @@ class LongSettings(Section):
             raise ValueError(f"{listed} is of windows, and rows are cut: set mode=windows (--long windows), or drop it")
         return self
 
-    @property
-    def trained_join(self) -> tuple[Join, ...] | None:
-        """How the windows of a teacher's rows are joined in its training; None where rows are cut."""
+    def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
+        """How the windows of a teacher's rows are joined in its training; None where rows are cut. A label of several
+        is there where any window has it: by the mean those without it would outvote that one."""
         if self.mode == "cut":
             return None
-        return ("mean" if self.join == "auto" else self.join,)
+        if self.join != "auto":
+            return (self.join,)
+        return ("max" if kind == "multilabel" else "mean",)
 
     def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
         """The windows of so many tokens; None where rows are cut."""

@@ -102,7 +102,7 @@ class Run:
     def join(self) -> tuple[Join, ...] | None:
         """How the windows of a student's rows are joined: as the teacher's. None where rows are cut."""
         if self.config.long.mode == "cut" or self.config.teacher.scores is not None:
-            return self.config.long.trained_join
+            return self.config.long.trained_join(self.data().task.kind)
         return join_of(load_config(str(self.folder("teacher") / "model")))
 
     @property

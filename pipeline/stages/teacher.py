@@ -87,7 +87,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     pad_id = tokenizer.pad_token_id
     if settings.finetuned:
         model: Any = load_finetuned(source, data.task, settings.labels).to(run.device)
-        set_join(model, run.config.long.trained_join)
+        set_join(model, run.config.long.trained_join(run.data().task.kind))
         result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, pad_id)
         result = _with_join(run, model.to("cpu"), result, role, pad_id)
     else:
@@ -101,7 +101,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
             role=role,
             checkpoints=checkpoints,
             progress=run.progress,
-            join=run.config.long.trained_join,
+            join=run.config.long.trained_join(run.data().task.kind),
         )
         result = _with_join(run, model, result, role, pad_id)
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
@@ -166,7 +166,7 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
                     role=role,
                     checkpoints=checkpoints,
                     progress=run.progress,
-                    join=run.config.long.trained_join,
+                    join=run.config.long.trained_join(run.data().task.kind),
                 )
                 assert result.training is not None
                 losses[name] = result.training.history.tune_loss[-1][1]
@@ -201,7 +201,7 @@ def _or_from_probe(
     with np.load(run.folder("baselines") / PROBE) as probe:
         head = Linear(probe["weight"], probe["bias"])
     probing = with_head(loading.load_model(settings.model, data.task, pooling="mean").model, head)
-    set_join(probing, run.config.long.trained_join)
+    set_join(probing, run.config.long.trained_join(run.data().task.kind))
     second, trained = train_teacher(
         settings.model,
         settings,
@@ -211,7 +211,7 @@ def _or_from_probe(
         checkpoints=checkpoints,
         progress=run.progress,
         head=head,
-        join=run.config.long.trained_join,
+        join=run.config.long.trained_join(run.data().task.kind),
     )
     probed = score_model(probing, tune, data.task, pad_id)
     tries = {
