@@ -127,8 +127,8 @@ class LongSettings(Section):
     join: Literal["auto"] | Join = Field(
         "auto",
         description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
-        "of a multi-label task with max, then what gives the teacher the least loss on the tuning slice, for each label "
-        "of a multi-label task",
+        "of a multi-label task with max, then what gives the teacher the least loss on the tuning slice (there "
+        "for each label)",
     )
 
     @model_validator(mode="after")
