@@ -5,7 +5,8 @@ A text is a whole sentence of SST-2, whose label it has, at a random place among
 the evaluation has sentences of the two dev files. Without `--data` texts of words that tell nothing, and one that does,
 and a tiny BERT stand in for them, in minutes. Each line trains a MiniLM teacher with the same number of steps.
 Prints a Markdown table: the accuracy of each seed (with `--several` labels macro F1), and the difference to `windows`
-with its 95 % interval (all seeds at once, by evaluation rows). Every run is kept, and goes on where it was cut off.
+of the answers of all seeds together, with its 95 % interval by evaluation rows. Every run is kept, and goes on where it
+was cut off.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kdc.pipeline.data.prepared import open_data
+from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import difference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,8 +148,11 @@ def _gain(runs: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) ->
     groups = np.concatenate([np.arange(len(each)) for each in labels])
     mine, theirs = (np.concatenate([run["logits"] for run in each]) for each in (runs, base))
     seen = difference(mine, theirs, np.concatenate(labels), task.kind, task.metrics[0], groups=groups)
-    gain = mean(run["score"] - other["score"] for run, other in zip(runs, base, strict=True))
-    return f"{gain:+.1f} ({seen.interval[0]:+.1f} to {seen.interval[1]:+.1f})"
+    one, other = (
+        metrics.compute(logits, np.concatenate(labels), task.kind, task.metrics)[task.metrics[0]]
+        for logits in (mine, theirs)
+    )
+    return f"{one - other:+.1f} ({seen.interval[0]:+.1f} to {seen.interval[1]:+.1f})"
 
 
 if __name__ == "__main__":
