@@ -155,6 +155,7 @@ def test_a_manifest_with_an_abstention_that_does_not_fit_is_refused(changes: dic
         TaskInfo.model_validate(fields | changes)
 
 
+@pytest.mark.slow
 def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp_path: Path) -> None:
     """Would catch rows chosen by the evaluation rows, or by other probabilities than those that serve."""
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)

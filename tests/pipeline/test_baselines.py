@@ -50,6 +50,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, tiny_runs.compress(config)
 
 
+@pytest.mark.slow
 def test_a_teacher_below_a_baseline_is_told_of(weak: tuple[Path, Any]) -> None:
     _, made = weak
     table, notes = made.metrics, " ".join(made.result.notes)

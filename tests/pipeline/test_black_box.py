@@ -245,6 +245,7 @@ def test_a_file_of_another_format_is_refused(data: PreparedData, tmp_path: Path)
         scores_of_rows(tmp_path / "scores.xml", data)
 
 
+@pytest.mark.slow
 def test_a_student_is_made_from_a_black_box_and_compared_with_it(boxed: tuple[Path, Config]) -> None:
     folder, config = boxed
     table = tiny_runs.table_of(config)

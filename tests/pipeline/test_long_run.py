@@ -63,6 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_word_is_found_wherever_it_stands(run: Path) -> None:
     """Who cuts these texts sees the word of some, and can but guess the others. Would catch windows that training
     leaves out, or that do not reach the artifact."""

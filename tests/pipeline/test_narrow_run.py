@@ -26,6 +26,7 @@ def narrow(finished: Finished, run: Path, student: str) -> Config:
     return tiny_runs.config_for(finished.folder, finished.teacher, flags=flags)
 
 
+@pytest.mark.slow
 def test_the_student_has_the_neurons_that_matter_for_the_training_rows(finished: Finished, tmp_path: Path) -> None:
     """Would catch neurons that are chosen by other rows or not at all, a whole student that is taken for a narrow one
     of the same layers, and a width that is refused only after the teacher's training, or not at all where the rows are

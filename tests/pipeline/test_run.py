@@ -68,6 +68,7 @@ def again(
     return {name: stage.skipped for name, stage in result.stages.items()}
 
 
+@pytest.mark.slow
 def test_where_int8_costs_something_more_is_tried_and_one_file_stays(
     finished: Finished, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +424,7 @@ def test_a_finished_run_keeps_no_checkpoint(finished: Finished) -> None:
     assert not list((finished.folder / "run").glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics(finished: Finished, tmp_path: Path) -> None:
     again(finished, tmp_path / "run", how={"until": "student"})
     for stage in ("teacher", "student"):

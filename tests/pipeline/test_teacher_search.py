@@ -30,6 +30,7 @@ def config_of(folder: Path, *sets: str) -> Config:
     return tiny_runs.config_for(folder, base, "teacher.search=quick", STEPS, "teacher.epochs=0.1", *ALLOW, *sets)
 
 
+@pytest.mark.slow
 def test_the_teacher_has_the_rates_with_the_least_loss(tmp_path: Path) -> None:
     config = config_of(tmp_path, "teacher.learning_rate=1e-3", "teacher.head_learning_rate=2e-3")
     tiny_runs.compress(config, until="teacher")

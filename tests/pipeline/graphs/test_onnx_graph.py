@@ -45,7 +45,7 @@ CASES = [pytest.param(("optimum", name), id=f"optimum-{name}", marks=needs_optim
     pytest.param(
         ("torch", name),
         id=f"torch-{name}",
-        marks=[needs_onnxscript, pytest.mark.slow] if HAS_OPTIMUM and name != "bert" else [needs_onnxscript],
+        marks=[needs_onnxscript, pytest.mark.slow] if name != "bert" else [needs_onnxscript],
     )
     for name in TORCH_ARCHITECTURES
 ]

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import tiny_runs
 import torch
+from tiers import others_slow
 from tiny_models import ARCHITECTURES
 
 from kdc.common.errors import InputError
@@ -107,7 +108,7 @@ def test_it_begins_with_the_teachers_vectors_and_opens_as_it_was_saved(
     assert torch.equal(logits_of(loading.load_plain(tmp_path / "saved")), logits_of(model))
 
 
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", others_slow(ARCHITECTURES))
 @pytest.mark.parametrize("spec", [CONV, STATIC, LINEAR])
 def test_its_graph_answers_as_it_does_whatever_the_teacher(spec: str, architecture: str, tmp_path: Path) -> None:
     model = shallow(spec, tmp_path / "teacher", architecture).folded()

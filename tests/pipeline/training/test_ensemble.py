@@ -87,6 +87,7 @@ def test_a_second_teacher_is_trained_though_the_run_was_cut_off_between_them(
     assert not list((folder / "run" / "teacher").glob("checkpoints*"))
 
 
+@pytest.mark.slow
 def test_the_student_learns_from_the_weighted_mean_and_is_compared_with_it(two: tuple[Path, Config]) -> None:
     folder, config = two
     result = tiny_runs.compress(config).result

@@ -79,6 +79,7 @@ def metrics(run: Path, stage: str) -> dict[str, Any]:
     return json.loads((run / stage / "stage.json").read_text(encoding="utf-8"))["metrics"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     teacher = inputs(tmp_path)
     alone = tiny_runs.config_for(tmp_path, teacher, *EXACT, flags={"run.out": tmp_path / "alone"})

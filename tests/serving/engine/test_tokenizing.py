@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from tiers import others_slow
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from kdc.artifact.manifest import TokenizerInfo
@@ -95,7 +96,7 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", others_slow(range(6), fast=2))
 def test_a_long_text_of_which_a_part_is_read_has_the_whole_texts_tokens(
     tokenizer_json: Path, side: Side, seed: int
 ) -> None:
