@@ -1,16 +1,17 @@
 """Which parts of the recipes of teacher and student earn their place: one factor at a time, on real rows.
 
-Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; the tasks `bank`
-and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in `--runs` and
-goes on where it was cut off, so that seeds and variants can be added. Of CoLA's teachers each has a second line, with
-the threshold of `--aim matthews`. Each variant changes one thing of the `teacher`,
-or of the student `best`, which learns from that teacher. Prints a Markdown table: mean and standard deviation over
+Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only layers-last,rank-64]`; the tasks `bank`,
+`rare` and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in
+`--runs` and goes on where it was cut off, so that seeds and variants can be added. Of CoLA's teachers each has a second
+line, with the threshold of `--aim matthews`. Each variant changes one thing of the `teacher`, or of the student `best`,
+which learns from that teacher. Prints a Markdown table: mean and standard deviation over
 seeds, and the difference to what was changed, with its 95 % interval (by groups of rows that belong together; the seeds
 are taken as they are). Seconds are of the training itself, without a search of its rates.
 
 SST-2 is screened on 3,000 whole sentences of its training file, of at least ten words like nine tenths of the dev rows,
 of which no phrase is trained on: they tell a point apart, and the dev split stays untouched by choices. `bank` and
-`cola` have rows for it that `quality.py` does not tell of. QNLI has no such rows: choose by the tuning slice, dev is
+`cola` have rows for it that `quality.py` does not tell of. `rare` is `bank` with six training rows of every second
+class. QNLI has no such rows: choose by the tuning slice, dev is
 only told.
 """
 
@@ -37,11 +38,13 @@ TASKS: dict[str, dict[str, Any]] = {
     "sst2": {"data.task": "sst2", "data.max_train_rows": 12000, "teacher.epochs": 2.0, "student.epochs": 2.0},
     "qnli": {"data.task": "qnli", "teacher.epochs": 4.0, "student.epochs": 4.0, "student.min_steps": 800},
     "bank": {"data.text": "text", "data.label": "category"},
+    "rare": {"data.text": "text", "data.label": "category"},
     "cola": {"data.task": "cola"},
 }
 _SCREENS = "screened-3"
 _SCREEN_TRAIN, _SCREEN_ROWS, _SCREEN_WORDS = 14_000, 3_000, 10
 UNLABELED = {"sst2": "SST-2/unlabelled.tsv", "qnli": "QNLI/unlabelled.tsv"}
+_ROWS_OF_A_RARE_CLASS = 6
 _BY_THRESHOLD = ", from a threshold on"  # behind the name of a variant
 _SHORT = {"student.min_steps": 200, "student.epochs": 0.1, "student.evaluations": 2}
 # name: settings in place of the recipe's; the steps are twice or half of the task's own.
@@ -65,6 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "teacher.pooling": "first",
         "teacher.min_steps": 0,
     },
+    "teacher-fp32": {"run.precision": "fp32"},  # in place of bf16, where that is faster
     "teacher-balanced": {"teacher.class_weights": "balanced"},
     "best": {},
     "layers-first": {"student.model": "layers:first-half"},
@@ -124,10 +128,12 @@ def main() -> None:
     names = list(dict.fromkeys([*map(_changed, names), *names]))
     if "sst2" in options.tasks:
         _write_screen(options.data / "SST-2", options.runs / "screen" / "SST-2")
-    if not {"bank", "cola"}.isdisjoint(options.tasks) and options.more is None:
-        parser.error("the tasks bank and cola need --more")
+    if not {"bank", "rare", "cola"}.isdisjoint(options.tasks) and options.more is None:
+        parser.error("the tasks bank, rare and cola need --more")
     if options.more is not None and not (options.runs / "screen" / "CoLA" / "dev.tsv").exists():
         cut_splits(options.more, options.runs / "screen", screen=True)
+    if "rare" in options.tasks:
+        _write_rare(options.runs / "screen" / "bank", options.runs / "screen" / "rare")
     runs = {
         (task, name): [_train(task, name, seed, options) for seed in options.seeds]
         for task in options.tasks
@@ -174,6 +180,25 @@ def _write_screen(source: Path, out: Path) -> None:
         ("dev.tsv", header, held_out),
     ):  # dev last: it says that all is there
         (out / name).write_text("".join("\t".join(row) + "\n" for row in (head, *part)), encoding="utf-8")
+
+
+def _write_rare(source: Path, out: Path) -> None:
+    """`train.csv` of BANKING77 with so few rows of every second class, and the same `eval.csv`."""
+    if (out / "eval.csv").exists():
+        return
+    with (source / "train.csv").open(encoding="utf-8", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    rare, left = sorted({row[1] for row in rows})[::2], []
+    seen = dict.fromkeys(rare, 0)
+    for row in rows:
+        if row[1] in seen:
+            seen[row[1]] += 1
+        if seen.get(row[1], 0) <= _ROWS_OF_A_RARE_CLASS:
+            left.append(row)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "train.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *left])
+    shutil.copyfile(source / "eval.csv", out / "eval.csv")
 
 
 def _parts_of(text: str) -> set[str]:
@@ -260,8 +285,8 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
     changes = dict(VARIANTS[name])
     folder = options.data if task == "qnli" else options.runs / "screen"
     rows: dict[str, Any] = {"data.data": folder.absolute()}
-    if task == "bank":
-        rows = {f"data.{split}": (folder / "bank" / f"{split}.csv").absolute() for split in ("train", "eval")}
+    if task in ("bank", "rare"):
+        rows = {f"data.{split}": (folder / task / f"{split}.csv").absolute() for split in ("train", "eval")}
     # No second attempt from the probe's head: what is compared are trainings.
     given = {"run.family": "minilm", "run.seed": seed, "run.out": out.absolute(), "teacher.from_probe": "off"}
     flags: dict[str, Any] = {**given, **rows, **TASKS[task]}
@@ -276,7 +301,7 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
 
 
 def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:
-    metric = "matthews" if task == "cola" else "accuracy"
+    metric = {"cola": "matthews", "rare": "macro_f1"}.get(task, "accuracy")
     seeds = len(next(iter(variants.values())))
     rows = "dev" if task == "qnli" else "held out"
     lines = [
