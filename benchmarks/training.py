@@ -172,7 +172,7 @@ def _flops_of_a_row(who: str, tokens: Any) -> float:
 
 def _rows(data: Path, scratch: Path) -> Any:
     """QNLI's training rows, tokenised by the pipeline itself."""
-    from kdc.pipeline.config.settings import DataSettings
+    from kdc.pipeline.config.data_settings import DataSettings
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.data.prepared import open_data, prepare
     from kdc.pipeline.data.tokens import tokenise
@@ -198,8 +198,8 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     from transformers import set_seed
 
     from kdc.common.pace import Pace
-    from kdc.pipeline.config.settings import LoraSettings
     from kdc.pipeline.config.tasks import find_task
+    from kdc.pipeline.config.training_settings import LoraSettings
     from kdc.pipeline.models import loading
     from kdc.pipeline.models.cutting import Cut, cut, first_neurons
     from kdc.pipeline.training import adapters, dropout, loop, pace
@@ -234,8 +234,8 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
 
 def _ours(model: Any, tokens: Any, logits: Any, case: Case, steps: int, folder: Path, environment: Any) -> Any:
     """The trainer of the pipeline, which distils where there are a teacher's logits."""
-    from kdc.pipeline.config.settings import TrainSettings
     from kdc.pipeline.config.tasks import find_task
+    from kdc.pipeline.config.training_settings import TrainSettings
     from kdc.pipeline.training import loop
     from kdc.pipeline.training.batches import Collator, Rows
     from kdc.pipeline.training.callbacks import Paced

@@ -14,7 +14,8 @@ from kdc.common.errors import KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
 from kdc.common.tables import aligned
-from kdc.pipeline.config.settings import Config, is_of_teacher
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.config.tasks import task_of
 from kdc.pipeline.data.sources import locate
 from kdc.pipeline.models.minilm import HUB_ID, find_minilm

@@ -21,7 +21,8 @@ from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
-from kdc.pipeline.config.settings import UNCUT, Config, is_shallow
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval

@@ -2,8 +2,8 @@
 
 Also reads terms as people give them, and puts them in place of an artifact's own.
 
-The settings of a run (`[contract]` in `kdc.pipeline.config.settings`) are built from the same models, so that a field's
-type, range, default and description are written once.
+The settings of a run (`[contract]`, in `kdc.pipeline.config.judging_settings`) are built from the same models, so that
+a field's type, range, default and description are written once.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.presets import CUTS, FAMILIES, RECIPES, TASK_PRESETS, method_rates, without_layers
-from kdc.pipeline.config.settings import Config, is_shallow
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import is_shallow
 
 Layer = dict[str, Any]  # settings by name, nested by section
 

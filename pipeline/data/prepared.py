@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.fields import hash_of, sides_of
 from kdc.pipeline.data.report import make_report, near_train

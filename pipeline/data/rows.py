@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from kdc.artifact.manifest import MAX_MANIFEST_BYTES, Kind
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import LabelReader

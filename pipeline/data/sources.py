@@ -19,7 +19,7 @@ from typing import Literal
 
 from kdc.common import records
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, Task, find_task
 
 Format = records.Format | Literal["glue_tsv", "saved", "hub", "pydocs"]

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from kdc.artifact.contract.judgement import Judgement, missed_costs
 from kdc.artifact.contract.terms import Costs
-from kdc.pipeline.config.settings import UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.report.drawing import FIRST, INK, PAPER, SECOND, SOFT, series, styled, svg, write
 from kdc.pipeline.report.facts import (
     AbstentionFacts,

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest, Second
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import UNCUT, is_of_teacher
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.models import loading
 from kdc.pipeline.results import CascadeResult, DataResult, Pair, QuantizeResult
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info

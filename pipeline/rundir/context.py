@@ -12,7 +12,9 @@ import torch
 from kdc.artifact.manifest import Device, Join, LongTexts, TokenizerInfo
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress, Reporter
-from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
+from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.results import ModelResult, SearchResult

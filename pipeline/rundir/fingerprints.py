@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from kdc.common import machine
-from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, TeacherSettings, is_shallow
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.config.tasks import task_of
+from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.cutting import parse_cut

@@ -19,7 +19,8 @@ from kdc.artifact.contract.terms import Contract, Costs
 from kdc.artifact.manifest import LongTexts, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import SHALLOW, UNCUT, Config, is_of_teacher, is_shallow
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import SHALLOW, UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
-from kdc.pipeline.config.settings import KeptStep
+from kdc.pipeline.config.training_settings import KeptStep
 from kdc.pipeline.models import loading
 from kdc.pipeline.results import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run

@@ -12,8 +12,10 @@ from typing import Any
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
-from kdc.pipeline.config.settings import UNCUT, Config, StudentSettings, is_of_teacher, is_shallow
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
+from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter

@@ -23,8 +23,10 @@ from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Lineage, Manifest, TaskInfo, Variant
 from kdc.common import machine
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import UNCUT, ExportSettings, TeacherSettings, is_of_teacher
+from kdc.pipeline.config.graph_settings import ExportSettings
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.sources import HUB_NAME
 from kdc.pipeline.graphs.onnx_graph import versions_of
 from kdc.pipeline.models.minilm import HUB_ID

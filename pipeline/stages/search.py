@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import UNCUT
+from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints

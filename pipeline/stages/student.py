@@ -8,7 +8,7 @@ Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. W
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.config.settings import UNCUT
+from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.results import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from kdc.common.errors import InputError
 from kdc.common.files import write_whole
-from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading

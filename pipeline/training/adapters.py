@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.settings import LoraSettings
+from kdc.pipeline.config.training_settings import LoraSettings
 from kdc.pipeline.models.cutting import encoder_layers
 from kdc.pipeline.models.loading import load_plain
 

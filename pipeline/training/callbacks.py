@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 from kdc.common.errors import KdcError
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import KeptStep
+from kdc.pipeline.config.training_settings import KeptStep
 from kdc.pipeline.training.pace import pace
 
 

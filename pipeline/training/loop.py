@@ -20,8 +20,8 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import TrainSettings
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import Groups, score_interval
 from kdc.pipeline.results import History, TrainingSummary

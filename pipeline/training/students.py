@@ -15,8 +15,9 @@ from transformers import set_seed
 
 from kdc.artifact.manifest import Join
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import UNCUT, StudentSettings, is_of_teacher, is_shallow
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.cutting import Importance, cut, first_neurons, parse_cut

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, set_seed
 from kdc.artifact.manifest import Join
 from kdc.common.errors import InputError
 from kdc.common.progress import Progress
-from kdc.pipeline.config.settings import TeacherSettings
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.opening import open_classifier

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.settings import StudentSettings
 from kdc.pipeline.config.tasks import custom_task, find_task
+from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge

@@ -21,7 +21,8 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.progress import Reporter
 from kdc.pipeline import frontier as module
 from kdc.pipeline.compress import render_frontier
-from kdc.pipeline.config.settings import SHALLOW, Config
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import SHALLOW
 from kdc.pipeline.frontier import make_frontier
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Left, Point, front

@@ -14,7 +14,9 @@ from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.artifact.folder import load_manifest
 from kdc.common import machine
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import SHALLOW, Config, StudentSettings
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import SHALLOW
+from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.models.cutting import half_width
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students

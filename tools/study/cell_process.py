@@ -24,7 +24,8 @@ from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.common.timing import seconds_of
 from kdc.pipeline.compress import prepare_libraries
-from kdc.pipeline.config.settings import Config, is_of_teacher
+from kdc.pipeline.config.settings import Config
+from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results import BaselinesResult, ModelResult, TeacherResult

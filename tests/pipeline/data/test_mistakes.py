@@ -8,7 +8,7 @@ import pytest
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.prepared import open_data, prepare
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.fields import time_of
 from kdc.pipeline.data.overlap import near_rows, nearest, runs_of

@@ -13,7 +13,7 @@ import pytest
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task, find_task
 from kdc.pipeline.data import readers
 from kdc.pipeline.data.prepared import PreparedData, open_data, prepare, read_labelled

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import TASKS, find_task
 from kdc.pipeline.data.problems import FileProblem, Problems
 from kdc.pipeline.data.readers import Row, read_rows

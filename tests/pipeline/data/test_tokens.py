@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.settings import DataSettings
+from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.data.prepared import PreparedData, open_data, prepare
 from kdc.pipeline.data.tokens import tokenise

@@ -11,8 +11,8 @@ from tiny_models import ARCHITECTURES, build
 from transformers import AutoModelForSequenceClassification
 
 from kdc.common.errors import InputError, KdcError
-from kdc.pipeline.config.settings import LoraSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.config.training_settings import LoraSettings
 from kdc.pipeline.models import loading
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.students import load_student

@@ -13,8 +13,8 @@ import torch
 from tiny_models import ARCHITECTURES
 from transformers import AutoModel
 
-from kdc.pipeline.config.settings import LoraSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.config.training_settings import LoraSettings
 from kdc.pipeline.graphs.onnx_graph import export_onnx
 from kdc.pipeline.models import cutting, loading
 from kdc.pipeline.models.pooling import MeanPooledClassifier, Pooling

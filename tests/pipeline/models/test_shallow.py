@@ -13,7 +13,7 @@ from tiers import others_slow
 from tiny_models import ARCHITECTURES
 
 from kdc.common.errors import InputError
-from kdc.pipeline.config.settings import SHALLOW
+from kdc.pipeline.config.student_names import SHALLOW
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.graphs.onnx_graph import export_onnx
 from kdc.pipeline.models import loading

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Trainer
 
-from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.config.training_settings import TrainSettings
 from kdc.pipeline.training.checkpoints import SEAL, last_checkpoint, seal
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.loop import DistillationTrainer, Objective, Plan, training_arguments

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from kdc.pipeline.config.settings import TrainSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.config.training_settings import TrainSettings
 from kdc.pipeline.training import loop
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.embeddings import MetEmbedding, only_met_tokens, tokens_of

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from kdc.pipeline.config.settings import StudentSettings, TeacherSettings, TrainSettings
 from kdc.pipeline.config.tasks import find_task
+from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings, TrainSettings
 from kdc.pipeline.results import ModelResult
 from kdc.pipeline.training import finetuning
 from kdc.pipeline.training.environment import Environment

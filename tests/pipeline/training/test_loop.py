@@ -13,8 +13,8 @@ from scipy.special import log_softmax
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.config.settings import KeptStep, TrainSettings
 from kdc.pipeline.config.tasks import custom_task
+from kdc.pipeline.config.training_settings import KeptStep, TrainSettings
 from kdc.pipeline.training import loop
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint

@@ -1,0 +1,101 @@
+"""Settings of the rows: where they come from, what they hold, and what becomes of long ones."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from kdc.artifact.manifest import MOST_WINDOWS, Join, Kind, LongTexts
+from kdc.pipeline.config.section import Section
+
+_SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
+
+
+class DataSettings(Section):
+    """Stage `data`: where the rows come from, and what they hold."""
+
+    task: str | None = Field(None, description="name of a GLUE task, or pydocs; `kdc tasks` lists them")
+    data: Path | None = Field(
+        None, description="folder with the rows: GLUE's TSV files, a save_to_disk folder, or train and dev files"
+    )
+    train: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
+    eval: Path | None = Field(
+        None, description="your own evaluation file (default: a stratified tenth of the training file)"
+    )
+    unlabeled: Path | None = Field(None, description="file with further texts, which only the teacher labels")
+    max_unlabeled_rows: int | None = Field(
+        None, ge=1, description="of these texts so many at most, drawn at random (default: all)"
+    )
+    text: str | None = Field(None, description="column with the (first) text (default: the task's)")
+    text_pair: str | None = Field(None, description="column with the second text of a pair (default: the task's)")
+    label: str | None = Field(None, description="column with the label (default: the task's; label for your own files)")
+    kind: Literal["auto", "classification", "multilabel", "regression"] = Field(
+        "auto", description="what the label column holds; auto finds it out from the training rows of your own files"
+    )
+    separator: str | None = Field(None, description="separator between the labels of a multi-label cell")
+    group: str | None = Field(
+        None, description="column of what makes rows belong together (a user, a document): no split parts them"
+    )
+    time: str | None = Field(
+        None, description="column with the time of a row, a number or ISO 8601: the last rows are the evaluation"
+    )
+    max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
+    max_length: int | None = Field(
+        None, ge=4, le=8192, description="tokens after which a text is cut (default: the task's)"
+    )
+
+    @model_validator(mode="after")
+    def _at_most_of_what_is_there(self) -> Self:
+        if self.max_unlabeled_rows is not None and self.unlabeled is None:
+            raise ValueError(
+                f"max_unlabeled_rows={self.max_unlabeled_rows} is of unlabelled texts, and no file has them: set "
+                "unlabeled too, or drop it"
+            )
+        return self
+
+
+class LongSettings(Section):
+    """What becomes of rows with more tokens than `data.max_length`."""
+
+    mode: Literal["cut", "windows"] = Field(
+        "cut", description="cut them, or answer them by windows of that length, whose answers become one"
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        description="tokens from the beginning of one window to that of the next (default: three quarters of a window, "
+        "less what is kept)",
+    )
+    windows: int = Field(8, ge=2, le=MOST_WINDOWS, description="windows of a row at most; what is longer is cut")
+    keep: int = Field(0, ge=0, description="first tokens of a text, such as its title, that stand in every window")
+    join: Literal["auto"] | Join = Field(
+        "auto",
+        description="how the windows' answers become one: mean, max, first, noisy-or, or auto: trained with the mean, "
+        "of a multi-label task with max, then what gives the teacher the least loss on the tuning slice (there "
+        "for each label)",
+    )
+
+    @model_validator(mode="after")
+    def _says_nothing_of_windows_where_rows_are_cut(self) -> Self:
+        given = {name: value for name, value in self.model_dump(exclude_defaults=True).items() if name != "mode"}
+        if self.mode == "cut" and given:
+            listed = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"{listed} is of windows, and rows are cut: set mode=windows (--long windows), or drop it")
+        return self
+
+    def trained_join(self, kind: Kind) -> tuple[Join, ...] | None:
+        """How the windows of a teacher's rows are joined in its training; None where rows are cut. A label of several
+        is there where any window has it: by the mean those without it would outvote that one."""
+        if self.mode == "cut":
+            return None
+        if self.join != "auto":
+            return (self.join,)
+        return ("max" if kind == "multilabel" else "mean",)
+
+    def of(self, max_length: int, join: tuple[Join, ...] = ("mean",)) -> LongTexts | None:
+        """The windows of so many tokens; None where rows are cut."""
+        if self.mode == "cut":
+            return None
+        room = max_length - self.keep
+        stride = self.stride or max(1, min(3 * room // 4, room - _SPECIAL))
+        return LongTexts(stride=stride, windows=self.windows, keep=self.keep, join=join)

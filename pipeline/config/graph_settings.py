@@ -1,0 +1,61 @@
+"""Settings of the trained student's graphs: how they are written, and how int8 is made."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from kdc.pipeline.config.section import Section
+
+
+class ExportSettings(Section):
+    """Stage `export`: write the student as ONNX."""
+
+    exporter: Literal["auto", "optimum", "torch"] = Field(
+        "auto", description="what writes the ONNX file; auto is torch, and Optimum where onnxscript is not installed"
+    )
+    fp16: bool = Field(True, description="also make an fp16 variant, for CUDA")
+    teacher: bool = Field(
+        True,
+        description="also export the uncut teacher, in fp32 and int8, and put it beside the student in every table",
+    )
+    formats: tuple[Literal["onnx", "hf"], ...] = Field(
+        ("onnx", "hf"),
+        description="what the artifact is, separated by commas: onnx, which kdc serves, and hf, a Hugging Face folder "
+        "besides, with config, tokenizer and weights for transformers, Optimum and transformers.js",
+    )
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("formats")
+    @classmethod
+    def _can_be_served(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "onnx" not in value:
+            raise ValueError("an artifact is always onnx: give onnx, or onnx,hf")
+        return tuple(name for name in ("onnx", "hf") if name in value)
+
+
+class QuantizeSettings(Section):
+    """Stage `quantize`: make int8 candidates and choose one."""
+
+    enabled: bool = Field(True, description="make int8 candidates and judge them")
+    max_int8_drop: float = Field(
+        1.0, ge=0, description="points of the metric that int8 may lose against the fp32 ONNX file"
+    )
+    free_drop: float = Field(
+        0.3,
+        ge=0,
+        description="points of the metric that int8 may lose before further candidates are tried",
+    )
+    vector_bits: Literal[8, 4] = Field(
+        8,
+        description="bits of each number of the token vectors in an int8 file: 8, or 4, with which the vectors take "
+        "little more than half as much (where 32 divides their width)",
+    )
+    calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
+    invariance_rows: int = Field(
+        500, ge=2, description="rows whose answers alone and in random batches of 16 are compared; at least 500"
+    )
+    rounds: int = Field(20, ge=1, description="rounds of timing, in turns over all candidates; the median counts")

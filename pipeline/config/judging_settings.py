@@ -1,0 +1,102 @@
+"""Settings of what an artifact decides by its probabilities, how it is measured, and what it must keep."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof, Texts
+from kdc.pipeline.config.aims import parse_abstain, parse_aim
+from kdc.pipeline.config.section import Section
+
+
+class OperatingSettings(Section):
+    """From which probability on the artifact gives a label, answers a row, or has a label in the row's set, chosen on
+    the tuning slice."""
+
+    aims: Texts = Field(
+        (),
+        description="what thresholds are chosen by: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
+        "threshold itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
+    )
+    evidence: Evidence = Field(
+        "interval",
+        description="when an aim's bound is kept: interval (the tuning slice shows, with an error of 5 %, that it is "
+        "on other rows) or point (it is on the tuning slice)",
+    )
+    abstain: str | None = Field(
+        None,
+        description="which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown "
+        "to be right, or the least probability of an answer (default: all)",
+    )
+    sets: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="probability, such as 0.95, with which a row's set of labels holds the true one; of three classes "
+        "or more (default: no sets)",
+    )
+
+    @field_validator("aims")
+    @classmethod
+    def _can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_aim(text)
+        return value
+
+    @field_validator("abstain", mode="before")
+    @classmethod
+    def _says_when(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        parse_abstain(str(value))
+        return str(value)
+
+
+class CascadeSettings(Section):
+    """Stage `cascade`: a second model for the rows that the student is not sure of."""
+
+    second: Literal["off", "auto"] | Path | None = Field(
+        None,
+        description="the second model: auto, the teacher itself, uncut; the artifact of another run on the same rows; "
+        "or off (default: auto where a contract's student is searched for, else off); taken only where it gains",
+    )
+    max_drop: float = Field(
+        0.1,
+        ge=0,
+        description="points of the metric that the two may lose against the second model alone, on the tuning slice; "
+        "a contract with max_drop asks for half of that against what it compares with",
+    )
+
+
+class EvaluateSettings(Section):
+    """Stage `evaluate`: measure every model on the evaluation rows."""
+
+    latency_rows: int = Field(100, ge=10, description="rows that are timed one by one (p50, p95)")
+    throughput_rows: int = Field(256, ge=32, description="rows that are timed in batches of 32")
+    rounds: int = Field(3, ge=1, description="rounds of timing, in turns over all models; the median counts")
+    memory: bool = Field(True, description="measure the peak memory of each model, in a process of its own")
+
+
+class ContractSettings(Section, Proof, Limits):
+    """The contract that the artifact must keep. Nothing is judged unless a limit is set."""
+
+    search: Literal["quick", "full", "off"] = Field(
+        "quick",
+        description="search for the student that keeps the contract: quick (short trainings of the three most "
+        "promising that can keep latency and size), full (of all that can) or off (train student.model; the default if "
+        "that is set); the teacher itself, where it can keep them, is a candidate without training",
+    )
+    max_hours: float | None = Field(
+        None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
+    )
+    against: Against = Field("best", description=Proof.model_fields["against"].description)
+    at: Conditions = Conditions()
+
+    @property
+    def terms(self) -> Contract | None:
+        """The contract as the artifact's manifest has it; None where no limit is set."""
+        if not self.any:
+            return None
+        limits = Limits(**self.model_dump(include=set(Limits.model_fields)))
+        return Contract(limits=limits, at=self.at, **self.model_dump(include=set(Proof.model_fields)))

@@ -1,0 +1,220 @@
+"""Settings of all that is trained: baselines, teacher, what the student learns from, and the student."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from kdc.pipeline.config.presets import without_layers
+from kdc.pipeline.config.section import Section
+from kdc.pipeline.config.student_names import is_shallow
+
+KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (LoRA). The names are those of PEFT's `LoraConfig`."""
+
+    r: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float = Field(32, gt=0, description="scale of the adapters: their updates are multiplied by alpha / r")
+    dropout: float = Field(
+        0.05, ge=0, lt=1, description="dropout rate before the adapters, 0 to 1 (a student of recipe best: 0)"
+    )
+    targets: Literal["all-linear", "query-value"] | tuple[str, ...] = Field(
+        "all-linear", description="linear layers of the encoder to adapt: all-linear, query-value, or their names"
+    )
+    rslora: bool = Field(False, description="use the rank-stabilised scale alpha / sqrt(r)")
+    dora: bool = Field(False, description="use weight-decomposed adapters (DoRA)")
+    init: str = Field(
+        "default", description="how adapters begin: default, gaussian, pissa, pissa_niter_N, olora, orthogonal, ..."
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("all-linear", "query-value"):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+
+class TrainSettings(Section):
+    """The settings that the trainings of teacher and student share."""
+
+    epochs: float = Field(3, gt=0, description="passes over the training rows")
+    min_steps: int = Field(0, ge=0, description="steps to train at least, even if they are more than the epochs give")
+    batch_size: int = Field(32, ge=1, description="rows in one step")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up for one update of the weights")
+    learning_rate: float = Field(5e-5, gt=0, description="highest learning rate")
+    head_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="highest learning rate of what starts at random, such as a new head (default: learning_rate; for a "
+        "teacher 20 times that, at most 2e-3)",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again instead of keeping them: less memory, about a third slower"
+    )
+    warmup: float = Field(
+        0.06, ge=0, lt=1, description="share of the steps during which the learning rate rises, 0 to 1"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    evaluations: int = Field(8, ge=1, description="evaluations on the tuning slice during training")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a better one (default: never)"
+    )
+    kept_step: KeptStep = Field(
+        "score",
+        description="the step whose weights are kept: that of the best score on the tuning slice (or the last one, "
+        "where that is within a standard error of it), that of the least loss there, or the last one",
+    )
+    dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "own", description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
+    )
+    hours: float | None = Field(
+        None,
+        gt=0,
+        description="hours that the training may take; its rate falls so that it is done by then (default: no limit)",
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="weights of the classes in the cross-entropy: none, balanced, or a table of them by label"
+    )
+    window_loss: Literal["row", "each"] = Field(
+        "row",
+        description="of a row in windows (--long windows): the loss of the answer that is made of all (row), or of "
+        "each window's, as if its label were the row's (each)",
+    )
+
+    @model_validator(mode="after")
+    def _patience_needs_a_best_step(self) -> Self:
+        if self.patience is not None and self.kept_step == "last":
+            raise ValueError(
+                f"patience={self.patience} waits for a better step, and kept_step=last, as recipe paper sets it, keeps "
+                "the last: set kept_step too, or no patience"
+            )
+        return self
+
+    @property
+    def dropout_rate(self) -> float | None:
+        """The rate of all dropout; None: the checkpoint's own rates."""
+        return None if self.dropout == "own" else self.dropout
+
+    @property
+    def new_modules_rate(self) -> float:
+        """The highest learning rate of modules that start at random."""
+        return self.head_learning_rate or self.learning_rate
+
+
+class BaselinesSettings(Section):
+    """Stage `baselines`: what is cheap to beat."""
+
+    enabled: bool = Field(True, description="fit the baselines and put them beside the models in every table")
+    max_rows: int = Field(20_000, ge=20, description="training rows that they are fitted to at most, drawn at random")
+
+
+class TeacherSettings(TrainSettings):
+    """Stage `teacher`: fine-tune a teacher, or check one that is fine-tuned already."""
+
+    model: str = Field("google-bert/bert-base-uncased", description="teacher: hub id or path")
+    more: tuple[str, ...] | None = Field(
+        None, description="further teachers, separated by commas; the logits of all are averaged (default: none)"
+    )
+    scores: Path | None = Field(
+        None, description="file with a black box's answers to all rows; they take the teacher's place (default: none)"
+    )
+    pooling: Literal["auto", "first", "mean"] = Field(
+        "auto",
+        description="what a new head reads: the first token by the architecture's own head (first), the mean of the "
+        "token vectors (mean), or what the checkpoint was made for (auto)",
+    )
+    from_probe: Literal["auto", "off"] = Field(
+        "auto",
+        description="where the fine-tuned teacher is not better than the best baseline beyond chance, also fine-tune "
+        "from the linear probe's head, and take the best of these two and the probe itself (auto), or not (off)",
+    )
+    search: Literal["off", "quick"] = Field(
+        "off",
+        description="find the learning rates of encoder and head by short trainings first, of at most a third of the "
+        "steps together (quick), or not (off)",
+    )
+    min_steps: int = Field(500, ge=0, description="steps to train at least, even if they are more than the epochs give")
+    finetuned: bool = Field(False, description="the teacher is fine-tuned for this task already: only check it")
+    labels: tuple[str, ...] | None = Field(
+        None, description="label names, in order, of a teacher that calls them LABEL_0, LABEL_1, ..."
+    )
+    method: Literal["full", "lora"] = Field("full", description="what to train: all weights (full) or adapters (lora)")
+    lora: LoraSettings = LoraSettings()
+
+    @property
+    def new_modules_rate(self) -> float:
+        """A head that starts at random has far to go: at the rate of pretrained weights it would lag behind them."""
+        return self.head_learning_rate or max(self.learning_rate, min(20 * self.learning_rate, 2e-3))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All teachers. A student that is cut is cut from the first one."""
+        return (self.model, *(self.more or ()))
+
+    @field_validator("labels", "more", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+class TargetsSettings(Section):
+    """Stage `targets`: what the student learns from."""
+
+    weights: Literal["score", "equal"] = Field(
+        "score", description="weights of several teachers: their score on the tuning slice, or equal"
+    )
+    calibrate: bool = Field(
+        False,
+        description="divide the teacher's logits by the temperature at which the tuning slice's labels are likeliest",
+    )
+
+
+class StudentSettings(TrainSettings):
+    """Stage `student`: distil the teacher into a student."""
+
+    model: str = Field(
+        "layers:first-and-last",
+        description="student: hub id, path, the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
+        "by layers:first-and-last, layers:first-half or layers:every-second, each with ,ffn=768 for so many neurons of "
+        "their feed-forward parts, those that matter most; conv, static or linear: its token vectors "
+        "under convolutions, in a bag, or added up, in sizes of their own by conv:channels=128,window=5; or teacher: "
+        "the teacher itself, which is not trained again",
+    )
+    vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = Field(
+        "all",
+        description="pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that the "
+        "training and unlabelled texts use, and what all characters can be written with; or a number, these and the "
+        "most frequent others up to so many",
+    )
+    cut_from: Literal["finetuned", "pretrained"] = Field(
+        "finetuned", description="whether a student is cut from the fine-tuned or the pretrained teacher"
+    )
+    method: Literal["full", "lora"] = Field("lora", description="what to train: adapters (lora) or all weights (full)")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    min_steps: int = Field(
+        1500, ge=0, description="steps to train at least, even if they are more than the epochs give"
+    )
+    kept_step: KeptStep = Field("loss", description=str(TrainSettings.model_fields["kept_step"].description))
+    dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
+    )
+    alpha: float = Field(
+        0.9, ge=0, le=1, description="weight of the teacher in the loss, 0 to 1; the labels have 1 - alpha"
+    )
+    temperature: float = Field(
+        2.0, gt=0, description="temperature that softens the distributions of teacher and student"
+    )
+    allow_majority: bool = Field(
+        False, description="warn of a student that is no better than the majority class, instead of failing"
+    )
+    lora: LoraSettings = LoraSettings()
+
+    def of(self, model: str) -> Self:
+        """These settings for another student, as a search tries it. One without layers, where the configured one has
+        some, is trained in its own way."""
+        is_another = is_shallow(model) and not is_shallow(self.model)
+        own = without_layers(model, self.epochs, self.min_steps) if is_another else {}
+        return self.model_copy(update=own | {"model": model})
