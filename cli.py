@@ -1,6 +1,7 @@
 """The command line `kdc`: parse, build one request, make one call. Nothing heavy is imported before it is needed.
 
-Options that set a setting are rows of a table beside their command (`kdc.common.options`).
+Options that set a setting are rows of a table (`kdc.common.options`). A long table, or one of which several commands
+have rows, is in the file `options.py` of the room that it sets; a short one is beside its command.
 """
 
 import json
@@ -12,8 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
+from kdc.artifact.contract.options import LIMITS
+from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
 from kdc.common.errors import InputError, KdcError, printable
-from kdc.common.options import Setting, argument, option, settings, taken, takes
+from kdc.common.options import Setting, argument, option, taken, takes
+from kdc.pipeline.config.options import COMPRESS
+from kdc.serving.bulk.options import PREDICT
+from kdc.serving.http.options import SERVE
+from kdc.tools.study.options import STUDY, STUDY_ENGINE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,11 +29,7 @@ app = typer.Typer(
     help="Make large text classifiers small, fast and provably good, and serve them.",
 )
 
-_OWN = "Data of your own"
-_MODELS = "Models"
-_CONTRACT = "Contract: what the artifact must keep (exit code 3: it does not, 4: not shown)"
 _FLOW = "Which stages run"
-_LIMITS = "Limits"
 
 # What several commands take.
 Artifact = Annotated[Path, argument("Folder of an artifact, for example runs/qnli/artifact.")]
@@ -34,210 +37,11 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; everything else goes to stderr.")
 ]
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
-VARIANT = Setting("variant", str, "What to load: fp32, int8, fp16 or cascade (default: the manifest's choice).")
 Variant = Annotated[str | None, option(VARIANT.help)]
-SHA256 = Setting("expect-sha256", str, "SHA-256 that the manifest must have; any other artifact is refused.")
-ALLOW_FAILED = Setting("allow-failed", bool, "Accept an artifact that failed its contract.")
 NoExamples = Annotated[bool, option("Quote no rows in the report.", "--no-examples")]
-REPLACE = Setting("force", bool, "Replace another artifact that is there already.")
-RAY_ADDRESS = Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone).")
 Set = Annotated[
     list[str] | None, option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
 ]
-
-EPOCHS = Setting(
-    "epochs",
-    float,
-    "Passes over the training rows, for teacher and student each (default: the recipe's).",
-    keys=("teacher.epochs", "student.epochs"),
-)
-MAX_TRAIN_ROWS = Setting("max-train-rows", int, "Largest number of rows to train on (default: all).", "data")
-TRAINING_DEVICE = Setting("device", str, "Where to train: auto (default; CUDA where there is one), cpu or cuda.", "run")
-# The columns of a file of rows.
-TEXTS = settings(
-    "",
-    None,
-    ("text", str, "Name of the column with the text (default: as in training)."),
-    ("text-pair", str, "Name of the column with the second text of a pair (default: as in training)."),
-)
-COLUMNS = (
-    *TEXTS,
-    Setting("label", str, "Name of the column with the label (default label)."),
-    Setting("separator", str, "Character that separates the labels of a multi-label cell."),
-)
-# What a contract asks, to compress to it or to judge it again.
-LIMITS = settings(
-    "",
-    _CONTRACT,
-    ("max-latency-ms", float, "Longest time of one call, in milliseconds, at the percentile of --at."),
-    ("max-size-mb", float, "Largest size of the ONNX file and tokenizer.json together, in MB (1,000,000 bytes)."),
-    ("max-drop", float, "How far the student's metric may be below the teacher's, in points (0 to 100)."),
-    ("min-rows-per-s", float, "Fewest rows a second, measured in batches of 32."),
-    (
-        "require",
-        list[str],
-        "A share of the evaluation rows that must be shown, by the artifact's decisions: LABEL:precision>=0.95, "
-        "LABEL:recall>=0.9, LABEL:fpr<=0.01, accuracy>=0.98 (of the rows that are answered), coverage>=0.5 (rows that "
-        "are answered). Repeatable.",
-    ),
-    (
-        "at",
-        str,
-        "How time is measured, any of length=64,batch=1,percentile=95,threads=2: tokens of a row, rows of a call, "
-        "percentile of the calls' times, threads of a forward pass.",
-    ),
-    (
-        "evidence",
-        str,
-        "What must keep to --max-drop and --require: interval, the confidence interval of what was measured (default), "
-        "or point, what was measured itself.",
-    ),
-    (
-        "against",
-        str,
-        "What --max-drop compares with: teacher, or best (default), the better one of teacher and baselines.",
-    ),
-    ("confidence", float, "Confidence of these intervals, above 0.5 and at most 0.99 (default 0.95)."),
-)
-COMPRESS = (
-    *settings(
-        "data",
-        None,
-        ("task", str, "Name of a GLUE task, or pydocs, which needs no data: see `kdc tasks`."),
-        ("data", Path, "Folder with the data: GLUE's TSV files, `save_to_disk`, or files (default: the hub)."),
-    ),
-    *settings(
-        "data",
-        _OWN,
-        ("train", Path, "Labelled rows to train on: .csv, .tsv, .jsonl or .parquet."),
-        ("eval", Path, "Labelled rows to evaluate on (default: a tenth of the training rows)."),
-        ("unlabeled", Path, "Further texts, which the student learns by the teacher's answers to them."),
-        ("max-unlabeled-rows", int, "Of these texts so many at most, drawn at random (default: all)."),
-        ("text", str, "Name of the column with the text."),
-        ("text-pair", str, "Name of the column with the second text of a pair."),
-        ("label", str, "Name of the column with the label (default label)."),
-        ("kind", str, "What it holds: auto (default; its values tell), classification, multilabel or regression."),
-        ("separator", str, "Character between the labels of a multi-label cell."),
-        ("group", str, "Name of a column: rows with one value there (a user, a document) are never parted."),
-        ("time", str, "Name of a column with a row's time: the last tenth is the evaluation, where none is given."),
-    ),
-    *settings(
-        "run",
-        _MODELS,
-        ("family", str, "Model family: bert (default), roberta, deberta, minilm, modernbert or ettin."),
-        ("recipe", str, "Distillation recipe: best (default), paper (the authors' script) or paper-as-described."),
-        (
-            "controls",
-            bool,
-            "Also train and evaluate the student without distillation and without unlabelled texts, and the teacher "
-            "with LoRA.",
-        ),
-    ),
-    *settings(
-        "teacher",
-        _MODELS,
-        ("teacher", list[str], "Hub id or path. Repeated: several are averaged, and a student is cut from the first."),
-        ("teacher-scores", Path, "A black box's answers to all rows; they take the teacher's place.", "teacher.scores"),
-        (
-            "teacher-is-finetuned",
-            bool,
-            "The teacher is fine-tuned for the task already: check it, do not train it.",
-            "teacher.finetuned",
-        ),
-        ("teacher-labels", str, "Names, in order, for the labels of a LABEL_0 teacher: neg,pos.", "teacher.labels"),
-        (
-            "teacher-search",
-            str,
-            "Find the teacher's learning rates by short trainings first: quick, or off (default).",
-            "teacher.search",
-        ),
-    ),
-    Setting(
-        "student",
-        str,
-        "Hub id or path, or the teacher's layers to keep, counted from 0: layers:0,1,5, layers:first-and-last, "
-        "layers:first-half or layers:every-second, each with ,ffn=768 for so many neurons in each layer; conv, static "
-        "or linear: its token vectors and none of its layers, which answers in microseconds; or teacher, which is the "
-        "teacher itself.",
-        panel=_MODELS,
-        keys=("student.model",),
-    ),
-    Setting(
-        "vocabulary",
-        str,
-        "Pieces of the teacher's vocabulary that a student made of it keeps: all (default); auto, those that your "
-        "texts use; or a number, these and the most frequent others up to so many.",
-        "student",
-        panel=_MODELS,
-    ),
-    MAX_TRAIN_ROWS,
-    EPOCHS,
-    Setting(
-        "max-hours",
-        float,
-        "Longest time, in hours, of the teacher's training, of the student's, and of the search for a student, each. A "
-        "training's rate falls so that it is done by then (no default).",
-        keys=("teacher.hours", "student.hours", "contract.max_hours"),
-    ),
-    Setting("seed", int, "Seed of splits, initialisation, order of the rows and dropout (default 0).", "run"),
-    TRAINING_DEVICE,
-    Setting(
-        "formats",
-        str,
-        "What the artifact is: onnx, which kdc serves, or onnx,hf (default), a Hugging Face folder besides, which "
-        "transformers, Optimum and transformers.js open.",
-        "export",
-    ),
-    Setting(
-        "aim",
-        list[str],
-        "What a label's threshold is chosen by, on rows held out of training: f1, matthews, precision>=0.95, "
-        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 "
-        "for each label of a multi-label task; else the most probable class).",
-        keys=("operating.aims",),
-    ),
-    Setting(
-        "abstain",
-        str,
-        "Which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown to be right "
-        "on rows held out of training, or the least probability of an answer, such as 0.9 (default: all).",
-        "operating",
-    ),
-    Setting(
-        "sets",
-        float,
-        "Give each row a set of labels too, which holds the true one with this probability, such as 0.95, by rows held "
-        "out of training; of three classes or more (default: no sets).",
-        "operating",
-    ),
-    Setting(
-        "cascade",
-        str,
-        "A second model for the rows that the student is not sure of, where that gains: auto, the teacher itself; or "
-        "the artifact of another run on the same rows (default: auto where a contract's student is searched for).",
-        keys=("cascade.second",),
-    ),
-    Setting(
-        "long",
-        str,
-        "What becomes of texts with more tokens than the model takes at once: cut (default), or windows, whose answers "
-        "become one.",
-        keys=("long.mode",),
-    ),
-    Setting("max-int8-drop", float, "Points that int8 may lose; beyond, a CPU loads fp32 (default 1.0).", "quantize"),
-    Setting("out", Path, "Run directory (default runs/<task>); the same one goes on where it was cut off.", "run"),
-    *LIMITS,
-    *settings(
-        "contract",
-        _CONTRACT,
-        (
-            "search",
-            str,
-            "Short trainings that choose the student: of the three most promising that can keep latency and size "
-            "(quick, the default), of all (full), or none (off). The teacher itself is a candidate without training.",
-        ),
-    ),
-)
 
 
 @app.command()
@@ -312,16 +116,13 @@ def report(
     _print(as_json, facts.to_json(), f"{facts.verdict}\nreport: {run / 'report.html'}")
 
 
-BENCH = (
+@app.command()
+@takes(
     Setting(
         "rounds", int, "Turns of each subject at each size of call; the figures are their medians (default 5).", least=1
     ),
     Setting("seconds", float, "Length of a turn, in seconds (default 0.5).", least=0.01),
 )
-
-
-@app.command()
-@takes(*BENCH)
 def bench(
     given: dict[str, Any],
     subjects: Annotated[
@@ -373,27 +174,6 @@ def _numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() and least <= int(part) <= 100_000 for part in parts):
         raise InputError(f"{name} is not a list of whole numbers from {least} on", given=text, remedy="e.g. 1,8,32")
     return tuple(int(part) for part in parts)
-
-
-STUDY = (
-    Setting(
-        "recipe", str, "Distillation recipe: paper (default; the authors' script), paper-as-described or best.", "run"
-    ),
-    Setting("data", Path, "Folder with the data in GLUE's layout (default: the hub).", "data"),
-    MAX_TRAIN_ROWS,
-    EPOCHS,
-    TRAINING_DEVICE,
-)
-STUDY_ENGINE = (
-    Setting("engine", str, "local (default) trains one cell after the other; ray trains side by side on a cluster."),
-    RAY_ADDRESS,
-    Setting(
-        "threads",
-        int,
-        "Threads of a training; with ray also the cores that it reserves (default: as the environment says; ray: 1).",
-        least=1,
-    ),
-)
 
 
 @app.command()
@@ -451,67 +231,11 @@ def try_(
     as_json: Json = False,
 ) -> None:
     """One prediction."""
-    from kdc.serving.engine.engine import Engine
+    from kdc.tools.one_text import answer
 
-    engine = Engine.load(artifact, variant=variant, device=_device(device))
-    (answer,) = engine.predict([text if pair is None else (text, pair)])
-    scores = dict(zip(engine.labels or ("score",), map(float, answer), strict=True))
-    best_first = sorted(scores, key=lambda label: -scores[label])
-    width = max(map(len, scores))
-    lines = []
-    for label in best_first:
-        bar = "  " + "#" * round(40 * scores[label]) if engine.labels else ""
-        lines.append(f"{label:<{width}}  {scores[label]:.4f}{bar}")
-    entries = [{"label": label, "score": scores[label]} for label in best_first]
-    document: dict[str, Any] = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
-    if engine.labels:
-        (document["decision"],) = engine.decided(answer[None])
-    if engine.task.points or engine.task.abstain is not None:
-        gets = document["decision"]
-        lines.append(f"decision: {(', '.join(gets) or 'no label') if isinstance(gets, list) else gets}")
-    if engine.task.sets is not None:
-        (document["set"],) = engine.label_sets(answer[None])
-        lines.append(f"set: {', '.join(document['set'])}")
-    _print(as_json, document, "\n".join(lines))
-
-
-SERVE = (
-    Setting("workers", int, "Worker processes, which share the port (default 1)."),
-    Setting("device", str, "Where to run: auto (default; CUDA where it starts, else the CPU), cpu, cuda or tensorrt."),
-    VARIANT,
-    Setting("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
-    Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
-    ALLOW_FAILED,
-    Setting(
-        "grpc-address",
-        str,
-        "HOST:PORT of the Open Inference Protocol over gRPC, such as 127.0.0.1:9000 (default: no gRPC).",
-    ),
-    Setting(
-        "expect-sha256",
-        str,
-        "SHA-256 that the manifest must have, of several artifacts NAME=SHA256,...; any other artifact is refused.",
-    ),
-    Setting(
-        "drain-delay",
-        float,
-        "Seconds for which SIGTERM is followed by 503 answers before the service stops listening (default 2).",
-        keys=("drain_delay_s",),
-    ),
-    *settings(
-        "",
-        _LIMITS,
-        ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
-        ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),
-        ("max-text-chars", int, "Longest text, in characters (default 200000)."),
-        ("max-texts", int, "Most texts in a request (default 1024)."),
-        ("max-queue-tokens", int, "Most tokens that may wait for a forward pass; beyond, 429 (default 65536)."),
-        ("max-queue", float, "Longest expected wait, in seconds; beyond, 429 (default 1).", "max_queue_s"),
-        ("max-batch-tokens", int, "Most tokens of a pass, padding included (default: 256 on a CPU, 4096 on a GPU)."),
-        ("max-requests", int, "Most requests in work at one time (default 1024)."),
-        ("timeout", float, "Seconds until a request is given up (default 10).", "timeout_s"),
-    ),
-)
+    row = text if pair is None else (text, pair)
+    document, words = answer(artifact, row, variant=variant, device=_device(device))
+    _print(as_json, document, words)
 
 
 @app.command()
@@ -540,30 +264,6 @@ def serve(
     if not artifacts and not os.environ.get("KDC_ARTIFACT"):
         artifacts = [str(newest())]
     launch.serve(resolve({"artifact": ",".join(artifacts or []) or None} | given), host, port)
-
-
-PREDICT = (
-    *TEXTS,
-    Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
-    Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
-    Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
-    Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
-    Setting(
-        "max-text-chars", int, "Characters of a text (default: 200000); a longer one is a row without text.", least=1
-    ),
-    VARIANT,
-    Setting(
-        "threads",
-        int,
-        "Threads of all passes (default: all usable cores); with --engine ray, threads of one actor (default 1).",
-        least=1,
-    ),
-    Setting("engine", str, "local (default) works in this process; ray in actors on a cluster, into a directory."),
-    RAY_ADDRESS,
-    Setting("actors", int, "Number of Ray actors (default: as many as there are cores or GPUs).", least=1),
-    Setting("force", bool, "Replace an existing output, and drop an unfinished job."),
-    ALLOW_FAILED,
-)
 
 
 @app.command()
@@ -726,14 +426,9 @@ def export(
 @app.command()
 def tasks(as_json: Json = False) -> None:
     """The tasks that are known by name."""
-    from kdc.pipeline.config.tasks import TASKS
+    from kdc.pipeline.config.tasks import TASKS, render
 
-    lines = []
-    for task in TASKS.values():
-        columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
-        lines.append(f"{task.name:<8}{columns:<26}{', '.join(task.labels) or 'a number':<40}{', '.join(task.metrics)}")
-    lines.append("\nyours:  kdc compress --train train.csv --text COLUMN [--text-pair COLUMN] --label COLUMN")
-    _print(as_json, TASKS, "\n".join(lines))
+    _print(as_json, TASKS, render())
 
 
 @app.command()

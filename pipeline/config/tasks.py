@@ -146,3 +146,13 @@ def task_of(config: Config) -> Task:
     if kind == "auto":
         kind = "multilabel" if data.separator else "classification"
     return custom_task(name, data.text, data.text_pair, data.label or "label", kind)
+
+
+def render() -> str:
+    """The known tasks with their columns, labels and metrics, and how to name a task of one's own."""
+    lines = []
+    for task in TASKS.values():
+        columns = task.text if task.text_pair is None else f"{task.text} + {task.text_pair}"
+        lines.append(f"{task.name:<8}{columns:<26}{', '.join(task.labels) or 'a number':<40}{', '.join(task.metrics)}")
+    lines.append("\nyours:  kdc compress --train train.csv --text COLUMN [--text-pair COLUMN] --label COLUMN")
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""Options of `kdc predict` that set a field of its request (`request.py`)."""
+
+from kdc.artifact.options import ALLOW_FAILED, TEXTS, VARIANT
+from kdc.common.options import Setting
+
+RAY_ADDRESS = Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone).")
+PREDICT = (
+    *TEXTS,
+    Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
+    Setting("all-scores", bool, "Add a column with the score of each class, not only of the best."),
+    Setting("on-error", str, "What to do with a row that has no text: stop (default), or skip it."),
+    Setting("errors", str, "File or URL for the list of skipped rows, in JSONL."),
+    Setting(
+        "max-text-chars", int, "Characters of a text (default: 200000); a longer one is a row without text.", least=1
+    ),
+    VARIANT,
+    Setting(
+        "threads",
+        int,
+        "Threads of all passes (default: all usable cores); with --engine ray, threads of one actor (default 1).",
+        least=1,
+    ),
+    Setting("engine", str, "local (default) works in this process; ray in actors on a cluster, into a directory."),
+    RAY_ADDRESS,
+    Setting("actors", int, "Number of Ray actors (default: as many as there are cores or GPUs).", least=1),
+    Setting("force", bool, "Replace an existing output, and drop an unfinished job."),
+    ALLOW_FAILED,
+)

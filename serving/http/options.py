@@ -1,0 +1,44 @@
+"""Options of `kdc serve` that set a setting of the service (`settings.py`)."""
+
+from kdc.artifact.options import ALLOW_FAILED, VARIANT
+from kdc.common.options import Setting, settings
+
+_LIMITS = "Limits"
+
+SERVE = (
+    Setting("workers", int, "Worker processes, which share the port (default 1)."),
+    Setting("device", str, "Where to run: auto (default; CUDA where it starts, else the CPU), cpu, cuda or tensorrt."),
+    VARIANT,
+    Setting("threads", int, "Threads of a worker's forward passes together (default: usable cores / workers)."),
+    Setting("api-key-env", str, "Environment variable with the bearer token that requests must bring (default: none)."),
+    ALLOW_FAILED,
+    Setting(
+        "grpc-address",
+        str,
+        "HOST:PORT of the Open Inference Protocol over gRPC, such as 127.0.0.1:9000 (default: no gRPC).",
+    ),
+    Setting(
+        "expect-sha256",
+        str,
+        "SHA-256 that the manifest must have, of several artifacts NAME=SHA256,...; any other artifact is refused.",
+    ),
+    Setting(
+        "drain-delay",
+        float,
+        "Seconds for which SIGTERM is followed by 503 answers before the service stops listening (default 2).",
+        keys=("drain_delay_s",),
+    ),
+    *settings(
+        "",
+        _LIMITS,
+        ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
+        ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),
+        ("max-text-chars", int, "Longest text, in characters (default 200000)."),
+        ("max-texts", int, "Most texts in a request (default 1024)."),
+        ("max-queue-tokens", int, "Most tokens that may wait for a forward pass; beyond, 429 (default 65536)."),
+        ("max-queue", float, "Longest expected wait, in seconds; beyond, 429 (default 1).", "max_queue_s"),
+        ("max-batch-tokens", int, "Most tokens of a pass, padding included (default: 256 on a CPU, 4096 on a GPU)."),
+        ("max-requests", int, "Most requests in work at one time (default 1024)."),
+        ("timeout", float, "Seconds until a request is given up (default 10).", "timeout_s"),
+    ),
+)

@@ -1,0 +1,36 @@
+"""`kdc try`: the answer to one text, as a document and in words."""
+
+from pathlib import Path
+from typing import Any
+
+from kdc.artifact.manifest import Device
+from kdc.serving.engine.engine import Engine, Text
+
+
+def answer(artifact: Path, row: Text, *, variant: str | None, device: Device) -> tuple[dict[str, Any], str]:
+    """What an artifact says of a text, or of a pair for a task of pairs: as `kdc try --json` prints it, and for people.
+
+    Raises:
+        InputError: no artifact there, no such variant, or the row is not what the task takes.
+        KdcError: the artifact is damaged, the device did not take effect, or the model failed.
+    """
+    engine = Engine.load(artifact, variant=variant, device=device)
+    (outputs,) = engine.predict([row])
+    scores = dict(zip(engine.labels or ("score",), map(float, outputs), strict=True))
+    best_first = sorted(scores, key=lambda label: -scores[label])
+    width = max(map(len, scores))
+    lines = []
+    for label in best_first:
+        bar = "  " + "#" * round(40 * scores[label]) if engine.labels else ""
+        lines.append(f"{label:<{width}}  {scores[label]:.4f}{bar}")
+    entries = [{"label": label, "score": scores[label]} for label in best_first]
+    document: dict[str, Any] = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
+    if engine.labels:
+        (document["decision"],) = engine.decided(outputs[None])
+    if engine.task.points or engine.task.abstain is not None:
+        gets = document["decision"]
+        lines.append(f"decision: {(', '.join(gets) or 'no label') if isinstance(gets, list) else gets}")
+    if engine.task.sets is not None:
+        (document["set"],) = engine.label_sets(outputs[None])
+        lines.append(f"set: {', '.join(document['set'])}")
+    return document, "\n".join(lines)
