@@ -28,8 +28,9 @@ from kdc.pipeline.rundir import fingerprints, folders
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.files import CONTROLS
 from kdc.pipeline.rundir.folders import Stage
+from kdc.pipeline.rundir.manifest import on_cuda
 from kdc.pipeline.rundir.record import StageRecord, read_result
-from kdc.pipeline.stages import controls, evaluate, merge, package, uncut
+from kdc.pipeline.stages import controls, evaluate, merge, uncut
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def test_another_machine_quantises_and_measures_again(
 )
 def test_a_gpu_loads_fp16_only_where_it_ran_on_one(measured: tuple[str, ...], loads: str) -> None:
     table: dict[str, dict] = {name: {} for name in ("fp32", "fp16", *measured)}
-    assert package.on_cuda(("fp32", "fp16"), table) == loads
+    assert on_cuda(("fp32", "fp16"), table) == loads
 
 
 @pytest.mark.parametrize(("stage", "check"), [(merge, "check_merge"), (evaluate, "check_served")])

@@ -1,0 +1,115 @@
+"""Where a run's artifact comes from: the lineage in its manifest, and the models and data that its card names."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.manifest import Lineage
+from kdc.common import machine
+from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.training_settings import TeacherSettings
+from kdc.pipeline.data.sources import HUB_NAME
+from kdc.pipeline.models.minilm import HUB_ID
+from kdc.pipeline.models.vocabulary import read_kept
+from kdc.pipeline.results import StudentResult
+from kdc.pipeline.rundir.card import UNCUT_NAME
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.fingerprints import gpu_name
+
+# Packages whose versions the artifact names.
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "tokenizers",
+    "datasets",
+    "numpy",
+)
+
+
+def lineage_of(run: Run) -> Lineage:
+    """Teacher, student, recipe, data, versions and machine of a run."""
+    config, data = run.config, run.data()
+    student = run.student.model
+    cut_from = "finetuned" if config.teacher.finetuned else config.student.cut_from
+    if config.teacher.scores is not None:
+        cut_from = "pretrained"
+    return Lineage(
+        teacher=_teacher_name(config.teacher),
+        student=_student_name(student, cut_from) + _vocabulary(run),
+        recipe=config.run.recipe,
+        data_fingerprint=run.fingerprints["data"],
+        seed=config.run.seed,
+        packages=machine.versions(_PACKAGES),
+        cpu=machine.cpu().model,
+        gpu=gpu_name(run.device),
+        trained=_trained(run),
+        label_share=label_share(np.asarray(data.rows("train")["label"][:]), data.task),
+    )
+
+
+def _trained(run: Run) -> str:
+    """In what number format and with how many threads the student was trained."""
+    training = run.result(StudentResult).training
+    if training is None or training.precision is None:
+        return ""
+    threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
+    return training.precision + threads
+
+
+def label_share(labels: NDArray[np.generic], task: Task) -> tuple[float, ...] | None:
+    """The share of the training rows that carry each label, so that a service can tell when its answers drift; None
+    for regression. Labels are (rows,), or (rows, outputs) for multi-label."""
+    if task.kind == "regression":
+        return None
+    if task.kind == "classification":
+        labels = labels[:, None] == np.arange(task.outputs)
+    return tuple(np.asarray(labels, dtype=np.float64).mean(axis=0).round(6).tolist())
+
+
+def _student_name(student: str, cut_from: str) -> str:
+    if student == UNCUT:
+        return UNCUT_NAME
+    return f"{student} of the {cut_from} teacher" if is_of_teacher(student) else _public_name(student)
+
+
+def _vocabulary(run: Run) -> str:
+    """How many pieces a smaller vocabulary has, in words; "" where the student has the teacher's."""
+    return "" if run.vocabulary is None else f", with {len(read_kept(run.vocabulary))} pieces of its vocabulary"
+
+
+def _teacher_name(settings: TeacherSettings) -> str:
+    if settings.scores is not None:
+        return f"a black box ({settings.scores.name})"
+    return " + ".join(_public_name(source) for source in settings.sources)
+
+
+def base_models(run: Run) -> list[str]:
+    """Hub ids of the models whose weights the artifact's are made of; none of models that have no id."""
+    student = run.student.model
+    made_of = [run.config.teacher.model] if is_of_teacher(student) else [student]
+    names = [_public_name(name) for name in made_of if name == "minilm" or not Path(name).exists()]
+    return [name for name in names if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)]
+
+
+def hub_dataset(run: Run) -> tuple[str, str, str] | None:
+    """Hub id, configuration and split of the evaluation rows, where they came from the hub itself."""
+    task, data = run.data().task, run.config.data
+    if not task.hub_config or data.data is not None or data.train is not None:
+        return None
+    return HUB_NAME, task.hub_config, task.eval_splits[0]
+
+
+def _public_name(model: str) -> str:
+    """An id as it is, a local path as its last part: the artifact says nothing of the machine's folders."""
+    if model == "minilm":
+        return HUB_ID
+    return Path(model).name if Path(model).exists() else model

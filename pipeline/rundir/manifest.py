@@ -1,0 +1,131 @@
+"""The manifest of a run's artifact: its variants, what was measured of each, and which of them a provider loads."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kdc.artifact.folder import describe_files
+from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Manifest, Variant
+from kdc.pipeline.graphs.onnx_graph import versions_of
+from kdc.pipeline.quality.metrics import METRICS
+from kdc.pipeline.results import ExportResult, QuantizeResult, Table
+from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, pairs_of, second_model, second_of
+from kdc.pipeline.rundir.context import Run, read_tokenizer_info
+from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX, INT8_ONNX
+from kdc.pipeline.rundir.lineage import lineage_of
+
+# The artifact's ONNX files, by the names under which transformers.js finds them, and as earlier stages name them.
+ONNX_FILES = {
+    "fp32": ("model.onnx", FP32_ONNX),
+    "int8": ("model_int8.onnx", INT8_ONNX),
+    "fp16": ("model_fp16.onnx", FP16_ONNX),
+}
+# Those of a cascade's second model, by number format.
+_SECOND_FILES = {"fp32": "second.onnx", "int8": "second_int8.onnx"}
+
+
+def manifest_of(run: Run, folder: Path, table: Table, quantized: QuantizeResult) -> Manifest:
+    """The manifest of the files that are in the folder so far."""
+    variants = _variants(folder, table, run.result(ExportResult), quantized)
+    variants |= _cascades(run, table, variants, folder)
+    info = read_tokenizer_info(run.folder("export"))
+    return Manifest(
+        kdc_version=importlib.metadata.version("kdc"),
+        task=run.data().task.info(),
+        lineage=lineage_of(run),
+        files=describe_files(folder, sorted(file.name for file in folder.iterdir())),
+        tokenizer=info,
+        input_names=info.input_names,
+        variants=variants,
+        providers={
+            CPU_PROVIDER: CASCADE if CASCADE in variants else "int8" if quantized.chosen else "fp32",
+            CUDA_PROVIDER: on_cuda(variants, table),
+        },
+        temperature=quantized.temperature,
+        metrics=table,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _variants(folder: Path, table: Table, exported: ExportResult, quantized: QuantizeResult) -> dict[str, Variant]:
+    """What was measured of each ONNX file; a file that was dropped when it was evaluated is removed."""
+    int8 = quantized.candidates[quantized.winner] if quantized.winner is not None else None
+    parity = {
+        "fp32": exported.fp32_parity,
+        "int8": None if int8 is None else int8.parity,
+        "fp16": exported.fp16_parity if isinstance(exported.fp16_parity, float) else None,
+    }
+    variants = {}
+    for name, (file, _) in ONNX_FILES.items():
+        if name not in table or not (folder / file).exists():
+            (folder / file).unlink(missing_ok=True)
+            continue
+        row: dict[str, Any] = table.get(f"{name} (cuda)", table[name]) if name == "fp16" else table[name]
+        opset, ir = versions_of(folder / file)
+        variants[name] = Variant(
+            file=file,
+            parity=parity[name],
+            batch_invariance=int8.max_probability_difference if int8 is not None and name == "int8" else None,
+            opset=opset,
+            ir=ir,
+            candidate=quantized.winner if name == "int8" else None,
+            **_measured(row),
+        )
+    return variants
+
+
+def _cascades(run: Run, table: Table, variants: Mapping[str, Variant], folder: Path) -> dict[str, Variant]:
+    """What was measured of the student with a second model, whose files are put into the folder; the graph's versions
+    are the newer ones of the two."""
+    cascades = {}
+    for name, pair in pairs_of(run).items():
+        if name not in table or (name == CASCADE_FP32 and f"{name} (cuda)" not in table):  # it could not be run
+            continue
+        first, second = variants[pair.first], second_model(run).files[pair.second]
+        shutil.copyfile(second, folder / _SECOND_FILES[pair.second])
+        opset, ir = versions_of(second)
+        assert first.opset is not None
+        assert first.ir is not None
+        cascades[name] = Variant(
+            file=first.file,
+            second=second_of(run, pair, _SECOND_FILES[pair.second]),
+            opset=max(opset, first.opset),
+            ir=max(ir, first.ir),
+            **_measured(table.get(f"{name} (cuda)", table[name])),
+        )
+    return cascades
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table tells of a variant."""
+    memory = row.get("peak_memory_bytes")
+    return {
+        "size_bytes": row["size_bytes"],
+        "metrics": {key: value for key, value in row.items() if key.removesuffix("_mismatched") in METRICS},
+        "latency_p50_ms": row.get("latency_p50_ms"),
+        "latency_p95_ms": row.get("latency_p95_ms"),
+        "rows_per_second": row.get("rows_per_second"),
+        "peak_memory_mb": round(memory / 1e6, 1) if memory else None,
+    }
+
+
+def on_cuda(variants: Iterable[str], table: Table) -> str:
+    """The variant that a GPU loads: a cascade in fp32, else fp16 where it was run on one, else fp32.
+    fp16 may overflow on a GPU alone, since a CPU computes it in fp32."""
+    if CASCADE_FP32 in variants:
+        return CASCADE_FP32
+    return "fp16" if "fp16" in variants and "fp16 (cuda)" in table else "fp32"
+
+
+def without_unused_cascades(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest, and the folder, without second models that no provider loads, since the contract is not kept so."""
+    loaded = set(manifest.providers.values())
+    variants = {name: each for name, each in manifest.variants.items() if each.second is None or name in loaded}
+    unused = set(_SECOND_FILES.values()) - {file for each in variants.values() for file in each.graphs}
+    for name in unused:
+        (folder / name).unlink(missing_ok=True)
+    files = {name: file for name, file in manifest.files.items() if name not in unused}
+    return manifest.model_copy(update={"variants": variants, "files": files})
