@@ -29,7 +29,7 @@ from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.judging import EvaluationAnswers, judged_device
 from kdc.pipeline.quality.latency import Timing, calls_and_batches, interval_of_median, time_in_turns
 from kdc.pipeline.report.frontier import read_facts, write_frontier
-from kdc.pipeline.results import StudentResult
+from kdc.pipeline.results.training import StudentResult
 from kdc.pipeline.run import STAGES, compress
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import FRONTIER, locked, root_of

@@ -9,9 +9,26 @@ from pathlib import Path
 
 from kdc.common.errors import InputError
 from kdc.common.progress import Reporter
-from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import PackageResult
+from kdc.pipeline.results.artifact import (
+    CascadeResult,
+    EvaluateResult,
+    ExportResult,
+    PackageResult,
+    QuantizeResult,
+    UncutResult,
+)
+from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.training import (
+    BaselinesResult,
+    CandidatesResult,
+    ControlsResult,
+    MergeResult,
+    SearchResult,
+    StudentResult,
+    TargetsResult,
+    TeacherResult,
+)
 from kdc.pipeline.rundir.context import open_run
 from kdc.pipeline.rundir.directory import claim, locked, root_of
 from kdc.pipeline.rundir.fingerprints import answered_rows, as_json, fingerprint_of, labelled_rows
@@ -38,10 +55,10 @@ from kdc.pipeline.training import ranks
 
 STAGES = (
     # Rows are read, checked, split into training, tuning and evaluation, and tokenised.
-    Stage(results.DataResult, data.run, data.depends_on, after=(), check=data.check),
+    Stage(DataResult, data.run, data.depends_on, after=(), check=data.check),
     # Where a contract limits costs: students that could come out are exported untrained and timed.
     Stage(
-        results.CandidatesResult,
+        CandidatesResult,
         candidates.run,
         candidates.depends_on,
         after=("data",),
@@ -52,20 +69,20 @@ STAGES = (
     # What is cheap to beat. "labelled" is stage `data` without its unlabelled rows and the student's tokens: changing
     # those does not train the teacher again.
     Stage(
-        results.BaselinesResult,
+        BaselinesResult,
         baselines.run,
         baselines.depends_on,
         after=("labelled",),
         is_wanted=lambda config: config.baselines.enabled,
     ),
     # The teacher is fine-tuned, or one that was brought along is checked.
-    Stage(results.TeacherResult, teacher.run, teacher.depends_on, after=("labelled", "baselines")),
+    Stage(TeacherResult, teacher.run, teacher.depends_on, after=("labelled", "baselines")),
     # The teacher answers every row that the student learns from. "answered" is stage `data` without the student's
     # tokens: another tokenizer or vocabulary asks nothing again.
-    Stage(results.TargetsResult, targets.run, targets.depends_on, after=("answered", "baselines", "teacher")),
+    Stage(TargetsResult, targets.run, targets.depends_on, after=("answered", "baselines", "teacher")),
     # Where a contract limits costs: short trainings say which student gets the full one.
     Stage(
-        results.SearchResult,
+        SearchResult,
         search.run,
         search.depends_on,
         after=("targets",),
@@ -73,16 +90,16 @@ STAGES = (
     ),
     # The student, by `depends_on` the one that the search chose, learns from the teacher's answers and from the labels,
     # through LoRA adapters, or in all its weights.
-    Stage(results.StudentResult, student.run, student.depends_on, after=("targets",)),
+    Stage(StudentResult, student.run, student.depends_on, after=("targets",)),
     # What was trained beside the weights is merged into them.
-    Stage(results.MergeResult, merge.run, merge.depends_on, after=("student",)),
+    Stage(MergeResult, merge.run, merge.depends_on, after=("student",)),
     # The merged model becomes an ONNX graph, in fp32 and fp16.
-    Stage(results.ExportResult, export.run, export.depends_on, after=("merge",)),
+    Stage(ExportResult, export.run, export.depends_on, after=("merge",)),
     # int8 candidates are made and judged, and the fastest good one is chosen.
-    Stage(results.QuantizeResult, quantize.run, quantize.depends_on, after=("export",)),
+    Stage(QuantizeResult, quantize.run, quantize.depends_on, after=("export",)),
     # The teacher itself becomes ONNX graphs too, in fp32 and int8: what every student is compared with.
     Stage(
-        results.UncutResult,
+        UncutResult,
         uncut.run,
         uncut.depends_on,
         after=("teacher",),
@@ -91,18 +108,18 @@ STAGES = (
     # On request, or where a contract's student is searched for: a second model for the rows that the student is not
     # sure of, where the two together gain.
     Stage(
-        results.CascadeResult,
+        CascadeResult,
         cascade.run,
         cascade.depends_on,
         after=("targets", "quantize", "uncut"),
         is_wanted=lambda config: config.cascades,
     ),
     # On request: what KD-LoRA is compared with is trained too.
-    Stage(results.ControlsResult, controls.run, controls.depends_on, after=("teacher", "student")),
+    Stage(ControlsResult, controls.run, controls.depends_on, after=("teacher", "student")),
     # All models answer the evaluation split, and are timed side by side.
-    Stage(results.EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "controls")),
+    Stage(EvaluateResult, evaluate.run, evaluate.depends_on, after=("quantize", "uncut", "controls")),
     # The artifact is put together, and judged against the contract.
-    Stage(results.PackageResult, package.run, package.depends_on, after=("evaluate",), is_intact=package.is_intact),
+    Stage(PackageResult, package.run, package.depends_on, after=("evaluate",), is_intact=package.is_intact),
 )
 
 _LAST_SHARED = "student"  # under torchrun all processes train; the stages after this one are the leader's alone

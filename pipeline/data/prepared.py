@@ -40,7 +40,7 @@ from kdc.pipeline.data.rows import CheckedRows, Ints, read_all, read_split
 from kdc.pipeline.data.sources import SPLITS, file_source
 from kdc.pipeline.data.splits import Mask, split_rows
 from kdc.pipeline.data.units import connect
-from kdc.pipeline.results import DataReport
+from kdc.pipeline.results.data import DataReport
 from kdc.serving.engine.tokenizing import Text
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.overlap import WORDS_OF_A_RUN, nearest
 from kdc.pipeline.data.rows import CheckedRows, Ints
 from kdc.pipeline.data.splits import Part, belongs
-from kdc.pipeline.results import DataReport, SplitCounts
+from kdc.pipeline.results.data import DataReport, SplitCounts
 
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
 _LARGE_UNIT = 0.1  # share of the training rows in one unit, from which on it fits into no slice

@@ -22,7 +22,7 @@ from kdc.artifact.manifest import LongTexts, TokenizerInfo, longest_row
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import write_dataset
 from kdc.pipeline.data.sources import SPLITS
-from kdc.pipeline.results import Lengths, TokenCounts
+from kdc.pipeline.results.data import Lengths, TokenCounts
 from kdc.serving.engine.long_texts import spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdc.pipeline.results import Int8Choice, Int8Measurement
+from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 
 FP32 = "fp32"  # among the measurements: the timings of fp32, to which the candidates are compared
 _NOISE = 0.15  # speeds that differ by less than this are taken as equal: shared machines are no quieter

@@ -28,7 +28,7 @@ from kdc.pipeline.graphs.ranges import Ranges
 from kdc.pipeline.graphs.smoothing import Source, make_source
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
-from kdc.pipeline.results import Int8Measurement
+from kdc.pipeline.results.artifact import Int8Measurement
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.tokenizing import Text
 

@@ -8,7 +8,7 @@ from kdc.artifact.contract.terms import Contract, Costs
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
 from kdc.pipeline.config.student_names import is_shallow
-from kdc.pipeline.results import NotMeasured, StudentCosts
+from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
 Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
 

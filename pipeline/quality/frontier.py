@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdc.pipeline.quality.intervals import Ends
-from kdc.pipeline.results import Result
+from kdc.pipeline.results.base import Result
 
 SCHEMA = 1
 

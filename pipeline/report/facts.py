@@ -11,7 +11,10 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import Kind, Lineage
 from kdc.pipeline.quality.calibration import Reliability
-from kdc.pipeline.results import History, Lengths, Pair, Result, Scores, StudentCosts, Trial
+from kdc.pipeline.results.artifact import Pair
+from kdc.pipeline.results.base import Result, Scores
+from kdc.pipeline.results.data import Lengths
+from kdc.pipeline.results.training import History, StudentCosts, Trial
 
 SCHEMA = 1
 Interval = tuple[float, float]  # its lower and upper end

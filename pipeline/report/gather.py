@@ -16,7 +16,6 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.inspection import in_order, share
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
-from kdc.pipeline import results
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
@@ -40,6 +39,19 @@ from kdc.pipeline.report.facts import (
     Origin,
     TaskFacts,
     TrainingFacts,
+)
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult
+from kdc.pipeline.results.base import Table
+from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.training import (
+    CandidatesResult,
+    ControlsResult,
+    ModelResult,
+    SearchResult,
+    StudentResult,
+    TeacherResult,
+    TrainingSummary,
+    Trial,
 )
 from kdc.pipeline.rundir.card import UNCUT_NAME
 from kdc.pipeline.rundir.cascading import CASCADE, scaled, second_model
@@ -68,14 +80,14 @@ def gather(root: Path, *, examples: int) -> Facts:
         KdcError: the run's artifact is damaged.
     """
     run = _open(root)
-    manifest = load_manifest(root / run.result(results.PackageResult).artifact)
+    manifest = load_manifest(root / run.result(PackageResult).artifact)
     data = run.data()
     task, split = data.task, data.eval_splits[0]
     logits = _logits(run, split)
     labels = np.asarray(data.rows(split)["label"][:])
     served = str(manifest.providers[CPU_PROVIDER])
-    table, trainings = run.result(results.EvaluateResult).table, _trainings(run)
-    tokens, role = run.result(results.DataResult), run.student_role
+    table, trainings = run.result(EvaluateResult).table, _trainings(run)
+    tokens, role = run.result(DataResult), run.student_role
     train = tokens.tokens[role]["train"]
     calibration = None
     if task.kind != "regression":
@@ -118,7 +130,7 @@ def gather(root: Path, *, examples: int) -> Facts:
         contract=manifest.contract,
         candidates=_candidates(run),
         where=_origin(run, manifest),
-        notes=run.result(results.PackageResult).notes,
+        notes=run.result(PackageResult).notes,
     )
     return facts.model_copy(update={"verdict": verdict(facts)})
 
@@ -165,7 +177,7 @@ def _cascade(run: Run, manifest: Manifest, logits: Logits, labels: NDArray[np.ge
     """What a second model does with more rows or fewer; logits and labels are of the evaluation rows."""
     if CASCADE not in run.fingerprints:
         return None
-    found, task = run.result(results.CascadeResult), run.data().task
+    found, task = run.result(CascadeResult), run.data().task
     pair = found.best
     if pair is None:
         return None
@@ -257,21 +269,21 @@ def _logits(run: Run, split: str) -> Logits:
     return {name: logits[name] for name in in_order(logits)}
 
 
-def _trainings(run: Run) -> dict[str, results.TrainingSummary]:
+def _trainings(run: Run) -> dict[str, TrainingSummary]:
     """What was trained, by model; nothing of a teacher that was brought along fine-tuned, or is a black box."""
-    models: dict[str, results.ModelResult | None] = {
-        "teacher": run.result(results.TeacherResult),
-        "student": run.result(results.StudentResult),
+    models: dict[str, ModelResult | None] = {
+        "teacher": run.result(TeacherResult),
+        "student": run.result(StudentResult),
     }
     if run.config.run.controls:
-        controls = run.result(results.ControlsResult)
+        controls = run.result(ControlsResult)
         models |= {name: getattr(controls, name) for name in CONTROLS}
     return {name: model.training for name, model in models.items() if model is not None and model.training is not None}
 
 
 def _models(
-    table: results.Table,
-    trainings: Mapping[str, results.TrainingSummary],
+    table: Table,
+    trainings: Mapping[str, TrainingSummary],
     task: Task,
     logits: Logits,
     labels: NDArray[np.generic],
@@ -317,12 +329,12 @@ def _confusion(
 def _candidates(run: Run) -> CandidateFacts | None:
     if not run.config.measures_first:
         return None
-    measured, terms = run.result(results.CandidatesResult).candidates, run.config.contract.terms
+    measured, terms = run.result(CandidatesResult).candidates, run.config.contract.terms
     assert terms is not None  # otherwise nothing is measured
-    trials: tuple[results.Trial, ...] = ()
+    trials: tuple[Trial, ...] = ()
     chosen = next(iter(measured))  # without a search only one student is measured
     if run.config.searches:
-        search = run.result(results.SearchResult)
+        search = run.result(SearchResult)
         trials, chosen = search.trials, search.student
     kept = tuple(fitting_students(measured, terms))
     return CandidateFacts(measured=measured, kept=kept, trials=trials, chosen=chosen)
@@ -334,7 +346,7 @@ def _origin(run: Run, manifest: Manifest) -> Origin:
     return Origin(
         **manifest.lineage.model_dump(exclude={"packages", "label_share"}),
         commands=tuple(read_commands(run.root)),
-        rows={name: split.rows for name, split in run.result(results.DataResult).tokens["student"].items()},
+        rows={name: split.rows for name, split in run.result(DataResult).tokens["student"].items()},
         packages={"kdc": manifest.kdc_version, **manifest.lineage.packages},
         created=manifest.created,
         artifact_sha256=manifest.sha256,

@@ -6,7 +6,7 @@ from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
 from kdc.common.tables import markdown
-from kdc.pipeline.results import QuantizeResult
+from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.hugging_face import CONFIG, WEIGHTS
 
 UNCUT_NAME = "the teacher itself, uncut"  # in the lineage of an artifact whose student is that

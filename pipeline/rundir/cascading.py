@@ -12,7 +12,8 @@ from kdc.artifact.manifest import CPU_PROVIDER, Device, Manifest, Second
 from kdc.common.errors import InputError
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import CascadeResult, DataResult, Pair, QuantizeResult
+from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
+from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info
 from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.serving.engine.engine import Engine

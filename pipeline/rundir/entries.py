@@ -18,17 +18,9 @@ from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.shallow import as_served
 from kdc.pipeline.quality.peak_memory import ModelFiles
-from kdc.pipeline.results import (
-    BaselinesResult,
-    ControlsResult,
-    DataResult,
-    Pair,
-    QuantizeResult,
-    StudentResult,
-    TargetsResult,
-    TeacherResult,
-    UncutResult,
-)
+from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
+from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.cascading import (
     CASCADE_FP32,
     open_variant,

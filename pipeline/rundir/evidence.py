@@ -11,7 +11,8 @@ from kdc.artifact.contract.terms import Contract
 from kdc.pipeline.data.prepared import digest, texts_of
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning
-from kdc.pipeline.results import QuantizeResult, StudentResult, TargetsResult, TeacherResult
+from kdc.pipeline.results.artifact import QuantizeResult
+from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.cascading import pairs_of
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS

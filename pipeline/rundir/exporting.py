@@ -20,7 +20,7 @@ from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results import DataResult
+from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.serving.engine.engine import Engine

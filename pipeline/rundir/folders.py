@@ -17,7 +17,7 @@ from kdc.common.files import write_whole
 from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import StageResult
+from kdc.pipeline.results.base import StageResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of
 from kdc.pipeline.rundir.record import RECORD, StageRecord, read_record

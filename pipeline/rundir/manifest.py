@@ -11,7 +11,8 @@ from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Manifest, Variant
 from kdc.pipeline.graphs.onnx_graph import versions_of
 from kdc.pipeline.quality.metrics import METRICS
-from kdc.pipeline.results import ExportResult, QuantizeResult, Table
+from kdc.pipeline.results.artifact import ExportResult, QuantizeResult
+from kdc.pipeline.results.base import Table
 from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, pairs_of, second_model, second_of
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info
 from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX, INT8_ONNX

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.quality.frontier import FrontierFacts
-from kdc.pipeline.results import PackageResult, Result, StageResult, Table
+from kdc.pipeline.results.artifact import PackageResult
+from kdc.pipeline.results.base import Result, StageResult, Table
 
 RECORD = "stage.json"  # file in the folder of a stage that is done
 AnyResult = TypeVar("AnyResult", bound=StageResult)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import difference
-from kdc.pipeline.results import BaselinesResult, Standing, TargetsResult, TeacherResult
+from kdc.pipeline.results.training import BaselinesResult, Standing, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS
 

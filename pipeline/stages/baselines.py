@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results import BaselinesResult, DataResult
+from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.training import BaselinesResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe, fit_tfidf, majority

@@ -37,7 +37,8 @@ from kdc.pipeline.models.shallow import as_served, parse_shape
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
-from kdc.pipeline.results import CandidatesResult, DataResult, NotMeasured, StudentCosts
+from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.training import CandidatesResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine, vector_bits
 from kdc.pipeline.training.students import new_student

@@ -18,7 +18,7 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import compare_speeds
-from kdc.pipeline.results import CascadeResult, Pair, QuantizeResult
+from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
 from kdc.pipeline.rundir.card import UNCUT_NAME
 from kdc.pipeline.rundir.cascading import (
     CASCADE,

@@ -16,7 +16,7 @@ from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
 from kdc.pipeline.config.training_settings import KeptStep
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import ControlsResult, ModelResult
+from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import CONTROLS
 from kdc.pipeline.training.finetuning import plan_for

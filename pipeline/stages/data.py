@@ -25,7 +25,7 @@ from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import parse_shape
 from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.latency import check_length
-from kdc.pipeline.results import DataResult, TokenCounts
+from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.cascading import check_second
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import VOCABULARY

@@ -21,7 +21,7 @@ from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
-from kdc.pipeline.results import CascadeResult, EvaluateResult, QuantizeResult
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, QuantizeResult
 from kdc.pipeline.rundir.cascading import CASCADE, pairs_of
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.entries import Entry, Logits, entries_of

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import MergeResult
+from kdc.pipeline.results.training import MergeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.students import TRAINED_LOGITS, merged_student, probe_rows

@@ -17,7 +17,7 @@ from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Ma
 from kdc.common.files import write_whole
 from kdc.pipeline.config.graph_settings import ExportSettings
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
-from kdc.pipeline.results import CascadeResult, EvaluateResult, PackageResult, QuantizeResult
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult, QuantizeResult
 from kdc.pipeline.rundir.card import model_card
 from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info

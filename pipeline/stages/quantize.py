@@ -14,7 +14,7 @@ from typing import Any
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
 from kdc.pipeline.quality.calibration import calibrate
-from kdc.pipeline.results import QuantizeResult
+from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.exporting import keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX

@@ -17,7 +17,7 @@ from typing import Any
 from kdc.common.files import write_whole
 from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.quality.feasibility import fitting_students
-from kdc.pipeline.results import CandidatesResult, SearchResult, TeacherResult, Trial
+from kdc.pipeline.results.training import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.folders import kept_folder

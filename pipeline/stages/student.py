@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.pipeline.config.student_names import UNCUT
-from kdc.pipeline.results import StudentResult, TeacherResult
+from kdc.pipeline.results.training import StudentResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.training.finetuning import check_learned

@@ -20,7 +20,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.calibration import calibrate
-from kdc.pipeline.results import TargetsResult, TeacherResult
+from kdc.pipeline.results.training import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
 from kdc.pipeline.rundir.standing import standing_of, worded

@@ -22,7 +22,7 @@ from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
-from kdc.pipeline.results import Attempt, ModelResult, TeacherResult
+from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import PROBE, SCORES

@@ -16,7 +16,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings, TrainSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results import ModelResult
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
 from kdc.pipeline.training.environment import Environment, settle

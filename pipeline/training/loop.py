@@ -24,7 +24,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TrainSettings
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.intervals import Groups, score_interval
-from kdc.pipeline.results import History, TrainingSummary
+from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows
 from kdc.pipeline.training.callbacks import KeepStep, Paced, Report, kept_look, looks_of

@@ -23,7 +23,7 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.cutting import Importance, cut, first_neurons, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
 from kdc.pipeline.models.vocabulary import cut_vectors
-from kdc.pipeline.results import ModelResult
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint

@@ -16,7 +16,7 @@ from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.opening import open_classifier
-from kdc.pipeline.results import ModelResult
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows

@@ -16,7 +16,8 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import BaselinesResult, DataResult, TeacherResult
+from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.training import BaselinesResult, TeacherResult
 from kdc.pipeline.rundir.files import BASELINE_LOGITS, PROBE
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import baselines as stage

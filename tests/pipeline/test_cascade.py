@@ -22,7 +22,7 @@ from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.report.page import write_report
-from kdc.pipeline.results import CascadeResult, EvaluateResult
+from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
 from kdc.pipeline.rundir.cascading import check_second, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import CompressResult, read_result

@@ -6,7 +6,7 @@ import pytest
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task, find_task
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.results import ModelResult
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.stages.evaluate import check_served
 from kdc.pipeline.stages.merge import check_merge
 from kdc.pipeline.training.environment import Environment

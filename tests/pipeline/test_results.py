@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdc.pipeline.results import History, ModelResult, TeacherResult, TrainingSummary
+from kdc.pipeline.results.training import History, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.run import STAGES
 from kdc.pipeline.rundir.fingerprints import fingerprint_of
 from kdc.pipeline.rundir.record import StageRecord

@@ -22,7 +22,7 @@ from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.graphs.int8 import CANDIDATES
 from kdc.pipeline.graphs.int8_choice import Standard
 from kdc.pipeline.quality.peak_memory import ModelFiles, peak_memory_bytes
-from kdc.pipeline.results import ControlsResult, ModelResult
+from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.run import compress
 from kdc.pipeline.rundir import fingerprints, folders
 from kdc.pipeline.rundir.context import Run, open_run

@@ -22,7 +22,7 @@ from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.report.plots import short_name
-from kdc.pipeline.results import (
+from kdc.pipeline.results.training import (
     CandidatesResult,
     History,
     ModelResult,

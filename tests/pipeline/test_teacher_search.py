@@ -9,7 +9,7 @@ import tiny_runs
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.results import TeacherResult
+from kdc.pipeline.results.training import TeacherResult
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.training.callbacks import Diverged
 from kdc.pipeline.training.rates import Rates

@@ -28,7 +28,7 @@ from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results import BaselinesResult, ModelResult, TeacherResult
+from kdc.pipeline.results.training import BaselinesResult, ModelResult, TeacherResult
 from kdc.pipeline.rundir.files import BASELINE_LOGITS
 from kdc.pipeline.rundir.record import read_record
 from kdc.tools.study.grid import BASELINES

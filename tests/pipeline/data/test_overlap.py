@@ -15,7 +15,7 @@ from kdc.pipeline.data.fields import time_of
 from kdc.pipeline.data.overlap import near_rows, nearest, runs_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.splits import pick_last
-from kdc.pipeline.results import DataReport
+from kdc.pipeline.results.data import DataReport
 
 SENTENCE = "the old clock in the hall struck nine before anybody had gone to bed"
 GOLDEN = {

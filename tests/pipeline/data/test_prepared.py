@@ -17,7 +17,7 @@ from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task, find_task
 from kdc.pipeline.data import readers
 from kdc.pipeline.data.prepared import PreparedData, open_data, prepare, read_labelled
-from kdc.pipeline.results import DataReport
+from kdc.pipeline.results.data import DataReport
 
 
 def _task(kind: Kind = "classification", labels: tuple[str, ...] = ()) -> Task:

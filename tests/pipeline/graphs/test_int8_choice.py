@@ -11,7 +11,7 @@ from kdc.pipeline.graphs.int8 import Candidate
 from kdc.pipeline.graphs.int8_choice import Standard, choose, choose_again, is_faster
 from kdc.pipeline.graphs.int8_trials import Trials, with_layers_kept
 from kdc.pipeline.graphs.smoothing import Source
-from kdc.pipeline.results import Int8Choice, Int8Measurement
+from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 
 PLAIN = Candidate("channel-minmax", per_channel=True, ranges="minmax")
 LAYERS = [frozenset({f"layer {place}"}) for place in range(20)]

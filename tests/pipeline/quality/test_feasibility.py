@@ -2,7 +2,7 @@
 
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
-from kdc.pipeline.results import NotMeasured, StudentCosts
+from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
 SMALL = StudentCosts(
     parameters=10_000_000,

@@ -6,7 +6,7 @@ from kdc.artifact.contract.judgement import Judgement
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.pipeline.report.facts import CandidateFacts
 from kdc.pipeline.report.plots import pareto
-from kdc.pipeline.results import StudentCosts
+from kdc.pipeline.results.training import StudentCosts
 
 
 def drawn(limit: float) -> str:

@@ -8,7 +8,7 @@ from tiny_runs import config_for
 
 from kdc.common.errors import KdcError
 from kdc.common.progress import Reporter
-from kdc.pipeline.results import StageResult
+from kdc.pipeline.results.base import StageResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.folders import Stage, run_stage
 from kdc.pipeline.rundir.record import read_result

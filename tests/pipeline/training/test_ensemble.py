@@ -14,7 +14,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import open_data
 from kdc.pipeline.models import loading
-from kdc.pipeline.results import ModelResult
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.stages import teacher
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.batches import Rows

@@ -7,7 +7,7 @@ import pytest
 
 from kdc.pipeline.config.tasks import find_task
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings, TrainSettings
-from kdc.pipeline.results import ModelResult
+from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.training import finetuning
 from kdc.pipeline.training.environment import Environment
 
