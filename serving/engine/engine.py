@@ -6,14 +6,12 @@ It needs numpy, onnxruntime and tokenizers only, so that a server starts fast an
 
 import itertools
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 
 from kdc.artifact.folder import check_contents, load_manifest
 from kdc.artifact.manifest import (
@@ -29,18 +27,16 @@ from kdc.artifact.manifest import (
     Variant,
 )
 from kdc.common.errors import InputError, KdcError
-from kdc.common.pace import Pace
 from kdc.serving.engine.deciding import decided, in_words, sets_in_words, sureness
 from kdc.serving.engine.long_texts import Encoded, Part, Tokens, joined, spread
-from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session, run_bound
+from kdc.serving.engine.passes import Passes
+from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows, pad
 
 __all__ = ["Engine", "Text", "activate", "pad"]
 
 _WARM_ROWS = 8
 _WINDOWS_AT_ONCE = 32  # of one row in a forward pass, however few rows are to share one
-_TURN = 16  # passes that are timed with each number of threads when they are compared
-_RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"
 
 
 class Engine:
@@ -83,7 +79,6 @@ class Engine:
         *,
         variant: str = "",
         manifest: Manifest | None = None,
-        beside: OpenSession | None = None,
         lanes: int = 1,
     ) -> None:
         check_graph(opened.session, task, tokenizer_info)
@@ -95,18 +90,13 @@ class Engine:
         self.notes = opened.notes
         self.variant = variant
         self.manifest = manifest
-        self._session: onnxruntime.InferenceSession | None = opened.session
-        self._beside: onnxruntime.InferenceSession | None = opened.session if beside is None else beside.session
         self.lanes = lanes
         self.second: Engine | None = None
         self._answered_from = np.float64(0)
         self.share_that_goes_on = 0.0
         self._made_up: Iterator[bool] | None = None  # whether each made-up row goes on
         self._tokenizer = tokenizer
-        pools = (opened.threads,) if beside is None else (opened.threads, beside.threads)
-        self._pace = Pace(pools, self._use, turn=_TURN, alike=False)
-        self._takes_a_share = False  # whether `run` leaves the other threads idle
-        self._timed = threading.Lock()
+        self._passes = Passes(opened, tokenizer_info, lanes=lanes, variant=variant)
 
     @classmethod
     def load(
@@ -173,7 +163,6 @@ class Engine:
             manifest.temperature,
             variant=name,
             manifest=manifest,
-            beside=_share_of(opened, at_once),
             lanes=at_once,
         )
         if (second := variants[name].second) is not None:
@@ -233,7 +222,6 @@ class Engine:
             self.tokenizer_info.model_copy(update={"token_type_ids": second.token_type_ids}),
             second.temperature,
             variant=second.name,
-            beside=_share_of(opened, self.lanes),
             lanes=self.lanes,
         )
 
@@ -245,7 +233,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the memory of the model. Forward passes that other threads have begun end as usual; later calls fail."""
-        self._session = self._beside = None
+        self._passes.close()
         if self.second is not None:
             self.second.close()
 
@@ -395,9 +383,9 @@ class Engine:
         lengths = [8 * 2**power for power in range(12) if 8 * 2**power < self.tokenizer_info.max_length]
         for length in [*lengths, self.tokenizer_info.max_length]:
             long = Tokens([word_id] * length, [0] * length)
-            self._run(self._session, [long])  # not `run`, which may try the other session at this length
+            self._passes.run_with_all_threads([long])  # not `run`, which may try the other session at this length
             self.run_beside([long] * max(1, min(_WARM_ROWS, max_batch_tokens // length)))
-        self._run(self._session, [short])
+        self._passes.run_with_all_threads([short])
         if self.second is not None:
             self.second.warm_up(max_batch_tokens)
 
@@ -408,52 +396,15 @@ class Engine:
         Raises:
             KdcError: the model failed, gave NaN or infinity, or is closed.
         """
-        if not self._timed.acquire(blocking=False):  # another pass is running, and both are slower for it
-            return self._run(self._session, encodings)
-        try:
-            self._pace.step_begins()
-            logits = self._run(self._beside if self._takes_a_share else self._session, encodings)
-            self._pace.step_ends(len(encodings) * max(map(len, encodings)))
-            return logits
-        finally:
-            self._timed.release()
-
-    def _use(self, threads: int) -> None:
-        """Have the next `run` take so many threads."""
-        self._takes_a_share = threads < self.threads
+        return self._in_rows(self._passes.run(encodings), encodings)
 
     def run_beside(self, encodings: Sequence[Encoded]) -> np.ndarray:
         """`run` with a share of the threads: `lanes` such calls at once do more than as many `run` in turn."""
-        return self._run(self._beside, encodings)
+        return self._in_rows(self._passes.run_beside(encodings), encodings)
 
-    def _run(self, session: onnxruntime.InferenceSession | None, encodings: Sequence[Encoded]) -> np.ndarray:
-        if session is None:
-            raise KdcError("the engine is closed", remedy="load the artifact again")
-        feeds = pad(encodings, self.tokenizer_info)
-        try:
-            if self.provider == CPU_PROVIDER:
-                (logits,) = session.run(["logits"], feeds)
-            else:
-                logits = run_bound(session, feeds)
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
-            raise KdcError(
-                "the model failed on these texts", given=f"{type(error).__name__} on {self.provider}", remedy=_RETRY
-            ) from error
-        if not np.isfinite(logits).all():
-            raise KdcError(
-                "the model gave NaN or infinity",
-                given=f"variant {self.variant or 'without a name'} on {self.provider}",
-                remedy="load the variant fp32",
-            )
-        return self.joined(np.asarray(logits, dtype=np.float32), spread(encodings)[1])
-
-
-def _share_of(opened: OpenSession, lanes: int) -> OpenSession | None:
-    """A second session of the same file, for one of several lanes: it has its share of the threads. None for one."""
-    if lanes == 1:
-        return None
-    share = max(1, round(opened.threads / lanes))
-    return open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False)
+    def _in_rows(self, logits: np.ndarray, encodings: Sequence[Encoded]) -> np.ndarray:
+        """Logits (rows, outputs) of a pass, in which each window of a row has logits of its own."""
+        return self.joined(logits, spread(encodings)[1])
 
 
 def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.ndarray:

@@ -64,7 +64,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
         with socket.create_connection((place.hostname, place.port), timeout=10) as held:
             held.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")  # and no more
             statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 200))
-        patch.setattr("kdc.serving.engine.engine.pad", lambda encodings, info: {})
+        patch.setattr("kdc.serving.engine.passes.pad", lambda encodings, info: {})
         statuses.append(next(status for status in iter(lambda: ask(url, "w1"), 0) if status != 429))
         assert statuses == [200, 422, 400, 429, 424]
         text = httpx.get(f"{url}/metrics").text

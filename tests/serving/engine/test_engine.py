@@ -85,7 +85,8 @@ def test_lanes_give_the_same_answers_at_once(files: Path) -> None:
 def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Beside another process, threads that wait for each other are slower than one of them alone.
     engine = Engine.load(files, device="cpu", threads=4, lanes=2)
-    encodings, share, run, now = engine.encode(TEXTS), engine._beside, engine._run, 0.0
+    encodings, passes, now = engine.encode(TEXTS), engine._passes, 0.0
+    share, run = passes._beside, passes._run
     used = []
 
     def pass_(session: Any, encodings: Any) -> Any:
@@ -94,8 +95,8 @@ def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch
         used.append("a share" if session is share else "all")
         return run(session, encodings)
 
-    monkeypatch.setattr(engine, "_run", pass_)
-    monkeypatch.setattr(engine._pace, "_clock", lambda: now)
+    monkeypatch.setattr(passes, "_run", pass_)
+    monkeypatch.setattr(passes._pace, "_clock", lambda: now)
     expected = np.stack([expected_logits(text, scale=1.01) for text in TEXTS])
     for _ in range(100):
         np.testing.assert_allclose(engine.run(encodings), expected, atol=1e-5)

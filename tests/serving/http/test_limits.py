@@ -250,7 +250,7 @@ def test_what_is_batched_together_does_not_change_an_answer(artifact: Path, url:
 
 def test_a_model_that_fails_is_424(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(artifact) as url:
-        monkeypatch.setattr("kdc.serving.engine.engine.pad", lambda encodings, info: {})
+        monkeypatch.setattr("kdc.serving.engine.passes.pad", lambda encodings, info: {})
         reply = ask(url)
         monkeypatch.undo()
         assert (reply.status_code, reply.json()["error_type"]) == (424, "Inference")
