@@ -3,11 +3,13 @@
 Takes rows as token ids and gives logits.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from kdc.artifact.manifest import CPU_PROVIDER, TokenizerInfo
 from kdc.common.errors import KdcError
@@ -15,6 +17,9 @@ from kdc.common.pace import Pace
 from kdc.serving.engine.long_texts import Encoded
 from kdc.serving.engine.providers import OpenSession, open_session, run_bound
 from kdc.serving.engine.tokenizing import pad
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _TURN = 16  # passes that are timed with each number of threads when they are compared
 _RETRY = "try again with fewer or shorter texts; `kdc doctor` looks at the device"

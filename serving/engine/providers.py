@@ -1,20 +1,26 @@
 """Opens an ONNX Runtime session on the device that was asked for, proves by a run that it is in use, checks its graph.
 
-Reads the ONNX file. A session runs on an execution provider: CPU, CUDA or TensorRT.
+Reads the ONNX file. A session runs on an execution provider: CPU, CUDA or TensorRT. ONNX Runtime is imported where a
+session is opened, so that the process which only starts the workers of a service does not load it.
 """
+
+from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, Device, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _REMAKE = "make it again with `kdc compress`, or see `kdc doctor`"
 _CUDA_REMEDY = (
@@ -118,6 +124,8 @@ def run_bound(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray
 
 def _obstacle(provider: str) -> str:
     """Why the provider cannot be tried, "" if it can. Also loads the CUDA libraries that pip has installed."""
+    import onnxruntime
+
     if provider not in onnxruntime.get_available_providers():
         return f"this onnxruntime has no {provider} (the package that has it is onnxruntime-gpu)"
     try:
@@ -133,6 +141,8 @@ def _create(
 ) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise KdcError("the ONNX file is missing", given=path, remedy=_REMAKE)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

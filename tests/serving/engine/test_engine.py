@@ -25,7 +25,6 @@ from bag_models import (
 from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine import providers
 from kdc.serving.engine.engine import Engine, activate, pad
 from kdc.serving.engine.providers import open_session, run_bound
 
@@ -237,7 +236,7 @@ def broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=FallenBack,
     )
-    monkeypatch.setattr(providers, "onnxruntime", fake)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
 
 
@@ -302,7 +301,7 @@ def test_the_libraries_are_preloaded_before_the_first_session(files: Path, monke
         SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=Recorded,
     )
-    monkeypatch.setattr(providers, "onnxruntime", fake)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     open_session(lambda _: files / "model.onnx", device="auto", threads=1)
     assert order == ["preload", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -406,6 +405,14 @@ def imported(files: Path) -> set[str]:
 def test_a_fresh_process_predicts_without_torch_and_transformers(imported: set[str]) -> None:
     assert "onnxruntime" in imported
     assert not {"torch", "transformers", "onnx", "kdc.pipeline"} & imported
+
+
+def test_the_process_that_starts_workers_loads_no_onnx_runtime() -> None:
+    # It imports the service as its workers do, and would pay its time and memory for nothing.
+    code = "import sys; import kdc.serving.service; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "kdc.serving.engine.engine" in done.stdout.split()
+    assert "onnxruntime" not in done.stdout.split()
 
 
 def test_the_engine_imports_nothing_of_the_web(imported: set[str]) -> None:
