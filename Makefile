@@ -78,8 +78,11 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 
 # What loads, trains or exports a model. The rest sees none of transformers: the service, the stores, splits and metrics.
 OF_MODELS := $(addprefix tests/pipeline/,graphs models rundir stages training test_*.py) tests/tools/test_bench.py
+# Whole runs of the slow tier that the oldest transformers has to train too.
+OF_OLDEST := $(addprefix tests/pipeline/,training/test_ensemble.py test_black_box.py test_narrow_run.py test_teacher_search.py)
 test-optimum: $(VENV_OPTIMUM)/.installed-test
 	$(OFFLINE) $(VENV_OPTIMUM)/bin/python -P -m pytest $(PARALLEL) $(OF_MODELS)
+	$(OFFLINE) $(VENV_OPTIMUM)/bin/python -P -m pytest $(PARALLEL) -m slow $(OF_OLDEST)
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
 # A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.

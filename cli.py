@@ -15,7 +15,7 @@ import typer
 
 from kdc.artifact.contract.options import LIMITS
 from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
-from kdc.common.errors import InputError, KdcError, printable
+from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.common.options import Setting, argument, option, taken, takes
 from kdc.pipeline.config.options import COMPRESS
 from kdc.serving.bulk.options import PREDICT
@@ -482,7 +482,7 @@ def main() -> None:
         if (error.name or "").partition(".")[0] == "kdc":
             raise
         what = "this command needs more than the serving install"
-        told = KdcError(what, given=f"no module {error.name}", remedy="pip install 'kdc[compress]'")
+        told = KdcError(what, given=f"no module {error.name}", remedy=installing("compress"))
     from kdc.common.places import without_secrets
 
     sys.stderr.write(f"error: {printable(without_secrets(str(told)))}\n")

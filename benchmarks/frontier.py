@@ -1,4 +1,4 @@
-"""The whole curve of a task beside light classifiers by other packages: the picture and the table in README.
+"""The whole curve of a task beside light classifiers by other packages: the picture in README, and its table.
 
 Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,encoder] [--peer-python PYTHON] [--out FILE]`,
 after `kdc compress --frontier --out RUN` of single texts in classes. The peers are trained on the rows of the run

@@ -4,15 +4,14 @@ Command: `python benchmarks/recipes.py --data GLUE_FOLDER [--seeds 0] [--only la
 `rare` and `cola` also take `--more FOLDER`, see `quality.py`. Takes hours on two cores; every training is kept in
 `--runs` and goes on where it was cut off, so that seeds and variants can be added. Of CoLA's teachers each has a second
 line, with the threshold of `--aim matthews`. Each variant changes one thing of the `teacher`, or of the student `best`,
-which learns from that teacher. Prints a Markdown table: mean and standard deviation over
-seeds, and the difference to what was changed, with its 95 % interval (by groups of rows that belong together; the seeds
-are taken as they are). Seconds are of the training itself, without a search of its rates.
+which learns from that teacher. Prints a Markdown table: mean and standard deviation over seeds, and the difference to
+what was changed, with its 95 % interval (by groups of rows that belong together; the seeds are taken as they are).
+Seconds are of the training itself, without a search of its rates.
 
 SST-2 is screened on 3,000 whole sentences of its training file, of at least ten words like nine tenths of the dev rows,
 of which no phrase is trained on: they tell a point apart, and the dev split stays untouched by choices. `bank` and
 `cola` have rows for it that `quality.py` does not tell of. `rare` is `bank` with six training rows of every second
-class. QNLI has no such rows: choose by the tuning slice, dev is
-only told.
+class. QNLI has no such rows: choose by the tuning slice, dev is only told.
 """
 
 import argparse

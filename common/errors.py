@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def installing(extra: str) -> str:
+    """The remedy where an extra of the package is missing."""
+    return f"pip install 'kdc[{extra}]' (in a checkout: pip install '.[{extra}]')"
+
+
 class KdcError(Exception):
     """Something failed. Exit code 1.
 

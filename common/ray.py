@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from kdc.common.cores import usable_cores
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError, KdcError, installing
 
 _ANSWER_TIMEOUT_S = 10
 
@@ -36,9 +36,7 @@ def connected(address: str | None, cores: int = 1) -> Iterator[Any]:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise KdcError(
-            "Ray is not installed", given=f"no module {error.name}", remedy="pip install 'kdc[ray]'"
-        ) from None
+        raise KdcError("Ray is not installed", given=f"no module {error.name}", remedy=installing("ray")) from None
     if ray.is_initialized():
         yield ray
         return

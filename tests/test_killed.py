@@ -76,7 +76,6 @@ def test_a_killed_run_goes_on_and_repeats_no_finished_stage(command: list[str], 
     assert teacher["resumed_from"] > 0
 
 
-@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(command: list[str], tmp_path: Path) -> None:
     process = forked.start(command, tmp_path / "stderr.txt")
     checkpoint = "teacher.partial/checkpoints/checkpoint-*/" + SEAL

@@ -62,7 +62,6 @@ def run(heading: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.slow
 def test_compress_returns_the_artifact_the_metrics_and_the_verdict(names: dict[str, Any]) -> None:
     result = names["result"]
     assert result.artifact == Path("runs/reviews/artifact")

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from kdc.artifact.manifest import Device
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, installing
 from kdc.common.frozen import Frozen
 from kdc.common.places import STANDARD, File, file_system, find, format_of, is_packed
 
@@ -63,7 +63,7 @@ class PredictRequest(Frozen):
         uses_parquet = "parquet" in (self.format, *(file.format for file in files))
         self._check_apart(files)
         if uses_parquet and importlib.util.find_spec("pyarrow") is None:
-            remedy = "pip install 'kdc[predict]', or use .jsonl"
+            remedy = f"{installing('predict')}, or use .jsonl"
             raise InputError("Parquet needs pyarrow", given="it is not installed", remedy=remedy)
         return files
 

@@ -31,9 +31,9 @@ from kdc.serving.engine.deciding import decided, in_words, sets_in_words, surene
 from kdc.serving.engine.long_texts import Encoded, Part, Tokens, joined, spread
 from kdc.serving.engine.passes import Passes
 from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session
-from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows, pad
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows
 
-__all__ = ["Engine", "Text", "activate", "pad"]
+__all__ = ["Engine", "Text", "activate"]
 
 _WARM_ROWS = 8
 _WINDOWS_AT_ONCE = 32  # of one row in a forward pass, however few rows are to share one

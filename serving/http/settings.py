@@ -13,7 +13,7 @@ from types import MappingProxyType
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kdc.artifact.manifest import Device
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, installing
 
 PREFIX = "KDC_"
 _LAST_PORT = 65535
@@ -138,7 +138,7 @@ def check_grpc(settings: ServeSettings) -> None:
         raise InputError(
             "gRPC is asked for, but what it needs is not installed",
             given=f"KDC_GRPC_ADDRESS={settings.grpc_address}",
-            remedy="`pip install 'kdc[grpc]'` (in a checkout: `pip install '.[grpc]'`), or unset the variable",
+            remedy=f"{installing('grpc')}, or unset the variable",
         )
 
 
@@ -169,7 +169,7 @@ def trace_exporters(environment: Mapping[str, str] = os.environ) -> tuple[str, .
             raise InputError(
                 "traces are asked for, but their exporter is not installed",
                 given=f"OTEL_TRACES_EXPORTER={name}",
-                remedy="`pip install 'kdc[otel]'` (in a checkout: `pip install '.[otel]'`), or unset the variable",
+                remedy=f"{installing('otel')}, or unset the variable",
             ) from None
     if "otlp" in names:
         _check_otlp(environment)

@@ -61,6 +61,7 @@ def test_a_teacher_below_a_baseline_is_told_of(weak: tuple[Path, Any]) -> None:
     assert "latency_p50_ms" not in table["tfidf"]
 
 
+@pytest.mark.slow
 def test_the_contract_judges_against_the_best(weak: tuple[Path, Any]) -> None:
     # Against such a teacher alone the student would pass.
     folder, made = weak
@@ -74,6 +75,7 @@ def test_the_contract_judges_against_the_best(weak: tuple[Path, Any]) -> None:
     assert (alone.judgement.quality.against, alone.judgement.verdict) == ("teacher", "pass")  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_rows_that_the_baseline_never_saw_are_not_judged_by_the_teacher_in_silence(weak: tuple[Path, Any]) -> None:
     folder, made = weak
     other = tiny_runs.write_rows(folder / "other.csv", 60, seed=3)

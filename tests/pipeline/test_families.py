@@ -71,7 +71,6 @@ WHOLE_WAY = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "pooling"), WHOLE_WAY)
 def test_the_served_answer_is_the_trained_models(architecture: str, pooling: str, tmp_path: Path) -> None:
     teacher = tiny_runs.base_model(architecture, tmp_path / "teacher")
@@ -112,7 +111,6 @@ def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | Non
     return table
 
 
-@pytest.mark.slow
 def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
     table = run_kind(
         tmp_path,
@@ -132,7 +130,6 @@ def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
     assert (rates.recall.value or 0) > 0.8
 
 
-@pytest.mark.slow
 def test_regression_answers_in_the_labels_own_unit(tmp_path: Path) -> None:
     table = run_kind(
         tmp_path, lambda yes, generator: f"{350_000 if yes else 50_000}", flags={"data.kind": "regression"}

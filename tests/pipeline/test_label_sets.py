@@ -118,7 +118,6 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder / "run", config
 
 
-@pytest.mark.slow
 def test_a_run_chooses_by_the_tuning_slice_and_tells_of_the_evaluation_rows(three: tuple[Path, Config]) -> None:
     """Would catch a choice by other rows, or by other probabilities than those that serve."""
     root, _ = three

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.manifest import MANIFEST_NAME
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError, KdcError, installing
 from kdc.common.memory import own_peak_memory_bytes
 from kdc.common.timing import seconds_of
 from kdc.serving.engine.tokenizing import Text, row_of
@@ -103,7 +103,7 @@ def _load_torch(path: Path, device: str, threads: int | None) -> Model:
 
         from kdc.pipeline.models.opening import open_classifier
     except ModuleNotFoundError as error:
-        remedy = "pip install 'kdc[compress]'"
+        remedy = installing("compress")
         raise KdcError(
             "a model in torch needs the compress extra", given=f"no module {error.name}", remedy=remedy
         ) from None

@@ -25,8 +25,9 @@ from bag_models import (
 from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
-from kdc.serving.engine.engine import Engine, activate, pad
+from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.providers import open_session, run_bound
+from kdc.serving.engine.tokenizing import pad
 
 
 @pytest.fixture(scope="module")
