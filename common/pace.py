@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import mean, median
+from statistics import mean
 
 log = logging.getLogger("kdc")
 
@@ -179,13 +179,14 @@ def halvings(most: int) -> list[int]:
     return [most >> halving for halving in range(most.bit_length())]
 
 
-def is_faster(first: Callable[[], object], second: Callable[[], object], *, rounds: int = 3) -> bool:
-    """Whether the first of two steps takes at most 0.9 of the second's time, in the median of some rounds, in turns."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+def least_seconds(steps: Sequence[Callable[[], object]], *, rounds: int = 2) -> list[float]:
+    """Seconds that each of some steps takes, in turns: the least of some rounds, since all that another process does to
+    a step makes it longer."""
+    seconds: list[list[float]] = [[] for _ in steps]
     for round_ in range(rounds + 1):
-        for step, times in zip((first, second), seconds, strict=True):
+        for step, times in zip(steps, seconds, strict=True):
             began = time.perf_counter()
             step()
             if round_:  # the first one allocates memory
                 times.append(time.perf_counter() - began)
-    return median(seconds[0]) <= 0.9 * median(seconds[1])
+    return [min(times) for times in seconds]

@@ -9,7 +9,7 @@ Embeddings, and the weights of layers left in fp32, are stored in few bits (`int
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from kdc.artifact.manifest import CPU_PROVIDER
 from kdc.common.errors import KdcError
+from kdc.common.machine import cpu
 from kdc.pipeline.graphs.int8_bias import join_biases
 from kdc.pipeline.graphs.int8_storage import VectorBits, share_with_quantised, store_matrices, store_tables
 from kdc.pipeline.graphs.nodes import LINEAR_OPS, linear_layers, readers
@@ -84,6 +85,14 @@ CANDIDATES = (
     Candidate("channel-minmax-7bit", per_channel=True, ranges="minmax", seven_bit=True),
     Candidate("dynamic", per_channel=False, ranges=None),
 )
+
+
+def worth_trying(names: Iterable[str] | None = None) -> list[Candidate]:
+    """The candidates, or those of some names, without weights of 7 bits where this CPU adds up products of 8 bits
+    exactly: there the eighth bit costs nothing."""
+    exact = cpu().has_int8_products is True
+    chosen = [each for each in CANDIDATES if names is None or each.name in names]
+    return [each for each in chosen if not (each.seven_bit and exact)]
 
 
 def quantise(

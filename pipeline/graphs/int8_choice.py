@@ -32,12 +32,12 @@ class Standard:
         the cost is the root of their number.
         """
         cost, noise = self.drop(candidate), 100 * math.sqrt(candidate.label_changes) / self.rows
-        return candidate.batch_invariant and cost <= self.max_drop and cost - noise <= self.free_drop
+        return is_eligible(candidate) and cost <= self.max_drop and cost - noise <= self.free_drop
 
 
 def is_eligible(candidate: Int8Measurement) -> bool:
-    """Whether a candidate was made, and a text's answer from it does not depend on its neighbours in the batch."""
-    return candidate.failed is None and candidate.static and candidate.batch_invariant
+    """Whether a candidate was made, and a text's answer from it is not known to depend on its neighbours in a batch."""
+    return candidate.failed is None and candidate.static and candidate.batch_invariant is not False
 
 
 def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
@@ -46,7 +46,7 @@ def is_faster(candidate: Int8Measurement, fp32: Int8Measurement) -> bool:
 
 
 def choose(measured: Mapping[str, Int8Measurement], standard: Standard) -> Int8Choice:
-    """Choose the fastest candidate that is batch-invariant and costs at most `max_drop` points against fp32.
+    """Choose the fastest candidate that is eligible and costs at most `max_drop` points against fp32.
 
     Among those whose speed differs by no more than noise, the one whose answers differ least from fp32's is taken:
     over all rows, that says more than the few labels by which their metrics differ.

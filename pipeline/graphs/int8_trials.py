@@ -1,4 +1,5 @@
-"""int8 candidates tried one by one: made, judged against fp32 on the tuning slice, and timed beside each other.
+"""int8 candidates tried one by one: made, judged against fp32 on the tuning slice, and timed beside each other; the one
+that is chosen is then shown to answer a row the same alone and in a batch.
 
 Which layers lose most by 8 bits is found by measuring: each group of layers that reads the same tensor is taken back to
 fp32, and the accuracy that this gains is divided by the time that it costs.
@@ -8,7 +9,7 @@ Reads the fp32 graph and the tuning slice; writes one ONNX file a candidate.
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from kdc.pipeline.graphs.ranges import Ranges
 from kdc.pipeline.graphs.smoothing import Source, make_source
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import compare_speeds
-from kdc.pipeline.results.artifact import Int8Measurement
+from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.tokenizing import Text
 
@@ -82,7 +83,7 @@ class Trials:
         return make_source(self.fp32_file, self.batches, smoothed_file=self.folder / "smoothed.onnx")
 
     def judge(self, candidate: Candidate) -> Int8Measurement:
-        """Make a candidate and measure all but its speed; one that cannot be made or run only notes why."""
+        """Make a candidate and compare it with fp32; one that cannot be made or run only notes why."""
         file = self.folder / f"{candidate.name}.onnx"
         record = Int8Measurement(static=candidate.static, graph=candidate.graph)
         try:
@@ -99,31 +100,47 @@ class Trials:
         return record
 
     def _measure(self, engine: Engine, record: Int8Measurement) -> Int8Measurement:
-        """Compare the engine over a candidate with fp32, and its answers alone with those in batches."""
+        """Compare the engine over a candidate with fp32."""
         rows, kind = self.rows, self.rows.task.kind
-
-        def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-            return activate(logits, kind, engine.temperature)
-
         logits = engine.logits(rows.texts)
-        difference = np.abs(probabilities(logits) - probabilities(rows.logits))
-        invariance = batch_invariance(
-            lambda encodings: probabilities(engine.run(encodings)),
-            engine.encode(rows.texts[: max(_INVARIANCE_ROWS, self.invariance_rows)]),
-            kind=kind,
-            seed=self.seed,
+        difference = np.abs(
+            activate(logits, kind, engine.temperature) - activate(rows.logits, kind, engine.temperature)
         )
         measured = {
             "tune": metrics.compute(logits, rows.labels, kind, rows.task.metrics),
             "label_changes": metrics.changed_labels(logits, rows.logits, kind),
             "parity": float(difference.max()),
             "mean_difference": float(difference.mean()),
-            "max_probability_difference": invariance.max_difference,
-            "label_flips": invariance.label_flips,
-            "compared_rows": invariance.rows,
-            "batch_invariant": invariance.passes(),
         }
         return record.model_copy(update=measured)
+
+    def choose(self, choice: Callable[[Mapping[str, Int8Measurement]], Int8Choice]) -> Int8Choice:
+        """Choose by what was measured, until the winner is one whose answers are the same alone and in a batch. Only
+        winners are compared so: the scales of a static candidate are fixed, so that hardly one will differ."""
+        while True:
+            chosen = choice(self.measured)
+            if chosen.winner is None or self._is_invariant(chosen.winner):
+                return chosen
+
+    def _is_invariant(self, name: str) -> bool:
+        """Whether a candidate's answers to rows alone are those in batches; what is found is kept."""
+        if (known := self.measured[name].batch_invariant) is not None:
+            return known
+        engine, kind = self.engines[name], self.rows.task.kind
+        found = batch_invariance(
+            lambda encodings: activate(engine.run(encodings), kind, engine.temperature),
+            engine.encode(self.rows.texts[: max(_INVARIANCE_ROWS, self.invariance_rows)]),
+            kind=kind,
+            seed=self.seed,
+        )
+        measured = {
+            "max_probability_difference": found.max_difference,
+            "label_flips": found.label_flips,
+            "compared_rows": found.rows,
+            "batch_invariant": found.passes(),
+        }
+        self.measured[name] = self.measured[name].model_copy(update=measured)
+        return found.passes()
 
     def time(self) -> None:
         """Time fp32 and all candidates in turns. Short turns, so that a slow second of the machine hits all alike."""

@@ -10,7 +10,7 @@ _SEED = 0  # the same units have the same interval, whoever asks
 _RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
 _IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
 _MOST_BLOCKS = 2000  # of the jackknife
-_AT_A_TIME = 4_000_000  # numbers of a block of weights that is computed at once: 32 MB
+_AT_A_TIME = 250_000  # numbers of a block of weights that is computed at once: 2 MB, which a core's cache holds
 
 
 def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -> tuple[tuple[float, float], float]:

@@ -175,27 +175,44 @@ def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer
 
 
 def _spearman(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-    """Pearson's correlation of ranks; rows of one value share the mean of their ranks."""
-    ranks = (_ranks(truth), _ranks(answers))
+    """Pearson's correlation of ranks; rows of one value share the mean of their ranks.
+
+    Rows are put in order once, and the samples of a row lie side by side, so that a rank is a running sum of weights.
+    """
+    by_truth = np.argsort(truth, kind="stable")
+    by_answer = np.argsort(answers[by_truth], kind="stable")  # from the order of the labels to that of the answers
+    truth_ranks, answer_ranks = _ranks(truth[by_truth]), _ranks(answers[by_truth][by_answer])
 
     def score(weights: Floats) -> Floats:
-        rows = weights.sum(axis=1)
-        x, y = (each(weights) - ((rows + 1) / 2)[:, None] for each in ranks)  # less the mean rank
-        xx, yy, xy = (((weights * a * b).sum(axis=1) / rows) for a, b in ((x, x), (y, y), (x, y)))
-        return _correlation(xx, yy, xy, (1e-6, 1e-6))
+        rows, weights = weights.sum(axis=1), weights.T[by_truth]  # (samples,), (rows, samples)
+        x = truth_ranks(weights)
+        xx = np.einsum("ij,ij,ij->j", weights, x, x)
+        weights, x = weights[by_answer], x[by_answer]
+        y = answer_ranks(weights)
+        weights *= y
+        yy, xy = np.einsum("ij,ij->j", weights, y), np.einsum("ij,ij->j", weights, x)
+        return _correlation(xx / rows, yy / rows, xy / rows, (1e-6, 1e-6))
 
     return score
 
 
-def _ranks(values: NDArray[np.generic]) -> Callable[[Floats], Floats]:
-    """From weights to ranks, (samples, rows): a row of weight w ranks as w rows would."""
-    distinct, place = np.unique(values, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+def _ranks(ascending: NDArray[np.generic]) -> Callable[[Floats], Floats]:
+    """From weights to ranks less their mean, (rows, samples) of rows in the order of their values: a row of weight w
+    ranks as w rows would."""
+    is_first = np.append(True, ascending[1:] != ascending[:-1])
+    place = np.cumsum(is_first) - 1  # of each row's value among the distinct ones
+    last = np.append(np.flatnonzero(is_first)[1:], len(ascending)) - 1
 
     def ranks(weights: Floats) -> Floats:
-        of_value = np.add.reduceat(weights[:, order], starts, axis=1)
-        return (of_value.cumsum(axis=1) - (of_value - 1) / 2)[:, place]
+        until = weights.cumsum(axis=0)
+        rows = until[-1].copy()
+        if is_first.all():
+            until -= weights / 2
+            until -= rows / 2
+            return until
+        until = until[last]
+        until -= (np.diff(until, axis=0, prepend=0.0) + rows) / 2
+        return until[place]
 
     return ranks
 

@@ -34,11 +34,11 @@ class Int8Measurement(Result):
     label_changes: int = 0  # rows whose label is not fp32's
     parity: float | None = None  # largest difference of a probability to fp32
     mean_difference: float = 0.0  # mean difference of a probability to fp32
-    # largest difference of a row's probability alone and in a batch of 16
-    max_probability_difference: float | None = None
+    # Rows alone and in batches of 16 are compared for the candidate that is to be kept; of others these four are unset.
+    max_probability_difference: float | None = None  # the largest difference of a row's probability between the two
     label_flips: int = 0  # rows whose label differs between the two
-    compared_rows: int = 0  # rows that were compared alone and in a batch
-    batch_invariant: bool = False  # whether these differences count as none
+    compared_rows: int = 0  # rows that were compared
+    batch_invariant: bool | None = None  # whether these differences count as none
     latency_p50_ms: float | None = None  # median of calls with one row
     latency_p95_ms: float | None = None  # 95th percentile of calls with one row
     latency_mean_ms: float | None = None  # mean of the same

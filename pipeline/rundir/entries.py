@@ -79,6 +79,7 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
         "student": torch_entry(student / "base", role, model=load_student(student), weights=merged),
         "merged": torch_entry(merged, role),
     }
+    entries["student"].timed = False  # with its adapters it is only trained; what could serve is the merged one
     if run.config.run.controls:
         made = run.result(ControlsResult).to_json()
         for name, whose in CONTROLS.items():

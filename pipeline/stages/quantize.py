@@ -8,10 +8,11 @@ passes, the most accurate batch-invariant one is kept for people who want it, bu
 `candidates.json`.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.graphs.int8 import CANDIDATES
+from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
@@ -43,18 +44,19 @@ def run(run: Run, out: Path) -> QuantizeResult:
             headline="not asked for",
         )
     trials = trials_of(run, fp32, rows, exported=exported, out=out, role=run.student_role, temperature=temperature)
-    for place, candidate in enumerate(CANDIDATES):
+    candidates = worth_trying()
+    for place, candidate in enumerate(candidates):
         trials.judge(candidate)
-        run.progress(place + 1, len(CANDIDATES))
+        run.progress(place + 1, len(candidates))
     trials.time()
     standard = standard_of(run, rows)
-    choice = choose(trials.measured, standard)
+    choice = trials.choose(partial(choose, standard=standard))
     if choice.winner is not None and not standard.is_free(trials.measured[choice.winner]):
         cost = standard.drop(trials.measured[choice.winner])
         run.say(f"int8 costs {cost:.2f} points: more candidates are tried")
         trials.repair(standard)
         trials.time()
-        choice = choose_again(choice, trials.measured, standard)
+        choice = trials.choose(partial(choose_again, choice, standard=standard))
     result = QuantizeResult(temperature=temperature, candidates=trials.measured, **choice.to_json())
     if result.chosen is not None and not is_faster(trials.measured[result.chosen], trials.measured[FP32]):
         note = "int8 is not faster than fp32 on this CPU, only smaller; --set quantize.enabled=false is fp32"

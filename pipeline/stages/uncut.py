@@ -5,11 +5,12 @@ Reads `data/`, `teacher/`. Writes what stage `export` writes for the student, `m
 nothing where the student is the teacher itself, whose graphs are in `export/` and `quantize/` already.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
-from kdc.pipeline.graphs.int8 import CANDIDATES
+from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
@@ -62,13 +63,13 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     fp32 = run.open_engine(out / FP32_ONNX, exported=out)
     rows = tuning_slice(run, fp32, most=_ROWS)
     trials, standard = trials_of(run, fp32, rows, exported=out, out=out, role="teacher"), standard_of(run, rows)
-    candidates = [candidate for candidate in CANDIDATES if candidate.name in _CANDIDATES]
+    candidates = worth_trying(_CANDIDATES)
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)
         run.progress(place + 1, len(candidates))
-    choice = choose(trials.measured, standard)
+    choice = trials.choose(partial(choose, standard=standard))
     if choice.chosen is None:  # a fair competitor has what the student's int8 has
         trials.repair(standard)
-        choice = choose(trials.measured, standard)
+        choice = trials.choose(partial(choose, standard=standard))
     keep_winner(trials, choice.winner, out)
     return choice

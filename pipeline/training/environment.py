@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdc.common.pace import is_faster
+from kdc.common.pace import least_seconds
 from kdc.pipeline.training.batches import Collator, Rows
 from kdc.pipeline.training.joining import parts_of
 from kdc.pipeline.training.pace import pace
@@ -24,6 +24,7 @@ log = logging.getLogger("kdc")
 
 # By so many rows at most ways are compared: with a few of them, what a step does once would weigh too much.
 _PROBED_TOKENS, _PROBED_ROWS = 1024, 32
+_CLEARLY = 0.9  # of the time of another way: the most that a way takes which is clearly faster
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,17 @@ def settle(environment: Environment, model: Any, rows: Rows, *, pad_id: int, tra
             loss.backward()
             model.zero_grad(set_to_none=True)
 
-    fused, fp32 = replace(environment, bf16=True, stepwise=False), replace(environment, bf16=False, stepwise=False)
-    stepwise = replace(fused, stepwise=True)
+    is_open = environment.bf16 is None
+    fused = replace(environment, bf16=True, stepwise=False)
+    ways = [fused, replace(fused, stepwise=True), *([replace(fused, bf16=False)] if is_open else [])]
     with pace().work(), torch.random.fork_rng(devices=[]):  # with as many threads as were fastest so far
-        chosen = stepwise if is_faster(partial(step, stepwise), partial(step, fused)) else fused
-        if environment.bf16 is None and not is_faster(partial(step, chosen), partial(step, fp32)):
-            chosen = fp32
-    if environment.bf16 is None:
+        seconds = least_seconds([partial(step, way) for way in ways])
+    by_time = dict(zip(ways, seconds, strict=True))
+    chosen = ways[-1 if is_open else 0]  # what is left as long as no other way is clearly faster
+    for way in ways[:2]:
+        if by_time[way] <= _CLEARLY * by_time[chosen]:
+            chosen = way
+    if is_open:
         does, work = ("trains", "a step") if trains else ("answers", "the answers")
         log.info("%s in %s, which is faster here for %s of this model", does, "bf16" if chosen.bf16 else "fp32", work)
     return chosen

@@ -1,15 +1,18 @@
 """Which int8 candidate is chosen, and what more is tried where int8 costs something."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kdc.pipeline.graphs import int8_trials
+from kdc.pipeline.graphs import int8, int8_trials
 from kdc.pipeline.graphs.int8 import Candidate
 from kdc.pipeline.graphs.int8_choice import Standard, choose, choose_again, is_faster
 from kdc.pipeline.graphs.int8_trials import Trials, with_layers_kept
+from kdc.pipeline.graphs.parity import BatchInvariance
 from kdc.pipeline.graphs.smoothing import Source
 from kdc.pipeline.results.artifact import Int8Choice, Int8Measurement
 
@@ -195,3 +198,41 @@ def test_other_ranges_are_tried_then_layers_in_fp32_until_nothing_is_lost(
     trials.repair(standard())
     assert [each.name for each in tried[1:3]] == ["channel-entropy", "channel-smooth-percentile"]
     assert [len(each.keep) for each in tried[3:]] == counts
+
+
+def test_a_winner_whose_answers_depend_on_the_batch_gives_way_and_no_loser_is_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The bugs to catch: what is kept was never compared alone and in batches; or each candidate is, which takes longer
+    # than to make it.
+    unused: Any = None
+    engines = {name: SimpleNamespace(encode=lambda texts, name=name: [name]) for name in ("best", "next", "last")}
+    rows: Any = SimpleNamespace(texts=["a text"], task=SimpleNamespace(kind="classification"))
+    trials = Trials(Path(), Path(), [], rows, unused, unused, invariance_rows=2, rounds=1, seed=0)
+    trials.engines |= engines  # type: ignore[arg-type]
+    for place, name in enumerate(engines):
+        trials.measured[name] = candidate(90.0, 1.0, difference=0.1 * place, batch_invariant=None)
+    compared: list[str] = []
+
+    def batch_invariance(run: Any, encodings: list[str], **more: Any) -> BatchInvariance:
+        compared.extend(encodings)
+        return BatchInvariance(max_difference=0.5, label_flips=1 if encodings == ["best"] else 0, rows=500)
+
+    monkeypatch.setattr(BatchInvariance, "passes", lambda found: found.label_flips == 0)
+    monkeypatch.setattr(int8_trials, "batch_invariance", batch_invariance)
+    choice = partial(choose, standard=standard())
+    assert trials.choose(choice).chosen == "next"
+    assert [trials.measured[name].batch_invariant for name in engines] == [False, True, None]
+    assert trials.choose(choice).chosen == "next"
+    assert compared == ["best", "next"]  # and none twice
+
+
+@pytest.mark.parametrize(("exact", "tried"), [(True, False), (False, True), (None, True)])
+def test_weights_of_7_bits_are_tried_where_8_bit_products_may_saturate(
+    monkeypatch: pytest.MonkeyPatch, exact: bool | None, tried: bool
+) -> None:
+    monkeypatch.setattr(int8, "cpu", lambda: SimpleNamespace(has_int8_products=exact))
+    assert ("channel-minmax-7bit" in [each.name for each in int8.worth_trying()]) is tried
+    assert [each.name for each in int8.worth_trying(("channel-minmax", "channel-minmax-7bit"))] == (
+        ["channel-minmax", "channel-minmax-7bit"] if tried else ["channel-minmax"]
+    )
