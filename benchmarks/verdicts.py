@@ -204,9 +204,10 @@ def main() -> int:
     parser.add_argument("--simulations", type=int, default=3000)
     parser.add_argument("--metrics", default="accuracy,f1,macro_f1,matthews,pearson,spearman")
     parser.add_argument("--rows", default="50,200,800,5000")
+    parser.add_argument("--first", type=int, default=1, help="number of the world to begin with: a run takes hours")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    every = worlds(options.metrics.split(","), [int(count) for count in options.rows.split(",")])
+    every = worlds(options.metrics.split(","), [int(count) for count in options.rows.split(",")])[options.first - 1 :]
     noise = 3 * 100 * math.sqrt(0.03 * 0.97 / options.simulations)
     table: list[tuple[str, ...]] = [_HEADER]
     bad = 0
@@ -218,7 +219,7 @@ def main() -> int:
             is_bad = max(seen.passes_at_limit, seen.fails_equal) > _ALLOWED + noise
             bad += is_bad
             table.append(_line(world, seen, is_bad=is_bad))
-            print(f"{place + 1} of {len(every)}: {' '.join(table[-1])}", file=sys.stderr)
+            print(f"{options.first + place}: {' '.join(table[-1])}, {len(every) - place - 1} left", file=sys.stderr)
     print(aligned(table, left=(0, 3)))
     print(f"{len(table) - 1} worlds, {options.simulations} simulations each; above {_ALLOWED:g} % beyond noise: {bad}")
     return 1 if bad else 0

@@ -11,6 +11,7 @@ from kdc.pipeline.results.data import DataReport, SplitCounts
 OVERLAP_WORTH_TELLING = 0.1  # share of an evaluation split's rows that overlap with training rows
 _LARGE_UNIT = 0.1  # share of the training rows in one unit, from which on it fits into no slice
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 80
+_RARE = 0.2  # share of a class's even share of the rows, below which it is rare
 _SMALL_TUNE = 100  # with fewer rows than this, what the tuning slice decides is mostly chance
 
 
@@ -124,3 +125,21 @@ def _warnings(task: Task, report: DataReport, rows: dict[str, CheckedRows], near
         if absent:
             warnings.append(f"no training row has the label {', '.join(absent)}")
     return warnings
+
+
+def rare_classes(task: Task, report: DataReport) -> str | None:
+    """A sentence where classes that count as much as any other have few training rows; None where there are none, with
+    two classes (where weights are not shown to gain anything), and where the deciding metric is not macro F1."""
+    counts = {name: count for name, count in (report.splits["train"].labels or {}).items() if count}
+    if task.metrics[0] != "macro_f1" or len(counts) < 3:
+        return None
+    mean = sum(counts.values()) / len(counts)
+    rare = sorted((count, name) for name, count in counts.items() if count < _RARE * mean)
+    if not rare:
+        return None
+    named = ", ".join(f"{name} {count:,}" for count, name in rare[:_EXAMPLES])
+    return (
+        f"of {len(counts)} classes {len(rare)} with less than a fifth of the average class's {mean:,.0f} training rows "
+        f"({named}); macro F1 counts each class alike: --set teacher.class_weights=balanced --set "
+        'student.class_weights=balanced may gain points of it, and cost accuracy (docs/decisions.md, "Rare classes")'
+    )

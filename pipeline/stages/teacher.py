@@ -18,10 +18,12 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TeacherSettings
+from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
+from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
@@ -62,6 +64,7 @@ def run(run: Run, out: Path) -> TeacherResult:
     """Make `out/model`, the fine-tuned teacher; `out/model-2` and so on where there are several."""
     if run.config.teacher.scores is not None:
         return _keep_scores(run, run.config.teacher.scores, out)
+    _hint(run)
     results = []
     for place in range(len(run.config.teacher.sources)):
         name = ensemble.folder(place)
@@ -111,6 +114,14 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
+
+
+def _hint(run: Run) -> None:
+    """Tell of rare classes where all rows weigh alike."""
+    settings = run.config.teacher
+    hint = rare_classes(run.data().task, run.result(DataResult).report)
+    if hint is not None and settings.class_weights == "none" and not settings.finetuned:
+        run.say(f"teacher: {hint}")
 
 
 def _with_join(run: Run, model: Any, result: ModelResult, role: str, pad_id: int) -> ModelResult:
