@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message
 
 from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_grpc_connections
+from kdc.serving.http.grpc_relay import Relay
+from kdc.serving.http.runtime import own_folder
 from kdc.serving.http.settings import ServeSettings
 
 _CODES = {
@@ -59,38 +61,44 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
         options=list(_options(settings).items()),
         maximum_concurrent_rpcs=settings.max_requests + _SPARE_CALLS,
     )
-    try:
-        server.add_insecure_port(settings.grpc_address)
-    except RuntimeError:  # grpc's words name no reason
-        raise InputError(
-            "cannot listen for gRPC there",
-            given=settings.grpc_address,
-            remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
-        ) from None
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(_END_S)
+    with own_folder() as folder:
+        relay = Relay(folder / "grpc", most_grpc_connections(settings))
+        server.add_insecure_port(f"unix:{relay.grpc}")
+        await server.start()
+        try:
+            await _listen(relay, settings.grpc_address, shared=settings.workers > 1)
+            yield
+        finally:
+            relay.close()
+            await server.stop(_END_S)
 
 
 def _share_heaps() -> None:
     """Have threads share their heaps. grpc makes threads when it is behind, and glibc gives each one a heap of its own,
-    which keeps what it took: beside busy neighbours clients that begin calls and take them back cost 31 to 170 MB so,
-    and 3 to 45 with two."""
+    which keeps what it took."""
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
+
+
+async def _listen(relay: Relay, address: str, *, shared: bool) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        await relay.start(host.strip("[]"), int(port), shared=shared)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen for gRPC there: {error.strerror or error}",
+            given=address,
+            remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
+        ) from error
 
 
 def _options(settings: ServeSettings) -> dict[str, int]:
     """What bounds the memory, descriptors and time that clients can take before the app hears of them."""
     return {
-        "grpc.so_reuseport": int(settings.workers > 1),
         "grpc.max_receive_message_length": settings.max_body_bytes,
         # Compressed messages are refused, as HTTP's are: one of kilobytes could unpack to gigabytes.
         "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
         "grpc.per_message_decompression": 0,
-        "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
         "grpc.max_connection_age_ms": 1000 * _AGE_S,
         "grpc.max_connection_age_grace_ms": round(1000 * settings.timeout_s),
         "grpc.max_connection_idle_ms": round(1000 * settings.keep_alive_s),

@@ -1,0 +1,194 @@
+"""The relay before grpc: bytes pass as they are, hasty clients wait, endless heads are cut off, nothing stays."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from live import free_port
+
+from kdc.serving.http import grpc_relay
+from kdc.serving.http.grpc_relay import Frames, Relay
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RESET, CONTINUATION = 0, 1, 3, 9
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, 4.1) of stream 1."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, 0]) + struct.pack(">I", 1) + payload
+
+
+RESETS = frame(RESET, b"\0\0\0\x08")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [1000.0]
+    monkeypatch.setattr(grpc_relay.time, "monotonic", lambda: now[0])
+    return now  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_are_found_however_their_bytes_arrive(seed: int) -> None:
+    # The bugs to catch: a head that is split between two reads is missed, or a payload is read as heads.
+    generator = random.Random(seed)
+    kinds = [generator.choice([DATA, HEADERS, RESET, CONTINUATION]) for _ in range(200)]
+    sent = PREFACE + b"".join(frame(kind, frame(CONTINUATION) * generator.randrange(8)) for kind in kinds)
+    frames, place = Frames(), 0
+    while place < len(sent):
+        size = generator.choice([1, 2, 5, 9, 40, 3000])
+        frames.wait(sent[place : place + size])
+        place += size
+    assert frames.continued == kinds.count(CONTINUATION)
+
+
+def test_a_connection_may_take_back_two_hundred_calls_at_once_and_fifty_a_second(clock: list[float]) -> None:
+    frames = Frames()
+    assert frames.wait(PREFACE + 200 * RESETS) == 0
+    assert frames.wait(25 * RESETS) == pytest.approx(0.5)
+    clock[0] += 0.5
+    assert frames.wait(b"") == 0
+    clock[0] += 60  # what it saves up is no more than it may send at once
+    assert frames.wait(210 * RESETS) == pytest.approx(0.2)
+
+
+def test_an_honest_client_does_not_wait(clock: list[float]) -> None:
+    """Two thousand calls a second, each a head, a message, a window and a ping."""
+    frames = Frames()
+    frames.wait(PREFACE)
+    for _ in range(100):
+        clock[0] += 0.01
+        assert frames.wait(20 * (frame(HEADERS, b"x" * 60) + frame(DATA, b"x" * 200) + frame(8) + frame(6))) == 0
+    assert frames.wait(frame(DATA, b"x" * 1_000_000)) == 0
+
+
+def relayed(
+    check: Callable[[int, Relay, list[bytes]], Awaitable[None]], folder: Path, *, most: int = 8, closes: bool = False
+) -> None:
+    """Run a check against a relay in uvloop, with its port, itself, and what came to the socket behind it, which gives
+    all bytes back, or `closes` at the first ones."""
+
+    async def main() -> None:
+        received: list[bytes] = []
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    received.append(data)
+                    writer.write(data)
+                    await writer.drain()
+                    if closes:
+                        break
+            writer.close()
+
+        async with await asyncio.start_unix_server(echo, folder / "grpc"):
+            port, relay = free_port(), Relay(folder / "grpc", most)
+            await relay.start("127.0.0.1", port, shared=False)
+            try:
+                await asyncio.wait_for(check(port, relay, received), 20)
+            finally:
+                relay.close()
+
+    uvloop.run(main())
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def test_bytes_pass_as_they_are_both_ways(tmp_path: Path) -> None:
+    message = PREFACE + b"".join(frame(DATA, os.urandom(16_384)) for _ in range(300))  # more than all buffers hold
+
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        async with connected(port) as (reader, writer):
+            sending = asyncio.ensure_future(_send(writer, message))
+            assert await reader.readexactly(len(message)) == message
+            await sending
+        assert b"".join(received) == message
+
+    relayed(check, tmp_path)
+
+
+def test_who_takes_calls_back_on_and_on_is_read_slowly_and_others_are_not(tmp_path: Path) -> None:
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        async with connected(port) as (_, hasty), connected(port) as (reader, honest):
+            hasty.write(PREFACE + 100_000 * RESETS)
+            await asyncio.sleep(0.3)
+            before = sum(map(len, received))
+            assert 0 < before < 40_000  # of 1.3 million bytes no more than some reads
+            honest.write(PREFACE + frame(HEADERS))
+            assert await reader.readexactly(len(PREFACE) + 9) == PREFACE + frame(HEADERS)
+            assert sum(map(len, received)) < before + 20_000
+
+    relayed(check, tmp_path)
+
+
+def test_a_head_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        async with connected(port) as (reader, writer):
+            writer.write(PREFACE + frame(HEADERS) + 16 * frame(CONTINUATION, b"x"))
+            await reader.readexactly(len(PREFACE) + 9 + 16 * 10)
+            writer.write(frame(CONTINUATION, b"x"))
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        assert len(b"".join(received)) == len(PREFACE) + 9 + 16 * 10
+
+    relayed(check, tmp_path)
+
+
+def test_connections_beyond_the_most_are_closed_and_one_that_ends_makes_room(tmp_path: Path) -> None:
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        async with connected(port) as (first, one), connected(port) as (second, other):
+            for reader, writer in ((first, one), (second, other)):
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+            async with connected(port) as (reader, _):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+        while relay.clients:
+            await asyncio.sleep(0.01)
+        async with connected(port) as (reader, writer):
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+
+    relayed(check, tmp_path, most=2)
+
+
+def test_nothing_stays_of_a_connection_that_is_over(tmp_path: Path) -> None:
+    # The bugs to catch: two ends that know each other, or a timer, keep 32 kB of each connection until garbage is
+    # collected, which a hundred connections a second do not wait for.
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        for _ in range(100):
+            async with connected(port) as (reader, writer):
+                writer.write(PREFACE + 300 * RESETS)  # which would have to wait for two seconds
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+        while relay.clients:
+            await asyncio.sleep(0.01)
+        left = [each for each in gc.get_objects() if isinstance(each, grpc_relay._End)]
+        assert len(left) <= 2  # the last one's
+
+    gc.collect()
+    gc.disable()
+    try:
+        relayed(check, tmp_path, closes=True)
+    finally:
+        gc.enable()
+
+
+async def _send(writer: asyncio.StreamWriter, data: Any) -> None:
+    writer.write(data)
+    await writer.drain()
