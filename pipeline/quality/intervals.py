@@ -112,8 +112,9 @@ def score_interval(
 
 
 def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:
-    """The rows, or groups of rows, that a metric rests on: F1 on those of class 1, macro-F1 and Matthews on those of
-    the rarest class, every other metric on all. Labels are (rows,), or (rows, outputs) for multi-label."""
+    """The rows, or groups of rows, that a metric rests on: F1 on those of class 1, macro-F1 on the rarest class's,
+    Matthews on those of the class of which unseen errors cost most, every other metric on all. Labels are (rows,), or
+    (rows, outputs) for multi-label."""
     rows = len(labels)
 
     def independent(members: NDArray[np.bool_]) -> int:
@@ -127,7 +128,27 @@ def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = N
     counts = [count for count in map(independent, classes) if count]  # a class that the rows lack is in no mean
     if not counts:
         return Basis(rows, 1)
-    return Basis(rows, min(counts), 1 / len(counts) if metric == "macro_f1" else 1.0)
+    if metric == "macro_f1" or len(counts) == 1:
+        return Basis(rows, min(counts), 1 / len(counts))
+    weights = matthews_weights(np.unique(labels, return_counts=True)[1] / rows)
+    parts = [Basis(rows, count, float(weight)) for count, weight in zip(counts, weights, strict=True)]
+    return max(parts, key=lambda part: unseen(part, 0.95))
+
+
+def matthews_weights(shares: Floats) -> Floats:
+    """By how much Matthews' correlation of several classes falls, at the most, where a small part of a class's right
+    answers turns wrong: (classes,) times that part. Of two classes the rarer one's is 1.
+
+    The derivative of R_K (Gorodkin 2004) by the rows that go from class c, answered right, to class j, for a model that
+    answers each class as often as it occurs, is s_c / (1 - sum s^2) * (1 + (1 - R_K) (s_j - s_c)); here R_K, from 0 to
+    1, and j are those for which it is largest.
+
+    Args:
+        shares: (classes,) of the rows, s above; at least two classes.
+    """
+    more = np.maximum(0.0, shares.max() - shares)  # than in class c there are in the most frequent one
+    weights: Floats = shares * (1 + more) / (1 - (shares**2).sum())
+    return weights
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:

@@ -359,10 +359,15 @@ def test_terms_that_are_not_possible_are_refused(changes: dict[str, object]) -> 
         ([0, 0, 0, 1], "accuracy", Basis(4, 4)),
         ([0, 0, 0, 1], "f1", Basis(4, 1)),
         ([0, 0, 2, 2, 2], "macro_f1", Basis(5, 2, 1 / 2)),
-        ([0, 0, 2, 2, 2], "matthews", Basis(5, 2)),
+        ([0] * 20 + [2] * 30, "matthews", Basis(50, 20)),
+        ([1, 1, 1], "matthews", Basis(3, 3)),
+        # The third weighs 0.2 * 1.2 / 0.7042, and 20 rows hide more of it than the rarest one's three of theirs.
+        ([0] * 40 + [1] * 30 + [2] * 20 + [3] * 7 + [4] * 3, "matthews", Basis(100, 20, 0.3408)),
         ([[1, 0, 0], [1, 0, 1], [1, 0, 1]], "macro_f1", Basis(3, 2, 1 / 2)),  # no row has the second label
         ([[0, 0], [0, 0]], "macro_f1", Basis(2, 1)),
     ],
 )
 def test_a_metric_rests_on_the_rarest_class_that_the_rows_have(labels: list, metric: str, expected: Basis) -> None:
-    assert basis_of(np.array(labels), metric) == expected
+    found = basis_of(np.array(labels), metric)
+    assert (found.rows, found.rarest) == (expected.rows, expected.rarest)
+    assert found.share == pytest.approx(expected.share, abs=1e-4)

@@ -5,10 +5,18 @@ import itertools
 import numpy as np
 import pytest
 from scipy import optimize, stats
+from sklearn.metrics import matthews_corrcoef
 
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.bootstrap import bca
-from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, wilson
+from kdc.pipeline.quality.intervals import (
+    design_effect,
+    difference,
+    matthews_weights,
+    score_interval,
+    tango,
+    wilson,
+)
 
 Z = 1.959964
 
@@ -230,3 +238,32 @@ def test_a_perfect_score_on_few_rows_is_not_sure(metric: str) -> None:
     share = 0.5 if metric == "macro_f1" else 1.0
     assert low == pytest.approx(100 - 100 * share * 1.96**2 / (30 + 1.96**2), abs=0.01)
     assert high == 100.0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_matthews_falls_by_no_more_than_a_class_weighs(seed: int) -> None:
+    # The bug to catch: with many classes the rarest one's rows are counted as if all rested on them, so that nothing
+    # can be shown; or by too little, so that too much is. Scikit-learn computes the correlation.
+    random = np.random.default_rng(seed)
+    classes = 2 + seed % 4
+    shares = random.dirichlet(np.full(classes, 2.0)).clip(0.02)
+    shares /= shares.sum()
+    weights = matthews_weights(shares)
+    truth, answers = (each.ravel() for each in np.indices((classes, classes)))
+    part = 1e-4
+    for right in (0.0, 0.5, 0.9):  # of the rows this share is answered right for sure, the others at random
+        table = right * np.diag(shares) + (1 - right) * np.outer(shares, shares)
+        before = matthews_corrcoef(truth, answers, sample_weight=table.ravel())
+        falls = np.zeros((classes, classes))
+        for row, column in itertools.product(range(classes), repeat=2):
+            if row != column:
+                moved = table.copy()
+                moved[row, row] -= part * shares[row]
+                moved[row, column] += part * shares[row]
+                falls[row, column] = before - matthews_corrcoef(truth, answers, sample_weight=moved.ravel())
+        assert (falls.max(axis=1) <= 1.01 * part * weights).all()
+        if right == 0.0:
+            rarer = shares < shares.max()
+            assert falls.max(axis=1)[rarer] == pytest.approx(part * weights[rarer], rel=0.01)
+    if classes == 2:
+        assert weights.min() == pytest.approx(1)

@@ -32,7 +32,7 @@ RESETS = frame(RESET, b"\0\0\0\x08")
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now = [1000.0]
-    monkeypatch.setattr(grpc_relay.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kdc.serving.http.grpc_relay.time.monotonic", lambda: now[0])
     return now  # type: ignore[return-value]
 
 
