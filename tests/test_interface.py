@@ -161,9 +161,19 @@ def written(run: Path) -> dict[str, list[str]]:
     files = [run / "config.json", *run.glob("*/*.json")]
     ours = [file for file in files if file.parent.name != "artifact" and file.name != "tokenizer.json"]
     return {
-        file.relative_to(run).as_posix(): sorted(keys(json.loads(file.read_text(encoding="utf-8"))))
+        file.relative_to(run).as_posix(): sorted(keys(unnamed(file, json.loads(file.read_text(encoding="utf-8")))))
         for file in sorted(ours)
     }
+
+
+def unnamed(file: Path, value: Any) -> Any:
+    """What a file holds, without the names of int8 candidates: which are tried depends on the CPU, and which of them is
+    compared in batches on what was measured."""
+    if file.name == "candidates.json":
+        return [*value.values()]
+    if (file.parent.name, file.name) == ("quantize", "stage.json"):
+        value["metrics"]["candidates"] = [*value["metrics"]["candidates"].values()]
+    return value
 
 
 def artifact_files(artifact: Path) -> dict[str, list[str]]:

@@ -94,6 +94,14 @@ async def idle_calls(target: Target) -> None:
         await asyncio.wait_for(reader.read(), max(0.1, target.until - asyncio.get_running_loop().time()))
 
 
+@again_and_again(100)
+async def churn(target: Target) -> None:
+    """Connections that are left as soon as they are there."""
+    async with connected(target, target.grpc_port) as (_, writer):
+        writer.write(_HELLO)
+        await writer.drain()
+
+
 GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-half-messages": half_messages,
     "grpc-half-probes": half_probes,
@@ -101,4 +109,5 @@ GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-continuations": continuations,
     "grpc-pings": pings,
     "grpc-idle-calls": idle_calls,
+    "grpc-churn": churn,
 }

@@ -139,7 +139,7 @@ def rare_classes(task: Task, report: DataReport) -> str | None:
         return None
     named = ", ".join(f"{name} {count:,}" for count, name in rare[:_EXAMPLES])
     return (
-        f"of {len(counts)} classes {len(rare)} with less than a fifth of the average class's {mean:,.0f} training rows "
+        f"of {len(counts)} classes {len(rare)} have less than a fifth of the average class's {mean:,.0f} training rows "
         f"({named}); macro F1 counts each class alike: --set teacher.class_weights=balanced --set "
         'student.class_weights=balanced may gain points of it, and cost accuracy (docs/decisions.md, "Rare classes")'
     )

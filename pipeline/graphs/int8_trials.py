@@ -127,12 +127,17 @@ class Trials:
         if (known := self.measured[name].batch_invariant) is not None:
             return known
         engine, kind = self.engines[name], self.rows.task.kind
-        found = batch_invariance(
-            lambda encodings: activate(engine.run(encodings), kind, engine.temperature),
-            engine.encode(self.rows.texts[: max(_INVARIANCE_ROWS, self.invariance_rows)]),
-            kind=kind,
-            seed=self.seed,
-        )
+        try:
+            found = batch_invariance(
+                lambda encodings: activate(engine.run(encodings), kind, engine.temperature),
+                engine.encode(self.rows.texts[: max(_INVARIANCE_ROWS, self.invariance_rows)]),
+                kind=kind,
+                seed=self.seed,
+            )
+        except KdcError as error:
+            failed = {"failed": f"{error.what} ({error.given})", "batch_invariant": False}
+            self.measured[name] = self.measured[name].model_copy(update=failed)
+            return False
         measured = {
             "max_probability_difference": found.max_difference,
             "label_flips": found.label_flips,
@@ -165,7 +170,7 @@ class Trials:
         worth = layers_by_worth(source.file, best, source.ranges, self.batches)
         for candidate in with_layers_kept(best, worth, most=_MOST_KEPT * self.measured[best.name].nodes["wanted"]):
             record = self.judge(candidate)
-            if record.failed is None and standard.is_free(record):
+            if record.failed is None and standard.is_free(record) and self._is_invariant(candidate.name):
                 return
 
 

@@ -145,7 +145,7 @@ def _candidates(int8: QuantizeResult, metric: str) -> str:
             mark = " (chosen)" if name == int8.chosen else ""
             invariant = "yes" if candidate.batch_invariant else f"no, {candidate.max_probability_difference or 0.0:.2g}"
             if candidate.batch_invariant is None:
-                invariant = "not compared" if candidate.static else "no"
+                invariant = "not compared" if candidate.static else "no, by design"
             latency = f"{candidate.latency_against_fp32:.2f}"
             rows.append([f"{name}{mark}", f"{candidate.tune[metric]:.2f}", invariant, latency])
     return f"{markdown(rows)}\n" if len(rows) > 1 else ""

@@ -62,11 +62,19 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
         maximum_concurrent_rpcs=settings.max_requests + _SPARE_CALLS,
     )
     with own_folder() as folder:
-        relay = Relay(folder / "grpc", most_grpc_connections(settings))
-        server.add_insecure_port(f"unix:{relay.grpc}")
+        path = folder / "grpc"
+        relay = Relay(path, most_grpc_connections(settings))
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError:  # grpc's words name no reason
+            raise InputError(
+                "grpc cannot listen in the folder for temporary files; its path may be too long for a socket",
+                given=path,
+                remedy="set TMPDIR to another folder, such as /tmp",
+            ) from None
         await server.start()
         try:
-            await _listen(relay, settings.grpc_address, shared=settings.workers > 1)
+            _listen(relay, settings.grpc_address, shared=settings.workers > 1)
             yield
         finally:
             relay.close()
@@ -75,15 +83,15 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
 
 def _share_heaps() -> None:
     """Have threads share their heaps. grpc makes threads when it is behind, and glibc gives each one a heap of its own,
-    which keeps what it took."""
+    which keeps what it took: tens of megabytes beside busy neighbours."""
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
-async def _listen(relay: Relay, address: str, *, shared: bool) -> None:
+def _listen(relay: Relay, address: str, *, shared: bool) -> None:
     host, _, port = address.rpartition(":")
     try:
-        await relay.start(host.strip("[]"), int(port), shared=shared)
+        relay.start(host.strip("[]"), int(port), shared=shared)
     except OSError as error:
         raise InputError(
             f"cannot listen for gRPC there: {error.strerror or error}",

@@ -3,11 +3,14 @@
 A client that begins calls and takes them back as fast as it can ("rapid reset", CVE-2023-44487) has grpc 1.85 keep a
 hundred megabytes for each connection, whether it has a token or not, and none of grpc's own options bounds that. So
 clients connect to this relay. It passes all bytes on as they are, to a socket that only this process's user can reach.
-Of a client's bytes it reads no more than the heads of HTTP/2's frames (RFC 9113, section 4.1); who sends too many of
-them is read more slowly, and whose head does not end is cut off.
+Of a client's bytes it reads no more than the heads of HTTP/2's frames (RFC 9113, section 4.1). Who sends too many of
+them is read more slowly, and who sends far too many is cut off.
 """
 
 import asyncio
+import contextlib
+import errno
+import socket
 import time
 from pathlib import Path
 
@@ -18,8 +21,12 @@ _CONTINUATION = 9
 _SELDOM = frozenset({2, 3, 4, _CONTINUATION})
 _MOST_CONTINUED = 16  # of the last kind in all: the largest head that grpc takes here needs none (CVE-2024-27316)
 # Frames that a connection may send at once, and in each second after: of all kinds, and of those.
-_MOST = ((2000, 10_000.0), (200, 50.0))
-_LINGER_S = 2.0
+_MOST = ((2000, 10_000.0), (400, 200.0))
+_LONGEST_S = 2.0  # that a client may have to wait; one that is not read does not show that it left
+_LINGER_S = 2.0  # that what is left for a client may take to be sent
+_BACKLOG, _A_TURN = 1024, 64  # connections that may wait in the kernel, and that are taken in a turn of the loop
+_WILDCARDS = ("0.0.0.0", "::")
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _BUFFER = 16 * 1024  # bytes that are read at a time: of the smallest frames some hundred
 
 
@@ -60,14 +67,23 @@ class _End(asyncio.BufferedProtocol):
     """One end of a relayed connection, whose bytes go to the other one. It is not read while the other one cannot take
     more."""
 
-    def __init__(self, other: "_End | None" = None) -> None:
-        self.other = other
+    def __init__(self) -> None:
+        self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
+        self.lost = asyncio.get_running_loop().create_future()
         self._buffer = bytearray(_BUFFER)
+        self._early: list[bytes] = []  # what came before the other end was there
         self._reasons: set[str] = set()  # not to read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+
+    def join(self, other: "_End") -> None:
+        """Hand bytes to another end from now on."""
+        self.other = other
+        for data in self._early:
+            self.pass_on(data)
+        self._early.clear()
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._buffer
@@ -77,7 +93,9 @@ class _End(asyncio.BufferedProtocol):
 
     def pass_on(self, data: bytes) -> None:
         """Hand bytes to the other end."""
-        if self.other is not None and self.other.is_open:
+        if self.other is None:
+            self._early.append(data)
+        elif self.other.is_open:
             assert self.other.transport is not None
             self.other.transport.write(data)
 
@@ -113,60 +131,35 @@ class _End(asyncio.BufferedProtocol):
         if other is not None and other.transport is not None:
             other.transport.close()  # once it has what is left, which a client that does not read never has
             asyncio.get_running_loop().call_later(_LINGER_S, other.transport.abort)
+        if not self.lost.done():
+            self.lost.set_result(None)
 
 
 class _Client(_End):
     """The end of a client."""
 
-    def __init__(self, relay: "Relay") -> None:
+    def __init__(self, grpc: _End) -> None:
         super().__init__()
-        self._relay, self._frames = relay, Frames()
-        self._early: list[bytes] = []  # what came before grpc was there
-        self._opening: asyncio.Task[None] | None = None
+        self.other, self._frames = grpc, Frames()
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self.transport is not None
-        if len(self._relay.clients) >= self._relay.most:
-            self.transport.abort()
-            return
-        self._relay.clients.add(self)
-        self.hold("opening")
-        self._opening = asyncio.get_running_loop().create_task(self._open(self.transport))
-
-    async def _open(self, transport: asyncio.Transport) -> None:
-        """Connect to grpc."""
-        loop, path = asyncio.get_running_loop(), str(self._relay.grpc)
-        try:
-            grpc, self.other = await loop.create_unix_connection(lambda: _End(self), path)
-        except OSError:  # no descriptor is left, or the service ends
-            transport.abort()
-            return
-        if transport.is_closing():
-            grpc.close()
-            return
-        grpc.writelines(self._early)
-        self._early.clear()
-        self.release("opening")
+        assert self.other is not None
+        self.other.join(self)
 
     def pass_on(self, data: bytes) -> None:
         seconds = self._frames.wait(data)
-        if self._frames.continued > _MOST_CONTINUED:
-            assert self.transport is not None
-            self.transport.abort()
+        if seconds > _LONGEST_S or self._frames.continued > _MOST_CONTINUED:
+            if self.transport is not None:
+                self.transport.abort()
             return
         if seconds > 0:
             self.hold("hasty")
             self._waiting = asyncio.get_running_loop().call_later(seconds, self.release, "hasty")
-        if self.other is None:
-            self._early.append(data)
-        else:
-            super().pass_on(data)
+        super().pass_on(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._relay.clients.discard(self)
-        self._opening = None
         if self._waiting is not None:
             self._waiting.cancel()
         super().connection_lost(error)
@@ -181,20 +174,80 @@ class Relay:
     """
 
     def __init__(self, grpc: Path, most: int) -> None:
-        self.grpc, self.most = grpc, most
-        self.clients: set[_Client] = set()
-        self._server: asyncio.Server | None = None
+        self._grpc, self._most = grpc, most
+        self._listeners: list[socket.socket] = []
+        self._connections: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str, port: int, *, shared: bool) -> None:
+    def start(self, host: str, port: int, *, shared: bool) -> None:
         """Listen; other processes may do so at the same address where it is `shared`.
 
         Raises:
             OSError: it cannot listen there.
         """
+        self._listeners = listeners(host, port, shared=shared)
+        for each in self._listeners:
+            each.setblocking(False)
+            asyncio.get_running_loop().add_reader(each, self._accept, each)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take the connections that wait, many in a turn: asyncio's own server takes one."""
+        with contextlib.suppress(OSError):  # none is left, or there are no descriptors
+            for _ in range(_A_TURN):
+                client = listener.accept()[0]
+                if len(self._connections) >= self._most:
+                    client.close()
+                    continue
+                connection = asyncio.get_running_loop().create_task(self._relay(client))
+                self._connections.add(connection)
+                connection.add_done_callback(self._connections.discard)
+
+    async def _relay(self, client: socket.socket) -> None:
+        """Relay one connection until both of its ends are lost."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Client(self), host, port, reuse_port=shared)
+        try:
+            _, grpc = await loop.create_unix_connection(_End, str(self._grpc))
+        except OSError:  # no descriptor is left, or the service ends
+            client.close()
+            return
+        try:
+            _, end = await loop.connect_accepted_socket(lambda: _Client(grpc), client)
+        except OSError:  # the client has left already
+            assert grpc.transport is not None
+            grpc.transport.abort()
+            client.close()
+            return
+        await asyncio.wait([end.lost, grpc.lost])
 
     def close(self) -> None:
-        """Take no more connections; those that there are stay until grpc or the client ends them."""
-        if self._server is not None:
-            self._server.close()
+        """Take no more connections than those that wait; what there is stays until grpc or the client ends it."""
+        for each in self._listeners:
+            self._accept(each)
+            asyncio.get_running_loop().remove_reader(each)
+            each.close()
+        self._listeners = []
+
+
+def listeners(host: str, port: int, *, shared: bool) -> list[socket.socket]:
+    """Sockets that listen at all addresses of a host that this machine has; all addresses of IPv4 or IPv6 are those of
+    both, as they are for grpc.
+
+    Raises:
+        OSError: it cannot listen at one of them, or has none of them.
+    """
+    if host in _WILDCARDS and socket.has_dualstack_ipv6():
+        dual = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+        return [socket.create_server(("::", port), backlog=_BACKLOG, reuse_port=shared, **dual)]  # type: ignore[arg-type]
+    made: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            made.append(socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=shared))
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                for each in made:
+                    each.close()
+                raise
+            missing = error
+    if missing is not None and not made:
+        raise missing
+    return made

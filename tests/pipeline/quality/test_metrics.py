@@ -140,3 +140,18 @@ def test_label_changes_are_counted_by_kind() -> None:
     assert metrics.changed_labels(after, before, "classification") == 2
     assert metrics.changed_labels(after, before, "multilabel") == 2
     assert metrics.changed_labels(after, before, "regression") == 0
+
+
+def test_a_label_counts_as_changed_whichever_way_it_changed() -> None:
+    first, second = np.array([[1.0, 0.0], [0.0, 1.0]])[[0, 1, 0]], np.array([[1.0, 0.0], [0.0, 1.0]])[[1, 0, 0]]
+    assert metrics.changed_labels(first, second, "classification") == 2
+    assert metrics.changed_labels(first - 0.5, second - 0.5, "multilabel") == 2
+    assert metrics.changed_labels(first, second, "regression") == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "constant"),
+    [([1e6, 1e6 + 1e-3], True), ([1e-9, 3e-9], True), ([0.5, 0.5 + 1e-5], False), ([1e6, 1e6 + 10], False)],
+)
+def test_numbers_that_differ_by_rounding_alone_are_one_answer(answers: list[float], constant: bool) -> None:
+    assert metrics.is_constant(np.array(answers)[:, None], "regression") is constant
