@@ -38,7 +38,7 @@ def address_of(host: str, port: int, host_option: str = "--host", option: str = 
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, OverflowError) as error:
+    except (socket.gaierror, OverflowError, UnicodeError) as error:  # the last: what cannot be a name
         raise InputError(
             "there is no such host", given=f"{host}:{port}", remedy=f"use 0.0.0.0 or 127.0.0.1 in {host_option}"
         ) from error

@@ -34,6 +34,7 @@ _TOLD = ("x-artifact", "retry-after")  # headers of a reply that become trailing
 _READ_S = 2.0  # that a message may take to arrive
 _AGE_S = 300  # of a connection: its client then makes a new one, which another worker may get
 _END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
+_LINGER_S = 1.0  # that the rest of their replies may take then
 _IDENTITY = 1  # the bit of "not compressed"
 _M_ARENA_MAX, _HEAPS = -8, 2  # of glibc's mallopt
 _SPARE_CALLS = 128  # beyond those that may be in work: these the gate refuses, and counts
@@ -78,7 +79,9 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
             yield
         finally:
             relay.close()
-            await server.stop(_END_S)
+            ending = asyncio.ensure_future(server.stop(_END_S))
+            await relay.end(_END_S + _LINGER_S)  # replies may be on their way; who does not read would keep grpc
+            await ending
 
 
 def _share_heaps() -> None:
@@ -92,9 +95,9 @@ def _listen(relay: Relay, address: str, *, shared: bool) -> None:
     host, _, port = address.rpartition(":")
     try:
         relay.start(host.strip("[]"), int(port), shared=shared)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: what cannot be a name
         raise InputError(
-            f"cannot listen for gRPC there: {error.strerror or error}",
+            f"cannot listen for gRPC there: {getattr(error, 'strerror', None) or error}",
             given=address,
             remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
         ) from error

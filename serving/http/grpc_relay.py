@@ -8,8 +8,8 @@ them is read more slowly, and who sends far too many is cut off.
 """
 
 import asyncio
-import contextlib
 import errno
+import functools
 import socket
 import time
 from pathlib import Path
@@ -23,8 +23,10 @@ _MOST_CONTINUED = 16  # of the last kind in all: the largest head that grpc take
 # Frames that a connection may send at once, and in each second after: of all kinds, and of those.
 _MOST = ((2000, 10_000.0), (400, 200.0))
 _LONGEST_S = 2.0  # that a client may have to wait; one that is not read does not show that it left
+_UNREAD_S = 10.0  # that a client may leave unread what buffers cannot take
 _LINGER_S = 2.0  # that what is left for a client may take to be sent
 _BACKLOG, _A_TURN = 1024, 64  # connections that may wait in the kernel, and that are taken in a turn of the loop
+_PAUSE_S = 0.1  # until it is asked again whether there is a descriptor for a connection
 _WILDCARDS = ("0.0.0.0", "::")
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _BUFFER = 16 * 1024  # bytes that are read at a time: of the smallest frames some hundred
@@ -141,12 +143,25 @@ class _Client(_End):
     def __init__(self, grpc: _End) -> None:
         super().__init__()
         self.other, self._frames = grpc, Frames()
-        self._waiting: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.TimerHandle | None = None  # until it is read again
+        self._unread: asyncio.TimerHandle | None = None  # until it is cut off
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.other is not None
         self.other.join(self)
+        if self.other.lost.done():
+            self.transport.abort()  # type: ignore[union-attr]
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read some time: grpc, whose end is not read then, waits for it without end."""
+        super().pause_writing()
+        assert self.transport is not None
+        self._unread = asyncio.get_running_loop().call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel(self._unread)
+        super().resume_writing()
 
     def pass_on(self, data: bytes) -> None:
         seconds = self._frames.wait(data)
@@ -160,9 +175,13 @@ class _Client(_End):
         super().pass_on(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._cancel(self._waiting)
+        self._cancel(self._unread)
         super().connection_lost(error)
+
+    def _cancel(self, timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
 
 
 class Relay:
@@ -187,44 +206,63 @@ class Relay:
         self._listeners = listeners(host, port, shared=shared)
         for each in self._listeners:
             each.setblocking(False)
-            asyncio.get_running_loop().add_reader(each, self._accept, each)
+            self._listen(each)
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener in self._listeners:  # it has not been closed meanwhile
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
         """Take the connections that wait, many in a turn: asyncio's own server takes one."""
-        with contextlib.suppress(OSError):  # none is left, or there are no descriptors
-            for _ in range(_A_TURN):
+        loop = asyncio.get_running_loop()
+        for _ in range(_A_TURN):
+            try:
                 client = listener.accept()[0]
-                if len(self._connections) >= self._most:
-                    client.close()
-                    continue
-                connection = asyncio.get_running_loop().create_task(self._relay(client))
-                self._connections.add(connection)
-                connection.add_done_callback(self._connections.discard)
+            except (BlockingIOError, ConnectionAbortedError):  # none is left; or this one has left
+                return
+            except OSError:  # no descriptor is left: asked again at once, it would say so again
+                loop.remove_reader(listener)
+                loop.call_later(_PAUSE_S, self._listen, listener)
+                return
+            if len(self._connections) >= self._most:
+                client.close()
+                continue
+            connection = loop.create_task(self._relay(client))
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
 
     async def _relay(self, client: socket.socket) -> None:
-        """Relay one connection until both of its ends are lost."""
+        """Relay one connection until both of its ends are lost, or this is cancelled."""
         loop = asyncio.get_running_loop()
+        grpc: _End | None = None
+        end: _End | None = None
         try:
             _, grpc = await loop.create_unix_connection(_End, str(self._grpc))
-        except OSError:  # no descriptor is left, or the service ends
-            client.close()
-            return
-        try:
-            _, end = await loop.connect_accepted_socket(lambda: _Client(grpc), client)
-        except OSError:  # the client has left already
-            assert grpc.transport is not None
-            grpc.transport.abort()
-            client.close()
-            return
-        await asyncio.wait([end.lost, grpc.lost])
+            _, end = await loop.connect_accepted_socket(functools.partial(_Client, grpc), client)
+            await asyncio.wait([end.lost, grpc.lost])
+        except OSError:  # no descriptor is left, the client has left already, or the service ends
+            pass
+        finally:
+            for each in (grpc, end):
+                if each is not None and each.transport is not None:
+                    each.transport.abort()
+            if end is None:
+                client.close()
 
     def close(self) -> None:
         """Take no more connections than those that wait; what there is stays until grpc or the client ends it."""
-        for each in self._listeners:
+        made, self._listeners = self._listeners, []
+        for each in made:
             self._accept(each)
             asyncio.get_running_loop().remove_reader(each)
             each.close()
-        self._listeners = []
+
+    async def end(self, seconds: float) -> None:
+        """Wait until all connections are over, and end those that are not by then."""
+        if self._connections:
+            _, late = await asyncio.wait(self._connections, timeout=seconds)
+            for each in late:
+                each.cancel()
 
 
 def listeners(host: str, port: int, *, shared: bool) -> list[socket.socket]:
@@ -239,7 +277,8 @@ def listeners(host: str, port: int, *, shared: bool) -> list[socket.socket]:
         return [socket.create_server(("::", port), backlog=_BACKLOG, reuse_port=shared, **dual)]  # type: ignore[arg-type]
     made: list[socket.socket] = []
     missing: OSError | None = None
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # a name may have an address twice
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
         try:
             made.append(socket.create_server(address[:2], family=family, backlog=_BACKLOG, reuse_port=shared))
         except OSError as error:

@@ -324,8 +324,9 @@ def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pyt
     for address in ("9000", "127.0.0.1:0", "127.0.0.1:99999", "a b:9000", "http://a:9000"):
         with pytest.raises(InputError, match="KDC_GRPC_ADDRESS"):
             resolve({"grpc_address": address})
-    with pytest.raises(InputError, match="in --grpc-address"):
-        address_of("no.such.host.invalid", 9000, "--grpc-address", "--grpc-address")
+    for name in ("no.such.host.invalid", "a..b"):
+        with pytest.raises(InputError, match="in --grpc-address"):
+            address_of(name, 9000, "--grpc-address", "--grpc-address")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'kdc\[grpc\]'"):
         check_grpc(ServeSettings(grpc_address="127.0.0.1:9000"))

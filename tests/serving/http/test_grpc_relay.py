@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import random
@@ -10,6 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import uvloop
@@ -186,6 +188,46 @@ def test_connections_beyond_the_most_are_closed_and_one_that_ends_makes_room(tmp
     relayed(check, tmp_path, most=2)
 
 
+def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The bug to catch: grpc waits for such a client without end, which keeps its place and holds up the service's end.
+    monkeypatch.setattr(grpc_relay, "_UNREAD_S", 0.2)
+
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_connection(("127.0.0.1", port)) as silent, contextlib.suppress(ConnectionError):
+            silent.setblocking(False)
+            await loop.sock_sendall(silent, PREFACE + frame(DATA, bytes(2**24 - 1)))  # which come back
+        while relay._connections:
+            await asyncio.sleep(0.01)
+
+    relayed(check, tmp_path)
+
+
+def test_connections_that_are_not_over_are_ended(tmp_path: Path) -> None:
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        async with connected(port) as (reader, writer):
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+            relay.close()
+            await relay.end(0.05)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        await relay.end(0.05)
+
+    relayed(check, tmp_path)
+
+
+def test_a_client_is_closed_where_grpc_left_before_it_was_there() -> None:
+    async def main() -> None:
+        grpc = grpc_relay._End()
+        grpc.connection_lost(None)
+        transport = mock.Mock()
+        grpc_relay._Client(grpc).connection_made(transport)
+        transport.abort.assert_called_once()
+
+    asyncio.run(main())
+
+
 def test_nothing_stays_of_a_connection_that_is_over(tmp_path: Path) -> None:
     # The bugs to catch: two ends that know each other, or a timer, keep 32 kB of each connection until garbage is
     # collected, which a hundred connections a second do not wait for.
@@ -213,6 +255,35 @@ async def _send(writer: asyncio.StreamWriter, data: Any) -> None:
     await writer.drain()
 
 
+class Full(socket.socket):
+    """A socket whose process has no descriptor left when a connection is to be accepted for the first time."""
+
+    asked = 0
+
+    def accept(self) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_a_connection_without_a_descriptor_is_taken_later(tmp_path: Path) -> None:
+    # The bugs to catch: it is asked for without end meanwhile, which takes all time of the loop, or never again.
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        (listener,) = relay._listeners
+        asyncio.get_running_loop().remove_reader(listener)
+        full = Full(fileno=listener.detach())
+        relay._listeners = [full]
+        relay._listen(full)
+        async with connected(port) as (reader, writer):
+            await asyncio.sleep(0.05)
+            assert full.asked == 1
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+
+    relayed(check, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("host", "answers"),
     [("0.0.0.0", {"127.0.0.1", "::1"}), ("::", {"127.0.0.1", "::1"}), ("127.0.0.1", {"127.0.0.1"})],
@@ -232,7 +303,8 @@ def test_all_addresses_of_one_family_are_those_of_both(host: str, answers: set[s
 
 def test_an_address_that_this_machine_lacks_is_passed_by_where_it_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
-    infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("192.0.2.1", "127.0.0.1")]
+    addresses = ("192.0.2.1", "127.0.0.1", "127.0.0.1")
+    infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
     (made,) = grpc_relay.listeners("a-name", port, shared=False)
     assert made.getsockname() == ("127.0.0.1", port)
