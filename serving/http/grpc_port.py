@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message
 from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_grpc_connections
 from kdc.serving.http.grpc_relay import Relay
+from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.runtime import own_folder
 from kdc.serving.http.settings import ServeSettings
 
@@ -44,13 +45,16 @@ _WINDOW = 64 * 1024  # bytes that a client may send before they are read
 
 
 @contextlib.asynccontextmanager
-async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
+async def grpc_port(
+    app: ASGIApp, methods: Collection[str], settings: ServeSettings, metrics: Metrics
+) -> AsyncIterator[None]:
     """Answer calls by an app for as long as the context lasts. To be used in the event loop.
 
     Args:
         app: takes POST requests with the paths of `methods`; answers 200 with a message, or an error as `replies` has.
         methods: that there are; other calls are UNIMPLEMENTED.
         settings: the address and the limits.
+        metrics: count connections that are closed.
 
     Raises:
         InputError: it cannot listen at the address.
@@ -64,7 +68,7 @@ async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSetti
     )
     with own_folder() as folder:
         path = folder / "grpc"
-        relay = Relay(path, most_grpc_connections(settings))
+        relay = Relay(path, most_grpc_connections(settings), metrics.closed_grpc)
         try:
             server.add_insecure_port(f"unix:{path}")
         except RuntimeError:  # grpc's words name no reason

@@ -12,6 +12,7 @@ import errno
 import functools
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _PREFACE = 24  # bytes that a client sends before its first frame
@@ -140,9 +141,9 @@ class _End(asyncio.BufferedProtocol):
 class _Client(_End):
     """The end of a client."""
 
-    def __init__(self, grpc: _End) -> None:
+    def __init__(self, grpc: _End, closed: Callable[[str], None]) -> None:
         super().__init__()
-        self.other, self._frames = grpc, Frames()
+        self.other, self._frames, self._closed = grpc, Frames(), closed
         self._waiting: asyncio.TimerHandle | None = None  # until it is read again
         self._unread: asyncio.TimerHandle | None = None  # until it is cut off
 
@@ -156,8 +157,7 @@ class _Client(_End):
     def pause_writing(self) -> None:
         """Give a client that does not read some time: grpc, whose end is not read then, waits for it without end."""
         super().pause_writing()
-        assert self.transport is not None
-        self._unread = asyncio.get_running_loop().call_later(_UNREAD_S, self.transport.abort)
+        self._unread = asyncio.get_running_loop().call_later(_UNREAD_S, self._cut_off, "unread")
 
     def resume_writing(self) -> None:
         self._cancel(self._unread)
@@ -166,8 +166,7 @@ class _Client(_End):
     def pass_on(self, data: bytes) -> None:
         seconds = self._frames.wait(data)
         if seconds > _LONGEST_S or self._frames.continued > _MOST_CONTINUED:
-            if self.transport is not None:
-                self.transport.abort()
+            self._cut_off("hasty")
             return
         if seconds > 0:
             self.hold("hasty")
@@ -178,6 +177,12 @@ class _Client(_End):
         self._cancel(self._waiting)
         self._cancel(self._unread)
         super().connection_lost(error)
+
+    def _cut_off(self, reason: str) -> None:
+        if self.is_open:
+            assert self.transport is not None
+            self.transport.abort()
+            self._closed(reason)
 
     def _cancel(self, timer: asyncio.TimerHandle | None) -> None:
         if timer is not None:
@@ -190,10 +195,11 @@ class Relay:
     Args:
         grpc: the socket at which grpc listens.
         most: connections that there may be; those beyond are closed.
+        closed: is told of each connection that is closed, and why: "many", "hasty" or "unread".
     """
 
-    def __init__(self, grpc: Path, most: int) -> None:
-        self._grpc, self._most = grpc, most
+    def __init__(self, grpc: Path, most: int, closed: Callable[[str], None]) -> None:
+        self._grpc, self._most, self._closed = grpc, most, closed
         self._listeners: list[socket.socket] = []
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -226,6 +232,7 @@ class Relay:
                 return
             if len(self._connections) >= self._most:
                 client.close()
+                self._closed("many")
                 continue
             connection = loop.create_task(self._relay(client))
             self._connections.add(connection)
@@ -238,7 +245,7 @@ class Relay:
         end: _End | None = None
         try:
             _, grpc = await loop.create_unix_connection(_End, str(self._grpc))
-            _, end = await loop.connect_accepted_socket(functools.partial(_Client, grpc), client)
+            _, end = await loop.connect_accepted_socket(functools.partial(_Client, grpc, self._closed), client)
             await asyncio.wait([end.lost, grpc.lost])
         except OSError:  # no descriptor is left, the client has left already, or the service ends
             pass

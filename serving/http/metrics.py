@@ -129,6 +129,8 @@ class Metrics(Collector):
         )
         self.connections = gauge("kdc_connections", "Connections that are open.")
         self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
+        closed = "gRPC connections closed: too many, or its client was too hasty, or left replies unread."
+        self.closed_grpc_connections = counter("kdc_closed_grpc_connections", closed, ["reason"])
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
@@ -145,6 +147,11 @@ class Metrics(Collector):
         self.connections.set(connections)
         if refused:
             self.refused_connections.inc()
+
+    @_counts
+    def closed_grpc(self, reason: str) -> None:
+        """Count a gRPC connection that was closed: "many", "hasty" or "unread"."""
+        self.closed_grpc_connections.labels(reason).inc()
 
     @_counts
     def reloaded(self, model: str, *, refused: bool) -> None:

@@ -25,6 +25,7 @@ from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.api.v2_grpc import _data
 from kdc.serving.http.grpc_port import grpc_port
+from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
 from kdc.serving.launch import address_of
 
@@ -346,7 +347,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
             pass
 
         async def started() -> None:  # as under `bentoml serve`, which looks at no port beforehand
-            async with grpc_port(nothing, (), ServeSettings(grpc_address=address)):
+            async with grpc_port(nothing, (), ServeSettings(grpc_address=address), Metrics()):
                 pass
 
         with pytest.raises(InputError, match="cannot listen for gRPC there"):

@@ -74,10 +74,16 @@ def test_an_honest_client_does_not_wait(clock: list[float]) -> None:
 
 
 def relayed(
-    check: Callable[[int, Relay, list[bytes]], Awaitable[None]], folder: Path, *, most: int = 8, closes: bool = False
+    check: Callable[[int, Relay, list[bytes]], Awaitable[None]],
+    folder: Path,
+    *,
+    most: int = 8,
+    closes: bool = False,
+    tells: str = "",
 ) -> None:
     """Run a check against a relay in uvloop, with its port, itself, and what came to the socket behind it, which gives
-    all bytes back, or `closes` at the first ones."""
+    all bytes back, or `closes` at the first ones. The relay has to tell of connections that it closed for this reason,
+    and of no other ones."""
 
     async def main() -> None:
         received: list[bytes] = []
@@ -93,12 +99,14 @@ def relayed(
             writer.close()
 
         async with await asyncio.start_unix_server(echo, folder / "grpc"):
-            port, relay = free_port(), Relay(folder / "grpc", most)
+            closed: list[str] = []
+            port, relay = free_port(), Relay(folder / "grpc", most, closed.append)
             relay.start("127.0.0.1", port, shared=False)
             try:
                 await asyncio.wait_for(check(port, relay, received), 20)
             finally:
                 relay.close()
+            assert {*closed} == ({tells} if tells else set())
 
     uvloop.run(main())
 
@@ -154,7 +162,7 @@ def test_who_would_have_to_wait_for_long_is_cut_off(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         assert sum(map(len, received)) < 20_000
 
-    relayed(check, tmp_path)
+    relayed(check, tmp_path, tells="hasty")
 
 
 def test_a_head_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
@@ -167,7 +175,7 @@ def test_a_head_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
                 assert await reader.read() == b""
         assert len(b"".join(received)) == len(PREFACE) + 9 + 16 * 10
 
-    relayed(check, tmp_path)
+    relayed(check, tmp_path, tells="hasty")
 
 
 def test_connections_beyond_the_most_are_closed_and_one_that_ends_makes_room(tmp_path: Path) -> None:
@@ -185,7 +193,7 @@ def test_connections_beyond_the_most_are_closed_and_one_that_ends_makes_room(tmp
             writer.write(b"hello")
             assert await reader.readexactly(5) == b"hello"
 
-    relayed(check, tmp_path, most=2)
+    relayed(check, tmp_path, most=2, tells="many")
 
 
 def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +208,7 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pyt
         while relay._connections:
             await asyncio.sleep(0.01)
 
-    relayed(check, tmp_path)
+    relayed(check, tmp_path, tells="unread")
 
 
 def test_connections_that_are_not_over_are_ended(tmp_path: Path) -> None:
@@ -222,7 +230,7 @@ def test_a_client_is_closed_where_grpc_left_before_it_was_there() -> None:
         grpc = grpc_relay._End()
         grpc.connection_lost(None)
         transport = mock.Mock()
-        grpc_relay._Client(grpc).connection_made(transport)
+        grpc_relay._Client(grpc, closed=print).connection_made(transport)
         transport.abort.assert_called_once()
 
     asyncio.run(main())
