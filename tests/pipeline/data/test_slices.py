@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdc.pipeline.data.splits import pick_slice, sample, shares, tune_size
+from kdc.pipeline.data.splits import pick_last, pick_slice, sample, shares, tune_size
 from kdc.pipeline.data.units import connect
 
 
@@ -116,3 +116,10 @@ def test_units_that_are_too_large_for_a_share_may_take_half_of_a_class() -> None
     chosen = pick_slice(units, classes, np.ones(20, dtype=np.bool_), 8, seed=0)
     assert chosen.sum() == 5
     assert len(set(units[chosen])) == 1
+
+
+def test_the_last_rows_are_whole_units_and_one_that_is_far_too_large_is_passed_by() -> None:
+    # Wanted are 3 rows: the latest unit has 2, with the next one's 3 there would be more than 4.5, the third has 1.
+    units, times = np.array([0, 0, 1, 1, 1, 2]), np.array([9.0, 8.0, 5.0, 6.0, 5.0, 1.0])
+    assert pick_last(units, times, 3).tolist() == [True, True, False, False, False, True]
+    assert pick_last(units, times, 4).tolist() == [True, True, True, True, True, False]
