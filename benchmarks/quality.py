@@ -55,9 +55,9 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-linear": ([*SST2, "--student", "linear", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     # The same teachers' students that learn from the 12,000 rows alone.
-    "sst2-conv": ([*SST2, "--student", "conv"], "sst2-ul"),
-    "sst2-static": ([*SST2, "--student", "static"], "sst2-ul"),
-    "sst2-linear": ([*SST2, "--student", "linear"], "sst2-ul"),
+    "sst2-conv": ([*SST2, "--student", "conv"], "sst2"),
+    "sst2-static": ([*SST2, "--student", "static"], "sst2"),
+    "sst2-linear": ([*SST2, "--student", "linear"], "sst2"),
     # The smallest file of half the layers, and of none.
     "sst2-small": ([*SST2, *SMALL], "sst2"),
     "sst2-small-static": ([*SST2, *SMALL, "--student", "static"], "sst2-small"),
