@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,6 +24,7 @@ from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
 from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean
@@ -68,17 +68,20 @@ def fingerprint(model: str) -> str:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The model's fast tokenizer.
+    """The model's fast tokenizer, without the templates for chats that some have: a classifier has no use for them, and
+    transformers before 5.10 writes each to a file of whatever name it has (CVE-2026-9856, PYSEC-2026-3929).
 
     Raises:
         InputError: there is no such model, or it has no fast tokenizer, whose `tokenizer.json` the artifact needs.
     """
+    config = load_config(model)  # first, since it is checked: AutoTokenizer may open it too
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(model), use_fast=True)
     except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
         raise _cannot_load("tokenizer", model, error) from error
+    tokenizer.chat_template = None
     # Some tokenizers make token types for models that take none.
-    classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(load_config(model)), None)
+    classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if not tokenizer.is_fast:
@@ -91,10 +94,10 @@ def load_config(model: str) -> PretrainedConfig:
     """The model's config, without its weights.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or its config names code to run, see `open_config`.
     """
     try:
-        return AutoConfig.from_pretrained(locate(model))
+        return open_config(locate(model))
     except (OSError, ValueError) as error:
         raise _cannot_load("model's config", model, error) from error
 
@@ -120,7 +123,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
     place = locate(model)
     names = task.labels or ("score",)
     try:
-        config = AutoConfig.from_pretrained(
+        config = open_config(
             place,
             num_labels=task.outputs,
             id2label=dict(enumerate(names)),

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
+from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.pooling import MeanPooledClassifier, is_mean_pooled
 from kdc.pipeline.models.shallow import ShallowClassifier, says_shallow
 
@@ -18,5 +19,5 @@ def class_of(config: PretrainedConfig) -> Any:
 
 def open_classifier(place: str | Path, **options: Any) -> Any:
     """Open a classifier that `save_pretrained` wrote, of any form; the options are those of `from_pretrained`."""
-    config = AutoConfig.from_pretrained(place)
+    config = open_config(place)
     return class_of(config).from_pretrained(place, config=config, **options)

@@ -12,9 +12,11 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.hub import cached_file
+
+from kdc.pipeline.models.configs import open_config
 
 Pooling = Literal["auto", "first", "mean"]
 
@@ -83,7 +85,7 @@ def reads_the_mean(place: str, pooling: Pooling) -> bool:
     """
     if pooling != "auto":
         return pooling == "mean"
-    if is_mean_pooled(AutoConfig.from_pretrained(place)):
+    if is_mean_pooled(open_config(place)):
         return True
     note = cached_file(
         place,

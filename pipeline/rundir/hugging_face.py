@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from kdc.artifact.manifest import CPU_PROVIDER, Manifest, TokenizerInfo
+from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.opening import class_of
 
 CONFIG, TOKENIZER_CONFIG, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
@@ -57,7 +58,7 @@ def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) 
         "clean_up_tokenization_spaces": False,
     }
     _write(folder / TOKENIZER_CONFIG, settings)
-    if class_of(AutoConfig.from_pretrained(model)) is AutoModelForSequenceClassification:
+    if class_of(open_config(model)) is AutoModelForSequenceClassification:
         shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
 
 

@@ -1,5 +1,6 @@
 """Models: where adapters go, what is trained beside them, whose labels are whose."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,6 +116,57 @@ def test_a_model_that_is_not_there_is_wrong_input(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="cannot load the model"):
         loading.load_model(str(tmp_path / "none"), TASK)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"_attn_implementation": "somebody/kernels"},
+        {"_attn_implementation_internal": {"": "sdpa", "text_config": "somebody/kernels"}},
+        {"text_config": {"attn_implementation": "somebody/kernels"}},
+        {"parts": [{"trust_remote_code": True}]},
+    ],
+)
+def test_a_config_that_would_run_code_of_a_hub_is_refused(hostile: dict[str, Any], tmp_path: Path) -> None:
+    build("bert", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | hostile))
+    for opens in (loading.load_config, loading.load_tokenizer, lambda place: loading.load_model(place, TASK)):
+        with pytest.raises(InputError, match="would run code of a hub"):
+            opens(str(tmp_path))
+    with pytest.raises(ValueError, match="would run code of a hub"):
+        loading.load_plain(tmp_path)
+
+
+def test_code_that_a_config_says_to_trust_is_not_run(tmp_path: Path) -> None:
+    """LightGlue's config of transformers before 5.5 opens a second one, by the first one's word that it is harmless."""
+    code = tmp_path / "theirs"
+    code.mkdir()
+    (code / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}')
+    (code / "evil.py").write_text(
+        "from transformers import PretrainedConfig\n"
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "class Evil(PretrainedConfig): pass\n"
+    )
+    second = {"model_type": "evil", "_name_or_path": str(code)}
+    first = {"model_type": "lightglue", "trust_remote_code": True, "keypoint_detector_config": second}
+    build("bert", tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(first))
+    (tmp_path / "model" / "tokenizer_config.json").unlink()  # without it AutoTokenizer opens the config
+    for opens in (loading.load_tokenizer, loading.load_config):
+        with pytest.raises(InputError):
+            opens(str(tmp_path / "model"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_template_for_chats_is_written_nowhere(tmp_path: Path) -> None:
+    """Its name is a stranger's: with `../` in it transformers before 5.10 writes outside of the folder."""
+    build("bert", tmp_path / "theirs")
+    settings = json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text())
+    templates = [{"name": "default", "template": "x"}, {"name": "../../outside", "template": "x"}]
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": templates}))
+    loading.load_tokenizer(str(tmp_path / "theirs")).save_pretrained(tmp_path / "ours" / "tokenizer")
+    assert not list(tmp_path.rglob("*.jinja"))
 
 
 def test_a_finetuned_teachers_outputs_are_put_into_the_tasks_order(tmp_path: Path) -> None:
