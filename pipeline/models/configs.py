@@ -26,7 +26,7 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
     for name, value in _settings(file):
         if (name == "trust_remote_code" and value) or ("_implementation" in name and "/" in str(value)):
             raise ValueError(f"its config.json has {name}={value!r}, which would run code of a hub")
-    config: PretrainedConfig = AutoConfig.from_pretrained(place, **options)
+    config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
     return config
 
 

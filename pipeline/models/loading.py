@@ -76,7 +76,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """
     config = load_config(model)  # first, since it is checked: AutoTokenizer may open it too
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(model), use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(locate(model), use_fast=True, trust_remote_code=False)
     except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
         raise _cannot_load("tokenizer", model, error) from error
     tokenizer.chat_template = None

@@ -1,5 +1,7 @@
 """Models: where adapters go, what is trained beside them, whose labels are whose."""
 
+import contextlib
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,8 +140,10 @@ def test_a_config_that_would_run_code_of_a_hub_is_refused(hostile: dict[str, Any
         loading.load_plain(tmp_path)
 
 
-def test_code_that_a_config_says_to_trust_is_not_run(tmp_path: Path) -> None:
-    """LightGlue's config of transformers before 5.5 opens a second one, by the first one's word that it is harmless."""
+def test_a_strangers_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers asks a person at a terminal whether to; and LightGlue's config of transformers before 5.5 takes the
+    word of another config for it."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")
     code = tmp_path / "theirs"
     code.mkdir()
     (code / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}')
@@ -153,9 +157,16 @@ def test_code_that_a_config_says_to_trust_is_not_run(tmp_path: Path) -> None:
     build("bert", tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps(first))
     (tmp_path / "model" / "tokenizer_config.json").unlink()  # without it AutoTokenizer opens the config
-    for opens in (loading.load_tokenizer, loading.load_config):
+    for opens, place in itertools.product((loading.load_tokenizer, loading.load_config), (code, tmp_path / "model")):
         with pytest.raises(InputError):
-            opens(str(tmp_path / "model"))
+            opens(str(place))
+    # A tokenizer of its own beside a model that is none of a stranger's.
+    build("bert", tmp_path / "other")
+    mapped = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (tmp_path / "other" / "tokenizer_config.json").write_text(json.dumps(mapped))
+    (tmp_path / "other" / "evil.py").write_text((code / "evil.py").read_text())
+    with contextlib.suppress(InputError):
+        loading.load_tokenizer(str(tmp_path / "other"))
     assert not (tmp_path / "ran").exists()
 
 
