@@ -19,7 +19,8 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import CONTROLS
-from kdc.pipeline.training.finetuning import plan_for
+from kdc.pipeline.training.batches import Rows
+from kdc.pipeline.training.finetuning import plan_for, score_model
 from kdc.pipeline.training.students import merged_student
 from kdc.pipeline.training.teachers import train_teacher
 
@@ -84,7 +85,7 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
     if recipe == "paper":
         rates = method_rates(recipe, "teacher", "lora")
     source = str(run.folder("teacher") / "model") if teacher.finetuned else teacher.model
-    model, result = train_teacher(
+    model, training = train_teacher(
         source,
         teacher.model_copy(update={"method": "lora", "lora": run.student.lora, **rates}),
         run.data(),
@@ -95,5 +96,7 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
         join=run.join,
     )
     model.save_pretrained(work / "model")
-    loading.load_tokenizer(source).save_pretrained(work / "model")
-    return result
+    tokenizer = loading.load_tokenizer(source)
+    tokenizer.save_pretrained(work / "model")
+    tune = Rows([run.data().tokens("teacher", "tune")])
+    return score_model(model.to(run.device), tune, run.data().task, tokenizer.pad_token_id, training)

@@ -24,7 +24,7 @@ from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results.data import DataResult
-from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult
+from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, TrainingSummary
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import PROBE, SCORES
@@ -33,7 +33,7 @@ from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.callbacks import Diverged
-from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits, score_model
+from kdc.pipeline.training.finetuning import check_learned, plan_for, score_logits
 from kdc.pipeline.training.joining import join_of, set_join
 from kdc.pipeline.training.predict import predict
 from kdc.pipeline.training.rates import MOST_TRIALS, SHARE, Rates, search_rates
@@ -89,14 +89,13 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     tokenizer = loading.load_tokenizer(source)
     pad_id = tokenizer.pad_token_id
     if settings.finetuned:
-        model: Any = load_finetuned(source, data.task, settings.labels).to(run.device)
-        set_join(model, run.config.long.trained_join(run.data().task.kind))
-        result = score_model(model, Rows([data.tokens(role, "tune")]), data.task, pad_id)
-        result = _with_join(run, model.to("cpu"), result, role, pad_id)
+        model: Any = load_finetuned(source, data.task, settings.labels)
+        set_join(model, run.config.long.trained_join(data.task.kind))
+        result, _ = _looked_at(run, model, role, pad_id)
     else:
         if settings.search == "quick":
             settings = _with_rates(run, source, role, target.with_name(f"rates-{role}.json"))
-        model, result = train_teacher(
+        model, training = train_teacher(
             source,
             settings,
             data,
@@ -104,11 +103,15 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
             role=role,
             checkpoints=checkpoints,
             progress=run.progress,
-            join=run.config.long.trained_join(run.data().task.kind),
+            join=run.config.long.trained_join(data.task.kind),
         )
-        result = _with_join(run, model, result, role, pad_id)
+        result, answers = _looked_at(run, model, role, pad_id, training)
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
-            model, result = _or_from_probe(run, settings, model, result, checkpoints.with_name(_PROBE_CHECKPOINTS))
+            standing = standing_of(run, answers)
+            if standing is not None and not standing.is_shown:
+                run.say(f"teacher: {worded(standing, data.task.metrics[0])}; fine-tunes it from the probe's head too")
+                checkpoints = checkpoints.with_name(_PROBE_CHECKPOINTS)
+                model, result = _or_from_probe(run, settings, model, result, checkpoints)
     _say_join(run, model)
     _check(run, result)
     model.save_pretrained(target)
@@ -124,16 +127,20 @@ def _hint(run: Run) -> None:
         run.say(f"teacher: {hint}")
 
 
-def _with_join(run: Run, model: Any, result: ModelResult, role: str, pad_id: int) -> ModelResult:
-    """The model's result once it joins the windows of its rows by the way that is best on the tuning slice."""
-    if run.config.long.mode == "cut" or run.config.long.join != "auto":
-        return result
-    task, tune = run.data().task, Rows([run.data().tokens(role, "tune")])
-    if choose_join(model.to(run.device), tune, task, pad_id):
-        scored = score_model(model, tune, task, pad_id)
-        result = scored.model_copy(update={"training": result.training})
+def _looked_at(
+    run: Run, model: Any, role: str, pad_id: int, training: TrainingSummary | None = None
+) -> tuple[ModelResult, NDArray[np.float32]]:
+    """A teacher's result and its answers on the tuning slice, (rows, outputs), once it joins the windows of its rows by
+    the way that is best there. It comes and goes back on the CPU."""
+    task, tokens = run.data().task, run.data().tokens(role, "tune")
+    tune = Rows([tokens])
+    model.to(run.device)
+    if run.config.long.mode != "cut" and run.config.long.join == "auto":
+        choose_join(model, tune, task, pad_id)
+    answers = predict(model, tune, pad_id=pad_id)
     model.to("cpu")
-    return result
+    result = score_logits(answers, np.asarray(tokens["label"][:]), task)
+    return result if training is None else result.model_copy(update={"training": training}), answers
 
 
 def _say_join(run: Run, model: Any) -> None:
@@ -169,7 +176,7 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
             checkpoints = record.with_name(_RATES_CHECKPOINTS)
             shutil.rmtree(checkpoints, ignore_errors=True)
             try:
-                _, result = train_teacher(
+                _, training = train_teacher(
                     source,
                     tried,
                     data,
@@ -179,8 +186,7 @@ def _with_rates(run: Run, source: str, role: str, record: Path) -> TeacherSettin
                     progress=run.progress,
                     join=run.config.long.trained_join(run.data().task.kind),
                 )
-                assert result.training is not None
-                losses[name] = result.training.history.tune_loss[-1][1]
+                losses[name] = training.history.tune_loss[-1][1]
             except Diverged:
                 losses[name] = math.inf
             write_whole(record, json.dumps(losses, indent=1))
@@ -199,21 +205,15 @@ def _rates_of(rates: Rates) -> dict[str, float]:
 def _or_from_probe(
     run: Run, settings: TeacherSettings, model: Any, result: ModelResult, checkpoints: Path
 ) -> tuple[Any, ModelResult]:
-    """The fine-tuned teacher, unless it is not better than the best baseline beyond chance: then the best of it, of a
-    second one that is fine-tuned from the linear probe's head (LP-FT, Kumar et al. 2022, arXiv 2202.10054), and of the
-    probe itself. A tie is for the one that came first."""
+    """The best of the fine-tuned teacher, of a second one that is fine-tuned from the linear probe's head (LP-FT, Kumar
+    et al. 2022, arXiv 2202.10054), and of the probe itself. A tie is for the one that came first."""
     data, metric = run.data(), run.data().task.metrics[0]
-    tune, pad_id = Rows([data.tokens("teacher", "tune")]), loading.load_tokenizer(settings.model).pad_token_id
-    standing = standing_of(run, predict(model.to(run.device), tune, pad_id=pad_id))
-    model = model.to("cpu")
-    if standing is None or standing.is_shown:
-        return model, result
-    run.say(f"teacher: {worded(standing, metric)}; fine-tunes it from the linear probe's head too")
+    pad_id = loading.load_tokenizer(settings.model).pad_token_id
     with np.load(run.folder("baselines") / PROBE) as probe:
         head = Linear(probe["weight"], probe["bias"])
     probing = with_head(loading.load_model(settings.model, data.task, pooling="mean").model, head)
-    set_join(probing, run.config.long.trained_join(run.data().task.kind))
-    second, trained = train_teacher(
+    set_join(probing, run.config.long.trained_join(data.task.kind))
+    second, training = train_teacher(
         settings.model,
         settings,
         data,
@@ -222,13 +222,12 @@ def _or_from_probe(
         checkpoints=checkpoints,
         progress=run.progress,
         head=head,
-        join=run.config.long.trained_join(run.data().task.kind),
+        join=run.config.long.trained_join(data.task.kind),
     )
-    probed = score_model(probing, tune, data.task, pad_id)
     tries = {
         "fine-tuned": (model, result),
-        "fine-tuned from the probe's head": (second, _with_join(run, second, trained, "teacher", pad_id)),
-        "the probe": (probing, _with_join(run, probing, probed, "teacher", pad_id)),
+        "fine-tuned from the probe's head": (second, _looked_at(run, second, "teacher", pad_id, training)[0]),
+        "the probe": (probing, _looked_at(run, probing, "teacher", pad_id)[0]),
     }
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])

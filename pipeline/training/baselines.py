@@ -131,6 +131,8 @@ class Encoder:
         self.tokenizer = loading.load_tokenizer(source)
         self.max_length = max_length
         self.apart = apart
+        self._of_rows: dict[int, Logits] = {}  # vectors that were kept, by row id
+        self._of_texts: dict[str, Logits] = {}  # and by text
 
     def settle(self, tokens: Any) -> None:
         """Find out in which number format these tokens are encoded faster, where that is open."""
@@ -143,22 +145,22 @@ class Encoder:
         other.apart = apart
         return other
 
-    def vectors(self, rows: Any, tokens: Any) -> NDArray[np.float32]:
+    def vectors(self, rows: Any, tokens: Any, *, keep: bool = False) -> NDArray[np.float32]:
         """(rows, features). Of a pair that is encoded apart, they are both vectors, their product, and the distance in
-        each place (Conneau et al. 2017, arXiv 1705.02364, section 3.1)."""
+        each place (Conneau et al. 2017, arXiv 1705.02364, section 3.1). What was encoded with `keep` is not encoded
+        again; of pairs that are encoded apart no text is encoded twice in any case."""
         if not self.apart:
-            return self._encode(tokens)
-        first, second = (self._encode_texts(texts) for texts in _columns(rows))
+            known = self._of_rows if keep else {}
+            return _of_each(tokens["row"][:], known, lambda _, places: self._encode(tokens.select(places)))
+        of_texts = self._of_texts if keep else {}
+        first, second = (
+            _of_each(texts, of_texts, lambda new, _: self._encode(self._tokens(new))) for texts in _columns(rows)
+        )
         return np.concatenate([first, second, first * second, np.abs(first - second)], axis=1)
 
     def _encode(self, tokens: Any) -> NDArray[np.float32]:
         with answering(self.environment):
             return predict(self.model, Rows([tokens]), pad_id=self.tokenizer.pad_token_id)
-
-    def _encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """(texts, width). A text that occurs in many pairs is encoded once."""
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        return self._encode(self._tokens(list(places)))[[places[text] for text in texts]]
 
     def _tokens(self, texts: list[str]) -> Any:
         import datasets
@@ -168,16 +170,25 @@ class Encoder:
         return datasets.Dataset.from_dict({**encoded, "row": list(range(len(texts))), "length": lengths})
 
 
+def _of_each(keys: Sequence[Any], known: dict[Any, Logits], encode: Callable[[list[Any], list[int]], Logits]) -> Logits:
+    """The vectors of keys, (keys, width). Those that are not known yet are encoded, given keys and places, each once,
+    and are known from then on."""
+    places = {key: place for place, key in enumerate(keys) if key not in known}
+    if places:
+        known |= zip(places, encode(list(places), list(places.values())), strict=True)
+    return np.stack([known[key] for key in keys])
+
+
 def fit_probe(encoder: Encoder, train: Sample, tune: Sample, task: Task) -> Fitted:
     """A linear model on the vectors of an encoder that is left as it is (Alain and Bengio 2016, arXiv 1610.01644).
 
     It is fitted to features of like spread. One that is nearly constant stays small: else it would have weights a
     thousand times as large as others, and int8, which has one step for a row of weights, would round these to nothing.
     """
-    vectors = encoder.vectors(train.rows, train.tokens)
+    vectors = encoder.vectors(train.rows, train.tokens, keep=True)
     mean, spread = vectors.mean(0), vectors.std(0)
     spread = np.maximum(spread, max(_LEAST_SPREAD * np.median(spread), 1e-6))
-    tuned = encoder.vectors(tune.rows, tune.tokens)
+    tuned = encoder.vectors(tune.rows, tune.tokens, keep=True)
     scaled, _, score = best_fit(
         (vectors - mean) / spread, train.labels, (tuned - mean) / spread, tune.labels, task, _PROBE_STRENGTHS
     )

@@ -1,4 +1,4 @@
-"""From a stage's settings to a trained model, and what that model then answers on the tuning slice."""
+"""From a stage's settings to a trained model; and how well a model answers the tuning slice."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings, TrainSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results.training import ModelResult
+from kdc.pipeline.results.training import ModelResult, TrainingSummary
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
 from kdc.pipeline.training.environment import Environment, settle
@@ -41,8 +41,8 @@ def fine_tune(
     new_modules: tuple[str, ...] = (),
     teacher_logits: Path | None = None,
     unlabeled: bool = True,
-) -> ModelResult:
-    """Train a model in place on the training rows, and score it on the tuning slice.
+) -> TrainingSummary:
+    """Train a model in place on the training rows; it stays on the device of the environment.
 
     Args:
         model: a sequence classifier, or a PEFT model over one.
@@ -64,13 +64,12 @@ def fine_tune(
         objective = replace(objective, alpha=settings.alpha, temperature=settings.temperature)
     splits = ["train", "unlabeled"] if teacher_logits and unlabeled and data.has("unlabeled") else ["train"]
     rows = Rows.read(data, role, splits, teacher_logits)
-    tune = Rows.read(data, role, ["tune"], teacher_logits)
     environment = settle(environment, model, rows, pad_id=pad_id)
     _note_precision(checkpoints, "bf16" if environment.bf16 else "fp32")
-    training = train(
+    return train(
         model,
         rows,
-        tune,
+        Rows.read(data, role, ["tune"], teacher_logits),
         pad_id=pad_id,
         objective=objective,
         plan=replace(plan_for(settings, len(rows), environment), new_modules=new_modules),
@@ -79,8 +78,6 @@ def fine_tune(
         progress=progress,
         groups=data.groups("tune"),
     )
-    result = score_model(model, Rows(tune.parts), data.task, pad_id)
-    return result.model_copy(update={"training": training})
 
 
 def _note_precision(checkpoints: Path, precision: str) -> None:
@@ -144,10 +141,14 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
     return tuple(float(weight) for weight in raw * counts.sum() / (raw * counts).sum())
 
 
-def score_model(model: Any, tune: Rows, task: Task, pad_id: int) -> ModelResult:
-    """The metrics of a model, which answers on the device where it is, on the labelled rows of the tuning slice."""
+def score_model(
+    model: Any, tune: Rows, task: Task, pad_id: int, training: TrainingSummary | None = None
+) -> ModelResult:
+    """The metrics of a model, which answers on the device where it is, on the labelled rows of the tuning slice, and
+    how it was trained."""
     labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
-    return score_logits(predict(model, tune, pad_id=pad_id), labels, task)
+    result = score_logits(predict(model, tune, pad_id=pad_id), labels, task)
+    return result if training is None else result.model_copy(update={"training": training})
 
 
 def score_logits(logits: NDArray[np.floating], labels: NDArray[np.generic], task: Task) -> ModelResult:

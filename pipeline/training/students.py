@@ -75,7 +75,7 @@ def distil(
     if settings.method == "lora":
         student = adapters.with_adapters(student, new_modules, settings.lora)
         adapters.save_rewritten(student, out / "base", out / "below")
-    result = fine_tune(
+    training = fine_tune(
         student,
         settings,
         data,
@@ -88,6 +88,7 @@ def distil(
         teacher_logits=teacher_logits,
         unlabeled=unlabeled,
     )
+    result = score_model(student, Rows([data.tokens(role, "tune")]), data.task, pad_id, training)
     student.to("cpu")
     if settings.method == "lora":
         adapters.save_adapters(student, out / "adapter")

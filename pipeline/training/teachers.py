@@ -16,13 +16,13 @@ from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.opening import open_classifier
-from kdc.pipeline.results.training import ModelResult
+from kdc.pipeline.results.training import TrainingSummary
 from kdc.pipeline.training import adapters
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune
-from kdc.pipeline.training.joining import best_join, join_of, set_join
+from kdc.pipeline.training.joining import best_join, set_join
 from kdc.pipeline.training.predict import predict_parts
 
 
@@ -37,7 +37,7 @@ def train_teacher(
     progress: Progress,
     head: Linear | None = None,
     join: tuple[Join, ...] | None = None,
-) -> tuple[Any, ModelResult]:
+) -> tuple[Any, TrainingSummary]:
     """Load a pretrained teacher (path or hub id) and fine-tune it: all weights, or through adapters, which are merged.
     With a linear probe's head it begins from that head, which reads the mean of the token vectors. The windows of its
     rows are joined by `join`; None where rows are cut. For the other arguments see `fine_tune`.
@@ -53,7 +53,7 @@ def train_teacher(
     model = loaded.model if head is None else with_head(loaded.model, head)
     if through_adapters:
         model = adapters.with_adapters(model, loaded.new_modules, settings.lora)
-    result = fine_tune(
+    training = fine_tune(
         model,
         settings,
         data,
@@ -65,22 +65,16 @@ def train_teacher(
         new_modules=loaded.new_modules if head is None else (),  # the head has been trained already
     )
     model = model.to("cpu")
-    return model.merge_and_unload() if through_adapters else model, result
+    return model.merge_and_unload() if through_adapters else model, training
 
 
-def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> bool:
-    """Have a model join the windows of its rows by the way that gives the labels of the tuning slice the least loss.
-
-    Returns:
-        Whether that is another way than before.
-    """
+def choose_join(model: Any, tune: Rows, task: Task, pad_id: int) -> None:
+    """Have a model join the windows of its rows by the way that gives the labels of the tuning slice the least loss."""
     parts, counts = predict_parts(model, tune, pad_id=pad_id)
     labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
     if task.kind == "regression":
         labels = (labels - task.center) / task.spread
-    before, join = join_of(model.config), best_join(parts, counts, labels, task.kind)
-    set_join(model, join)
-    return join != before
+    set_join(model, best_join(parts, counts, labels, task.kind))
 
 
 def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> Any:

@@ -7,7 +7,6 @@ import pytest
 
 from kdc.pipeline.config.tasks import find_task
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings, TrainSettings
-from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.training import finetuning
 from kdc.pipeline.training.environment import Environment
 
@@ -47,8 +46,6 @@ def objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(finetuning, "train", train)
     monkeypatch.setattr(finetuning, "Rows", Nothing)
     monkeypatch.setattr(finetuning, "settle", lambda environment, *given, **more: environment)
-    result = ModelResult(tune={"accuracy": 1.0}, majority={"accuracy": 0.0}, constant=False)
-    monkeypatch.setattr(finetuning, "score_model", lambda *given: result)
 
     def of(settings: TrainSettings) -> Any:
         finetuning.fine_tune(
