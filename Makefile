@@ -121,8 +121,8 @@ sbom: $(VENV_SBOM)/.installed
 # The image's packages as they are locked, then those of the two environments in which artifacts are made.
 OSV := https://api.osv.dev/v1/query
 AUDIT := $(VENV_AUDIT)/bin/pip-audit --vulnerability-service osv --osv-url $(OSV) --progress-spinner off
-# The page says of each why it does not reach kdc.
-NAMED = $(shell sed -n 's/^| \(PYSEC-[0-9-]*\) .*/--ignore-vuln \1/p' docs/vulnerabilities.md)
+# What the page names for these installs, with why it does not reach kdc.
+NAMED = $(shell sed -n 's/^| \(PYSEC-[0-9-]*\) | \($(1)\) |.*/--ignore-vuln \1/p' docs/vulnerabilities.md)
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 audit: audit-serving audit-compress audit-optimum
 
@@ -130,10 +130,10 @@ audit-serving: $(VENV_AUDIT)/.installed
 	$(AUDIT) --disable-pip --require-hashes --requirement deploy/lock/cpu.txt
 
 audit-compress: $(VENV_AUDIT)/.installed $(VENV)/.installed-compress
-	$(AUDIT) $(NAMED) --path "$$($(VENV)/bin/python $(PURELIB))"
+	$(AUDIT) $(call NAMED,compress) --path "$$($(VENV)/bin/python $(PURELIB))"
 
 audit-optimum: $(VENV_AUDIT)/.installed $(VENV_OPTIMUM)/.installed-test
-	$(AUDIT) $(NAMED) --path "$$($(VENV_OPTIMUM)/bin/python $(PURELIB))"
+	$(AUDIT) $(call NAMED,compress\|optimum) --path "$$($(VENV_OPTIMUM)/bin/python $(PURELIB))"
 
 test-audit: $(VENV)/.installed-test $(VENV_AUDIT)/.installed $(VENV)/.installed-compress $(VENV_OPTIMUM)/.installed-test
 	$(VENV)/bin/python -P -m pytest -m audit tests/deploy

@@ -1,6 +1,6 @@
 """Opens a model's config, which comes before anything else of a model.
 
-A config that others wrote is hostile input: transformers 4.57 fetches code that it names, and runs it.
+A config that others wrote is hostile input: transformers 4.57 fetches code that some of them name, and runs it.
 """
 
 from collections.abc import Iterator
@@ -8,32 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+# What a broken config.json has transformers raise.
+UNREADABLE = (OSError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
     """The config of a saved model, without its weights.
+
+    Only architectures of transformers' own classifiers are opened. All of these have their code in transformers, none
+    opens a second config of another place (LightGlue's does, CVE-2026-5241), and none can generate text, for which
+    transformers 4.57 runs code beside the weights (CVE-2026-80047).
 
     Args:
         place: a folder, or a hub id.
         options: what to change of it, as `from_pretrained` takes them.
 
     Raises:
-        OSError, ValueError: there is no such model, or transformers does not know its architecture.
-        ValueError: the config would have code of a hub run. It names attention that lies there (CVE-2026-4372), or
-            says itself that such code is to be trusted, which LightGlue's heeds (CVE-2026-5241).
+        One of UNREADABLE: there is no such model, or its config.json is broken.
+        ValueError: the architecture is none of those, or the config names attention code that lies on a hub
+            (CVE-2026-4372).
     """
     file, _ = PretrainedConfig.get_config_dict(place)
-    for name, value in _settings(file):
-        if (name == "trust_remote_code" and value) or ("_implementation" in name and "/" in str(value)):
-            raise ValueError(f"its config.json has {name}={value!r}, which would run code of a hub")
+    if (architecture := file.get("model_type")) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise ValueError(
+            f"its config.json has the model_type {architecture!r}, of which transformers has no classifier"
+        )
+    if "attribute_map" in file:  # would give a setting the name of another one
+        raise ValueError("its config.json has an attribute_map, which transformers writes into none")
+    for part in _parts(file):
+        for name in ("_attn_implementation", "_attn_implementation_internal", "attn_implementation"):
+            if "/" in str(part.get(name)):
+                raise ValueError(f"its config.json has {name}={part[name]!r}, which would run code of a hub")
     config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
     return config
 
 
-def _settings(part: Any) -> Iterator[tuple[str, Any]]:
-    """All names and values of a JSON document, at every depth."""
+def _parts(part: Any) -> Iterator[dict[str, Any]]:
+    """All dicts of a JSON document, at every depth."""
     if isinstance(part, dict):
-        yield from part.items()
+        yield part
     if isinstance(part, dict | list):
         for value in part.values() if isinstance(part, dict) else part:
-            yield from _settings(value)
+            yield from _parts(value)

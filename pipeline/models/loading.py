@@ -24,7 +24,7 @@ from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.models.configs import open_config
+from kdc.pipeline.models.configs import UNREADABLE, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
 from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean
@@ -79,7 +79,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(locate(model), use_fast=True, trust_remote_code=False)
     except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
         raise _cannot_load("tokenizer", model, error) from error
-    tokenizer.chat_template = None
+    # Past the tokenizer's own __setattr__: a special token of this name would take the value, and the templates stay.
+    object.__setattr__(tokenizer, "chat_template", None)
     # Some tokenizers make token types for models that take none.
     classifier: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if classifier and "token_type_ids" not in inspect.signature(classifier.forward).parameters:
@@ -94,11 +95,11 @@ def load_config(model: str) -> PretrainedConfig:
     """The model's config, without its weights.
 
     Raises:
-        InputError: there is no such model, or its config names code to run, see `open_config`.
+        InputError: there is no such model, or `open_config` refuses its config.
     """
     try:
         return open_config(locate(model))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _cannot_load("model's config", model, error) from error
 
 
@@ -138,7 +139,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
             loaded, info = class_of(config).from_pretrained(
                 place, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (*UNREADABLE, ImportError, RuntimeError) as error:
         raise _cannot_load("model", model, error) from error
     if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
         log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)

@@ -96,5 +96,6 @@ def _probe(run: Run, train: Sample, tune: Sample, out: Path) -> tuple[Fitted, st
         form = max(tried, key=lambda name: tried[name].score)
         probe = tried[form] if places is None else fitted(train, apart=form == "apart")
         head = probe if form == "together" else tried["together"]
+    encoder.forget()
     np.savez(out / PROBE, weight=head.model.weight, bias=head.model.bias)
     return probe, form

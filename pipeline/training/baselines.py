@@ -145,13 +145,19 @@ class Encoder:
         other.apart = apart
         return other
 
+    def forget(self) -> None:
+        """Let go of all vectors that were kept."""
+        self._of_rows.clear()
+        self._of_texts.clear()
+
     def vectors(self, rows: Any, tokens: Any, *, keep: bool = False) -> NDArray[np.float32]:
         """(rows, features). Of a pair that is encoded apart, they are both vectors, their product, and the distance in
         each place (Conneau et al. 2017, arXiv 1705.02364, section 3.1). What was encoded with `keep` is not encoded
         again; of pairs that are encoded apart no text is encoded twice in any case."""
         if not self.apart:
-            known = self._of_rows if keep else {}
-            return _of_each(tokens["row"][:], known, lambda _, places: self._encode(tokens.select(places)))
+            if not keep:
+                return self._encode(tokens)
+            return _of_each(tokens["row"][:], self._of_rows, lambda _, places: self._encode(tokens.select(places)))
         of_texts = self._of_texts if keep else {}
         first, second = (
             _of_each(texts, of_texts, lambda new, _: self._encode(self._tokens(new))) for texts in _columns(rows)

@@ -20,11 +20,13 @@ _HEAD = 9  # bytes of a frame's head: its length in 3, its type in 1, then flags
 # Priorities, resets, settings, and what goes on with a head: of these an honest client sends few.
 _CONTINUATION = 9
 _SELDOM = frozenset({2, 3, 4, _CONTINUATION})
+_OF_CALLS = frozenset({0, 1})  # data and heads
 _MOST_CONTINUED = 16  # of the last kind in all: the largest head that grpc takes here needs none (CVE-2024-27316)
 # Frames that a connection may send at once, and in each second after: of all kinds, and of those.
 _MOST = ((2000, 10_000.0), (400, 200.0))
 _LONGEST_S = 2.0  # that a client may have to wait; one that is not read does not show that it left
 _UNREAD_S = 10.0  # that a client may leave unread what buffers cannot take
+_SILENT_S = 10.0  # after which a connection gives way to another; calls are answered or refused long before
 _LINGER_S = 2.0  # that what is left for a client may take to be sent
 _BACKLOG, _A_TURN = 1024, 64  # connections that may wait in the kernel, and that are taken in a turn of the loop
 _PAUSE_S = 0.1  # until it is asked again whether there is a descriptor for a connection
@@ -41,6 +43,7 @@ class Frames:
         self._left = [float(burst) for burst, _ in _MOST]
         self._counted = time.monotonic()
         self.continued = 0  # frames that went on with a head, so far
+        self.called = self._counted  # when the last frame of a call came, by the monotonic clock
 
     def wait(self, data: bytes) -> float:
         """Seconds until more of a client may be read, after these bytes; 0 where it keeps to what it may send."""
@@ -58,7 +61,9 @@ class Frames:
         end = len(data) - _HEAD
         while place <= end:
             kind, found = data[place + 3], found + 1
-            if kind in _SELDOM:
+            if kind in _OF_CALLS:
+                self.called = self._counted
+            elif kind in _SELDOM:
                 seldom += 1
                 self.continued += kind == _CONTINUATION
             place += _HEAD + (data[place] << 16 | data[place + 1] << 8 | data[place + 2])
@@ -143,7 +148,7 @@ class _Client(_End):
 
     def __init__(self, grpc: _End, closed: Callable[[str], None]) -> None:
         super().__init__()
-        self.other, self._frames, self._closed = grpc, Frames(), closed
+        self.other, self.frames, self._closed = grpc, Frames(), closed
         self._waiting: asyncio.TimerHandle | None = None  # until it is read again
         self._unread: asyncio.TimerHandle | None = None  # until it is cut off
 
@@ -157,16 +162,16 @@ class _Client(_End):
     def pause_writing(self) -> None:
         """Give a client that does not read some time: grpc, whose end is not read then, waits for it without end."""
         super().pause_writing()
-        self._unread = asyncio.get_running_loop().call_later(_UNREAD_S, self._cut_off, "unread")
+        self._unread = asyncio.get_running_loop().call_later(_UNREAD_S, self.cut_off, "unread")
 
     def resume_writing(self) -> None:
         self._cancel(self._unread)
         super().resume_writing()
 
     def pass_on(self, data: bytes) -> None:
-        seconds = self._frames.wait(data)
-        if seconds > _LONGEST_S or self._frames.continued > _MOST_CONTINUED:
-            self._cut_off("hasty")
+        seconds = self.frames.wait(data)
+        if seconds > _LONGEST_S or self.frames.continued > _MOST_CONTINUED:
+            self.cut_off("hasty")
             return
         if seconds > 0:
             self.hold("hasty")
@@ -178,7 +183,8 @@ class _Client(_End):
         self._cancel(self._unread)
         super().connection_lost(error)
 
-    def _cut_off(self, reason: str) -> None:
+    def cut_off(self, reason: str) -> None:
+        """End the connection at once."""
         if self.is_open:
             assert self.transport is not None
             self.transport.abort()
@@ -194,14 +200,16 @@ class Relay:
 
     Args:
         grpc: the socket at which grpc listens.
-        most: connections that there may be; those beyond are closed.
-        closed: is told of each connection that is closed, and why: "many", "hasty" or "unread".
+        most: connections that there may be. For one beyond them the one on which the longest no call came is closed; it
+            is closed itself where there were calls on all of them a short while ago.
+        closed: is told of each connection that is closed, and why: "many", "idle", "hasty" or "unread".
     """
 
     def __init__(self, grpc: Path, most: int, closed: Callable[[str], None]) -> None:
         self._grpc, self._most, self._closed = grpc, most, closed
         self._listeners: list[socket.socket] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._clients: set[_Client] = set()  # those that are connected, and were not closed
 
     def start(self, host: str, port: int, *, shared: bool) -> None:
         """Listen; other processes may do so at the same address where it is `shared`.
@@ -230,7 +238,7 @@ class Relay:
                 loop.remove_reader(listener)
                 loop.call_later(_PAUSE_S, self._listen, listener)
                 return
-            if len(self._connections) >= self._most:
+            if len(self._connections) >= self._most and not self._make_room():
                 client.close()
                 self._closed("many")
                 continue
@@ -238,14 +246,24 @@ class Relay:
             self._connections.add(connection)
             connection.add_done_callback(self._connections.discard)
 
+    def _make_room(self) -> bool:
+        """Close the connection on which the longest no call came, unless that is not long ago."""
+        silent = min(self._clients, key=lambda client: client.frames.called, default=None)
+        if silent is None or time.monotonic() - silent.frames.called < _SILENT_S:
+            return False
+        self._clients.discard(silent)
+        silent.cut_off("idle")
+        return True
+
     async def _relay(self, client: socket.socket) -> None:
         """Relay one connection until both of its ends are lost, or this is cancelled."""
         loop = asyncio.get_running_loop()
         grpc: _End | None = None
-        end: _End | None = None
+        end: _Client | None = None
         try:
             _, grpc = await loop.create_unix_connection(_End, str(self._grpc))
             _, end = await loop.connect_accepted_socket(functools.partial(_Client, grpc, self._closed), client)
+            self._clients.add(end)
             await asyncio.wait([end.lost, grpc.lost])
         except OSError:  # no descriptor is left, the client has left already, or the service ends
             pass
@@ -255,6 +273,8 @@ class Relay:
                     each.transport.abort()
             if end is None:
                 client.close()
+            else:
+                self._clients.discard(end)
 
     def close(self) -> None:
         """Take no more connections than those that wait; what there is stays until grpc or the client ends it."""

@@ -129,7 +129,9 @@ class Metrics(Collector):
         )
         self.connections = gauge("kdc_connections", "Connections that are open.")
         self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
-        closed = "gRPC connections closed: too many, or its client was too hasty, or left replies unread."
+        gave_way = "Idle connections closed: there were too many, and another came."
+        self.gave_way = counter("kdc_idle_connections_closed", gave_way)
+        closed = "gRPC connections closed: too many, idle when another came, too hasty, or replies were left unread."
         self.closed_grpc_connections = counter("kdc_closed_grpc_connections", closed, ["reason"])
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
@@ -142,15 +144,15 @@ class Metrics(Collector):
         self.seconds.labels(route).observe(seconds)
 
     @_counts
-    def connected(self, connections: int, *, refused: bool = False) -> None:
-        """Note how many connections there are, and whether one was refused."""
+    def connected(self, connections: int, *, refused: bool = False, gave_way: bool = False) -> None:
+        """Note how many connections there are, and whether one was refused, or an idle one closed for it."""
         self.connections.set(connections)
-        if refused:
-            self.refused_connections.inc()
+        self.refused_connections.inc(refused)
+        self.gave_way.inc(gave_way)
 
     @_counts
     def closed_grpc(self, reason: str) -> None:
-        """Count a gRPC connection that was closed: "many", "hasty" or "unread"."""
+        """Count a gRPC connection that was closed: "many", "idle", "hasty" or "unread"."""
         self.closed_grpc_connections.labels(reason).inc()
 
     @_counts

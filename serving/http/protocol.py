@@ -83,23 +83,33 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ending = False  # whether the last answer is written, and what still comes is dropped
         self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
         self._linger = LINGER_BYTES  # most bytes that are dropped
+        # The server's connections on which no request has begun, the longest idle one first.
+        self._idle: dict[BoundedProtocol, None] = vars(self.server_state).setdefault("kdc_idle", {})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the connection's first head, or refuse the connection where there are too many."""
+        """Start the clock of the connection's first head. Where there are too many connections, the one that has been
+        idle the longest gives way, and where none is idle this one is refused."""
         super().connection_made(transport)
         if BoundedProtocol.accepting is not None:
             BoundedProtocol.accepting.more()
         self.flow = _Flow(transport)
         self._start_clock(HEAD_S)
         is_one_too_many = len(self.connections) > most_connections(self.settings)
-        self._count(refused=is_one_too_many)
-        if is_one_too_many:
+        gives_way = next(iter(self._idle), None) if is_one_too_many else None
+        is_refused = is_one_too_many and gives_way is None
+        self._count(refused=is_refused, gave_way=gives_way is not None)
+        if gives_way is not None:
+            gives_way.give_way()
+        if not is_refused:
+            self._idle[self] = None
+        else:
             self._ending = True
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
             transport.close()  # at once: those that are refused must not take the descriptors either
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks, and tell the request in work: uvicorn tells the newest one."""
+        self._idle.pop(self, None)
         self._stop_clock()
         self._stop_unread()
         if self._running is not None and not self._running.response_complete:
@@ -177,12 +187,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_unread()
         super().resume_writing()
 
+    def give_way(self) -> None:
+        """End an idle connection at once, so that another can have its place."""
+        self._idle.pop(self, None)
+        self.transport.abort()
+
     def timeout_keep_alive_handler(self) -> None:
         """End an idle connection, though its client may have left something unread."""
         self.close_gently()
 
     def on_message_begin(self) -> None:
         """Begin to count, and start the clock of the head. Until here the connection was idle, whatever came."""
+        self._idle.pop(self, None)
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head, self._head_bytes, self._fields = True, 0, 0
@@ -228,6 +244,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:  # the clock was that of the rest of this request
             self._stop_clock()
+            self._idle[self] = None
 
     def on_response_complete(self) -> None:
         """Go on with the requests that wait; or give a request that is answered already a while to end."""
@@ -243,10 +260,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.held = True
             self.flow.pause_reading()
             return
-        if self._in_head and not self._deaf:  # a part of it has waited
+        if not self._in_head:
+            self._idle[self] = None
+        elif not self._deaf:  # a part of it has waited
             self._start_clock(HEAD_S)
         self._parse(self._received)
         if self.cycle.response_complete and self.cycle.more_body:
+            self._idle.pop(self, None)
             self._start_clock(LINGER_S)
 
     def close_gently(self) -> None:
@@ -255,6 +275,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._ending = True
+        self._idle.pop(self, None)
         self._received = b""
         self._start_clock(LINGER_S)
         if self.cycle is not None and not self.cycle.more_body and not self._in_head:
@@ -302,9 +323,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
-    def _count(self, *, refused: bool = False) -> None:
+    def _count(self, *, refused: bool = False, gave_way: bool = False) -> None:
         if self.metrics is not None:
-            self.metrics.connected(len(self.connections), refused=refused)
+            self.metrics.connected(len(self.connections), refused=refused, gave_way=gave_way)
 
 
 def _forget_body(cycle: Any) -> None:

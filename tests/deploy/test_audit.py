@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from live import ROOT
+from packaging.specifiers import SpecifierSet
 
 ENVIRONMENTS = (".venv-audit/bin/pip-audit", ".venv-optimum/.installed-test")
 pytestmark = [
@@ -21,15 +22,18 @@ pytestmark = [
         not all((ROOT / name).exists() for name in ENVIRONMENTS), reason="pip-audit or Optimum: `make test-audit`"
     ),
 ]
-ROW = re.compile(r"^\| (PYSEC-\S+) \| (CVE-\S+) \| (\S+), (\S+)", re.MULTILINE)
+# ID, install, package, and the version that mends it, or the last one known to have it.
+ROW = re.compile(r"^\| (PYSEC-\S+) \| (compress|optimum) \| CVE-\S+ \| (\S+), (after )?(\S+) \|", re.MULTILINE)
+PAGE = (ROOT / "docs" / "vulnerabilities.md").read_text(encoding="utf-8")
 
 
 class Advisories(ThreadingHTTPServer):
-    """Answers as osv.dev does; `known` has the advisories by package, `asked` the (package, version) of all queries."""
+    """Answers as osv.dev does. `known` has by package the IDs of advisories with the versions that have them, `asked`
+    the (package, version) of all queries."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Query)
-        self.known: dict[str, list[tuple[str, str]]] = {}
+        self.known: dict[str, list[tuple[str, SpecifierSet]]] = {}
         self.asked: set[tuple[str, str]] = set()
 
     @property
@@ -39,19 +43,13 @@ class Advisories(ThreadingHTTPServer):
 
 class _Query(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        from packaging.version import InvalidVersion, Version
-
         query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name, version = query["package"]["name"], query["version"]
         server: Any = self.server
         server.asked.add((name, version))
         found = []
-        for identity, mended in server.known.get(name, []):
-            try:
-                affected = Version(version) < Version(mended)
-            except InvalidVersion:  # no version has it mended
-                affected = True
-            if affected:
+        for identity, affected in server.known.get(name, []):
+            if affected.contains(version, prereleases=True):
                 place = {"package": {"name": name, "ecosystem": "PyPI"}}
                 found.append({"id": identity, "summary": "of the page", "affected": [place]})
         body = json.dumps({"vulns": found} if found else {}).encode()
@@ -67,8 +65,9 @@ class _Query(BaseHTTPRequestHandler):
 @pytest.fixture
 def advisories() -> Iterator[Advisories]:
     server = Advisories()
-    for identity, _, package, mended in ROW.findall((ROOT / "docs" / "vulnerabilities.md").read_text()):
-        server.known.setdefault(package, []).append((identity, mended))
+    for identity, _, package, last, version in ROW.findall(PAGE):
+        affected = SpecifierSet(f"<={version}" if last else f"<{version}")
+        server.known.setdefault(package, []).append((identity, affected))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -78,6 +77,11 @@ def advisories() -> Iterator[Advisories]:
 def audit(install: str, advisories: Advisories, *more: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--no-print-directory", f"audit-{install}", f"OSV={advisories.url}", *more]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """The IDs in pip-audit's table: a line has name, version, ID."""
+    return set(re.findall(r"^[a-z-]+ +\S+ +(PYSEC-\S+)", done.stdout, re.MULTILINE))
 
 
 @pytest.mark.parametrize(
@@ -94,13 +98,17 @@ def test_an_audit_passes_over_what_the_page_names_and_nothing_else(
     done = audit(install, advisories)
     assert done.returncode == 0, done.stdout + done.stderr
     assert of_it <= {name for name, _ in advisories.asked}
-    advisories.known.setdefault("bentoml", []).append(("PYSEC-2099-1", "99"))
+    advisories.known.setdefault("bentoml", []).append(("PYSEC-2099-1", SpecifierSet(">0")))
     done = audit(install, advisories)
     assert done.returncode != 0
-    assert re.search(r"^bentoml +\S+ +PYSEC-2099-1", done.stdout, re.MULTILINE), done.stdout
+    assert findings(done) == {"PYSEC-2099-1"}, done.stdout
 
 
-def test_the_page_names_nothing_that_is_mended(advisories: Advisories) -> None:
-    """What no installed version has any more goes from the page: passed over, it would hide that it came back."""
-    named = {identity for at in advisories.known.values() for identity, _ in at}
-    assert set(re.findall(r"PYSEC-\S+", audit("optimum", advisories, "NAMED=").stdout)) == named
+@pytest.mark.parametrize(("install", "names"), [("compress", {"compress"}), ("optimum", {"compress", "optimum"})])
+def test_the_page_names_for_an_install_what_that_has(install: str, names: set[str], advisories: Advisories) -> None:
+    """Passed over where it is mended, or only another install has it, it would hide that it came back. A version that
+    is newer than the last one known to have it has to be looked at."""
+    named = {identity for identity, of, *_ in ROW.findall(PAGE) if of in names}
+    assert findings(audit(install, advisories, "NAMED=")) == named
+    advisories.known["transformers"] = [(identity, SpecifierSet(">0")) for identity, *_ in ROW.findall(PAGE)]
+    assert findings(audit(install, advisories)) == {identity for identity, *_ in ROW.findall(PAGE)} - named

@@ -1,7 +1,6 @@
 """Models: where adapters go, what is trained beside them, whose labels are whose."""
 
 import contextlib
-import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,13 @@ import pytest
 import tiny_runs
 import torch
 from tiny_models import ARCHITECTURES, build
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoModelForSequenceClassification,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import custom_task
@@ -120,62 +125,115 @@ def test_a_model_that_is_not_there_is_wrong_input(tmp_path: Path, monkeypatch: p
         loading.load_model(str(tmp_path / "none"), TASK)
 
 
+def change(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
         {"_attn_implementation": "somebody/kernels"},
         {"_attn_implementation_internal": {"": "sdpa", "text_config": "somebody/kernels"}},
-        {"text_config": {"attn_implementation": "somebody/kernels"}},
-        {"parts": [{"trust_remote_code": True}]},
+        {"text_config": [{"attn_implementation": "somebody/kernels"}]},
+        {"attribute_map": {"harmless": "_attn_implementation_internal"}, "harmless": "somebody/kernels"},
+        {"model_type": "vit_mae"},
+        {"model_type": None},
+        {"model_type": ["bert"]},
     ],
 )
-def test_a_config_that_would_run_code_of_a_hub_is_refused(hostile: dict[str, Any], tmp_path: Path) -> None:
+def test_a_config_that_could_run_code_is_refused(hostile: dict[str, Any], tmp_path: Path) -> None:
     build("bert", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | hostile))
+    change(tmp_path / "config.json", **hostile)
     for opens in (loading.load_config, loading.load_tokenizer, lambda place: loading.load_model(place, TASK)):
-        with pytest.raises(InputError, match="would run code of a hub"):
+        with pytest.raises(InputError, match=r"would run code of a hub|has no classifier|attribute_map|unhashable"):
             opens(str(tmp_path))
-    with pytest.raises(ValueError, match="would run code of a hub"):
+    with pytest.raises((ValueError, TypeError)):
         loading.load_plain(tmp_path)
 
 
-def test_a_strangers_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers asks a person at a terminal whether to; and LightGlue's config of transformers before 5.5 takes the
-    word of another config for it."""
-    monkeypatch.setattr("builtins.input", lambda _: "y")
-    code = tmp_path / "theirs"
-    code.mkdir()
-    (code / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}')
-    (code / "evil.py").write_text(
+@pytest.mark.parametrize("harmless", [{"trust_remote_code": True}, {"label2id": {"a/b": 0, "_attn_implementation": 1}}])
+def test_a_config_that_only_looks_like_one_is_opened(harmless: dict[str, Any], tmp_path: Path) -> None:
+    build("bert", tmp_path)
+    change(tmp_path / "config.json", **harmless)
+    assert loading.load_config(str(tmp_path)).model_type == "bert"
+
+
+@pytest.mark.parametrize(
+    "broken", ["[]", "null", '"bert"', "{", '{"model_type": "bert", "a": ' + "[" * 9000 + "]" * 9000 + "}"]
+)
+def test_a_broken_config_is_wrong_input(broken: str, tmp_path: Path) -> None:
+    build("bert", tmp_path)
+    (tmp_path / "config.json").write_text(broken, encoding="utf-8")
+    with pytest.raises(InputError, match="cannot load the model's config"):
+        loading.load_tokenizer(str(tmp_path))
+
+
+def theirs(folder: Path, ran: Path, config: dict[str, Any] | None = None) -> Path:
+    """A model of a stranger, with a tokenizer, and with code beside it that would make a file."""
+    build("bert", folder)
+    (folder / "tokenizer_config.json").unlink()  # without it AutoTokenizer opens the config
+    (folder / "evil.py").write_text(
         "from transformers import PretrainedConfig\n"
-        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        f"open({str(ran)!r}, 'w').close()\n"
         "class Evil(PretrainedConfig): pass\n"
     )
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    evil = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (folder / "config.json").write_text(json.dumps(evil if config is None else config))
+    return folder
+
+
+def test_a_strangers_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these runs it with transformers 4.57, where nothing is checked or somebody at a terminal says yes."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    ran, mapped = tmp_path / "ran", {"AutoModelForSequenceClassification": "evil.Evil", "AutoModel": "evil.Evil"}
+    code = theirs(tmp_path / "code", ran)
+    trusting = {"model_type": "lightglue", "trust_remote_code": True}
     second = {"model_type": "evil", "_name_or_path": str(code)}
-    first = {"model_type": "lightglue", "trust_remote_code": True, "keypoint_detector_config": second}
-    build("bert", tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text(json.dumps(first))
-    (tmp_path / "model" / "tokenizer_config.json").unlink()  # without it AutoTokenizer opens the config
-    for opens, place in itertools.product((loading.load_tokenizer, loading.load_config), (code, tmp_path / "model")):
-        with pytest.raises(InputError):
-            opens(str(place))
-    # A tokenizer of its own beside a model that is none of a stranger's.
+    direct = theirs(tmp_path / "direct", ran, trusting | {"keypoint_detector_config": second})
+    third = {"model_type": "xcodec", "semantic_model_config": {"_name_or_path": str(direct)}}
+    places = [code, direct, theirs(tmp_path / "third", ran, third)]
+    places += [
+        theirs(tmp_path / kind, ran, {"model_type": kind, "auto_map": mapped}) for kind in ("vit_mae", "csm", "llama4")
+    ]
+    for place in places:
+        for opens in (loading.load_tokenizer, loading.load_config, lambda place: loading.load_model(place, TASK)):
+            with pytest.raises(InputError):
+                opens(str(place))
+        for pooling in ("mean", "auto"):
+            with pytest.raises(InputError):
+                loading.load_model(str(place), TASK, pooling=pooling)
+    # A model that is as it should be, but for its tokenizer, and for a class of its own.
     build("bert", tmp_path / "other")
-    mapped = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
-    (tmp_path / "other" / "tokenizer_config.json").write_text(json.dumps(mapped))
     (tmp_path / "other" / "evil.py").write_text((code / "evil.py").read_text())
+    change(tmp_path / "other" / "config.json", auto_map=mapped)
+    for pooling in ("first", "mean"):
+        loading.load_model(str(tmp_path / "other"), TASK, pooling=pooling)  # type: ignore[arg-type]
+    own = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
+    change(tmp_path / "other" / "tokenizer_config.json", **own)
     with contextlib.suppress(InputError):
         loading.load_tokenizer(str(tmp_path / "other"))
-    assert not (tmp_path / "ran").exists()
+    assert not ran.exists()
 
 
-def test_a_template_for_chats_is_written_nowhere(tmp_path: Path) -> None:
+def test_an_architecture_that_is_opened_has_no_code_to_generate() -> None:
+    """transformers 4.57 runs `custom_generate/generate.py` beside the weights of what can generate, unasked."""
+    for name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        config = CONFIG_MAPPING[name]
+        for mapping in (MODEL_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING):
+            found = mapping[config]
+            for each in found if isinstance(found, tuple) else (found,):
+                assert each is not None
+                assert not each.can_generate(), name
+
+
+@pytest.mark.parametrize("more", [{}, {"extra_special_tokens": {"chat_template": "[X]"}}])
+def test_a_template_for_chats_is_written_nowhere(more: dict[str, Any], tmp_path: Path) -> None:
     """Its name is a stranger's: with `../` in it transformers before 5.10 writes outside of the folder."""
     build("bert", tmp_path / "theirs")
-    settings = json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text())
     templates = [{"name": "default", "template": "x"}, {"name": "../../outside", "template": "x"}]
-    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": templates}))
+    change(tmp_path / "theirs" / "tokenizer_config.json", chat_template=templates, **more)
     loading.load_tokenizer(str(tmp_path / "theirs")).save_pretrained(tmp_path / "ours" / "tokenizer")
     assert not list(tmp_path.rglob("*.jinja"))
 

@@ -82,8 +82,8 @@ def relayed(
     tells: str = "",
 ) -> None:
     """Run a check against a relay in uvloop, with its port, itself, and what came to the socket behind it, which gives
-    all bytes back, or `closes` at the first ones. The relay has to tell of connections that it closed for this reason,
-    and of no other ones."""
+    all bytes back, or `closes` at the first ones. The relay has to tell of connections that it closed for these
+    reasons, and of no other ones."""
 
     async def main() -> None:
         received: list[bytes] = []
@@ -106,7 +106,7 @@ def relayed(
                 await asyncio.wait_for(check(port, relay, received), 20)
             finally:
                 relay.close()
-            assert {*closed} == ({tells} if tells else set())
+            assert {*closed} == {*tells.split()}
 
     uvloop.run(main())
 
@@ -194,6 +194,46 @@ def test_connections_beyond_the_most_are_closed_and_one_that_ends_makes_room(tmp
             assert await reader.readexactly(5) == b"hello"
 
     relayed(check, tmp_path, most=2, tells="many")
+
+
+def test_the_connection_on_which_the_longest_no_call_came_gives_way_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a client that holds all places, and shows with pings that it is there."""
+    monkeypatch.setattr(grpc_relay, "_SILENT_S", 0.3)
+
+    async def gone(reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+    async def check(port: int, relay: Relay, received: list[bytes]) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            (first, calls), (second, pings), (third, _) = [
+                await stack.enter_async_context(connected(port)) for _ in range(3)
+            ]
+            while len(relay._clients) < 3:
+                await asyncio.sleep(0.01)
+            calls.write(PREFACE)
+            pings.write(PREFACE + frame(HEADERS))
+            await first.readexactly(len(PREFACE))
+            await second.readexactly(len(PREFACE) + 9)
+            await asyncio.sleep(0.4)
+            calls.write(frame(HEADERS))
+            pings.write(frame(6, b"8 bytes."))
+            await first.readexactly(9)
+            await second.readexactly(17)
+            for silent in (third, second):
+                reader, writer = await stack.enter_async_context(connected(port))
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                await gone(silent)
+            monkeypatch.setattr(grpc_relay, "_SILENT_S", 60)
+            refused, _ = await stack.enter_async_context(connected(port))
+            await gone(refused)
+            calls.write(frame(HEADERS))
+            await first.readexactly(9)
+
+    relayed(check, tmp_path, most=3, tells="idle many")
 
 
 def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,22 +355,72 @@ def test_nobody_is_connected_through(url: str) -> None:
 def test_connections_beyond_the_limit_are_refused_and_counted(artifact: Path) -> None:
     with running(artifact, max_connections=3) as url:
         held = [connect(url) for _ in range(3)]
-        for client in held:
-            client.sendall(request())
-            assert replies(client, 1)[0][0] == 200
+        begun = request()
+        for client in held:  # none of them is idle: a head has begun
+            client.sendall(begun[:9])
+        time.sleep(0.2)
         with connect(url) as refused:
             reply = until_closed(refused)
         assert b" 503 " in reply.split(b"\r\n", 1)[0]
         assert b"retry-after: 1" in reply.lower()
-        held[0].sendall(request())
+        held[0].sendall(begun[9:])
         assert replies(held[0], 1)[0][0] == 200
         for client in held[1:]:
             client.close()
         time.sleep(0.2)
         counted = httpx.get(f"{url}/metrics").text
         assert "kdc_refused_connections_total 1.0" in counted
+        assert "kdc_idle_connections_closed_total 0.0" in counted
         assert "kdc_connections 2.0" in counted  # the first one, and the one that asks
         held[0].close()
+
+
+def test_the_connection_that_was_idle_the_longest_gives_way_to_another(artifact: Path) -> None:
+    """Would catch one client that holds all places with connections on which it asks for nothing more."""
+    with running(artifact, max_connections=4) as url:
+        silent, *held = (connect(url) for _ in range(4))
+        for client in (*held, held[0]):  # idle the longest: the silent one, the second, the third, the first
+            client.sendall(request())
+            assert replies(client, 1)[0][0] == 200
+        for gives_way in (silent, held[1], held[2]):
+            with connect(url) as another:
+                another.sendall(request())
+                assert replies(another, 1)[0][0] == 200
+                assert gives_way.recv(10) == b""
+                held[0].sendall(request())
+                assert replies(held[0], 1)[0][0] == 200
+                more = connect(url)  # takes the place of `another` when that closes
+            more.sendall(b"GET")
+            time.sleep(0.1)
+        counted = httpx.get(f"{url}/metrics").text
+        assert "kdc_refused_connections_total 0.0" in counted
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_connection_with_a_request_in_work_does_not_give_way(answered: bool) -> None:
+    """Nor one whose request was answered before all of it had come."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if answered:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+        else:
+            await never_answers(scope, receive, send)
+
+    async def idle() -> list[bool]:
+        protocol = BoundedProtocol(uvicorn.Config(app), ServerState(), {})
+        protocol.connection_made(Transport())
+        found = [protocol in protocol._idle]
+        for part in (b"POST / HTTP/1.1\r\n", b"Content-Length: 5\r\n\r\n", b"he", b"llo"):
+            protocol.data_received(part)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            found.append(protocol in protocol._idle)
+        for task in protocol.tasks:
+            task.cancel()
+        return found
+
+    assert asyncio.run(idle()) == [True, False, False, False, answered]
 
 
 def test_an_idle_connection_is_kept_as_long_as_the_setting_says(artifact: Path) -> None:
