@@ -40,6 +40,7 @@ ATTACKS = GRPC_ATTACKS | HTTP_ATTACKS
 _MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
 _FAIR = "large-requests"
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
+_CONNECTIONS = 4000  # of which two attacks ask for five thousand
 
 
 @dataclass
@@ -119,7 +120,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
     manifest = load_manifest(artifact)
     server = all_servers(Subject(artifact, manifest, None, None, scratch))[0]["kdc"]
     apart, grpc_port = free_port(), free_port()
-    ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": "6000"}
+    ours = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "KDC_ADMIN_PORT": str(apart), "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}
     ours["KDC_GRPC_ADDRESS"] = f"127.0.0.1:{grpc_port}"
     server = replace(server, environment=server.environment | ours)
     found = {}
@@ -130,7 +131,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path) -> 
             by_itself = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds)
             if name == _FAIR:
                 asyncio.run(_alone(ATTACKS[name], by_itself))
-            target = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds, apart, grpc_port)
+            target = Target(up.port, manifest.task.is_pair, time.monotonic() + seconds, apart, grpc_port, _CONNECTIONS)
             found[name] = asyncio.run(beside(ATTACKS[name], target, up))
             if name == _FAIR:
                 found[name].progress = len(target.done) / max(1, len(by_itself.done))

@@ -25,6 +25,7 @@ class Target:
     Attributes:
         admin_port: that of probes alone, where there is one.
         grpc_port: that of gRPC, where there is one.
+        most_connections: that the service has.
         done: when a request of the attack itself was answered.
     """
 
@@ -33,6 +34,7 @@ class Target:
     until: float
     admin_port: int | None = None
     grpc_port: int | None = None
+    most_connections: int = 1024
     done: list[float] = field(default_factory=list)
 
     def goes_on(self) -> bool:
@@ -153,19 +155,29 @@ async def slowloris(target: Target) -> None:
 
 
 async def idle(target: Target) -> None:
-    """Five thousand, a thousand more each second: all at once they would keep this process from its probes."""
+    """A quarter more connections than there may be, on which nothing is asked."""
+    await _hold(target, b"")
+
+
+async def held(target: Target) -> None:
+    """The same, each of which keeps its place by asking something once."""
+    await _hold(target, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+async def _hold(target: Target, asked: bytes) -> None:
+    """A thousand more each second: all at once they would keep this process from its probes."""
 
     async def one(delay: float) -> None:
         await asyncio.sleep(delay)
-        await _idle_again(target)
+        while target.goes_on():
+            with contextlib.suppress(*GONE, TimeoutError):
+                async with connected(target) as (reader, writer):
+                    writer.write(asked)
+                    while await asyncio.wait_for(reader.read(4096), max(0.1, target.until - time.monotonic())):
+                        pass
+            await asyncio.sleep(0.5)
 
-    await asyncio.gather(*(one(place / 1000) for place in range(5000)))
-
-
-@again_and_again(1)
-async def _idle_again(target: Target) -> None:
-    async with connected(target) as (reader, _):
-        await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
+    await asyncio.gather(*(one(place / 1000) for place in range(target.most_connections * 5 // 4)))
 
 
 @again_and_again(20)
@@ -300,6 +312,7 @@ ATTACKS: dict[str, Attack] = {
     "large-heads": large_heads,
     "slowloris": slowloris,
     "idle": idle,
+    "held": held,
     "churn": churn,
     "half-bodies": half_bodies,
     "odd-framings": odd_framings,
