@@ -292,6 +292,21 @@ def test_a_teacher_without_a_trained_head_is_not_finetuned(tmp_path: Path) -> No
         load_finetuned(str(tmp_path), TASK, ("a", "b", "c"))
 
 
+def test_weights_in_several_files_are_one_model_and_one_fingerprint(tmp_path: Path) -> None:
+    """Would catch a model that is known by one of its files, so that a change in another would redo nothing."""
+    model, _ = build("bert", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    shards = sorted(tmp_path.glob("model-*-of-*.safetensors"))
+    assert len(shards) > 1
+    loaded = loading.load_model(str(tmp_path), TASK)
+    assert loaded.new_modules == ()
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in loaded.model.state_dict().items())
+    before = loading.fingerprint(str(tmp_path))
+    shards[-1].write_bytes(shards[-1].read_bytes()[:-1] + b"!")
+    assert loading.fingerprint(str(tmp_path)) != before
+
+
 def test_roberta_takes_two_tokens_less_than_it_has_positions(tmp_path: Path) -> None:
     model, _ = build("roberta", tmp_path)
     tokenizer = loading.load_tokenizer(str(tmp_path))
