@@ -260,10 +260,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.held = True
             self.flow.pause_reading()
             return
-        if not self._in_head:
-            self._idle[self] = None
-        elif not self._deaf:  # a part of it has waited
+        if self._in_head and not self._deaf:  # a part of it has waited
             self._start_clock(HEAD_S)
+        if self.timeout_keep_alive_task is not None and not self._in_head:  # no request that waited has begun
+            self._idle[self] = None
         self._parse(self._received)
         if self.cycle.response_complete and self.cycle.more_body:
             self._idle.pop(self, None)

@@ -423,6 +423,31 @@ def test_a_connection_with_a_request_in_work_does_not_give_way(answered: bool) -
     assert asyncio.run(idle()) == [True, False, False, False, answered]
 
 
+def test_a_request_that_waited_for_another_does_not_give_way() -> None:
+    asked = list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        if scope["path"] == "/first":
+            await asyncio.sleep(0)  # until the second one waits
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+        else:
+            await never_answers(scope, receive, send)
+
+    async def idle() -> bool:
+        protocol = BoundedProtocol(uvicorn.Config(app), ServerState(), {})
+        protocol.connection_made(Transport())
+        protocol.data_received(b"GET /first HTTP/1.1\r\n\r\nGET /second HTTP/1.1\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for task in protocol.tasks:
+            task.cancel()
+        return protocol in protocol._idle
+
+    assert (asyncio.run(idle()), asked) == (False, ["/first", "/second"])
+
+
 def test_an_idle_connection_is_kept_as_long_as_the_setting_says(artifact: Path) -> None:
     with running(artifact, keep_alive_s=0.5) as url, connect(url) as client:
         client.sendall(request())
