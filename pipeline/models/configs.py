@@ -1,4 +1,4 @@
-"""Opens a model's config, which comes before anything else of a model.
+"""Looks at a model's config, and at its tokenizer's, before anything else of a model is opened.
 
 A config that others wrote is hostile input: transformers 4.57 fetches code that some of them name, and runs it.
 """
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 
 # What a broken config.json has transformers raise.
 UNREADABLE = (OSError, ValueError, TypeError, AttributeError, RecursionError)
@@ -43,6 +44,31 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
                 raise ValueError(f"its config.json has {name}={part[name]!r}, which would run code of a hub")
     config: PretrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
     return config
+
+
+def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
+    """Refuse a tokenizer of which AutoTokenizer would open something else.
+
+    Args:
+        place: a folder, or a hub id.
+        config: of the model, which may name the tokenizer's class too.
+
+    Raises:
+        One of UNREADABLE: its tokenizer_config.json is broken.
+        ValueError: its class is none of a tokenizer: AutoTokenizer takes whatever transformers has under that name. Or
+            its vocabulary is a file elsewhere on this machine, of which the run would have a copy.
+    """
+    settings = get_tokenizer_config(place)
+    for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):
+        for each in (name, f"{name}Fast") if name is not None else ():
+            found = tokenizer_class_from_name(each)
+            if found is not None and not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
+                raise ValueError(f"its tokenizer_class is {name!r}, which is no tokenizer")
+    for name, value in settings.items():
+        if name.endswith("_file") and name != "special_tokens_map_file" and isinstance(value, str):  # that is not read
+            file = Path(value)
+            if file.exists() and Path(place).resolve() not in file.resolve().parents:
+                raise ValueError(f"its tokenizer_config.json has {name}={value!r}, which is a file elsewhere")
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:

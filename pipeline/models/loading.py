@@ -24,7 +24,7 @@ from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.models.configs import UNREADABLE, open_config
+from kdc.pipeline.models.configs import UNREADABLE, check_tokenizer, open_config
 from kdc.pipeline.models.minilm import find_minilm
 from kdc.pipeline.models.opening import class_of, open_classifier
 from kdc.pipeline.models.pooling import SENTENCE_POOLING, Pooling, mean_pooled_over, reads_the_mean
@@ -74,9 +74,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: there is no such model, or it has no fast tokenizer, whose `tokenizer.json` the artifact needs.
     """
-    config = load_config(model)  # first, since it is checked: AutoTokenizer may open it too
+    config = load_config(model)  # first, since it is checked: AutoTokenizer would open it itself
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(model), use_fast=True, trust_remote_code=False)
+        check_tokenizer(locate(model), config)
+        tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
     except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
         raise _cannot_load("tokenizer", model, error) from error
     # Past the tokenizer's own __setattr__: a special token of this name would take the value, and the templates stay.

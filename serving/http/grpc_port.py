@@ -68,7 +68,7 @@ async def grpc_port(
     )
     with own_folder() as folder:
         path = folder / "grpc"
-        relay = Relay(path, most_grpc_connections(settings), metrics.closed_grpc)
+        relay = Relay(path, most_grpc_connections(settings), metrics.closed_grpc, silent_s=settings.timeout_s + 1)
         try:
             server.add_insecure_port(f"unix:{path}")
         except RuntimeError:  # grpc's words name no reason

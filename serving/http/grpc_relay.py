@@ -26,7 +26,7 @@ _MOST_CONTINUED = 16  # of the last kind in all: the largest head that grpc take
 _MOST = ((2000, 10_000.0), (400, 200.0))
 _LONGEST_S = 2.0  # that a client may have to wait; one that is not read does not show that it left
 _UNREAD_S = 10.0  # that a client may leave unread what buffers cannot take
-_SILENT_S = 10.0  # after which a connection gives way to another; calls are answered or refused long before
+_MOST_ENDING = 8  # connections that have given way to others, and are not over yet
 _LINGER_S = 2.0  # that what is left for a client may take to be sent
 _BACKLOG, _A_TURN = 1024, 64  # connections that may wait in the kernel, and that are taken in a turn of the loop
 _PAUSE_S = 0.1  # until it is asked again whether there is a descriptor for a connection
@@ -202,11 +202,12 @@ class Relay:
         grpc: the socket at which grpc listens.
         most: connections that there may be. For one beyond them the one on which the longest no call came is closed; it
             is closed itself where there were calls on all of them a short while ago.
+        silent_s: seconds without a call that are no short while: more than a call may take.
         closed: is told of each connection that is closed, and why: "many", "idle", "hasty" or "unread".
     """
 
-    def __init__(self, grpc: Path, most: int, closed: Callable[[str], None]) -> None:
-        self._grpc, self._most, self._closed = grpc, most, closed
+    def __init__(self, grpc: Path, most: int, closed: Callable[[str], None], *, silent_s: float) -> None:
+        self._grpc, self._most, self._closed, self._silent_s = grpc, most, closed, silent_s
         self._listeners: list[socket.socket] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._clients: set[_Client] = set()  # those that are connected, and were not closed
@@ -249,7 +250,9 @@ class Relay:
     def _make_room(self) -> bool:
         """Close the connection on which the longest no call came, unless that is not long ago."""
         silent = min(self._clients, key=lambda client: client.frames.called, default=None)
-        if silent is None or time.monotonic() - silent.frames.called < _SILENT_S:
+        if silent is None or time.monotonic() - silent.frames.called < self._silent_s:
+            return False
+        if len(self._connections) >= self._most + _MOST_ENDING:
             return False
         self._clients.discard(silent)
         silent.cut_off("idle")

@@ -9,6 +9,7 @@ a second request in that body would be read as one. Such a request is read again
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers to
 MAX_FIELDS = 100  # headers and trailers
 HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
 WRITE_S = 10.0  # seconds in which a client that has too much to read must have read some of it
+IDLE_S = 0.5  # seconds without a request after which a connection gives way to another
 LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
 LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
 _LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
@@ -83,8 +85,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ending = False  # whether the last answer is written, and what still comes is dropped
         self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
         self._linger = LINGER_BYTES  # most bytes that are dropped
-        # The server's connections on which no request has begun, the longest idle one first.
-        self._idle: dict[BoundedProtocol, None] = vars(self.server_state).setdefault("kdc_idle", {})
+        # The server's connections on which no request has begun, by since when, the longest idle one first.
+        self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the connection's first head. Where there are too many connections, the one that has been
@@ -95,13 +97,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow = _Flow(transport)
         self._start_clock(HEAD_S)
         is_one_too_many = len(self.connections) > most_connections(self.settings)
-        gives_way = next(iter(self._idle), None) if is_one_too_many else None
+        gives_way = self._longest_idle() if is_one_too_many else None
         is_refused = is_one_too_many and gives_way is None
         self._count(refused=is_refused, gave_way=gives_way is not None)
         if gives_way is not None:
             gives_way.give_way()
         if not is_refused:
-            self._idle[self] = None
+            self._idle[self] = self.loop.time()
         else:
             self._ending = True
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
@@ -177,15 +179,34 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
-        """Give the client a while to read what there is."""
+        """Give the client a while to read some of what there is."""
         super().pause_writing()
+        self._wait_for_reading()
+
+    def _wait_for_reading(self, unread: float = math.inf) -> None:
+        """End the connection unless less than this many bytes are unread now, and look again after a while."""
         self._stop_unread()
-        self._unread = self.loop.call_later(WRITE_S, self.transport.abort)
+        left = self.transport.get_write_buffer_size()
+        if left >= unread:
+            self.transport.abort()
+        elif left:
+            self._unread = self.loop.call_later(WRITE_S, self._wait_for_reading, left)
 
     def resume_writing(self) -> None:
         """It has read."""
         self._stop_unread()
         super().resume_writing()
+
+    def _longest_idle(self) -> "BoundedProtocol | None":
+        """The connection that has been idle the longest, of those whose client has the last answer; None where none is
+        idle for a while: a request may be on its way."""
+        before = self.loop.time() - IDLE_S
+        for each, since in self._idle.items():
+            if since > before:
+                return None
+            if each.transport.get_write_buffer_size() == 0:
+                return each
+        return None
 
     def give_way(self) -> None:
         """End an idle connection at once, so that another can have its place."""
@@ -244,7 +265,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:  # the clock was that of the rest of this request
             self._stop_clock()
-            self._idle[self] = None
+            self._idle[self] = self.loop.time()
 
     def on_response_complete(self) -> None:
         """Go on with the requests that wait; or give a request that is answered already a while to end."""
@@ -263,7 +284,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head and not self._deaf:  # a part of it has waited
             self._start_clock(HEAD_S)
         if self.timeout_keep_alive_task is not None and not self._in_head:  # no request that waited has begun
-            self._idle[self] = None
+            self._idle[self] = self.loop.time()
         self._parse(self._received)
         if self.cycle.response_complete and self.cycle.more_body:
             self._idle.pop(self, None)
@@ -277,10 +298,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ending = True
         self._idle.pop(self, None)
         self._received = b""
-        self._start_clock(LINGER_S)
+        self._wait_for_reading()
         if self.cycle is not None and not self.cycle.more_body and not self._in_head:
+            self._stop_clock()
             self.transport.close()
             return
+        self._start_clock(LINGER_S)
         self.flow.held = False
         self.flow.resume_reading()
         if self.transport.can_write_eof():

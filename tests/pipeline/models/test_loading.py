@@ -217,6 +217,42 @@ def test_a_strangers_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("name", ["LightGlueConfig", "RagTokenizer", "BertLMHeadModel", "AutoProcessor", "AutoModel"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_what_is_no_tokenizer_is_not_opened_as_one(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    code, ran = theirs(tmp_path / "code", tmp_path / "ran"), tmp_path / "ran"
+    second = {"model_type": "evil", "_name_or_path": str(code)}
+    glue = {"model_type": "lightglue", "trust_remote_code": True, "keypoint_detector_config": second}
+    place = tmp_path / "model"
+    build("bert", place)
+    for more in ("evil.py", "custom_generate/generate.py"):
+        (place / more).parent.mkdir(exist_ok=True)
+        (place / more).write_text((code / more).read_text())
+    (place / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "evil.Evil"}}')
+    parts = {"question_encoder": glue, "generator": glue, "trust_remote_code": True, "keypoint_detector_config": second}
+    change(place / "config.json", **parts)
+    if file == "config.json":
+        (place / "tokenizer_config.json").unlink()
+    change(place / file, tokenizer_class=name)
+    with pytest.raises(InputError, match=f"'{name}', which is no tokenizer"):
+        loading.load_tokenizer(str(place))
+    assert not ran.exists()
+
+
+def test_a_vocabulary_that_lies_elsewhere_is_not_read(tmp_path: Path) -> None:
+    build("bert", tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    change(settings, vocab_file="/home/somebody/vocab.txt", special_tokens_map_file=str(tmp_path))  # as many have
+    loading.load_tokenizer(str(tmp_path / "model"))
+    (tmp_path / "secret").write_text("of another")
+    change(settings, vocab_file=str(tmp_path / "secret"))
+    with pytest.raises(InputError, match="a file elsewhere"):
+        loading.load_tokenizer(str(tmp_path / "model"))
+
+
 def test_an_architecture_that_is_opened_has_no_code_to_generate() -> None:
     """transformers 4.57 runs `custom_generate/generate.py` beside the weights of what can generate, unasked."""
     for name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:

@@ -100,7 +100,7 @@ def relayed(
 
         async with await asyncio.start_unix_server(echo, folder / "grpc"):
             closed: list[str] = []
-            port, relay = free_port(), Relay(folder / "grpc", most, closed.append)
+            port, relay = free_port(), Relay(folder / "grpc", most, closed.append, silent_s=0.3)
             relay.start("127.0.0.1", port, shared=False)
             try:
                 await asyncio.wait_for(check(port, relay, received), 20)
@@ -196,11 +196,8 @@ def test_connections_beyond_the_most_are_closed_and_one_that_ends_makes_room(tmp
     relayed(check, tmp_path, most=2, tells="many")
 
 
-def test_the_connection_on_which_the_longest_no_call_came_gives_way_to_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_connection_on_which_the_longest_no_call_came_gives_way_to_another(tmp_path: Path) -> None:
     """Would catch a client that holds all places, and shows with pings that it is there."""
-    monkeypatch.setattr(grpc_relay, "_SILENT_S", 0.3)
 
     async def gone(reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
@@ -227,7 +224,7 @@ def test_the_connection_on_which_the_longest_no_call_came_gives_way_to_another(
                 writer.write(b"hello")
                 assert await reader.readexactly(5) == b"hello"
                 await gone(silent)
-            monkeypatch.setattr(grpc_relay, "_SILENT_S", 60)
+            relay._silent_s = 60.0
             refused, _ = await stack.enter_async_context(connected(port))
             await gone(refused)
             calls.write(frame(HEADERS))

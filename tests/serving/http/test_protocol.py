@@ -145,6 +145,12 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.aborted
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -375,8 +381,11 @@ def test_connections_beyond_the_limit_are_refused_and_counted(artifact: Path) ->
         held[0].close()
 
 
-def test_the_connection_that_was_idle_the_longest_gives_way_to_another(artifact: Path) -> None:
+def test_the_connection_that_was_idle_the_longest_gives_way_to_another(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Would catch one client that holds all places with connections on which it asks for nothing more."""
+    monkeypatch.setattr("kdc.serving.http.protocol.IDLE_S", 0.0)
     with running(artifact, max_connections=4) as url:
         silent, *held = (connect(url) for _ in range(4))
         for client in (*held, held[0]):  # idle the longest: the silent one, the second, the third, the first
@@ -394,6 +403,60 @@ def test_the_connection_that_was_idle_the_longest_gives_way_to_another(artifact:
             time.sleep(0.1)
         counted = httpx.get(f"{url}/metrics").text
         assert "kdc_refused_connections_total 0.0" in counted
+
+
+def test_a_connection_that_has_just_come_is_not_taken_for_an_idle_one(artifact: Path) -> None:
+    """Its request may be on its way: clients that all come at once are answered or told 503, and none is hung up on."""
+    with running(artifact, max_connections=2) as url:
+        clients = [connect(url) for _ in range(6)]
+        told = []
+        for client in clients:
+            with contextlib.suppress(OSError):  # of one that was refused
+                client.sendall(request())
+            told.append(client.recv(64).split(b" ")[1])
+        assert sorted(told) == [b"200"] * 2 + [b"503"] * 4
+
+
+class Unread(Transport):
+    """A transport whose client has not read this much."""
+
+    unread = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+
+def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither another client nor a clock takes the rest of an answer from who reads it; who reads none is cut off."""
+    monkeypatch.setattr("kdc.serving.http.protocol.IDLE_S", 0.0)
+    monkeypatch.setattr("kdc.serving.http.protocol.WRITE_S", 0.05)
+    monkeypatch.setattr("kdc.serving.http.protocol.LINGER_S", 0.05)
+
+    async def reads(closing: bool) -> list[bool]:
+        transport, state = Unread(), ServerState()
+        protocol = BoundedProtocol(uvicorn.Config(answers), state, {})
+        protocol.connection_made(transport)
+        closes = b"Connection: close\r\n" if closing else b""
+        transport.unread = 1000
+        protocol.data_received(b"GET / HTTP/1.1\r\n" + closes + b"\r\n")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if not closing:
+            protocol.pause_writing()  # as a transport does that has so much
+        found = [protocol._longest_idle() is None]
+        for _ in range(4):
+            await asyncio.sleep(0.03)
+            transport.unread -= 10
+        found.append(transport.aborted)
+        await asyncio.sleep(0.2)
+        return [*found, transport.aborted]
+
+    assert [asyncio.run(reads(closing)) for closing in (False, True)] == [[True, False, True]] * 2
+
+
+async def answers(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -418,9 +481,10 @@ def test_a_connection_with_a_request_in_work_does_not_give_way(answered: bool) -
             found.append(protocol in protocol._idle)
         for task in protocol.tasks:
             task.cancel()
-        return found
+        protocol.connection_lost(None)
+        return [*found, protocol in protocol._idle]
 
-    assert asyncio.run(idle()) == [True, False, False, False, answered]
+    assert asyncio.run(idle()) == [True, False, False, False, answered, False]
 
 
 def test_a_request_that_waited_for_another_does_not_give_way() -> None:
