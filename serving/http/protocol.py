@@ -26,7 +26,8 @@ from kdc.serving.http.settings import ServeSettings
 MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together
 MAX_FIELDS = 100  # headers and trailers
 HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
-WRITE_S = 10.0  # seconds in which a client that has too much to read must have read some of it
+WRITE_S = 10.0  # seconds in which a client that has too much to read must have read so much of it, or all
+LEAST_READ = 64 * 1024
 IDLE_S = 0.5  # seconds without a request after which a connection gives way to another
 LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
 LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
@@ -184,17 +185,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_for_reading()
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
-        """End the connection unless less than this many bytes are unread now, and look again after a while."""
+        """End the connection unless its client has read enough of so many bytes by now; look again after a while."""
         self._stop_unread()
         left = self.transport.get_write_buffer_size()
-        if left >= unread:
+        if left > max(0, unread - LEAST_READ):
             self.transport.abort()
         elif left:
             self._unread = self.loop.call_later(WRITE_S, self._wait_for_reading, left)
 
     def resume_writing(self) -> None:
-        """It has read."""
-        self._stop_unread()
+        """It has read; of a connection that ends it has to read all."""
+        if not self._ending:
+            self._stop_unread()
         super().resume_writing()
 
     def _longest_idle(self) -> "BoundedProtocol | None":

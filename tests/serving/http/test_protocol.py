@@ -432,12 +432,12 @@ def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.Monk
     monkeypatch.setattr("kdc.serving.http.protocol.WRITE_S", 0.05)
     monkeypatch.setattr("kdc.serving.http.protocol.LINGER_S", 0.05)
 
-    async def reads(closing: bool) -> list[bool]:
+    async def reads(closing: bool, piece: int) -> list[bool]:
         transport, state = Unread(), ServerState()
         protocol = BoundedProtocol(uvicorn.Config(answers), state, {})
         protocol.connection_made(transport)
         closes = b"Connection: close\r\n" if closing else b""
-        transport.unread = 1000
+        transport.unread = 1_000_000
         protocol.data_received(b"GET / HTTP/1.1\r\n" + closes + b"\r\n")
         for _ in range(5):
             await asyncio.sleep(0)
@@ -446,12 +446,17 @@ def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.Monk
         found = [protocol._longest_idle() is None]
         for _ in range(4):
             await asyncio.sleep(0.03)
-            transport.unread -= 10
+            transport.unread -= piece
         found.append(transport.aborted)
+        protocol.resume_writing()  # as a transport does that has little left
+        if not closing:
+            protocol.pause_writing()
         await asyncio.sleep(0.2)
         return [*found, transport.aborted]
 
-    assert [asyncio.run(reads(closing)) for closing in (False, True)] == [[True, False, True]] * 2
+    for closing in (False, True):
+        assert asyncio.run(reads(closing, piece=200_000)) == [True, False, True]
+        assert asyncio.run(reads(closing, piece=1000)) == [True, True, True]  # would take minutes for one answer
 
 
 async def answers(scope: Any, receive: Any, send: Any) -> None:
