@@ -26,8 +26,8 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-optimum mutants lock sbom audit audit-serving audit-compress \
-	audit-optimum test-audit clean
+.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-optimum mutants lock sbom \
+	audit audit-serving audit-compress audit-optimum test-audit clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
@@ -118,7 +118,7 @@ sbom: $(VENV_SBOM)/.installed
 	$(VENV_SBOM)/bin/cyclonedx-py environment --pyproject $(VENV_SERVING)/pyproject.toml --mc-type application \
 		--output-reproducible --validate --output-format JSON --output-file dist/sbom.cdx.json $(VENV_SERVING)/bin/python
 
-# The image's packages as they are locked, then those of the two environments in which artifacts are made.
+# Of the image's packages as they are locked, and of the two environments in which artifacts are made.
 OSV := https://api.osv.dev/v1/query
 AUDIT := $(VENV_AUDIT)/bin/pip-audit --vulnerability-service osv --osv-url $(OSV) --progress-spinner off
 # What the page names for these installs, with why it does not reach kdc.

@@ -91,7 +91,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
     if settings.finetuned:
         model: Any = load_finetuned(source, data.task, settings.labels)
         set_join(model, run.config.long.trained_join(data.task.kind))
-        result, _ = _looked_at(run, model, role, pad_id)
+        result, _ = _scored(run, model, role, pad_id)
     else:
         if settings.search == "quick":
             settings = _with_rates(run, source, role, target.with_name(f"rates-{role}.json"))
@@ -105,7 +105,7 @@ def _make_teacher(run: Run, place: int, target: Path, checkpoints: Path) -> Mode
             progress=run.progress,
             join=run.config.long.trained_join(data.task.kind),
         )
-        result, answers = _looked_at(run, model, role, pad_id, training)
+        result, answers = _scored(run, model, role, pad_id, training)
         if place == 0 and settings.from_probe == "auto" and (run.folder("baselines") / PROBE).exists():
             standing = standing_of(run, answers)
             if standing is not None and not standing.is_shown:
@@ -127,7 +127,7 @@ def _hint(run: Run) -> None:
         run.say(f"teacher: {hint}")
 
 
-def _looked_at(
+def _scored(
     run: Run, model: Any, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> tuple[ModelResult, NDArray[np.float32]]:
     """A teacher's result and its answers on the tuning slice, (rows, outputs), once it joins the windows of its rows by
@@ -226,8 +226,8 @@ def _or_from_probe(
     )
     tries = {
         "fine-tuned": (model, result),
-        "fine-tuned from the probe's head": (second, _looked_at(run, second, "teacher", pad_id, training)[0]),
-        "the probe": (probing, _looked_at(run, probing, "teacher", pad_id)[0]),
+        "fine-tuned from the probe's head": (second, _scored(run, second, "teacher", pad_id, training)[0]),
+        "the probe": (probing, _scored(run, probing, "teacher", pad_id)[0]),
     }
     scores = {how: tried.tune[metric] for how, (_, tried) in tries.items()}
     best = max(scores, key=lambda how: scores[how])

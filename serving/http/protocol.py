@@ -26,8 +26,8 @@ from kdc.serving.http.settings import ServeSettings
 MAX_HEAD_BYTES = 16 * 1024  # of a request's first line, headers and trailers together
 MAX_FIELDS = 100  # headers and trailers
 HEAD_S = 10.0  # seconds of a head: from the start of a connection, or from its first byte, to its end
-WRITE_S = 10.0  # seconds in which a client that has too much to read must have read so much of it, or all
-LEAST_READ = 64 * 1024
+WRITE_S = 10.0  # seconds in which a client that has much to read must have read some of it:
+LEAST_READ = 64 * 1024  # so many bytes, or all
 IDLE_S = 0.5  # seconds without a request after which a connection gives way to another
 LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
 LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
