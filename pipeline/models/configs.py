@@ -55,8 +55,8 @@ def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
 
     Raises:
         One of UNREADABLE: its tokenizer_config.json is broken.
-        ValueError: its class is none of a tokenizer: AutoTokenizer takes whatever transformers has under that name. Or
-            its vocabulary is a file elsewhere on this machine, of which the run would have a copy.
+        ValueError: its tokenizer_class names something else, and AutoTokenizer would open whatever transformers has
+            under that name; or its vocabulary is a file elsewhere on this machine, which the run would copy.
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):
