@@ -299,10 +299,13 @@ class Engine:
         model are in the first one's scale. Arguments as of `predict`."""
 
         def in_batches(engine: Engine, encodings: Sequence[Part]) -> np.ndarray:
-            result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
             at_once = max(batch_size, min(most, _WINDOWS_AT_ONCE))
+            if 0 < len(encodings) <= at_once:
+                return engine.run(encodings)
+            result = np.zeros((len(encodings), engine.task.outputs), dtype=np.float32)
             # Rows of like length share a batch, so that little is computed on padding.
-            order = sorted(range(len(encodings)), key=lambda row: len(encodings[row]))
+            lengths = list(map(len, encodings))
+            order = sorted(range(len(encodings)), key=lengths.__getitem__)
             for start in range(0, len(order), at_once):
                 rows = order[start : start + at_once]
                 result[rows] = engine.run([encodings[row] for row in rows])

@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.long_texts import Encoded, Part, Tokens, spread, windows_of
+from kdc.serving.engine.word_pieces import WordPieces
 
 Text = str | tuple[str, str]
 
@@ -95,6 +96,8 @@ class RowTokenizer:
         self._longest = longest_row(max_length, long)  # tokens of a row after the cut
         # A tokenizer.json brings its own settings: the one of all-MiniLM pads every row to 128 tokens.
         tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._words = WordPieces.of(tokenizer, max_length)
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
         # A text has no more tokens than characters, so with so few characters it has few pieces.
@@ -134,18 +137,19 @@ class RowTokenizer:
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
         """
-        long = [place for place, row in enumerate(rows) if self._is_long(row)]
-        short = [row for row in rows if not self._is_long(row)] if long else rows
-        # "Fast" leaves out the offsets.
-        encodings: list[Encoded] = [*map(self._divided, self._cutting.encode_batch_fast(short))]
-        for place in long:
-            encodings.insert(place, self._encode_long(rows[place]))
+        found = [self._encode_long(row) if self._is_long(row) else self._looked_up(row) for row in rows]
+        rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
+        others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
+        encodings = [next(others) if encoding is None else encoding for encoding in found]
         if not all(map(len, encodings)):
             empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
             raise InputError(
                 "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
             )
         return encodings
+
+    def _looked_up(self, row: Text) -> Encoded | None:
+        return None if self._words is None else self._words.encode(row)
 
     def _encode_long(self, row: Text) -> Encoded:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known

@@ -1,0 +1,129 @@
+"""Token ids of plain rows, by looking their words up in the vocabulary of a WordPiece tokenizer (BERT, MiniLM, E5).
+
+The library `tokenizers` (0.23) takes several times as long for a sentence as a student without layers takes to answer
+it: it normalises any Unicode and keeps offsets that nobody reads. Its pull request 2229 says that version 1.0 will not.
+Once it does not, this file can go.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from kdc.serving.engine.long_texts import Tokens
+
+_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # BERT's words in a plain text: a sign is a word of its own
+_CONTROL = re.compile(r"[^ -~\t\n\r]")
+# How many unknown words a row may have, of at most so many characters. Cutting one into pieces takes time with the
+# square of its length, and no other thread runs meanwhile, as others do while the library works.
+_MOST_UNKNOWN, _LONGEST_UNKNOWN = 8, 32
+_FRAMED = (processors.TemplateProcessing, processors.BertProcessing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The special tokens of a row, before, between and after its texts."""
+
+    ids: tuple[list[int], ...]  # (texts + 1,) token ids
+    type_ids: tuple[list[int], ...]  # (texts + 1,) their types
+    of_text: tuple[int, ...]  # (texts,) the type of each text's tokens
+
+
+class WordPieces:
+    """Encodes rows as the library does, where that takes no more than a table of words.
+
+    Args:
+        table: token id of each word that is one token.
+        model: cuts the other words.
+        frames: of rows with one text, and of pairs.
+        longest: tokens of the longest row that is not cut, special tokens included.
+        signs: characters that a special token may begin with: a text that has one is left to the library.
+        lowercase: whether texts are put in lower case first.
+    """
+
+    def __init__(
+        self,
+        table: Mapping[str, int],
+        model: models.WordPiece,
+        frames: Sequence[_Frame],
+        *,
+        longest: int,
+        signs: frozenset[str],
+        lowercase: bool,
+    ) -> None:
+        self._table, self._model, self._frames, self._longest = table, model, frames, longest
+        self._signs, self._lowercase = signs, lowercase
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, longest: int) -> Self | None:
+        """Of a tokenizer that does not cut rows; None where it is of another kind than BERT's."""
+        before, model = tokenizer.normalizer, tokenizer.model
+        if not (
+            isinstance(before, normalizers.BertNormalizer | None)
+            and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+            and isinstance(model, models.WordPiece)
+            and isinstance(tokenizer.post_processor, (*_FRAMED, type(None)))
+        ):
+            return None
+        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        signs = frozenset(content[:1] for content in added)
+        if not all(map(str.isascii, added)) or not all(sign.strip() and not sign.isalnum() for sign in signs):
+            return None
+        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+        most = model.max_input_chars_per_word
+        table = {word: token for word, token in vocabulary.items() if word.isascii() and len(word) <= most}
+        word = next((word for word in table if word.isalpha() and word == word.lower()), None)
+        if word is None or model.unk_token not in vocabulary:
+            return None
+        alone, pair = tokenizer.encode_batch_fast([word, (word, word)])
+        frames = (_frame(alone, 1), _frame(pair, 2))
+        lowercase = before is not None and before.lowercase
+        return cls(table, model, frames, longest=longest, signs=signs, lowercase=lowercase)
+
+    def encode(self, row: str | tuple[str, str]) -> Tokens | None:
+        """The tokens of a row. None where it takes more than the table: it has characters that ASCII has not, something
+        that may be a special token, many unknown words, or more tokens than are kept."""
+        texts = (row,) if isinstance(row, str) else row
+        frame = self._frames[len(texts) - 1]
+        ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
+        for place, text in enumerate(texts):
+            found = self._ids(text)
+            if found is None:
+                return None
+            ids += found
+            ids += frame.ids[place + 1]
+            type_ids += [frame.of_text[place]] * len(found)
+            type_ids += frame.type_ids[place + 1]
+        return Tokens(ids, type_ids, False) if len(ids) <= self._longest else None
+
+    def _ids(self, text: str) -> list[int] | None:
+        if not text.isascii() or (not text.isprintable() and _CONTROL.search(text)):
+            return None
+        for sign in self._signs:
+            if sign in text:
+                return None
+        words = _WORD.findall(text.lower() if self._lowercase else text)
+        ids = list(map(self._table.get, words))
+        unknown = [place for place, token in enumerate(ids) if token is None] if None in ids else []
+        if len(unknown) > _MOST_UNKNOWN:
+            return None
+        for place in reversed(unknown):
+            word = words[place]
+            if len(word) > _LONGEST_UNKNOWN:
+                return None
+            ids[place : place + 1] = [piece.id for piece in self._model.tokenize(word)]
+        return ids  # type: ignore[return-value]  # none is None any more
+
+
+def _frame(row: Encoding, texts: int) -> _Frame:
+    """The special tokens of a row whose texts have a token each."""
+    owners, ids, type_ids = row.sequence_ids, row.ids, row.type_ids
+    places = [owners.index(text) for text in range(texts)]
+    starts, ends = [0, *(place + 1 for place in places)], [*places, len(ids)]
+    return _Frame(
+        tuple(ids[start:end] for start, end in zip(starts, ends, strict=True)),
+        tuple(type_ids[start:end] for start, end in zip(starts, ends, strict=True)),
+        tuple(type_ids[place] for place in places),
+    )

@@ -1,0 +1,118 @@
+"""Words that are looked up: the same tokens as the library's, and the library is asked for nothing else."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from kdc.serving.engine.tokenizing import RowTokenizer, Text
+from kdc.serving.engine.word_pieces import WordPieces
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "film", "the", "THE", "x2", "don", "t", "un", "a", "e", "2", "i"]
+PIECES += ["##s", "##watch", "##able", "##2", *"!,.'-#$@/", "é"]
+TEMPLATE = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+)
+# Words that are one token, several, or none; signs; what may be a special token; and what is not plain.
+WORDS = ["film", "The", "THE", "films", "unwatchable", "zebra", "x2", "22", "don't", "a-e", "...", "#s", "##s", "[SEP]"]
+WORDS += ["[", "é", "É", "cafe\u0301", "\u3000", "中文", "a\x00e", "a\x1ce", "\x7f", "\t", "\n", "\r\n", "\x0b", "\x85"]
+WORDS += ["a" * 32, "a" * 33, "z" * 101, "<mark>", "~", "`^"]
+
+
+def bert(
+    *, lowercase: bool = True, normalize: bool = True, processor: processors.PostProcessor | None = TEMPLATE
+) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece({piece: place for place, piece in enumerate(PIECES)}, unk_token="[UNK]"))
+    if normalize:
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if processor is not None:
+        tokenizer.post_processor = processor
+    tokenizer.add_special_tokens(PIECES[:4])
+    return tokenizer
+
+
+KINDS: dict[str, Callable[[], Tokenizer]] = {
+    "lower case": bert,
+    "any case": lambda: bert(lowercase=False),
+    "nothing normalised": lambda: bert(normalize=False),
+    "no special tokens": lambda: bert(processor=None),
+    "BERT's own frame": lambda: bert(processor=processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))),
+}
+
+
+def rows_of(seed: int) -> list[Text]:
+    draw = random.Random(seed)
+    texts = ["".join(draw.choices([*WORDS, " ", " ", "  "], k=draw.randint(1, 12))) for _ in range(60)]
+    texts += [" ".join(draw.choices(WORDS, k=draw.randint(1, 9))) for _ in range(60)]
+    texts += [" ".join(draw.choices(WORDS[:13], k=draw.randint(1, 12))) for _ in range(90)]
+    return [*texts, *zip(texts, draw.sample(texts, len(texts)), strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_are_those_of_the_library(kind: str) -> None:
+    """Would catch a word that the library reads otherwise: a sign within it, a control character that it drops, an
+    accent, a special token in the text, a word too long for any token; and special tokens in the wrong places."""
+    oracle, words = KINDS[kind](), WordPieces.of(KINDS[kind](), longest=24)
+    assert words is not None
+    looked_up = 0
+    for row in rows_of(seed=len(kind)):
+        (expected,) = oracle.encode_batch_fast([row])
+        if (found := words.encode(row)) is not None:
+            looked_up += 1
+            assert (found.ids, found.type_ids, found.overflowing) == (expected.ids, expected.type_ids, False), row
+        assert found is None or len(expected) <= 24
+    assert looked_up > 60
+
+
+@pytest.mark.parametrize("row", ["The films, unwatchable!", ("Don't\twatch", "zebra\n2 films"), "a" * 32])
+def test_plain_rows_are_not_left_to_the_library(row: Text) -> None:
+    words = WordPieces.of(bert(), longest=24)
+    assert words is not None
+    assert words.encode(row) is not None
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["é", "[SEP]", "a\x00", "z" * 33, " ".join(f"z{number}" for number in range(9)), "a " * 23, ("a", "a " * 20 + "é")],
+)
+def test_other_rows_are_left_to_the_library(row: Text) -> None:
+    """Would catch work without an end in which no other thread runs, and rows that are to be cut."""
+    words = WordPieces.of(bert(), longest=24)
+    assert words is not None
+    assert words.encode(row) is None
+
+
+def odd(change: Callable[[Tokenizer], object]) -> Tokenizer:
+    tokenizer = bert()
+    change(tokenizer)
+    return tokenizer
+
+
+OTHERS = {
+    "another normaliser": odd(lambda each: setattr(each, "normalizer", normalizers.NFKC())),
+    "another reader of words": odd(lambda each: setattr(each, "pre_tokenizer", pre_tokenizers.Whitespace())),
+    "another frame": odd(lambda each: setattr(each, "post_processor", processors.ByteLevel())),
+    "an added word": odd(lambda each: each.add_tokens(["film"])),
+    "an added letter that is normalised": odd(lambda each: each.add_tokens([AddedToken("É", normalized=True)])),
+    "an added space": odd(lambda each: each.add_tokens([" ."])),
+    "no token for unknown words": odd(lambda each: setattr(each, "model", models.WordPiece({"a": 0}, unk_token="u"))),
+    "no word": odd(lambda each: setattr(each, "model", models.WordPiece({"[UNK]": 0, "A": 1}, unk_token="[UNK]"))),
+    "another model": Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_tokenizers_are_left_to_the_library(kind: str) -> None:
+    assert WordPieces.of(OTHERS[kind], longest=24) is None
+
+
+def test_rows_of_both_ways_keep_their_order() -> None:
+    """Would catch answers that go to another row."""
+    rows: list[Text] = ["é a", "a", "a " * 400, "film é", "the film", "é"]
+    oracle = bert()
+    oracle.enable_truncation(8)
+    found = RowTokenizer(bert(), 8).encode(rows)
+    assert [row.ids for row in found] == [oracle.encode(row).ids for row in rows]
+    assert [bool(row.overflowing) for row in found] == [False, False, True, False, False, False]
