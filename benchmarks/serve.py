@@ -11,6 +11,7 @@ rows are made up, as long as GLUE's. Needs wrk. The peers with torch run in an e
 |---|---|
 | kdc | `kdc serve` |
 | uvicorn | the same app and batcher without BentoML: the limit over HTTP |
+| at-once | the same as `uvicorn` with a model that takes no time: the limit for students without layers, if asked for |
 | raw | forward passes alone, of 32 rows of like length (as many as a load offers, where it is less): the limit |
 | bentoml-batchable | the same engine behind BentoML's own batcher |
 | fastapi-pipeline | FastAPI around a transformers pipeline, torch |
@@ -152,7 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, default=Path("runs/pydocs"), help="directory of a kdc compress")
     parser.add_argument("--data", type=Path, help="GLUE's folder")
     parser.add_argument("--peers", type=Path, help="Python of the environment of the peers with torch")
-    parser.add_argument("--servers", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--servers", nargs="+", choices=NAMES, default=[name for name in NAMES if name != "at-once"])
     parser.add_argument("--loads", nargs="+", default=["*"], help=f"names or patterns of: {', '.join(LOADS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

@@ -1,16 +1,25 @@
 """The app and batcher of `kdc serve` without BentoML around them: as fast as this app can be over HTTP.
 
-Reads `KDC_*`; takes the port as its argument.
+Reads `KDC_*`; takes the port as its argument. With `PEER_ANSWERS_AT_ONCE` set a forward pass takes no time, and all
+answers are alike: what is left is HTTP, tokens and the batcher.
 """
 
+import os
 import sys
+from pathlib import Path
 
+import numpy as np
 import uvicorn
 
+from kdc.artifact.folder import load_manifest
+from kdc.serving.engine.passes import Passes
 from kdc.serving.http.api.app import make_app
 from kdc.serving.http.settings import resolve
 
 if __name__ == "__main__":
+    if os.environ.get("PEER_ANSWERS_AT_ONCE"):
+        outputs = load_manifest(Path(os.environ["KDC_ARTIFACT"])).task.outputs
+        Passes._run = lambda *given: np.zeros((len(given[-1]), outputs), np.float32)  # type: ignore[method-assign]
     uvicorn.run(
         make_app(resolve()),
         port=int(sys.argv[1]),

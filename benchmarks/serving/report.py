@@ -13,6 +13,7 @@ from benchmarks.serving.mark import Mark, marks_table
 from benchmarks.serving.texts import SETS
 from kdc.pipeline.quality.latency import interval_of_median
 
+_PEERS = {"uvicorn": 0.85, "at-once": 0.85, "bentoml-batchable": 1.6, "fastapi-pipeline": 3, "infinity": 3}
 _CONFIDENCE = 0.95  # of the intervals that marks are judged by
 
 
@@ -63,7 +64,7 @@ def marks(results: Results) -> list[Mark]:
 
     for texts in SETS:
         many = results.of(f"{texts}-32", "kdc")
-        for peer, bound in (("uvicorn", 0.85), ("bentoml-batchable", 1.6), ("fastapi-pipeline", 3), ("infinity", 3)):
+        for peer, bound in _PEERS.items():
             least(f"{texts}, 32 connections: kdc to {peer}", bound, ratios(many, results.of(f"{texts}-32", peer)))
         most(f"{texts}, 32 connections: p99 to p50", 3, (each.p99_ms / each.p50_ms for each in many))
         batches = f"{texts}-8x32"

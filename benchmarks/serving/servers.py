@@ -15,7 +15,7 @@ from kdc.serving.engine.tokenizing import Text
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
 # In the order in which they take turns. `raw` is no server: see raw.py.
-NAMES = ("kdc", "uvicorn", "raw", "bentoml-batchable", "fastapi-pipeline", "infinity", "bento-empty")
+NAMES = ("kdc", "uvicorn", "at-once", "raw", "bentoml-batchable", "fastapi-pipeline", "infinity", "bento-empty")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Subject:
 
 def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
     """Servers by name, and of each that cannot run here why."""
+    bare = {"KDC_ARTIFACT": str(subject.artifact), "KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"}
     servers = {
         "kdc": Server(
             "kdc",
@@ -97,13 +98,8 @@ def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
             _KDC,
             {"KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"},
         ),
-        "uvicorn": Server(
-            "uvicorn",
-            lambda port: [sys.executable, str(PEERS / "bare_uvicorn.py"), str(port)],
-            "/health",
-            _KDC,
-            {"KDC_ARTIFACT": str(subject.artifact), "KDC_DRAIN_DELAY_S": "0", "KDC_DEVICE": "cpu"},
-        ),
+        "uvicorn": _bare("uvicorn", bare),
+        "at-once": _bare("at-once", bare | {"PEER_ANSWERS_AT_ONCE": "yes"}),
         "bentoml-batchable": _bentoml(
             "bentoml-batchable",
             "bento_batchable:Batchable",
@@ -114,6 +110,12 @@ def all_servers(subject: Subject) -> tuple[dict[str, Server], dict[str, str]]:
     }
     peers, left_out = _torch_peers(subject)
     return servers | peers, left_out
+
+
+def _bare(name: str, environment: dict[str, str]) -> Server:
+    return Server(
+        name, lambda port: [sys.executable, str(PEERS / "bare_uvicorn.py"), str(port)], "/health", _KDC, environment
+    )
 
 
 def _bentoml(name: str, service: str, subject: Subject, dialect: Dialect | None) -> Server:
