@@ -148,7 +148,7 @@ def verdicts(world: World, drop: float, simulations: int, seed: int) -> tuple[fl
     source = (Numbers if world.kind == "regression" else Classes)(world, drop)
     # Of its own for each world: with the same draws everywhere, a lucky one would look like a fault of many worlds.
     random, passed, failed = np.random.default_rng([seed, zlib.crc32(repr(world).encode())]), 0, 0
-    seldom, to_check = world.kind == "regression" and world.rows >= _MANY_ROWS, _CHECKED
+    looks_first, to_check = world.kind == "regression" and world.rows >= _MANY_ROWS, _CHECKED
     for _ in range(simulations):
         groups = None
         if world.group > 1:
@@ -157,7 +157,7 @@ def verdicts(world: World, drop: float, simulations: int, seed: int) -> tuple[fl
         labels, teacher, student = source.draw(world.rows, random)
         if groups is not None:  # rows of a group share their fate: all are as the first one of as many
             labels, teacher, student = labels[groups], teacher[groups], student[groups]
-        verdict = clear_verdict(world, labels, teacher, student, groups) if seldom else None
+        verdict = clear_verdict(world, labels, teacher, student, groups) if looks_first else None
         if verdict is None or to_check:
             judged = judge(
                 student,

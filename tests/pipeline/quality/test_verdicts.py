@@ -8,8 +8,9 @@ from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.verdicts import World, verdicts
+from benchmarks.verdicts import Numbers, World, clear_verdict, verdicts
 from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.comparison import judge
 
 
 # Worlds in which passing is possible: by resampling and a point estimate, 9.5, 9.5 and 5 % of these students passed at
@@ -35,6 +36,22 @@ def test_verdicts_err_no_more_often_than_they_state(world: World) -> None:
     assert fails <= 2.5 + noise
     assert fails_equal <= 2.5 + noise
     assert passes_equal >= 8  # else nothing could pass, and the first line would say nothing
+
+
+@pytest.mark.parametrize(
+    ("drop", "limit", "expected"), [(0.0, 3.0, "pass"), (6.0, 1.0, "fail"), (1.0, 1.0, "not shown"), (0.6, 1.0, None)]
+)
+def test_a_verdict_that_is_clear_without_a_bootstrap_is_the_judges(
+    drop: float, limit: float, expected: str | None
+) -> None:
+    """Would catch: a drop of the wrong sign, a standard error that is too small, and a set near the turn of a verdict
+    that is not left to the judge."""
+    world = World("pearson", 2000, limit, 20)
+    labels, teacher, student = Numbers(world, drop).draw(2000, np.random.default_rng(0))
+    assert clear_verdict(world, labels, teacher, student, None) == expected
+    if expected is not None:
+        judged = judge(student, teacher, labels, kind="regression", metric="pearson", max_drop=limit)
+        assert judged.verdict == expected
 
 
 def coin_metrics(seed: int, metric: str) -> float:
