@@ -10,9 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
-
-# What a broken config.json has transformers raise.
-UNREADABLE = (OSError, ValueError, TypeError, AttributeError, RecursionError)
+from transformers.utils.peft_utils import find_adapter_config_file
 
 
 def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
@@ -27,10 +25,15 @@ def open_config(place: str | Path, **options: Any) -> PretrainedConfig:
         options: what to change of it, as `from_pretrained` takes them.
 
     Raises:
-        One of UNREADABLE: there is no such model, or its config.json is broken.
-        ValueError: the architecture is none of those, or the config names attention code that lies on a hub
-            (CVE-2026-4372).
+        ValueError: the architecture is none of those; or the config names attention code that lies on a hub
+            (CVE-2026-4372); or there are adapters, for which transformers would open the model that they name.
+        Exception: of many kinds, since there is no such model, or its config.json is broken.
     """
+    if find_adapter_config_file(str(place)) is not None:
+        raise ValueError(
+            "it has an adapter_config.json, so that its weights change those of another model: merge them into that "
+            "model first (merge_and_unload of peft), and save what comes of it"
+        )
     file, _ = PretrainedConfig.get_config_dict(place)
     if (architecture := file.get("model_type")) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         raise ValueError(
@@ -54,9 +57,9 @@ def check_tokenizer(place: str | Path, config: PretrainedConfig) -> None:
         config: of the model, which may name the tokenizer's class too.
 
     Raises:
-        One of UNREADABLE: its tokenizer_config.json is broken.
         ValueError: its tokenizer_class names something else, and AutoTokenizer would open whatever transformers has
             under that name; or its vocabulary is a file elsewhere on this machine, which the run would copy.
+        Exception: of many kinds, since its tokenizer_config.json is broken.
     """
     settings = get_tokenizer_config(place)
     for name in (settings.get("tokenizer_class"), getattr(config, "tokenizer_class", None)):

@@ -168,6 +168,38 @@ def test_a_broken_config_is_wrong_input(broken: str, tmp_path: Path) -> None:
         loading.load_tokenizer(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"hidden_size": "x"}, {"hidden_size": 0}, {"num_attention_heads": 0}, {"hidden_act": "x"}, {"dtype": [1]}],
+)
+def test_a_setting_that_no_model_can_have_is_wrong_input(setting: dict[str, Any], tmp_path: Path) -> None:
+    """Would catch an exception of transformers that ends the run in a traceback."""
+    build("bert", tmp_path)
+    change(tmp_path / "config.json", **setting)
+    with pytest.raises(InputError, match="cannot load the model"):
+        loading.load_model(str(tmp_path), TASK)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 2000])
+def test_weights_that_were_not_copied_to_their_end_are_wrong_input(kept: int, tmp_path: Path) -> None:
+    build("bert", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(InputError, match="cannot load the model"):
+        loading.load_model(str(tmp_path), TASK)
+
+
+def test_adapters_are_not_taken_for_a_model(tmp_path: Path) -> None:
+    """Would catch a teacher whose weights are those of another folder, which its fingerprint does not have."""
+    for name in ("base", "adapted"):
+        build("bert", tmp_path / name)
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "adapted" / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for opens in (loading.load_config, loading.load_tokenizer, lambda place: loading.load_model(place, TASK)):
+        with pytest.raises(InputError, match="merge them into that model first"):
+            opens(str(tmp_path / "adapted"))
+
+
 def theirs(folder: Path, ran: Path, config: dict[str, Any] | None = None) -> Path:
     """A model of a stranger, with a tokenizer, and with code beside it that would make a file."""
     build("bert", folder)
