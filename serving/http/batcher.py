@@ -27,6 +27,8 @@ log = logging.getLogger("kdc.serve")
 _MOST_FAILURES = 32
 
 _AVERAGED_S = 2.0  # seconds over which the number of waiting requests is averaged
+# Seconds that a pass may take for rows of a request that has had its turn for now: others wait as long for its end.
+_AHEAD_S = 0.0025
 
 Forward = Callable[[Sequence[Part]], np.ndarray]
 # Called in the event loop with the rows of every batch, their outputs or errors, and the report.
@@ -42,7 +44,8 @@ class Batcher:
         lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
             threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
-        ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now.
+        ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now; more, where a
+            lane passes more in a moment.
         max_queue_tokens: most tokens that may wait before a request is answered; beyond that `submit` raises
             `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
         max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`
@@ -195,7 +198,7 @@ class Batcher:
                 alone = few and not self._has_neighbour()
                 free = 1 if alone else self._lanes - self._running  # lanes that share the rows that wait
                 batch = self.queue.take(
-                    max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens, ahead=self._ahead_tokens
+                    max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens, ahead=self._ahead
                 )
                 self._running += 1
                 self._alone = alone
@@ -212,6 +215,11 @@ class Batcher:
                     if alone:  # the other lanes have waited for its end
                         self._alone = False
                         self._wake(self._lanes if self._closing else len(self.queue) - 1)
+
+    @property
+    def _ahead(self) -> float:
+        """Most padded tokens of a batch with rows of a request that has had its turn for now."""
+        return max(self._ahead_tokens, _AHEAD_S * (self._tokens_per_second or 0.0) / self._lanes)
 
     def _average(self, waiting: int, began: float, ended: float) -> None:
         """Note how many requests waited during a pass; between passes none did."""

@@ -264,6 +264,24 @@ def test_a_large_request_that_would_not_end_in_time_beside_others_is_refused_at_
     in_loop(scenario)
 
 
+@pytest.mark.parametrize(("speed", "rows"), [(None, 5), (1000.0, 5), (1_000_000.0, 10)])
+def test_a_large_request_has_passes_of_as_much_as_a_model_answers_in_a_moment(speed: float | None, rows: int) -> None:
+    """Would catch a model of microseconds whose passes have few rows, so that handing them over takes longer than they
+    do; and one of milliseconds whose passes make others wait."""
+
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_batch_tokens=100, ahead_tokens=40)
+        batcher._tokens_per_second = speed
+        tasks = await queue_up(batcher, model, [[row(1, 10) for _ in range(30)]])
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert len(model.batches[1]) == rows
+        await batcher.close()
+
+    in_loop(scenario)
+
+
 def test_a_crowd_of_a_moment_refuses_no_large_request() -> None:
     async def scenario() -> None:
         model = Model(opened=False)
