@@ -19,6 +19,7 @@ from kdc.serving.engine.tokenizing import is_blank, is_utf8
 
 # Most padded tokens of one forward pass: measured for the service, see docs/serving.md.
 _CPU_TOKENS, _GPU_TOKENS = 256, 16_384
+_MANY_THREADS = 4  # so many of the tokenizers library's are as fast as one that looks words up
 LANES = 64  # forward passes side by side; the engine takes no more than it has threads
 
 
@@ -36,7 +37,8 @@ class Scorer:
 
     def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """Probabilities (rows, outputs) in the order of the texts; numbers for regression. See `Engine.predict`."""
-        return self._engine.activated(self._engine.through(self._engine.encode(texts), self._side_by_side))
+        encodings = self._engine.encode(texts, beside=self._engine.threads >= _MANY_THREADS)
+        return self._engine.activated(self._engine.through(encodings, self._side_by_side))
 
     def _side_by_side(self, engine: Engine, encodings: Sequence[Part]) -> NDArray[np.float32]:
         """One engine's logits (rows, outputs), by passes on all lanes."""

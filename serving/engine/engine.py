@@ -358,18 +358,21 @@ class Engine:
         assert self.second is not None
         return logits * np.float32(self.temperature / self.second.temperature)
 
-    def encode(self, texts: Sequence[Text], *, side: str | None = None, first: int = 0) -> list[Encoded]:
+    def encode(
+        self, texts: Sequence[Text], *, side: str | None = None, first: int = 0, beside: bool = False
+    ) -> list[Encoded]:
         """Tokenise rows and cut them to the maximum length, or divide them into windows of it, without padding.
 
         Args:
             texts: as of `predict`.
             side: "left" or "right", where long texts are cut; None for the artifact's own side.
             first: number of the first row, for messages.
+            beside: whether other threads are to run meanwhile, see `RowTokenizer.encode`.
 
         Raises:
             InputError: a row is not what the task takes, or has no token.
         """
-        return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first)
+        return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
     def has_cut(self, side: str | None) -> bool:
         """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""

@@ -19,11 +19,11 @@ SURE, HOPELESS = 1 - 1e-6, -60.0
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A row that was cut, or a window of one; to be used like the library's `Encoding`."""
+    """A row, or a window of one; to be used like the library's `Encoding`."""
 
     ids: list[int]  # (tokens,) token ids, special tokens included
     type_ids: list[int]  # (tokens,) 0 for the first text, 1 for the second
-    overflowing: bool = True  # an `Encoding` has here the pieces that were cut off, none if it was not cut
+    overflowing: bool = False  # whether it was cut; an `Encoding` has here the pieces that were cut off
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,7 +114,7 @@ def windows_of(
         overflowing = True
         starts = starts[-long.windows :] if from_left else starts[: long.windows]
     places = (np.sort(np.concatenate([special, short, kept, rest[start : start + room]])) for start in starts)
-    parts = (Tokens([ids[at] for at in window], [type_ids[at] for at in window], False) for window in places)
+    parts = (Tokens([ids[at] for at in window], [type_ids[at] for at in window]) for window in places)
     return Windows(tuple(parts), len(ids), overflowing)
 
 

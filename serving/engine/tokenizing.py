@@ -96,7 +96,7 @@ class RowTokenizer:
         self._longest = longest_row(max_length, long)  # tokens of a row after the cut
         # A tokenizer.json brings its own settings: the one of all-MiniLM pads every row to 128 tokens.
         tokenizer.no_padding()
-        tokenizer.no_truncation()
+        tokenizer.no_truncation()  # while it is looked at
         self._words = WordPieces.of(tokenizer, max_length)
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
@@ -120,7 +120,7 @@ class RowTokenizer:
     def cutting(self, side: str | None) -> "RowTokenizer":
         """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
 
-        The first call for the other side takes 50 ms, or 500 ms with a large vocabulary.
+        The first call for the other side takes 60 ms, or 500 ms with a large vocabulary.
         """
         return self if side in (None, self._side) else self._other_side
 
@@ -128,8 +128,14 @@ class RowTokenizer:
         """Whether `cutting(side)` returns at once, since the tokenizer is its own or was made before."""
         return side in (None, self._side) or "_other_side" in self.__dict__
 
-    def encode(self, rows: Sequence[Text], first: int = 0) -> list[Encoded]:
-        """Tokenise rows, special tokens included, and cut them. Messages count the rows from `first`.
+    def encode(self, rows: Sequence[Text], first: int = 0, *, beside: bool = False) -> list[Encoded]:
+        """Tokenise rows, special tokens included, and cut them.
+
+        Args:
+            rows: any number.
+            first: messages count the rows from this number.
+            beside: whether other threads are to run meanwhile: the library lets them, and a table of words, by which
+                plain rows are read faster, does not.
 
         Returns:
             one encoding a row, or its windows. Its `overflowing` is empty unless the row was cut.
@@ -137,7 +143,11 @@ class RowTokenizer:
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
         """
-        found = [self._encode_long(row) if self._is_long(row) else self._looked_up(row) for row in rows]
+        words = None if beside else self._words
+        found = [
+            self._encode_long(row) if self._is_long(row) else None if words is None else words.encode(row)
+            for row in rows
+        ]
         rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
         others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
         encodings = [next(others) if encoding is None else encoding for encoding in found]
@@ -147,9 +157,6 @@ class RowTokenizer:
                 "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
             )
         return encodings
-
-    def _looked_up(self, row: Text) -> Encoded | None:
-        return None if self._words is None else self._words.encode(row)
 
     def _encode_long(self, row: Text) -> Encoded:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
@@ -222,7 +229,7 @@ class RowTokenizer:
             return self._divided(whole)
         owners, ids, type_ids = whole.sequence_ids, whole.ids, whole.type_ids
         places = kept_tokens(owners, self._longest, from_left=self._side == "left")
-        cut = Tokens([ids[place] for place in places], [type_ids[place] for place in places])
+        cut = Tokens([ids[place] for place in places], [type_ids[place] for place in places], overflowing=True)
         return cut if self._long is None else self._windows(cut, [owners[place] for place in places])
 
     def _divided(self, row: Encoding) -> Encoded:

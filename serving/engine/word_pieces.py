@@ -1,10 +1,11 @@
 """Token ids of plain rows, by looking their words up in the vocabulary of a WordPiece tokenizer (BERT, MiniLM, E5).
 
 The library `tokenizers` (0.23) takes several times as long for a sentence as a student without layers takes to answer
-it: it normalises any Unicode and keeps offsets that nobody reads. Its pull request 2229 says that version 1.0 will not.
-Once it does not, this file can go.
+it, since it normalises any Unicode and keeps offsets that nobody reads. Its version 1.0 is to be as fast as this file
+(huggingface/tokenizers#2229), which can go then.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,8 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 from kdc.serving.engine.long_texts import Tokens
 
 _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # BERT's words in a plain text: a sign is a word of its own
-_CONTROL = re.compile(r"[^ -~\t\n\r]")
-# How many unknown words a row may have, of at most so many characters. Cutting one into pieces takes time with the
-# square of its length, and no other thread runs meanwhile, as others do while the library works.
-_MOST_UNKNOWN, _LONGEST_UNKNOWN = 8, 32
-_FRAMED = (processors.TemplateProcessing, processors.BertProcessing)
+_NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
+_TEXTS = ("A", "B")  # as templates of special tokens name them
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +30,15 @@ class _Frame:
 
 
 class WordPieces:
-    """Encodes rows as the library does, where that takes no more than a table of words.
+    """Encodes rows as the library does, where it takes no more than words and a table of them. The table takes 6 MB and
+    12 ms for BERT's vocabulary. Other threads wait meanwhile, as they do not for the library.
 
     Args:
         table: token id of each word that is one token.
         model: cuts the other words.
         frames: of rows with one text, and of pairs.
         longest: tokens of the longest row that is not cut, special tokens included.
-        signs: characters that a special token may begin with: a text that has one is left to the library.
+        signs: characters that an added token may begin with: a text that has one is left to the library.
         lowercase: whether texts are put in lower case first.
     """
 
@@ -58,33 +57,32 @@ class WordPieces:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, longest: int) -> Self | None:
-        """Of a tokenizer that does not cut rows; None where it is of another kind than BERT's."""
-        before, model = tokenizer.normalizer, tokenizer.model
+        """Of a tokenizer that neither cuts rows nor pads them; None where it is of another kind than BERT's."""
+        normalizer, model = tokenizer.normalizer, tokenizer.model
         if not (
-            isinstance(before, normalizers.BertNormalizer | None)
+            isinstance(normalizer, normalizers.BertNormalizer | None)
             and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
             and isinstance(model, models.WordPiece)
-            and isinstance(tokenizer.post_processor, (*_FRAMED, type(None)))
+            and _takes_each_text_once(tokenizer.post_processor)
         ):
             return None
         added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         signs = frozenset(content[:1] for content in added)
-        if not all(map(str.isascii, added)) or not all(sign.strip() and not sign.isalnum() for sign in signs):
+        if not all(map(str.isascii, added)) or not all("!" <= sign <= "~" and not sign.isalnum() for sign in signs):
             return None
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-        most = model.max_input_chars_per_word
-        table = {word: token for word, token in vocabulary.items() if word.isascii() and len(word) <= most}
+        longest_word = model.max_input_chars_per_word
+        table = {word: token for word, token in vocabulary.items() if word.isascii() and len(word) <= longest_word}
         word = next((word for word in table if word.isalpha() and word == word.lower()), None)
         if word is None or model.unk_token not in vocabulary:
             return None
-        alone, pair = tokenizer.encode_batch_fast([word, (word, word)])
-        frames = (_frame(alone, 1), _frame(pair, 2))
-        lowercase = before is not None and before.lowercase
+        frames = [_frame(row) for row in tokenizer.encode_batch_fast([word, (word, word)])]
+        lowercase = normalizer is not None and normalizer.lowercase
         return cls(table, model, frames, longest=longest, signs=signs, lowercase=lowercase)
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
-        """The tokens of a row. None where it takes more than the table: it has characters that ASCII has not, something
-        that may be a special token, many unknown words, or more tokens than are kept."""
+        """The tokens of a row. None where they are left to the library: the row has characters that ASCII has not,
+        something that may be an added token, or more tokens than are kept."""
         texts = (row,) if isinstance(row, str) else row
         frame = self._frames[len(texts) - 1]
         ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
@@ -96,31 +94,41 @@ class WordPieces:
             ids += frame.ids[place + 1]
             type_ids += [frame.of_text[place]] * len(found)
             type_ids += frame.type_ids[place + 1]
-        return Tokens(ids, type_ids, False) if len(ids) <= self._longest else None
+        return Tokens(ids, type_ids) if len(ids) <= self._longest else None
 
     def _ids(self, text: str) -> list[int] | None:
-        if not text.isascii() or (not text.isprintable() and _CONTROL.search(text)):
+        if not text.isascii() or (not text.isprintable() and _NOT_PLAIN.search(text)):
             return None
         for sign in self._signs:
             if sign in text:
                 return None
         words = _WORD.findall(text.lower() if self._lowercase else text)
+        if len(words) > self._longest:
+            return None
         ids = list(map(self._table.get, words))
         unknown = [place for place, token in enumerate(ids) if token is None] if None in ids else []
-        if len(unknown) > _MOST_UNKNOWN:
-            return None
         for place in reversed(unknown):
-            word = words[place]
-            if len(word) > _LONGEST_UNKNOWN:
-                return None
-            ids[place : place + 1] = [piece.id for piece in self._model.tokenize(word)]
+            ids[place : place + 1] = [piece.id for piece in self._model.tokenize(words[place])]
         return ids  # type: ignore[return-value]  # none is None any more
 
 
-def _frame(row: Encoding, texts: int) -> _Frame:
+def _takes_each_text_once(processor: processors.PostProcessor | None) -> bool:
+    """Whether special tokens are put before, between and after a row's texts, which stay in their order."""
+    if processor is None or isinstance(processor, processors.BertProcessing):
+        return True
+    if not isinstance(processor, processors.TemplateProcessing):
+        return False
+    state = json.loads(processor.__getstate__())
+    return all(
+        [part["Sequence"]["id"] for part in state[name] if "Sequence" in part] == list(_TEXTS[:texts])
+        for name, texts in (("single", 1), ("pair", 2))
+    )
+
+
+def _frame(row: Encoding) -> _Frame:
     """The special tokens of a row whose texts have a token each."""
-    owners, ids, type_ids = row.sequence_ids, row.ids, row.type_ids
-    places = [owners.index(text) for text in range(texts)]
+    ids, type_ids = row.ids, row.type_ids
+    places = [place for place, text in enumerate(row.sequence_ids) if text is not None]
     starts, ends = [0, *(place + 1 for place in places)], [*places, len(ids)]
     return _Frame(
         tuple(ids[start:end] for start, end in zip(starts, ends, strict=True)),

@@ -47,7 +47,7 @@ class Tokenising:
             return self._engine.encode(rows, side=side)
         loop, encodings = asyncio.get_running_loop(), list[Encoded]()
         for piece in _pieces(rows):
-            encode = functools.partial(self._engine.encode, piece, side=side, first=len(encodings))
+            encode = functools.partial(self._engine.encode, piece, side=side, first=len(encodings), beside=True)
             encodings += await loop.run_in_executor(self._threads, encode)
         return encodings
 

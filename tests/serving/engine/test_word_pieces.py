@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from kdc.artifact.manifest import LongTexts
+from kdc.serving.engine.long_texts import Windows
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
 from kdc.serving.engine.word_pieces import WordPieces
 
@@ -73,15 +75,16 @@ def test_plain_rows_are_not_left_to_the_library(row: Text) -> None:
     assert words.encode(row) is not None
 
 
-@pytest.mark.parametrize(
-    "row",
-    ["é", "[SEP]", "a\x00", "z" * 33, " ".join(f"z{number}" for number in range(9)), "a " * 23, ("a", "a " * 20 + "é")],
-)
+@pytest.mark.parametrize("row", ["é", "[SEP]", "a\x00", "a " * 23, "unwatchable " * 8, ("a", "a " * 21), ("a", "a é")])
 def test_other_rows_are_left_to_the_library(row: Text) -> None:
-    """Would catch work without an end in which no other thread runs, and rows that are to be cut."""
+    """Would catch characters that are to be normalised, what may be a special token, and rows that are to be cut."""
     words = WordPieces.of(bert(), longest=24)
     assert words is not None
     assert words.encode(row) is None
+
+
+def framed(single: str, pair: str = "[CLS] $A [SEP] $B [SEP]") -> processors.PostProcessor:
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
 
 
 def odd(change: Callable[[Tokenizer], object]) -> Tokenizer:
@@ -94,6 +97,12 @@ OTHERS = {
     "another normaliser": odd(lambda each: setattr(each, "normalizer", normalizers.NFKC())),
     "another reader of words": odd(lambda each: setattr(each, "pre_tokenizer", pre_tokenizers.Whitespace())),
     "another frame": odd(lambda each: setattr(each, "post_processor", processors.ByteLevel())),
+    "texts in another order": bert(processor=framed("[CLS] $A", pair="$B [SEP] $A")),
+    "a text twice": bert(processor=framed("$A [SEP] $A")),
+    "a text of a pair twice": bert(processor=framed("$A", pair="$A $B $A")),
+    "no text": bert(processor=framed("[CLS]")),
+    "a second text alone": bert(processor=framed("$B")),
+    "an added sign that is dropped": odd(lambda each: each.add_tokens(["\x7fa"])),
     "an added word": odd(lambda each: each.add_tokens(["film"])),
     "an added letter that is normalised": odd(lambda each: each.add_tokens([AddedToken("É", normalized=True)])),
     "an added space": odd(lambda each: each.add_tokens([" ."])),
@@ -106,6 +115,22 @@ OTHERS = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_tokenizers_are_left_to_the_library(kind: str) -> None:
     assert WordPieces.of(OTHERS[kind], longest=24) is None
+
+
+def test_a_window_is_not_taken_for_a_row() -> None:
+    """Would catch a row of several windows that is answered by one."""
+    long = LongTexts(stride=4, windows=3)
+    (row,) = RowTokenizer(bert(), 8, long=long).encode(["a " * 12])
+    assert isinstance(row, Windows)
+    assert [len(part) for part in row.parts] == [8, 8, 8]
+
+
+def test_where_other_threads_are_to_run_the_library_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a large request that the event loop, and so everybody, waits for."""
+    tokenizer = RowTokenizer(bert(), 8)
+    expected = [row.ids for row in tokenizer.encode(["a film", "the film"])]
+    monkeypatch.setattr(WordPieces, "encode", None)
+    assert [row.ids for row in tokenizer.encode(["a film", "the film"], beside=True)] == expected
 
 
 def test_rows_of_both_ways_keep_their_order() -> None:

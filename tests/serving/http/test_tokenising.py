@@ -39,12 +39,14 @@ class Slow:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.beside: list[bool] = []
 
     def has_cut(self, side: str | None) -> bool:
         return True
 
     def encode(self, rows: Sequence[str], **how: Any) -> list[str]:
         time.sleep(0.01)
+        self.beside.append(how.get("beside", False))
         self.seen += [row[0] for row in rows]
         return list(rows)
 
@@ -64,3 +66,11 @@ def test_a_request_waits_for_a_piece_of_a_longer_one_and_not_for_all_of_it() -> 
     assert engine.seen.index("answered") < 20
     assert engine.seen.count("a") == 30
     assert tokenising.least_tokens(["a" * 60_000, "b"]) == 8 + 1
+
+
+def test_only_a_small_request_keeps_other_threads_waiting() -> None:
+    """Would catch an event loop that waits for the words of large requests to be looked up."""
+    engine: Any = Slow()
+    for rows in (["a"], ["b" * 3000], ["c" * 60_000] * 2):
+        asyncio.run(Tokenising(engine).encode(rows, None))
+    assert engine.beside == [False, True, True, True]
