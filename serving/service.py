@@ -124,7 +124,7 @@ class Classifier:
         registry: Registry = _APP.state.registry
         chosen = registry.first if model is None else registry.models[model]
         answer = await chosen.answer(read_batch(texts, _SETTINGS, "texts"))
-        return [labelled(chosen.engine, row) for row in answer.probabilities]
+        return labelled(chosen.engine, answer.probabilities)
 
 
 # BentoML has no setting for uvicorn's protocol, so its default is replaced.

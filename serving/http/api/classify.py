@@ -44,7 +44,7 @@ async def classify(request: Request) -> Response:
     model = model_asked(request, body)
     answer = await ask(request, model, rows)
     if key == "texts":
-        return JsonResponse([tei.labelled(model.engine, row) for row in answer.probabilities])
+        return JsonResponse(tei.labelled(model.engine, answer.probabilities))
     return JsonResponse(_as_vllm(model, answer, _scores(model.engine, answer, is_raw=raw or not activated)))
 
 

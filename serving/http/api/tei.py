@@ -57,7 +57,7 @@ async def answer(request: Request, body: Any) -> Response:
     if question.decision and not model.engine.labels:
         raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
     found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
-    rows: list[Any] = [labelled(model.engine, row)[: question.top_k] for row in scores(model.engine, found, question)]
+    rows: list[Any] = [row[: question.top_k] for row in labelled(model.engine, scores(model.engine, found, question))]
     if question.decision:
         gets = model.engine.decided(found.probabilities)
         rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
@@ -82,11 +82,14 @@ def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
     return activate(answer.logits, function, engine.temperature)
 
 
-def labelled(engine: Engine, row: np.ndarray) -> list[dict[str, Any]]:
-    """One row's labels and scores, best first. A regression's number is called "score"."""
+def labelled(engine: Engine, scores: np.ndarray) -> list[list[dict[str, Any]]]:
+    """Each row's labels and scores, (rows, outputs), the best first. A regression's number is called "score"."""
     names = engine.labels or ("score",)
-    values = row.tolist()
-    return [{"label": names[place], "score": values[place]} for place in np.argsort(-row, kind="stable").tolist()]
+    orders = np.argsort(-scores, axis=1, kind="stable").tolist()
+    return [
+        [{"label": names[place], "score": row[place]} for place in order]
+        for row, order in zip(scores.tolist(), orders, strict=True)
+    ]
 
 
 def understand(body: Any, settings: ServeSettings) -> Question:
