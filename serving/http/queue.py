@@ -67,6 +67,11 @@ class Row:
     taken: bool = False  # whether it has left the queue
 
 
+def _is_large(row: Row, ahead: float) -> bool:
+    """Whether the row's request waits for more than `ahead` tokens, in several rows."""
+    return row.request.waiting > max(ahead, row.length)
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReport:
     """One forward pass, for metrics and traces."""
@@ -146,7 +151,8 @@ class Queue:
         Args:
             max_rows: most rows of the batch.
             max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
-            ahead: tokens, padding included, up to which rows are taken whose turn is further off than that. More rows
+            ahead: tokens, padding included, up to which rows are taken whose turn is further off than that; and up to
+                which a request of several rows is small, whose rows share no pass with those of larger ones. More rows
                 of a large request would only make others wait for the end of the pass.
 
         Returns:
@@ -159,6 +165,7 @@ class Queue:
         first = bisect.bisect_left(rows, next_row.key, key=_key)
         last = first + 1  # rows[first:last] is the batch
         longest = real = rows[first].length
+        is_small = not _is_large(next_row, ahead)
         while last - first < max_rows:
             count = last - first + 1
             # The padding that the next shorter row, or the next longer one, would add.
@@ -172,6 +179,8 @@ class Queue:
             if padded > max_tokens or padded > (1 + _MOST_PADDING) * (real + new.length):
                 break
             if padded > ahead and new.turn > turn + ahead:
+                break
+            if is_small and _is_large(new, ahead):
                 break
             longest, real = max(longest, new.length), real + new.length
             first, last = (first, last + 1) if take_longer else (first - 1, last)

@@ -57,10 +57,15 @@ class Plain:
                 break
             if padding + real > ahead and row.turn > first.turn + ahead:
                 break
+            if not self.is_large(first, ahead) and self.is_large(row, ahead):
+                break
             batch.append(row)
         self.rows = [row for row in self.rows if row not in batch]
         self.clock = max(first.turn, self.clock + sum(row.length for row in batch) / len(requests))
         return sorted(batch, key=order)
+
+    def is_large(self, one: Waiting, ahead: float) -> bool:
+        return sum(row.length for row in self.rows if row.request == one.request) > max(ahead, one.length)
 
     @staticmethod
     def padding(rows: list[Waiting]) -> int:
@@ -186,6 +191,21 @@ def test_a_pass_is_short_unless_the_turn_of_all_its_rows_has_come() -> None:
     for name in range(2, 40):
         asked(queue, name, [20])
     assert sorted(len(queue.take(max_rows=100, max_tokens=200, ahead=40)) for _ in range(3)) == [5, 10, 10]
+
+
+def test_a_small_request_waits_for_no_row_of_a_large_one_in_its_pass() -> None:
+    """Would catch a single row whose pass takes as long as those of a request of a thousand; and rows of one request
+    each, however long, that no longer share a pass."""
+    queue = Queue()
+    asked(queue, 1, [10] * 100)
+    asked(queue, 2, [10])
+    first, second = (queue.take(max_rows=100, max_tokens=200, ahead=40) for _ in range(2))
+    assert (len(first), [row.encoding for row in second]) == (5, [second[0].encoding])
+    assert second[0].request.waiting == 0
+    singles = Queue()
+    for name in range(4):
+        asked(singles, name, [45])
+    assert len(singles.take(max_rows=100, max_tokens=200, ahead=40)) == 4
 
 
 def test_requests_that_wait_together_get_like_shares() -> None:
