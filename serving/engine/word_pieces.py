@@ -66,9 +66,8 @@ class WordPieces:
             and _takes_each_text_once(tokenizer.post_processor)
         ):
             return None
-        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        signs = frozenset(content[:1] for content in added)
-        if not all(map(str.isascii, added)) or not all("!" <= sign <= "~" and not sign.isalnum() for sign in signs):
+        signs = frozenset(token.content[:1] for token in tokenizer.get_added_tokens_decoder().values())
+        if not all("!" <= sign <= "~" and not sign.isalnum() for sign in signs):
             return None
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
         longest_word = model.max_input_chars_per_word

@@ -12,14 +12,14 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text
 from kdc.serving.engine.word_pieces import WordPieces
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "film", "the", "THE", "x2", "don", "t", "un", "a", "e", "2", "i"]
-PIECES += ["##s", "##watch", "##able", "##2", *"!,.'-#$@/", "é"]
+PIECES += ["##s", "##watch", "##able", "##2", *"!,.'-#$@/", "é", "y" * 101]
 TEMPLATE = processors.TemplateProcessing(
     single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
 )
 # Words that are one token, several, or none; signs; what may be a special token; and what is not plain.
 WORDS = ["film", "The", "THE", "films", "unwatchable", "zebra", "x2", "22", "don't", "a-e", "...", "#s", "##s", "[SEP]"]
 WORDS += ["[", "é", "É", "cafe\u0301", "\u3000", "中文", "a\x00e", "a\x1ce", "\x7f", "\t", "\n", "\r\n", "\x0b", "\x85"]
-WORDS += ["a" * 32, "a" * 33, "z" * 101, "<mark>", "~", "`^"]
+WORDS += ["a" * 32, "a" * 33, "z" * 101, "y" * 101, "<mark>", "~", "`^"]
 
 
 def bert(

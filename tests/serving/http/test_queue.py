@@ -203,8 +203,8 @@ def test_a_small_request_waits_for_no_row_of_a_large_one_in_its_pass() -> None:
     assert (len(first), [row.encoding for row in second]) == (5, [second[0].encoding])
     assert second[0].request.waiting == 0
     singles = Queue()
-    for name in range(4):
-        asked(singles, name, [45])
+    for name, length in enumerate((38, 45, 39, 44)):
+        asked(singles, name, [length])
     assert len(singles.take(max_rows=100, max_tokens=200, ahead=40)) == 4
 
 
