@@ -40,7 +40,7 @@ from kdc.pipeline.quality.comparison import judge
 _ALLOWED = 3.0  # percent
 _TEACHER = 0.85  # share of rows that a teacher of classes has right
 _MANY_ROWS, _BLOCKS, _CHECKED = 2000, 100, 100
-# Standard errors from the limit. A verdict at 95 % turns at 1.96, and the error of 100 blocks is known to 7 %.
+# Standard errors from the limit. A verdict at 95 % turns at 1.96, and the error of 100 blocks is known to a tenth.
 _WITHIN, _BEYOND = 1.4, 2.8
 
 

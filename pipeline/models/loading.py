@@ -6,6 +6,8 @@ Architectures are not known by name: heads and new modules are found from the mo
 import hashlib
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,11 +77,9 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         InputError: there is no such model, or it has no fast tokenizer, whose `tokenizer.json` the artifact needs.
     """
     config = load_config(model)  # first, since it is checked: AutoTokenizer would open it itself
-    try:
+    with _reading("tokenizer", model):
         check_tokenizer(locate(model), config)
         tokenizer = AutoTokenizer.from_pretrained(locate(model), config=config, use_fast=True, trust_remote_code=False)
-    except Exception as error:  # a folder without its vocabulary raises exceptions of many kinds
-        raise _cannot_load("tokenizer", model, error) from error
     # Past the tokenizer's own __setattr__: a special token of this name would take the value, and the templates stay.
     object.__setattr__(tokenizer, "chat_template", None)
     # Some tokenizers make token types for models that take none.
@@ -98,10 +98,8 @@ def load_config(model: str) -> PretrainedConfig:
     Raises:
         InputError: there is no such model, or `open_config` refuses its config.
     """
-    try:
+    with _reading("model's config", model):
         return open_config(locate(model))
-    except Exception as error:  # a broken config.json raises exceptions of many kinds
-        raise _cannot_load("model's config", model, error) from error
 
 
 def depth(model: str) -> int:
@@ -124,7 +122,7 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
     """
     place = locate(model)
     names = task.labels or ("score",)
-    try:
+    with _reading("model", model):
         config = open_config(
             place,
             num_labels=task.outputs,
@@ -140,8 +138,6 @@ def load_model(model: str, task: Task, *, pooling: Pooling = "auto", dropout: fl
             loaded, info = class_of(config).from_pretrained(
                 place, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
-    except Exception as error:  # so do weights that were not copied to their end
-        raise _cannot_load("model", model, error) from error
     if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
         log.warning("%s holds no safetensors: its pytorch_model.bin was read with weights_only=True", place)
     missing = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
@@ -154,6 +150,18 @@ def _set_dropout(config: PretrainedConfig, rate: float) -> None:
     for name, value in config.to_dict().items():
         if "drop" in name and "layerdrop" not in name and isinstance(value, float | int):
             setattr(config, name, rate)
+
+
+@contextmanager
+def _reading(part: str, model: str) -> Iterator[None]:
+    """Have exceptions of transformers end as wrong input. They are of many kinds where a config.json is broken, a file
+    is missing, or weights were not copied to their end."""
+    try:
+        yield
+    except (KdcError, MemoryError):
+        raise
+    except Exception as error:
+        raise _cannot_load(part, model, error) from error
 
 
 def _cannot_load(part: str, model: str, error: Exception) -> KdcError:

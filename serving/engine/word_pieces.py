@@ -1,7 +1,7 @@
 """Token ids of plain rows, by looking their words up in the vocabulary of a WordPiece tokenizer (BERT, MiniLM, E5).
 
-The library `tokenizers` (0.23) takes several times as long for a sentence as a student without layers takes to answer
-it, since it normalises any Unicode and keeps offsets that nobody reads. Its version 1.0 is to be as fast as this file
+The library `tokenizers` (0.23) takes longer for a sentence than a student without layers takes to answer it, since it
+normalises any Unicode and keeps offsets that nobody reads. Its version 1.0 is to be as fast as this file
 (huggingface/tokenizers#2229), which can go then.
 """
 
@@ -17,6 +17,7 @@ from kdc.serving.engine.long_texts import Tokens
 
 _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # BERT's words in a plain text: a sign is a word of its own
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
+_LONGEST_UNKNOWN = 32  # characters of a word that is cut into pieces here: the time grows with their square
 _TEXTS = ("A", "B")  # as templates of special tokens name them
 
 
@@ -81,7 +82,7 @@ class WordPieces:
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
         """The tokens of a row. None where they are left to the library: the row has characters that ASCII has not,
-        something that may be an added token, or more tokens than are kept."""
+        something that may be an added token, a long unknown word, or more tokens than are kept."""
         texts = (row,) if isinstance(row, str) else row
         frame = self._frames[len(texts) - 1]
         ids, type_ids = frame.ids[0][:], frame.type_ids[0][:]
@@ -106,6 +107,8 @@ class WordPieces:
             return None
         ids = list(map(self._table.get, words))
         unknown = [place for place, token in enumerate(ids) if token is None] if None in ids else []
+        if any(len(words[place]) > _LONGEST_UNKNOWN for place in unknown):
+            return None
         for place in reversed(unknown):
             ids[place : place + 1] = [piece.id for piece in self._model.tokenize(words[place])]
         return ids  # type: ignore[return-value]  # none is None any more

@@ -240,7 +240,8 @@ class Batcher:
         tokens = len(batch) * batch[-1].length  # sorted: the last is the longest
         # Between two passes a lane waits for its core and the interpreter's lock; that time counts for the queue too.
         busy = ended - (began if free_since is None else free_since)
-        self._learn_speed(tokens, busy / (1 if alone else self._lanes))
+        if not any(isinstance(result, Exception) for result in results):  # a pass that fails takes no time
+            self._learn_speed(tokens, busy / (1 if alone else self._lanes))
         waited = began - min(row.arrived for row in batch)
         report = BatchReport(len(batch), tokens, queued, waited, ended - began, began)
         with contextlib.suppress(RuntimeError):  # the loop is closed: this pass hung and has outlived its server

@@ -23,6 +23,7 @@ from kdc.serving.engine.long_texts import Part
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
 _FEW = 64  # rows that have left and may stay in the heap
+_CROWD = 4  # so many requests or fewer that wait are few
 _MOST_PADDING = 0.25  # most padding of a batch, as a share of its real tokens
 
 
@@ -151,9 +152,10 @@ class Queue:
         Args:
             max_rows: most rows of the batch.
             max_tokens: most tokens of the batch, padding included; one row alone may exceed it.
-            ahead: tokens, padding included, up to which rows are taken whose turn is further off than that; and up to
-                which a request of several rows is small, whose rows share no pass with those of larger ones. More rows
-                of a large request would only make others wait for the end of the pass.
+            ahead: tokens, padding included, up to which rows are taken whose turn is further off than that. More rows
+                of a large request would only make others wait for the end of the pass. Where few requests wait, the
+                pass for the turn of one that has no more tokens takes none of the rows of larger ones. (In a crowd it
+                does: rows of a large request lie between the crowd's in length, and each pass would have one row.)
 
         Returns:
             rows by growing length.
@@ -165,7 +167,7 @@ class Queue:
         first = bisect.bisect_left(rows, next_row.key, key=_key)
         last = first + 1  # rows[first:last] is the batch
         longest = real = rows[first].length
-        is_small = not _is_large(next_row, ahead)
+        spared = len(self._requests) <= _CROWD and not _is_large(next_row, ahead)
         while last - first < max_rows:
             count = last - first + 1
             # The padding that the next shorter row, or the next longer one, would add.
@@ -180,7 +182,7 @@ class Queue:
                 break
             if padded > ahead and new.turn > turn + ahead:
                 break
-            if is_small and _is_large(new, ahead):
+            if spared and _is_large(new, ahead):
                 break
             longest, real = max(longest, new.length), real + new.length
             first, last = (first, last + 1) if take_longer else (first - 1, last)

@@ -189,6 +189,19 @@ def test_weights_that_were_not_copied_to_their_end_are_wrong_input(kept: int, tm
         loading.load_model(str(tmp_path), TASK)
 
 
+def test_an_error_of_kdc_itself_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a MiniLM whose files were changed that is told as a folder without a model."""
+
+    def find() -> Path:
+        raise KdcError("a file is not the published one", given="model.safetensors", remedy="install it again")
+
+    monkeypatch.setattr(loading, "find_minilm", find)
+    for opens in (loading.load_config, loading.load_tokenizer, lambda place: loading.load_model(place, TASK)):
+        with pytest.raises(KdcError, match="not the published one") as caught:
+            opens("minilm")
+        assert not isinstance(caught.value, InputError)
+
+
 def test_adapters_are_not_taken_for_a_model(tmp_path: Path) -> None:
     """Would catch a teacher whose weights are those of another folder, which its fingerprint does not have."""
     for name in ("base", "adapted"):

@@ -282,6 +282,22 @@ def test_a_large_request_has_passes_of_as_much_as_a_model_answers_in_a_moment(sp
     in_loop(scenario)
 
 
+def test_a_pass_that_fails_teaches_no_speed() -> None:
+    """Would catch a failure, which takes no time, that is taken for a fast model, whose passes and queue would grow."""
+
+    async def scenario() -> None:
+        batcher = Batcher(Model(), max_batch_tokens=100)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="a bad row"):
+                await batcher.submit([row(-1, 50)])
+        assert batcher._tokens_per_second is None
+        await batcher.submit([row(1, 50)])
+        assert batcher._tokens_per_second is not None
+        await batcher.close()
+
+    in_loop(scenario)
+
+
 def test_a_crowd_of_a_moment_refuses_no_large_request() -> None:
     async def scenario() -> None:
         model = Model(opened=False)

