@@ -170,7 +170,7 @@ def test_a_broken_config_is_wrong_input(broken: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"hidden_size": "x"}, {"hidden_size": 0}, {"num_attention_heads": 0}, {"hidden_act": "x"}, {"dtype": [1]}],
+    [{"hidden_size": "x"}, {"num_attention_heads": 0}, {"hidden_act": "x"}, {"dtype": [1]}],
 )
 def test_a_setting_that_no_model_can_have_is_wrong_input(setting: dict[str, Any], tmp_path: Path) -> None:
     """Would catch an exception of transformers that ends the run in a traceback."""
