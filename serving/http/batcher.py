@@ -44,8 +44,8 @@ class Batcher:
         lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
             threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
-        ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now; more, where a
-            lane passes more in a moment.
+        ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now; or as
+            many as a lane answers in `_AHEAD_S`, where these are more.
         max_queue_tokens: most tokens that may wait before a request is answered; beyond that `submit` raises
             `Overloaded`. Of another request at most as many count as of the new one, since they take turns.
         max_queue_seconds: most seconds that these may take at the speed of the last batches; beyond that `submit`

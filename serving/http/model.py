@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _CPU_BATCH, _GPU_BATCH = 256, 4096
 SECOND = "/second"  # after a model's name, where metrics and traces tell of a cascade's second model
 _DIGITS = 16  # of a manifest's SHA-256: enough to tell artifacts apart
-# Of a pass with rows of a large request, for whose end others wait, at least: a fast model's may have more. A GPU's
-# passes are short anyway.
+# Tokens of a pass with rows of a large request, while others wait for its end: at most so many, or more of a fast model
+# (see the batcher). A GPU's passes are short anyway.
 _CPU_AHEAD = 64
 # Called with a model's name and what `OnBatch` is called with.
 Record = Callable[[str, Sequence[Row], Sequence[Result], BatchReport], None]

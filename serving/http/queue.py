@@ -23,7 +23,7 @@ from kdc.serving.engine.long_texts import Part
 Result = np.ndarray | Exception  # a row's outputs, or the error that it met
 _key = attrgetter("key")
 _FEW = 64  # rows that have left and may stay in the heap
-_CROWD = 4  # so many requests or fewer that wait are few
+_FEW_REQUESTS = 4  # that wait at a time; more are a crowd
 _MOST_PADDING = 0.25  # most padding of a batch, as a share of its real tokens
 
 
@@ -167,7 +167,7 @@ class Queue:
         first = bisect.bisect_left(rows, next_row.key, key=_key)
         last = first + 1  # rows[first:last] is the batch
         longest = real = rows[first].length
-        spared = len(self._requests) <= _CROWD and not _is_large(next_row, ahead)
+        without_large = len(self._requests) <= _FEW_REQUESTS and not _is_large(next_row, ahead)
         while last - first < max_rows:
             count = last - first + 1
             # The padding that the next shorter row, or the next longer one, would add.
@@ -182,7 +182,7 @@ class Queue:
                 break
             if padded > ahead and new.turn > turn + ahead:
                 break
-            if spared and _is_large(new, ahead):
+            if without_large and _is_large(new, ahead):
                 break
             longest, real = max(longest, new.length), real + new.length
             first, last = (first, last + 1) if take_longer else (first - 1, last)

@@ -82,13 +82,14 @@ def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
     return activate(answer.logits, function, engine.temperature)
 
 
-def labelled(engine: Engine, scores: np.ndarray) -> list[list[dict[str, Any]]]:
-    """Each row's labels and scores, (rows, outputs), the best first. A regression's number is called "score"."""
+def labelled(engine: Engine, outputs: np.ndarray) -> list[list[dict[str, Any]]]:
+    """Of outputs (rows, outputs) each row's labels and scores, the best first. A regression's number is called
+    "score"."""
     names = engine.labels or ("score",)
-    orders = np.argsort(-scores, axis=1, kind="stable").tolist()
+    orders = np.argsort(-outputs, axis=1, kind="stable").tolist()
     return [
         [{"label": names[place], "score": row[place]} for place in order]
-        for row, order in zip(scores.tolist(), orders, strict=True)
+        for row, order in zip(outputs.tolist(), orders, strict=True)
     ]
 
 
