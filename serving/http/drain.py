@@ -82,11 +82,12 @@ class Drain:
         if self._workers > 1:
             await asyncio.sleep(0.05)
         for copy in copies:
-            # So that they get a 503: a shutdown would reset them. One may have left already.
-            await asyncio.gather(*take_what_waits(copy, server), return_exceptions=True)
+            # So that they get a 503: a shutdown would reset them. It follows at once, since who is refused asks again.
+            taken = take_what_waits(copy, server)
             with contextlib.suppress(OSError):  # another worker was first
                 copy.shutdown(socket.SHUT_RD)
             copy.close()
+            await asyncio.gather(*taken, return_exceptions=True)  # one may have left already
 
 
 async def _until_heard(server: Any) -> None:
