@@ -14,8 +14,8 @@ from kdc.serving.http import drain, runtime
 def test_who_connects_while_the_last_ones_are_taken_is_refused_and_not_reset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch a turn of the loop between the last connection that is taken and the end of listening: whoever connects
-    in it is accepted by the kernel, and reset with its request unread."""
+    """Would catch a turn of the loop between the last connection that is taken and the end of listening. Whoever
+    connects in it is accepted by the kernel, and reset with its request unread."""
     (tmp_path / runtime.STOPPING).touch()
     monkeypatch.setattr(runtime, "directory", lambda: tmp_path)
     listener = socket.create_server(("127.0.0.1", 0))
