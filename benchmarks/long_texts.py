@@ -31,7 +31,7 @@ from kdc.pipeline.quality.intervals import difference
 ROOT = Path(__file__).resolve().parent.parent
 _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
 _COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
-_STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "evaluate.memory=false")
+_STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false", "evaluate.memory=false")
 # Tokens of a window and of a whole text, and settings of their own: of real rows, and of made-up ones.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))

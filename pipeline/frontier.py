@@ -7,6 +7,7 @@ named with its reason and left out. Writes `frontier.html`, `frontier.json` and 
 report.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,8 +76,8 @@ def make_frontier(
         start_from, force: what each point does again, see `kdc.pipeline.run.compress`.
 
     Raises:
-        InputError: a contract or a student without layers was asked for, or this is one of several processes; or as
-            the stages say that all points have in common.
+        InputError: a contract, a full search or a student without layers was asked for, or this is one of several
+            processes; or as the stages say that all points have in common.
         KdcError: what all points have in common could not be made, or none of them.
     """
     _check(config)
@@ -95,6 +96,7 @@ def make_frontier(
             share = None if hours is None else max(hours / (len(students) - place), _LEAST_HOURS)
             own = _config_of(config, student, place, share)
             _forget_other_teachers(root, root_of(own))
+            began = time.monotonic()
             try:
                 made.append(_make(student, own, tuple(roots), reporter, start_from))
                 hours = hours and hours - _hours_trained(root_of(own))
@@ -103,7 +105,8 @@ def make_frontier(
                     raise
                 left.append(Left(student=student, why=_in_one_line(error)))
                 reporter.say(f"frontier: {student} is left out: {left[-1].why}")
-                hours = hours and hours - (share or 0.0)
+                spent = (time.monotonic() - began) / _SECONDS_OF_AN_HOUR
+                hours = hours and hours - min(share or 0.0, spent)
             roots.append(root_of(own))
         return _facts(root, made, left, reporter)
 
@@ -119,6 +122,12 @@ def _check(config: Config) -> None:
             "a frontier shows what each limit would cost, and takes none",
             given=", ".join(f"--{name.replace('_', '-')}" for name in limits),
             remedy="drop the limits, or drop --frontier for the one student that keeps them",
+        )
+    if config.contract.search == "full":
+        raise InputError(
+            "a frontier shows students along the whole curve, and searches none",
+            given="--search full",
+            remedy="drop --search, or drop --frontier and name the limits that a student has to keep",
         )
     if is_shallow(config.student.model):
         raise InputError(

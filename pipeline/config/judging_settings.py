@@ -83,9 +83,10 @@ class ContractSettings(Section, Proof, Limits):
 
     search: Literal["quick", "full", "off"] = Field(
         "quick",
-        description="search for the student that keeps the contract: quick (short trainings of the three most "
-        "promising that can keep latency and size), full (of all that can) or off (train student.model; the default if "
-        "that is set); the teacher itself, where it can keep them, is a candidate without training",
+        description="search for the student that keeps the contract by short trainings of those that can keep latency "
+        "and size: quick (the three most promising with layers, and three without), full (all) or off (train "
+        "student.model; the default if that is set); the teacher itself, where it can keep them, is a "
+        "candidate without training",
     )
     max_hours: float | None = Field(
         None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"

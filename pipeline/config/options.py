@@ -151,8 +151,9 @@ COMPRESS = (
         (
             "search",
             str,
-            "Short trainings that choose the student: of the three most promising that can keep latency and size "
-            "(quick, the default), of all (full), or none (off). The teacher itself is a candidate without training.",
+            "Short trainings that choose the student, of those that can keep latency and size: the three most "
+            "promising with layers and three without (quick, the default), all (full), or none (off). The teacher "
+            "itself is a candidate without training.",
         ),
     ),
 )

@@ -7,7 +7,7 @@ these layers, refuses unknown keys with the nearest valid name, and reports all 
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
         return config
     except ValidationError as error:
         unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-        problems = [line for item in unknown_first for line in _mistakes(item)]
+        problems = list(dict.fromkeys(line for item in unknown_first for line in _mistakes(item, error.errors())))
         raise InputError(
             f"{len(problems)} wrong setting{'s' * (len(problems) > 1)}:\n    " + "\n    ".join(problems),
             remedy="`kdc config` prints every setting with its default and meaning",
@@ -168,18 +168,25 @@ def _put(layer: Layer, key: str, value: Any) -> None:
     layer[name] = value
 
 
-def _mistakes(item: ErrorDetails) -> list[str]:
-    """One of pydantic's errors in words; an unknown section is one mistake for each of its keys."""
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] != "extra_forbidden":
-        return [f"{key}: {item['msg']} (given: {item['input']!r})"]
+def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
+    """One of pydantic's errors in words; an unknown section is one mistake for each of its keys. A setting that may be
+    of several kinds has an error for each, and they are one mistake."""
+    key = _key(item)
     known = [other for other, _, _ in settings_of()]
+    if item["type"] != "extra_forbidden":
+        setting = next((other for other in known if f"{key}.".startswith(f"{other}.")), key)
+        same = [each["msg"] for each in every if f"{_key(each)}.".startswith(f"{setting}.")]
+        return [f"{setting}: {'; or: '.join(same)} (given: {item['input']!r})"]
     problems = []
     for leaf in [f"{key}.{inner}" for inner in item["input"]] if isinstance(item["input"], dict) else [key]:
         by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]
         nearest = by_name or difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
         problems.append(f"unknown setting {leaf}" + (f" (did you mean {nearest[0]}?)" if nearest else ""))
     return problems
+
+
+def _key(item: ErrorDetails) -> str:
+    return ".".join(str(part) for part in item["loc"])
 
 
 def render_defaults() -> str:

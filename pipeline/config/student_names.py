@@ -3,6 +3,14 @@
 UNCUT = "teacher"  # the student that is the teacher itself
 SHALLOW = ("conv", "static", "linear")  # the students that have the teacher's token vectors and none of its layers
 
+STUDENT_KINDS = (UNCUT, "layers", *SHALLOW)  # what a student's name begins with, unless it is a checkpoint's
+
+
+def kind_of(student: str) -> str:
+    """One of `STUDENT_KINDS`, or the name itself of a checkpoint of its own."""
+    kind = student.partition(":")[0]
+    return kind if kind in STUDENT_KINDS else student
+
 
 def is_shallow(student: str) -> bool:
     """Whether a student is one of `SHALLOW`, in whatever sizes."""

@@ -1,5 +1,6 @@
 """Settings of all that is trained: baselines, teacher, what the student learns from, and the student."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -7,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kdc.pipeline.config.presets import without_layers
 from kdc.pipeline.config.section import Section
-from kdc.pipeline.config.student_names import is_shallow
+from kdc.pipeline.config.student_names import STUDENT_KINDS, UNCUT, is_shallow
 
 KeptStep = Literal["score", "loss", "last"]  # by what the step whose weights are kept is chosen
 
@@ -212,9 +213,20 @@ class StudentSettings(TrainSettings):
     )
     lora: LoraSettings = LoraSettings()
 
+    @field_validator("model")
+    @classmethod
+    def _no_kind_that_is_misspelt(cls, value: str) -> str:
+        """A name that is nearly a kind of student would be looked for on the hub."""
+        kind = value.partition(":")[0]
+        nearest = difflib.get_close_matches(kind.strip().lower(), STUDENT_KINDS, n=1, cutoff=0.75)
+        named = value == UNCUT or (kind in STUDENT_KINDS and kind != UNCUT and (":" in value or is_shallow(kind)))
+        if not nearest or named or "/" in value or Path(kind).exists():
+            return value
+        examples = "layers:0,1,5, layers:first-and-last, conv, conv:channels=128, static, linear, teacher"
+        raise ValueError(f"there is no such student, did you mean {nearest[0]}? For example {examples}")
+
     def of(self, model: str) -> Self:
-        """These settings for another student, as a search tries it. One without layers, where the configured one has
-        some, is trained in its own way."""
-        is_another = is_shallow(model) and not is_shallow(self.model)
-        own = without_layers(model, self.epochs, self.min_steps) if is_another else {}
+        """These settings for another student, as a search tries it. One without layers is trained in its own way,
+        unless the configured one is trained in the same."""
+        own = without_layers(model, self.epochs, self.min_steps, beside=self.model) if is_shallow(model) else {}
         return self.model_copy(update=own | {"model": model})

@@ -64,6 +64,8 @@ def parse_cut(text: str, config: PretrainedConfig) -> Cut:
             no number from 1 to the teacher's.
     """
     names, sign, width = text.removeprefix(_PREFIX).replace(" ", "").partition(",ffn=")
+    if "heads=" in text:
+        raise InputError("attention heads are not cut, only layers and neurons", given=text, remedy=_EXAMPLES)
     if "ffn" in names or "," in width:
         raise InputError("ffn= comes once, after the layers, with one number", given=text, remedy=_EXAMPLES)
     layers = _layers(names, int(getattr(config, "num_hidden_layers", 0)), text)

@@ -8,6 +8,7 @@ of transformers, but is opened by `opening.py`: its config is the teacher's, and
 """
 
 import copy
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -46,6 +47,8 @@ _SIZES = {
     "conv": ("width", "channels", "window", "depth", "hidden"),
 }
 _MOST = {"width": 1024, "channels": 4096, "window": 9, "depth": 4, "hidden": 4096, "pairs": 1 << 20}
+_SHOWN = 100  # characters of a wrong name
+_MOST_BYTES = 1 << 31  # of an ONNX file
 _FACTOR = 1_000_003  # of a pair's first token in its hash: a prime far above the numbers of vectors
 
 
@@ -163,20 +166,62 @@ def parse_shape(text: str) -> Shape:
     """The sizes that `conv`, `static` or `conv:channels=128,window=5` mean.
 
     Raises:
-        InputError: there is no such size, it is named twice, or it is no whole number within its range.
+        InputError: there is no such size, it is named twice, or its value is no whole number within its range.
     """
     kind, _, given = text.partition(":")
     sizes, named = asdict(SHAPES[kind]), set()
     for part in given.split(",") if given else ():
         name, _, value = part.partition("=")
-        known = name in _SIZES[kind] and name not in named
-        if not known or not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _MOST[name]:
+        problem = ""
+        if name not in _SIZES[kind]:
+            problem = f"the student {kind} has no such size"
+        elif name in named:
+            problem = f"the student {kind} has this size twice"
+        elif not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= _MOST[name]:
+            problem = f"a size of the student {kind} is no whole number within its range"
+        if problem:
             sizes_of_it = ", ".join(f"{size} (1 to {_MOST[size]})" for size in _SIZES[kind])
-            what = f"the student {kind} has no such size, or has it twice"
-            raise InputError(what, given=f"{part} in {text}", remedy=f"its sizes are {sizes_of_it}")
+            given = f"{part[:_SHOWN]} in {text[:_SHOWN]}"
+            raise InputError(problem, given=given, remedy=f"its sizes are {sizes_of_it}")
         sizes[name] = int(value)
         named.add(name)
     return Shape(**sizes)
+
+
+def check_shape(text: str, teacher: PretrainedConfig | None) -> None:
+    """Refuse, before anything is trained, sizes that a student cannot have.
+
+    Args:
+        text: its name.
+        teacher: the config of the teacher whose token vectors it has; None where it is not at hand.
+
+    Raises:
+        InputError: as `parse_shape`; or a width was named that is more than the vectors have, or the tables of vectors
+            would not fit into an ONNX file.
+    """
+    shape = parse_shape(text)
+    widest = None if teacher is None else _vector_width(teacher)
+    if teacher is None or widest is None:
+        return
+    if "width=" in text and shape.width > widest:
+        raise InputError(
+            f"a student over the teacher's token vectors is at most as wide as they are, {widest}",
+            given=text,
+            remedy=f"width={widest} or less",
+        )
+    tables = 4 * (int(getattr(teacher, "vocab_size", 0)) + shape.pairs) * min(shape.width, widest)
+    if tables >= _MOST_BYTES:
+        raise InputError(
+            "the student's vectors would be larger than an ONNX file can be",
+            given=f"{text}: {tables / 1e9:.1f} GB, the limit is 2 GB",
+            remedy="a smaller width, or fewer pairs",
+        )
+
+
+def _vector_width(config: PretrainedConfig) -> int | None:
+    """Numbers of a token's vector, by the names that configs have for it; None where the config does not say."""
+    found = getattr(config, "embedding_size", None) or getattr(config, "hidden_size", None)
+    return None if found is None else int(found)
 
 
 def shallow_over(teacher: Any, shape: Shape) -> tuple[ShallowClassifier, tuple[str, ...]]:

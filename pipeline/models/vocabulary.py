@@ -3,7 +3,9 @@ vectors.
 
 In small models most weights are vectors of pieces that the task never meets: 11.7 of the 17.4 million of a three-layer
 MiniLM, and nearly all of a multilingual one. Texts that used a piece which is gone are cut into smaller ones; what can
-be written with the characters of the old vocabulary can be written with the new one. (Abdaoui et al. 2020, "Load What
+be written with the characters of the old vocabulary can be written with the new one, unless it has a character that is
+no piece by itself: then all pieces with that character stay, but a word with it may be cut at other places before it,
+and become unknown. (Abdaoui et al. 2020, "Load What
 You Need", arXiv 2010.05609, does so for languages.)
 """
 

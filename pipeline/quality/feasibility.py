@@ -7,9 +7,10 @@ from kdc.artifact.contract.judgement import missed_costs
 from kdc.artifact.contract.terms import Contract, Costs
 from kdc.common.errors import InputError
 from kdc.common.tables import aligned
-from kdc.pipeline.config.student_names import is_shallow
+from kdc.pipeline.config.student_names import is_shallow, kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
+_SMALLER_FILES = "; --vocabulary auto and --set quantize.vector_bits=4 make files smaller"
 Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
 
 
@@ -37,12 +38,16 @@ def table(measured: Measured, contract: Contract) -> list[str]:
 
 
 def nothing_fits(measured: Measured, contract: Contract) -> InputError:
-    """The error where no student can keep the contract. It names the one that comes nearest: whose worst miss is the
-    smallest."""
+    """The error where no student can keep the contract. It names the one that comes nearest, whose worst miss is the
+    smallest, and the nearest of each other kind."""
     made = _made(measured)
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
-    name, precision, costs = min(made, key=lambda each: _worst_miss(each[2], contract))
+    nearest: dict[str, tuple[str, str, Costs]] = {}  # by kind, the nearest of all first
+    for each in sorted(made, key=lambda each: _worst_miss(each[2], contract)):
+        nearest.setdefault(kind_of(each[0]), each)
+    name, precision, costs = next(iter(nearest.values()))
+    missed = [f"{other} in {form}: {'; '.join(missed_costs(contract, each))}" for other, form, each in nearest.values()]
     limits = contract.limits
     possible = {
         "--max-latency-ms": (limits.max_latency_ms, f"{1.1 * costs.latency_ms:.3g}"),
@@ -52,8 +57,9 @@ def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     reachable = " ".join(f"{flag} {value}" for flag, (limit, value) in possible.items() if limit is not None)
     return InputError(
         "no student that could come out keeps the contract, so nothing was trained",
-        given=f"the nearest is {name} in {precision}: " + "; ".join(missed_costs(contract, costs)),
-        remedy=f"ask for what it keeps ({reachable}), for a smaller --student, or bring a smaller teacher (--teacher)",
+        given="the nearest is " + "\n    then ".join(missed),
+        remedy=f"ask for what {name} in {precision} keeps ({reachable}), for a smaller --student, or bring a smaller "
+        f"teacher (--teacher){_SMALLER_FILES if limits.max_size_mb is not None else ''}",
     )
 
 

@@ -9,20 +9,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from kdc.artifact.manifest import LEAST_WINDOW, LongTexts, longest_row
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.aims import abstain_of, aims_of, check_sets, required_label
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
-from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student
 from kdc.pipeline.models.cutting import check_cut
-from kdc.pipeline.models.shallow import parse_shape
+from kdc.pipeline.models.shallow import check_shape
 from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results.data import DataResult, TokenCounts
@@ -140,7 +141,7 @@ def check(run: Run) -> None:
     check_second(run)
     for requirement in run.config.contract.require:
         required_label(requirement, task)
-    _check_shallow(student)
+    _check_shallow(run.config)
     if not (run.config.searches or is_shallow(student.model)):
         _check_architecture(run.config)
     if student.model.startswith("layers:"):
@@ -179,21 +180,29 @@ def _check_windows(config: Config, task: Task) -> None:
 
 
 def _check_architecture(config: Config) -> None:
-    """Without the checkpoint's config nothing is said: a run that is done needs no hub, and one that is not says so."""
     student = config.student
-    try:
-        source = loading.load_config(config.teacher.model if is_of_teacher(student.model) else student.model)
-    except KdcError:
+    source = _config_at_hand(config.teacher.model if is_of_teacher(student.model) else student.model)
+    if source is None:
         return
     adapters = student.method == "lora" and student.model != UNCUT
     check_student(source, f"--student {student.model}", adapters=adapters)
 
 
-def _check_shallow(student: StudentSettings) -> None:
+def _config_at_hand(model: str) -> PretrainedConfig | None:
+    """A checkpoint's config. Without it nothing is checked: a run that is done needs no hub, and one that is not says
+    so."""
+    try:
+        return loading.load_config(model)
+    except KdcError:
+        return None
+
+
+def _check_shallow(config: Config) -> None:
     """Also where the rows are there already: they are the same for all students that are made of the teacher."""
+    student = config.student
     if not is_shallow(student.model):
         return
-    parse_shape(student.model)
+    check_shape(student.model, _config_at_hand(config.teacher.model))
     wrong = ["student.method=lora"] * (student.method == "lora")
     wrong += ["student.gradient_checkpointing=true"] * student.gradient_checkpointing
     if wrong:

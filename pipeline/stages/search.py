@@ -1,7 +1,8 @@
 """Stage `search`: which of the students that can keep the contract is the most accurate, by short trainings.
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their own full
-training, the better half for twice as long, until one is left. Each training has a schedule of its own, since one that
+training, the better half for twice as long, until one is left; a quick search takes fewer, and the best at once. Each
+training has a schedule of its own, since one that
 was cut short ranks badly. They are ranked by the tuning slice, and share the teacher's logits. Where the teacher
 itself, uncut, can keep the contract, it is taken unless the best of them has a higher score. Reads `data/`,
 `candidates/`, `teacher/`, `targets/`. Writes one record a trial to `search.kept/`, so that a search that was cut off
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.files import write_whole
-from kdc.pipeline.config.student_names import UNCUT
+from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.results.training import CandidatesResult, SearchResult, TeacherResult, Trial
 from kdc.pipeline.rundir import fingerprints
@@ -25,7 +26,7 @@ from kdc.pipeline.training.finetuning import plan_for
 from kdc.pipeline.training.students import score_uncut
 
 _FIRST_STEPS = 400  # fewer rank students by how fast they begin
-_QUICK_SURVIVORS = 3
+_QUICK_SURVIVORS = 3  # with layers, and as many without, whose trainings take a fraction
 _SECONDS_OF_AN_HOUR = 3600
 
 
@@ -60,8 +61,10 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
         The winner, all trainings in order, and words on why they ended early; "" where they did not.
     """
     settings = run.config.contract
-    if settings.search == "quick":
-        survivors = survivors[:_QUICK_SURVIVORS]
+    is_quick = settings.search == "quick"
+    if is_quick:
+        kinds = ([student for student in survivors if is_shallow(student) == shallow] for shallow in (False, True))
+        survivors = [student for kind in kinds for student in kind[:_QUICK_SURVIVORS]]
     trials: list[Trial] = []
     most = {student: steps_of_full_training(run, student) for student in survivors}
     share = first_share(most.values())
@@ -79,7 +82,7 @@ def _halve(run: Run, out: Path, survivors: list[str], *, scored: bool) -> tuple[
             run.say(f"search: {student}, {trial.steps} steps: tuning slice {trial.score:.1f}")
         # Of equal scores the larger student is the more promising one: it stands first, and sorting keeps the order.
         ranked = sorted(scores, key=lambda student: -scores[student]) or survivors
-        survivors = ranked[: len(ranked) // 2 if 2 * share <= 1 else 1] or ranked[:1]
+        survivors = ranked[: 1 if is_quick or 2 * share > 1 else len(ranked) // 2] or ranked[:1]
         share *= 2
     return survivors[0], trials, stopped
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,13 +217,14 @@ def test_points_of_a_teacher_that_was_trained_again_are_made_again(
 def test_the_hours_are_shared_among_the_students(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one does not use the next ones have. Would catch hours for each in place of hours for all."""
+    """What one does not use the next ones have. Would catch hours for each in place of hours for all, and a whole share
+    that is gone with a student that was refused at once."""
     given = []
     spent = iter((0.1, 0.0, 0.3))
 
     def stand_in(student: str, config: Config, *_: Any) -> Any:
         given.append(config.student.hours)
-        if student == "conv":  # whatever it did with its hours, they are gone
+        if student == "conv":  # after a fifth of an hour
             raise KdcError("not made")
 
     monkeypatch.setattr(module, "compress", lambda *_, **__: None)
@@ -230,8 +232,10 @@ def test_the_hours_are_shared_among_the_students(
     monkeypatch.setattr(module, "_facts", lambda *_: None)
     monkeypatch.setattr(module, "curve_of", lambda _: ["layers:1", "teacher", "conv", "static"])
     monkeypatch.setattr(module, "_hours_trained", lambda _: next(spent))
+    clock = iter((0.0, 0.0, 0.0, 720.0, 0.0))  # at the start of each, and at the failure
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     frontier(config_of(finished, tmp_path / "run", **{"student.hours": 1.0}))
-    assert given == pytest.approx([1.0 / 4, 0.9 / 3, 0.9 / 2, 0.45])
+    assert given == pytest.approx([1.0 / 4, 0.9 / 3, 0.9 / 2, 0.7])
 
 
 @pytest.mark.parametrize(
@@ -239,6 +243,7 @@ def test_the_hours_are_shared_among_the_students(
     [
         ({"contract.max_drop": 1.0, "contract.max_size_mb": 20}, "takes none (--max-size-mb, --max-drop)"),
         ({"student.model": "static"}, "for one without"),
+        ({"contract.search": "full"}, "searches none"),
     ],
 )
 def test_what_it_cannot_be_made_of_is_refused_before_anything_is_done(

@@ -91,6 +91,20 @@ def test_the_share_is_the_time_at_the_peak_of_the_time_that_was_taken(
     assert share(3, 8, 20.0) == pytest.approx((3 * 8 * 600 / 2000 + 3 * 10 / 200) / 20)
 
 
+def test_it_is_not_told_of_rows_that_no_single_pass_takes(tmp_path: Path) -> None:
+    """Would catch a row in windows counted as one pass of all its tokens, for which the model has no positions."""
+    share = peak_share(write_artifact(tmp_path / "artifact"), _loaded())
+    assert share is not None
+    assert share(1, 1_000_000, 1.0) is None
+
+
+def test_the_peak_is_of_the_call_that_nothing_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch shares above 1 where another process takes time from most of the few long calls."""
+    seconds = iter([9.0, 9.0, 0.5, 9.0, 9.0, 9.0])
+    monkeypatch.setattr(peak, "seconds_of", lambda call: next(seconds))
+    assert speed("fp32", threads=1) == 2 * 768**3 / 0.5
+
+
 @pytest.mark.parametrize(
     "changes", [{"on": "CUDAExecutionProvider"}, {"variant": "fp16"}, {"on": "cpu", "variant": "float32"}]
 )

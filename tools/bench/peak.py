@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -40,12 +39,13 @@ _PRODUCTS = {
     "MatMul": "fp32",
 }
 
-Share = Callable[[int, int, float], float]
+Share = Callable[[int, int, float], float | None]
 
 
 def peak_share(folder: Path, loaded: Loaded) -> Share | None:
-    """How to tell the share of the peak, 0 to 1, of passes of so many rows and tokens a row that take so many seconds.
-    The peak is measured in each call, with as many threads: what else runs on the machine slows down both.
+    """How to tell the share of the peak, 0 to 1, of passes of so many rows and tokens a row that take so many seconds;
+    None of rows that are divided into windows. The peak is measured in each call, with as many threads: what slows down
+    the whole machine slows down both.
 
     Args:
         folder: of an artifact, or of a Hugging Face model.
@@ -61,7 +61,9 @@ def peak_share(folder: Path, loaded: Loaded) -> Share | None:
     file = folder / next(variant.file for name, variant in manifest.variants.items() if name == loaded.variant)
     count = cache(lambda rows, tokens: operations(file, _feeds(rows, tokens, manifest.tokenizer)))
 
-    def share(rows: int, tokens: int, seconds: float) -> float:
+    def share(rows: int, tokens: int, seconds: float) -> float | None:
+        if tokens > manifest.tokenizer.max_length:
+            return None
         at_peak = (done / speed(number_format, loaded.threads) for number_format, done in count(rows, tokens).items())
         return sum(at_peak) / seconds
 
@@ -105,14 +107,15 @@ def _operations_of(node: dict[str, Any]) -> int:
 
 
 def speed(number_format: str, threads: int) -> float:
-    """Operations a second of a large product with constant weights, now; the median of several.
+    """Operations a second of a large product with constant weights, now; the most of several. A call of it takes longer
+    than most passes, so that a time slice of another process, which the median of passes skips, may hit each.
 
     Args:
         number_format: "int8" or "fp32".
         threads: that share one product.
     """
     session, left = _product(number_format, threads)
-    seconds = median(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
+    seconds = min(seconds_of(lambda: session.run(None, {"left": left})) for _ in range(_CALLS))
     return 2 * left.shape[0] ** 3 / seconds
 
 

@@ -182,7 +182,8 @@ class _Running:
         self.turns.setdefault(case, []).append(turn)
         if self._peak_share is not None:
             share = self._peak_share(case.batch, turn.tokens, median(turn.ms) / 1000)
-            self.peak_shares.setdefault(case, []).append(share)
+            if share is not None:
+                self.peak_shares.setdefault(case, []).append(share)
 
     def finish(self) -> int:
         """End the process; the most memory that it held, in bytes."""

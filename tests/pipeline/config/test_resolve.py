@@ -99,6 +99,13 @@ def test_a_student_without_layers_is_trained_in_its_own_way_unless_the_person_sa
     assert student.of("static") == student.model_copy(update={"model": "static"})
 
 
+def test_a_search_around_one_student_without_layers_trains_each_other_one_in_its_own_way() -> None:
+    """Would catch `linear` at the rates and steps of the `conv` that was named, and the other way round."""
+    for named, other in (("conv", "linear"), ("linear", "static")):
+        found, own = make({"student.model": named}).student.of(other), make({"student.model": other}).student
+        assert found == own
+
+
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
     with pytest.raises(InputError) as caught:
         make(sets=["student.lora.rank=4", "student.epoch=3", "teacher.batch_size=none", "run.recipe=bset"])
@@ -108,6 +115,26 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
     assert "teacher.batch_size" in message
     assert "run.recipe" in message
     assert "4 wrong settings" in message
+
+
+@pytest.mark.parametrize("value", ["0", "few"])
+def test_a_setting_of_two_kinds_has_one_mistake(value: str) -> None:
+    with pytest.raises(InputError, match=r"1 wrong setting:\n +student\.vocabulary: .*'auto'; or: ") as caught:
+        make(sets=[f"student.vocabulary={value}"])
+    assert str(caught.value).count("student.vocabulary") == 1
+
+
+@pytest.mark.parametrize("name", ["Conv", "conv,", "conv ", "layers", "layer:0", "teacher:int8", "statik:width=8"])
+def test_a_kind_of_student_that_is_misspelt_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(InputError, match=r"no such student, did you mean (conv|layers|teacher|static)"):
+        make({"student.model": name})
+
+
+def test_a_checkpoint_of_any_other_name_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Conv").mkdir()
+    for name in ("bert-base-uncased", "me/conv", "convbert-base", "Conv", "./layers"):
+        assert make({"student.model": name}).student.model == name
 
 
 def test_a_setting_in_the_wrong_section_is_found_by_its_name() -> None:

@@ -17,7 +17,7 @@ from kdc.pipeline.config.student_names import SHALLOW
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.graphs.onnx_graph import export_onnx
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.shallow import SHAPES, ShallowClassifier, parse_shape, shallow_over
+from kdc.pipeline.models.shallow import SHAPES, ShallowClassifier, check_shape, parse_shape, shallow_over
 
 TASK = custom_task("toy", "first", "second", "label", "classification", ("a", "b", "c"))
 CONV, STATIC = "conv:width=8,channels=12,hidden=16", "static:width=8,hidden=16"
@@ -122,10 +122,27 @@ def test_its_graph_answers_as_it_does_whatever_the_teacher(spec: str, architectu
 NO_SIZES = "conv:width conv:width=0 conv:width=x static:depht=2 static:depth=2 static:channels=8 conv:width=8,width=16"
 
 
-@pytest.mark.parametrize("spec", [*NO_SIZES.split(), "conv:window=99", "conv:trains_vectors=1"])
+@pytest.mark.parametrize(
+    "spec", [*NO_SIZES.split(), "conv:window=99", "conv:trains_vectors=1", f"conv:width={'9' * 5000}"]
+)
 def test_sizes_that_cannot_be_are_refused_with_those_that_can(spec: str) -> None:
     with pytest.raises(InputError, match="width \\(1 to 1024\\)"):
         parse_shape(spec)
+
+
+def test_what_this_teacher_cannot_give_is_refused_and_the_kinds_own_sizes_never_are(tmp_path: Path) -> None:
+    """Would catch a named width that is narrowed in silence, and vectors of gigabytes that no graph can hold."""
+    tiny_runs.base_model("bert", tmp_path)
+    config = loading.load_config(str(tmp_path))
+    assert config.hidden_size == 16
+    check_shape("static:width=16", config)
+    check_shape("static", config)  # 256, or what there is
+    check_shape("static:width=17", None)
+    with pytest.raises(InputError, match="at most as wide as they are, 16"):
+        check_shape("static:width=17", config)
+    config.hidden_size = 768
+    with pytest.raises(InputError, match=r"3\.2 GB"):
+        check_shape("linear:width=768,pairs=1048576", config)
 
 
 def test_every_kind_has_a_shape() -> None:
