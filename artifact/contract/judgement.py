@@ -181,9 +181,9 @@ class Basis:
     """The rows on which a metric rests."""
 
     rows: int  # rows that were compared
-    # rows, or groups of them, of the part of the metric (one of its classes, say) that has the fewest; at least 1
+    # rows, or groups of them, of the part of the metric (one of its classes, say) where most can hide; at least 1
     rarest: int
-    share: float = 1.0  # the weight of that part in the metric, in (0, 1]
+    share: float = 1.0  # by how much a metric of 1 falls where all of that part turns wrong, as if it fell evenly
 
 
 def unseen(basis: Basis, confidence: float) -> float:
@@ -203,7 +203,13 @@ def quantile_of(confidence: float) -> float:
 
 
 def rows_needed(
-    difference: float, standard_error: float, basis: Basis, *, max_drop: float, confidence: float
+    difference: float,
+    standard_error: float,
+    basis: Basis,
+    *,
+    max_drop: float,
+    confidence: float,
+    hidden: float | None = None,
 ) -> int | None:
     """The number of evaluation rows that would show, with a power of 80 %, that a difference keeps to `max_drop`.
 
@@ -218,6 +224,8 @@ def rows_needed(
         basis: the rows that were compared.
         max_drop: points that the student may be below its teacher.
         confidence: of the two-sided interval.
+        hidden: points by which the interval of these rows ends below a difference of which no row shows anything, where
+            that is more than `unseen`.
 
     Returns:
         None where the difference is at the limit or beyond it, so that no number of rows would do.
@@ -227,6 +235,8 @@ def rows_needed(
         return None
     errors = quantile_of(confidence) + NormalDist().inv_cdf(_POWER)
     by_error = basis.rows * (errors * standard_error / room) ** 2
-    share = min(room / (100 * basis.share), 1.0)
-    rarest = quantile_of(confidence) ** 2 * (1 - share) / share
-    return max(1, math.ceil(max(by_error, basis.rows * rarest / basis.rarest)))
+    whole = 100 * basis.share
+    hidden = max(hidden or 0.0, unseen(basis, confidence))
+    # What is hidden is whole * z^2 / (n + z^2); so n goes with whole / hidden - 1.
+    by_hidden = basis.rows * max(0.0, whole / room - 1) / (whole / hidden - 1) if hidden < whole else 0.0
+    return max(1, math.ceil(max(by_error, by_hidden)))

@@ -97,10 +97,11 @@ def compare(
     seen = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
     if seen.interval[0] < -max_drop:
-        basis = basis_of(metrics.truth_of(labels, kind), metric)
+        basis = basis_of(metrics.truth_of(labels, kind), metric, groups)
         # By what the interval really is: it may be wider than its standard error says, for few rows or groups.
-        error = (gap - seen.interval[0]) / quantile_of(confidence) if seen.standard_error else 0.0
-        needed = rows_needed(gap, error, basis, max_drop=max_drop, confidence=confidence)
+        below = gap - seen.interval[0]
+        error, hidden = (below / quantile_of(confidence), None) if seen.standard_error else (0.0, below)
+        needed = rows_needed(gap, error, basis, max_drop=max_drop, confidence=confidence, hidden=hidden)
         needed = None if needed is None else max(needed, len(labels) + 1)
     return Quality(
         metric=metric,

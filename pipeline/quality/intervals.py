@@ -112,27 +112,49 @@ def score_interval(
 
 
 def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:
-    """The rows, or groups of rows, that a metric rests on: F1 on those of class 1, macro-F1 on the rarest class's,
-    Matthews on those of the class of which unseen errors cost most, every other metric on all. Labels are (rows,), or
-    (rows, outputs) for multi-label."""
+    """The rows, or groups of rows, of which unseen errors may cost a metric most: of the classes' rows those where many
+    errors can hide, and each costs much. Where groups, or multi-label rows, hold several classes, an error of one
+    costs all that it holds. Labels are (rows,), or (rows, outputs) for multi-label."""
+    cost, rows = _costs(labels, metric), len(labels)
+    unit = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    everywhere = np.ones(rows, dtype=np.bool_)
+    if labels.ndim > 1:
+        parts = [everywhere, *labels.T.astype(np.bool_)]
+    else:
+        is_split = metric in ("f1", "macro_f1", "matthews")
+        parts = [labels == each for each in np.unique(labels)] if is_split else [everywhere]
+    by_unit = np.bincount(unit, weights=cost)
+    found = [Basis(rows, 1)]  # of rows without any label
+    for part in parts:
+        costs = by_unit[np.unique(unit[part])]
+        if (total := float(costs.sum())) > 0:
+            as_many = total**2 / float((costs**2).sum())  # units of one cost that say as much
+            found.append(Basis(rows, max(1, int(as_many + 1e-6)), total))
+    return max(found[1:] or found, key=lambda each: unseen(each, 0.95))
+
+
+def _costs(labels: NDArray[np.generic], metric: str) -> Floats:
+    """By how much a metric of 1 falls at the most where a row that was right turns wrong, in whatever way: (rows,).
+
+    An F1 of a class with n rows falls by at most 1 / n for a row of the class that is lost, and by 1 / (2 n) for a row
+    that is taken for one; these are its derivatives where it is 0 and 1.
+    """
     rows = len(labels)
-
-    def independent(members: NDArray[np.bool_]) -> int:
-        return int(members.sum()) if groups is None else len(np.unique(groups[members]))
-
-    if metric not in ("f1", "macro_f1", "matthews"):
-        return Basis(rows, max(1, independent(np.ones(rows, dtype=np.bool_))))
     if metric == "f1":
-        return Basis(rows, max(1, independent(labels == 1)))
-    classes = labels.T.astype(np.bool_) if labels.ndim > 1 else [labels == each for each in np.unique(labels)]
-    counts = [count for count in map(independent, classes) if count]  # a class that the rows lack is in no mean
-    if not counts:
-        return Basis(rows, 1)
-    if metric == "macro_f1" or len(counts) == 1:
-        return Basis(rows, min(counts), 1 / len(counts))
-    weights = matthews_weights(np.unique(labels, return_counts=True)[1] / rows)
-    parts = [Basis(rows, count, float(weight)) for count, weight in zip(counts, weights, strict=True)]
-    return max(parts, key=lambda part: unseen(part, 0.95))
+        return np.where(labels == 1, 1.0, 0.5) / max(1, int((labels == 1).sum()))
+    if labels.ndim > 1 and metric == "macro_f1":
+        actual = labels[:, labels.any(axis=0)].astype(np.float64)  # a label that no row has is in no mean
+        return (np.where(actual > 0, 1.0, 0.5) / actual.sum(axis=0)).sum(axis=1) / max(1, actual.shape[1])
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if metric not in ("macro_f1", "matthews") or labels.ndim > 1 or len(counts) == 1:
+        return np.full(rows, 1 / rows)
+    if metric == "matthews":
+        cost = matthews_weights(counts / rows) / counts
+    else:
+        ascending = np.sort(counts)
+        rarest_other = np.where(counts == ascending[0], ascending[1], ascending[0])
+        cost = np.maximum(1 / counts, (1 / counts + 1 / rarest_other) / 2) / len(counts)
+    return np.asarray(cost[place.reshape(-1)], dtype=np.float64)
 
 
 def matthews_weights(shares: Floats) -> Floats:

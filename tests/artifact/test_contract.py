@@ -357,13 +357,14 @@ def test_terms_that_are_not_possible_are_refused(changes: dict[str, object]) -> 
     ("labels", "metric", "expected"),
     [
         ([0, 0, 0, 1], "accuracy", Basis(4, 4)),
-        ([0, 0, 0, 1], "f1", Basis(4, 1)),
-        ([0, 0, 2, 2, 2], "macro_f1", Basis(5, 2, 1 / 2)),
+        ([0] * 60 + [1] * 20, "f1", Basis(80, 20)),
+        ([0] * 20 + [2] * 60, "macro_f1", Basis(80, 20, 1 / 2)),
         ([0] * 20 + [2] * 30, "matthews", Basis(50, 20)),
         ([1, 1, 1], "matthews", Basis(3, 3)),
         # The third weighs 0.2 * 1.2 / 0.7042, and 20 rows hide more of it than the rarest one's three of theirs.
         ([0] * 40 + [1] * 30 + [2] * 20 + [3] * 7 + [4] * 3, "matthews", Basis(100, 20, 0.3408)),
-        ([[1, 0, 0], [1, 0, 1], [1, 0, 1]], "macro_f1", Basis(3, 2, 1 / 2)),  # no row has the second label
+        # No row has the second label. The 20 rows with the third have the first one too: (1/40 + 1/20) / 2 each.
+        ([[1, 0, 0]] * 20 + [[1, 0, 1]] * 20, "macro_f1", Basis(40, 20, 0.75)),
         ([[0, 0], [0, 0]], "macro_f1", Basis(2, 1)),
     ],
 )

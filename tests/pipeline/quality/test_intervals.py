@@ -5,11 +5,14 @@ import itertools
 import numpy as np
 import pytest
 from scipy import optimize, stats
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef
 
+from kdc.artifact.contract.judgement import unseen
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.bootstrap import bca
+from kdc.pipeline.quality.comparison import Shown, judge
 from kdc.pipeline.quality.intervals import (
+    basis_of,
     design_effect,
     difference,
     matthews_weights,
@@ -267,3 +270,63 @@ def test_matthews_falls_by_no_more_than_a_class_weighs(seed: int) -> None:
             assert falls.max(axis=1)[rarer] == pytest.approx(part * weights[rarer], rel=0.01)
     if classes == 2:
         assert weights.min() == pytest.approx(1)
+
+
+SCORES = {
+    "f1": f1_score,
+    "macro_f1": lambda *given, **named: f1_score(*given, average="macro", **named),
+    "matthews": matthews_corrcoef,
+}
+
+
+@pytest.mark.parametrize("metric", list(SCORES))
+@pytest.mark.parametrize("seed", range(6))
+def test_no_units_can_hide_more_than_is_counted_for_what_no_row_shows(metric: str, seed: int) -> None:
+    """Of right answers a small part of some units turns wholly wrong, to the class where it costs most; the units are
+    rows, or groups of 1 to 5 with classes of their own. The oracle is scikit-learn with weights for the rows. Would
+    catch classes that are counted as if they could only fail apart, where a group holds several."""
+    random, part, confidence = np.random.default_rng(seed), 1e-4, 0.95
+    classes = 2 if metric == "f1" else 2 + seed % 3
+    labels = random.integers(0, classes, 120)
+    labels[random.random(120) < 0.5] = 0
+    sizes = random.integers(1, 6, 120)
+    units = np.arange(120) if seed % 2 else np.repeat(np.arange(120), sizes)[:120]
+    counted = unseen(basis_of(labels, metric, units), confidence) / 100
+    for chosen in (np.unique(units), *(np.unique(units[labels == each]) for each in range(classes))):
+        wrong, falls = np.isin(units, chosen), []
+        for answer in range(classes):
+            others = np.where(labels == answer, (answer + 1) % classes, answer)
+            truth, answers = np.concatenate([labels, labels]), np.concatenate([labels, others])
+            weights = np.concatenate([np.where(wrong, 1 - part, 1.0), np.where(wrong, part, 1e-15)])
+            falls.append((1 - SCORES[metric](truth, answers, sample_weight=weights)) / part)
+        # That share of these units may be wrong although none is seen to be.
+        assert max(falls) * Z**2 / (len(chosen) + Z**2) <= counted * 1.02 + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_several_labels_can_hide_no_more_either(seed: int) -> None:
+    """As above. A row that turns wrong has the contrary of each of its labels."""
+    random, part = np.random.default_rng(seed), 1e-4
+    labels = (random.random((150, 4)) < np.array([0.5, 0.3, 0.2, 0.1])).astype(int)
+    units = np.arange(150) // (1 + seed)
+    counted = unseen(basis_of(labels, "macro_f1", units), 0.95) / 100
+    for chosen in (np.unique(units), *(np.unique(units[labels[:, each] == 1]) for each in range(4))):
+        wrong = np.isin(units, chosen)
+        truth, answers = np.concatenate([labels, labels]), np.concatenate([labels, 1 - labels])
+        weights = np.concatenate([np.where(wrong, 1 - part, 1.0), np.where(wrong, part, 1e-15)])
+        fall = (1 - f1_score(truth, answers, average="macro", sample_weight=weights)) / part
+        assert fall * Z**2 / (len(chosen) + Z**2) <= counted * 1.02 + 1e-6
+
+
+@pytest.mark.parametrize(("metric", "rows"), [("accuracy", 800), ("macro_f1", 800), ("macro_f1", 401)])
+def test_so_many_rows_as_are_told_show_two_equal_models_in_groups(metric: str, rows: int) -> None:
+    """Would catch rows that are counted where groups are drawn, so that one row more is told again and again."""
+
+    def judged(count: int) -> Shown:
+        labels = np.arange(count) % 2
+        return judge(np.eye(2)[labels], np.eye(2)[labels], labels, metric=metric, groups=np.arange(count) // 4)
+
+    needed = judged(rows).rows_needed
+    assert needed is not None
+    assert judged(needed + 8).verdict == "pass"
+    assert judged(needed - 40).verdict == "not shown"

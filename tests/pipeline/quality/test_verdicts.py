@@ -8,7 +8,8 @@ from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.verdicts import Numbers, World, clear_verdict, verdicts
+from benchmarks.verdicts import clear_verdict, verdicts
+from benchmarks.worlds import Numbers, World
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import judge
 
@@ -23,11 +24,15 @@ from kdc.pipeline.quality.comparison import judge
         World("accuracy", 200, 2.0, 4),
         World("accuracy", 800, 1.0, 10),
         World("accuracy", 800, 2.0, 10, group=4),
+        World("macro_f1", 600, 2.0, losses_only=True, group=4, mixed=True),
+        World("macro_f1", 400, 3.0, losses_only=True, labels=(0.25,) * 10),
         pytest.param(World("f1", 800, 5.0, 10), marks=pytest.mark.slow),
+        pytest.param(World("matthews", 800, 5.0, losses_only=True, group=4, mixed=True), marks=pytest.mark.slow),
     ],
 )
 def test_verdicts_err_no_more_often_than_they_state(world: World) -> None:
-    """Would catch: an interval that is too narrow, a verdict by a point estimate, groups that are not looked at."""
+    """Would catch: an interval that is too narrow, a verdict by a point estimate, groups that are not looked at, and
+    rows or groups that hold several classes and count as if these could only fail apart."""
     simulations = 500
     passes, fails = verdicts(world, world.limit, simulations, seed=1)
     passes_equal, fails_equal = verdicts(world, 0.0, simulations, seed=2)
@@ -47,7 +52,7 @@ def test_a_verdict_that_is_clear_without_a_bootstrap_is_the_judges(
     """Would catch: a drop of the wrong sign, a standard error that is too small, and a set near the turn of a verdict
     that is not left to the judge."""
     world = World("pearson", 2000, limit, 20)
-    labels, teacher, student = Numbers(world, drop).draw(2000, np.random.default_rng(0))
+    labels, teacher, student, _ = Numbers(world, drop).draw(np.random.default_rng(0))
     assert clear_verdict(world, labels, teacher, student, None) == expected
     if expected is not None:
         judged = judge(student, teacher, labels, kind="regression", metric="pearson", max_drop=limit)

@@ -1,0 +1,235 @@
+"""The worlds that `verdicts.py` draws evaluation sets from, in each of which the student's true drop is known.
+
+A world of classes is a table of probabilities: of each label, and of what the two models answer to it. The student's
+true drop is computed from that table by `kdc`'s metric with the probabilities as weights, and the share of lost rows is
+found by bisection. In a world of several labels a row has each label by chance, and a student that fails in a row
+answers the contrary of its teacher to all of its labels. A world of numbers is a normal distribution of three
+variables, whose correlations are the scores.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.pipeline.quality import metrics
+
+_TEACHER = 0.85  # share of rows that a teacher of classes has right
+_SLIPS = 0.03  # share of a row's labels that a teacher of several labels has wrong
+
+Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, logits of teacher and student, and groups
+
+
+@dataclass(frozen=True)
+class World:
+    """What evaluation sets are drawn from.
+
+    `classes` are the shares of the labels; none for numbers. `losses_only` students differ from their teacher only
+    where they lose; others also win rows, and `disagreement` percent of all rows differ. Groups have 1 to `group` rows.
+    """
+
+    metric: str
+    rows: int
+    limit: float  # points
+    disagreement: float = 0.0  # percent of the rows; of a regression's, how far the errors of the two differ
+    classes: tuple[float, ...] = (0.5, 0.5)
+    losses_only: bool = False
+    group: int = 1
+    mixed: bool = False  # whether rows of a group have labels of their own, and share only whether the student differs
+    labels: tuple[float, ...] = ()  # of a task of several labels: the share of the rows that has each
+
+    @property
+    def kind(self) -> str:
+        """Of the task."""
+        if self.labels:
+            return "multilabel"
+        return "regression" if self.metric in ("pearson", "spearman") else "classification"
+
+
+class Source(Protocol):
+    """What evaluation sets are drawn from."""
+
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """One evaluation set."""
+
+
+def source_of(world: World, drop: float) -> Source:
+    """The world with a student whose true drop is so many points.
+
+    Raises:
+        ValueError: so large a drop is not possible in it.
+    """
+    return (Numbers if world.kind == "regression" else SeveralLabels if world.labels else Classes)(world, drop)
+
+
+def bisected(drop_of: Callable[[float], float], drop: float) -> float:
+    """The share of lost rows, 0 to 1, at which the true drop is so large: it grows with that share.
+
+    Raises:
+        ValueError: it never is.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if drop_of(middle) < drop:
+            low = middle
+        else:
+            high = middle
+    if abs(drop_of(low) - drop) > 0.02:
+        raise ValueError("so large a drop is not possible with so few differing rows")
+    return low
+
+
+def grouped(world: World, random: np.random.Generator) -> NDArray | None:
+    """A number for each row, of groups of 1 to `world.group` rows; None where each row stands alone."""
+    if world.group == 1:
+        return None
+    sizes = random.integers(1, world.group + 1, world.rows)
+    return np.repeat(np.arange(world.rows), sizes)[: world.rows]
+
+
+class Classes:
+    """A world of classes: cells of (label, teacher's answer, student's answer) with their probabilities."""
+
+    def __init__(self, world: World, drop: float) -> None:
+        self._world = world
+        count = len(world.classes)
+        cells = np.array(list(product(range(count), repeat=3)))
+        self.truth, self.teacher, self.student = cells.T
+        lost = bisected(lambda share: self._drop(self._probabilities(share)), drop)
+        self.probabilities = self._probabilities(lost) / self._probabilities(lost).sum()
+
+    def _probabilities(self, lost: float) -> NDArray[np.float64]:
+        """Of the cells: `lost` of the differing rows are lost, the rest won, or all of those that there are."""
+        world, count = self._world, len(self._world.classes)
+        differing = lost if world.losses_only else world.disagreement / 100
+        to_lose = differing * (1.0 if world.losses_only else lost)
+        to_win = differing - to_lose
+        labels = np.array(world.classes)[self.truth]
+        teacher_right, student_right = self.teacher == self.truth, self.student == self.truth
+        others = 1 / (count - 1)
+        teacher = np.where(teacher_right, _TEACHER, (1 - _TEACHER) * others)
+        loses, wins = min(1.0, to_lose / _TEACHER), min(1.0, to_win / (1 - _TEACHER))
+        right = np.where(student_right, 1 - loses, loses * others)
+        wrong = np.where(student_right, wins, np.where(self.student == self.teacher, 1 - wins, 0.0))
+        return labels * teacher * np.where(teacher_right, right, wrong)
+
+    def _drop(self, probabilities: NDArray[np.float64]) -> float:
+        scores = [
+            metrics.METRICS[self._world.metric](self.truth, each)(probabilities[None])[0]
+            for each in (self.teacher, self.student)
+        ]
+        return 100 * float(scores[0] - scores[1])
+
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """Rows of a group are all as its first one; in a mixed group each is drawn by itself, of the rows by which the
+        models differ or of the others."""
+        rows, groups = self._world.rows, grouped(self._world, random)
+        if groups is None or not self._world.mixed:
+            cells = random.choice(len(self.truth), rows, p=self.probabilities)
+            cells = cells if groups is None else cells[groups]
+        else:
+            differ = self.teacher != self.student
+            share = self.probabilities[differ].sum()
+            of_group = random.random(rows) < share
+            drawn = [
+                random.choice(len(self.truth), rows, p=np.where(which, self.probabilities, 0) / max(part, 1e-12))
+                if part
+                else np.zeros(rows, dtype=np.int64)
+                for which, part in ((~differ, 1 - share), (differ, share))
+            ]
+            cells = np.where(of_group[groups], drawn[1], drawn[0])
+        one_hot = np.eye(len(self._world.classes))
+        return self.truth[cells], one_hot[self.teacher[cells]], one_hot[self.student[cells]], groups
+
+
+class Numbers:
+    """A world of numbers: labels, and two models whose answers correlate with them and with each other."""
+
+    def __init__(self, world: World, drop: float) -> None:
+        self._world = world
+        scores = np.array([_TEACHER, _TEACHER - drop / 100])
+        if world.metric == "spearman":  # of a normal distribution (Pearson 1907)
+            scores = 2 * np.sin(np.pi * scores / 6)
+        teacher, student = scores
+        shared = 1 - world.disagreement / 100  # correlation of the two models' errors
+        between = teacher * student + shared * math.sqrt((1 - teacher**2) * (1 - student**2))
+        matrix = np.array([[1, teacher, student], [teacher, 1, between], [student, between, 1]])
+        self._root = np.linalg.cholesky(matrix)
+
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """Rows of a group are all as its first one."""
+        groups = grouped(self._world, random)
+        labels, teacher, student = self._root @ random.standard_normal((3, self._world.rows))
+        if groups is not None:
+            labels, teacher, student = labels[groups], teacher[groups], student[groups]
+        return labels, teacher[:, None], student[:, None], groups
+
+
+class SeveralLabels:
+    """A world of several labels: each is there by chance, and a student differs in whole rows.
+
+    Of `disagreement` percent of the rows the student errs as often as its teacher, at other places; where it loses, it
+    answers the contrary of its teacher to every label.
+    """
+
+    def __init__(self, world: World, drop: float) -> None:
+        self._world = world
+        self._shares = np.array(world.labels)
+        self._lost = bisected(lambda share: 100 * (self._score(0.0) - self._score(share)), drop)
+
+    def _score(self, lost: float) -> float:
+        """The true macro F1 of a student that fails in so many rows."""
+        wrong = (1 - lost) * _SLIPS + lost * (1 - _SLIPS)
+        hits, alarms = self._shares * (1 - wrong), (1 - self._shares) * wrong
+        return float((2 * hits / (hits + alarms + self._shares)).mean())
+
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """Rows of a group have labels of their own, and share whether the student differs, and how."""
+        rows, groups = self._world.rows, grouped(self._world, random)
+        shape = (rows, len(self._shares))
+        labels = random.random(shape) < self._shares
+        teacher, other = (labels ^ (random.random(shape) < _SLIPS) for _ in range(2))
+        unit = np.arange(rows) if groups is None else groups
+        fate = random.random(rows)[unit, None]
+        is_lost, differs = fate < self._lost, fate > 1 - self._world.disagreement / 100
+        student = np.where(is_lost, ~teacher, np.where(differs, other, teacher))
+        return labels.astype(np.int64), teacher - 0.5, student - 0.5, groups
+
+
+RARE = (0.95, 0.05)
+FEW_OF_SOME = (0.4, 0.3, 0.2, 0.07, 0.03)
+SEVERAL = ((0.5, 0.5, 0.5, 0.5), (0.25,) * 10, (0.3, 0.1, 0.05))
+
+
+def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
+    """All that are looked at."""
+    found = []
+    for name, count in product(names, rows):
+        if name == "accuracy":
+            for limit in (0.5, 1.0, 2.0, 5.0):
+                found.append(World(name, count, limit, losses_only=True))
+                found += [World(name, count, limit, disagreement) for disagreement in (1, 2, 4, 10, 20)]
+            found += [World(name, count, 2.0, share, group=size) for size in (2, 4) for share in (4, 10)]
+            found += [World(name, count, 2.0, losses_only=True, group=size) for size in (2, 4)]
+        elif name in ("pearson", "spearman"):
+            found += [World(name, count, limit, share) for limit in (1.0, 3.0) for share in (5, 20)]
+            found.append(World(name, count, 2.0, 20, group=3))
+        else:
+            shares = ((0.5, 0.5), RARE) if name == "f1" else ((0.5, 0.5), RARE, FEW_OF_SOME)
+            for classes, limit in product(shares, (1.0, 3.0, 5.0)):
+                found.append(World(name, count, limit, classes=classes, losses_only=True))
+                found += [World(name, count, limit, share, classes) for share in (4, 10)]
+            found.append(World(name, count, 3.0, 10, shares[1], group=3))
+            for limit, share in product((2.0, 5.0), (0, 10)):
+                world = World(name, count, limit, share, losses_only=share == 0, group=4, mixed=True)
+                found += [world, replace(world, classes=shares[-1])]
+            if name == "macro_f1":
+                for labels, limit, share in product(SEVERAL, (1.0, 3.0), (0, 10)):
+                    world = World(name, count, limit, share, losses_only=share == 0, labels=labels)
+                    found += [world, replace(world, group=4)]
+    return found
