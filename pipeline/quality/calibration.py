@@ -12,7 +12,7 @@ from kdc.serving.engine.engine import activate
 
 _BINS = 15
 _FOLDS = 5
-_SURE = 1.645  # standard errors: one in twenty temperatures that do not help is taken
+_ERROR = 0.05  # share of temperatures that do not help and are taken all the same
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,35 @@ def reliability(probabilities: NDArray[np.floating], labels: NDArray[np.generic]
     return Reliability(float(ece), tuple(bins))
 
 
-def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Kind) -> float:
+def calibrate(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.generic],
+    kind: Kind,
+    *,
+    groups: NDArray[np.integer] | None = None,
+) -> float:
     """The temperature under which the labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
     It is taken only where it helps rows that it was not fitted to: five times it is fitted to four fifths of the rows,
     and the labels of the last fifth have to be more likely with it than without, beyond the noise of so many rows.
+    Where rows form groups, these are fifths of the groups, and the noise is that of so many groups.
 
     Args:
         logits: (rows, outputs).
         labels: (rows,) class ids, or (rows, outputs) in {0, 1}.
         kind: of the task.
+        groups: (rows,) which rows belong together; None where each stands alone.
 
     Returns:
         A temperature in [0.05, 20]; 1.0 where none is shown to help, and for regression, which has no probabilities.
     """
     if kind == "regression":
         return 1.0
-    fold = np.random.default_rng(0).permutation(len(labels)) % _FOLDS
+    from scipy.stats import t
+
+    group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    count = int(group.max(initial=-1)) + 1
+    fold = (np.random.default_rng(0).permutation(count) % _FOLDS)[group]
     gains = np.zeros(len(labels))
     for place in range(_FOLDS):
         inside, others = fold == place, fold != place
@@ -81,7 +93,8 @@ def calibrate(logits: NDArray[np.float32], labels: NDArray[np.generic], kind: Ki
         fitted = _likeliest(logits[others], labels[others], kind)
         without, with_it = (_surprise(logits[inside], labels[inside], kind, each) for each in (1.0, fitted))
         gains[inside] = without - with_it
-    noise = _SURE * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    by_group = np.bincount(group, weights=gains - gains.mean())
+    noise = t.ppf(1 - _ERROR, count - 1) * math.sqrt(by_group @ by_group * count / (count - 1)) / len(gains)
     return round(_likeliest(logits, labels, kind), 4) if gains.mean() > noise else 1.0
 
 

@@ -72,17 +72,32 @@ def majority(labels: NDArray[np.generic], kind: Kind, names: tuple[str, ...]) ->
     return compute(answers, truth, kind, names)
 
 
-def chance(logits: NDArray[np.floating], labels: NDArray[np.generic], kind: Kind, name: str) -> float:
+def chance(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    kind: Kind,
+    name: str,
+    *,
+    groups: NDArray[np.integer] | None = None,
+) -> float:
     """How likely a score as high as this one is for answers that know nothing of the labels, within (0, 1].
 
     A permutation test (Ojala and Garriga 2010, Journal of Machine Learning Research 11:1833): the share of shuffled
     labels that the same answers fit as well. It holds for every metric, also for those by which a coin beats the
-    majority. The arguments are as in `compute`.
+    majority. Rows of a group may have labels, and answers, that hang together; so whole groups change places, and the
+    rows within each. The arguments are as in `compute`; `groups` are (rows,), None where each row stands alone.
     """
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
     score = METRICS[name](truth, answers)(once)[0]
-    shuffled = (METRICS[name](generator.permutation(truth), answers)(once)[0] for _ in range(_SHUFFLES))
+    number = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    group_by_group = np.argsort(number, kind="stable")  # places of the rows
+    shuffled = []
+    for _ in range(_SHUFFLES):
+        other_order = np.lexsort((generator.random(len(truth)), generator.permutation(number.max() + 1)[number]))
+        moved = truth.copy()
+        moved[group_by_group] = truth[other_order]
+        shuffled.append(METRICS[name](moved, answers)(once)[0])
     return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
 
 

@@ -139,7 +139,7 @@ def _answers(run: Run, second: SecondModel) -> tuple[dict[str, _Answers], dict[s
         found[whose][name] = _Answers(
             each,
             metrics.compute(each, labels, task.kind, task.metrics)[task.metrics[0]],
-            temperature if whose == "first" else calibrate(each, labels, task.kind),
+            temperature if whose == "first" else calibrate(each, labels, task.kind, groups=data.groups("tune")),
             speeds[f"{whose} {name}"].rows_per_second,
         )
     if "int8" in found["second"]:  # it is held to what a student's int8 is held to

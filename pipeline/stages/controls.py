@@ -19,7 +19,6 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.results.training import ControlsResult, ModelResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import CONTROLS
-from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.finetuning import plan_for, score_model
 from kdc.pipeline.training.students import merged_student
 from kdc.pipeline.training.teachers import train_teacher
@@ -98,5 +97,4 @@ def teacher_lora(run: Run, work: Path) -> ModelResult:
     model.save_pretrained(work / "model")
     tokenizer = loading.load_tokenizer(source)
     tokenizer.save_pretrained(work / "model")
-    tune = Rows([run.data().tokens("teacher", "tune")])
-    return score_model(model.to(run.device), tune, run.data().task, tokenizer.pad_token_id, training)
+    return score_model(model.to(run.device), run.data(), "teacher", tokenizer.pad_token_id, training)

@@ -32,7 +32,7 @@ def run(run: Run, out: Path) -> QuantizeResult:
     settings, exported = run.config.quantize, run.folder("export")
     fp32 = run.open_engine(exported / FP32_ONNX)
     rows = tuning_slice(run, fp32)
-    temperature = calibrate(rows.logits, rows.labels, rows.task.kind)
+    temperature = calibrate(rows.logits, rows.labels, rows.task.kind, groups=run.data().groups("tune"))
     if not settings.enabled:
         return QuantizeResult(
             temperature=temperature,

@@ -91,7 +91,8 @@ def _calibrate(data: PreparedData, path: Path) -> float:
 def _temperature(data: PreparedData, logits: NDArray[np.floating]) -> float:
     """The temperature of logits (rows, outputs), which are by row id, on the tuning slice."""
     tune = data.rows("tune")
-    return calibrate(logits[np.asarray(tune["row"][:])], np.asarray(tune["label"][:]), data.task.kind)
+    rows, labels = (np.asarray(tune[name][:]) for name in ("row", "label"))
+    return calibrate(logits[rows], labels, data.task.kind, groups=data.groups("tune"))
 
 
 def _answer(run: Run, place: int, path: Path, answers: Path) -> int:

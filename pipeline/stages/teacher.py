@@ -139,7 +139,7 @@ def _scored(
         choose_join(model, tune, task, pad_id)
     answers = predict(model, tune, pad_id=pad_id)
     model.to("cpu")
-    result = score_logits(answers, np.asarray(tokens["label"][:]), task)
+    result = score_logits(answers, run.data())
     return result if training is None else result.model_copy(update={"training": training}), answers
 
 
@@ -245,7 +245,7 @@ def _keep_scores(run: Run, file: Path, out: Path) -> TeacherResult:
     np.save(out / SCORES, scores)
     rows = data.rows("tune")
     logits, labels = scores[np.asarray(rows["row"][:])], np.asarray(rows["label"][:])
-    result = score_logits(logits, labels, data.task)
+    result = score_logits(logits, data)
     _check(run, result)
     if are_the_labels(logits, labels, data.task):
         run.say(

@@ -142,22 +142,22 @@ def class_weights(setting: str | dict[str, float], data: PreparedData) -> tuple[
 
 
 def score_model(
-    model: Any, tune: Rows, task: Task, pad_id: int, training: TrainingSummary | None = None
+    model: Any, data: PreparedData, role: str, pad_id: int, training: TrainingSummary | None = None
 ) -> ModelResult:
-    """The metrics of a model, which answers on the device where it is, on the labelled rows of the tuning slice, and
-    how it was trained."""
-    labels = np.concatenate([np.asarray(part["label"][:]) for part in tune.parts])
-    result = score_logits(predict(model, tune, pad_id=pad_id), labels, task)
+    """The metrics of a model, which answers on the device where it is, on the labelled rows of the tuning slice in the
+    tokens of a role, and how it was trained."""
+    result = score_logits(predict(model, Rows([data.tokens(role, "tune")]), pad_id=pad_id), data)
     return result if training is None else result.model_copy(update={"training": training})
 
 
-def score_logits(logits: NDArray[np.floating], labels: NDArray[np.generic], task: Task) -> ModelResult:
-    """The same of answers that are there already: logits (rows, outputs), labels (rows,) or multi-hot rows."""
+def score_logits(logits: NDArray[np.floating], data: PreparedData) -> ModelResult:
+    """The same of logits (rows, outputs) on the tuning slice that are there already."""
+    task, labels = data.task, np.asarray(data.rows("tune")["label"][:])
     return ModelResult(
         tune=metrics.compute(logits, labels, task.kind, task.metrics),
         majority=metrics.majority(labels, task.kind, task.metrics),
         constant=metrics.is_constant(logits, task.kind),
-        chance=metrics.chance(logits, labels, task.kind, task.metrics[0]),
+        chance=metrics.chance(logits, labels, task.kind, task.metrics[0], groups=data.groups("tune")),
     )
 
 

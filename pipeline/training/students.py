@@ -88,7 +88,7 @@ def distil(
         teacher_logits=teacher_logits,
         unlabeled=unlabeled,
     )
-    result = score_model(student, Rows([data.tokens(role, "tune")]), data.task, pad_id, training)
+    result = score_model(student, data, role, pad_id, training)
     student.to("cpu")
     if settings.method == "lora":
         adapters.save_adapters(student, out / "adapter")
@@ -180,7 +180,7 @@ def score_uncut(teacher: Path, data: PreparedData, vocabulary: Path) -> ModelRes
     """The teacher with a smaller vocabulary, as the tuning slice finds it."""
     model = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)[0].model.eval()
     pad_id = loading.load_tokenizer(str(vocabulary)).pad_token_id
-    result = score_model(model, Rows([data.tokens("student", "tune")]), data.task, pad_id)
+    result = score_model(model, data, "student", pad_id)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 

@@ -87,6 +87,20 @@ def test_a_temperature_is_taken_only_where_it_helps_beyond_noise(factor: float, 
     assert least <= sum(taken) <= most
 
 
+def test_a_temperature_that_helps_groups_by_luck_is_seldom_taken() -> None:
+    """Rows of a group have one label and one probability, which is right. Would catch groups that lie in the fitted and
+    the tested rows, and a noise of rows that count as independent."""
+    taken = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        groups = np.arange(400) // 8
+        likely = random.beta(2, 2, 50)[groups]
+        labels = (random.random(50)[groups] < likely).astype(int)
+        logits = np.log(np.stack([1 - likely, likely], axis=1)).astype(np.float32)
+        taken += calibrate(logits, labels, "classification", groups=groups) != 1.0
+    assert taken / 60 <= 0.15
+
+
 def test_too_few_rows_and_regression_have_no_temperature() -> None:
     logits, labels = rows_of(4, 2, seed=5)
     assert calibrate((50 * logits).astype(np.float32), labels, "classification") == 1.0
