@@ -3,7 +3,7 @@
 Accuracy has formulas: Wilson's interval of one model, Tango's of two. Every other metric is resampled, by the
 bootstrap that corrects its bias and skewness (BCa), with Student's quantile for as many rows as the two models answer
 differently. Rows of one group (of one text, say) are not independent: formulas count fewer rows for it, by the design
-effect, and resampling draws whole groups.
+effect; resampling draws whole groups, and its quantile is for as many groups of one influence as move the difference.
 
 The error rates that were measured stand in docs/contract.md; `benchmarks/verdicts.py` measures them.
 """
@@ -69,14 +69,22 @@ def difference(
         error = float(np.std(won)) * math.sqrt(effect / len(won))
         return Difference((100 * low, 100 * high), 100 * error, count)
     differing = (answers != other_answers).reshape(len(truth), -1).any(axis=1)
-    independent = differing.sum() if groups is None else min(effective, len(np.unique(groups[differing])))
+    independent = float(differing.sum())
+    if groups is not None and kind == "regression":
+        independent = effective
+    elif groups is not None:
+        right, other_right = ((truth == each).reshape(len(truth), -1).mean(axis=1) for each in (answers, other_answers))
+        moved = np.bincount(
+            np.unique(groups, return_inverse=True)[1].reshape(-1), _costs(truth, metric) * (right - other_right)
+        )
+        independent = min(effective, _as_many(moved**2))
     units = _units(truth, (answers, other_answers), groups)
     score, other_score = (metrics.METRICS[metric](units.truth, each) for each in units.answers)
 
     def gap(weights: Floats) -> Floats:
         return 100 * (score(weights) - other_score(weights))
 
-    quantile = _quantile(confidence, float(independent))
+    quantile = _quantile(confidence, independent)
     interval, error = bca(_by_unit(gap, units), units.counts, quantile=quantile, width=units.width)
     middle = float(gap(units.rows_of(units.counts[None]))[0])
     hidden = unseen(basis_of(truth, metric, groups), confidence)
@@ -128,9 +136,15 @@ def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = N
     for part in parts:
         costs = by_unit[np.unique(unit[part])]
         if (total := float(costs.sum())) > 0:
-            as_many = total**2 / float((costs**2).sum())  # units of one cost that say as much
-            found.append(Basis(rows, max(1, int(as_many + 1e-6)), total))
+            found.append(Basis(rows, max(1, int(_as_many(costs) + 1e-6)), total))
     return max(found[1:] or found, key=lambda each: unseen(each, 0.95))
+
+
+def _as_many(weights: Floats) -> float:
+    """As how many equal ones weights count: the square of their sum by the sum of their squares (Kish 1965, section
+    11.7); 0 where all are 0."""
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares else 0.0
 
 
 def _costs(labels: NDArray[np.generic], metric: str) -> Floats:
@@ -292,12 +306,11 @@ def _real(groups: Groups | None) -> Groups | None:
 
 
 def _group_counts(rows: int, groups: Groups | None) -> tuple[int, float]:
-    """How many groups there are, and as how many of one size they count where their sizes differ: the square of the sum
-    of the sizes by the sum of their squares."""
+    """How many groups there are, and as how many of one size they count where their sizes differ."""
     if groups is None:
         return rows, float(rows)
     sizes = np.unique(groups, return_counts=True)[1]
-    return len(sizes), rows**2 / float((sizes.astype(np.float64) ** 2).sum())
+    return len(sizes), _as_many(sizes.astype(np.float64))
 
 
 def _quantile(confidence: float, independent: float | None) -> float:
