@@ -68,16 +68,12 @@ def difference(
         low, high = tango(*counts, quantile=_quantile(confidence, None if groups is None else effective))
         error = float(np.std(won)) * math.sqrt(effect / len(won))
         return Difference((100 * low, 100 * high), 100 * error, count)
-    differing = (answers != other_answers).reshape(len(truth), -1).any(axis=1)
-    independent = float(differing.sum())
-    if groups is not None and kind == "regression":
+    if groups is None:
+        independent = float((answers != other_answers).reshape(len(truth), -1).any(axis=1).sum())
+    elif kind == "regression":
         independent = effective
-    elif groups is not None:
-        right, other_right = ((truth == each).reshape(len(truth), -1).mean(axis=1) for each in (answers, other_answers))
-        moved = np.bincount(
-            np.unique(groups, return_inverse=True)[1].reshape(-1), _costs(truth, metric) * (right - other_right)
-        )
-        independent = min(effective, _as_many(moved**2))
+    else:
+        independent = min(effective, _that_move(truth, answers, other_answers, metric, groups))
     units = _units(truth, (answers, other_answers), groups)
     score, other_score = (metrics.METRICS[metric](units.truth, each) for each in units.answers)
 
@@ -117,6 +113,21 @@ def score_interval(
     middle = 100 * float(score(units.rows_of(units.counts[None]))[0])
     hidden = unseen(basis_of(truth, metric, groups), confidence)  # resampling sees no error that no row shows
     return max(min(100 * low, middle - hidden), -100.0), min(max(100 * high, middle + hidden), 100.0)
+
+
+def _that_move(
+    truth: NDArray[np.generic],
+    answers: NDArray[np.generic],
+    other_answers: NDArray[np.generic],
+    metric: str,
+    groups: Groups,
+) -> float:
+    """As how many groups of one influence those count that move the difference. The spread of the difference is
+    estimated from the square of what each group moves it by, of which a few large ones may make up most."""
+    right, other_right = ((truth == each).reshape(len(truth), -1).mean(axis=1) for each in (answers, other_answers))
+    place = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    moved: Floats = np.bincount(place, weights=_costs(truth, metric) * (right - other_right))
+    return _as_many(moved**2)
 
 
 def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:

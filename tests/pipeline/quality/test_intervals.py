@@ -8,7 +8,7 @@ from scipy import optimize, stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from kdc.artifact.contract.judgement import unseen
-from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality import intervals, metrics
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge
 from kdc.pipeline.quality.intervals import (
@@ -270,6 +270,19 @@ def test_matthews_falls_by_no_more_than_a_class_weighs(seed: int) -> None:
             assert falls.max(axis=1)[rarer] == pytest.approx(part * weights[rarer], rel=0.01)
     if classes == 2:
         assert weights.min() == pytest.approx(1)
+
+
+def test_groups_count_by_how_much_each_moves_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 groups of two rows three lose both rows and four lose one: (3 * 4 + 4 * 1)^2 / (3 * 16 + 4 * 1) by hand.
+    Would catch groups that count alike, by which 4 % passed at the limit in place of 2.9 %."""
+    asked = []
+    quantile = intervals._quantile
+    monkeypatch.setattr(intervals, "_quantile", lambda *given: asked.append(given[1]) or quantile(*given))
+    labels = np.arange(120) % 2
+    answers = labels.copy()
+    answers[[0, 1, 2, 3, 4, 5, 6, 8, 10, 12]] ^= 1
+    difference(np.eye(2)[answers], np.eye(2)[labels], labels, "classification", "macro_f1", groups=np.arange(120) // 2)
+    assert asked == [pytest.approx(16**2 / 52)]
 
 
 SCORES = {
