@@ -116,6 +116,8 @@ def render(evaluation: Evaluation) -> str:
         promised = evaluation.promised.get(name)
         beside = "" if promised is None else f"   (on its own evaluation split {promised:.2f})"
         lines.append(f"{name:<12}{value:8.2f}{beside}")
+    if evaluation.points or evaluation.abstain is not None:
+        lines.append("(of the most probable label, or of labels from one half on; decisions by thresholds are below)")
     for decisions in (decision_table(evaluation.points, evaluation.abstain), sets_table(evaluation.sets)):
         lines += ["", aligned(decisions)] if decisions else []
     return "\n".join(lines)

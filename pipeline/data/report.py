@@ -52,7 +52,8 @@ def _duplicates(
         counts[f"{name}_rows_near_train"] = int((near[name] >= 0).sum())
         groups = (rows[name].groups, rows["train"].groups)
         if groups[0] is not None and groups[1] is not None:
-            counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1]).sum())
+            used = parts["train"].chosen | parts["tune"].chosen
+            counts[f"{name}_rows_of_groups_in_train"] = int(np.isin(groups[0], groups[1][used]).sum())
     if "unlabeled" in rows:
         counts["unlabeled_rows_in_tune_left_out"] = int((~parts["unlabeled"].chosen).sum()) - parts["unlabeled"].unused
         evaluated = [part for name, part in parts.items() if name.startswith("eval") and part.origin != "train"]
@@ -64,7 +65,7 @@ def _duplicates(
 
 def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str, Ints]:
     """For each evaluation split that was given, by row: the number of a row that is trained or tuned on and has the
-    same text, or is near it; -1 where none is."""
+    same text, or is near it, or is of the same group; -1 where none is."""
     train, found = rows["train"], {}
     used = parts["train"].chosen | parts["tune"].chosen
     places = np.flatnonzero(used)
@@ -72,10 +73,19 @@ def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str
     for name in (name for name in rows if name.startswith("eval")):
         texts = rows[name].texts
         place = np.searchsorted(names, texts).clip(max=len(names) - 1)
-        found[name] = np.where(
-            names[place] == texts, places[first[place]], nearest(rows[name].runs, train.runs.of(used))
-        )
+        near = nearest(rows[name].runs, train.runs.of(used))
+        near = np.where(near < 0, _of_its_group(rows[name].groups, train.groups, places), near)
+        found[name] = np.where(names[place] == texts, places[first[place]], near)
     return found
+
+
+def _of_its_group(groups: Ints | None, train_groups: Ints | None, places: Ints) -> Ints:
+    """For each row one of the training rows at these places that is of its group; -1 where none is."""
+    if groups is None or train_groups is None:
+        return np.array(-1)
+    names, first = np.unique(train_groups[places], return_index=True)
+    place = np.searchsorted(names, groups).clip(max=len(names) - 1)
+    return np.where(names[place] == groups, places[first[place]], -1)
 
 
 def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> str:
@@ -85,8 +95,8 @@ def _overlap_in_words(rows: dict[str, CheckedRows], name: str, near: Ints) -> st
     quoted = "; ".join(f"{_short(one)!r} and {_short(other)!r}" for one, other in examples)
     return (
         f"{len(places):,} of {len(evaluated):,} {name} rows ({100 * len(places) / len(evaluated):.0f} %) have the text "
-        f"of a training row, or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric flatters; for "
-        f"example {quoted}"
+        f"or the group of a training row, or share half of their runs of {WORDS_OF_A_RUN} words with one: the metric "
+        f"flatters; for example {quoted}"
     )
 
 

@@ -56,10 +56,10 @@ def split_rows(
         size = max(round(len(train) * HELD_OUT_SHARE), 1)
         if train.times is None:
             held_out = pick_slice(units, classes, free, size, 3 * seed)
+            free = ~held_out
         else:
-            held_out = pick_last(units, train.times, size)
+            held_out, free = pick_last(units, train.times, size)
         parts["eval"] = Part("train", held_out)
-        free = free & ~held_out
     size = tune_size(int(free.sum()), max_train_rows)
     tune = pick_slice(units, classes, free, size, 3 * seed + 1)
     free = free & ~tune
@@ -210,8 +210,10 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
     return chosen
 
 
-def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> Mask:
-    """Choose whole units with about `size` rows, those with the latest row first.
+def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[Mask, Mask]:
+    """Choose about `size` of the latest rows, and what is older and has nothing to do with them. Units are taken whole,
+    those with the latest row first, but for their rows that are older than the size-th latest one. These are in neither
+    part, nor are later rows for which there is no room: who trains on them knows what came after.
 
     Args:
         units: (rows,) unit of each row.
@@ -219,19 +221,21 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> Mask:
         size: rows to choose; a unit that would make more than that and a half again is left out.
 
     Returns:
-        (rows,) True for the chosen rows.
+        (rows,) True for the chosen rows, and the same of the older ones.
     """
     place, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
     latest = np.full(len(counts), -np.inf)
     np.maximum.at(latest, place, times)
+    fitting = np.sort(times[counts[place] <= 1.5 * size])
+    begins = fitting[-min(size, len(fitting))] if len(fitting) else -np.inf
     chosen, taken = np.zeros(len(counts), dtype=np.bool_), 0
     for unit in np.argsort(-latest, kind="stable"):
-        if taken >= size:
+        if taken >= size or latest[unit] < begins:
             break
         if taken + counts[unit] <= 1.5 * size:
             chosen[unit] = True
             taken += int(counts[unit])
-    return chosen[place]
+    return chosen[place] & (times >= begins), ~chosen[place] & (times <= begins)
 
 
 def sample(classes: Ints, eligible: Mask, size: int, seed: int) -> Mask:

@@ -51,9 +51,7 @@ def judge(
     """
     try:
         logits, others, truth = (np.asarray(each, dtype=np.float64) for each in (student, teacher, labels))
-        members = (
-            None if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1].reshape(-1)
-        )
+        members = None if groups is None else _numbered(np.asarray(groups))
     except (TypeError, ValueError) as error:
         raise InputError("the arrays do not hold numbers, in rows of one length", given=error) from None
     _check(logits, others, truth, members, kind, metric)
@@ -62,6 +60,17 @@ def judge(
     if quality is None:
         raise InputError("max_drop is wanting", given=max_drop, remedy="points of the metric, such as 1.0")
     return Shown(**quality.model_dump(), verdict=judge_drop(contract, quality))
+
+
+def _numbered(groups: NDArray[np.generic]) -> Groups:
+    """A number for each group, of names of any kind.
+
+    Raises:
+        InputError: a row has none.
+    """
+    if any(name is None or name != name for name in groups.ravel().tolist()):  # NaN differs from itself
+        raise InputError("a row has no group", given="None or NaN", remedy="give such a row a group of its own")
+    return np.unique(groups.astype(str), return_inverse=True)[1].reshape(groups.shape)
 
 
 def compare(
@@ -130,7 +139,7 @@ def _check(
     Raises:
         InputError: a wrong shape, kind or metric, or a value that is no number.
     """
-    fitting = _METRICS.get(kind)
+    fitting = _METRICS.get(kind) if isinstance(kind, str) else None
     if fitting is None:
         raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(_METRICS)}")
     if metric not in fitting:
@@ -138,8 +147,10 @@ def _check(
     shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}
     shapes |= {} if groups is None else {"groups": groups.shape}
     given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    if student.ndim != 2 or student.shape != teacher.shape or not len(student):
+    if student.ndim != 2 or student.shape != teacher.shape or not student.size:
         raise InputError("both models' answers must be (rows, outputs), of the same rows", given=given)
+    if kind == "regression" and student.shape[1] != 1:
+        raise InputError("a regression has one output", given=given, remedy="answers of shape (rows, 1)")
     if labels.shape != (student.shape if kind == "multilabel" else student.shape[:1]):
         raise InputError(
             "the labels do not fit the answers", given=given, remedy="(rows,); multi-label (rows, outputs)"

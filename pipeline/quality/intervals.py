@@ -126,8 +126,8 @@ def _that_move(
     estimated from the square of what each group moves it by, of which a few large ones may make up most."""
     right, other_right = ((truth == each).reshape(len(truth), -1).mean(axis=1) for each in (answers, other_answers))
     place = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    moved: Floats = np.bincount(place, weights=_costs(truth, metric) * (right - other_right))
-    return _as_many(moved**2)
+    moved = np.bincount(place, weights=_costs(truth, metric) * (right - other_right))
+    return _as_many(np.square(moved, dtype=np.float64))
 
 
 def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:

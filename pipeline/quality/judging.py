@@ -118,7 +118,8 @@ def judge_artifact(
     manifest = with_decisions(manifest.model_copy(update={"providers": providers}))
     student = answers.student(variant, on_gpu=engine.provider == CUDA_PROVIDER)
     probabilities, seen = engine.activated(student), metrics.predictions(student, manifest.task.kind)
-    if contract.limits.require:  # other thresholds are another model
+    has_thresholds = bool(manifest.task.points) or manifest.task.abstain is not None
+    if contract.limits.require and has_thresholds:  # other thresholds are another model
         seen = np.column_stack([seen, decided(probabilities, manifest.task)])
     quality, required = judge_answers(
         student,

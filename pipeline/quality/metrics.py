@@ -177,7 +177,7 @@ def _f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
 
 
 def _pearson(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
-    x, y = truth.astype(np.float64), answers.astype(np.float64)
+    x, y = (each / (np.abs(each).max() or 1.0) for each in (truth.astype(np.float64), answers.astype(np.float64)))
     smallest = (1e-12 * np.abs(x).max(), 1e-12 * np.abs(y).max())
     x, y = x - x.mean(), y - y.mean()  # so that sums of squares lose no digits
     columns = np.stack([x, y, x * x, y * y, x * y], axis=1)

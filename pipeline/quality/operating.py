@@ -1,6 +1,6 @@
 """The threshold of a label that keeps an aim, and how a threshold does. Plain arrays in, plain numbers out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -97,12 +97,16 @@ def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     """The threshold by which a bound is shown to be kept; else that by the share itself, which is not reached."""
     assert aim.bound is not None
     by_share = choose(probabilities, has_label, aim, "point")
-    why = f"kept there, but not shown by {len(has_label)} rows" if by_share.reached else by_share.note
+    why = f"these {len(has_label)} rows keep it and do not show it" if by_share.reached else by_share.note
     not_shown = Chosen(by_share.threshold, reached=False, note=why)
     if aim.measure == "precision":
-        most = 2 * int((probabilities >= HALF).sum())  # of a rare label only the surest rows matter
+        # Of a rare label only the surest rows matter; below the bound a row is less likely right than is asked.
+        most = 2 * int((probabilities >= min(HALF, aim.bound)).sum())
         found = surest_right(probabilities, has_label, aim.bound, most=min(max(most, _FEWEST), len(has_label)))
-        return Chosen(found.threshold) if found.bound is None else not_shown
+        if found.bound is None:
+            return Chosen(found.threshold)
+        best = f"at best {found.bound:.4f} is shown, by the {found.rows} surest of {len(has_label)} rows"
+        return replace(not_shown, note=best) if by_share.reached else not_shown
     thresholds, hits, alarms = _curve(probabilities, has_label)
     positives, negatives = has_label.sum(), (~has_label).sum()
     if aim.measure == "recall":

@@ -72,9 +72,15 @@ probabilities = engine.predict([{row}])  # (rows, {task.outputs}), columns {list
 ## Limits
 
 It answers what its training rows were like; texts of another kind, language or length may be answered badly and with
-confidence. Longer texts are cut. Its labels mean what they meant in the training data (fingerprint
+confidence. {_of_long_texts(manifest)} Its labels mean what they meant in the training data (fingerprint
 `{lineage.data_fingerprint[:16]}`), no more.
 """
+
+
+def _of_long_texts(manifest: Manifest) -> str:
+    """What becomes of texts of more tokens than it takes at once."""
+    long, length = manifest.tokenizer.long, manifest.tokenizer.max_length
+    return f"Texts of more than {length} tokens are {'cut' if long is None else f'answered by {long.text}'}."
 
 
 def _decisions(manifest: Manifest) -> str:

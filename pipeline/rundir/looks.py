@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from kdc.common.errors import KdcError
 from kdc.common.files import write_whole
 
 LOOKS = "looks.json"
+_LOOKS = TypeAdapter(dict[str, list[str]])
 
 
 def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
@@ -34,7 +36,7 @@ def look_at(root: Path, rows: bytes, answers: NDArray[np.generic]) -> int:
     """
     file = root / LOOKS
     try:
-        looks: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        looks = _LOOKS.validate_json(file.read_bytes(), strict=True) if file.exists() else {}
     except ValueError:
         raise KdcError(
             "the count of looks at the evaluation rows is damaged",

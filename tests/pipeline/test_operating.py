@@ -1,5 +1,6 @@
 """Aims and thresholds: what is asked, what keeps it, what none can keep. The oracle tries every threshold."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import tiny_runs
 from conftest import Finished
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.manifest import TaskInfo
@@ -131,7 +133,38 @@ def test_what_is_kept_but_not_shown_is_told() -> None:
     found = choose(probabilities, has, parse_aim("recall>=0.97"))
     assert by_share.reached
     assert (found.threshold, found.reached) == (by_share.threshold, False)
-    assert found.note == "kept there, but not shown by 60 rows"
+    assert found.note == "these 60 rows keep it and do not show it"
+
+
+@pytest.mark.parametrize(("bound", "most"), [(0.25, 1.0), (0.2, 0.49)])
+def test_a_precision_below_one_half_looks_at_the_rows_below_one_half(bound: float, most: float) -> None:
+    """Would catch steps that end at the rows of one half and more, by which such an aim is reached in a third of these
+    draws, or with a recall of 3 %. That a row of probability p has the label as often makes what is shown true."""
+    reached, recalls, wrong = 0, [], 0
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        probabilities = np.minimum(draw.beta(0.5, 8, 4000), most)
+        has = draw.random(4000) < probabilities
+        found = choose(probabilities, has, parse_aim(f"precision>={bound}"))
+        reached += found.reached
+        if found.reached:
+            recalls.append(outcome(found.threshold, probabilities, has)[1])
+            wrong += probabilities[probabilities >= found.threshold].mean() < bound
+    assert reached >= 16
+    assert np.mean(recalls) > 0.15
+    assert wrong <= 4
+
+
+def test_a_precision_that_is_not_shown_is_told_with_the_nearest_that_is() -> None:
+    probabilities = np.linspace(0, 1, 60)
+    has = probabilities > 0.5
+    found = choose(probabilities, has, parse_aim("precision>=0.99"))
+    assert not found.reached
+    shown, surest = (float(word) for word in re.findall(r"[\d.]+", found.note)[:2])
+    assert 0.5 < shown < 0.999
+    # Clopper's and Pearson's lower end, of which each of the four starts has a quarter of the error.
+    right = has[np.argsort(-probabilities)][: int(surest)].sum()
+    assert shown == pytest.approx(binomtest(right, int(surest)).proportion_ci(1 - 2 * 0.0125).low, abs=1e-4)
 
 
 def test_of_a_rare_label_the_surest_rows_are_tried_one_by_one() -> None:

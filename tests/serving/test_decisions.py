@@ -142,13 +142,25 @@ def test_a_service_tells_which_rows_it_does_not_answer(unsure: tuple[Path, list[
     with running(f"spam={artifact}") as url:
         plain = httpx.post(f"{url}/predict", json={"inputs": rows})
         asked = httpx.post(f"{url}/predict", json={"inputs": rows, "decision": True})
+        others = [
+            httpx.post(f"{url}{path}", json=body)
+            for path, body in (
+                ("/classify", {"texts": TEXTS}),
+                (
+                    "/v2/models/spam/infer",
+                    {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(TEXTS)], "data": TEXTS}]},
+                ),
+            )
+        ]
         info, shown = httpx.get(f"{url}/info").json(), httpx.get(f"{url}/metrics").text
     assert [row["decision"] for row in asked.json()] == expected
     assert [row["scores"] for row in asked.json()] == plain.json()  # who does not ask gets what was there before
-    assert [answer.headers["x-abstained-texts"] for answer in (plain, asked)] == ["10", "10"]
+    assert [answer.status_code for answer in others] == [200, 200], [answer.text for answer in others]
+    # Whatever form a client speaks: its replies are as they were.
+    assert [answer.headers["x-abstained-texts"] for answer in (plain, asked, *others)] == ["10"] * 4
     assert info["answers_from"] == Engine.load(artifact).task.abstain.threshold  # type: ignore[union-attr]
     for label in {*expected, "abstained"}:
-        assert f'kdc_predictions_total{{label="{label}",model="spam"}} {2 * expected.count(label)}.0' in shown
+        assert f'kdc_predictions_total{{label="{label}",model="spam"}} {4 * expected.count(label)}.0' in shown
     shares = {"ham": 0.5, "spam": 0.125, "eggs": 0.25, "abstained": 0.125}
     for label, share in shares.items():
         assert f'kdc_training_label_share{{label="{label}",model="spam"}} {share}' in shown

@@ -169,10 +169,12 @@ _BATCH_ROW = {"anyOf": [_TEXT, _array(_TEXT, minItems=1, maxItems=2)]}
 _COMPUTE = {
     "x-compute-tokens": {"schema": _INTEGER, "description": "Tokens of all texts, after the cut"},
     "x-truncated-texts": {"schema": _INTEGER, "description": "Texts that were cut"},
-    "x-abstained-texts": {"schema": _INTEGER, "description": "Texts that are not answered, where a model abstains"},
     "x-model": {"schema": _TEXT, "description": "Name of the model that answered"},
 }
-_ANSWERED = {"x-artifact": {"schema": _TEXT, "description": "Which artifact answered: 16 digits of its SHA-256"}}
+_ANSWERED = {
+    "x-artifact": {"schema": _TEXT, "description": "Which artifact answered: 16 digits of its SHA-256"},
+    "x-abstained-texts": {"schema": _INTEGER, "description": "Texts that are not answered, where a model abstains"},
+}
 _EXAMPLES = {
     "text": {"summary": "one text", "value": {"inputs": "a gripping film"}},
     "pair": {"summary": "one pair", "value": {"inputs": ["Who wrote it?", "It was written in 1911."]}},

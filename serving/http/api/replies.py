@@ -35,7 +35,8 @@ ERRORS = {
 
 
 EMPTY = "Empty"  # the `error_type` of a text that is empty or white space, whose status is 400 too
-ARTIFACT = "kdc_artifact"  # key of a request's scope: which artifact answers it, once that is known
+# Keys of a request's scope: which artifact answers it, and how many of its rows are not answered, once that is known.
+ARTIFACT, ABSTAINED = "kdc_artifact", "kdc_abstained"
 
 
 class JsonResponse(Response):
@@ -73,9 +74,12 @@ def error_response(
 
 
 def tell_artifact(request: Request, response: Response) -> Response:
-    """Add the header that tells which artifact answers the request, if one does."""
+    """Add the headers that tell which artifact answers the request, if one does, and how many rows it does not answer,
+    if it abstains."""
     if artifact := request.scope.get(ARTIFACT):
         response.headers["x-artifact"] = artifact
+    if (abstained := request.scope.get(ABSTAINED)) is not None:
+        response.headers["x-abstained-texts"] = str(abstained)
     return response
 
 

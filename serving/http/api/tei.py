@@ -19,7 +19,6 @@ from starlette.responses import Response
 
 from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
-from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Engine, Text, activate
 from kdc.serving.http.api.asking import ask, model_asked, read_json, require_ready, within_limits
 from kdc.serving.http.api.replies import ApiError, JsonResponse
@@ -69,8 +68,6 @@ async def answer(request: Request, body: Any) -> Response:
         "x-truncated-texts": str(sum(found.truncated)),
         "x-model": model.name,
     }
-    if (abstain := model.engine.task.abstain) is not None:
-        headers["x-abstained-texts"] = str(int((~answered(found.probabilities, abstain)).sum()))
     return JsonResponse(rows if question.batch else rows[0], headers=headers)
 
 

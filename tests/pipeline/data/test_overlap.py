@@ -335,6 +335,51 @@ def test_the_last_rows_by_time_are_the_evaluation(tmp_path: Path) -> None:
     assert len(evaluated) == pytest.approx(60, abs=3)
 
 
+def test_rows_of_a_group_that_is_trained_on_overlap(tmp_path: Path) -> None:
+    """Would catch an evaluation of known users that is only counted: it is told with examples, and the metric stands
+    apart for the others."""
+    words = iter(range(10**6))
+
+    def row(place: int, who: str) -> dict[str, str]:
+        return {
+            "text": " ".join(f"w{next(words)}" for _ in range(8)),
+            "label": "xy"[place % 2],
+            "who": who,
+            "when": "1",
+        }
+
+    train = rows_of(tmp_path / "train.csv", [row(place, f"u{place // 4}") for place in range(1200)])
+    known = [row(place, f"u{place}") for place in range(90)]
+    evaluation = rows_of(tmp_path / "eval.csv", known + [row(place, f"new{place}") for place in range(110)])
+    report = prepare(tmp_path / "data", TASK, DataSettings(train=train, eval=evaluation, group="who"), seed=0)
+    overlaps = open_data(tmp_path / "data").rows("eval")["overlaps"][:]
+    assert list(overlaps) == [True] * 90 + [False] * 110
+    assert report.duplicates["eval_rows_of_groups_in_train"] == 90
+    (told,) = (warning for warning in report.warnings if "90 of 200 eval rows" in warning)
+    assert told.count("' and '") == 3
+
+
+def test_nothing_is_trained_on_that_is_later_than_the_evaluation_begins(tmp_path: Path) -> None:
+    """One user has many late rows, for which there is no room, and another an old row beside late ones. Would catch a
+    model that is asked about the past, and one that knows the future."""
+    rows = [
+        {"text": f"a{place} b{place} c{place}", "label": "xy"[place % 2], "who": f"u{place}"} for place in range(1200)
+    ]
+    for place, row in enumerate(rows):
+        row["when"] = str(place)
+        if 1010 <= place < 1200 and place % 3 == 0:
+            row["who"] = "much"
+        if place in (4, 1195):
+            row["who"] = "long"
+    data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), group="who", time="when")
+    report = prepare(tmp_path / "data", TASK, data, seed=0)
+    when = {row["text"]: int(row["when"]) for row in rows}
+    used = {name: [when[text] for text in texts_of(tmp_path / "data", name)] for name in ("train", "tune", "eval")}
+    assert max(used["train"] + used["tune"]) < min(used["eval"])
+    assert len(used["eval"]) > 60
+    assert report.unused_train_rows == 1200 - sum(map(len, used.values())) > 0
+
+
 def test_time_and_an_evaluation_file_contradict_each_other(tmp_path: Path) -> None:
     file = rows_of(tmp_path / "train.csv", phrases(200, seed=1))
     with pytest.raises(InputError, match="nothing to choose"):
@@ -364,5 +409,6 @@ def test_times_are_numbers_or_dates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_unit_that_is_too_large_for_the_end_is_left_out() -> None:
     units = np.array([0] * 50 + list(range(1, 51)))
     times = np.array([99.0] * 50 + list(range(50)))
-    chosen = pick_last(units, times, 10)
+    chosen, older = pick_last(units, times, 10)
     assert np.flatnonzero(chosen).tolist() == list(range(90, 100))
+    assert np.flatnonzero(older).tolist() == list(range(50, 91))[:-1]  # and nothing of what is too large and later

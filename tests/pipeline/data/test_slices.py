@@ -121,5 +121,9 @@ def test_units_that_are_too_large_for_a_share_may_take_half_of_a_class() -> None
 def test_the_last_rows_are_whole_units_and_one_that_is_far_too_large_is_passed_by() -> None:
     # Wanted are 3 rows: the latest unit has 2, with the next one's 3 there would be more than 4.5, the third has 1.
     units, times = np.array([0, 0, 1, 1, 1, 2]), np.array([9.0, 8.0, 5.0, 6.0, 5.0, 1.0])
-    assert pick_last(units, times, 3).tolist() == [True, True, False, False, False, True]
-    assert pick_last(units, times, 4).tolist() == [True, True, True, True, True, False]
+    chosen, older = pick_last(units, times, 3)  # the third latest time is 6
+    assert chosen.tolist() == [True, True, False, False, False, False]
+    assert older.tolist() == [False, False, True, True, True, True]
+    chosen, older = pick_last(units, times, 4)
+    assert chosen.tolist() == [True, True, True, True, True, False]
+    assert older.tolist() == [False, False, False, False, False, True]

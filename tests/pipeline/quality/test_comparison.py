@@ -99,3 +99,16 @@ def test_what_is_allowed_is_judged() -> None:
     numbers = np.linspace(-2, 2.5, 20)
     columns: dict[str, Any] = {"student": numbers[:, None], "teacher": numbers[:, None] + 0.1, "labels": numbers}
     assert judge(**columns, kind="regression", metric="pearson").difference == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_pearson_knows_no_scale(factor: float) -> None:
+    """Would catch squares beyond what a number holds, by which an equal student fails."""
+    random = np.random.default_rng(0)
+    labels = random.normal(size=100)
+    answers = labels[:, None] + random.normal(size=(100, 1))
+    plain, scaled = (
+        judge(each, answers, labels, kind="regression", metric="pearson") for each in (answers, factor * answers)
+    )
+    assert scaled.difference == plain.difference == 0
+    assert scaled.interval == pytest.approx(plain.interval, abs=1e-3)

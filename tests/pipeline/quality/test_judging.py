@@ -125,6 +125,14 @@ def test_a_model_with_other_decisions_is_another_one_where_these_are_judged(judg
     assert len({*by_drop}) == 1  # what is lost is told without thresholds
 
 
+def test_a_requirement_of_a_model_without_thresholds_is_no_look_more(judged: Judged) -> None:
+    """Would catch decisions that are the answers themselves counted as another model, which `kdc verify` does not."""
+    for limits in (Limits(max_drop=1), Limits(max_drop=1, require=("accuracy>=0.5",))):
+        judged.judge(Contract(limits=limits))
+    first, second = judged.looks
+    assert first.tobytes() == second.tobytes()
+
+
 def test_what_is_required_is_counted_by_the_artifacts_decisions(judged: Judged) -> None:
     contract = Contract(limits=Limits(require=("coverage>=0.5",)))
     (found,) = judged.judge(contract, answered_from=0.999).required

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from kdc.pipeline.rundir.looks import look_at
+from kdc.common.errors import KdcError
+from kdc.pipeline.rundir.looks import LOOKS, look_at
 
 ROWS, OTHERS = b"r" * 32, b"o" * 32
 
@@ -24,3 +26,10 @@ def test_other_rows_are_not_used_up(tmp_path: Path) -> None:
     look_at(tmp_path, ROWS, given(0, 1))
     assert look_at(tmp_path, OTHERS, given(1, 1)) == 1
     assert look_at(tmp_path, ROWS, given(1, 1)) == 2
+
+
+@pytest.mark.parametrize("content", ["[]", '{"aa": 1}', '{"aa": [1]}', "{", ""])
+def test_a_file_that_is_no_count_is_refused_in_words(content: str, tmp_path: Path) -> None:
+    (tmp_path / LOOKS).write_text(content, encoding="utf-8")
+    with pytest.raises(KdcError, match="looks at the evaluation rows is damaged"):
+        look_at(tmp_path, ROWS, given(0, 1))
