@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Hashes = npt.NDArray[np.uint64]
+ShortTexts = dict[int, Hashes]  # by how many words they have
 
 WORDS_OF_A_RUN, _LEAST_WORDS = 5, 3
 _COMMON = 100  # rows in which a run may stand
@@ -54,20 +55,28 @@ class Runs:
         return Runs(self.rows, self.row[kept], self.run[kept], halvings)
 
 
-def runs_of(rows: Iterable[tuple[str, ...]]) -> Runs:
+def short_texts(rows: Iterable[tuple[str, ...]]) -> ShortTexts:
+    """The texts of three or four words among those of rows."""
+    return _short_texts([_words_of(start, block) for start, block in _blocks(rows)])
+
+
+def runs_of(rows: Iterable[tuple[str, ...]], beside: ShortTexts | None = None) -> Runs:
     """The runs of five words of rows, which have one text or two each. No run goes from one text to the other.
 
     A text of three or four words is a run by itself, which longer texts have too where they hold it; a shorter one says
     too little to have any.
+
+    Args:
+        rows: their texts.
+        beside: short texts of other rows with which these are to be compared.
     """
     count, parts = 0, []
     for start, block in _blocks(rows):
         parts.append(_words_of(start, block))
         count = start + len(block)
-    whole = {
-        length: np.concatenate([np.zeros(0, dtype=np.uint64), *(part.whole(length) for part in parts)])
-        for length in range(_LEAST_WORDS, WORDS_OF_A_RUN)
-    }
+    whole = _short_texts(parts)
+    for length, others in (beside or {}).items():
+        whole[length] = np.union1d(whole[length], others)
     found = Runs(count, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64))
     for part in parts:
         row, run = part.runs(whole)
@@ -172,6 +181,14 @@ class _Words:
         first = np.ones(len(row), dtype=np.bool_)
         first[1:] = (row[1:] != row[:-1]) | (run[1:] != run[:-1])
         return row[first], run[first]
+
+
+def _short_texts(parts: Iterable[_Words]) -> ShortTexts:
+    parts = list(parts)
+    return {
+        length: np.unique(np.concatenate([np.zeros(0, dtype=np.uint64), *(part.whole(length) for part in parts)]))
+        for length in range(_LEAST_WORDS, WORDS_OF_A_RUN)
+    }
 
 
 def _words_of(start: int, rows: list[tuple[str, ...]]) -> _Words:

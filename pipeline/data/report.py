@@ -73,7 +73,7 @@ def near_train(rows: dict[str, CheckedRows], parts: dict[str, Part]) -> dict[str
     for name in (name for name in rows if name.startswith("eval")):
         texts = rows[name].texts
         place = np.searchsorted(names, texts).clip(max=len(names) - 1)
-        near = nearest(rows[name].runs, train.runs.of(used))
+        near = nearest(rows[name].runs_beside(train), train.runs_beside(rows[name]).of(used))
         near = np.where(near < 0, _of_its_group(rows[name].groups, train.groups, places), near)
         found[name] = np.where(names[place] == texts, places[first[place]], near)
     return found

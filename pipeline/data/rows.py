@@ -25,7 +25,7 @@ from kdc.pipeline.config.data_settings import DataSettings
 from kdc.pipeline.config.tasks import Task, custom_task
 from kdc.pipeline.data.fields import check_text, group_of, hash_of, sides_of, time_of
 from kdc.pipeline.data.labels import LabelReader
-from kdc.pipeline.data.overlap import Runs, near_rows, runs_of
+from kdc.pipeline.data.overlap import Runs, ShortTexts, near_rows, runs_of, short_texts
 from kdc.pipeline.data.problems import FileProblem, Problems, RowProblem
 from kdc.pipeline.data.readers import Row, read_rows
 from kdc.pipeline.data.sources import Columns, SplitSource, columns_of, is_glue, locate
@@ -71,7 +71,22 @@ class CheckedRows:
     @cached_property
     def runs(self) -> Runs:
         """The runs of words of each row's text or pair."""
-        return runs_of(texts for batch in self.batches() for texts in _texts_of(batch))
+        return runs_of(self._texts())
+
+    @cached_property
+    def short_texts(self) -> ShortTexts:
+        """The texts of three or four words."""
+        return short_texts(self._texts())
+
+    def runs_beside(self, others: "CheckedRows") -> Runs:
+        """The runs for a comparison with other rows, whose short texts these may hold."""
+        known = self.short_texts
+        if all(np.isin(texts, known[length]).all() for length, texts in others.short_texts.items()):
+            return self.runs
+        return runs_of(self._texts(), others.short_texts)
+
+    def _texts(self) -> Iterator[tuple[str, ...]]:
+        return (texts for batch in self.batches() for texts in _texts_of(batch))
 
     @cached_property
     def units(self) -> Ints:

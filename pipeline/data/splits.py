@@ -82,7 +82,8 @@ def split_rows(
 
 def belongs(others: CheckedRows, rows: CheckedRows, chosen: Mask) -> Mask:
     """Which of the other rows have the text or the group of a chosen row, or are near one: (others,)."""
-    found = np.isin(others.texts, rows.texts[chosen]) | (nearest(others.runs, rows.runs.of(chosen)) >= 0)
+    near = nearest(others.runs_beside(rows), rows.runs_beside(others).of(chosen))
+    found = np.isin(others.texts, rows.texts[chosen]) | (near >= 0)
     if others.groups is not None and rows.groups is not None:
         found |= np.isin(others.groups, rows.groups[chosen])
     return found

@@ -335,6 +335,23 @@ def test_the_last_rows_by_time_are_the_evaluation(tmp_path: Path) -> None:
     assert len(evaluated) == pytest.approx(60, abs=3)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_short_text_is_found_within_those_of_another_file(turned: bool, tmp_path: Path) -> None:
+    """Whichever of the two files has it. Would catch short texts that are looked for in their own file alone."""
+    rows = phrases(400, seed=3)
+    short = [" ".join(row["text"].split()[1:5]) for row in rows]
+    one, other = (
+        rows_of(tmp_path / f"{name}.csv", made)
+        for name, made in (
+            ("long", rows),
+            ("short", [row | {"text": text} for row, text in zip(rows, short, strict=True)]),
+        )
+    )
+    files = {"train": other, "eval": one} if turned else {"train": one, "eval": other}
+    report = prepare(tmp_path / "data", TASK, DataSettings(**files, group=None), seed=0)
+    assert report.duplicates["eval_rows_near_train"] >= 390
+
+
 def test_rows_of_a_group_that_is_trained_on_overlap(tmp_path: Path) -> None:
     """Would catch an evaluation of known users that is only counted: it is told with examples, and the metric stands
     apart for the others."""
