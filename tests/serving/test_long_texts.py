@@ -15,6 +15,7 @@ from bag_models import INFO, PAIR, SINGLE, expected_logits, make_graph, write_ar
 from live import running
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from tokenizers import BertWordPieceTokenizer
 from typer.testing import CliRunner
 
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
@@ -25,7 +26,8 @@ from kdc.pipeline.quality.latency import rows_of
 from kdc.pipeline.training import joining
 from kdc.pipeline.training.joining import best_join
 from kdc.serving.engine.engine import Engine
-from kdc.serving.engine.long_texts import joined, row_tokens, windows_of
+from kdc.serving.engine.long_texts import Windows, joined, row_tokens, windows_of
+from kdc.serving.engine.tokenizing import RowTokenizer
 from kdc.serving.http.registry import Registry
 from kdc.serving.http.settings import ServeSettings
 
@@ -69,6 +71,40 @@ def test_windows_hold_every_word_in_order_and_no_more_tokens_than_they_may(
         assert len(bodies) <= most
         assert found.overflowing is not whole
         assert (slid[-1][-1] == words[-1]) if whole or from_left else (slid[0][0] == words[keep])
+
+
+DENSE = {
+    "no spaces": "abcde" * 60,
+    "Chinese": "".join(chr(0x4E00 + place % 40) for place in range(300)),
+    "Japanese with letters": "\u6620\u753b\u304cabc\u3001\u3068\u3066\u3082" * 30,
+    "accents and signs": "e\u0301a\u0308!?--" * 40,
+}
+
+
+@pytest.mark.parametrize("text", DENSE.values(), ids=DENSE.keys())
+def test_dense_text_is_divided_between_its_tokens(text: str, tmp_path: Path) -> None:
+    """Text without a space to divide it at. The tokenizers library, which is asked for no windows, is the oracle. Would
+    catch words, or characters, that are taken for tokens, and a token that no window has."""
+    letters = [chr(place) for place in range(97, 123)]
+    others = [chr(0x4E00 + place) for place in range(40)] + list("\u6620\u753b\u304b\u3001\u3068\u3066\u3082!?-")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *others, *(f"##{each}" for each in (*letters, *others))]
+    library = BertWordPieceTokenizer({piece: place for place, piece in enumerate(pieces)}, lowercase=True)
+    library._tokenizer.model.max_input_chars_per_word = 1000
+    library.save(str(tmp_path / "tokenizer.json"))
+    (row,) = RowTokenizer.read(tmp_path / "tokenizer.json", in_windows(stride=9, windows=64)).encode([text])
+    assert isinstance(row, Windows)
+    whole, found = library.encode(text).ids, list[int]()
+    assert pieces.index("[UNK]") not in whole
+    for place, part in enumerate(row.parts):
+        assert len(part) == 16
+        assert (part.ids[0], part.ids[-1]) == (whole[0], whole[-1])
+        body = part.ids[1:-1]
+        # Nine tokens after the one before, and the last one where the text ends.
+        start = min(9 * place, len(whole) - 2 - 14)
+        assert body == whole[1 + start : 15 + start]
+        found += body[len(found) - start :]
+    assert found == whole[1:-1]
+    assert not row.overflowing
 
 
 def test_of_a_pair_the_longer_text_slides_and_the_shorter_one_stands_in_each() -> None:
