@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Contract
+from kdc.artifact.contract.judgement import judge_drop
+from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, decision_table, sets_table
 from kdc.artifact.manifest import Device, Manifest, TaskInfo, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
@@ -23,8 +24,9 @@ from kdc.pipeline.data.prepared import digest, groups_of, read_labelled
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.abstaining import answered_rates
-from kdc.pipeline.quality.comparison import Other
+from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.conformal import covered_rates
+from kdc.pipeline.quality.intervals import score_interval
 from kdc.pipeline.quality.judging import Answers, judge_answers
 from kdc.pipeline.quality.operating import having, rates
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
@@ -34,6 +36,7 @@ from kdc.serving.engine.long_texts import joined, spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
 
 _BATCH = 32
+_MAX_DROP = 1.0  # points, where the artifact has no contract that says
 _MOST_BYTES = 1 << 30  # most bytes of the unpacked evaluation: tens of millions of rows
 _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 
@@ -46,6 +49,13 @@ class Evaluation(Frozen):
     variant: str | None  # the ONNX file that answered them
     provider: str  # the execution provider that ran it
     metrics: dict[str, float]  # points by name of the metric
+    interval: tuple[float, float]  # of the task's deciding metric, in points, with a confidence of 95 %
+    groups: int  # how many groups the rows form, which the interval counts
+    # Beside what it is compared with in a contract, whose answers the artifact keeps; None on rows that it was not
+    # evaluated on.
+    compared: Quality | None
+    max_drop: float | None  # points that it may lose there: the contract's, or one
+    verdict: Verdict | None  # whether it is shown to keep to that
     points: tuple[OperatingPoint, ...]  # the labels' thresholds, with how they do on these rows as `evaluation`
     abstain: Abstention | None  # likewise, which rows are answered; None where all are
     sets: LabelSets | None  # likewise, sets of labels; None where there are none
@@ -77,7 +87,8 @@ def evaluate_artifact(
     known = TASKS.get(engine.task.name)
     names = known.metrics if known is not None else task.metrics
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
-    logits = engine.logits(texts)
+    logits, groups = engine.logits(texts), groups_of(texts)
+    compared, contract = _compared(artifact, engine, texts, logits, labels)
     probabilities, abstain, sets = engine.activated(logits), engine.task.abstain, engine.task.sets
     if abstain is not None:
         abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
@@ -89,11 +100,34 @@ def evaluate_artifact(
         variant=engine.variant,
         provider=engine.provider,
         metrics=metrics.compute(logits, labels, task.kind, names),
+        interval=score_interval(logits, labels, task.kind, engine.task.metric, groups=groups),
+        groups=len(np.unique(groups)),
+        compared=compared,
+        max_drop=None if compared is None else contract.limits.max_drop,
+        verdict=None if compared is None else judge_drop(contract, compared),
         points=_measured(engine.task, probabilities, labels),
         abstain=abstain,
         sets=sets,
         promised=promised,
     )
+
+
+def _compared(
+    artifact: Path, engine: Engine, texts: Sequence[Text], logits: NDArray[np.floating], labels: NDArray[np.generic]
+) -> tuple[Quality | None, Contract]:
+    """The artifact beside what its contract compares with, None where it keeps no answers to these rows; and that
+    contract, or one about a point where it has none."""
+    judged = None if engine.manifest is None else engine.manifest.contract
+    contract = Contract() if judged is None else judged.contract
+    if contract.limits.max_drop is None:
+        contract = replace(Contract(), {"max_drop": _MAX_DROP})
+    try:
+        other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
+    except KdcError:
+        return None, contract
+    task, look = engine.task, _look_of(engine)
+    quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
+    return quality, contract
 
 
 def _measured(
@@ -116,6 +150,12 @@ def render(evaluation: Evaluation) -> str:
         promised = evaluation.promised.get(name)
         beside = "" if promised is None else f"   (on its own evaluation split {promised:.2f})"
         lines.append(f"{name:<12}{value:8.2f}{beside}")
+    low, high = evaluation.interval
+    lines.append(f"95 % interval, by {evaluation.groups} groups of rows: {low:.2f} to {high:.2f}")
+    if (found := evaluation.compared) is not None:
+        gap = f"{found.difference:+.2f} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
+        asked = f"at most {evaluation.max_drop:g} points below the {found.against}"
+        lines.append(f"{asked}: {gap}, {evaluation.verdict}")
     if evaluation.points or evaluation.abstain is not None:
         lines.append("(of the most probable label, or of labels from one half on; decisions by thresholds are below)")
     for decisions in (decision_table(evaluation.points, evaluation.abstain), sets_table(evaluation.sets)):
