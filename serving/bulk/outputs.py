@@ -23,11 +23,22 @@ _SEPARATOR = "|"  # between the labels of a multi-label task in one cell
 
 
 class Writer:
-    """Writes the output of a job, in its format and with its new columns."""
+    """Writes the output of a job, in its format and with its new columns.
+
+    Raises:
+        InputError: a cell could not tell the labels of a row apart.
+    """
 
     def __init__(self, job: Job) -> None:
         self.kind = job.request.format  # csv, tsv, jsonl or parquet
         self._added = job.added_columns
+        unclear = [label for label in job.task.labels if _SEPARATOR in label]
+        if unclear and self.kind in DELIMITERS and "texts" in self._added.values():
+            raise InputError(
+                f"a cell holds several labels with {_SEPARATOR} between them, which stands in a label too",
+                given=unclear[0],
+                remedy="write .jsonl or .parquet",
+            )
         # Columns of the first window, which every row of a table has; the keys of a dict, since there may be 10,000.
         self._names: dict[str, None] | None = None
         self._schema: pa.Schema | None = None

@@ -53,6 +53,18 @@ def test_every_row_comes_out_in_order_with_its_own_answer(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"in{ending}", f"out{out}"])
 
 
+def test_labels_that_a_cell_could_not_tell_apart_are_refused_before_any_row(tmp_path: Path) -> None:
+    """`a|b` would read as two labels. Formats with lists take them."""
+    task = bag_models.SINGLE.model_copy(update={"kind": "multilabel", "labels": ("a|b", "c", "d")})
+    artifact = bag_models.write_artifact(tmp_path / "artifact", task, bag_models.INFO)
+    rows = write(tmp_path / "in.csv", make_rows(20))
+    for ending in (".csv", ".tsv"):
+        with pytest.raises(InputError, match="which stands in a label too"):
+            predict(artifact, rows, tmp_path / f"out{ending}")
+        assert not (tmp_path / f"out{ending}").exists()
+    assert predict(artifact, rows, tmp_path / "out.jsonl").written == 20
+
+
 def test_parquet_keeps_its_types(artifact: Path, tmp_path: Path) -> None:
     table = pa.table(
         {
