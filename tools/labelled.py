@@ -100,7 +100,7 @@ def evaluate_artifact(
         variant=engine.variant,
         provider=engine.provider,
         metrics=metrics.compute(logits, labels, task.kind, names),
-        interval=score_interval(logits, labels, task.kind, engine.task.metric, groups=groups),
+        interval=score_interval(logits, labels, task.kind, engine.task.metric or names[0], groups=groups),
         groups=len(np.unique(groups)),
         compared=compared,
         max_drop=None if compared is None else contract.limits.max_drop,
@@ -117,7 +117,7 @@ def _compared(
 ) -> tuple[Quality | None, Contract]:
     """The artifact beside what its contract compares with, None where it keeps no answers to these rows; and that
     contract, or one about a point where it has none."""
-    judged = None if engine.manifest is None else engine.manifest.contract
+    task, judged = engine.task, None if engine.manifest is None else engine.manifest.contract
     contract = Contract() if judged is None else judged.contract
     if contract.limits.max_drop is None:
         contract = replace(Contract(), {"max_drop": _MAX_DROP})
@@ -125,7 +125,7 @@ def _compared(
         other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
     except KdcError:
         return None, contract
-    task, look = engine.task, _look_of(engine)
+    look = _look_of(engine)
     quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
     return quality, contract
 
