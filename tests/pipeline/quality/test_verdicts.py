@@ -44,7 +44,7 @@ def test_verdicts_err_no_more_often_than_they_state(world: World) -> None:
     "world",
     [
         World("macro_f1", 400, 2.0, losses_only=True, group=4, mixed=True),
-        World("macro_f1", 100, 2.5, losses_only=True, labels=(0.25,) * 20),
+        pytest.param(World("macro_f1", 100, 2.5, losses_only=True, labels=(0.25,) * 20), marks=pytest.mark.slow),
         pytest.param(World("matthews", 800, 5.0, losses_only=True, group=4, mixed=True), marks=pytest.mark.slow),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_coin_is_seldom_taken_for_a_model_that_learned(metric: str) -> None:
     assert np.mean([coin_metrics(seed, metric) <= 0.05 for seed in range(60)]) <= 0.15
 
 
-@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_a_coin_for_each_group_is_no_more_often(size: int) -> None:
     """Would catch labels that are shuffled row by row, by which one in five such coins was taken for knowledge."""
     taken = 0
