@@ -87,8 +87,8 @@ def evaluate_artifact(
     known = TASKS.get(engine.task.name)
     names = known.metrics if known is not None else task.metrics
     promised = engine.manifest.variants[engine.variant].metrics if engine.manifest is not None else {}  # type: ignore[index]
-    logits, groups = engine.logits(texts), groups_of(texts)
-    compared, contract = _compared(artifact, engine, texts, logits, labels)
+    logits, metric = engine.logits(texts), engine.task.metric or names[0]
+    compared, contract, groups = _compared(artifact, engine, texts, logits, labels, metric)
     probabilities, abstain, sets = engine.activated(logits), engine.task.abstain, engine.task.sets
     if abstain is not None:
         abstain = abstain.model_copy(update={"evaluation": answered_rates(probabilities, labels, abstain)})
@@ -100,7 +100,7 @@ def evaluate_artifact(
         variant=engine.variant,
         provider=engine.provider,
         metrics=metrics.compute(logits, labels, task.kind, names),
-        interval=score_interval(logits, labels, task.kind, engine.task.metric or names[0], groups=groups),
+        interval=score_interval(logits, labels, task.kind, metric, groups=groups),
         groups=len(np.unique(groups)),
         compared=compared,
         max_drop=None if compared is None else contract.limits.max_drop,
@@ -113,10 +113,15 @@ def evaluate_artifact(
 
 
 def _compared(
-    artifact: Path, engine: Engine, texts: Sequence[Text], logits: NDArray[np.floating], labels: NDArray[np.generic]
-) -> tuple[Quality | None, Contract]:
-    """The artifact beside what its contract compares with, None where it keeps no answers to these rows; and that
-    contract, or one about a point where it has none."""
+    artifact: Path,
+    engine: Engine,
+    texts: Sequence[Text],
+    logits: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    metric: str,
+) -> tuple[Quality | None, Contract, NDArray[np.integer]]:
+    """The artifact beside what its contract compares with, None where it keeps no answers to these rows; that contract,
+    or one about a point where it has none; and the rows' groups, (rows,)."""
     task, judged = engine.task, None if engine.manifest is None else engine.manifest.contract
     contract = Contract() if judged is None else judged.contract
     if contract.limits.max_drop is None:
@@ -124,10 +129,10 @@ def _compared(
     try:
         other, groups = _kept_answers(artifact, engine.manifest, texts, contract)
     except KdcError:
-        return None, contract
+        return None, contract, groups_of(texts)
     look = _look_of(engine)
-    quality = compare(logits, other, labels, task.kind, task.metric, contract=contract, groups=groups, look=look)
-    return quality, contract
+    quality = compare(logits, other, labels, task.kind, metric, contract=contract, groups=groups, look=look)
+    return quality, contract, groups
 
 
 def _measured(

@@ -237,6 +237,8 @@ def rows_needed(
     by_error = basis.rows * (errors * standard_error / room) ** 2
     whole = 100 * basis.share
     hidden = max(hidden or 0.0, unseen(basis, confidence))
+    if hidden >= whole:  # of so few groups that nothing is shown, whatever their rows are
+        hidden = unseen(basis, confidence)
     # What is hidden is whole * z^2 / (n + z^2); so n goes with whole / hidden - 1.
-    by_hidden = basis.rows * max(0.0, whole / room - 1) / (whole / hidden - 1) if hidden < whole else 0.0
+    by_hidden = basis.rows * max(0.0, whole / room - 1) / (whole / hidden - 1)
     return max(1, math.ceil(max(by_error, by_hidden)))

@@ -175,8 +175,10 @@ def _mistakes(item: ErrorDetails, every: Sequence[ErrorDetails]) -> list[str]:
     known = [other for other, _, _ in settings_of()]
     if item["type"] != "extra_forbidden":
         setting = next((other for other in known if f"{key}.".startswith(f"{other}.")), key)
-        same = [each["msg"] for each in every if f"{_key(each)}.".startswith(f"{setting}.")]
-        return [f"{setting}: {'; or: '.join(same)} (given: {item['input']!r})"]
+        same = [each for each in every if f"{_key(each)}.".startswith(f"{setting}.")]
+        messages = "; or: ".join(dict.fromkeys(each["msg"] for each in same))
+        given = min(same, key=lambda each: len(each["loc"]))["input"]
+        return [f"{setting}: {messages} (given: {given!r})"]
     problems = []
     for leaf in [f"{key}.{inner}" for inner in item["input"]] if isinstance(item["input"], dict) else [key]:
         by_name = [other for other in known if other.rsplit(".", 1)[-1] == leaf.rsplit(".", 1)[-1]]

@@ -182,6 +182,8 @@ def pick_slice(units: Ints, classes: Ints, eligible: Mask, size: int, seed: int)
     Returns:
         (rows,) True for the chosen rows.
     """
+    if not eligible.any():
+        return np.zeros(len(eligible), dtype=np.bool_)
     eligible_rows = np.flatnonzero(eligible)
     units, classes = np.unique(units[eligible_rows], return_inverse=True)[1].reshape(-1), classes[eligible_rows]
     counts = np.bincount(classes)
@@ -229,13 +231,16 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
     np.maximum.at(latest, place, times)
     fitting = np.sort(times[counts[place] <= 1.5 * size])
     begins = fitting[-min(size, len(fitting))] if len(fitting) else -np.inf
-    chosen, taken = np.zeros(len(counts), dtype=np.bool_), 0
+    late = np.bincount(place, weights=times >= begins)  # rows of each unit that can be chosen
+    chosen, taken, whole = np.zeros(len(counts), dtype=np.bool_), 0, 0
     for unit in np.argsort(-latest, kind="stable"):
         if taken >= size or latest[unit] < begins:
             break
-        if taken + counts[unit] <= 1.5 * size:
+        # Half of the rows stay to be trained on, however many old rows the latest units have.
+        leaves_enough = whole + counts[unit] <= max(1.5 * size, len(times) / 2)
+        if counts[unit] <= 1.5 * size and taken + late[unit] <= 1.5 * size and leaves_enough:
             chosen[unit] = True
-            taken += int(counts[unit])
+            taken, whole = taken + int(late[unit]), whole + int(counts[unit])
     return chosen[place] & (times >= begins), ~chosen[place] & (times <= begins)
 
 

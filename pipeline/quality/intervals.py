@@ -23,6 +23,7 @@ from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.metrics import Floats, Scorer
 
 _UNSEEN_ROWS = 2  # rows whose groups share their fate wholly, which are counted beside those that were seen
+_WHOLE_SCALE = 200.0  # points between the ends of a correlation; more cannot be hidden
 _FEWEST_GROUPS = 8  # with fewer, nothing can be shown by drawing them
 
 Ends = tuple[float, float]  # of an interval: the lower and the upper one
@@ -83,9 +84,9 @@ def difference(
     quantile = _quantile(confidence, independent)
     interval, error = bca(_by_unit(gap, units), units.counts, quantile=quantile, width=units.width)
     middle = float(gap(units.rows_of(units.counts[None]))[0])
-    hidden = unseen(basis_of(truth, metric, groups), confidence)
+    hidden = min(unseen(basis_of(truth, metric, groups), confidence), _WHOLE_SCALE)
     if groups is not None and effective < _FEWEST_GROUPS:
-        hidden = 200.0  # so few groups can be drawn in too few ways
+        hidden = _WHOLE_SCALE  # so few groups can be drawn in too few ways
     return Difference((min(interval[0], middle - hidden), max(interval[1], middle + hidden)), error, count)
 
 

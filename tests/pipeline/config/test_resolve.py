@@ -124,6 +124,12 @@ def test_a_setting_of_two_kinds_has_one_mistake(value: str) -> None:
     assert str(caught.value).count("student.vocabulary") == 1
 
 
+def test_a_list_with_several_wrong_parts_is_one_mistake() -> None:
+    with pytest.raises(InputError, match=r"1 wrong setting:\n +export\.formats: ") as caught:
+        make(sets=['export.formats=["a","b"]'])
+    assert str(caught.value).count("Input should be") == 1
+
+
 @pytest.mark.parametrize("name", ["Conv", "conv,", "conv ", "layers", "layer:0", "teacher:int8", "statik:width=8"])
 def test_a_kind_of_student_that_is_misspelt_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(InputError, match=r"no such student, did you mean (conv|layers|teacher|static)"):

@@ -118,6 +118,20 @@ def test_units_that_are_too_large_for_a_share_may_take_half_of_a_class() -> None
     assert len(set(units[chosen])) == 1
 
 
+def test_users_who_are_there_all_the_time_give_their_last_rows() -> None:
+    """Would catch old rows, which are not chosen, counted as if they were, and an evaluation that leaves nobody."""
+    units, times = np.tile(np.arange(100), 10), np.arange(1000.0)
+    chosen, older = pick_last(units, times, 100)
+    assert 45 <= chosen.sum() <= 100
+    assert older.sum() >= 400
+    assert times[older].max() <= times[chosen].min()
+    assert not set(units[chosen]) & set(units[older])
+
+
+def test_nothing_can_be_picked_of_nothing() -> None:
+    assert not pick_slice(np.arange(6), np.zeros(6, dtype=np.int64), np.zeros(6, dtype=np.bool_), 3, seed=0).any()
+
+
 def test_the_last_rows_are_whole_units_and_one_that_is_far_too_large_is_passed_by() -> None:
     # Wanted are 3 rows: the latest unit has 2, with the next one's 3 there would be more than 4.5, the third has 1.
     units, times = np.array([0, 0, 1, 1, 1, 2]), np.array([9.0, 8.0, 5.0, 6.0, 5.0, 1.0])

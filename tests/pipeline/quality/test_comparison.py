@@ -32,10 +32,11 @@ def test_the_rows_that_are_needed_are_those_of_the_documented_formula(confidence
 
 
 def test_more_rows_are_needed_than_did_not_do() -> None:
-    """Five groups show nothing, however many rows they have, and rows alone would do: 69 of them by hand."""
+    """Five groups show nothing, however many rows they have. As many groups as rule out what none shows would do, by
+    hand, of 100 rows each."""
     seen = judge(**answers(500, 0, 0), metric="macro_f1", max_drop=5.0, groups=np.arange(500) // 100)
     assert seen.verdict == "not shown"
-    assert seen.rows_needed == 501
+    assert seen.rows_needed == math.ceil(100 * 1.959964**2 * 0.95 / 0.05)
 
 
 def test_models_that_answer_alike_need_the_rows_that_rule_out_what_none_shows() -> None:

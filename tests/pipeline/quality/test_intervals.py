@@ -335,6 +335,19 @@ def test_rows_of_several_labels_can_hide_no_more_either(seed: int) -> None:
         assert fall * Z**2 / (len(chosen) + Z**2) <= counted * 1.02 + 1e-6
 
 
+def test_no_more_than_the_scale_is_hidden_and_few_groups_need_many_rows() -> None:
+    """Would catch a bound that grows with the rows of a group, and one row more that is told where nothing is shown."""
+    labels = (np.arange(20_000) % 1000 == 0).astype(int)
+    low, high = difference(
+        np.eye(2)[labels], np.eye(2)[labels], labels, "classification", "f1", groups=np.arange(20_000) // 1000
+    ).interval
+    assert -200 <= low < high <= 200
+    few = np.arange(400) % 2
+    needed = judge(np.eye(2)[few], np.eye(2)[few], few, metric="macro_f1", groups=np.arange(400) % 4).rows_needed
+    assert needed is not None
+    assert needed > 10_000
+
+
 @pytest.mark.parametrize(("metric", "rows"), [("accuracy", 800), ("macro_f1", 800), ("macro_f1", 401)])
 def test_so_many_rows_as_are_told_show_two_equal_models_in_groups(metric: str, rows: int) -> None:
     """Would catch rows that are counted where groups are drawn, so that one row more is told again and again."""
