@@ -105,7 +105,8 @@ def without_layers(student: str, epochs: float, min_steps: int, *, beside: str =
     way, other = (_WITHOUT_LAYERS.get(name.partition(":")[0]) for name in (student, beside))
     if way is None or way == other:
         return {}
-    (steps, rates), before = way, other[0] if other else 1
+    steps, rates = way
+    before = other[0] if other else 1
     common = {"method": "full", "batch_size": 64, "gradient_checkpointing": False}
     return common | rates | {"epochs": epochs if other else 3 * epochs, "min_steps": steps * min_steps // before}
 

@@ -221,7 +221,8 @@ def pick_last(units: Ints, times: npt.NDArray[np.float64], size: int) -> tuple[M
     Args:
         units: (rows,) unit of each row.
         times: (rows,) time of each row.
-        size: rows to choose; a unit that would make more than that and a half again is left out.
+        size: rows to choose; a unit that would make more than that and a half again is left out, and fewer are chosen
+            where the units of the latest rows would leave less than half of all rows.
 
     Returns:
         (rows,) True for the chosen rows, and the same of the older ones.

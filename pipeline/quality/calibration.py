@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.manifest import Kind
+from kdc.pipeline.quality.metrics import group_numbers
 from kdc.serving.engine.engine import activate
 
 _BINS = 15
@@ -82,7 +83,7 @@ def calibrate(
         return 1.0
     from scipy.stats import t
 
-    group = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    group = group_numbers(groups, len(labels))
     count = int(group.max(initial=-1)) + 1
     fold = (np.random.default_rng(0).permutation(count) % _FOLDS)[group]
     gains = np.zeros(len(labels))

@@ -126,7 +126,7 @@ def _that_move(
     """As how many groups of one influence those count that move the difference. The spread of the difference is
     estimated from the square of what each group moves it by, of which a few large ones may make up most."""
     right, other_right = ((truth == each).reshape(len(truth), -1).mean(axis=1) for each in (answers, other_answers))
-    place = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    place = metrics.group_numbers(groups, len(truth))
     moved = np.bincount(place, weights=_costs(truth, metric) * (right - other_right))
     return _as_many(np.square(moved, dtype=np.float64))
 
@@ -136,7 +136,7 @@ def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = N
     errors can hide, and each costs much. Where groups, or multi-label rows, hold several classes, an error of one
     costs all that it holds. Labels are (rows,), or (rows, outputs) for multi-label."""
     cost, rows = _costs(labels, metric), len(labels)
-    unit = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    unit = metrics.group_numbers(groups, rows)
     everywhere = np.ones(rows, dtype=np.bool_)
     if labels.ndim > 1:
         parts = [everywhere, *labels.T.astype(np.bool_)]

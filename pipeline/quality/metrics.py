@@ -90,7 +90,7 @@ def chance(
     answers, truth = predictions(np.asarray(logits, dtype=np.float64), kind), truth_of(labels, kind)
     once, generator = np.ones((1, len(truth))), np.random.default_rng(0)
     score = METRICS[name](truth, answers)(once)[0]
-    number = np.arange(len(truth)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    number = group_numbers(groups, len(truth))
     group_by_group = np.argsort(number, kind="stable")  # places of the rows
     shuffled = []
     for _ in range(_SHUFFLES):
@@ -99,6 +99,11 @@ def chance(
         moved[group_by_group] = truth[other_order]
         shuffled.append(METRICS[name](moved, answers)(once)[0])
     return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
+
+
+def group_numbers(groups: NDArray[np.integer] | None, rows: int) -> NDArray[np.intp]:
+    """(rows,) the number of each row's group, from 0; without groups each row is one by itself."""
+    return np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
 def is_right(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> NDArray[np.bool_]:
