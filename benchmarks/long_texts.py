@@ -31,7 +31,8 @@ from kdc.pipeline.quality.intervals import difference
 ROOT = Path(__file__).resolve().parent.parent
 _TRAIN, _EVAL, _NEUTRAL, _LEAST_WORDS = 2000, 800, 7, 10
 _COMMON = ("--text", "text", "--label", "label", "--student", "teacher")
-_STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false", "evaluate.memory=false")
+_STEPS = ("teacher.epochs=1", "teacher.from_probe=off", "quantize.enabled=false")
+_NO_TIMES = ("evaluate.memory=false", "evaluate.latency_rows=10", "evaluate.throughput_rows=32", "evaluate.rounds=1")
 # Tokens of a window and of a whole text, and settings of their own: of real rows, and of made-up ones.
 _REAL = (64, 512, ("teacher.min_steps=250",))
 _MADE_UP = (24, 128, ("teacher.min_steps=200", "teacher.learning_rate=3e-3", "run.precision=fp32"))
@@ -127,7 +128,7 @@ def _run(rows: Path, name: str, seed: int, out: Path, options: argparse.Namespac
     window, whole, own = _REAL if options.data else _MADE_UP
     several = _SEVERAL if options.several else ()
     length = f"data.max_length={whole if name == 'whole' else window}"
-    sets = [part for each in (*_STEPS, *own, *several, length, *LINES[name]) for part in ("--set", each)]
+    sets = [part for each in (*_STEPS, *_NO_TIMES, *own, *several, length, *LINES[name]) for part in ("--set", each)]
     model = ["--teacher", str(rows / "teacher")] if not options.data else ["--family", "minilm"]
     files = ["--train", str(rows / "train.csv"), "--eval", str(rows / "eval.csv"), "--out", str(out)]
     command = [sys.executable, "-m", "kdc", "compress", *files, *model, *_COMMON, "--seed", str(seed), *sets]

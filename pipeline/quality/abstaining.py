@@ -25,8 +25,7 @@ def choose_answered(confidence: NDArray[np.floating], right: NDArray[np.bool_], 
     found = surest_right(confidence, right, aim.bound, most=len(right))
     if found.bound is None:
         return Chosen(found.threshold)
-    note = f"at best {found.bound:.4f} is shown, by the {found.rows} surest of {len(right)} rows"
-    return Chosen(found.threshold, reached=False, note=note)
+    return Chosen(found.threshold, reached=False, note=found.note(len(right)))
 
 
 def answered_rates(probabilities: NDArray[np.floating], labels: NDArray[np.generic], abstain: Abstention) -> Answered:

@@ -1,16 +1,16 @@
 """The threshold of a label that keeps an aim, and how a threshold does. Plain arrays in, plain numbers out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest, mannwhitneyu
+from scipy.stats import beta, binom, binomtest, mannwhitneyu
 
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import HALF, Rate, Rates
 from kdc.pipeline.config.aims import Aim
-from kdc.pipeline.quality.shown import ERROR, surest_right
+from kdc.pipeline.quality.shown import ERROR, floor4, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
 _LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
@@ -96,17 +96,15 @@ def choose(
 def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim) -> Chosen:
     """The threshold by which a bound is shown to be kept; else that by the share itself, which is not reached."""
     assert aim.bound is not None
-    by_share = choose(probabilities, has_label, aim, "point")
-    why = f"these {len(has_label)} rows keep it and do not show it" if by_share.reached else by_share.note
-    not_shown = Chosen(by_share.threshold, reached=False, note=why)
+
+    def nearest(note: str) -> Chosen:
+        return Chosen(choose(probabilities, has_label, aim, "point").threshold, reached=False, note=note)
+
     if aim.measure == "precision":
         # Of a rare label only the surest rows matter; below the bound a row is less likely right than is asked.
         most = 2 * int((probabilities >= min(HALF, aim.bound)).sum())
         found = surest_right(probabilities, has_label, aim.bound, most=min(max(most, _FEWEST), len(has_label)))
-        if found.bound is None:
-            return Chosen(found.threshold)
-        best = f"at best {found.bound:.4f} is shown, by the {found.rows} surest of {len(has_label)} rows"
-        return replace(not_shown, note=best) if by_share.reached else not_shown
+        return Chosen(found.threshold) if found.bound is None else nearest(found.note(len(has_label)))
     thresholds, hits, alarms = _curve(probabilities, has_label)
     positives, negatives = has_label.sum(), (~has_label).sum()
     if aim.measure == "recall":
@@ -114,8 +112,14 @@ def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
         keeps, wins = binom.sf(positives - hits, positives, 1 - aim.bound) >= 1 - ERROR, -alarms
     else:
         keeps, wins = (binom.sf(alarms, negatives, aim.bound) >= 1 - ERROR) & (hits > 0), hits
+    if not keeps.any() and aim.measure == "recall":
+        # Clopper's and Pearson's ends, of the threshold that misses fewest, and below of that with fewest alarms.
+        best_shown = floor4(beta.ppf(ERROR, positives, 1))
+        return nearest(f"at best {best_shown} is shown, by {positives} rows with the label")
     if not keeps.any():
-        return not_shown
+        alarm = alarms[hits > 0].min()
+        best_shown = floor4(1 - beta.ppf(1 - ERROR, alarm + 1, negatives - alarm)) if alarm < negatives else "0.0000"
+        return nearest(f"at best {1 - float(best_shown):.4f} is shown, by {negatives} rows without the label")
     best = keeps & (wins >= wins[keeps].max())
     safest = hits if aim.measure == "recall" else -alarms
     return Chosen(_nearest_half(thresholds[best & (safest >= safest[best].max())]))

@@ -1,5 +1,6 @@
 """Of which surest rows of a model it is shown that a stated share is right. Plain arrays in, plain numbers out."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,16 @@ class Surest(NamedTuple):
     threshold: float  # a row is one of them whose probability is at least this
     rows: int  # how many
     bound: float | None  # the share that is shown to be right, where that is less than was asked for
+
+    def note(self, rows: int) -> str:
+        """What can be shown in place of what was asked for, of so many rows. Rounded down: who asks for it gets it."""
+        assert self.bound is not None
+        return f"at best {floor4(self.bound)} is shown, by the {self.rows} surest of {rows} rows"
+
+
+def floor4(share: float) -> str:
+    """A share with four digits, rounded down."""
+    return f"{math.floor(share * 1e4) / 1e4:.4f}"
 
 
 def surest_right(confidence: NDArray[np.floating], right: NDArray[np.bool_], bound: float, *, most: int) -> Surest:

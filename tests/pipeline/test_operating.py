@@ -19,6 +19,7 @@ from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
 from kdc.pipeline.quality.operating import choose, rates
+from kdc.pipeline.rundir.operating import _labels_of_bounds, _refuse_unshown, _ties
 from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.engine import Engine
 
@@ -97,7 +98,7 @@ def test_of_thresholds_with_equal_gain_the_one_that_keeps_the_bound_best_is_take
 def test_what_no_threshold_keeps_is_told_with_the_nearest() -> None:
     probabilities, has = rows(0)
     best = max(each[0] for each in tried(probabilities, has))
-    found = choose(probabilities, has, parse_aim("precision>=0.999"))
+    found = choose(probabilities, has, parse_aim("precision>=0.999"), "point")
     assert not found.reached
     assert found.note == f"at best {best:.4f}"
     assert outcome(found.threshold, probabilities, has)[0] == pytest.approx(best)
@@ -133,7 +134,23 @@ def test_what_is_kept_but_not_shown_is_told() -> None:
     found = choose(probabilities, has, parse_aim("recall>=0.97"))
     assert by_share.reached
     assert (found.threshold, found.reached) == (by_share.threshold, False)
-    assert found.note == "these 60 rows keep it and do not show it"
+    assert found.note == f"at best {0.05 ** (1 / has.sum()) - 5e-5:.4f} is shown, by {has.sum()} rows with the label"
+
+
+@pytest.mark.parametrize("aim", ["precision>=0.999", "recall>=0.999", "fpr<=0.001"])
+def test_who_asks_for_what_is_told_to_be_shown_gets_it(aim: str) -> None:
+    """Would catch a share that is counted in place of one that is shown, and one that is rounded to more than that."""
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        probabilities = draw.random(200)
+        has = draw.random(200) < probabilities
+        missed = choose(probabilities, has, parse_aim(aim))
+        assert not missed.reached
+        shown = re.findall(r"[\d.]+", missed.note)[0]
+        kind, sign = re.findall("[a-z]+|[<>]=", aim)
+        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{shown}")).reached
+        more = float(shown) + (2e-4 if sign == ">=" else -2e-4)
+        assert not choose(probabilities, has, parse_aim(f"{kind}{sign}{more:.5f}")).reached
 
 
 @pytest.mark.parametrize(("bound", "most"), [(0.25, 1.0), (0.2, 0.49)])
@@ -351,6 +368,47 @@ def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finish
     assert "## Decisions" in (made.artifact / "README.md").read_text(encoding="utf-8")
     assert made.result is not None
     assert any("decides otherwise" in note for note in made.result.notes) == (engine.variant == "int8")
+
+
+def test_an_aim_that_no_threshold_is_shown_to_keep_ends_the_run(finished: Finished, tmp_path: Path) -> None:
+    """Would catch an artifact that decides otherwise than was asked, made by a command that ends with 0."""
+    shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
+    made_before = (tmp_path / "run" / "artifact").resolve()
+    settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
+    operating = finished.config.operating
+    for unshown in ({"aims": ("yes:precision>=0.9999",)}, {"abstain": "accuracy>=0.9999"}):
+        settings["operating"] = operating.model_copy(update=unshown)
+        with pytest.raises(InputError, match=r"at best 0\.\d+ is shown") as refused:
+            tiny_runs.compress(finished.config.model_copy(update=settings))
+        assert re.search(r"the nearest is 0\.\d{4} \((yes|answers)\)", refused.value.remedy)
+    assert (tmp_path / "run" / "artifact").resolve() == made_before
+    settings["operating"] = operating.model_copy(update={"aims": ("yes:precision>=0.9999",), "evidence": "point"})
+    made = tiny_runs.compress(finished.config.model_copy(update=settings))
+    assert [name for name, record in made.stages.items() if not record.skipped] == ["package"]
+
+
+def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
+    """Would catch a run that ends for a rare label, and one that goes on where a label was named or none keeps it."""
+    shown, unshown = (
+        OperatingPoint(label=label, threshold=0.5, aim="recall>=0.9", reached=label == "toxic", note="few rows")
+        for label in ("toxic", "rude")
+    )
+    aims = aims_of(("recall>=0.9",), TOXIC)
+    assert _labels_of_bounds(aims, "interval") == {"--aim": list(TOXIC.labels)}
+    assert _labels_of_bounds(aims_of(("rude:recall>=0.9",), TOXIC), "interval") == {"--aim rude": ["rude"]}
+    assert _labels_of_bounds(aims, "point") == {}
+    _refuse_unshown({"--aim": ["toxic", "rude"]}, {"toxic": shown, "rude": unshown})
+    for asked in ({"--aim rude": ["rude"]}, {"--aim": ["rude"]}):
+        with pytest.raises(InputError, match=r"rude: recall>=0\.9: few rows"):
+            _refuse_unshown(asked, {"toxic": shown, "rude": unshown})
+
+
+def test_rows_with_one_probability_are_told() -> None:
+    """Would catch a choice among thresholds that part nothing, without a word of it."""
+    alike = np.append(np.full(12, 0.25), np.linspace(0.5, 1, 88))
+    assert _ties({"toxic": alike, "rude": np.linspace(0, 1, 100)}) == [
+        "toxic: 12 of 100 rows of the tuning slice have one probability, which no threshold parts"
+    ]
 
 
 def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:
