@@ -12,7 +12,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
-from kdc.pipeline.quality.conformal import choose_at_least, covered_rates, fewest_rows
+from kdc.pipeline.quality.conformal import choose_at_least, covered_rates
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
 from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, open_variant
 from kdc.pipeline.rundir.context import Run
@@ -93,14 +93,11 @@ def _abstention(task: TaskInfo, aim: Aim, variant: str, tuning: _Labelled, evalu
     return abstain.model_copy(update={"shares": tuple(shares.round(6).tolist()), **shown})
 
 
-def _sets(coverage: float, variant: str, tuning: _Labelled, evaluation: _Labelled) -> tuple[LabelSets | None, str]:
-    """The sets of labels by the tuning slice, with how they do on the evaluation rows, and that in a sentence; None
-    where the slice has too few rows."""
+def _sets(coverage: float, variant: str, tuning: _Labelled, evaluation: _Labelled) -> tuple[LabelSets, str]:
+    """The sets of labels by the tuning slice, with how they do on the evaluation rows, and that in a sentence."""
     probabilities, labels = tuning
     at_least = choose_at_least(probabilities[np.arange(len(labels)), labels.astype(np.int64)], coverage)
-    if at_least is None:
-        few = f"the tuning slice has {len(labels)} rows, and {fewest_rows(coverage)} are needed"
-        return None, f"sets that hold the true label of {100 * coverage:g} % of rows cannot be shown: {few}"
+    assert at_least is not None, "a run whose slice is too small for them ends before it trains"
     sets = LabelSets(coverage=coverage, at_least=at_least, variant=variant)
     found = covered_rates(*evaluation, sets)
     note = (

@@ -4,6 +4,7 @@ Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`,
 `vocabulary/` where the student has a smaller one than its teacher.
 """
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,7 @@ from kdc.pipeline.models.architectures import check_student
 from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import check_shape
 from kdc.pipeline.models.vocabulary import save_smaller
+from kdc.pipeline.quality.conformal import fewest_rows
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.cascading import check_second
@@ -138,6 +140,7 @@ def check(run: Run) -> None:
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
     check_sets(operating.sets, task)
+    _check_rows_for_sets(operating.sets, len(run.data().rows("tune")))
     check_second(run)
     for requirement in run.config.contract.require:
         required_label(requirement, task)
@@ -162,6 +165,16 @@ def check(run: Run) -> None:
     if contract is not None:
         length = run.result(DataResult).max_length["student"]
         check_length(contract.at, longest_row(length, run.config.long.of(length)))
+
+
+def _check_rows_for_sets(coverage: float | None, rows: int) -> None:
+    if coverage is not None and rows < fewest_rows(coverage):
+        most = math.floor(1e3 * rows / (rows + 1)) / 1e3
+        raise InputError(
+            "the tuning slice has too few rows for sets that hold the true label so often",
+            given=f"--sets {coverage:g}, {rows} rows, and {fewest_rows(coverage)} are needed",
+            remedy=f"more training rows, of which the slice is cut, or --sets {most:g}",
+        )
 
 
 def _check_windows(config: Config, task: Task) -> None:

@@ -158,11 +158,15 @@ def again(three: tuple[Path, Config], folder: Path, **operating: Any) -> tuple[T
     return load_manifest(folder / "run" / made.result.artifact).task, made.result.notes
 
 
-def test_a_slice_that_is_too_small_makes_no_sets_and_says_so(three: tuple[Path, Config], tmp_path: Path) -> None:
-    task, notes = again(three, tmp_path, sets=0.999)
-    assert task.sets is None
+def test_sets_that_a_slice_is_too_small_for_are_refused_with_those_that_it_has_rows_for(
+    three: tuple[Path, Config], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="999 are needed") as refused:
+        again(three, tmp_path, sets=0.999)
     rows = len(open_data(three[0] / "data").rows("tune"))
-    assert any(f"the tuning slice has {rows} rows, and 999 are needed" in note for note in notes)
+    assert f"{rows} rows" in str(refused.value.given)
+    most = float(refused.value.remedy.rpartition(" ")[2])
+    assert fewest_rows(most) <= rows < fewest_rows(most + 0.002)
 
 
 def test_a_run_with_sets_can_abstain_too(three: tuple[Path, Config], tmp_path: Path) -> None:
