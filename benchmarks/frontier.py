@@ -1,6 +1,6 @@
 """The whole curve of a task beside light classifiers by other packages: the picture in README, and its table.
 
-Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,encoder] [--peer-python PYTHON] [--out FILE]`,
+Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON] [--out FILE]`,
 after `kdc compress --frontier --out RUN` of single texts in classes. The peers are trained on the rows of the run
 (`peers/light.py`, whose docstring says how), with PYTHON, an environment of `peers/requirements-light.txt`. Then all
 artifacts and peers are timed in turns on the same evaluation texts with one thread each; every peer is a process of its
@@ -32,9 +32,9 @@ from kdc.pipeline.report.frontier import curve, read_facts, table
 from kdc.serving.engine.engine import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
-_PEERS = "model2vec,fasttext,encoder"
+_PEERS = "model2vec,fasttext,encoder,setfit,optimum"
 _CONFIDENCE = 0.95
-_WORDS = {"encoder": "MiniLM in ONNX + logistic regression"}
+_WORDS = {"encoder": "MiniLM in ONNX + logistic regression", "optimum": "teacher in fp32 by Optimum"}
 
 
 class Peer:

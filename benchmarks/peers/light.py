@@ -1,11 +1,13 @@
 """Light classifiers by other packages, trained on the rows of a run: what stands beside kdc's in `frontier.py`.
 
-`python light.py model2vec|fasttext|encoder RUN`, in the environment of requirements-light.txt. `model2vec` is its
-`StaticModelForClassification` over vectors that it distils from MiniLM; `fasttext` its supervised mode with pairs of
-words; `encoder` is sentence-transformers' MiniLM exported to ONNX, under a logistic regression. Each as its own
-documentation shows it, with the labels of the training rows alone. Single texts only.
+`python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, in the environment of requirements-light.txt.
+`model2vec` is its `StaticModelForClassification` over vectors that it distils from MiniLM; `fasttext` its supervised
+mode with pairs of words; `encoder` is sentence-transformers' MiniLM exported to ONNX, under a logistic regression;
+`setfit` trains MiniLM by 500 contrastive steps before that regression, and answers in torch. Each as its own
+documentation shows it, with the labels of the training rows alone. `optimum` is trained by nobody: it opens the
+frontier's uncut teacher with `ORTModelForSequenceClassification`, in fp32. Single texts only.
 
-Prints a line of JSON: seconds of training, bytes of what is kept, and the probabilities of the evaluation rows by label
+Prints a line of JSON: seconds of training (null where nothing is trained), bytes of what is kept, and the probabilities of the evaluation rows by label
 id. Then each line on stdin asks for one turn, which is answered by `take_turn`'s figures; the end of stdin ends it.
 """
 
@@ -22,6 +24,7 @@ from typing import Any, TextIO
 _BATCH = 32
 _CALLS, _ROWS = 100, 512  # of a turn: texts one by one, and texts in batches
 _THREADS = 1
+_SETFIT_STEPS = 500
 
 Answer = Callable[[list[str]], Any]  # texts to probabilities, (texts, labels)
 
@@ -61,8 +64,9 @@ def main() -> None:
     evaluated = list(rows["eval"]["text"])
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
-        answer, size = _PEERS[name](texts, labels, Path(scratch))
-        told = {"seconds": time.perf_counter() - began, "size_bytes": size}
+        answer, size = _teacher_by_optimum(run) if name == "optimum" else _PEERS[name](texts, labels, Path(scratch))
+        seconds = None if name == "optimum" else time.perf_counter() - began
+        told = {"seconds": seconds, "size_bytes": size}
         probabilities = [[round(float(each), 6) for each in row] for row in answer(evaluated)]
         _reply(replies, {**told, "probabilities": probabilities})
         for _ in sys.stdin:
@@ -125,13 +129,45 @@ def _encoder(texts: list[str], labels: list[int], scratch: Path) -> tuple[Answer
     return lambda rows: head.predict_proba(encoder.encode(rows, show_progress_bar=False)), size
 
 
+def _setfit(texts: list[str], labels: list[int], scratch: Path) -> tuple[Answer, int]:
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    model = SetFitModel.from_pretrained(_minilm(), device="cpu")
+    arguments = TrainingArguments(batch_size=_BATCH, max_steps=_SETFIT_STEPS, report_to="none", save_strategy="no")
+    Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict({"text": texts, "label": labels})).train()
+    model.save_pretrained(str(scratch / "setfit"))
+    answer: Answer = lambda rows: model.predict_proba(rows, as_numpy=True)  # noqa: E731
+    return answer, _bytes_of(scratch / "setfit", "*.safetensors", "*.pkl", "tokenizer.json")
+
+
+def _teacher_by_optimum(run: Path) -> tuple[Answer, int]:
+    import onnxruntime
+    import torch
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer
+
+    folder, options = run / "frontier" / "teacher" / "artifact", onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _THREADS
+    model: Any = ORTModelForSequenceClassification.from_pretrained(
+        folder, file_name="model.onnx", session_options=options
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def answer(rows: list[str]) -> Any:
+        logits = model(**tokenizer(rows, truncation=True, padding=True, return_tensors="pt")).logits
+        return torch.softmax(logits, dim=1).numpy()
+
+    return answer, _bytes_of(folder, "model.onnx", "tokenizer.json")
+
+
 def _bytes_of(folder: Path, *patterns: str) -> int:
     return sum(
         file.stat().st_size for pattern in patterns or ("*",) for file in folder.rglob(pattern) if file.is_file()
     )
 
 
-_PEERS = {"model2vec": _model2vec, "fasttext": _fasttext, "encoder": _encoder}
+_PEERS = {"model2vec": _model2vec, "fasttext": _fasttext, "encoder": _encoder, "setfit": _setfit}
 
 if __name__ == "__main__":
     main()
