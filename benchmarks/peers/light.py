@@ -7,8 +7,8 @@ mode with pairs of words; `encoder` is sentence-transformers' MiniLM exported to
 documentation shows it, with the labels of the training rows alone. `optimum` is trained by nobody: it opens the
 frontier's uncut teacher with `ORTModelForSequenceClassification`, in fp32. Single texts only.
 
-Prints a line of JSON: seconds of training (null where nothing is trained), bytes of what is kept, and the probabilities of the evaluation rows by label
-id. Then each line on stdin asks for one turn, which is answered by `take_turn`'s figures; the end of stdin ends it.
+Prints a line of JSON: seconds of training (null where nothing is trained), bytes of what is kept, and the probabilities
+of the evaluation rows by label id. Then each line on stdin asks for one turn, which is answered by `take_turn`'s figures; the end of stdin ends it.
 """
 
 import json
