@@ -8,7 +8,8 @@ documentation shows it, with the labels of the training rows alone. `optimum` is
 frontier's uncut teacher with `ORTModelForSequenceClassification`, in fp32. Single texts only.
 
 Prints a line of JSON: seconds of training (null where nothing is trained), bytes of what is kept, and the probabilities
-of the evaluation rows by label id. Then each line on stdin asks for one turn, which is answered by `take_turn`'s figures; the end of stdin ends it.
+of the evaluation rows by label id. Then each line on stdin asks for one turn, which is answered by `take_turn`'s
+figures; the end of stdin ends it.
 """
 
 import json
