@@ -40,6 +40,10 @@ MODULES = {
         "pipeline/quality/intervals.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
     ),
+    "hidden": (
+        "pipeline/quality/hidden.py",
+        [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py"],
+    ),
     "bootstrap": (
         "pipeline/quality/bootstrap.py",
         [f"{_QUALITY}test_bootstrap.py", f"{_QUALITY}test_intervals.py"],

@@ -10,7 +10,9 @@ from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.intervals import Groups, basis_of, difference
+from kdc.pipeline.quality.hidden import basis_of
+from kdc.pipeline.quality.intervals import difference
+from kdc.pipeline.quality.metrics import Groups
 
 _METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "macro_f1", "matthews"),

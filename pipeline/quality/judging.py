@@ -17,8 +17,8 @@ from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Device, Manifest,
 from kdc.common import machine
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import Other, compare
-from kdc.pipeline.quality.intervals import Groups
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
+from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.required import found_rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine

@@ -14,6 +14,7 @@ from kdc.artifact.manifest import Kind
 _SHUFFLES = 199
 
 Floats = NDArray[np.float64]
+Groups = NDArray[np.integer]  # (rows,) a number for each row; rows of one group have the same
 Scorer = Callable[[Floats], Floats]  # (samples, rows) weights, none below 0, to (samples,) scores from -1 to 1
 
 
@@ -78,7 +79,7 @@ def chance(
     kind: Kind,
     name: str,
     *,
-    groups: NDArray[np.integer] | None = None,
+    groups: Groups | None = None,
 ) -> float:
     """How likely a score as high as this one is for answers that know nothing of the labels, within (0, 1].
 
@@ -101,7 +102,7 @@ def chance(
     return float(1 + sum(each >= score - 1e-12 for each in shuffled)) / (1 + _SHUFFLES)
 
 
-def group_numbers(groups: NDArray[np.integer] | None, rows: int) -> NDArray[np.intp]:
+def group_numbers(groups: Groups | None, rows: int) -> NDArray[np.intp]:
     """(rows,) the number of each row's group, from 0; without groups each row is one by itself."""
     return np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
 

@@ -23,7 +23,8 @@ from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import TrainSettings
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.intervals import Groups, score_interval
+from kdc.pipeline.quality.intervals import score_interval
+from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.results.training import History, TrainingSummary
 from kdc.pipeline.training import ranks
 from kdc.pipeline.training.batches import Collator, LengthGroupedSampler, Rows

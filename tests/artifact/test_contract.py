@@ -11,7 +11,7 @@ from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_
 from kdc.artifact.contract.text import advice, render
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.comparison import Other, compare
-from kdc.pipeline.quality.intervals import basis_of
+from kdc.pipeline.quality.hidden import basis_of
 
 COSTS = Costs(latency_ms=4.0, rows_per_s=500, size_mb=20)
 

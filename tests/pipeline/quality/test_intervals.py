@@ -11,15 +11,8 @@ from kdc.artifact.contract.judgement import unseen
 from kdc.pipeline.quality import intervals, metrics
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge
-from kdc.pipeline.quality.intervals import (
-    basis_of,
-    design_effect,
-    difference,
-    matthews_weights,
-    score_interval,
-    tango,
-    wilson,
-)
+from kdc.pipeline.quality.hidden import basis_of, matthews_weights
+from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, wilson
 
 Z = 1.959964
 
