@@ -49,10 +49,11 @@ class QuantizeSettings(Section):
         ge=0,
         description="points of the metric that int8 may lose before further candidates are tried",
     )
-    vector_bits: Literal[8, 4] = Field(
-        8,
-        description="bits of each number of the token vectors in an int8 file: 8, or 4, with which the vectors take "
-        "little more than half as much (where 32 divides their width)",
+    vector_bits: Literal["auto", 8, 4] = Field(
+        "auto",
+        description="bits of each number of the token vectors in an int8 file: 8; 4, with which the vectors take "
+        "little more than half as much (where 32 divides their width); auto, 4 where a contract's max_size_mb asks "
+        "for it",
     )
     calibration_rows: int = Field(256, ge=8, description="training rows that set the ranges of the activations")
     invariance_rows: int = Field(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from kdc.artifact.contract.judgement import missed_costs
 from kdc.artifact.contract.terms import Contract, Costs
@@ -10,7 +11,7 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config.student_names import is_shallow, kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
-_SMALLER_FILES = "; --vocabulary auto and --set quantize.vector_bits=4 make files smaller"
+_SMALLER_FILES = "; --vocabulary auto makes files smaller"
 Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
 
 
@@ -18,29 +19,39 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
     """Students that can keep the contract in some precision, the most promising first: those with layers before those
     without, then those with the most parameters; of as many, in the order of measuring."""
     # A dict keeps that order, which goes into fingerprints; a set's order differs between processes.
-    fitting = {name: None for name, precision, costs in _made(measured) if not missed_costs(contract, costs)}
+    fitting = {name: None for name, _, costs in _made(measured, contract) if not missed_costs(contract, costs)}
     return sorted(fitting, key=lambda name: (is_shallow(name), -measured[name].parameters))
+
+
+def vector_bits(student: StudentCosts, contract: Contract) -> Literal[8, 4]:
+    """In how many bits the numbers of a student's token vectors are stored in int8, where that was left to the
+    contract: in 4 where the file would else be larger than the contract's size."""
+    costs, most = student.variants.get("int8"), contract.limits.max_size_mb
+    is_too_large = isinstance(costs, Costs) and most is not None and costs.size_mb > most
+    return 4 if is_too_large and student.size_mb_4_bits is not None else 8
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
     """A line for each student and precision: what was measured, and whether it is kept or why not."""
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
-        for precision, costs in student.variants.items():
+        for precision, found in student.variants.items():
             parameters = f"{student.parameters / 1e6:.1f}"
-            if isinstance(costs, NotMeasured):
-                rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {costs.failed}"))
+            if isinstance(found, NotMeasured):
+                rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {found.failed}"))
                 continue
+            costs, words = _stored(student, precision, found, contract)
             missed = missed_costs(contract, costs)
             numbers = (f"{costs.latency_ms:.2f}", f"{costs.rows_per_s:.0f}", f"{costs.size_mb:.1f}")
-            rows.append((name, precision, parameters, *numbers, "dropped: " + "; ".join(missed) if missed else "kept"))
+            kept = "dropped: " + "; ".join(missed) if missed else f"kept{words}"
+            rows.append((name, precision, parameters, *numbers, kept))
     return [f"  {line}" for line in aligned(rows, left=(6,)).splitlines()]
 
 
 def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     """The error where no student can keep the contract. It names the one that comes nearest, whose worst miss is the
     smallest, and the nearest of each other kind."""
-    made = _made(measured)
+    made = _made(measured, contract)
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
     nearest: dict[str, tuple[str, str, Costs]] = {}  # by kind, the nearest of all first
@@ -63,14 +74,22 @@ def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     )
 
 
-def _made(measured: Measured) -> list[tuple[str, str, Costs]]:
-    """Student, precision ("fp32", "int8", "fp16") and costs of all that could be made."""
+def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]]:
+    """Student, precision ("fp32", "int8", "fp16") and costs of all that could be made, as it would be stored."""
     return [
-        (name, precision, costs)
+        (name, precision, _stored(student, precision, costs, contract)[0])
         for name, student in measured.items()
         for precision, costs in student.variants.items()
         if isinstance(costs, Costs)
     ]
+
+
+def _stored(student: StudentCosts, precision: str, costs: Costs, contract: Contract) -> tuple[Costs, str]:
+    """The costs of a student as it would be stored under a contract, and a word on that where it is not as usual.
+    Token vectors of 4 bits are looked up as fast as those of 8."""
+    if precision != "int8" or vector_bits(student, contract) == 8:
+        return costs, ""
+    return costs.model_copy(update={"size_mb": student.size_mb_4_bits}), ", its token vectors in 4 bits"
 
 
 def _worst_miss(costs: Costs, contract: Contract) -> float:

@@ -17,7 +17,8 @@ from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.models.loading import load_config
-from kdc.pipeline.results.training import ModelResult, SearchResult
+from kdc.pipeline.quality.feasibility import vector_bits
+from kdc.pipeline.results.training import CandidatesResult, ModelResult, SearchResult
 from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON, VOCABULARY
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.environment import Environment
@@ -27,6 +28,7 @@ from kdc.pipeline.training.students import distil
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from kdc.pipeline.graphs.int8_storage import VectorBits
     from kdc.serving.engine.engine import Engine
 
 
@@ -123,6 +125,19 @@ class Run:
     def vocabulary(self) -> Path | None:
         """The folder of the smaller vocabulary that students made of the teacher have; None: they have its own."""
         return None if self.config.student.vocabulary == "all" else self.folder("data") / VOCABULARY
+
+    @property
+    def vector_bits(self) -> VectorBits:
+        """Of each number of a token's vector in int8: as it was set, else what the contract's size asks for."""
+        asked, contract = self.config.quantize.vector_bits, self.config.contract.terms
+        if asked != "auto":
+            return asked
+        if contract is None or contract.limits.max_size_mb is None:
+            return 8
+        measured = self.result(CandidatesResult).candidates
+        # Without a search one student was measured, under its own name.
+        student = measured[self.student.model] if self.config.searches else next(iter(measured.values()))
+        return vector_bits(student, contract)
 
     @property
     def is_uncut(self) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
 from kdc.pipeline.graphs.int8_choice import Standard
+from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
 from kdc.pipeline.graphs.onnx_graph import export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
@@ -87,7 +88,15 @@ def standard_of(run: Run, rows: TuningSlice) -> Standard:
 
 
 def trials_of(
-    run: Run, fp32: Engine, rows: TuningSlice, *, exported: Path, out: Path, role: str, temperature: float = 1.0
+    run: Run,
+    fp32: Engine,
+    rows: TuningSlice,
+    *,
+    exported: Path,
+    out: Path,
+    role: str,
+    bits: VectorBits,
+    temperature: float = 1.0,
 ) -> Trials:
     """The run's settings as plain values, and no candidate tried yet.
 
@@ -98,6 +107,7 @@ def trials_of(
         exported: the graph's folder, with its tokenizer.
         out: folder for the candidates' files.
         role: whose tokens the graph takes.
+        bits: of each number of a token's vector.
         temperature: by which logits are divided.
     """
     settings, seed = run.config.quantize, run.config.run.seed
@@ -113,7 +123,7 @@ def trials_of(
         invariance_rows=settings.invariance_rows,
         rounds=settings.rounds,
         seed=seed,
-        vector_bits=settings.vector_bits,
+        vector_bits=bits,
     )
 
 

@@ -7,7 +7,7 @@ that was moved, or a model under another name, is the same input.
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -20,6 +20,9 @@ from kdc.pipeline.data.sources import input_fingerprint
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.cutting import parse_cut
 from kdc.pipeline.models.shallow import parse_shape
+
+if TYPE_CHECKING:
+    from kdc.pipeline.graphs.int8_storage import VectorBits
 
 _LAYOUT = 2  # version of the stages' folders: raising it makes older ones stale
 
@@ -69,14 +72,14 @@ def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     return {name for name in names if getattr(settings, name) == fields[name].default}
 
 
-def vector_bits(config: Config) -> dict[str, Any]:
+def vector_bits(bits: "VectorBits | Literal['auto']") -> dict[str, Any]:
     """How token vectors are stored, where otherwise than in runs of before."""
-    return {} if config.quantize.vector_bits == 8 else {"vector_bits": config.quantize.vector_bits}
+    return {"vector_bits": bits} if bits == 4 else {}
 
 
-def quantising(config: Config) -> dict[str, Any]:
-    """What int8 depends on."""
-    return config.quantize.model_dump(exclude={"vector_bits"}) | vector_bits(config)
+def quantising(config: Config, bits: "VectorBits") -> dict[str, Any]:
+    """What int8 depends on, its token vectors in so many bits."""
+    return config.quantize.model_dump(exclude={"vector_bits"}) | vector_bits(bits)
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import set_seed
 
@@ -60,7 +60,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "precisions": precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
-        **vector_bits(config),
+        **vector_bits(config.quantize.vector_bits),
         **({} if run.vocabulary is None else {"data": run.fingerprints["data"]}),
         **this_machine(run.device),
     }
@@ -180,9 +180,10 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
         rows, seed = config.quantize.calibration_rows, config.run.seed
         batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
         variants: dict[str, Costs | NotMeasured] = {}
+        small_mb, bits = None, config.quantize.vector_bits
         for variant in precisions(run):
             try:
-                file = _converted(folder, variant, batches, config.quantize.vector_bits)
+                file, small = _converted(folder, variant, batches, bits)
                 engine = Engine.from_files(
                     file,
                     folder / _TOKENIZER,
@@ -196,14 +197,17 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
             except KdcError as error:
                 variants[variant] = NotMeasured(failed=f"{error.what} ({error.given})")
             else:
-                size = file.stat().st_size + (folder / _TOKENIZER).stat().st_size
+                tokenizer_bytes = (folder / _TOKENIZER).stat().st_size
+                size = file.stat().st_size + tokenizer_bytes
                 timed = rows_to_time(engine, texts, contract.at)
                 costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
+                if small is not None:
+                    small_mb = (small.stat().st_size + tokenizer_bytes) / 1e6
                 # By the medians alone: a contract that nothing can keep must not train for hours on a busy machine.
                 variants[variant] = costs.model_copy(
                     update={"latency_interval": None, "rows_interval": None, "starved": 0.0}
                 )
-    return StudentCosts(parameters=parameters, variants=variants)
+    return StudentCosts(parameters=parameters, variants=variants, size_mb_4_bits=small_mb)
 
 
 def _export(
@@ -220,12 +224,21 @@ def _export(
     return tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
 
 
-def _converted(folder: Path, variant: str, calibration_batches: Callable[[], list[Feeds]], bits: VectorBits) -> Path:
-    """The file of one precision in the folder, made of its `fp32.onnx`."""
-    fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
+def _converted(
+    folder: Path,
+    variant: str,
+    calibration_batches: Callable[[], list[Feeds]],
+    bits: VectorBits | Literal["auto"],
+) -> tuple[Path, Path | None]:
+    """The file of one precision in the folder, made of its `fp32.onnx`; of int8 also the one with token vectors of 4
+    bits, where the contract's size may ask for it."""
+    fp32, file, small = folder / "fp32.onnx", folder / f"{variant}.onnx", None
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
-        quantise(source.file, file, _INT8, source.ranges, vector_bits=bits)
+        quantise(source.file, file, _INT8, source.ranges, vector_bits=8 if bits == "auto" else bits)
+        if bits == "auto":
+            small = folder / "small.onnx"
+            quantise(source.file, small, _INT8, source.ranges, vector_bits=4)
     elif variant == "fp16":
         to_fp16(fp32, file)
-    return file
+    return file, small

@@ -24,7 +24,7 @@ from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How candidates are judged, and on which machine."""
-    return quantising(run.config) | this_machine(run.device)
+    return quantising(run.config, run.vector_bits) | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
@@ -43,7 +43,12 @@ def run(run: Run, out: Path) -> QuantizeResult:
             note="int8 was not asked for",
             headline="not asked for",
         )
-    trials = trials_of(run, fp32, rows, exported=exported, out=out, role=run.student_role, temperature=temperature)
+    bits = run.vector_bits
+    if bits != 8 and settings.vector_bits == "auto":
+        run.say(f"token vectors are stored in {bits} bits, since the file would else miss the contract's max_size_mb")
+    trials = trials_of(
+        run, fp32, rows, exported=exported, out=out, role=run.student_role, bits=bits, temperature=temperature
+    )
     candidates = worth_trying()
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)

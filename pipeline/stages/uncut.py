@@ -12,6 +12,7 @@ from typing import Any
 from kdc.common.errors import KdcError
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
+from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
@@ -26,7 +27,7 @@ _CANDIDATES = ("channel-minmax", "channel-percentile", "channel-smooth", "channe
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How graphs are made and judged, and on which machine; and whether the student is the teacher."""
-    settings = {"export": run.config.export.exporter, "quantize": quantising(run.config)}
+    settings = {"export": run.config.export.exporter, "quantize": quantising(run.config, _bits(run))}
     return settings | {"is_student": _is_student(run)} | this_machine(run.device)
 
 
@@ -53,6 +54,12 @@ def run(run: Run, out: Path) -> UncutResult:
     )
 
 
+def _bits(run: Run) -> VectorBits:
+    """Of the token vectors. A contract's size is of the student, and asks nothing of what it is compared with."""
+    asked = run.config.quantize.vector_bits
+    return 8 if asked == "auto" else asked
+
+
 def _is_student(run: Run) -> bool:
     """Whether the student is the teacher as it is; with a smaller vocabulary it is another model."""
     return run.is_uncut and run.vocabulary is None
@@ -62,7 +69,8 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     """Keep the int8 candidate whose answers differ least from fp32's."""
     fp32 = run.open_engine(out / FP32_ONNX, exported=out)
     rows = tuning_slice(run, fp32, most=_ROWS)
-    trials, standard = trials_of(run, fp32, rows, exported=out, out=out, role="teacher"), standard_of(run, rows)
+    trials = trials_of(run, fp32, rows, exported=out, out=out, role="teacher", bits=_bits(run))
+    standard = standard_of(run, rows)
     candidates = worth_trying(_CANDIDATES)
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)

@@ -11,8 +11,11 @@ import tiny_runs
 from conftest import ALL_MODELS, Finished
 from safetensors.numpy import load_file
 
+from kdc.artifact.contract.terms import Costs
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
+from kdc.pipeline.results.training import CandidatesResult
+from kdc.pipeline.rundir.record import read_result
 from kdc.serving.engine.engine import Engine
 
 
@@ -67,13 +70,27 @@ def test_what_needs_layers_is_refused_before_anything_is_trained(
 
 @pytest.mark.slow
 def test_vectors_of_four_bits_reach_the_artifact(finished: Finished, tmp_path: Path) -> None:
-    """Would catch a setting that is lost between the stages, or that makes nothing anew."""
+    """Would catch a setting that is lost between the stages, or that makes nothing anew, and a contract whose size was
+    measured of another file than the one that is made."""
     teacher = tiny_runs.base_model("bert", tmp_path / "teacher", hidden_size=32)
-    types = {}
-    for bits in (8, 4):
-        flags = {"run.out": tmp_path / "run", "student.model": "static:width=32,hidden=16"}
-        sets = (f"quantize.vector_bits={bits}", "teacher.epochs=3")
-        tiny_runs.compress(tiny_runs.config_for(finished.folder, teacher, *sets, flags=flags), until="quantize")
-        graph = onnx.load(tmp_path / "run" / "quantize" / "model.int8.onnx").graph
-        types[bits] = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 2}
-    assert onnx.TensorProto.UINT8 in types[4] - types[8]
+    flags = {"run.out": tmp_path / "run", "student.model": "static:width=32,hidden=16"}
+
+    def made(*sets: str) -> tuple[bool, float]:
+        """Whether vectors have 4 bits, and the megabytes of the file and the tokenizer."""
+        config = tiny_runs.config_for(finished.folder, teacher, "teacher.epochs=3", *sets, flags=flags)
+        tiny_runs.compress(config, until="quantize")
+        file = tmp_path / "run" / "quantize" / "model.int8.onnx"
+        tables = {each.data_type for each in onnx.load(file).graph.initializer if len(each.dims) == 2}
+        tokenizer = tmp_path / "run" / "export" / "tokenizer.json"
+        return onnx.TensorProto.UINT8 in tables, (file.stat().st_size + tokenizer.stat().st_size) / 1e6
+
+    (eight, large), (four, small) = made("quantize.vector_bits=8"), made("quantize.vector_bits=4")
+    assert (eight, four) == (False, True)
+    assert small < large
+    assert not made()[0]
+    assert not made(f"contract.max_size_mb={large + 0.01}")[0]
+    (measured,) = read_result(tmp_path / "run", CandidatesResult).candidates.values()
+    (costs,) = (each for name, each in measured.variants.items() if name == "int8")
+    assert isinstance(costs, Costs)
+    assert measured.size_mb_4_bits is not None
+    assert made(f"contract.max_size_mb={(measured.size_mb_4_bits + costs.size_mb) / 2}")[0]

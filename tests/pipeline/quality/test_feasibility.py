@@ -1,7 +1,7 @@
 """Which untrained students can keep a contract, and what is said where none can."""
 
 from kdc.artifact.contract.terms import Contract, Costs, Limits
-from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
+from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table, vector_bits
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
 SMALL = StudentCosts(
@@ -38,6 +38,22 @@ def test_the_table_says_what_is_kept_and_why_the_rest_is_dropped() -> None:
     assert failed.split()[-2:] == ["dropped:", "no"]
     assert kept.split() == ["small", "fp32", "10.0", "1.00", "900", "9.0", "kept"]
     assert "dropped: p95 latency is 2 ms, the limit 1.5: 33 % above" in dropped
+
+
+def test_token_vectors_have_four_bits_where_the_size_asks_for_it() -> None:
+    """Would catch four bits, which cost accuracy, where eight are small enough, and a student that is dropped though
+    four bits make it so. Where bits were set by hand no other size is known."""
+    costs = Costs(latency_ms=1.0, rows_per_s=900.0, size_mb=8.5)
+    both = StudentCosts(parameters=1, variants={"int8": costs}, size_mb_4_bits=4.6)
+    one = StudentCosts(parameters=1, variants={"int8": costs})
+    for limit, bits, fitting in ((9.0, 8, ["both", "one"]), (5.0, 4, ["both"]), (4.0, 4, [])):
+        contract = within(max_size_mb=limit)
+        assert (vector_bits(both, contract), vector_bits(one, contract)) == (bits, 8)
+        assert fitting_students({"both": both, "one": one}, contract) == fitting
+    assert vector_bits(both, within(max_latency_ms=0.1)) == 8
+    kept = table({"both": both}, within(max_size_mb=5.0))[1]
+    assert kept.split("  ")[-1].strip() == "kept, its token vectors in 4 bits"
+    assert " 4.6 " in kept
 
 
 def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> None:
