@@ -1,10 +1,11 @@
 """The whole curve of a task beside light classifiers by other packages: the picture in README, and its table.
 
 Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON] [--out FILE]`,
-after `kdc compress --frontier --out RUN` of single texts in classes. The peers are trained on the rows of the run
-(`peers/light.py`, whose docstring says how), with PYTHON, an environment of `peers/requirements-light.txt`. Then all
-artifacts and peers are timed in turns on the same evaluation texts with one thread each; every peer is a process of its
-own. Prints a Markdown table, and draws the page's picture with the peers in it, as SVG.
+after `kdc compress --frontier --out RUN` of single texts in classes. The peers are trained on the rows of the run, but
+for `optimum` (`peers/light.py`, whose docstring says how), with PYTHON, an environment of
+`peers/requirements-light.txt`. Then all artifacts and peers are timed in turns on the same evaluation texts with one
+thread each; every peer is a process of its own. Prints a Markdown table, and draws the page's picture with the peers in
+it, as SVG.
 """
 
 import argparse

@@ -22,6 +22,7 @@ from kdc.common import machine
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import disk_is_full
 from kdc.common.progress import Reporter
+from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.quality import metrics
@@ -76,8 +77,8 @@ def make_frontier(
         start_from, force: what each point does again, see `kdc.pipeline.run.compress`.
 
     Raises:
-        InputError: a contract, a full search or a student without layers was asked for, or this is one of several
-            processes; or as the stages say that all points have in common.
+        InputError: a contract, a bound on decisions, a full search or a student without layers was asked for, or this
+            is one of several processes; or as the stages say that all points have in common.
         KdcError: what all points have in common could not be made, or none of them.
     """
     _check(config)
@@ -128,6 +129,17 @@ def _check(config: Config) -> None:
             "a frontier shows students along the whole curve, and searches none",
             given="--search full",
             remedy="drop --search, or drop --frontier and name the limits that a student has to keep",
+        )
+    bounds = [f"--aim {text}" for text in config.operating.aims if parse_aim(text).is_bound]
+    abstain = config.operating.abstain
+    if abstain is not None and parse_abstain(abstain).is_bound:
+        bounds.append(f"--abstain {abstain}")
+    if bounds:
+        raise InputError(
+            "a frontier shows every student, and would lose those of which a bound on decisions is not shown",
+            given=", ".join(bounds),
+            remedy="drop it here, and ask it of the student that you choose: the same command without --frontier, with "
+            "that --student",
         )
     if is_shallow(config.student.model):
         raise InputError(

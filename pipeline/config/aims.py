@@ -34,6 +34,11 @@ class Aim:
     )  # least precision, recall or accuracy, largest fpr, or the threshold itself; None for what is highest
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it has to be shown to be kept: neither what is highest, nor a threshold that a person gave."""
+        return self.measure in (*_MEASURES_OF_LABELS, "accuracy")
+
+    @property
     def text(self) -> str:
         """As it is written, without its label."""
         if self.bound is None:

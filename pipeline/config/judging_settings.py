@@ -17,7 +17,8 @@ class OperatingSettings(Section):
     aims: Texts = Field(
         (),
         description="what thresholds are chosen by: f1, matthews, precision>=0.95, recall>=0.99, fpr<=0.01 or the "
-        "threshold itself, for one label LABEL:recall>=0.9 (default: f1 for each label of a multi-label task)",
+        "threshold itself, for one label LABEL:recall>=0.9; a bound that is not shown to be kept ends the run "
+        "(default: f1 for each label of a multi-label task)",
     )
     evidence: Evidence = Field(
         "interval",

@@ -110,15 +110,17 @@ COMPRESS = (
         "aim",
         list[str],
         "What a label's threshold is chosen by, on rows held out of training: f1, matthews, precision>=0.95, "
-        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. Repeatable (default: f1 "
-        "for each label of a multi-label task; else the most probable class).",
+        "recall>=0.99, fpr<=0.01, or the threshold itself; for one label LABEL:recall>=0.9. A bound that is not shown "
+        "to be kept ends the run. Repeatable (default: f1 for each label of a multi-label task; else the most probable "
+        "class).",
         keys=("operating.aims",),
     ),
     Setting(
         "abstain",
         str,
         "Which rows of several classes are answered: accuracy>=0.98, the most of which that share is shown to be right "
-        "on rows held out of training, or the least probability of an answer, such as 0.9 (default: all).",
+        "on rows held out of training, or the least probability of an answer, such as 0.9; a share that is "
+        "not shown ends the run (default: all).",
         "operating",
     ),
     Setting(

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from kdc.artifact.decision import Abstention, Answered
 from kdc.pipeline.config.aims import Aim
 from kdc.pipeline.quality.operating import Chosen, rate
-from kdc.pipeline.quality.shown import surest_right
+from kdc.pipeline.quality.shown import floor4, surest_right
 from kdc.serving.engine.deciding import answered
 
 
@@ -25,7 +25,7 @@ def choose_answered(confidence: NDArray[np.floating], right: NDArray[np.bool_], 
     found = surest_right(confidence, right, aim.bound, most=len(right))
     if found.bound is None:
         return Chosen(found.threshold)
-    return Chosen(found.threshold, reached=False, note=found.note(len(right)))
+    return Chosen(found.threshold, reached=False, note=found.note(len(right)), shown=floor4(found.bound))
 
 
 def answered_rates(probabilities: NDArray[np.floating], labels: NDArray[np.generic], abstain: Abstention) -> Answered:

@@ -10,7 +10,7 @@ from scipy.stats import beta, binom, binomtest, mannwhitneyu
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import HALF, Rate, Rates
 from kdc.pipeline.config.aims import Aim
-from kdc.pipeline.quality.shown import ERROR, floor4, surest_right
+from kdc.pipeline.quality.shown import ERROR, Surest, floor4, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
 _LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
@@ -34,6 +34,7 @@ class Chosen:
     threshold: float
     reached: bool = True  # whether the rows reach the aim
     note: str = ""  # why they do not
+    shown: str = ""  # the bound that they show in its place; "" where nothing is known of that
 
 
 def choose(
@@ -97,14 +98,20 @@ def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     """The threshold by which a bound is shown to be kept; else that by the share itself, which is not reached."""
     assert aim.bound is not None
 
-    def nearest(note: str) -> Chosen:
-        return Chosen(choose(probabilities, has_label, aim, "point").threshold, reached=False, note=note)
+    def not_shown(bound: str, note: str) -> Chosen:
+        return Chosen(choose(probabilities, has_label, aim, "point").threshold, reached=False, note=note, shown=bound)
 
     if aim.measure == "precision":
-        # Of a rare label only the surest rows matter; below the bound a row is less likely right than is asked.
-        most = 2 * int((probabilities >= min(HALF, aim.bound)).sum())
-        found = surest_right(probabilities, has_label, aim.bound, most=min(max(most, _FEWEST), len(has_label)))
-        return Chosen(found.threshold) if found.bound is None else nearest(found.note(len(has_label)))
+        found = _surest_with_label(probabilities, has_label, aim.bound)
+        if found.bound is None:
+            return Chosen(found.threshold)
+        # Which rows are tried depends on the bound: who asks for what these show tries others, until it is kept.
+        while found.bound:
+            again = _surest_with_label(probabilities, has_label, float(floor4(found.bound)))
+            if again.bound is None:
+                break
+            found = again
+        return not_shown(floor4(found.bound), found.note(len(has_label)))
     thresholds, hits, alarms = _curve(probabilities, has_label)
     positives, negatives = has_label.sum(), (~has_label).sum()
     if aim.measure == "recall":
@@ -114,15 +121,22 @@ def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
         keeps, wins = (binom.sf(alarms, negatives, aim.bound) >= 1 - ERROR) & (hits > 0), hits
     if not keeps.any() and aim.measure == "recall":
         # Clopper's and Pearson's ends, of the threshold that misses fewest, and below of that with fewest alarms.
-        best_shown = floor4(beta.ppf(ERROR, positives, 1))
-        return nearest(f"at best {best_shown} is shown, by {positives} rows with the label")
+        bound = floor4(beta.ppf(ERROR, positives, 1))
+        return not_shown(bound, f"at best {bound} is shown, by {positives} rows with the label")
     if not keeps.any():
-        alarm = alarms[hits > 0].min()
-        best_shown = floor4(1 - beta.ppf(1 - ERROR, alarm + 1, negatives - alarm)) if alarm < negatives else "0.0000"
-        return nearest(f"at best {1 - float(best_shown):.4f} is shown, by {negatives} rows without the label")
+        fewest = alarms[hits > 0].min()
+        bound = f"{1 - float(floor4(1 - beta.isf(ERROR, fewest + 1, negatives - fewest))):.4f}"
+        return not_shown(bound, f"at best {bound} is shown, by {negatives} rows without the label")
     best = keeps & (wins >= wins[keeps].max())
     safest = hits if aim.measure == "recall" else -alarms
     return Chosen(_nearest_half(thresholds[best & (safest >= safest[best].max())]))
+
+
+def _surest_with_label(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], bound: float) -> Surest:
+    """`surest_right` of a label. Of a rare one only the surest rows matter; below the bound a row is less likely right
+    than is asked."""
+    most = 2 * int((probabilities >= min(HALF, bound)).sum())
+    return surest_right(probabilities, has_label, bound, most=min(max(most, _FEWEST), len(has_label)))
 
 
 def _curve(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

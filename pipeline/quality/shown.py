@@ -28,13 +28,13 @@ class Surest(NamedTuple):
     bound: float | None  # the share that is shown to be right, where that is less than was asked for
 
     def note(self, rows: int) -> str:
-        """What can be shown in place of what was asked for, of so many rows. Rounded down: who asks for it gets it."""
+        """What is shown in place of what was asked for, of so many rows."""
         assert self.bound is not None
-        return f"at best {floor4(self.bound)} is shown, by the {self.rows} surest of {rows} rows"
+        return f"{floor4(self.bound)} is shown, by the {self.rows} surest of {rows} rows"
 
 
 def floor4(share: float) -> str:
-    """A share with four digits, rounded down."""
+    """A share with four digits, rounded down: who asks for what is shown gets it."""
     return f"{math.floor(share * 1e4) / 1e4:.4f}"
 
 

@@ -1,13 +1,15 @@
 """What a run's artifact decides: thresholds chosen on the tuning slice, told on the evaluation rows."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Evidence
-from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint, Threshold
+from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
@@ -52,21 +54,21 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
         sets, note = _sets(operating.sets, variant, tuning, evaluation)
         task, notes = task.model_copy(update={"sets": sets}), [note]
     if abstain is not None:
-        decision = _abstention(task, abstain, variant, tuning, evaluation)
-        _refuse_unshown({"--abstain": ["answers"]}, {"answers": decision})
+        chosen = choose_answered(tuning[0].max(axis=1), tuning[0].argmax(axis=1) == tuning[1], abstain)
+        _refuse_unshown("--abstain", {"answers": abstain}, {"answers": chosen})
+        decision = _abstention(task, Abstention(**_fields(chosen, abstain, variant)), tuning, evaluation)
         task = task.model_copy(update={"abstain": decision})
-        notes += _ties({"answers": tuning[0].max(axis=1)})
+        notes += _ties({"answers": abstain}, {"answers": chosen}, {"answers": tuning[0].max(axis=1)})
     elif aims:
-        points = []
+        by_label, choices = {label: tuning[0][:, task.labels.index(label)] for label in aims}, {}
         for label, aim in aims.items():
-            place = task.labels.index(label)
-            chosen = choose(tuning[0][:, place], having(tuning[1], place), aim, operating.evidence)
-            point = OperatingPoint(label=label, **_fields(chosen, aim, variant))
-            points.append(_told(task, point, tuning, evaluation))
-        by_label = {point.label: point for point in points}
-        _refuse_unshown(_labels_of_bounds(aims, operating.evidence), by_label)
-        task = task.model_copy(update={"points": tuple(points)})
-        notes += _unreached(by_label) + _ties({label: tuning[0][:, task.labels.index(label)] for label in aims})
+            has_label = having(tuning[1], task.labels.index(label))
+            choices[label] = choose(by_label[label], has_label, aim, operating.evidence)
+        _refuse_unshown("--aim", aims, choices, operating.evidence)
+        points = (OperatingPoint(label=label, **_fields(choices[label], aim, variant)) for label, aim in aims.items())
+        told = tuple(_told(task, point, tuning, evaluation) for point in points)
+        task = task.model_copy(update={"points": told})
+        notes += _unreached(told) + _ties(aims, choices, by_label)
     if aims or abstain is not None:
         notes += _flips(task, answers.students, variant, temperature)
     return task, notes
@@ -83,11 +85,9 @@ def _told(task: TaskInfo, point: OperatingPoint, tuning: _Labelled, evaluation: 
     return point.model_copy(update=shown)
 
 
-def _abstention(task: TaskInfo, aim: Aim, variant: str, tuning: _Labelled, evaluation: _Labelled) -> Abstention:
-    """Which rows are answered by the tuning slice, with what that does there and on the evaluation rows."""
+def _abstention(task: TaskInfo, abstain: Abstention, tuning: _Labelled, evaluation: _Labelled) -> Abstention:
+    """Which rows are answered, with what that does on the tuning slice and on the evaluation rows."""
     probabilities, labels = tuning
-    chosen = choose_answered(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, aim)
-    abstain = Abstention(**_fields(chosen, aim, variant))
     shares = given(probabilities, task.model_copy(update={"abstain": abstain})) / len(labels)
     shown = {name: answered_rates(*rows, abstain) for name, rows in (("tuning", tuning), ("evaluation", evaluation))}
     return abstain.model_copy(update={"shares": tuple(shares.round(6).tolist()), **shown})
@@ -117,60 +117,78 @@ def _fields(chosen: Chosen, aim: Aim, variant: str) -> dict[str, Any]:
     }
 
 
-def _labels_of_bounds(aims: Mapping[str, Aim], evidence: Evidence) -> dict[str, list[str]]:
-    """The labels of each bound that has to be shown, by how it was asked for: of one label, or of all that have none of
-    their own. What is highest (`f1`) is no bound."""
-    asked: dict[str, list[str]] = {}
-    for label, aim in aims.items():
-        if aim.bound is not None and evidence == "interval":
-            asked.setdefault("--aim" if aim.label is None else f"--aim {label}", []).append(label)
-    return asked
-
-
-def _refuse_unshown(asked: Mapping[str, Sequence[str]], chosen: Mapping[str, Threshold]) -> None:
-    """End a run whose artifact would not decide as was asked. Of a bound for many labels some may miss it: rare ones
+def _refuse_unshown(
+    option: str, aims: Mapping[str, Aim], chosen: Mapping[str, Chosen], evidence: Evidence = "interval"
+) -> None:
+    """End a run whose artifact would not decide as was asked. Of a bound for all labels some may miss it: rare ones
     nearly always do.
 
     Args:
-        asked: by option, the names of what it is for.
-        chosen: by name.
+        option: by which the aims were given.
+        aims, chosen: by name, such as a label's.
+        evidence: by `point` nothing has to be shown.
 
     Raises:
-        InputError: none of those that an option is for is shown to keep its bound.
+        InputError: a bound that was asked of a name is not shown to be kept, or one for all names by none of them.
     """
-    missed = {option: names for option, names in asked.items() if not any(chosen[name].reached for name in names)}
-    if missed:
-        names = [name for each in missed.values() for name in each]
-        problems = [f"{name}: {chosen[name].aim}: {chosen[name].note}" for name in names]
-        more = f"\n    and {len(names) - _MOST_TOLD} more" if len(names) > _MOST_TOLD else ""
-        thresholds = ", ".join(f"{chosen[name].threshold:.4f} ({name})" for name in names[:_MOST_TOLD])
-        by_share = "" if "--abstain" in asked else ", or take what counts on these rows: --set operating.evidence=point"
-        raise InputError(
-            "the tuning slice shows no threshold that keeps what was asked",
-            given="\n    ".join(problems[:_MOST_TOLD]) + more,
-            remedy=f"ask for what is shown, or give a threshold yourself (the nearest is {thresholds}){by_share}; "
-            "only this stage is then done again",
-        )
+    asked: dict[str | None, list[str]] = {}  # by the label that an aim was given for; None: for all without their own
+    for name, aim in aims.items():
+        if aim.is_bound:
+            asked.setdefault(aim.label, []).append(name)
+    missed = [name for names in asked.values() if not any(chosen[each].reached for each in names) for name in names]
+    if not missed or evidence == "point":
+        return
+
+    def ask(name: str, value: str) -> str:
+        return f"{option} {shlex.quote(value if option == '--abstain' else f'{name}:{value}')}"
+
+    told, more = missed[:_MOST_TOLD], len(missed) - _MOST_TOLD
+    shown = [
+        ask(name, replace(aims[name], bound=float(chosen[name].shown)).text)
+        for name in told
+        if chosen[name].shown and 0 < float(chosen[name].shown) < 1
+    ]
+    nearest = [ask(name, repr(chosen[name].threshold)) for name in told]
+    remedies = [f"ask for what is shown: {', '.join(shown)}" if shown else "more labelled rows"]
+    remedies.append(f"or give a threshold yourself; the nearest is {', '.join(nearest)}")
+    if shown and option == "--aim":
+        remedies.append("or take what counts on these rows alone: --set operating.evidence=point")
+    raise InputError(
+        "the tuning slice shows no threshold that keeps what was asked",
+        given="; ".join(f"{name}: {aims[name].text}: {chosen[name].note}" for name in told)
+        + (f"; and {more} more" if more > 0 else ""),
+        remedy="; ".join(remedies) + " (nothing is trained again)",
+    )
 
 
-def _unreached(chosen: Mapping[str, Threshold]) -> list[str]:
+def _unreached(points: Sequence[OperatingPoint]) -> list[str]:
     """Which aims the tuning slice does not reach, and why; of many labels the number."""
-    missed = {name: threshold for name, threshold in chosen.items() if not threshold.reached}
+    missed = [point for point in points if not point.reached]
     if len(missed) > _MOST_TOLD:
-        names = ", ".join(list(missed)[:_MOST_TOLD])
+        names = ", ".join(point.label for point in missed[:_MOST_TOLD])
         return [f"{len(missed)} labels do not reach their aim on the tuning slice, among them {names}"]
-    return [f"{name}: {each.aim} is not reached on the tuning slice: {each.note}" for name, each in missed.items()]
+    return [f"{point.label}: {point.aim} is not reached on the tuning slice: {point.note}" for point in missed]
 
 
-def _ties(probabilities: Mapping[str, NDArray[np.floating]]) -> list[str]:
-    """Of which names many rows have one probability: a threshold gives the label to all of them or to none."""
-    notes = []
-    for name, values in probabilities.items():
-        most = int(np.unique(values, return_counts=True)[1].max(initial=0))
-        if most >= max(_FEWEST_TIED, _TIED * len(values)):
-            rows = f"{most} of {len(values)} rows of the tuning slice"
-            notes.append(f"{name}: {rows} have one probability, which no threshold parts")
-    return notes[:_MOST_TOLD]
+def _ties(
+    aims: Mapping[str, Aim], chosen: Mapping[str, Chosen], probabilities: Mapping[str, NDArray[np.floating]]
+) -> list[str]:
+    """Where the next threshold would move many rows at once, since they have one probability: of a recall the next
+    higher one, else the next lower one."""
+    tied = {}
+    for name, aim in aims.items():
+        values, threshold = probabilities[name], chosen[name].threshold
+        beyond = values[values >= threshold] if aim.measure == "recall" else values[values < threshold]
+        if aim.measure != "fixed" and beyond.size:
+            tied[name] = int((values == (beyond.min() if aim.measure == "recall" else beyond.max())).sum())
+    many = [name for name, rows in tied.items() if rows >= max(_FEWEST_TIED, _TIED * len(probabilities[name]))]
+    if len(many) > _MOST_TOLD:
+        return [f"of {len(many)} labels many rows have one probability, which no threshold parts"]
+    return [
+        f"{name}: {tied[name]} of {len(probabilities[name])} rows of the tuning slice have one probability, which no "
+        "threshold parts"
+        for name in many
+    ]
 
 
 def _flips(task: TaskInfo, logits: Mapping[str, NDArray[np.floating]], variant: str, temperature: float) -> list[str]:

@@ -54,10 +54,15 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 
 def run(run: Run, out: Path) -> PackageResult:
-    """Make the artifact, judge it if there is a contract, and point `artifact` at it unless it failed."""
+    """Make the artifact, judge it if there is a contract, and point `artifact` at it unless it failed.
+
+    Raises:
+        InputError: the tuning slice shows no threshold that keeps what was asked of decisions.
+    """
     evaluated, quantized = run.result(EvaluateResult), run.result(QuantizeResult)
+    for unfinished in (run.root / "artifacts").glob("*.tmp"):  # of a start that was cut off, or refused
+        shutil.rmtree(unfinished, ignore_errors=True)
     working = run.root / "artifacts" / f"{run.fingerprints['package'][:16]}.tmp"
-    shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     _copy_files(run, working, with_int8=quantized.int8)
     manifest = manifest_of(run, working, evaluated.table, quantized)

@@ -96,7 +96,7 @@ def test_what_is_not_shown_is_told_with_what_is() -> None:
         hits = int(right[np.argsort(-confidence)][:count].sum())
         lows.append(binomtest(hits, count, alternative="greater").proportion_ci(1 - 0.05 / 4, method="exact").low)
     best = 40 * (int(np.argmax(lows)) + 1)
-    assert found.note == f"at best {max(lows):.4f} is shown, by the {best} surest of 200 rows"
+    assert found.note == f"{np.floor(1e4 * max(lows)) / 1e4:.4f} is shown, by the {best} surest of 200 rows"
     assert (confidence >= found.threshold).sum() == best
 
 
@@ -205,7 +205,7 @@ def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp
 def test_a_model_that_is_always_wrong_answers_as_little_as_is_tried() -> None:
     found = choose_answered(np.linspace(0, 1, 100), np.zeros(100, dtype=bool), parse_abstain("accuracy>=0.5"))
     assert not found.reached
-    assert found.note == "at best 0.0000 is shown, by the 20 surest of 100 rows"
+    assert found.note == "0.0000 is shown, by the 20 surest of 100 rows"
 
 
 @pytest.mark.parametrize(

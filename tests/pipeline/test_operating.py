@@ -1,6 +1,7 @@
 """Aims and thresholds: what is asked, what keeps it, what none can keep. The oracle tries every threshold."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from kdc.artifact.decision import OperatingPoint
+from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, aims_of, parse_aim
 from kdc.pipeline.config.resolve import layer_of, resolve
 from kdc.pipeline.data.prepared import open_data, texts_of
-from kdc.pipeline.quality.operating import choose, rates
-from kdc.pipeline.rundir.operating import _labels_of_bounds, _refuse_unshown, _ties
+from kdc.pipeline.quality.operating import Chosen, choose, rates
+from kdc.pipeline.rundir.operating import _refuse_unshown, _ties
+from kdc.pipeline.rundir.record import CompressResult
 from kdc.serving.engine.deciding import decided, in_words
 from kdc.serving.engine.engine import Engine
 
@@ -137,20 +140,26 @@ def test_what_is_kept_but_not_shown_is_told() -> None:
     assert found.note == f"at best {0.05 ** (1 / has.sum()) - 5e-5:.4f} is shown, by {has.sum()} rows with the label"
 
 
+@pytest.mark.parametrize("rare", [False, True])
 @pytest.mark.parametrize("aim", ["precision>=0.999", "recall>=0.999", "fpr<=0.001"])
-def test_who_asks_for_what_is_told_to_be_shown_gets_it(aim: str) -> None:
-    """Would catch a share that is counted in place of one that is shown, and one that is rounded to more than that."""
-    for seed in range(40):
+def test_who_asks_for_what_is_told_to_be_shown_gets_it(aim: str, rare: bool) -> None:
+    """Would catch a share that is counted in place of one that is shown, one that is rounded to more than that, and of
+    a rare label what other rows show than those that are tried when it is asked for."""
+    for seed in range(60):
         draw = np.random.default_rng(seed)
-        probabilities = draw.random(200)
-        has = draw.random(200) < probabilities
+        probabilities = draw.beta(0.5, 8, 1500) if rare else draw.random(200)
+        has = draw.random(len(probabilities)) < (0.6 * probabilities if rare else probabilities)
         missed = choose(probabilities, has, parse_aim(aim))
         assert not missed.reached
-        shown = re.findall(r"[\d.]+", missed.note)[0]
+        if not missed.shown:  # too few rows with the label
+            assert rare
+            continue
+        assert missed.shown in missed.note
         kind, sign = re.findall("[a-z]+|[<>]=", aim)
-        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{shown}")).reached
-        more = float(shown) + (2e-4 if sign == ">=" else -2e-4)
-        assert not choose(probabilities, has, parse_aim(f"{kind}{sign}{more:.5f}")).reached
+        assert choose(probabilities, has, parse_aim(f"{kind}{sign}{missed.shown}")).reached
+        if not (rare and kind == "precision"):
+            more = float(missed.shown) + (2e-4 if sign == ">=" else -2e-4)
+            assert not choose(probabilities, has, parse_aim(f"{kind}{sign}{more:.5f}")).reached
 
 
 @pytest.mark.parametrize(("bound", "most"), [(0.25, 1.0), (0.2, 0.49)])
@@ -370,45 +379,80 @@ def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finish
     assert any("decides otherwise" in note for note in made.result.notes) == (engine.variant == "int8")
 
 
-def test_an_aim_that_no_threshold_is_shown_to_keep_ends_the_run(finished: Finished, tmp_path: Path) -> None:
-    """Would catch an artifact that decides otherwise than was asked, made by a command that ends with 0."""
-    shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
-    made_before = (tmp_path / "run" / "artifact").resolve()
-    settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
-    operating = finished.config.operating
-    for unshown in ({"aims": ("yes:precision>=0.9999",)}, {"abstain": "accuracy>=0.9999"}):
-        settings["operating"] = operating.model_copy(update=unshown)
-        with pytest.raises(InputError, match=r"at best 0\.\d+ is shown") as refused:
-            tiny_runs.compress(finished.config.model_copy(update=settings))
-        assert re.search(r"the nearest is 0\.\d{4} \((yes|answers)\)", refused.value.remedy)
-    assert (tmp_path / "run" / "artifact").resolve() == made_before
-    settings["operating"] = operating.model_copy(update={"aims": ("yes:precision>=0.9999",), "evidence": "point"})
-    made = tiny_runs.compress(finished.config.model_copy(update=settings))
-    assert [name for name, record in made.stages.items() if not record.skipped] == ["package"]
+def test_a_bound_that_is_not_shown_ends_the_run_and_the_remedy_is_one(finished: Finished, tmp_path: Path) -> None:
+    """Would catch an artifact that decides otherwise than was asked, made by a command that ends with 0; advice that is
+    refused again, or gives other rows than it says; and folders as large as an artifact that nobody removes."""
+    root = tmp_path / "run"
+    shutil.copytree(finished.folder / "run", root, symlinks=True)
+    made_before = (root / "artifact").resolve()
+
+    def again(**operating: Any) -> CompressResult:
+        settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": root})}
+        settings["operating"] = finished.config.operating.model_copy(update=operating)
+        made = tiny_runs.compress(finished.config.model_copy(update=settings))
+        assert [name for name, record in made.stages.items() if not record.skipped] == ["package"]
+        return made
+
+    for key, option in (("aims", "--aim yes:precision>=0.9999"), ("abstain", "--abstain accuracy>=0.9999")):
+        with pytest.raises(InputError, match=r"0\.\d+ is shown") as refused:
+            again(**{key: (option.partition(" ")[2],) if key == "aims" else option.partition(" ")[2]})
+        assert (root / "artifact").resolve() == made_before
+        shown, nearest = re.findall(rf"{option.partition(' ')[0]} ('[^']+'|[^ ;]+)", refused.value.remedy)
+        for advice in (shown, nearest):
+            asked = shlex.split(advice)[0]
+            made = again(**{key: (asked,) if key == "aims" else asked})
+            assert made.artifact is not None
+            task = load_manifest(made.artifact).task
+            (decision,) = task.points or (task.abstain,)
+            assert decision is not None
+            assert decision.reached
+            if advice == nearest:
+                assert decision.threshold == float(asked.rpartition(":")[2])
+        made_before = (root / "artifact").resolve()
+    assert not list((root / "artifacts").glob("*.tmp"))
+    assert again(aims=("yes:precision>=0.9999",), evidence="point").artifact is not None
 
 
 def test_of_a_bound_for_all_labels_rare_ones_may_miss_it() -> None:
-    """Would catch a run that ends for a rare label, and one that goes on where a label was named or none keeps it."""
-    shown, unshown = (
-        OperatingPoint(label=label, threshold=0.5, aim="recall>=0.9", reached=label == "toxic", note="few rows")
-        for label in ("toxic", "rude")
-    )
-    aims = aims_of(("recall>=0.9",), TOXIC)
-    assert _labels_of_bounds(aims, "interval") == {"--aim": list(TOXIC.labels)}
-    assert _labels_of_bounds(aims_of(("rude:recall>=0.9",), TOXIC), "interval") == {"--aim rude": ["rude"]}
-    assert _labels_of_bounds(aims, "point") == {}
-    _refuse_unshown({"--aim": ["toxic", "rude"]}, {"toxic": shown, "rude": unshown})
-    for asked in ({"--aim rude": ["rude"]}, {"--aim": ["rude"]}):
-        with pytest.raises(InputError, match=r"rude: recall>=0\.9: few rows"):
-            _refuse_unshown(asked, {"toxic": shown, "rude": unshown})
+    """Would catch a run that ends for a rare label, for what is highest, or for a threshold that a person gave, and one
+    that goes on where a label was named or none keeps the bound."""
+    shown, unshown = Chosen(0.5), Chosen(0.5, reached=False, note="few rows")
+    chosen = dict.fromkeys(TOXIC.labels, unshown)
+    none: tuple[tuple[str, ...], ...] = (("f1",), ("0.7",), ())
+    for aims in none:
+        _refuse_unshown("--aim", aims_of(aims, TOXIC), chosen)
+    _refuse_unshown("--aim", aims_of(("recall>=0.9",), TOXIC), chosen | {"toxic": shown})
+    named: tuple[tuple[str, ...], ...] = (("recall>=0.9", "rude:recall>=0.8"), ("rude:recall>=0.8",))
+    for aims in named:
+        with pytest.raises(InputError, match=r"rude: recall>=0\.8: few rows") as refused:
+            _refuse_unshown("--aim", aims_of(aims, TOXIC), chosen | {"toxic": shown})
+        assert "toxic" not in str(refused.value.given)
+        assert refused.value.remedy.startswith("more labelled rows; or give a threshold yourself")
+        assert "evidence=point" not in refused.value.remedy
+        _refuse_unshown("--aim", aims_of(aims, TOXIC), chosen, "point")
+    sure = Chosen(0.99999043, reached=False, note="0.9 is shown", shown="0.9000")
+    with pytest.raises(InputError) as refused:
+        _refuse_unshown("--aim", aims_of(("rude:recall>=0.99",), TOXIC), {"rude": sure, "toxic": shown, "a:b": shown})
+    for advice in ("--aim 'rude:recall>=0.9'", "--aim rude:0.99999043", "operating.evidence=point"):
+        assert advice in refused.value.remedy
+    with pytest.raises(InputError, match=r"toxic: .*; rude: "):
+        _refuse_unshown("--aim", aims_of(("recall>=0.9",), TOXIC), chosen)
 
 
-def test_rows_with_one_probability_are_told() -> None:
-    """Would catch a choice among thresholds that part nothing, without a word of it."""
+def test_rows_with_one_probability_beside_a_threshold_are_told() -> None:
+    """Would catch a choice among thresholds that part nothing, without a word of it, and words on rows that are nowhere
+    near the threshold, or where nothing was chosen."""
     alike = np.append(np.full(12, 0.25), np.linspace(0.5, 1, 88))
-    assert _ties({"toxic": alike, "rude": np.linspace(0, 1, 100)}) == [
-        "toxic: 12 of 100 rows of the tuning slice have one probability, which no threshold parts"
-    ]
+    for aim, threshold, is_told in (
+        ("precision>=0.9", 0.4, True),
+        ("precision>=0.9", 0.9, False),
+        ("recall>=0.9", 0.2, True),
+        ("recall>=0.9", 0.4, False),
+        ("0.4", 0.4, False),
+    ):
+        told = _ties({"toxic": parse_aim(aim)}, {"toxic": Chosen(threshold)}, {"toxic": alike})
+        words = "toxic: 12 of 100 rows of the tuning slice have one probability, which no threshold parts"
+        assert told == ([words] if is_told else [])
 
 
 def test_an_aim_that_the_labels_cannot_have_is_refused_before_any_training(finished: Finished, tmp_path: Path) -> None:
