@@ -1,0 +1,120 @@
+"""What an artifact is compared with on labelled rows: the answers that it keeps, or those of its teacher."""
+
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdc.artifact.contract.terms import Contract
+from kdc.artifact.manifest import Manifest, TokenizerInfo
+from kdc.common.errors import InputError, KdcError
+from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import digest, groups_of
+from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.quality.comparison import Other
+from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.long_texts import joined, spread
+from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+
+_BATCH = 32
+_MOST_BYTES = 1 << 30  # most bytes of the unpacked evaluation: tens of millions of rows
+_REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
+
+
+def look_of(engine: Engine) -> int:
+    """Which look at its evaluation rows it is to judge an artifact by them: the one by which it was judged already, and
+    one more for another variant than that."""
+    judged = engine.manifest.contract if engine.manifest is not None else None
+    if judged is None or judged.look is None:
+        return 1
+    return judged.look + (judged.variant != engine.variant)
+
+
+def kept_answers(
+    artifact: Path, manifest: Manifest | None, texts: Sequence[Text], contract: Contract
+) -> tuple[Other, NDArray[np.integer]]:
+    """What the contract compares with, by its logits (rows, outputs) on rows of the artifact's evaluation, and these
+    rows' groups, (rows,).
+
+    Raises:
+        InputError: the artifact was not evaluated on some of the rows.
+        KdcError: the artifact keeps no evaluation, or one that cannot be read.
+    """
+    path = artifact / EVALUATION
+    if manifest is None or EVALUATION not in manifest.files:  # then nobody has checked its hash
+        raise KdcError("the artifact does not list its evaluation", given=path, remedy="add --teacher PATH")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+                raise KdcError("the artifact's evaluation is too large", given=path, remedy="add --teacher PATH")
+        with np.load(path, allow_pickle=False) as kept:
+            better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
+            digests, logits = kept["text_sha256"], kept[better[0] if better else "teacher_logits"]
+            groups = kept["group"] if "group" in kept.files else None
+        known = {row.tobytes(): place for place, row in enumerate(digests)}
+        if logits.shape != (len(digests), manifest.task.outputs):
+            raise ValueError(f"logits of shape {logits.shape}")
+        if groups is not None and (groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu"):
+            raise ValueError(f"groups of shape {groups.shape}")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise KdcError("the artifact's evaluation cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
+    places = np.array([known.get(digest(text), -1) for text in texts])
+    missing = np.flatnonzero(places < 0)
+    if len(missing):
+        raise InputError(
+            "rows that the artifact was not evaluated on need the teacher",
+            given=f"{len(missing)} of {len(texts)} rows, the first is row {missing[0] + 1}",
+            remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
+        )
+    name = better[0].removesuffix(BASELINE_SUFFIX) if better else "teacher"
+    return Other(name, logits[places]), groups_of(texts) if groups is None else groups[places]
+
+
+def refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: Contract) -> None:
+    """Refuse a comparison with the teacher alone where the contract asks for one with a baseline that was better.
+
+    Raises:
+        InputError: the artifact keeps such a baseline's answers, and nobody has its answers to other rows.
+    """
+    if contract.against == "teacher" or manifest is None or EVALUATION not in manifest.files:
+        return
+    with zipfile.ZipFile(artifact / EVALUATION) as archive:
+        better = [name for name in archive.namelist() if name.endswith(f"{BASELINE_SUFFIX}.npy")]
+    if better:
+        raise InputError(
+            "the contract compares with a baseline that was better than the teacher, and has no answers to these rows",
+            given=better[0].removesuffix(f"{BASELINE_SUFFIX}.npy"),
+            remedy="the evaluation rows without --teacher, or --against teacher",
+        )
+
+
+def teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: TokenizerInfo) -> NDArray[np.float32]:
+    """Have a fine-tuned teacher answer the rows, cut or divided as the artifact does it or to what it takes: (rows,
+    outputs)."""
+    import torch
+
+    from kdc.pipeline.models import loading
+    from kdc.pipeline.training.teachers import load_finetuned
+
+    model = load_finetuned(teacher, task, None).eval()
+    tokenizer = loading.load_tokenizer(teacher)
+    longest = min(like.max_length, loading.longest_input(model.config, tokenizer))
+    typed = "token_type_ids" in tokenizer.model_input_names
+    info = tokenizer_info(tokenizer, max_length=longest, token_type_ids=typed, long=like.long)
+    join = getattr(model.config, "kdc_join", None) or (() if like.long is None else like.long.join)
+    with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
+        tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
+        rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
+    parts = []
+    for start in range(0, len(texts), _BATCH):
+        encodings, counts = spread(rows.encode(texts[start : start + _BATCH]))
+        turns = [pad(encodings[at : at + _BATCH], info) for at in range(0, len(encodings), _BATCH)]
+        feeds = [{name: torch.from_numpy(values) for name, values in turn.items()} for turn in turns]
+        with torch.inference_mode():
+            logits = np.concatenate([model(**turn).logits.numpy() for turn in feeds])
+        parts.append(logits if like.long is None else joined(logits, counts, join, task.kind))
+    return np.concatenate(parts)
