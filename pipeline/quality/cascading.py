@@ -61,10 +61,11 @@ def curve(
 
 def _thresholds(sure: NDArray[np.floating]) -> list[float]:
     """Sureness by which from none to all of the rows go on, in about a hundred steps."""
-    ordered = np.sort(sure)
+    ordered = np.sort(sure).astype(np.float64)
     places = np.unique(np.linspace(0, len(sure), _STEPS + 1).round().astype(int))
-    # A row goes on where the model is less sure than the threshold: from the next row on, or beyond the surest one.
-    return np.unique(np.append(ordered, np.nextafter(ordered[-1], 2))[places]).tolist()
+    # Halfway between two rows, so that rounding moves none; below the least sure one, and beyond the surest.
+    between = np.concatenate([[0.0], (ordered[:-1] + ordered[1:]) / 2, [np.nextafter(ordered[-1], 2)]])
+    return np.unique(between[places]).tolist()
 
 
 def fewest(points: list[Going], wanted: float) -> Going:

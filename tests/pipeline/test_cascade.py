@@ -67,6 +67,16 @@ def test_the_fewest_rows_go_on_that_keep_the_score_with_all_more(seed: int) -> N
     assert (sure < chosen.answered_from).sum() == expected
 
 
+def test_rounding_moves_no_row_over_a_threshold() -> None:
+    """Would catch a threshold at a row's own sureness, of which another batch makes a little more or less."""
+    weak, strong, labels = draw(0, rows=100)
+    sure = np.linspace(0.3, 1, 100)
+    thresholds = np.array([point.answered_from for point in curve(weak, strong, sure, labels, TASK)])
+    assert len(thresholds) == 101
+    assert np.abs(thresholds[:-1, None] - sure).min() == pytest.approx(0.35 / 99)
+    assert thresholds[-1] > sure[-1]  # with the last one all rows go on
+
+
 def test_a_dip_met_by_luck_is_not_taken() -> None:
     """Would catch the first share from below that reaches the score."""
     labels = np.zeros(100, dtype=np.int64)
