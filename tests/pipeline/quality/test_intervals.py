@@ -11,7 +11,7 @@ from kdc.artifact.contract.judgement import unseen
 from kdc.pipeline.quality import intervals, metrics
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge
-from kdc.pipeline.quality.hidden import basis_of, matthews_weights
+from kdc.pipeline.quality.hidden import basis_of, costs_of, matthews_weights
 from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, wilson
 
 Z = 1.959964
@@ -353,3 +353,19 @@ def test_so_many_rows_as_are_told_show_two_equal_models_in_groups(metric: str, r
     assert needed is not None
     assert judged(needed + 4).verdict == "pass"
     assert judged(needed - 40).verdict == "not shown"
+
+
+@pytest.mark.parametrize("counts", [(100, 10), (60, 30, 10), (50, 50, 50)])
+def test_a_row_that_turns_wrong_costs_no_more_than_is_reckoned_with(counts: tuple[int, ...]) -> None:
+    """Would catch the cost of a class without that of the one its row is taken for, or with another one than the
+    rarest. The oracle is scikit-learn's macro F1 with one row of a class taken for another class, whichever costs most.
+    An F1 falls half as steeply where it is 1 as where it is 0, so by half of what is reckoned with or more."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    costs = costs_of(labels, "macro_f1")
+    for place in np.unique(labels, return_index=True)[1]:
+        drops = []
+        for other in set(labels) - {labels[place]}:
+            answers = labels.copy()
+            answers[place] = other
+            drops.append(1 - f1_score(labels, answers, average="macro"))
+        assert 0.45 * costs[place] < max(drops) < 1.001 * costs[place]
