@@ -1,14 +1,17 @@
 """Verdicts and the rows that would be needed, on cases that can be worked out by hand."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from kdc.artifact.contract.judgement import Basis, Judgement, decide, missed_costs, rows_needed, spent
+from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
+from kdc.artifact.decision import Rate
 from kdc.common.errors import InputError
 from kdc.pipeline.quality.comparison import Other, compare
 from kdc.pipeline.quality.hidden import basis_of
@@ -174,6 +177,26 @@ def test_with_the_rows_needed_four_of_five_experiments_show_it() -> None:
         spread = np.sqrt((won + lost) / needed - mean**2) / np.sqrt(needed)
         shown += 100 * (mean - 1.96 * spread) >= -2
     assert shown / 400 == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize(("rows", "rarest", "room"), [(800, 800, 0.1), (800, 40, 2.0), (10, 10, 40.0)])
+def test_rows_needed_let_no_row_hide_more_than_the_room(rows: int, rarest: int, room: float) -> None:
+    """Would catch hidden losses that are added, taken for larger than they are, or of the whole scale: here they alone
+    count. Of a part that is worth 50 points, n rows that all agree leave 50 z^2 / (n + z^2) points, z = 1.95996; of all
+    rows as many belong to that part as now."""
+    needed = rows_needed(0.0, 1e-6, Basis(rows, rarest, 0.5), max_drop=room, confidence=0.95)
+    of_the_part = 1.95996**2 * max(0.0, 50 / room - 1)
+    assert needed == max(1, math.ceil(of_the_part * rows / rarest))
+
+
+def test_a_judgement_of_requirements_alone_is_a_look_too() -> None:
+    asked = Contract(limits=Limits(require=("recall>=0.9",)))
+    found = Found(requirement="recall>=0.9", rate=Rate(hits=99, of=100, low=0.95, high=1.0), look=3)
+    verdict, missed = decide(asked, COSTS, None, (found,))
+    common = {"variant": "int8", "provider": "CPU", "cpu": "x", "lengths": (8,), "costs": COSTS}
+    judged = Judgement(contract=asked, required=(found,), missed=missed, verdict=verdict, **common)
+    assert (judged.look, judgement(contract(max_size_mb=20), None).look) == (3, None)
+    assert judgement(contract(max_drop=1), quality_of(0, -0.5).model_copy(update={"look": 2})).look == 2
 
 
 @pytest.mark.parametrize("difference", [-1.0, -1.5])
