@@ -9,7 +9,7 @@ rates is above 3.0 % by more than the simulations' own noise.
 
 Where a bootstrap takes long, a set is first judged by the normal distribution, with the standard error of a jackknife
 over 100 blocks of its groups. Of several labels, and of rows in groups, the verdict is "not shown" where the limit is
-clearly within that interval; of numbers, and at least 2,000 rows, it is also clear where the limit is well beyond. A
+clearly within that interval; of numbers, and at least 500 rows, it is also clear where the limit is well beyond. A
 world's first hundred such sets are judged by `kdc.judge` too, which has to agree.
 """
 
@@ -33,7 +33,7 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import judge
 
 _ALLOWED = 3.0  # percent
-_MANY_ROWS, _BLOCKS, _CHECKED = 2000, 100, 100
+_MANY_ROWS, _BLOCKS, _CHECKED = 500, 100, 100
 # Standard errors from the limit. A verdict at 95 % turns at 1.96, and the error of 100 blocks is known to a tenth.
 _WITHIN, _BEYOND = 1.4, 2.8
 
