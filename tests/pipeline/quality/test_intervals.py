@@ -369,3 +369,17 @@ def test_a_row_that_turns_wrong_costs_no_more_than_is_reckoned_with(counts: tupl
             answers[place] = other
             drops.append(1 - f1_score(labels, answers, average="macro"))
         assert 0.45 * costs[place] < max(drops) < 1.001 * costs[place]
+
+
+def test_the_interval_of_one_score_ends_as_far_above_it_as_below() -> None:
+    """Would catch an upper end in other units than the lower one. Of macro F1 with classes of one size, where errors go
+    both ways, it is that of a proportion, here 80 % of 1,000 rows."""
+    labels = np.arange(1000) % 2
+    answers = np.where(np.arange(1000) % 10 < 2, 1 - labels, labels)
+    found = score_interval(np.eye(2)[answers], labels, "classification", "macro_f1")
+    assert found == pytest.approx((80 - 2.48, 80 + 2.48), abs=0.4)
+
+
+def test_groups_of_one_row_are_rows() -> None:
+    values = np.random.default_rng(0).choice([-1.0, 0, 1], 50)
+    assert design_effect(values, np.arange(50)) == 1.0
