@@ -141,3 +141,14 @@ def test_the_last_rows_are_whole_units_and_one_that_is_far_too_large_is_passed_b
     chosen, older = pick_last(units, times, 4)
     assert chosen.tolist() == [True, True, True, True, True, False]
     assert older.tolist() == [False, False, False, False, False, True]
+
+
+def test_the_last_rows_are_half_as_many_again_at_the_most() -> None:
+    """Would catch a unit that makes them more, one that is larger than that by its old rows, and rows that are not
+    counted. Of units by their latest row: one of 15 rows, one of 5, then one of 8 and one of 3 of the same time."""
+    sizes = {"large": 15, "first": 5, "too many": 8, "last": 3}
+    units = np.repeat(np.arange(64), [*sizes.values(), *[1] * 60])
+    times = np.concatenate([[1000], np.full(14, 0.5), np.full(5, 900), np.full(11, 890), np.arange(60)]).astype(float)
+    chosen, _ = pick_last(units, times, 8)
+    assert sorted(set(units[chosen])) == [1, 3]
+    assert chosen.sum() == 8
