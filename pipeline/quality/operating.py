@@ -105,7 +105,8 @@ def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
         found = _surest_with_label(probabilities, has_label, aim.bound)
         if found.bound is None:
             return Chosen(found.threshold)
-        # Which rows are tried depends on the bound: who asks for what these show tries others, until it is kept.
+        # Which rows are tried depends on the bound, so that what these show may not be shown again where it is asked
+        # for. It is asked for here, until it is.
         while found.bound:
             again = _surest_with_label(probabilities, has_label, float(floor4(found.bound)))
             if again.bound is None:
@@ -120,10 +121,11 @@ def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], ai
     else:
         keeps, wins = (binom.sf(alarms, negatives, aim.bound) >= 1 - ERROR) & (hits > 0), hits
     if not keeps.any() and aim.measure == "recall":
-        # Clopper's and Pearson's ends, of the threshold that misses fewest, and below of that with fewest alarms.
+        # Clopper's and Pearson's lower end, of the threshold that misses no row.
         bound = floor4(beta.ppf(ERROR, positives, 1))
         return not_shown(bound, f"at best {bound} is shown, by {positives} rows with the label")
     if not keeps.any():
+        # Clopper's and Pearson's upper end, rounded up, of the threshold with the fewest alarms.
         fewest = alarms[hits > 0].min()
         bound = f"{1 - float(floor4(1 - beta.isf(ERROR, fewest + 1, negatives - fewest))):.4f}"
         return not_shown(bound, f"at best {bound} is shown, by {negatives} rows without the label")
