@@ -28,7 +28,7 @@ def vector_bits(student: StudentCosts, contract: Contract) -> Literal[8, 4]:
     contract: in 4 where the file would else be larger than the contract's size."""
     costs, most = student.variants.get("int8"), contract.limits.max_size_mb
     is_too_large = isinstance(costs, Costs) and most is not None and costs.size_mb > most
-    return 4 if is_too_large and student.size_mb_4_bits is not None else 8
+    return 4 if is_too_large and student.int8_4_bits is not None else 8
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
@@ -40,9 +40,10 @@ def table(measured: Measured, contract: Contract) -> list[str]:
             if isinstance(found, NotMeasured):
                 rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {found.failed}"))
                 continue
-            costs, words = _stored(student, precision, found, contract)
+            costs, bits = _stored(student, precision, found, contract)
             missed = missed_costs(contract, costs)
             numbers = (f"{costs.latency_ms:.2f}", f"{costs.rows_per_s:.0f}", f"{costs.size_mb:.1f}")
+            words = ", its token vectors in 4 bits" if bits == 4 else ""
             kept = "dropped: " + "; ".join(missed) if missed else f"kept{words}"
             rows.append((name, precision, parameters, *numbers, kept))
     return [f"  {line}" for line in aligned(rows, left=(6,)).splitlines()]
@@ -84,13 +85,12 @@ def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]
     ]
 
 
-def _stored(student: StudentCosts, precision: str, costs: Costs, contract: Contract) -> tuple[Costs, str]:
-    """The costs of a student as it would be stored under a contract, and a word on that where it is not as usual.
-    Of 4 bits the size alone was measured: the times are those of 8, which of a student without layers are shorter. The
-    judgement at the end times the file that is made."""
-    if precision != "int8" or vector_bits(student, contract) == 8:
-        return costs, ""
-    return costs.model_copy(update={"size_mb": student.size_mb_4_bits}), ", its token vectors in 4 bits"
+def _stored(student: StudentCosts, precision: str, costs: Costs, contract: Contract) -> tuple[Costs, int]:
+    """The costs of a student as it would be stored under a contract, and the bits of its token vectors' numbers."""
+    small = student.int8_4_bits
+    if precision == "int8" and small is not None and vector_bits(student, contract) == 4:
+        return small, 4
+    return costs, 8
 
 
 def _worst_miss(costs: Costs, contract: Contract) -> float:

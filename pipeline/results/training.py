@@ -21,7 +21,7 @@ class StudentCosts(Result):
     parameters: int  # weights of its model
     # precision ("fp32", "int8", "fp16") to what it costs, or why that is not known
     variants: dict[str, Costs | NotMeasured]
-    size_mb_4_bits: float | None = None  # of int8 with token vectors of 4 bits, where these were not chosen by hand
+    int8_4_bits: Costs | None = None  # int8 with token vectors of 4 bits, where the bits were not chosen by hand
 
 
 class CandidatesResult(StageResult):

@@ -8,7 +8,7 @@ Reads `data/`. Writes one record a student, so that a stage that is cut off goes
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import this_machine, vector_bits
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import Text
 
 _ROUNDS = 3
 _TOKENIZER = "tokenizer.json"
@@ -180,34 +181,37 @@ def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> Stude
         rows, seed = config.quantize.calibration_rows, config.run.seed
         batches = partial(sample_batches, tokens, info.input_names, rows=rows, seed=seed)
         variants: dict[str, Costs | NotMeasured] = {}
-        small_mb, bits = None, config.quantize.vector_bits
+        in_4_bits: Costs | None = None
         for variant in precisions(run):
             try:
-                file, small = _converted(folder, variant, batches, bits)
-                engine = Engine.from_files(
-                    file,
-                    folder / _TOKENIZER,
-                    task=data.task.info(),
-                    tokenizer_info=info,
-                    device=judged_device(run.device),
-                    threads=contract.at.threads,
-                )
+                files = _converted(folder, variant, batches, config.quantize.vector_bits)
+                found = [_costs_of(run, file, info, contract, texts) for file in files]
             except InputError:
                 raise
             except KdcError as error:
                 variants[variant] = NotMeasured(failed=f"{error.what} ({error.given})")
             else:
-                tokenizer_bytes = (folder / _TOKENIZER).stat().st_size
-                size = file.stat().st_size + tokenizer_bytes
-                timed = rows_to_time(engine, texts, contract.at)
-                costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
-                if small is not None:
-                    small_mb = (small.stat().st_size + tokenizer_bytes) / 1e6
-                # By the medians alone: a contract that nothing can keep must not train for hours on a busy machine.
-                variants[variant] = costs.model_copy(
-                    update={"latency_interval": None, "rows_interval": None, "starved": 0.0}
-                )
-    return StudentCosts(parameters=parameters, variants=variants, size_mb_4_bits=small_mb)
+                variants[variant] = found[0]
+                in_4_bits = found[1] if len(found) > 1 else in_4_bits
+    return StudentCosts(parameters=parameters, variants=variants, int8_4_bits=in_4_bits)
+
+
+def _costs_of(run: Run, file: Path, info: TokenizerInfo, contract: Contract, texts: Sequence[Text]) -> Costs:
+    """What a graph costs with the tokenizer that lies beside it, by the medians alone: a contract that nothing can keep
+    must not train for hours on a busy machine."""
+    tokenizer = file.parent / _TOKENIZER
+    engine = Engine.from_files(
+        file,
+        tokenizer,
+        task=run.data().task.info(),
+        tokenizer_info=info,
+        device=judged_device(run.device),
+        threads=contract.at.threads,
+    )
+    size = file.stat().st_size + tokenizer.stat().st_size
+    timed = rows_to_time(engine, texts, contract.at)
+    costs = measure_costs(engine, timed, contract, size_bytes=size, rounds=_ROUNDS)
+    return costs.model_copy(update={"latency_interval": None, "rows_interval": None, "starved": 0.0})
 
 
 def _export(
@@ -229,16 +233,17 @@ def _converted(
     variant: str,
     calibration_batches: Callable[[], list[Feeds]],
     bits: VectorBits | Literal["auto"],
-) -> tuple[Path, Path | None]:
+) -> list[Path]:
     """The file of one precision in the folder, made of its `fp32.onnx`; of int8 also the one with token vectors of 4
     bits, where the contract's size may ask for it."""
-    fp32, file, small = folder / "fp32.onnx", folder / f"{variant}.onnx", None
+    fp32, file = folder / "fp32.onnx", folder / f"{variant}.onnx"
     if variant == "int8":
         source = make_source(fp32, calibration_batches(), smoothed_file=folder / "smoothed.onnx")
         quantise(source.file, file, _INT8, source.ranges, vector_bits=8 if bits == "auto" else bits)
         if bits == "auto":
             small = folder / "small.onnx"
             quantise(source.file, small, _INT8, source.ranges, vector_bits=4)
+            return [file, small]
     elif variant == "fp16":
         to_fp16(fp32, file)
-    return file, small
+    return [file]

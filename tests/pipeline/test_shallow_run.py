@@ -92,5 +92,5 @@ def test_vectors_of_four_bits_reach_the_artifact(finished: Finished, tmp_path: P
     (measured,) = read_result(tmp_path / "run", CandidatesResult).candidates.values()
     (costs,) = (each for name, each in measured.variants.items() if name == "int8")
     assert isinstance(costs, Costs)
-    assert measured.size_mb_4_bits is not None
-    assert made(f"contract.max_size_mb={(measured.size_mb_4_bits + costs.size_mb) / 2}")[0]
+    assert measured.int8_4_bits is not None
+    assert made(f"contract.max_size_mb={(measured.int8_4_bits.size_mb + costs.size_mb) / 2}")[0]

@@ -44,7 +44,8 @@ def test_token_vectors_have_four_bits_where_the_size_asks_for_it() -> None:
     """Would catch four bits, which cost accuracy, where eight are small enough, and a student that is dropped though
     four bits make it so. Where bits were set by hand no other size is known."""
     costs = Costs(latency_ms=1.0, rows_per_s=900.0, size_mb=8.5)
-    both = StudentCosts(parameters=1, variants={"int8": costs}, size_mb_4_bits=4.6)
+    slower = Costs(latency_ms=1.2, rows_per_s=700.0, size_mb=4.6)
+    both = StudentCosts(parameters=1, variants={"int8": costs}, int8_4_bits=slower)
     one = StudentCosts(parameters=1, variants={"int8": costs})
     for limit, bits, fitting in ((9.0, 8, ["both", "one"]), (5.0, 4, ["both"]), (4.0, 4, [])):
         contract = within(max_size_mb=limit)
@@ -54,6 +55,10 @@ def test_token_vectors_have_four_bits_where_the_size_asks_for_it() -> None:
     kept = table({"both": both}, within(max_size_mb=5.0))[1]
     assert kept.split("  ")[-1].strip() == "kept, its token vectors in 4 bits"
     assert " 4.6 " in kept
+    assert " 1.20 " in kept
+    # What 4 bits cost in time counts: with its times in 8 bits it would be trained, and miss the contract.
+    assert fitting_students({"both": both}, within(max_size_mb=5.0, min_rows_per_s=800)) == []
+    assert fitting_students({"both": both}, within(max_size_mb=9.0, min_rows_per_s=800)) == ["both"]
 
 
 def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> None:
