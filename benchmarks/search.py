@@ -98,14 +98,14 @@ def _in_full(run: Any, student: str) -> Trained:
     from kdc.pipeline.training.predict import predict
     from kdc.pipeline.training.students import merged_student
 
-    settings = run.config.student.of(student)
+    settings = run.settings_of(student)
     name = fingerprint_of("full", settings.model_dump(mode="json"), [run.fingerprints["targets"]])[:16]
     record, work = run.root / _RANKS / f"{name}.json", run.root / _RANKS / f"{name}.work"
     if not record.exists():
         work.mkdir(exist_ok=True)
         result = run.distil(settings, work)
         data, metric = run.data(), run.data().task.metrics[0]
-        rows = Rows([data.tokens(run.role_of(student), "eval")])
+        rows = Rows([data.tokens(run.role_of(settings), "eval")])
         pad_id = loading.load_tokenizer(str(work / "base")).pad_token_id
         logits = predict(merged_student(work), rows, pad_id=pad_id)
         evaluated = compute(logits, np.asarray(data.rows("eval")["label"][:]), data.task.kind, (metric,))[metric]

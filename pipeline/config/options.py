@@ -83,8 +83,9 @@ COMPRESS = (
     Setting(
         "vocabulary",
         str,
-        "Pieces of the teacher's vocabulary that a student made of it keeps: all (default); auto, those that your "
-        "texts use; or a number, these and the most frequent others up to so many.",
+        "Pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that your texts use; or "
+        "a number, these and the most frequent others up to so many (default all, or auto where --max-size-mb takes "
+        "that).",
         "student",
         panel=_MODELS,
     ),

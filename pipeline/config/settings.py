@@ -13,6 +13,7 @@ from kdc.pipeline.config.data_settings import DataSettings, LongSettings
 from kdc.pipeline.config.graph_settings import ExportSettings, QuantizeSettings
 from kdc.pipeline.config.judging_settings import CascadeSettings, ContractSettings, EvaluateSettings, OperatingSettings
 from kdc.pipeline.config.section import Section
+from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.config.training_settings import BaselinesSettings, StudentSettings, TargetsSettings, TeacherSettings
 
 
@@ -79,12 +80,19 @@ class Config(Section):
         return bool({*self.contract.set_ones} - {"max_drop", "require"})
 
     @property
+    def tries_fewer_pieces(self) -> bool:
+        """Whether students that are made of the teacher are measured with a smaller vocabulary too: a size is set, and
+        nothing else says what they read."""
+        is_left_open = self.student.vocabulary is None and self.cascade.second in (None, "off")
+        return is_left_open and self.contract.max_size_mb is not None and is_of_teacher(self.student.model)
+
+    @property
     def cascades(self) -> bool:
         """Whether a second model is looked for."""
         second = self.cascade.second
         if second is not None:
             return second != "off"
-        return self.searches and self.export.teacher and self.has_one_teacher and self.student.vocabulary == "all"
+        return self.searches and self.export.teacher and self.has_one_teacher and self.student.has_all_pieces
 
     @property
     def searches(self) -> bool:

@@ -184,11 +184,11 @@ class StudentSettings(TrainSettings):
         "under convolutions, in a bag, or added up, in sizes of their own by conv:channels=128,window=5; or teacher: "
         "the teacher itself, which is not trained again",
     )
-    vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] = Field(
-        "all",
+    vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        None,
         description="pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that the "
         "training and unlabelled texts use, and what all characters can be written with; or a number, these and the "
-        "most frequent others up to so many",
+        "most frequent others up to so many. Not set it is all, or auto where a contract's size would be missed",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
         "finetuned", description="whether a student is cut from the fine-tuned or the pretrained teacher"
@@ -224,6 +224,11 @@ class StudentSettings(TrainSettings):
             return value
         examples = "layers:0,1,5, layers:first-and-last, conv, conv:channels=128, static, linear, teacher"
         raise ValueError(f"there is no such student, did you mean {nearest[0]}? For example {examples}")
+
+    @property
+    def has_all_pieces(self) -> bool:
+        """Whether a student that is made of the teacher has its whole vocabulary."""
+        return self.vocabulary in (None, "all")
 
     def of(self, model: str) -> Self:
         """These settings for another student, as a search tries it. One without layers is trained in its own way,

@@ -23,29 +23,52 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
     return sorted(fitting, key=lambda name: (is_shallow(name), -measured[name].parameters))
 
 
+def takes_fewer_pieces(student: StudentCosts, contract: Contract) -> bool:
+    """Whether a student has a smaller vocabulary, where that was left to the contract: where all of its files would
+    else be larger than the contract's size."""
+    most, files = contract.limits.max_size_mb, [*student.variants.values(), student.int8_4_bits]
+    sizes = [costs.size_mb for costs in files if isinstance(costs, Costs)]
+    return student.fewer_pieces is not None and most is not None and bool(sizes) and min(sizes) > most
+
+
 def vector_bits(student: StudentCosts, contract: Contract) -> Literal[8, 4]:
     """In how many bits the numbers of a student's token vectors are stored in int8, where that was left to the
     contract: in 4 where the file would else be larger than the contract's size."""
+    student = _with_its_pieces(student, contract)
     costs, most = student.variants.get("int8"), contract.limits.max_size_mb
     is_too_large = isinstance(costs, Costs) and most is not None and costs.size_mb > most
     return 4 if is_too_large and student.int8_4_bits is not None else 8
+
+
+def as_stored(student: StudentCosts, contract: Contract) -> StudentCosts:
+    """What a student costs as a contract's size would have it stored."""
+    student = _with_its_pieces(student, contract)
+    if student.int8_4_bits is None or vector_bits(student, contract) == 8:
+        return student
+    return student.model_copy(update={"variants": student.variants | {"int8": student.int8_4_bits}})
+
+
+def _with_its_pieces(student: StudentCosts, contract: Contract) -> StudentCosts:
+    fewer = student.fewer_pieces
+    return fewer if fewer is not None and takes_fewer_pieces(student, contract) else student
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
     """A line for each student and precision: what was measured, and whether it is kept or why not."""
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
-        for precision, found in student.variants.items():
-            parameters = f"{student.parameters / 1e6:.1f}"
+        stored = as_stored(student, contract)
+        for precision, found in stored.variants.items():
+            parameters = f"{stored.parameters / 1e6:.1f}"
             if isinstance(found, NotMeasured):
                 rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {found.failed}"))
                 continue
-            costs, bits = _stored(student, precision, found, contract)
-            missed = missed_costs(contract, costs)
-            numbers = (f"{costs.latency_ms:.2f}", f"{costs.rows_per_s:.0f}", f"{costs.size_mb:.1f}")
-            words = ", its token vectors in 4 bits" if bits == 4 else ""
-            kept = "dropped: " + "; ".join(missed) if missed else f"kept{words}"
-            rows.append((name, precision, parameters, *numbers, kept))
+            missed = missed_costs(contract, found)
+            numbers = (f"{found.latency_ms:.2f}", f"{found.rows_per_s:.0f}", f"{found.size_mb:.1f}")
+            kept = "dropped: " + "; ".join(missed) if missed else "kept"
+            words = ", fewer pieces" if takes_fewer_pieces(student, contract) else ""
+            words += ", token vectors in 4 bits" if found is stored.int8_4_bits else ""
+            rows.append((name, precision, parameters, *numbers, kept + words))
     return [f"  {line}" for line in aligned(rows, left=(6,)).splitlines()]
 
 
@@ -61,6 +84,7 @@ def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     name, precision, costs = next(iter(nearest.values()))
     missed = [f"{other} in {form}: {'; '.join(missed_costs(contract, each))}" for other, form, each in nearest.values()]
     limits = contract.limits
+    smaller = limits.max_size_mb is not None and all(each.fewer_pieces is None for each in measured.values())
     possible = {
         "--max-latency-ms": (limits.max_latency_ms, f"{1.1 * costs.latency_ms:.3g}"),
         "--max-size-mb": (limits.max_size_mb, f"{costs.size_mb + 0.1:.1f}"),
@@ -71,26 +95,18 @@ def nothing_fits(measured: Measured, contract: Contract) -> InputError:
         "no student that could come out keeps the contract, so nothing was trained",
         given="the nearest is " + "\n    then ".join(missed),
         remedy=f"ask for what {name} in {precision} keeps ({reachable}), for a smaller --student, or bring a smaller "
-        f"teacher (--teacher){_SMALLER_FILES if limits.max_size_mb is not None else ''}",
+        f"teacher (--teacher){_SMALLER_FILES if smaller else ''}",
     )
 
 
 def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]]:
     """Student, precision ("fp32", "int8", "fp16") and costs of all that could be made, as it would be stored."""
     return [
-        (name, precision, _stored(student, precision, costs, contract)[0])
+        (name, precision, costs)
         for name, student in measured.items()
-        for precision, costs in student.variants.items()
+        for precision, costs in as_stored(student, contract).variants.items()
         if isinstance(costs, Costs)
     ]
-
-
-def _stored(student: StudentCosts, precision: str, costs: Costs, contract: Contract) -> tuple[Costs, int]:
-    """The costs of a student as it would be stored under a contract, and the bits of its token vectors' numbers."""
-    small = student.int8_4_bits
-    if precision == "int8" and small is not None and vector_bits(student, contract) == 4:
-        return small, 4
-    return costs, 8
 
 
 def _worst_miss(costs: Costs, contract: Contract) -> float:

@@ -21,7 +21,7 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
-from kdc.pipeline.quality.feasibility import fitting_students
+from kdc.pipeline.quality.feasibility import as_stored, fitting_students
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.operating import having, sweep
 from kdc.pipeline.quality.shown import prefixes
@@ -337,7 +337,8 @@ def _candidates(run: Run) -> CandidateFacts | None:
         search = run.result(SearchResult)
         trials, chosen = search.trials, search.student
     kept = tuple(fitting_students(measured, terms))
-    return CandidateFacts(measured=measured, kept=kept, trials=trials, chosen=chosen)
+    stored = {name: as_stored(costs, terms) for name, costs in measured.items()}
+    return CandidateFacts(measured=stored, kept=kept, trials=trials, chosen=chosen)
 
 
 def _origin(run: Run, manifest: Manifest) -> Origin:

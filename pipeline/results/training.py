@@ -22,6 +22,7 @@ class StudentCosts(Result):
     # precision ("fp32", "int8", "fp16") to what it costs, or why that is not known
     variants: dict[str, Costs | NotMeasured]
     int8_4_bits: Costs | None = None  # int8 with token vectors of 4 bits, where the bits were not chosen by hand
+    fewer_pieces: "StudentCosts | None" = None  # with a smaller vocabulary, where a contract's size may ask for it
 
 
 class CandidatesResult(StageResult):

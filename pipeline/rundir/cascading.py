@@ -111,7 +111,7 @@ def check_second(run: Run) -> None:
             given=f"{given}; {task.name} is a regression",
             remedy="drop --cascade",
         )
-    if config.student.vocabulary != "all":
+    if not config.student.has_all_pieces:
         raise InputError(
             "the two models of a cascade read the same tokens",
             given=f"{given} --vocabulary {config.student.vocabulary}",

@@ -17,8 +17,8 @@ from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData, open_data
 from kdc.pipeline.models.loading import load_config
-from kdc.pipeline.quality.feasibility import vector_bits
-from kdc.pipeline.results.training import CandidatesResult, ModelResult, SearchResult
+from kdc.pipeline.quality.feasibility import takes_fewer_pieces, vector_bits
+from kdc.pipeline.results.training import CandidatesResult, ModelResult, SearchResult, StudentCosts
 from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON, VOCABULARY
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.environment import Environment
@@ -95,8 +95,8 @@ class Run:
             out,
             self.environment,
             cut_from=self.cut_from(student),
-            vocabulary=self.vocabulary,
-            role=self.role_of(student.model),
+            vocabulary=self.vocabulary_of(student),
+            role=self.role_of(student),
             join=self.join,
             progress=self.progress,
             unlabeled=unlabeled,
@@ -117,14 +117,37 @@ class Run:
     @property
     def student(self) -> StudentSettings:
         """The student's settings, with the model that the search found where there was one."""
-        if not self.config.searches:
-            return self.config.student
-        return self.config.student.of(self.result(SearchResult).student)
+        return self.settings_of(self.result(SearchResult).student if self.config.searches else None)
+
+    def settings_of(self, student: str | None) -> StudentSettings:
+        """The settings of a student that the search tries, or of the configured one: with a smaller vocabulary where
+        the contract's size asks for that."""
+        settings = self.config.student if student is None else self.config.student.of(student)
+        contract = self.config.contract.terms
+        if contract is None or settings.vocabulary is not None or self.smaller_vocabulary is None:
+            return settings
+        is_smaller = takes_fewer_pieces(self._costs_of(student), contract)
+        return settings.model_copy(update={"vocabulary": "auto"}) if is_smaller else settings
+
+    def _costs_of(self, student: str | None) -> StudentCosts:
+        measured = self.result(CandidatesResult).candidates
+        # Without a search one student was measured, under its own name.
+        return next(iter(measured.values())) if student is None else measured[student]
+
+    @property
+    def smaller_vocabulary(self) -> Path | None:
+        """The folder of the smaller vocabulary that some student of the run may have; None where none was made."""
+        folder = self.folder("data") / VOCABULARY
+        return folder if folder.exists() else None
+
+    def vocabulary_of(self, student: StudentSettings) -> Path | None:
+        """The folder of a student's smaller vocabulary; None where it has its model's own."""
+        return None if student.has_all_pieces else self.smaller_vocabulary
 
     @property
     def vocabulary(self) -> Path | None:
-        """The folder of the smaller vocabulary that students made of the teacher have; None: they have its own."""
-        return None if self.config.student.vocabulary == "all" else self.folder("data") / VOCABULARY
+        """As `vocabulary_of`, of the run's student."""
+        return self.vocabulary_of(self.student)
 
     @property
     def vector_bits(self) -> VectorBits:
@@ -134,10 +157,7 @@ class Run:
             return asked
         if contract is None or contract.limits.max_size_mb is None:
             return 8
-        measured = self.result(CandidatesResult).candidates
-        # Without a search one student was measured, under its own name.
-        student = measured[self.student.model] if self.config.searches else next(iter(measured.values()))
-        return vector_bits(student, contract)
+        return vector_bits(self._costs_of(self.student.model if self.config.searches else None), contract)
 
     @property
     def is_uncut(self) -> bool:
@@ -147,13 +167,12 @@ class Run:
     @property
     def student_role(self) -> str:
         """Whose tokens the student takes, see `role_of`."""
-        return self.role_of(self.student.model)
+        return self.role_of(self.student)
 
-    def role_of(self, student: str) -> str:
-        """Whose tokens a student takes: "student" for the configured one, "teacher" for one that is made of the
-        teacher in its place."""
-        configured = self.config.student.model
-        return "student" if student == configured or is_of_teacher(configured) else "teacher"
+    def role_of(self, student: StudentSettings) -> str:
+        """Whose tokens a student takes: "teacher" where it is made of the teacher, with its vocabulary, else
+        "student"."""
+        return "teacher" if is_of_teacher(student.model) and student.has_all_pieces else "student"
 
     def cut_from(self, student: StudentSettings) -> str:
         """The model that a student of "layers:..." is cut from: the fine-tuned teacher, or the pretrained one."""

@@ -21,6 +21,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import SHALLOW, UNCUT, is_of_teacher, is_shallow
+from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
@@ -62,7 +63,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
         **vector_bits(config.quantize.vector_bits),
-        **({} if run.vocabulary is None else {"data": run.fingerprints["data"]}),
+        **({} if run.smaller_vocabulary is None else {"data": run.fingerprints["data"]}),
         **this_machine(run.device),
     }
 
@@ -166,10 +167,21 @@ def precisions(run: Run) -> tuple[str, ...]:
 
 
 def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts:
+    """Measure a student untrained; with a smaller vocabulary too, where that was left to the contract."""
+    settings = run.config.student.of(student)
+    costs = _measured(run, settings, contract, scratch)
+    if run.smaller_vocabulary is None or settings.vocabulary is not None or not is_of_teacher(student):
+        return costs
+    fewer = _measured(run, settings.model_copy(update={"vocabulary": "auto"}), contract, scratch)
+    return costs.model_copy(update={"fewer_pieces": fewer})
+
+
+def _measured(run: Run, student: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
     """Make a student untrained, export it, and measure it in each precision."""
     config, data, role = run.config, run.data(), run.role_of(student)
     set_seed(config.run.seed)
-    loaded, source = new_student(student, data.task, cut_from=config.teacher.model, vocabulary=run.vocabulary)
+    vocabulary = run.vocabulary_of(student)
+    loaded, source = new_student(student.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
     parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))

@@ -41,7 +41,8 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
     student, vocabulary = run.config.student.model, run.config.student.vocabulary
     own = {} if is_of_teacher(student) else {"student_model": loading.fingerprint(student)}
-    smaller = {} if vocabulary == "all" else {"vocabulary": vocabulary}
+    tried = {"vocabulary": "tried"} if run.config.tries_fewer_pieces else {}
+    smaller: dict[str, Any] = tried if run.config.student.has_all_pieces else {"vocabulary": vocabulary}
     return answered_rows(run.config) | own | smaller
 
 
@@ -76,11 +77,10 @@ def run(run: Run, out: Path) -> DataResult:
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress, long=long)
     if "student" not in sources:  # it is made of the teacher, and takes the same tokens, or the same tokenizer's
         max_length["student"] = max_length["teacher"]
-        if config.student.vocabulary == "all":
+        if not _make_vocabulary(run, out):
             os.symlink("tokens-teacher", out / "tokens-student")
             tokens["student"] = tokens["teacher"]
         else:
-            _make_vocabulary(run, out)
             tokenizer = loading.load_tokenizer(str(out / VOCABULARY))
             longest, long = max_length["student"], config.long.of(max_length["student"])
             tokens["student"] = tokenise(out, "student", tokenizer, longest, on_rows=run.progress, long=long)
@@ -115,14 +115,26 @@ def _windows(config: Config, max_length: int, special: int) -> LongTexts | None:
     return long
 
 
-def _make_vocabulary(run: Run, out: Path) -> None:
-    """Make the student's vocabulary of the pieces that the texts to learn from use."""
+def _make_vocabulary(run: Run, out: Path) -> bool:
+    """Make a smaller vocabulary of the pieces that the texts to learn from use; False where a student has its
+    teacher's."""
     wanted, data = run.config.student.vocabulary, open_data(out)
+    if run.config.student.has_all_pieces and not run.config.tries_fewer_pieces:
+        return False
     used = set().union(*(data.pieces("teacher", split) for split in ("train", "unlabeled") if data.has(split)))
-    least = 0 if isinstance(wanted, str) else wanted
+    least = wanted if isinstance(wanted, int) else 0
     shutil.rmtree(out / VOCABULARY, ignore_errors=True)  # of a start that was cut off
-    count = save_smaller(run.config.teacher.model, used, least, out / VOCABULARY)
-    run.say(f"vocabulary: {count} pieces are kept, of which the texts use {len(used)}")
+    try:
+        count = save_smaller(run.config.teacher.model, used, least, out / VOCABULARY)
+    except InputError as error:
+        if wanted is not None:
+            raise
+        shutil.rmtree(out / VOCABULARY, ignore_errors=True)
+        run.say(f"no smaller vocabulary is tried: {error.what}")
+        return False
+    kept = "are kept" if wanted is not None else "would be kept where the contract's size asks for a smaller vocabulary"
+    run.say(f"vocabulary: {count} pieces {kept}, of which the texts use {len(used)}")
+    return True
 
 
 def check(run: Run) -> None:
@@ -149,7 +161,7 @@ def check(run: Run) -> None:
         _check_architecture(run.config)
     if student.model.startswith("layers:"):
         check_cut(student.model, run.config.teacher.model)
-    if run.config.student.vocabulary != "all" and not is_of_teacher(run.config.student.model):
+    if not run.config.student.has_all_pieces and not is_of_teacher(run.config.student.model):
         raise InputError(
             "only a student that is made of the teacher can have a part of its vocabulary",
             given=f"--vocabulary {run.config.student.vocabulary} --student {run.config.student.model}",

@@ -33,7 +33,10 @@ _SECONDS_OF_AN_HOUR = 3600
 def depends_on(run: Run) -> dict[str, Any]:
     """How the student is trained, how long may be searched, and which students can keep the contract."""
     contract = run.config.contract
-    settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": _survivors(run)}
+    kept = _survivors(run)
+    settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
+    fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
+    settings |= {"fewer_pieces": fewer} if fewer else {}
     return fingerprints.training(run.config, run.config.student) | settings
 
 
@@ -102,14 +105,15 @@ def first_share(steps: Iterable[int]) -> float:
 
 def steps_of_full_training(run: Run, student: str) -> int:
     """How many steps a student's full training has."""
-    data, settings, role = run.data(), run.config.student.of(student), run.role_of(student)
+    data, settings = run.data(), run.settings_of(student)
+    role = run.role_of(settings)
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled") if data.has(split))
     return plan_for(settings, rows, run.environment).steps
 
 
 def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     """Do one short training, of at least so many steps, or read its record."""
-    settings = run.config.student.of(student).model_copy(
+    settings = run.settings_of(student).model_copy(
         update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
     )
     depends_on = {"precision": run.config.run.precision, "seed": run.config.run.seed}
@@ -141,8 +145,9 @@ def _uncut(run: Run) -> Trial:
     """The teacher itself, which needs no training, as the tuning slice finds it."""
     data, result = run.data(), run.result(TeacherResult)
     tune = result.tune
-    if run.vocabulary is not None:
-        tune = score_uncut(run.folder("teacher") / "model", data, run.vocabulary).tune
+    vocabulary = run.vocabulary_of(run.settings_of(UNCUT))
+    if vocabulary is not None:
+        tune = score_uncut(run.folder("teacher") / "model", data, vocabulary).tune
     return Trial(
         student=UNCUT,
         steps=0,

@@ -26,7 +26,9 @@ _FOUND = {"tune", "majority", "constant", "chance", "parameters"}  # what the te
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How the student is trained, if it is; where there was a search, the student that it found."""
-    return {"model": UNCUT} if run.is_uncut else fingerprints.training(run.config, run.student)
+    if not run.is_uncut:
+        return fingerprints.training(run.config, run.student)
+    return {"model": UNCUT} | ({} if run.student.has_all_pieces else {"vocabulary": run.student.vocabulary})
 
 
 def run(run: Run, out: Path) -> StudentResult:

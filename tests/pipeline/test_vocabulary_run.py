@@ -13,9 +13,12 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from kdc.artifact.contract.terms import Costs
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.models.vocabulary import read_kept
+from kdc.pipeline.results.training import CandidatesResult
+from kdc.pipeline.rundir.record import CompressResult, read_result
 from kdc.serving.engine.engine import Engine
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", *"0123456789", *(f"##{digit}" for digit in range(10)), "##w"]
@@ -107,6 +110,55 @@ def test_the_teacher_is_not_asked_again_for_another_vocabulary(
     assert len(read_kept(tmp_path / "run" / "data" / "vocabulary")) == 140
     tokens = np.load(tmp_path / "run" / "data" / "vocabulary" / "kept.npy")
     assert tokens.tolist() == sorted(tokens.tolist())
+
+
+@pytest.mark.slow
+def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished, tmp_path: Path) -> None:
+    """Would catch a smaller vocabulary that nobody needs, a student that is refused though fewer pieces make it small
+    enough, one that is trained on the other vocabulary's tokens, and a looser limit that leaves it as it was."""
+    run = tmp_path / "run"
+
+    def made(most: float, **flags: Any) -> tuple[int, CompressResult]:
+        """How many pieces the student's tokenizer has."""
+        given = {"run.out": run, "student.model": "layers:0", "contract.max_size_mb": most, "contract.search": "off"}
+        config = tiny_runs.config_for(finished.folder, teacher, "quantize.vector_bits=8", flags=given | flags)
+        result = tiny_runs.compress(config, until="quantize")
+        return Tokenizer.from_file(str(run / "export" / "tokenizer.json")).get_vocab_size(), result
+
+    assert made(100.0)[0] == len(PIECES)
+    with_all = np.load(run / "student" / "trained_logits.npy")
+    (measured,) = read_result(run, CandidatesResult).candidates.values()
+    assert measured.fewer_pieces is not None
+    sizes = [
+        min(each.size_mb for each in costs.variants.values() if isinstance(each, Costs))
+        for costs in (measured, measured.fewer_pieces)
+    ]
+    limit = sum(sizes) / 2
+    pieces, result = made(limit)
+    assert pieces == len(read_kept(run / "data" / "vocabulary")) < len(PIECES)
+    assert all(result.stages[name].skipped for name in ("data", "candidates", "teacher", "targets"))
+    with_fewer = np.load(run / "student" / "trained_logits.npy")
+    # The same answers as of students that were told how many pieces to have.
+    for vocabulary, answers in (("auto", with_fewer), ("all", with_all)):
+        shutil.rmtree(run / "student")
+        assert made(100.0, **{"student.vocabulary": vocabulary})[0] == (pieces if vocabulary == "auto" else len(PIECES))
+        np.testing.assert_array_equal(np.load(run / "student" / "trained_logits.npy"), answers)
+    with pytest.raises(InputError, match="no student that could come out keeps the contract"):
+        made(limit, **{"student.vocabulary": "all"})
+
+
+@pytest.mark.slow
+def test_the_teacher_with_another_vocabulary_is_another_student(
+    teacher: Path, finished: Finished, tmp_path: Path
+) -> None:
+    """Would catch a finished stage that is taken for the other vocabulary's: nothing is trained that would differ."""
+    flags = {"run.out": tmp_path / "run", "student.model": "teacher"}
+    for vocabulary in ("all", "auto", "all"):
+        config = tiny_runs.config_for(finished.folder, teacher, flags=flags | {"student.vocabulary": vocabulary})
+        result = tiny_runs.compress(config, until="export")
+        assert not result.stages["student"].skipped
+        tokenizer = Tokenizer.from_file(str(tmp_path / "run" / "export" / "tokenizer.json"))
+        assert (tokenizer.get_vocab_size() == len(PIECES)) == (vocabulary == "all")
 
 
 def test_a_checkpoint_of_its_own_keeps_its_vocabulary(teacher: Path, finished: Finished, tmp_path: Path) -> None:

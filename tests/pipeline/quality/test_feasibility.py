@@ -1,7 +1,16 @@
 """Which untrained students can keep a contract, and what is said where none can."""
 
+import pytest
+
 from kdc.artifact.contract.terms import Contract, Costs, Limits
-from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table, vector_bits
+from kdc.pipeline.quality.feasibility import (
+    as_stored,
+    fitting_students,
+    nothing_fits,
+    table,
+    takes_fewer_pieces,
+    vector_bits,
+)
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
 SMALL = StudentCosts(
@@ -53,12 +62,41 @@ def test_token_vectors_have_four_bits_where_the_size_asks_for_it() -> None:
         assert fitting_students({"both": both, "one": one}, contract) == fitting
     assert vector_bits(both, within(max_latency_ms=0.1)) == 8
     kept = table({"both": both}, within(max_size_mb=5.0))[1]
-    assert kept.split("  ")[-1].strip() == "kept, its token vectors in 4 bits"
+    assert kept.split("  ")[-1].strip() == "kept, token vectors in 4 bits"
     assert " 4.6 " in kept
     assert " 1.20 " in kept
     # What 4 bits cost in time counts: with its times in 8 bits it would be trained, and miss the contract.
     assert fitting_students({"both": both}, within(max_size_mb=5.0, min_rows_per_s=800)) == []
     assert fitting_students({"both": both}, within(max_size_mb=9.0, min_rows_per_s=800)) == ["both"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "fewer", "bits", "size"), [(9, False, 8, 8.5), (7, False, 4, 4.6), (4, True, 8, 3.5), (3, True, 4, 2.5)]
+)
+def test_a_smaller_vocabulary_is_taken_where_no_file_with_all_pieces_is_small_enough(
+    limit: float, fewer: bool, bits: int, size: float
+) -> None:
+    """Would catch pieces that go, which costs accuracy, where 4 bits are enough; and costs that are another form's."""
+    costs = {name: Costs(latency_ms=1.0, rows_per_s=900.0, size_mb=name) for name in (20.0, 8.5, 4.6, 9.0, 3.5, 2.5)}
+    smaller = StudentCosts(parameters=1, variants={"fp32": costs[9.0], "int8": costs[3.5]}, int8_4_bits=costs[2.5])
+    student = StudentCosts(
+        parameters=2,
+        variants={"fp32": costs[20.0], "int8": costs[8.5]},
+        int8_4_bits=costs[4.6],
+        fewer_pieces=smaller,
+    )
+    contract = within(max_size_mb=limit)
+    assert takes_fewer_pieces(student, contract) == fewer
+    assert vector_bits(student, contract) == bits
+    assert as_stored(student, contract).variants["int8"] == costs[size]
+    assert fitting_students({"it": student}, contract) == ["it"]
+    line = table({"it": student}, contract)[2]
+    assert f" {size} " in line
+    assert ("fewer pieces" in line, "4 bits" in line) == (fewer, bits == 4)
+    refused = str(nothing_fits({"it": student}, within(max_size_mb=1)))
+    assert "--max-size-mb 2.6" in refused
+    assert "--vocabulary" not in refused  # it was tried
+    assert not takes_fewer_pieces(student, within(max_latency_ms=0.1))
 
 
 def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> None:
