@@ -5,7 +5,8 @@ Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`. R
 search's first share of its full training, for twice that, and in full. Prints a Markdown table of scores on the tuning
 slice and, of the full training, on the evaluation rows; below it Spearman's rank correlation of each share with the
 full training, and how good the best one at that share is in full. Trainings that are done are not done again: short
-ones are the records of the search itself, in RUN/search.kept/, full ones are in RUN/search.ranks/. Hours on two cores.
+ones are the records of the search itself, in RUN/search.kept/, full ones are in RUN/search.ranks/. Hours on two cores. With `--full-only` there are no short ones: a comparison of students, such as one
+kind in other sizes.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
+    parser.add_argument("--full-only", action="store_true")
     options = parser.parse_args()
     from kdc.common.progress import Reporter
     from kdc.pipeline.config.settings import Config
@@ -67,7 +69,9 @@ def main() -> None:
     steps = {student: steps_of_full_training(run, student) for student in options.students}
     first = first_share(steps.values())
     shares = [share for share in (first, 2 * first) if share < 1]
-    if not shares:
+    if options.full_only:
+        shares = []
+    elif not shares:
         parser.error("the shortest full training is as short as the search's first one: there is nothing to compare")
     results: dict[str, dict[str, Trained]] = {}
     for student in options.students:
@@ -122,7 +126,7 @@ def table(results: dict[str, dict[str, Trained]]) -> str:
     tune = {share: [each[share].tune for each in results.values()] for share in (*shares, FULL)}
     evaluated = [each[FULL].evaluated for each in results.values()]
     lines = [
-        f"| student | {' | '.join(f'{share} of the training' for share in shares)} | full | full, evaluation rows |",
+        f"| student | {''.join(f'{share} of the training | ' for share in shares)}full | full, evaluation rows |",
         "|---|" + "---:|" * (len(shares) + 2),
         *(
             f"| {student} | {' | '.join(f'{each[share].tune:.1f}' for share in (*shares, FULL))} | {score:.1f} |"
