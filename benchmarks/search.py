@@ -5,8 +5,8 @@ Command: `python benchmarks/search.py RUN [--students layers:0,5 static ...]`. R
 search's first share of its full training, for twice that, and in full. Prints a Markdown table of scores on the tuning
 slice and, of the full training, on the evaluation rows; below it Spearman's rank correlation of each share with the
 full training, and how good the best one at that share is in full. Trainings that are done are not done again: short
-ones are the records of the search itself, in RUN/search.kept/, full ones are in RUN/search.ranks/. Hours on two cores. With `--full-only` there are no short ones: a comparison of students, such as one
-kind in other sizes.
+ones are the records of the search itself, in RUN/search.kept/, full ones are in RUN/search.ranks/. Hours on two cores.
+With `--full-only` there are no short ones: a comparison of students, such as one kind in other sizes.
 """
 
 import argparse
