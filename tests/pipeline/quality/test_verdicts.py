@@ -10,7 +10,7 @@ from live import ROOT
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.verdicts import clear_verdict, verdicts
-from benchmarks.worlds import Numbers, World
+from benchmarks.worlds import Classes, Numbers, World
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import judge
 
@@ -69,6 +69,19 @@ def test_a_verdict_that_is_clear_without_a_bootstrap_is_the_judges(
     if expected is not None:
         judged = judge(student, teacher, labels, kind="regression", metric="pearson", max_drop=limit)
         assert judged.verdict == expected
+
+
+def test_a_limit_within_what_no_row_shows_is_not_shown() -> None:
+    """Would catch a bound that is wider than the judge's, by which simulations would count no student that passes."""
+    world, clear = World("macro_f1", 800, 5.0, 1, (0.95, 0.05)), 0
+    source, random = Classes(world, 1.0), np.random.default_rng(0)
+    for _ in range(60):
+        labels, teacher, student, _ = source.draw(random)
+        verdict = clear_verdict(world, labels, teacher, student, None)
+        judged = judge(student, teacher, labels, metric="macro_f1", max_drop=5.0).verdict
+        assert verdict in (judged, None)
+        clear += verdict is not None
+    assert 20 <= clear <= 55  # of each there are some; the others pass
 
 
 def coin_metrics(seed: int, metric: str) -> float:
