@@ -84,8 +84,8 @@ COMPRESS = (
         "vocabulary",
         str,
         "Pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that your texts use; or "
-        "a number, these and the most frequent others up to so many (default all, or auto where --max-size-mb takes "
-        "that).",
+        "a number, these and the most frequent others up to so many (default: all, or auto where a student would else "
+        "miss --max-size-mb).",
         "student",
         panel=_MODELS,
     ),

@@ -84,7 +84,8 @@ class Config(Section):
         """Whether students that are made of the teacher are measured with a smaller vocabulary too: a size is set, and
         nothing else says what they read."""
         is_left_open = self.student.vocabulary is None and self.cascade.second in (None, "off")
-        return is_left_open and self.contract.max_size_mb is not None and is_of_teacher(self.student.model)
+        are_some = self.searches or is_of_teacher(self.student.model)
+        return is_left_open and are_some and self.contract.max_size_mb is not None
 
     @property
     def cascades(self) -> bool:

@@ -188,7 +188,7 @@ class StudentSettings(TrainSettings):
         None,
         description="pieces of the teacher's vocabulary that a student made of it keeps: all; auto, those that the "
         "training and unlabelled texts use, and what all characters can be written with; or a number, these and the "
-        "most frequent others up to so many. Not set it is all, or auto where a contract's size would be missed",
+        "most frequent others up to so many. Where it is not set: all, or auto where a contract's size would be missed",
     )
     cut_from: Literal["finetuned", "pretrained"] = Field(
         "finetuned", description="whether a student is cut from the fine-tuned or the pretrained teacher"

@@ -46,6 +46,7 @@ from kdc.serving.engine.tokenizing import Text
 if TYPE_CHECKING:
     import datasets
 
+FEWER = "fewer"  # the role of students whose vocabulary is smaller by the contract's size
 _PIECES_ROWS = 4096  # whose pieces are looked at together
 
 
@@ -152,6 +153,7 @@ class PreparedData:
 
     folder: Path
     task: Task
+    fewer: Path | None = None  # folder of the tokens by a smaller vocabulary that a contract's size may ask for
 
     def rows(self, split: str) -> datasets.Dataset:
         """The texts of a split, memory-mapped.
@@ -162,18 +164,20 @@ class PreparedData:
         return _load(self.folder / "rows" / split)
 
     def tokens(self, role: str, split: str) -> datasets.Dataset:
-        """The token ids of a split for "teacher" or "student", memory-mapped.
+        """The token ids of a split for "teacher", "student" or "fewer", memory-mapped.
 
         Raises:
             KdcError: the split is not there.
         """
-        return _load(self.folder / f"tokens-{role}" / split)
+        folder = self.fewer if role == FEWER and self.fewer is not None else self.folder
+        return _load(folder / f"tokens-{role}" / split)
 
-    def pieces(self, role: str, split: str) -> set[int]:
-        """The ids of all pieces that a split's rows are made of, for one role's tokenizer."""
+    def learned_pieces(self) -> set[int]:
+        """The ids of the teacher's pieces that the rows to learn from are made of, with labels or without."""
         found: set[int] = set()
-        for batch in self.tokens(role, split).with_format("arrow").iter(batch_size=_PIECES_ROWS):
-            found.update(pc.unique(batch["input_ids"].combine_chunks().flatten()).to_pylist())
+        for split in filter(self.has, ("train", "unlabeled")):
+            for batch in self.tokens("teacher", split).with_format("arrow").iter(batch_size=_PIECES_ROWS):
+                found.update(pc.unique(batch["input_ids"].combine_chunks().flatten()).to_pylist())
         return found
 
     def groups(self, split: str) -> Ints:
@@ -191,14 +195,14 @@ class PreparedData:
         return (self.folder / "rows" / split).is_dir()
 
 
-def open_data(folder: Path) -> PreparedData:
-    """Open what `prepare` and `tokenise` wrote.
+def open_data(folder: Path, fewer: Path | None = None) -> PreparedData:
+    """Open what `prepare` and `tokenise` wrote; `fewer` is the folder of `PreparedData`.
 
     Raises:
         KdcError: the folder is missing or damaged.
     """
     try:
-        return PreparedData(folder, Task.load(folder / "task.json"))
+        return PreparedData(folder, Task.load(folder / "task.json"), fewer)
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = "the data stage is missing or damaged"
         raise KdcError(what, given=folder, remedy="run again with `--from data`") from error

@@ -42,6 +42,7 @@ def tokenise(
     max_length: int,
     on_rows: Callable[[int, int], None] | None = None,
     long: LongTexts | None = None,
+    out: Path | None = None,
 ) -> dict[str, TokenCounts]:
     """Tokenise the rows of every split, as `tokenizer(text, pair, truncation=True, max_length=max_length)` does.
 
@@ -49,11 +50,12 @@ def tokenise(
 
     Args:
         folder: of the data stage.
-        role: whose tokenizer it is: "teacher", "teacher-2", ..., "student".
+        role: whose tokenizer it is: "teacher", "teacher-2", ..., "student", "fewer".
         tokenizer: a fast one.
         max_length: tokens after which a text, or both texts of a pair together, are cut.
         on_rows: called with (rows done, rows in all) after each batch.
         long: the windows of longer rows; None cuts them.
+        out: folder for the tokens, if it is another one.
 
     Returns:
         for each split how many rows and tokens there are, and how long the rows were.
@@ -77,7 +79,8 @@ def tokenise(
     splits = {name: datasets.load_from_disk(str(place)) for name, place in places.items() if place.is_dir()}
     truncated = 0
     total, done = sum(len(rows) for rows in splits.values()), 0
-    out, partial = folder / f"tokens-{role}", folder / f"tokens-{role}.partial"
+    out = (out or folder) / f"tokens-{role}"
+    partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     counts = {}
 

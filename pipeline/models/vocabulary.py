@@ -11,6 +11,7 @@ You Need", arXiv 2010.05609, does so for languages.)
 
 import copy
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
         used: ids of the pieces that texts of the task are made of.
         least: pieces to keep at least; where fewer are used, the most frequent ones in general are kept besides, as far
             as the tokenizer's own order tells.
-        folder: is made.
+        folder: is made anew.
 
     Returns:
         how many pieces it has.
@@ -49,6 +50,7 @@ def save_smaller(source: str, used: Iterable[int], least: int, folder: Path) -> 
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = kept_pieces(whole, used, least)
     _check_ids(kept, config, tokenizer.pad_token_id)
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that was cut off
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
     config.save_pretrained(folder)

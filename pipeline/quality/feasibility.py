@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from kdc.artifact.contract.judgement import missed_costs
@@ -23,34 +24,40 @@ def fitting_students(measured: Measured, contract: Contract) -> list[str]:
     return sorted(fitting, key=lambda name: (is_shallow(name), -measured[name].parameters))
 
 
-def takes_fewer_pieces(student: StudentCosts, contract: Contract) -> bool:
-    """Whether a student has a smaller vocabulary, where that was left to the contract: where all of its files would
-    else be larger than the contract's size."""
-    most, files = contract.limits.max_size_mb, [*student.variants.values(), student.int8_4_bits]
-    sizes = [costs.size_mb for costs in files if isinstance(costs, Costs)]
-    return student.fewer_pieces is not None and most is not None and bool(sizes) and min(sizes) > most
+@dataclass(frozen=True)
+class Stored:
+    """How a student would be stored, where that is left to the contract's size, and what it then costs."""
+
+    costs: StudentCosts  # of int8 in so many bits
+    bits: Literal[8, 4] = 8  # of each number of a token's vector in int8
+    has_fewer_pieces: bool = False  # whether its vocabulary is a smaller one
 
 
-def vector_bits(student: StudentCosts, contract: Contract) -> Literal[8, 4]:
-    """In how many bits the numbers of a student's token vectors are stored in int8, where that was left to the
-    contract: in 4 where the file would else be larger than the contract's size."""
-    student = _with_its_pieces(student, contract)
-    costs, most = student.variants.get("int8"), contract.limits.max_size_mb
-    is_too_large = isinstance(costs, Costs) and most is not None and costs.size_mb > most
-    return 4 if is_too_large and student.int8_4_bits is not None else 8
+def as_stored(student: StudentCosts, contract: Contract) -> Stored:
+    """Where a size is limited, the first form of a student that keeps the contract: with all pieces in 8 bits, in 4,
+    with fewer pieces in 8, in 4, since each of these costs accuracy. Where none does, its own form or, if that is too
+    large, the smallest."""
+    most = contract.limits.max_size_mb
+    forms = _forms(student) if most is not None else [Stored(student)]
+    for form in forms:
+        if any(isinstance(each, Costs) and not missed_costs(contract, each) for each in form.costs.variants.values()):
+            return form
+    return forms[0] if most is None or _smallest_mb(student) <= most else forms[-1]
 
 
-def as_stored(student: StudentCosts, contract: Contract) -> StudentCosts:
-    """What a student costs as a contract's size would have it stored."""
-    student = _with_its_pieces(student, contract)
-    if student.int8_4_bits is None or vector_bits(student, contract) == 8:
-        return student
-    return student.model_copy(update={"variants": student.variants | {"int8": student.int8_4_bits}})
+def _forms(student: StudentCosts) -> list[Stored]:
+    forms = []
+    for costs, fewer in ((student, False), (student.fewer_pieces, True)):
+        if costs is not None:
+            forms.append(Stored(costs, has_fewer_pieces=fewer))
+            if costs.int8_4_bits is not None:
+                in_4_bits = costs.model_copy(update={"variants": costs.variants | {"int8": costs.int8_4_bits}})
+                forms.append(Stored(in_4_bits, 4, fewer))
+    return forms
 
 
-def _with_its_pieces(student: StudentCosts, contract: Contract) -> StudentCosts:
-    fewer = student.fewer_pieces
-    return fewer if fewer is not None and takes_fewer_pieces(student, contract) else student
+def _smallest_mb(student: StudentCosts) -> float:
+    return min((costs.size_mb for costs in student.variants.values() if isinstance(costs, Costs)), default=0.0)
 
 
 def table(measured: Measured, contract: Contract) -> list[str]:
@@ -58,23 +65,24 @@ def table(measured: Measured, contract: Contract) -> list[str]:
     rows = [("student", "variant", "M params", "ms", "rows/s", "MB", "")]
     for name, student in measured.items():
         stored = as_stored(student, contract)
-        for precision, found in stored.variants.items():
-            parameters = f"{stored.parameters / 1e6:.1f}"
+        for precision, found in stored.costs.variants.items():
+            parameters = f"{stored.costs.parameters / 1e6:.1f}"
             if isinstance(found, NotMeasured):
                 rows.append((name, precision, parameters, "-", "-", "-", f"dropped: {found.failed}"))
                 continue
             missed = missed_costs(contract, found)
             numbers = (f"{found.latency_ms:.2f}", f"{found.rows_per_s:.0f}", f"{found.size_mb:.1f}")
             kept = "dropped: " + "; ".join(missed) if missed else "kept"
-            words = ", fewer pieces" if takes_fewer_pieces(student, contract) else ""
-            words += ", token vectors in 4 bits" if found is stored.int8_4_bits else ""
+            words = ", fewer pieces" if stored.has_fewer_pieces else ""
+            words += ", token vectors in 4 bits" if stored.bits == 4 and precision == "int8" else ""
             rows.append((name, precision, parameters, *numbers, kept + words))
     return [f"  {line}" for line in aligned(rows, left=(6,)).splitlines()]
 
 
-def nothing_fits(measured: Measured, contract: Contract) -> InputError:
+def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = False) -> InputError:
     """The error where no student can keep the contract. It names the one that comes nearest, whose worst miss is the
-    smallest, and the nearest of each other kind."""
+    smallest, and the nearest of each other kind; and, where students were to have the whole vocabulary (`has_whole`)
+    and files are too large, what makes them smaller."""
     made = _made(measured, contract)
     if not made:
         return InputError("no candidate could be exported", given=", ".join(measured), remedy="see the lines above")
@@ -84,7 +92,7 @@ def nothing_fits(measured: Measured, contract: Contract) -> InputError:
     name, precision, costs = next(iter(nearest.values()))
     missed = [f"{other} in {form}: {'; '.join(missed_costs(contract, each))}" for other, form, each in nearest.values()]
     limits = contract.limits
-    smaller = limits.max_size_mb is not None and all(each.fewer_pieces is None for each in measured.values())
+    smaller = limits.max_size_mb is not None and has_whole
     possible = {
         "--max-latency-ms": (limits.max_latency_ms, f"{1.1 * costs.latency_ms:.3g}"),
         "--max-size-mb": (limits.max_size_mb, f"{costs.size_mb + 0.1:.1f}"),
@@ -104,7 +112,7 @@ def _made(measured: Measured, contract: Contract) -> list[tuple[str, str, Costs]
     return [
         (name, precision, costs)
         for name, student in measured.items()
-        for precision, costs in as_stored(student, contract).variants.items()
+        for precision, costs in as_stored(student, contract).costs.variants.items()
         if isinstance(costs, Costs)
     ]
 

@@ -18,6 +18,7 @@ from kdc.artifact.manifest import CPU_PROVIDER, Manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.data.prepared import FEWER
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
@@ -88,7 +89,8 @@ def gather(root: Path, *, examples: int) -> Facts:
     served = str(manifest.providers[CPU_PROVIDER])
     table, trainings = run.result(EvaluateResult).table, _trainings(run)
     tokens, role = run.result(DataResult), run.student_role
-    train = tokens.tokens[role]["train"]
+    fewer = run.result(CandidatesResult).fewer if role == FEWER else None
+    train = (fewer or tokens.tokens[role])["train"]
     calibration = None
     if task.kind != "regression":
         calibration = CalibrationFacts(
@@ -337,7 +339,7 @@ def _candidates(run: Run) -> CandidateFacts | None:
         search = run.result(SearchResult)
         trials, chosen = search.trials, search.student
     kept = tuple(fitting_students(measured, terms))
-    stored = {name: as_stored(costs, terms) for name, costs in measured.items()}
+    stored = {name: as_stored(costs, terms).costs for name, costs in measured.items()}
     return CandidateFacts(measured=stored, kept=kept, trials=trials, chosen=chosen)
 
 

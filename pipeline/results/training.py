@@ -7,6 +7,7 @@ from pydantic import model_serializer, model_validator
 
 from kdc.artifact.contract.terms import Costs
 from kdc.pipeline.results.base import Points, Result, Scores, StageResult
+from kdc.pipeline.results.data import TokenCounts
 
 
 class NotMeasured(Result):
@@ -32,6 +33,9 @@ class CandidatesResult(StageResult):
 
     # student (an id, a path, "layers:0,1,2", or "teacher") to what it costs, in the order of measuring
     candidates: dict[str, StudentCosts]
+    fewer: dict[str, TokenCounts] | None = (
+        None  # rows by split, as the smaller vocabulary cuts them, where one is tried
+    )
 
 
 class Trial(Result):

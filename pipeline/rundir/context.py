@@ -15,9 +15,10 @@ from kdc.common.progress import Progress, Reporter
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_of_teacher
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.data.prepared import PreparedData, open_data
+from kdc.pipeline.data.prepared import FEWER, PreparedData, open_data
 from kdc.pipeline.models.loading import load_config
-from kdc.pipeline.quality.feasibility import takes_fewer_pieces, vector_bits
+from kdc.pipeline.quality.feasibility import as_stored
+from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import CandidatesResult, ModelResult, SearchResult, StudentCosts
 from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON, VOCABULARY
 from kdc.pipeline.rundir.record import AnyResult, read_result
@@ -59,7 +60,7 @@ class Run:
 
     def data(self) -> PreparedData:
         """The rows that stage `data` made."""
-        return open_data(self.folder("data"))
+        return open_data(self.folder("data"), self.folder("candidates"))
 
     def open_engine(
         self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
@@ -126,7 +127,7 @@ class Run:
         contract = self.config.contract.terms
         if contract is None or settings.vocabulary is not None or self.smaller_vocabulary is None:
             return settings
-        is_smaller = takes_fewer_pieces(self._costs_of(student), contract)
+        is_smaller = as_stored(self._costs_of(student), contract).has_fewer_pieces
         return settings.model_copy(update={"vocabulary": "auto"}) if is_smaller else settings
 
     def _costs_of(self, student: str | None) -> StudentCosts:
@@ -136,9 +137,12 @@ class Run:
 
     @property
     def smaller_vocabulary(self) -> Path | None:
-        """The folder of the smaller vocabulary that some student of the run may have; None where none was made."""
-        folder = self.folder("data") / VOCABULARY
-        return folder if folder.exists() else None
+        """The folder of the smaller vocabulary that was asked for, or that a contract's size may ask for; None where
+        there is none."""
+        if not self.config.student.has_all_pieces:
+            return self.folder("data") / VOCABULARY
+        folder = self.folder("candidates") / VOCABULARY
+        return folder if self.config.tries_fewer_pieces and folder.exists() else None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
         """The folder of a student's smaller vocabulary; None where it has its model's own."""
@@ -157,7 +161,7 @@ class Run:
             return asked
         if contract is None or contract.limits.max_size_mb is None:
             return 8
-        return vector_bits(self._costs_of(self.student.model if self.config.searches else None), contract)
+        return as_stored(self._costs_of(self.student.model if self.config.searches else None), contract).bits
 
     @property
     def is_uncut(self) -> bool:
@@ -170,9 +174,16 @@ class Run:
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """Whose tokens a student takes: "teacher" where it is made of the teacher, with its vocabulary, else
-        "student"."""
-        return "teacher" if is_of_teacher(student.model) and student.has_all_pieces else "student"
+        """Whose tokens a student takes: "student" for the configured one, "teacher" for one that is made of the
+        teacher in its place, and "fewer" for one whose vocabulary is smaller by the contract's size."""
+        if self.config.student.has_all_pieces and not student.has_all_pieces:
+            return FEWER
+        configured = self.config.student.model
+        return "student" if student.model == configured or is_of_teacher(configured) else "teacher"
+
+    def max_length(self, role: str) -> int:
+        """Tokens after which a role's rows are cut."""
+        return self.result(DataResult).max_length["teacher" if role == FEWER else role]
 
     def cut_from(self, student: StudentSettings) -> str:
         """The model that a student of "layers:..." is cut from: the fine-tuned teacher, or the pretrained one."""

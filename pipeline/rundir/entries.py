@@ -19,7 +19,6 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.shallow import as_served
 from kdc.pipeline.quality.peak_memory import ModelFiles
 from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
-from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.cascading import (
     CASCADE_FP32,
@@ -72,7 +71,7 @@ def entries_of(run: Run, notes: list[str]) -> dict[str, Entry]:
 
 def _torch_entries(run: Run) -> dict[str, Entry]:
     """Teacher, student with adapters, merged student, and the controls that there are."""
-    torch_entry = partial(_torch_entry, run, run.data(), run.result(DataResult).max_length)
+    torch_entry = partial(_torch_entry, run, run.data())
     merged, student, role = run.folder("merge") / "model", run.folder("student"), run.student_role
     entries = {
         "teacher": _teacher_entry(run, torch_entry),
@@ -92,7 +91,6 @@ def _torch_entries(run: Run) -> dict[str, Entry]:
 def _torch_entry(
     run: Run,
     data: PreparedData,
-    max_length: Mapping[str, int],
     folder: Path,
     role: str,
     *,
@@ -107,8 +105,9 @@ def _torch_entry(
     model = model.to(device).eval()
     tokenizer = loading.load_tokenizer(str(folder))
     typed = "token_type_ids" in tokenizer.model_input_names
-    long = run.long(max_length[role], model.config)
-    info = tokenizer_info(tokenizer, max_length=max_length[role], token_type_ids=typed, long=long)
+    max_length = run.max_length(role)
+    long = run.long(max_length, model.config)
+    info = tokenizer_info(tokenizer, max_length=max_length, token_type_ids=typed, long=long)
     rows = RowTokenizer.read(folder / TOKENIZER_JSON, info)
 
     def answer(texts: list[Text]) -> NDArray[np.float32]:

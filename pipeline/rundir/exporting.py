@@ -21,7 +21,6 @@ from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx
 from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.results.data import DataResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.serving.engine.engine import Engine
@@ -53,7 +52,7 @@ def export_model(run: Run, model: Path, out: Path, *, role: str) -> Exported:
         KdcError: it cannot be exported, or the graph answers otherwise.
     """
     tokenizer = loading.load_tokenizer(str(model))
-    max_length = run.result(DataResult).max_length[role]
+    max_length = run.max_length(role)
     tokens = run.data().tokens(role, "tune")
     typed = "token_type_ids" in tokens.column_names
     exporter = export_onnx(model, out / FP32_ONNX, exporter=run.config.export.exporter, token_type_ids=typed)

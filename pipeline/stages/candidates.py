@@ -3,7 +3,8 @@
 Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
 teacher itself, the teacher cut to each depth, with all or half of the neurons of its feed-forward parts, its token
 vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
-Reads `data/`. Writes one record a student, so that a stage that is cut off goes on.
+Where a size is limited, they are measured with the pieces alone that the texts use, too. Reads `data/`. Writes one
+record a student, so that a stage that is cut off goes on; and `vocabulary/` and `tokens-fewer/` of these pieces.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from kdc.artifact.contract.terms import Contract, Costs
@@ -21,9 +23,8 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import SHALLOW, UNCUT, is_of_teacher, is_shallow
-from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.data.prepared import texts_of
-from kdc.pipeline.data.tokens import tokenizer_info
+from kdc.pipeline.data.prepared import FEWER, open_data, texts_of
+from kdc.pipeline.data.tokens import tokenise, tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
 from kdc.pipeline.graphs.int8_storage import VectorBits
@@ -35,12 +36,14 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import has_graph
 from kdc.pipeline.models.cutting import Cut, can_be_cut, first_and_last, half_width, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape
+from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
-from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.data import TokenCounts
 from kdc.pipeline.results.training import CandidatesResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import VOCABULARY
 from kdc.pipeline.rundir.fingerprints import this_machine, vector_bits
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
@@ -55,15 +58,16 @@ _INT8 = next(candidate for candidate in CANDIDATES if candidate.name == "channel
 
 def depends_on(run: Run) -> dict[str, Any]:
     """What measuring depends on: not the contract's limits, so that another limit does not measure again."""
-    config = run.config
+    config, bits = run.config, run.config.quantize.vector_bits
     return {
         **config.contract.at.model_dump(),
         "students": students_of(config),
         "precisions": precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
-        **vector_bits(config.quantize.vector_bits),
-        **({} if run.smaller_vocabulary is None else {"data": run.fingerprints["data"]}),
+        **({"int8_bits": [8, 4]} if bits == "auto" else vector_bits(bits)),
+        **({} if config.student.has_all_pieces else {"data": run.fingerprints["data"]}),
+        **({"fewer_pieces": run.fingerprints["data"]} if config.tries_fewer_pieces else {}),
         **this_machine(run.device),
     }
 
@@ -72,15 +76,43 @@ def run(run: Run, out: Path) -> CandidatesResult:
     """Measure all students in `out`."""
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
-    measured = {}
-    students = students_of(run.config)
+    measured, students = {}, students_of(run.config)
+    fewer = _make_vocabulary(run, out) if run.config.tries_fewer_pieces else None
     for place, student in enumerate(students):
         record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
         if not record.exists():
-            write_whole(record, _measure(run, student, contract, out).model_dump_json(exclude_unset=True))
+            costs = _measure(run, student, contract, out)
+            if fewer is not None and is_of_teacher(student):
+                costs = costs.model_copy(update={"fewer_pieces": _with_fewer_pieces(run, student, contract, out)})
+            write_whole(record, costs.model_dump_json(exclude_unset=True))
         measured[student] = StudentCosts.model_validate_json(record.read_text(encoding="utf-8"))
         run.progress(place + 1, len(students))
-    return CandidatesResult(candidates=measured, headline=f"{len(measured)} students measured, none trained")
+    return CandidatesResult(
+        candidates=measured, fewer=fewer, headline=f"{len(measured)} students measured, none trained"
+    )
+
+
+def _make_vocabulary(run: Run, out: Path) -> dict[str, TokenCounts] | None:
+    """Make the vocabulary of the pieces that the texts to learn from use, and the rows' tokens by it; None where the
+    teacher's cannot be made smaller."""
+    data, folder = run.data(), out / VOCABULARY
+    try:
+        count = save_smaller(run.config.teacher.model, data.learned_pieces(), 0, folder)
+    except InputError as error:
+        run.say(f"no smaller vocabulary is tried: {error.what}")
+        return None
+    run.say(f"a student may have {count} pieces of the teacher's vocabulary, where the contract's size asks for that")
+    length = run.max_length(FEWER)
+    tokenizer, long = loading.load_tokenizer(str(folder)), run.config.long.of(length)
+    return tokenise(data.folder, FEWER, tokenizer, length, on_rows=run.progress, long=long, out=out)
+
+
+def _with_fewer_pieces(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts | None:
+    try:
+        return _measure(run, student, contract, scratch, fewer_pieces=True)
+    except (InputError, StrictDataclassError) as error:  # of a config that demands pieces which are gone
+        run.say(f"{student} is not tried with fewer pieces: {str(error).splitlines()[0]}")
+        return None
 
 
 def check(run: Run) -> None:
@@ -95,7 +127,7 @@ def check(run: Run) -> None:
         run.say(line)
     if not fitting_students(measured, contract):
         (run.folder("candidates") / _REFUSED).touch()
-        raise nothing_fits(measured, contract)
+        raise nothing_fits(measured, contract, has_whole=run.config.student.vocabulary == "all")
 
 
 def is_intact(root: Path) -> bool:
@@ -166,26 +198,19 @@ def precisions(run: Run) -> tuple[str, ...]:
     return ("fp32", "int8") if run.config.quantize.enabled else ("fp32",)
 
 
-def _measure(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts:
-    """Measure a student untrained; with a smaller vocabulary too, where that was left to the contract."""
-    settings = run.config.student.of(student)
-    costs = _measured(run, settings, contract, scratch)
-    if run.smaller_vocabulary is None or settings.vocabulary is not None or not is_of_teacher(student):
-        return costs
-    fewer = _measured(run, settings.model_copy(update={"vocabulary": "auto"}), contract, scratch)
-    return costs.model_copy(update={"fewer_pieces": fewer})
-
-
-def _measured(run: Run, student: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
-    """Make a student untrained, export it, and measure it in each precision."""
-    config, data, role = run.config, run.data(), run.role_of(student)
+def _measure(run: Run, student: str, contract: Contract, scratch: Path, *, fewer_pieces: bool = False) -> StudentCosts:
+    """Make a student untrained, export it, and measure it in each precision. With `fewer_pieces` its vocabulary is the
+    one in `scratch`."""
+    config, settings = run.config, run.config.student.of(student)
     set_seed(config.run.seed)
-    vocabulary = run.vocabulary_of(student)
-    loaded, source = new_student(student.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
+    data, role, vocabulary = run.data(), run.role_of(settings), run.vocabulary_of(settings)
+    if fewer_pieces:
+        data, role, vocabulary = open_data(run.folder("data"), scratch), FEWER, scratch / VOCABULARY
+    loaded, source = new_student(student, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
     parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))
-    max_length = run.result(DataResult).max_length[role]
+    max_length = run.max_length(role)
     with tempfile.TemporaryDirectory(dir=scratch) as name:  # what a kill leaves goes with the run's own folder
         folder = Path(name)
         long = config.long.of(max_length)

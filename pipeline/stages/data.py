@@ -6,7 +6,6 @@ Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`,
 
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
     student, vocabulary = run.config.student.model, run.config.student.vocabulary
     own = {} if is_of_teacher(student) else {"student_model": loading.fingerprint(student)}
-    tried = {"vocabulary": "tried"} if run.config.tries_fewer_pieces else {}
-    smaller: dict[str, Any] = tried if run.config.student.has_all_pieces else {"vocabulary": vocabulary}
+    smaller = {} if run.config.student.has_all_pieces else {"vocabulary": vocabulary}
     return answered_rows(run.config) | own | smaller
 
 
@@ -77,10 +75,11 @@ def run(run: Run, out: Path) -> DataResult:
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress, long=long)
     if "student" not in sources:  # it is made of the teacher, and takes the same tokens, or the same tokenizer's
         max_length["student"] = max_length["teacher"]
-        if not _make_vocabulary(run, out):
+        if config.student.has_all_pieces:
             os.symlink("tokens-teacher", out / "tokens-student")
             tokens["student"] = tokens["teacher"]
         else:
+            _make_vocabulary(run, out)
             tokenizer = loading.load_tokenizer(str(out / VOCABULARY))
             longest, long = max_length["student"], config.long.of(max_length["student"])
             tokens["student"] = tokenise(out, "student", tokenizer, longest, on_rows=run.progress, long=long)
@@ -115,26 +114,11 @@ def _windows(config: Config, max_length: int, special: int) -> LongTexts | None:
     return long
 
 
-def _make_vocabulary(run: Run, out: Path) -> bool:
-    """Make a smaller vocabulary of the pieces that the texts to learn from use; False where a student has its
-    teacher's."""
-    wanted, data = run.config.student.vocabulary, open_data(out)
-    if run.config.student.has_all_pieces and not run.config.tries_fewer_pieces:
-        return False
-    used = set().union(*(data.pieces("teacher", split) for split in ("train", "unlabeled") if data.has(split)))
-    least = wanted if isinstance(wanted, int) else 0
-    shutil.rmtree(out / VOCABULARY, ignore_errors=True)  # of a start that was cut off
-    try:
-        count = save_smaller(run.config.teacher.model, used, least, out / VOCABULARY)
-    except InputError as error:
-        if wanted is not None:
-            raise
-        shutil.rmtree(out / VOCABULARY, ignore_errors=True)
-        run.say(f"no smaller vocabulary is tried: {error.what}")
-        return False
-    kept = "are kept" if wanted is not None else "would be kept where the contract's size asks for a smaller vocabulary"
-    run.say(f"vocabulary: {count} pieces {kept}, of which the texts use {len(used)}")
-    return True
+def _make_vocabulary(run: Run, out: Path) -> None:
+    """Make the student's vocabulary of the pieces that the texts to learn from use."""
+    used, wanted = open_data(out).learned_pieces(), run.config.student.vocabulary
+    count = save_smaller(run.config.teacher.model, used, wanted if isinstance(wanted, int) else 0, out / VOCABULARY)
+    run.say(f"vocabulary: {count} pieces are kept, of which the texts use {len(used)}")
 
 
 def check(run: Run) -> None:

@@ -93,7 +93,7 @@ def run(run: Run, out: Path) -> EvaluateResult:
     notes += _of_cascade(run, kept, speeds)
     notes += _apart_from_training(data, first, kept)
     if run.vocabulary is not None:
-        notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary))
+        notes += _cut_otherwise(data, first, kept, read_kept(run.vocabulary), run.student_role)
     return EvaluateResult(
         table=table,
         notes=tuple(notes),
@@ -129,9 +129,9 @@ def _apart_from_training(data: PreparedData, split: str, logits: Logits) -> list
     ]
 
 
-def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64]) -> list[str]:
+def _cut_otherwise(data: PreparedData, split: str, logits: Logits, kept: NDArray[np.int64], role: str) -> list[str]:
     """A sentence on the metric of the rows that the student's smaller vocabulary cuts into other pieces."""
-    ids = (data.tokens(role, split).with_format("numpy")["input_ids"] for role in ("teacher", "student"))
+    ids = (data.tokens(each, split).with_format("numpy")["input_ids"] for each in ("teacher", role))
     touched = np.array([not np.array_equal(theirs, kept[own]) for theirs, own in zip(*ids, strict=True)])
     if not touched.any():
         return [f"the smaller vocabulary cuts all {len(touched)} evaluation rows into the same pieces"]

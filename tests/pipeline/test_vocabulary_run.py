@@ -122,7 +122,7 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
         """How many pieces the student's tokenizer has."""
         given = {"run.out": run, "student.model": "layers:0", "contract.max_size_mb": most, "contract.search": "off"}
         config = tiny_runs.config_for(finished.folder, teacher, "quantize.vector_bits=8", flags=given | flags)
-        result = tiny_runs.compress(config, until="quantize")
+        result = tiny_runs.compress(config, until=None if most < 100 else "quantize")
         return Tokenizer.from_file(str(run / "export" / "tokenizer.json")).get_vocab_size(), result
 
     assert made(100.0)[0] == len(PIECES)
@@ -135,7 +135,15 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
     ]
     limit = sum(sizes) / 2
     pieces, result = made(limit)
-    assert pieces == len(read_kept(run / "data" / "vocabulary")) < len(PIECES)
+    assert pieces == len(read_kept(run / "candidates" / "vocabulary")) < len(PIECES)
+    assert result.result is not None
+    assert any("smaller vocabulary cuts" in note for note in result.result.notes)
+    table: dict[str, Any] = dict(result.metrics)
+    assert table["int8"]["accuracy"] > 85
+    assert result.artifact is not None
+    with Engine.load(result.artifact, variant="fp32", device="cpu") as engine:
+        answers = engine.predict([("w1 w9", "w4"), ("w2 never3", "w4")]).argmax(1)
+        assert answers.tolist() == [engine.labels.index(name) for name in ("yes", "no")]
     assert all(result.stages[name].skipped for name in ("data", "candidates", "teacher", "targets"))
     with_fewer = np.load(run / "student" / "trained_logits.npy")
     # The same answers as of students that were told how many pieces to have.
@@ -145,6 +153,38 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
         np.testing.assert_array_equal(np.load(run / "student" / "trained_logits.npy"), answers)
     with pytest.raises(InputError, match="no student that could come out keeps the contract"):
         made(limit, **{"student.vocabulary": "all"})
+
+
+@pytest.mark.slow
+def test_a_search_beside_a_checkpoint_tries_fewer_pieces_of_the_teacher(
+    teacher: Path, finished: Finished, tmp_path: Path
+) -> None:
+    """Would catch a trial that only the families whose student is made of the teacher have; and one that changes what
+    stage data is known by, so that an artifact's second model would be taken for one of other rows."""
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    made = {}
+    for size in (None, 100.0):
+        flags = {"run.out": tmp_path / "run", "student.model": str(other), "contract.max_latency_ms": 1000.0}
+        flags |= {} if size is None else {"contract.max_size_mb": size}
+        config = tiny_runs.config_for(finished.folder, teacher, "contract.search=quick", flags=flags)
+        result = tiny_runs.compress(config, until="candidates")
+        made[size] = result.stages["data"].fingerprint
+    assert len(set(made.values())) == 1
+    measured = read_result(tmp_path / "run", CandidatesResult).candidates
+    assert measured[str(other)].fewer_pieces is None
+    assert all(each.fewer_pieces is not None for name, each in measured.items() if name != str(other))
+
+
+@pytest.mark.slow
+def test_bits_that_were_set_by_hand_are_measured_anew(teacher: Path, finished: Finished, tmp_path: Path) -> None:
+    """Would catch a student that is trained for a size which only 4 bits keep, where 8 were asked for."""
+    skipped = []
+    for sets in ((), ("quantize.vector_bits=8",), ("quantize.vector_bits=8",), ("quantize.vector_bits=4",)):
+        flags = {"run.out": tmp_path / "run", "student.model": "layers:0", "contract.max_size_mb": 100.0}
+        config = tiny_runs.config_for(finished.folder, teacher, "contract.search=off", *sets, flags=flags)
+        skipped.append(tiny_runs.compress(config, until="candidates").stages["candidates"].skipped)
+    assert skipped == [False, False, True, False]
 
 
 @pytest.mark.slow

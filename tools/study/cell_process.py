@@ -185,8 +185,9 @@ def _answers(run: Run, model: Any, role: str) -> tuple[dict[str, NDArray[np.floa
     # A student that is made of the teacher has its tokenizer.
     own = role == "student" and not is_of_teacher(student)
     source = student if own else run.config.teacher.model
-    if role == "student" and run.vocabulary is not None:
-        source = str(run.vocabulary)
+    vocabulary = run.vocabulary_of(run.config.student)
+    if role == "student" and vocabulary is not None:
+        source = str(vocabulary)
     pad_id = load_tokenizer(source).pad_token_id
     model.to(run.device).eval()
     answers = {split: predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id) for split in data.eval_splits}

@@ -28,6 +28,13 @@ _OUTSIDE: Any = {
 _LAST_WORDS = 3  # lines of a process's stderr that a failure quotes
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    """What a training depends on; a vocabulary that is not set is the whole one, as it stands in cells of before."""
+    settings = config.model_dump(mode="json", exclude=_OUTSIDE)
+    settings["student"]["vocabulary"] = config.student.vocabulary or "all"
+    return settings
+
+
 class CellInputs(BaseModel):
     """What a cell's result depends on, and its file."""
 
@@ -54,7 +61,7 @@ class CellInputs(BaseModel):
                 given=f"{self.file}: {error.errors()[0]['msg']}",
                 remedy="remove the file to have the cell done again, or name another --out",
             ) from error
-        before, now = (each.model_dump(mode="json", exclude=_OUTSIDE) for each in (result.config, self.config))
+        before, now = (_settings(config) for config in (result.config, self.config))
         return result if result.rows == self.rows and before == now else None
 
 

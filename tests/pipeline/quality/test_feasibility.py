@@ -8,8 +8,6 @@ from kdc.pipeline.quality.feasibility import (
     fitting_students,
     nothing_fits,
     table,
-    takes_fewer_pieces,
-    vector_bits,
 )
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
@@ -58,9 +56,9 @@ def test_token_vectors_have_four_bits_where_the_size_asks_for_it() -> None:
     one = StudentCosts(parameters=1, variants={"int8": costs})
     for limit, bits, fitting in ((9.0, 8, ["both", "one"]), (5.0, 4, ["both"]), (4.0, 4, [])):
         contract = within(max_size_mb=limit)
-        assert (vector_bits(both, contract), vector_bits(one, contract)) == (bits, 8)
+        assert (as_stored(both, contract).bits, as_stored(one, contract).bits) == (bits, 8)
         assert fitting_students({"both": both, "one": one}, contract) == fitting
-    assert vector_bits(both, within(max_latency_ms=0.1)) == 8
+    assert as_stored(both, within(max_latency_ms=0.1)).bits == 8
     kept = table({"both": both}, within(max_size_mb=5.0))[1]
     assert kept.split("  ")[-1].strip() == "kept, token vectors in 4 bits"
     assert " 4.6 " in kept
@@ -86,9 +84,9 @@ def test_a_smaller_vocabulary_is_taken_where_no_file_with_all_pieces_is_small_en
         fewer_pieces=smaller,
     )
     contract = within(max_size_mb=limit)
-    assert takes_fewer_pieces(student, contract) == fewer
-    assert vector_bits(student, contract) == bits
-    assert as_stored(student, contract).variants["int8"] == costs[size]
+    stored = as_stored(student, contract)
+    assert (stored.has_fewer_pieces, stored.bits) == (fewer, bits)
+    assert stored.costs.variants["int8"] == costs[size]
     assert fitting_students({"it": student}, contract) == ["it"]
     line = table({"it": student}, contract)[2]
     assert f" {size} " in line
@@ -96,7 +94,20 @@ def test_a_smaller_vocabulary_is_taken_where_no_file_with_all_pieces_is_small_en
     refused = str(nothing_fits({"it": student}, within(max_size_mb=1)))
     assert "--max-size-mb 2.6" in refused
     assert "--vocabulary" not in refused  # it was tried
-    assert not takes_fewer_pieces(student, within(max_latency_ms=0.1))
+    assert "--vocabulary auto" in str(nothing_fits({"it": student}, within(max_size_mb=1), has_whole=True))
+    assert not as_stored(student, within(max_latency_ms=0.1)).has_fewer_pieces
+
+
+def test_a_form_that_is_small_enough_and_too_slow_is_not_the_last_word() -> None:
+    """Would catch forms that are chosen by their size alone: the student would be refused."""
+    fast, slow, small = (
+        Costs(latency_ms=1.0, rows_per_s=speed, size_mb=size) for speed, size in ((900, 8.5), (700, 4.6), (900, 3.5))
+    )
+    smaller = StudentCosts(parameters=1, variants={"int8": small})
+    student = StudentCosts(parameters=2, variants={"int8": fast}, int8_4_bits=slow, fewer_pieces=smaller)
+    contract = within(max_size_mb=5.0, min_rows_per_s=800)
+    assert fitting_students({"it": student}, contract) == ["it"]
+    assert as_stored(student, contract).has_fewer_pieces
 
 
 def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> None:
@@ -120,5 +131,6 @@ def test_where_nothing_fits_the_nearest_of_each_kind_is_named() -> None:
     error = nothing_fits(students, within(max_size_mb=1))
     named = [line.split(" in int8")[0].split()[-1] for line in str(error.given).splitlines()]
     assert named == ["conv:width=64", "static", "layers:0"]
-    assert "--vocabulary auto" in error.remedy
-    assert "--vocabulary" not in nothing_fits(students, within(max_latency_ms=0.1)).remedy
+    assert "--vocabulary" not in error.remedy  # it may not be possible
+    assert "--vocabulary auto" in nothing_fits(students, within(max_size_mb=1), has_whole=True).remedy
+    assert "--vocabulary" not in nothing_fits(students, within(max_latency_ms=0.1), has_whole=True).remedy
