@@ -163,8 +163,8 @@ def main() -> int:
             print(f"{options.first + place}: {' '.join(table[-1])}, {len(every) - place - 1} left", file=sys.stderr)
     print(aligned(table, left=(0, 3)))
     print(
-        f"{len(table) - 1} worlds, {options.simulations} simulations each (equal passes: the first {_FOR_POWER}); above "
-        f"{_ALLOWED:g} % beyond noise: {bad}"
+        f"{len(table) - 1} worlds, {options.simulations} simulations each (equal passes: of the first {_FOR_POWER}); "
+        f"above {_ALLOWED:g} % beyond noise: {bad}"
     )
     return 1 if bad else 0
 
