@@ -97,16 +97,26 @@ def read_kept(folder: Path) -> NDArray[np.int64]:
 
 
 def cut_vectors(model: Any, folder: Path) -> None:
-    """Leave a model the vectors of the pieces alone that `save_smaller` kept, in place."""
+    """Leave a model the vectors of the pieces alone that `save_smaller` kept, in place.
+
+    Raises:
+        InputError: they are in no plain table.
+    """
     kept = read_kept(folder)
     new = {int(old): place for place, old in enumerate(kept)}
     whole = model.get_input_embeddings().weight
     smaller = nn.Parameter(whole.detach()[torch.from_numpy(kept)].clone())
-    for table in model.modules():  # an encoder and a decoder may share the vectors
-        if isinstance(table, nn.Embedding) and table.weight is whole:
-            table.weight = smaller
-            table.num_embeddings = len(kept)
-            table.padding_idx = None if table.padding_idx is None else new.get(table.padding_idx)
+    tables = [table for table in model.modules() if isinstance(table, nn.Embedding) and table.weight is whole]
+    if not tables:
+        raise InputError(
+            "this architecture's token vectors are in a layer of its own, which cannot be made smaller",
+            given=type(model.get_input_embeddings()).__name__,
+            remedy="--vocabulary all",
+        )
+    for table in tables:  # an encoder and a decoder may share the vectors
+        table.weight = smaller
+        table.num_embeddings = len(kept)
+        table.padding_idx = None if table.padding_idx is None else new.get(table.padding_idx)
     model.config.vocab_size = len(kept)
     for name, value in model.config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):

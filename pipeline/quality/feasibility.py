@@ -34,15 +34,16 @@ class Stored:
 
 
 def as_stored(student: StudentCosts, contract: Contract) -> Stored:
-    """Where a size is limited, the first form of a student that keeps the contract: with all pieces in 8 bits, in 4,
-    with fewer pieces in 8, in 4, since each of these costs accuracy. Where none does, its own form or, if that is too
-    large, the smallest."""
-    most = contract.limits.max_size_mb
-    forms = _forms(student) if most is not None else [Stored(student)]
+    """A student's own form, with all pieces in 8 bits, unless that is too large. Then the first other form that keeps
+    the contract: in 4 bits, with fewer pieces in 8, in 4, since each of these costs accuracy; where none does, the
+    smallest. So a student that is too slow is stored no other way."""
+    most, forms = contract.limits.max_size_mb, _forms(student)
+    if most is None or _smallest_mb(student) <= most:
+        return forms[0]
     for form in forms:
         if any(isinstance(each, Costs) and not missed_costs(contract, each) for each in form.costs.variants.values()):
             return form
-    return forms[0] if most is None or _smallest_mb(student) <= most else forms[-1]
+    return forms[-1]
 
 
 def _forms(student: StudentCosts) -> list[Stored]:

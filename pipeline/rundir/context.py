@@ -127,13 +127,15 @@ class Run:
         contract = self.config.contract.terms
         if contract is None or settings.vocabulary is not None or self.smaller_vocabulary is None:
             return settings
-        is_smaller = as_stored(self._costs_of(student), contract).has_fewer_pieces
+        costs = self._costs_of(student)
+        is_smaller = costs is not None and as_stored(costs, contract).has_fewer_pieces
         return settings.model_copy(update={"vocabulary": "auto"}) if is_smaller else settings
 
-    def _costs_of(self, student: str | None) -> StudentCosts:
+    def _costs_of(self, student: str | None) -> StudentCosts | None:
+        """What was measured of a student that could come out, or of the configured one; None of any other."""
         measured = self.result(CandidatesResult).candidates
         # Without a search one student was measured, under its own name.
-        return next(iter(measured.values())) if student is None else measured[student]
+        return next(iter(measured.values())) if student is None else measured.get(student)
 
     @property
     def smaller_vocabulary(self) -> Path | None:
@@ -161,7 +163,8 @@ class Run:
             return asked
         if contract is None or contract.limits.max_size_mb is None:
             return 8
-        return as_stored(self._costs_of(self.student.model if self.config.searches else None), contract).bits
+        costs = self._costs_of(self.student.model if self.config.searches else None)
+        return 8 if costs is None else as_stored(costs, contract).bits
 
     @property
     def is_uncut(self) -> bool:

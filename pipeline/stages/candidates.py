@@ -8,6 +8,7 @@ record a student, so that a stage that is cut off goes on; and `vocabulary/` and
 """
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -95,22 +96,24 @@ def run(run: Run, out: Path) -> CandidatesResult:
 def _make_vocabulary(run: Run, out: Path) -> dict[str, TokenCounts] | None:
     """Make the vocabulary of the pieces that the texts to learn from use, and the rows' tokens by it; None where the
     teacher's cannot be made smaller."""
-    data, folder = run.data(), out / VOCABULARY
+    data, folder, length = run.data(), out / VOCABULARY, run.max_length(FEWER)
+    pieces, long = data.learned_pieces(), run.config.long.of(length)
     try:
-        count = save_smaller(run.config.teacher.model, data.learned_pieces(), 0, folder)
-    except InputError as error:
+        count = save_smaller(run.config.teacher.model, pieces, 0, folder)
+        tokenizer = loading.load_tokenizer(str(folder))
+        counts = tokenise(data.folder, FEWER, tokenizer, length, on_rows=run.progress, long=long, out=out)
+    except KdcError as error:  # nobody asked for it
+        shutil.rmtree(folder, ignore_errors=True)
         run.say(f"no smaller vocabulary is tried: {error.what}")
         return None
     run.say(f"a student may have {count} pieces of the teacher's vocabulary, where the contract's size asks for that")
-    length = run.max_length(FEWER)
-    tokenizer, long = loading.load_tokenizer(str(folder)), run.config.long.of(length)
-    return tokenise(data.folder, FEWER, tokenizer, length, on_rows=run.progress, long=long, out=out)
+    return counts
 
 
 def _with_fewer_pieces(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts | None:
     try:
         return _measure(run, student, contract, scratch, fewer_pieces=True)
-    except (InputError, StrictDataclassError) as error:  # of a config that demands pieces which are gone
+    except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
         run.say(f"{student} is not tried with fewer pieces: {str(error).splitlines()[0]}")
         return None
 

@@ -143,15 +143,17 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
 
 def _uncut(run: Run) -> Trial:
     """The teacher itself, which needs no training, as the tuning slice finds it."""
-    data, result = run.data(), run.result(TeacherResult)
-    tune = result.tune
-    vocabulary = run.vocabulary_of(run.settings_of(UNCUT))
+    data, settings = run.data(), run.settings_of(UNCUT)
+    tune, parameters = run.result(TeacherResult).tune, run.result(CandidatesResult).candidates[UNCUT].parameters
+    vocabulary = run.vocabulary_of(settings)
     if vocabulary is not None:
-        tune = score_uncut(run.folder("teacher") / "model", data, vocabulary).tune
+        teacher, role = run.folder("teacher") / "model", run.role_of(settings)
+        result = score_uncut(teacher, data, vocabulary=vocabulary, role=role)
+        tune, parameters = result.tune, result.parameters or parameters
     return Trial(
         student=UNCUT,
         steps=0,
-        parameters=run.result(CandidatesResult).candidates[UNCUT].parameters,
+        parameters=parameters,
         score=tune[data.task.metrics[0]],
         seconds=0.0,
     )

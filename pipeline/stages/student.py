@@ -49,5 +49,6 @@ def _teacher_itself(run: Run, out: Path) -> StudentResult:
         keep_teacher(folder, run.data(), out)
         kept = run.result(TeacherResult).model_dump(include=_FOUND, exclude_unset=True)
     else:
-        kept = keep_smaller_teacher(folder, run.data(), out, vocabulary=run.vocabulary).to_json()
+        smaller = keep_smaller_teacher(folder, run.data(), out, vocabulary=run.vocabulary, role=run.student_role)
+        kept = smaller.to_json()
     return StudentResult(**kept, headline="the teacher itself")

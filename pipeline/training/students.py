@@ -165,22 +165,23 @@ def keep_teacher(teacher: Path, data: PreparedData, out: Path) -> None:
     np.save(out / TRAINED_LOGITS, predict(loading.load_plain(teacher), probe_rows(data, "teacher"), pad_id=pad_id))
 
 
-def keep_smaller_teacher(teacher: Path, data: PreparedData, out: Path, *, vocabulary: Path) -> ModelResult:
-    """Make a student's folder of the teacher with a smaller vocabulary; its result on the tuning slice."""
+def keep_smaller_teacher(teacher: Path, data: PreparedData, out: Path, *, vocabulary: Path, role: str) -> ModelResult:
+    """Make a student's folder of the teacher with a smaller vocabulary, whose tokens are the role's; its result on the
+    tuning slice."""
     loaded, source = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)
     tokenizer = loading.load_tokenizer(source)
     loaded.model.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    answers = predict(loading.load_plain(out / "base"), probe_rows(data, "student"), pad_id=tokenizer.pad_token_id)
+    answers = predict(loading.load_plain(out / "base"), probe_rows(data, role), pad_id=tokenizer.pad_token_id)
     np.save(out / TRAINED_LOGITS, answers)
-    return score_uncut(teacher, data, vocabulary)
+    return score_uncut(teacher, data, vocabulary=vocabulary, role=role)
 
 
-def score_uncut(teacher: Path, data: PreparedData, vocabulary: Path) -> ModelResult:
-    """The teacher with a smaller vocabulary, as the tuning slice finds it."""
+def score_uncut(teacher: Path, data: PreparedData, *, vocabulary: Path, role: str) -> ModelResult:
+    """The teacher with a smaller vocabulary, whose tokens are the role's, as the tuning slice finds it."""
     model = new_student(UNCUT, data.task, cut_from=str(teacher), vocabulary=vocabulary)[0].model.eval()
     pad_id = loading.load_tokenizer(str(vocabulary)).pad_token_id
-    result = score_model(model, data, "student", pad_id)
+    result = score_model(model, data, role, pad_id)
     return result.model_copy(update={"parameters": loading.count_parameters(model)})
 
 

@@ -108,6 +108,10 @@ def test_a_form_that_is_small_enough_and_too_slow_is_not_the_last_word() -> None
     contract = within(max_size_mb=5.0, min_rows_per_s=800)
     assert fitting_students({"it": student}, contract) == ["it"]
     assert as_stored(student, contract).has_fewer_pieces
+    # A student that is too slow in its own form, and small enough, is stored no other way.
+    in_time = within(max_size_mb=50.0, min_rows_per_s=800)
+    late = student.model_copy(update={"variants": {"int8": slow}, "int8_4_bits": fast})
+    assert fitting_students({"it": late}, in_time) == []
 
 
 def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> None:
