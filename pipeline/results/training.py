@@ -33,9 +33,8 @@ class CandidatesResult(StageResult):
 
     # student (an id, a path, "layers:0,1,2", or "teacher") to what it costs, in the order of measuring
     candidates: dict[str, StudentCosts]
-    fewer: dict[str, TokenCounts] | None = (
-        None  # rows by split, as the smaller vocabulary cuts them, where one is tried
-    )
+    # the rows as the smaller vocabulary cuts them, by split; None where none is tried
+    fewer: dict[str, TokenCounts] | None = None
 
 
 class Trial(Result):

@@ -111,6 +111,7 @@ def _make_vocabulary(run: Run, out: Path) -> dict[str, TokenCounts] | None:
 
 
 def _with_fewer_pieces(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts | None:
+    """Measure a student with the smaller vocabulary; None where it cannot have one."""
     try:
         return _measure(run, student, contract, scratch, fewer_pieces=True)
     except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
