@@ -10,10 +10,10 @@ where one of these two rates is above 3.0 % by more than the simulations' own no
 Bootstraps take long, so a set is judged without one where its verdict is clear. An interval holds the difference that
 the rows have, with what no row shows to both of its sides: where the limit lies within these, the verdict is "not
 shown"; and a student that is no further than the limit below its teacher cannot fail (of equal students such sets after
-the first 300 are not looked at further). Of several labels, rows in groups, and 500 rows of numbers or more, a set is
-then judged by the normal distribution, with the standard error of a jackknife over 100 blocks of its groups: the
-verdict is "not shown" where the limit is clearly within that interval; of numbers it is also clear where the limit is
-well beyond. A world's first hundred sets with a clear verdict are judged by `kdc.judge` too, which has to agree.
+the first 300 are not looked at further). Of several labels, rows in groups, and 500 rows or more, a set is then judged
+by the normal distribution, with the standard error of a jackknife over 100 blocks of its groups: the verdict is "not
+shown" where the limit is clearly within that interval; of numbers it is also clear where the limit is well beyond. A
+world's first hundred sets with a clear verdict are judged by `kdc.judge` too, which has to agree.
 """
 
 import argparse
@@ -96,10 +96,10 @@ def _cannot_fail(world: World, labels: NDArray, teacher: NDArray, student: NDArr
 
 
 def _is_slow(world: World) -> bool:
-    """Whether the bootstrap of one evaluation set takes tenths of a second."""
-    if world.kind == "regression":
-        return world.rows >= _MANY_ROWS
-    return world.metric != "accuracy" and (bool(world.labels) or world.group > 1)
+    """Whether the bootstrap of one evaluation set takes longer than a jackknife of it."""
+    if world.rows >= _MANY_ROWS:
+        return True
+    return world.kind != "regression" and (bool(world.labels) or world.group > 1)
 
 
 def clear_verdict(

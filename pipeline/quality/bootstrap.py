@@ -7,7 +7,8 @@ import numpy as np
 from kdc.pipeline.quality.metrics import Floats, Scorer
 
 _SEED = 0  # the same units have the same interval, whoever asks
-_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
+_FEWEST_RESAMPLES, _MOST_RESAMPLES = 2000, 20_000
+_NUMBERS = 1_600_000  # of all resamples together, about
 _IN_A_TAIL = 20  # resamples beyond each end of an interval, at least: with one, the end would be an extreme value
 _MOST_BLOCKS = 2000  # of the jackknife
 _AT_A_TIME = 250_000  # numbers of a block of weights that is computed at once: 2 MB, which a core's cache holds
@@ -25,10 +26,10 @@ def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -
     """
     from scipy.special import ndtr, ndtri
 
-    generator, tail = np.random.default_rng(_SEED), float(ndtr(-quantile))
-    resamples = max(_RESAMPLES, math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES)
+    generator, width = np.random.default_rng(_SEED), max(len(counts), width)
+    resamples = _enough(float(ndtr(-quantile)), width)
     found = float(statistic(counts[None])[0])
-    block = max(1, _AT_A_TIME // max(len(counts), width))
+    block = max(1, _AT_A_TIME // width)
     sizes = (min(block, resamples - start) for start in range(0, resamples, block))
     values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
     error = float(values.std())
@@ -42,6 +43,17 @@ def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -
     at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
     low, high = np.quantile(values, at)
     return (float(low), float(high)), error
+
+
+def _enough(tail: float, width: int) -> int:
+    """How many resamples are drawn, for an interval with such a share of them beyond each end.
+
+    With one seed, samples of few units have about the same resamples, and so the same error of resampling: by 2,000 the
+    verdicts of one world then err in 2.3 or in 3.0 % of cases, as the seed will have it (of 5,000 rows, macro F1, where
+    2.5 % are stated). So where a resample is cheap more are drawn.
+    """
+    for_the_tail = math.ceil(min(_IN_A_TAIL / tail, _MOST_RESAMPLES)) if tail else _MOST_RESAMPLES
+    return max(_FEWEST_RESAMPLES, for_the_tail, min(_NUMBERS // width, _MOST_RESAMPLES))
 
 
 def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:

@@ -55,14 +55,18 @@ def textbook(statistic: Statistic, counts: np.ndarray, quantile: float) -> tuple
 @pytest.mark.parametrize("quantile", [1.28, 1.96, 2.9])
 @pytest.mark.parametrize("counts", [np.ones(23), np.tile([3.0, 1.0, 2.0], 5)], ids=["single", "alike"])
 @pytest.mark.parametrize("statistic", [variance, share])
-def test_its_interval_is_that_of_the_textbook(statistic: Statistic, counts: np.ndarray, quantile: float) -> None:
+def test_its_interval_is_that_of_the_textbook(
+    statistic: Statistic, counts: np.ndarray, quantile: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Would catch any other bias, acceleration or number of resamples."""
+    monkeypatch.setattr(bootstrap, "_NUMBERS", 0)
     (low, high), error = bca(statistic, counts, quantile=quantile)
     assert (low, high, error) == pytest.approx(textbook(statistic, counts, quantile), rel=1e-9)
 
 
 def test_how_many_are_computed_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a block that is left out, or drawn twice."""
+    monkeypatch.setattr(bootstrap, "_NUMBERS", 0)
     interval, _ = bca(variance, np.ones(23), quantile=1.96)
     for numbers in (1, 23 * 7, 23 * 2000 - 1):
         monkeypatch.setattr(bootstrap, "_AT_A_TIME", numbers)
@@ -76,6 +80,32 @@ def test_how_many_are_computed_at_once_changes_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(bootstrap, "_AT_A_TIME", 46 * 100)
     bca(noted, np.ones(23), quantile=1.96, width=46)
     assert sizes == [1, *[100] * 20, 23]
+
+
+def test_of_few_units_so_many_are_drawn_that_the_seed_hardly_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of F1 of 5,000 rows, the ends by twelve seeds. Would catch 2,000 resamples whatever they cost: with one seed, all
+    verdicts of a world then err alike."""
+    counts = np.array([4600.0, 200, 120, 80])  # of nothing, hits, misses and false alarms
+
+    def f1(weights: np.ndarray) -> np.ndarray:
+        return 2 * weights[:, 1] / (2 * weights[:, 1] + weights[:, 2] + weights[:, 3])
+
+    ends = []
+    for seed in range(12):
+        monkeypatch.setattr(bootstrap, "_SEED", seed)
+        interval, error = bca(f1, counts, quantile=1.96)
+        ends.append(interval)
+    assert (np.std(ends, axis=0) / error < 0.04).all()
+    sizes: list[int] = []
+
+    def noted(weights: np.ndarray) -> np.ndarray:
+        sizes.append(len(weights))
+        return variance(weights)
+
+    for width, resamples in ((23, 20_000), (200, 8000), (800, 2000), (5000, 2000)):
+        sizes.clear()
+        bca(noted, np.ones(23), quantile=1.96, width=width)
+        assert sum(sizes) == 1 + resamples + 23
 
 
 def test_a_jackknife_of_many_units_leaves_blocks_of_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +129,7 @@ def test_a_statistic_that_never_changes_has_no_width() -> None:
 
 def test_ends_beyond_the_pole_are_the_extreme_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the formula would come back from the other side. Would catch an upper end below the lower one."""
+    monkeypatch.setattr(bootstrap, "_NUMBERS", 0)
     for acceleration, place in ((0.6, 1), (-0.6, 0)):
         monkeypatch.setattr(bootstrap, "_acceleration", lambda *_, fixed=acceleration: fixed)
         interval, _ = bca(variance, np.ones(23), quantile=1.96)
