@@ -107,7 +107,7 @@ def _in_full(run: Any, student: str) -> Trained:
     name = fingerprint_of("full", described, [run.fingerprints["targets"]])[:16]
     record, work = run.root / _RANKS / f"{name}.json", run.root / _RANKS / f"{name}.work"
     if not record.exists():
-        work.mkdir(exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
         result = run.distil(settings, work)
         data, metric = run.data(), run.data().task.metrics[0]
         rows = Rows([data.tokens(run.role_of(settings), "eval")])

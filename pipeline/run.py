@@ -18,7 +18,7 @@ from kdc.pipeline.results.artifact import (
     QuantizeResult,
     UncutResult,
 )
-from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.data import DataResult, VocabularyResult
 from kdc.pipeline.results.training import (
     BaselinesResult,
     CandidatesResult,
@@ -50,12 +50,22 @@ from kdc.pipeline.stages import (
     targets,
     teacher,
     uncut,
+    vocabulary,
 )
 from kdc.pipeline.training import ranks
 
 STAGES = (
     # Rows are read, checked, split into training, tuning and evaluation, and tokenised.
     Stage(DataResult, data.run, data.depends_on, after=(), check=data.check),
+    # Where a student is to have a part of the teacher's vocabulary, or a contract's size may ask for that: the pieces
+    # that the texts use, and the rows as these cut them.
+    Stage(
+        VocabularyResult,
+        vocabulary.run,
+        vocabulary.depends_on,
+        after=("data",),
+        is_wanted=lambda config: config.makes_vocabulary,
+    ),
     # Where a contract limits costs: students that could come out are exported untrained and timed.
     Stage(
         CandidatesResult,

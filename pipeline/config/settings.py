@@ -88,6 +88,11 @@ class Config(Section):
         return is_left_open and are_some and self.contract.max_size_mb is not None
 
     @property
+    def makes_vocabulary(self) -> bool:
+        """Whether there is to be a smaller vocabulary than the teacher's: one was asked for, or is tried."""
+        return not self.student.has_all_pieces or self.tries_fewer_pieces
+
+    @property
     def cascades(self) -> bool:
         """Whether a second model is looked for."""
         second = self.cascade.second

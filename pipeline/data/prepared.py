@@ -46,7 +46,7 @@ from kdc.serving.engine.tokenizing import Text
 if TYPE_CHECKING:
     import datasets
 
-FEWER = "fewer"  # the role of students whose vocabulary is smaller by the contract's size
+FEWER = "fewer"  # the role of students with a smaller vocabulary than their teacher's
 _PIECES_ROWS = 4096  # whose pieces are looked at together
 
 
@@ -153,7 +153,7 @@ class PreparedData:
 
     folder: Path
     task: Task
-    fewer: Path | None = None  # folder of the tokens by a smaller vocabulary that a contract's size may ask for
+    vocabulary: Path | None = None  # the folder of stage vocabulary, which has the tokens of the role "fewer"
 
     def rows(self, split: str) -> datasets.Dataset:
         """The texts of a split, memory-mapped.
@@ -169,7 +169,7 @@ class PreparedData:
         Raises:
             KdcError: the split is not there.
         """
-        folder = self.fewer if role == FEWER and self.fewer is not None else self.folder
+        folder = self.vocabulary if role == FEWER and self.vocabulary is not None else self.folder
         return _load(folder / f"tokens-{role}" / split)
 
     def learned_pieces(self) -> set[int]:
@@ -195,14 +195,14 @@ class PreparedData:
         return (self.folder / "rows" / split).is_dir()
 
 
-def open_data(folder: Path, fewer: Path | None = None) -> PreparedData:
-    """Open what `prepare` and `tokenise` wrote; `fewer` is the folder of `PreparedData`.
+def open_data(folder: Path, vocabulary: Path | None = None) -> PreparedData:
+    """Open what `prepare` and `tokenise` wrote; `vocabulary` is that of `PreparedData`.
 
     Raises:
         KdcError: the folder is missing or damaged.
     """
     try:
-        return PreparedData(folder, Task.load(folder / "task.json"), fewer)
+        return PreparedData(folder, Task.load(folder / "task.json"), vocabulary)
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = "the data stage is missing or damaged"
         raise KdcError(what, given=folder, remedy="run again with `--from data`") from error

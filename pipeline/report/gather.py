@@ -43,7 +43,7 @@ from kdc.pipeline.report.facts import (
 )
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult
 from kdc.pipeline.results.base import Table
-from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.data import DataResult, VocabularyResult
 from kdc.pipeline.results.training import (
     CandidatesResult,
     ControlsResult,
@@ -89,8 +89,7 @@ def gather(root: Path, *, examples: int) -> Facts:
     served = str(manifest.providers[CPU_PROVIDER])
     table, trainings = run.result(EvaluateResult).table, _trainings(run)
     tokens, role = run.result(DataResult), run.student_role
-    fewer = run.result(CandidatesResult).fewer if role == FEWER else None
-    train = (fewer or tokens.tokens[role])["train"]
+    train = (run.result(VocabularyResult).tokens if role == FEWER else tokens.tokens[role])["train"]
     calibration = None
     if task.kind != "regression":
         calibration = CalibrationFacts(

@@ -51,3 +51,12 @@ class DataResult(StageResult):
     max_length: dict[str, int]  # tokens after which a row is cut, by role
     tokens: dict[str, dict[str, TokenCounts]]  # what was tokenised, by role and split
     report: DataReport = DataReport()  # what was read
+
+
+class VocabularyResult(StageResult):
+    """Stage `vocabulary`."""
+
+    STAGE = "vocabulary"
+
+    pieces: int | None = None  # how many the smaller vocabulary has; None where the teacher's cannot be made smaller
+    tokens: dict[str, TokenCounts] = Field(default_factory=dict)  # the rows as it cuts them, by split

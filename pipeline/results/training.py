@@ -7,7 +7,6 @@ from pydantic import model_serializer, model_validator
 
 from kdc.artifact.contract.terms import Costs
 from kdc.pipeline.results.base import Points, Result, Scores, StageResult
-from kdc.pipeline.results.data import TokenCounts
 
 
 class NotMeasured(Result):
@@ -33,8 +32,6 @@ class CandidatesResult(StageResult):
 
     # student (an id, a path, "layers:0,1,2", or "teacher") to what it costs, in the order of measuring
     candidates: dict[str, StudentCosts]
-    # the rows as the smaller vocabulary cuts them, by split; None where none is tried
-    fewer: dict[str, TokenCounts] | None = None
 
 
 class Trial(Result):

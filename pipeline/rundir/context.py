@@ -18,9 +18,9 @@ from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import FEWER, PreparedData, open_data
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import as_stored
-from kdc.pipeline.results.data import DataResult
+from kdc.pipeline.results.data import DataResult, VocabularyResult
 from kdc.pipeline.results.training import CandidatesResult, ModelResult, SearchResult, StudentCosts
-from kdc.pipeline.rundir.files import TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON, VOCABULARY
+from kdc.pipeline.rundir.files import PIECES, TEACHER_LOGITS, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.rundir.record import AnyResult, read_result
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.joining import join_of
@@ -60,7 +60,7 @@ class Run:
 
     def data(self) -> PreparedData:
         """The rows that stage `data` made."""
-        return open_data(self.folder("data"), self.folder("candidates"))
+        return open_data(self.folder("data"), self.folder("vocabulary"))
 
     def open_engine(
         self, onnx_file: Path, *, exported: Path | None = None, temperature: float = 1.0, device: Device = "cpu"
@@ -125,7 +125,7 @@ class Run:
         the contract's size asks for that."""
         settings = self.config.student if student is None else self.config.student.of(student)
         contract = self.config.contract.terms
-        if contract is None or settings.vocabulary is not None or self.smaller_vocabulary is None:
+        if contract is None or not self.config.tries_fewer_pieces:
             return settings
         costs = self._costs_of(student)
         is_smaller = costs is not None and as_stored(costs, contract).has_fewer_pieces
@@ -138,17 +138,13 @@ class Run:
         return next(iter(measured.values())) if student is None else measured.get(student)
 
     @property
-    def smaller_vocabulary(self) -> Path | None:
-        """The folder of the smaller vocabulary that was asked for, or that a contract's size may ask for; None where
-        there is none."""
-        if not self.config.student.has_all_pieces:
-            return self.folder("data") / VOCABULARY
-        folder = self.folder("candidates") / VOCABULARY
-        return folder if self.config.tries_fewer_pieces and folder.exists() else None
+    def tries_fewer_pieces(self) -> bool:
+        """Whether there is a smaller vocabulary that a contract's size may ask for."""
+        return self.config.tries_fewer_pieces and self.result(VocabularyResult).pieces is not None
 
     def vocabulary_of(self, student: StudentSettings) -> Path | None:
         """The folder of a student's smaller vocabulary; None where it has its model's own."""
-        return None if student.has_all_pieces else self.smaller_vocabulary
+        return None if student.has_all_pieces else self.folder("vocabulary") / PIECES
 
     @property
     def vocabulary(self) -> Path | None:
@@ -177,9 +173,9 @@ class Run:
         return self.role_of(self.student)
 
     def role_of(self, student: StudentSettings) -> str:
-        """Whose tokens a student takes: "student" for the configured one, "teacher" for one that is made of the
-        teacher in its place, and "fewer" for one whose vocabulary is smaller by the contract's size."""
-        if self.config.student.has_all_pieces and not student.has_all_pieces:
+        """Whose tokens a student takes: "fewer" for one with a smaller vocabulary, "student" for the configured one,
+        and "teacher" for one that is made of the teacher in its place."""
+        if not student.has_all_pieces:
             return FEWER
         configured = self.config.student.model
         return "student" if student.model == configured or is_of_teacher(configured) else "teacher"

@@ -3,7 +3,7 @@
 TOKENIZER_JSON = "tokenizer.json"
 FP32_ONNX, FP16_ONNX, INT8_ONNX = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 
-VOCABULARY = "vocabulary"  # stage data: a smaller one that was asked for; candidates: one that a size may ask for
+PIECES = "pieces"  # stage vocabulary: the tokenizer with a part of the teacher's pieces
 BASELINE_LOGITS = "logits.npz"  # stage baselines: "<split>/<baseline>", logits on the tuning and evaluation splits
 PROBE = "probe.npz"  # stage baselines: a linear head for the teacher's encoder, read by the mean of its token vectors
 SCORES = "scores.npy"  # stage teacher: a black box's answers as logits, (rows, outputs) float32, by row id

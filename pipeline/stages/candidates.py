@@ -3,12 +3,11 @@
 Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
 teacher itself, the teacher cut to each depth, with all or half of the neurons of its feed-forward parts, its token
 vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
-Where a size is limited, they are measured with the pieces alone that the texts use, too. Reads `data/`. Writes one
-record a student, so that a stage that is cut off goes on; and `vocabulary/` and `tokens-fewer/` of these pieces.
+Where a size is limited, they are measured with the pieces alone that the texts use, too. Reads `data/` and
+`vocabulary/`. Writes one record a student, so that a stage that is cut off goes on.
 """
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,8 +23,9 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import SHALLOW, UNCUT, is_of_teacher, is_shallow
-from kdc.pipeline.data.prepared import FEWER, open_data, texts_of
-from kdc.pipeline.data.tokens import tokenise, tokenizer_info
+from kdc.pipeline.config.training_settings import StudentSettings
+from kdc.pipeline.data.prepared import texts_of
+from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.int8 import CANDIDATES, quantise
 from kdc.pipeline.graphs.int8_storage import VectorBits
@@ -37,14 +37,11 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import has_graph
 from kdc.pipeline.models.cutting import Cut, can_be_cut, first_and_last, half_width, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape
-from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.feasibility import fitting_students, nothing_fits, table
 from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
-from kdc.pipeline.results.data import TokenCounts
 from kdc.pipeline.results.training import CandidatesResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import VOCABULARY
 from kdc.pipeline.rundir.fingerprints import this_machine, vector_bits
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
@@ -67,8 +64,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
         **({"int8_bits": [8, 4]} if bits == "auto" else vector_bits(bits)),
-        **({} if config.student.has_all_pieces else {"data": run.fingerprints["data"]}),
-        **({"fewer_pieces": run.fingerprints["data"]} if config.tries_fewer_pieces else {}),
+        **({"vocabulary": run.fingerprints["vocabulary"]} if config.makes_vocabulary else {}),
         **this_machine(run.device),
     }
 
@@ -78,44 +74,25 @@ def run(run: Run, out: Path) -> CandidatesResult:
     contract = run.config.contract.terms
     assert contract is not None  # else the stage does not run
     measured, students = {}, students_of(run.config)
-    fewer = _make_vocabulary(run, out) if run.config.tries_fewer_pieces else None
     for place, student in enumerate(students):
         record = out / f"{hashlib.sha256(student.encode()).hexdigest()[:16]}.json"
         if not record.exists():
-            costs = _measure(run, student, contract, out)
-            if fewer is not None and is_of_teacher(student):
-                costs = costs.model_copy(update={"fewer_pieces": _with_fewer_pieces(run, student, contract, out)})
+            settings = run.config.student.of(student)
+            costs = _measure(run, settings, contract, out)
+            if run.tries_fewer_pieces and is_of_teacher(student):
+                costs = costs.model_copy(update={"fewer_pieces": _with_fewer_pieces(run, settings, contract, out)})
             write_whole(record, costs.model_dump_json(exclude_unset=True))
         measured[student] = StudentCosts.model_validate_json(record.read_text(encoding="utf-8"))
         run.progress(place + 1, len(students))
-    return CandidatesResult(
-        candidates=measured, fewer=fewer, headline=f"{len(measured)} students measured, none trained"
-    )
+    return CandidatesResult(candidates=measured, headline=f"{len(measured)} students measured, none trained")
 
 
-def _make_vocabulary(run: Run, out: Path) -> dict[str, TokenCounts] | None:
-    """Make the vocabulary of the pieces that the texts to learn from use, and the rows' tokens by it; None where the
-    teacher's cannot be made smaller."""
-    data, folder, length = run.data(), out / VOCABULARY, run.max_length(FEWER)
-    pieces, long = data.learned_pieces(), run.config.long.of(length)
-    try:
-        count = save_smaller(run.config.teacher.model, pieces, 0, folder)
-        tokenizer = loading.load_tokenizer(str(folder))
-        counts = tokenise(data.folder, FEWER, tokenizer, length, on_rows=run.progress, long=long, out=out)
-    except KdcError as error:  # nobody asked for it
-        shutil.rmtree(folder, ignore_errors=True)
-        run.say(f"no smaller vocabulary is tried: {error.what}")
-        return None
-    run.say(f"a student may have {count} pieces of the teacher's vocabulary, where the contract's size asks for that")
-    return counts
-
-
-def _with_fewer_pieces(run: Run, student: str, contract: Contract, scratch: Path) -> StudentCosts | None:
+def _with_fewer_pieces(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts | None:
     """Measure a student with the smaller vocabulary; None where it cannot have one."""
     try:
-        return _measure(run, student, contract, scratch, fewer_pieces=True)
+        return _measure(run, settings.model_copy(update={"vocabulary": "auto"}), contract, scratch)
     except (KdcError, StrictDataclassError) as error:  # the latter of a config that demands pieces which are gone
-        run.say(f"{student} is not tried with fewer pieces: {str(error).splitlines()[0]}")
+        run.say(f"{settings.model} is not tried with fewer pieces: {str(error).splitlines()[0]}")
         return None
 
 
@@ -202,15 +179,11 @@ def precisions(run: Run) -> tuple[str, ...]:
     return ("fp32", "int8") if run.config.quantize.enabled else ("fp32",)
 
 
-def _measure(run: Run, student: str, contract: Contract, scratch: Path, *, fewer_pieces: bool = False) -> StudentCosts:
-    """Make a student untrained, export it, and measure it in each precision. With `fewer_pieces` its vocabulary is the
-    one in `scratch`."""
-    config, settings = run.config, run.config.student.of(student)
+def _measure(run: Run, settings: StudentSettings, contract: Contract, scratch: Path) -> StudentCosts:
+    """Make a student untrained, export it, and measure it in each precision."""
+    config, data, role, vocabulary = run.config, run.data(), run.role_of(settings), run.vocabulary_of(settings)
     set_seed(config.run.seed)
-    data, role, vocabulary = run.data(), run.role_of(settings), run.vocabulary_of(settings)
-    if fewer_pieces:
-        data, role, vocabulary = open_data(run.folder("data"), scratch), FEWER, scratch / VOCABULARY
-    loaded, source = new_student(student, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
+    loaded, source = new_student(settings.model, data.task, cut_from=config.teacher.model, vocabulary=vocabulary)
     model = as_served(loaded.model)
     parameters = loading.count_parameters(model)
     tokens, texts = data.tokens(role, "train"), texts_of(data.rows("tune"))

@@ -1,7 +1,6 @@
 """Stage `data`: rows read, checked, split and tokenised, once.
 
-Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`, and
-`vocabulary/` where the student has a smaller one than its teacher.
+Reads what the settings' section `data` names. Writes `rows/`, `tokens-<role>/`, `task.json` and `report.json`.
 """
 
 import math
@@ -24,13 +23,11 @@ from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student
 from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import check_shape
-from kdc.pipeline.models.vocabulary import save_smaller
 from kdc.pipeline.quality.conformal import fewest_rows
 from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.cascading import check_second
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import VOCABULARY
 from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble
 from kdc.pipeline.training.finetuning import check_class_weights
@@ -38,10 +35,9 @@ from kdc.pipeline.training.finetuning import check_class_weights
 
 def depends_on(run: Run) -> dict[str, Any]:
     """What the rows and their tokens depend on: the contents of the files, not where they lie."""
-    student, vocabulary = run.config.student.model, run.config.student.vocabulary
+    student = run.config.student.model
     own = {} if is_of_teacher(student) else {"student_model": loading.fingerprint(student)}
-    smaller = {} if run.config.student.has_all_pieces else {"vocabulary": vocabulary}
-    return answered_rows(run.config) | own | smaller
+    return answered_rows(run.config) | own
 
 
 def run(run: Run, out: Path) -> DataResult:
@@ -73,16 +69,9 @@ def run(run: Run, out: Path) -> DataResult:
                 remedy="--set long.keep=0",
             )
         tokens[role] = tokenise(out, role, tokenizer, max_length[role], on_rows=run.progress, long=long)
-    if "student" not in sources:  # it is made of the teacher, and takes the same tokens, or the same tokenizer's
-        max_length["student"] = max_length["teacher"]
-        if config.student.has_all_pieces:
-            os.symlink("tokens-teacher", out / "tokens-student")
-            tokens["student"] = tokens["teacher"]
-        else:
-            _make_vocabulary(run, out)
-            tokenizer = loading.load_tokenizer(str(out / VOCABULARY))
-            longest, long = max_length["student"], config.long.of(max_length["student"])
-            tokens["student"] = tokenise(out, "student", tokenizer, longest, on_rows=run.progress, long=long)
+    if "student" not in sources:  # it is made of the teacher, and takes the same tokens
+        os.symlink("tokens-teacher", out / "tokens-student")
+        max_length["student"], tokens["student"] = max_length["teacher"], tokens["teacher"]
 
     rows = ", ".join(f"{name} {split.rows}" for name, split in tokens["teacher"].items())
     cut = sum(split.truncated for split in tokens["teacher"].values())
@@ -112,13 +101,6 @@ def _windows(config: Config, max_length: int, special: int) -> LongTexts | None:
         given = f"windows of {max_length} tokens, {config.long.model_dump(exclude={'mode'})}"
         raise InputError(problem, given=given, remedy=remedy)
     return long
-
-
-def _make_vocabulary(run: Run, out: Path) -> None:
-    """Make the student's vocabulary of the pieces that the texts to learn from use."""
-    used, wanted = open_data(out).learned_pieces(), run.config.student.vocabulary
-    count = save_smaller(run.config.teacher.model, used, wanted if isinstance(wanted, int) else 0, out / VOCABULARY)
-    run.say(f"vocabulary: {count} pieces are kept, of which the texts use {len(used)}")
 
 
 def check(run: Run) -> None:

@@ -18,6 +18,7 @@ from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.models.vocabulary import read_kept
+from kdc.pipeline.results.data import VocabularyResult
 from kdc.pipeline.results.training import CandidatesResult, SearchResult, StudentResult
 from kdc.pipeline.rundir.record import CompressResult, read_result
 from kdc.serving.engine.engine import Engine
@@ -59,7 +60,7 @@ def test_its_artifact_has_the_pieces_that_the_texts_use(
     }
     flags["run.controls"] = student == "layers:0"
     result = tiny_runs.compress(tiny_runs.config_for(finished.folder, teacher, flags=flags))
-    kept = [PIECES[old] for old in read_kept(run / "data" / "vocabulary")]
+    kept = [PIECES[old] for old in read_kept(run / "vocabulary" / "pieces")]
     assert set(PIECES[:SINGLE]) <= set(kept)
     assert not [piece for piece in kept if len(piece) > 5]  # the texts use none of "never..."
     whole = load_file(run / "teacher" / "model" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
@@ -109,8 +110,8 @@ def test_the_teacher_is_not_asked_again_for_another_vocabulary(
     assert result.stages["teacher"].skipped
     assert result.stages["targets"].skipped
     assert not result.stages["student"].skipped
-    assert len(read_kept(tmp_path / "run" / "data" / "vocabulary")) == 140
-    tokens = np.load(tmp_path / "run" / "data" / "vocabulary" / "kept.npy")
+    assert len(read_kept(tmp_path / "run" / "vocabulary" / "pieces")) == 140
+    tokens = np.load(tmp_path / "run" / "vocabulary" / "pieces" / "kept.npy")
     assert tokens.tolist() == sorted(tokens.tolist())
 
 
@@ -169,7 +170,7 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
     ]
     limit = sum(sizes) / 2
     pieces, result = made(limit)
-    assert pieces == len(read_kept(run / "candidates" / "vocabulary")) < len(PIECES)
+    assert pieces == len(read_kept(run / "vocabulary" / "pieces")) < len(PIECES)
     assert result.result is not None
     assert any("smaller vocabulary cuts" in note for note in result.result.notes)
     table: dict[str, Any] = dict(result.metrics)
@@ -178,7 +179,7 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
     with Engine.load(result.artifact, variant="fp32", device="cpu") as engine:
         answers = engine.predict([("w1 w9", "w4"), ("w2 never3", "w4")]).argmax(1)
         assert answers.tolist() == [engine.labels.index(name) for name in ("yes", "no")]
-    assert all(result.stages[name].skipped for name in ("data", "candidates", "teacher", "targets"))
+    assert all(result.stages[name].skipped for name in ("data", "vocabulary", "candidates", "teacher", "targets"))
     with_fewer = np.load(run / "student" / "trained_logits.npy")
     # The same answers as of students that were told how many pieces to have.
     for vocabulary, answers in (("auto", with_fewer), ("all", with_all)):
@@ -187,6 +188,20 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
         np.testing.assert_allclose(np.load(run / "student" / "trained_logits.npy"), answers, atol=1e-4)
     with pytest.raises(InputError, match="no student that could come out keeps the contract"):
         made(limit, **{"student.vocabulary": "all"})
+
+
+def test_a_teacher_whose_pieces_have_no_parts_keeps_them_all(finished: Finished, tmp_path: Path) -> None:
+    """Would catch a contract's size that ends a run whose vocabulary cannot be made smaller; and a refusal that is lost
+    because such a run was there before."""
+    flags: dict[str, Any] = {"run.out": tmp_path / "run", "student.model": "layers:0", "contract.max_size_mb": 100.0}
+    config = tiny_runs.config_for(finished.folder, finished.teacher, "contract.search=off", flags=flags)
+    tiny_runs.compress(config, until="candidates")
+    assert read_result(tmp_path / "run", VocabularyResult).pieces is None
+    (measured,) = read_result(tmp_path / "run", CandidatesResult).candidates.values()
+    assert measured.fewer_pieces is None
+    asked = tiny_runs.config_for(finished.folder, finished.teacher, flags=flags | {"student.vocabulary": "auto"})
+    with pytest.raises(InputError, match="not made of smaller ones"):
+        tiny_runs.compress(asked, until="candidates")
 
 
 @pytest.mark.slow

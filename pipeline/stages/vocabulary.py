@@ -1,0 +1,46 @@
+"""Stage `vocabulary`: the pieces that the texts use, and the rows as these cut them.
+
+It runs where a student is to have a part of its teacher's vocabulary, or where a contract limits the size and may ask
+for that. Reads `data/`. Writes the smaller tokenizer in `pieces/`, and `tokens-fewer/`.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kdc.common.errors import KdcError
+from kdc.pipeline.data.prepared import FEWER
+from kdc.pipeline.data.tokens import tokenise
+from kdc.pipeline.models import loading
+from kdc.pipeline.models.vocabulary import save_smaller
+from kdc.pipeline.results.data import VocabularyResult
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.files import PIECES
+
+
+def depends_on(run: Run) -> dict[str, Any]:
+    """What the vocabulary depends on besides the rows: how many pieces were asked for, if any were."""
+    return {"vocabulary": run.config.student.vocabulary}
+
+
+def run(run: Run, out: Path) -> VocabularyResult:
+    """Make the vocabulary and the tokens in `out`.
+
+    Raises:
+        KdcError: a smaller vocabulary was asked for, and the teacher's cannot be made smaller.
+    """
+    data, asked, length = run.data(), run.config.student.vocabulary, run.max_length(FEWER)
+    used, long = data.learned_pieces(), run.config.long.of(length)
+    try:
+        count = save_smaller(run.config.teacher.model, used, asked if isinstance(asked, int) else 0, out / PIECES)
+        tokenizer = loading.load_tokenizer(str(out / PIECES))
+        tokens = tokenise(data.folder, FEWER, tokenizer, length, on_rows=run.progress, long=long, out=out)
+    except KdcError as error:
+        if asked is not None:
+            raise
+        shutil.rmtree(out / PIECES, ignore_errors=True)
+        return VocabularyResult(headline=f"no smaller vocabulary is tried: {error.what}")
+    whose = "a student has" if asked is not None else "a student may have, where the contract's size asks for that,"
+    return VocabularyResult(
+        pieces=count, tokens=tokens, headline=f"{whose} {count} pieces, of which the texts use {len(used)}"
+    )
