@@ -123,6 +123,23 @@ def test_a_jackknife_of_many_units_leaves_blocks_of_them_out(monkeypatch: pytest
         assert bootstrap._acceleration(variance, np.ones(23), at_once) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_was_found_beyond_all_resamples_counts_as_one_of_them(sign: int) -> None:
+    """How many units are drawn never, of which there is none in what was found, and with each unit left out one. Would
+    catch a bias without bounds, and a skewness of values that are all the same."""
+
+    def missing(weights: np.ndarray) -> np.ndarray:
+        return sign * (weights == 0).sum(axis=1).astype(float)
+
+    quantile, resamples = 7.0, 20_000
+    (low, high), _ = bca(missing, np.ones(23), quantile=quantile)
+    values = missing(bootstrap._drawn(np.ones(23), resamples, np.random.default_rng(0)))
+    bias = sign * stats.norm.ppf(1 / resamples)
+    ends = np.quantile(values, stats.norm.cdf(2 * bias + np.array([-quantile, quantile])))
+    assert (low, high) == pytest.approx(ends)
+    assert values.min() < (high if sign > 0 else low) < values.max()
+
+
 def test_a_statistic_that_never_changes_has_no_width() -> None:
     assert bca(lambda weights: np.ones(len(weights)), np.ones(5), quantile=1.96) == ((1.0, 1.0), 0.0)
 
