@@ -46,7 +46,7 @@ from kdc.serving.engine.tokenizing import Text
 _CONFIDENCE = 0.95  # with which all intervals of scores hold at once, and each one of a time
 _ROUNDS = 9  # see `interval_of_median`
 _WARM_UP_CALLS = 5
-_SHARED = ("data", "baselines", "teacher", "targets", "uncut")  # stages that points have in common
+_SHARED = ("data", "vocabulary", "baselines", "teacher", "targets", "uncut")  # stages that points have in common
 _LAST_SHARED, _FIRST_OWN = "targets", "student"
 _LEAST_HOURS = 1 / 60  # of a training, however late it is
 _SECONDS_OF_AN_HOUR = 3600.0

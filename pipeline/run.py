@@ -88,7 +88,7 @@ STAGES = (
     # The teacher is fine-tuned, or one that was brought along is checked.
     Stage(TeacherResult, teacher.run, teacher.depends_on, after=("labelled", "baselines")),
     # The teacher answers every row that the student learns from. "answered" is stage `data` without the student's
-    # tokens: another tokenizer or vocabulary asks nothing again.
+    # tokens: another tokenizer asks nothing again.
     Stage(TargetsResult, targets.run, targets.depends_on, after=("answered", "baselines", "teacher")),
     # Where a contract limits costs: short trainings say which student gets the full one.
     Stage(

@@ -11,6 +11,8 @@ import forked
 import torch
 import transformers
 from tiny_models import ARCHITECTURES, GATED, OTHERS, TYPED, WORDS, build_tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from kdc.pipeline.config.resolve import layer_of, parse_sets, resolve
 from kdc.pipeline.config.settings import Config
@@ -50,6 +52,27 @@ def base_model(architecture: str, folder: Path, **changes: Any) -> Path:
     config = getattr(transformers, class_name)(**(common | settings | changes))
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     build_tokenizer(pad_id, typed=architecture in TYPED).save_pretrained(folder)
+    return folder
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", *"0123456789", *(f"##{digit}" for digit in range(10)), "##w"]
+PIECES += [*"nevr", *(f"##{letter}" for letter in "nevr")]
+SINGLE = len(PIECES)  # what every text can be written with
+# What no text uses stands before the rest, so that the other pieces have other numbers without it.
+PIECES += [f"never{number}" for number in range(60)] + [f"w{number}" for number in range(90)]
+
+
+def pieces_model(folder: Path) -> Path:
+    """The tiny BERT, with pieces of words in place of words."""
+    base_model("bert", folder, vocab_size=len(PIECES))
+    tokenizer = Tokenizer(models.WordPiece({piece: place for place, piece in enumerate(PIECES)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=48, **names).save_pretrained(folder)
     return folder
 
 

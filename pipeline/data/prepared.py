@@ -234,7 +234,7 @@ def _load(folder: Path) -> datasets.Dataset:
     try:
         return datasets.Dataset.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        what = "rows of the data stage are missing or damaged"
+        what = "rows of the run, or their tokens, are missing or damaged"
         raise KdcError(what, given=folder, remedy="run again with `--from data`") from error
 
 

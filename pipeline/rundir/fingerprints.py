@@ -59,7 +59,7 @@ def _long(config: Config, unused: set[str]) -> dict[str, Any]:
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
-    """What the rows depend on that the teacher answers: not the student, nor its vocabulary."""
+    """What the rows depend on that the teacher answers: not the student."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
     most = config.data.max_unlabeled_rows
     return labelled_rows(config) | rows | ({} if most is None else {"max_unlabeled_rows": most})

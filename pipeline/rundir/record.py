@@ -89,8 +89,11 @@ def read_result(root: Path, kind: type[AnyResult]) -> AnyResult:
         KdcError: the stage's record is not there, is damaged, or is of another version.
     """
     record = read_record(root / kind.STAGE)
+    if record is None:
+        what = f"stage {kind.STAGE} is not done in this run directory"
+        raise KdcError(what, given=root, remedy="run the same `kdc compress` again: it does what is missing")
     try:
-        return kind.model_validate(None if record is None else record.metrics)
+        return kind.model_validate(record.metrics)
     except ValueError as error:
         raise KdcError(
             "the record of a stage is damaged, or of another version of kdc",

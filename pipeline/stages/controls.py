@@ -3,7 +3,7 @@
 The same student without KD (labels alone), its step kept as the student's own is and by its score, since KD should not
 win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are some,
 which tells what these bought; and the teacher with LoRA in place of full fine-tuning.
-Reads `data/`, `teacher/`, and `search/` where there was a search. Writes one plain model a control.
+Reads `data/`, `teacher/`, and `vocabulary/` and `search/` where there are such. Writes one plain model a control.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """Stage `export`: the merged student as ONNX, fp32 for every device and fp16 for CUDA, proven equal to it.
 
-Reads `data/`, `merge/`, and `search/` where there was a search. Writes `model.onnx`, `model.fp16.onnx`,
+Reads `data/`, `merge/`, and `vocabulary/` and `search/` where there are such. Writes `model.onnx`, `model.fp16.onnx`,
 `tokenizer.json`, `tokenizer_info.json`.
 """
 

@@ -3,9 +3,9 @@
 Where that one costs more than `quantize.free_drop` points beyond noise, more is tried: other ranges, and the layers
 that lose most left in fp32, found by measuring.
 
-Reads `data/`, `export/`, and `search/` where there was a search. Writes `model.int8.onnx` (the winner; where none
-passes, the most accurate batch-invariant one is kept for people who want it, but fp32 is what a CPU loads) and
-`candidates.json`.
+Reads `data/`, `export/`, and `vocabulary/` and `search/` where there are such. Writes `model.int8.onnx` (the winner;
+where none passes, the most accurate batch-invariant one is kept for people who want it, but fp32 is what a CPU loads)
+and `candidates.json`.
 """
 
 from functools import partial

@@ -2,11 +2,11 @@
 
 Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all survivors train for a part of their own full
 training, the better half for twice as long, until one is left; a quick search takes fewer, and the best at once. Each
-training has a schedule of its own, since one that
-was cut short ranks badly. They are ranked by the tuning slice, and share the teacher's logits. Where the teacher
-itself, uncut, can keep the contract, it is taken unless the best of them has a higher score. Reads `data/`,
-`candidates/`, `teacher/`, `targets/`. Writes one record a trial to `search.kept/`, so that a search that was cut off
-goes on, and one with other limits or more time repeats nothing; trained weights are not kept.
+training has a schedule of its own, since one that was cut short ranks badly. They are ranked by the tuning slice, and
+share the teacher's logits. Where the teacher itself, uncut, can keep the contract, it is taken unless the best of them
+has a higher score. Reads `data/`, `vocabulary/`, `candidates/`, `teacher/`, `targets/`. Writes one record a trial to
+`search.kept/`, so that a search that was cut off goes on, and one with other limits or more time repeats nothing;
+trained weights are not kept.
 """
 
 import shutil

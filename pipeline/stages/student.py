@@ -1,8 +1,8 @@
 """Stage `student`: make a smaller model and distil the teacher into it, through LoRA adapters or in all its weights;
 or, where the student is the teacher itself, keep that as it is.
 
-Reads `data/`, `teacher/`, `targets/`, and `search/` where there was a search. Writes the student's folder as
-`training/students.py` describes it.
+Reads `data/`, `teacher/`, `targets/`, and `vocabulary/` and `search/` where there are such. Writes the student's folder
+as `training/students.py` describes it.
 """
 
 from pathlib import Path

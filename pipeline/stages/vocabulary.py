@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdc.common.errors import KdcError
+from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import FEWER
 from kdc.pipeline.data.tokens import tokenise
 from kdc.pipeline.models import loading
@@ -27,7 +27,7 @@ def run(run: Run, out: Path) -> VocabularyResult:
     """Make the vocabulary and the tokens in `out`.
 
     Raises:
-        KdcError: a smaller vocabulary was asked for, and the teacher's cannot be made smaller.
+        InputError: a smaller vocabulary was asked for, and the teacher's cannot be made smaller.
     """
     data, asked, length = run.data(), run.config.student.vocabulary, run.max_length(FEWER)
     used, long = data.learned_pieces(), run.config.long.of(length)
@@ -35,7 +35,7 @@ def run(run: Run, out: Path) -> VocabularyResult:
         count = save_smaller(run.config.teacher.model, used, asked if isinstance(asked, int) else 0, out / PIECES)
         tokenizer = loading.load_tokenizer(str(out / PIECES))
         tokens = tokenise(data.folder, FEWER, tokenizer, length, on_rows=run.progress, long=long, out=out)
-    except KdcError as error:
+    except InputError as error:
         if asked is not None:
             raise
         shutil.rmtree(out / PIECES, ignore_errors=True)

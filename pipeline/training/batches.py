@@ -42,7 +42,7 @@ class Rows(Dataset):
 
         Args:
             data: the run's rows.
-            role: whose tokens to take: "teacher", "teacher-2", ..., or "student".
+            role: whose tokens to take: "teacher", "teacher-2", ..., "student" or "fewer".
             splits: which.
             teacher_logits: file (.npy) with the teacher's logits by row id, which is memory-mapped; None for none.
 

@@ -48,7 +48,7 @@ def fine_tune(
         model: a sequence classifier, or a PEFT model over one.
         settings, data, environment: how to train it (a student's also say how it learns from the teacher's logits), the
             rows, and seed, device and precision.
-        role: whose tokens the model takes: "teacher", "teacher-2", ..., or "student".
+        role: whose tokens the model takes: "teacher", "teacher-2", ..., "student" or "fewer".
         pad_id: the tokenizer's padding id.
         checkpoints: folder for checkpoints; training goes on from the last one that is there.
         progress: called with (step, steps).

@@ -60,7 +60,7 @@ def distil(
         out: the folder.
         cut_from: the model that a student of "layers:...", "conv" or "static" is cut from.
         vocabulary: folder of a smaller one for it (`kdc.pipeline.models.vocabulary`); None keeps the model's.
-        role: whose tokens it takes: "teacher" or "student".
+        role: whose tokens it takes: "teacher", "student" or "fewer".
         join: how the windows of its rows are joined; None where rows are cut.
         progress: called with (step, steps).
         unlabeled: see `fine_tune`.
@@ -206,6 +206,6 @@ def merged_student(folder: Path) -> Any:
 
 def probe_rows(data: PreparedData, role: str) -> Rows:
     """The rows on which a student's answers are compared after every step of the way: the first of the tuning slice, as
-    tokens of `role` ("teacher" or "student")."""
+    tokens of `role` ("teacher", "student" or "fewer")."""
     tokens = data.tokens(role, "tune")
     return Rows([tokens.select(range(min(_PROBE_ROWS, len(tokens))))])

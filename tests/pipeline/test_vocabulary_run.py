@@ -10,8 +10,8 @@ import tiny_runs
 import transformers
 from conftest import Finished
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tiny_runs import PIECES, SINGLE, pieces_model
+from tokenizers import Tokenizer
 
 from kdc.artifact.contract.terms import Costs
 from kdc.artifact.folder import load_manifest
@@ -23,26 +23,11 @@ from kdc.pipeline.results.training import CandidatesResult, SearchResult, Studen
 from kdc.pipeline.rundir.record import CompressResult, read_result
 from kdc.serving.engine.engine import Engine
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "w", *"0123456789", *(f"##{digit}" for digit in range(10)), "##w"]
-PIECES += [*"nevr", *(f"##{letter}" for letter in "nevr")]
-SINGLE = len(PIECES)  # what every text can be written with
-# What no text uses stands before the rest, so that the other pieces have other numbers without it.
-PIECES += [f"never{number}" for number in range(60)] + [f"w{number}" for number in range(90)]
-
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny BERT of the other runs, with pieces in place of words."""
-    folder = tiny_runs.base_model("bert", tmp_path_factory.mktemp("pieces") / "teacher", vocab_size=len(PIECES))
-    tokenizer = Tokenizer(models.WordPiece({piece: place for place, piece in enumerate(PIECES)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=48, **names).save_pretrained(folder)
-    return folder
+    return pieces_model(tmp_path_factory.mktemp("pieces") / "teacher")
 
 
 @pytest.mark.parametrize("student", ["layers:0", "static:width=12,hidden=16", "teacher"])

@@ -25,7 +25,6 @@ from kdc.common.progress import Reporter
 from kdc.common.timing import seconds_of
 from kdc.pipeline.compress import prepare_libraries
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.student_names import is_of_teacher
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results.training import BaselinesResult, ModelResult, TeacherResult
@@ -43,7 +42,8 @@ _ANSWERS = "answers.npz"  # in the working folder, before it stands beside the r
 
 
 def make_shared(config: Config) -> None:
-    """Make what all cells of a run directory share, as far as it is missing: data, teacher and targets.
+    """Make what all cells of a run directory share, as far as it is missing: rows, a smaller vocabulary where one was
+    asked for, teacher and targets.
 
     Args:
         config: of any of these cells; `run.out` is the run directory.
@@ -82,7 +82,7 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     if inputs.cell.method in BASELINES:
         return _baseline(inputs, run)
     reset_peak_memory()
-    trained, model, role = _train(inputs.cell.method, run, work)
+    trained, model, role, tokenizer = _train(inputs.cell.method, run, work)
     training = trained.training
     if run.config.teacher.finetuned and inputs.cell.method == "fft":
         raise InputError(
@@ -94,7 +94,7 @@ def run_cell(inputs: CellInputs, work: Path) -> CellResult:
     teacher = read_record(run.folder("teacher"))
     if inputs.cell.method == "fft" and teacher is not None:  # it was trained by the process that did the stage
         host_memory = teacher.peak_memory_bytes or host_memory
-    answers, inference_seconds = _answers(run, model, role)
+    answers, inference_seconds = _answers(run, model, role, tokenizer)
     arrays: dict[str, Any] = {**answers}
     np.savez_compressed(work / _ANSWERS, **arrays)
     scores, collapsed = _scores(run.data(), answers)
@@ -149,29 +149,29 @@ def _scores(data: PreparedData, logits: dict[str, NDArray[np.float32]]) -> tuple
     return scores, any(metrics.is_constant(answers, data.task.kind) for answers in logits.values())
 
 
-def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str]:
+def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str, str]:
     """Do one method's training.
 
     Returns:
-        What the training reported, the model with its adapters merged, and whose tokens it reads: "teacher" or
-        "student".
+        What the training reported, the model with its adapters merged, whose tokens it reads, see `Run.role_of`, and
+        where their tokenizer is: an id, or a path.
     """
     from kdc.pipeline.models import loading
     from kdc.pipeline.stages.controls import teacher_lora
     from kdc.pipeline.training.students import merged_student
 
-    task = run.data().task
+    task, teacher, student = run.data().task, run.config.teacher.model, run.config.student
     if method == "fft":  # the teacher that cells share
         folder = run.folder("teacher")
-        return run.result(TeacherResult), loading.load_model(str(folder / "model"), task).model, "teacher"
+        return run.result(TeacherResult), loading.load_model(str(folder / "model"), task).model, "teacher", teacher
     if method == "lora":
-        return teacher_lora(run, work), loading.load_model(str(work / "model"), task).model, "teacher"
-    trained = run.distil(run.config.student, work, labels_alone=method != "kd-lora")
-    return trained, merged_student(work), "student"
+        return teacher_lora(run, work), loading.load_model(str(work / "model"), task).model, "teacher", teacher
+    trained = run.distil(student, work, labels_alone=method != "kd-lora")
+    return trained, merged_student(work), run.role_of(student), str(work / "base")
 
 
-def _answers(run: Run, model: Any, role: str) -> tuple[dict[str, NDArray[np.float32]], float]:
-    """Have the model answer the evaluation splits.
+def _answers(run: Run, model: Any, role: str, tokenizer: str) -> tuple[dict[str, NDArray[np.float32]], float]:
+    """Have the model answer the evaluation splits, as tokens of the role, which that tokenizer made.
 
     Returns:
         Its logits by split, and its seconds for 1000 rows: the median of a few rounds over the first rows of the first
@@ -181,14 +181,7 @@ def _answers(run: Run, model: Any, role: str) -> tuple[dict[str, NDArray[np.floa
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.predict import predict
 
-    data, student = run.data(), run.config.student.model
-    # A student that is made of the teacher has its tokenizer.
-    own = role == "student" and not is_of_teacher(student)
-    source = student if own else run.config.teacher.model
-    vocabulary = run.vocabulary_of(run.config.student)
-    if role == "student" and vocabulary is not None:
-        source = str(vocabulary)
-    pad_id = load_tokenizer(source).pad_token_id
+    data, pad_id = run.data(), load_tokenizer(tokenizer).pad_token_id
     model.to(run.device).eval()
     answers = {split: predict(model, Rows([data.tokens(role, split)]), pad_id=pad_id) for split in data.eval_splits}
     tokens = data.tokens(role, data.eval_splits[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
 
 from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import open_data
@@ -78,6 +79,16 @@ def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcom
     cells = [cell.file(study.out).stat().st_mtime for cell in study.cells()]
     assert made < min(cells)
     assert len(list(study.out.rglob("teacher/stage.json"))) == 1
+
+
+@pytest.mark.slow
+def test_a_student_with_fewer_pieces_answers_in_these(study: Grid, tmp_path: Path) -> None:
+    """Would catch evaluation rows that are cut by the teacher's tokenizer, of other numbers."""
+    teacher = tiny_runs.pieces_model(tmp_path / "teacher")
+    sets = (*study.sets, f"teacher.model={teacher}", "student.model=layers:0", "student.vocabulary=auto")
+    grid = replace(study, methods=("kd-lora", "student-lora"), out=tmp_path / "out", sets=sets)
+    made = run_study(grid, engine=in_this_process)
+    assert all(result(made, method).scores["accuracy"] > 90 for method in grid.methods)
 
 
 @pytest.mark.slow
