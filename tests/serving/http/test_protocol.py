@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from live import connect, running
 from uvicorn.server import ServerState
 
 from kdc.serving.http.accepting import Accepting
-from kdc.serving.http.protocol import BoundedProtocol
+from kdc.serving.http.protocol import WRITE_S, BoundedProtocol
 
 KEY = {"api_key_env": "PROTOCOL_KEY"}
 ASK = b'{"inputs": "w1"}'
@@ -420,6 +420,33 @@ def test_a_connection_that_has_just_come_is_not_taken_for_an_idle_one(
         assert sorted(told) == [b"200"] * 2 + [b"503"] * 4
 
 
+class Clock:
+    """An event loop whose time goes on when a test says so, so that no busy machine can be late."""
+
+    def __init__(self) -> None:
+        self._loop, self._now, self._due = asyncio.get_running_loop(), 0.0, list[asyncio.TimerHandle]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return self._now
+
+    def call_later(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> asyncio.TimerHandle:
+        self._due.append(asyncio.TimerHandle(self._now + seconds, function, arguments, self._loop))
+        return self._due[-1]
+
+    def advance(self, seconds: float) -> None:
+        until = self._now + seconds
+        while due := [handle for handle in self._due if handle.when() <= until]:
+            first = min(due, key=asyncio.TimerHandle.when)
+            self._due.remove(first)
+            self._now = first.when()
+            if not first.cancelled():
+                first._run()
+        self._now = until
+
+
 class Unread(Transport):
     """A transport whose client has not read this much."""
 
@@ -432,12 +459,10 @@ class Unread(Transport):
 def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither another client nor a clock takes the rest of an answer from who reads it; who reads none is cut off."""
     monkeypatch.setattr("kdc.serving.http.protocol.IDLE_S", 0.0)
-    monkeypatch.setattr("kdc.serving.http.protocol.WRITE_S", 0.05)
-    monkeypatch.setattr("kdc.serving.http.protocol.LINGER_S", 0.05)
 
     async def reads(closing: bool, piece: int) -> list[bool]:
-        transport, state = Unread(), ServerState()
-        protocol = BoundedProtocol(uvicorn.Config(answers), state, {})
+        transport, state, clock = Unread(), ServerState(), Clock()
+        protocol = BoundedProtocol(uvicorn.Config(answers), state, {}, clock)
         protocol.connection_made(transport)
         closes = b"Connection: close\r\n" if closing else b""
         transport.unread = 1_000_000
@@ -448,13 +473,13 @@ def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.Monk
             protocol.pause_writing()  # as a transport does that has so much
         found = [protocol._longest_idle() is None]
         for _ in range(4):
-            await asyncio.sleep(0.03)
+            clock.advance(0.6 * WRITE_S)
             transport.unread -= piece
         found.append(transport.aborted)
         protocol.resume_writing()  # as a transport does that has little left
         if not closing:
             protocol.pause_writing()
-        await asyncio.sleep(0.2)
+        clock.advance(4 * WRITE_S)
         return [*found, transport.aborted]
 
     for closing in (False, True):
