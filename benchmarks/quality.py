@@ -66,6 +66,11 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-third": ([*SST2, *THIRD], "sst2"),
     # Three layers of half as many neurons, which take a tenth more time than two whole ones.
     "sst2-narrow": ([*SST2, "--student", "layers:0,1,5,ffn=768"], "sst2"),
+    # The same of half as many heads, which take less time than two.
+    "sst2-heads": ([*SST2, "--student", "layers:0,1,5,ffn=768,heads=6"], "sst2"),
+    "qnli-heads": ([*QNLI, "--student", "layers:0,1,5,ffn=768,heads=6"], "qnli"),
+    "qnli-narrow": ([*QNLI, "--student", "layers:0,1,5,ffn=768"], "qnli"),
+    "qnli-third": ([*QNLI, *THIRD], "qnli"),
     # Four, which take the time of three.
     "sst2-four": ([*SST2, "--student", "layers:0,1,2,5,ffn=768"], "sst2"),
     "qnli-four": ([*QNLI, "--student", "layers:0,1,2,5,ffn=768"], "qnli"),

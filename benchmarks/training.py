@@ -201,7 +201,8 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     from kdc.pipeline.config.tasks import find_task
     from kdc.pipeline.config.training_settings import LoraSettings
     from kdc.pipeline.models import loading
-    from kdc.pipeline.models.cutting import Cut, cut, first_neurons
+    from kdc.pipeline.models.cutting import Cut, cut
+    from kdc.pipeline.models.units import first_units
     from kdc.pipeline.training import adapters, dropout, loop, pace
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.environment import Environment, attention, settle
@@ -214,7 +215,7 @@ def _speed(tokens: Any, who: str, case: Case, steps: int) -> float:
     model = loaded.model
     if who == STUDENT:
         lora = LoraSettings(dropout=0.0 if without else 0.05)
-        model = adapters.with_adapters(cut(model, Cut((0, 1, 2)), first_neurons), loaded.new_modules, lora)
+        model = adapters.with_adapters(cut(model, Cut((0, 1, 2)), first_units), loaded.new_modules, lora)
     logits = np.random.default_rng(0).normal(size=(len(tokens), 2)).astype(np.float32)
     chosen = Pace((case.threads,) if case.threads else pace.pace().choices, torch.set_num_threads)
     clock = _Clock()

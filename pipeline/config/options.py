@@ -74,9 +74,9 @@ COMPRESS = (
         "student",
         str,
         "Hub id or path, or the teacher's layers to keep, counted from 0: layers:0,1,5, layers:first-and-last, "
-        "layers:first-half or layers:every-second, each with ,ffn=768 for so many neurons in each layer; conv, static "
-        "or linear: its token vectors and none of its layers, which answers in microseconds; or teacher, which is the "
-        "teacher itself.",
+        "layers:first-half or layers:every-second, each with ,ffn=768 and ,heads=6 for so many neurons and "
+        "attention heads in each layer; conv, static or linear: its token vectors and none of its layers, which "
+        "answers in microseconds; or teacher, which is the teacher itself.",
         panel=_MODELS,
         keys=("student.model",),
     ),

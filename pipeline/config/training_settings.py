@@ -180,9 +180,9 @@ class StudentSettings(TrainSettings):
         "layers:first-and-last",
         description="student: hub id, path, the teacher's layers to keep: layers:0,1,5 (by number), or half of them "
         "by layers:first-and-last, layers:first-half or layers:every-second, each with ,ffn=768 for so many neurons of "
-        "their feed-forward parts, those that matter most; conv, static or linear: its token vectors "
-        "under convolutions, in a bag, or added up, in sizes of their own by conv:channels=128,window=5; or teacher: "
-        "the teacher itself, which is not trained again",
+        "their feed-forward parts and ,heads=6 for so many of their attention heads, those that matter most; conv, "
+        "static or linear: its token vectors under convolutions, in a bag, or added up, in sizes of their own by "
+        "conv:channels=128,window=5; or teacher: the teacher itself, which is not trained again",
     )
     vocabulary: Literal["all", "auto"] | Annotated[int, Field(ge=1)] | None = Field(
         None,

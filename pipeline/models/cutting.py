@@ -1,14 +1,14 @@
 """Cuts a student out of a teacher: some of its layers, and of each of these some of the neurons of its feed-forward
-part.
+part and some of the heads of its attention.
 
 A cut student is a model of the teacher's own architecture with other numbers in its config, so that it opens, exports
-and serves as any other. Attention heads are not cut, since the configs of most encoders cannot say it.
+and serves as any other.
 """
 
 import copy
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +17,21 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from kdc.common.errors import InputError
 from kdc.pipeline.models.loading import load_config
+from kdc.pipeline.models.units import (
+    HEADS_FIELD,
+    Importance,
+    Part,
+    attentions,
+    encoder_layers,
+    feed_forwards,
+    first_units,
+    heads_of,
+    keep,
+    neurons_field,
+    neurons_of,
+    with_its_heads,
+)
 
-# Of a model: for each layer (neurons,), how much each neuron matters; see `kdc.pipeline.training.neurons`, and
-# `first_neurons` for what is only measured.
-Importance = Callable[[Any], Sequence[torch.Tensor]]
-
-_WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
 _PREFIX = "layers:"
 # What architectures raise that are not made by their config alone, or not of these sizes.
 _NOT_MADE = (
@@ -38,9 +47,12 @@ _NOT_MADE = (
     ValueError,
 )
 # What says nothing of what a layer does: its number, by which BigBird draws too, and a width, which the shapes show.
-_NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *_WIDTH_FIELDS)
+_NOT_OF_FORM = ("layer_idx", "layer_id", "seed", "intermediate_size", "hidden_dim")
 _LISTS = ("layer", "attention_window")  # parts of the names of what configs list for each layer
-_EXAMPLES = "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768"
+_EXAMPLES = (
+    "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768,heads=6"
+)
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
 @dataclass(frozen=True)
@@ -49,39 +61,49 @@ class Cut:
 
     layers: tuple[int, ...]  # numbers of the layers, from 0, in their order in the student
     ffn: int | None = None  # neurons of each layer's feed-forward part; None keeps all
+    heads: int | None = None  # heads of each layer's attention; None keeps all
 
     def __str__(self) -> str:
         """As `--student` takes it."""
-        return _PREFIX + ",".join(map(str, self.layers)) + ("" if self.ffn is None else f",ffn={self.ffn}")
+        widths = [f",{name}={count}" for name, count in (("ffn", self.ffn), ("heads", self.heads)) if count is not None]
+        return _PREFIX + ",".join(map(str, self.layers)) + "".join(widths)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its layers have fewer neurons or heads than the teacher's."""
+        return self.ffn is not None or self.heads is not None
 
 
 def parse_cut(text: str, config: PretrainedConfig) -> Cut:
     """What `layers:0,1,5`, `layers:first-and-last`, `layers:first-half` or `layers:every-second` mean for a teacher of
-    this config, each maybe with `,ffn=768` at its end.
+    this config, each maybe with `,ffn=768` or `,heads=6` at its end, or both.
 
     Raises:
-        InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers; or the width is
-            no number from 1 to the teacher's.
+        InputError: these are not numbers, or none, or one is repeated or beyond the teacher's layers; or the neurons or
+            heads are no number from 1 to the teacher's.
     """
-    names, sign, width = text.removeprefix(_PREFIX).replace(" ", "").partition(",ffn=")
-    if "heads=" in text:
-        raise InputError("attention heads are not cut, only layers and neurons", given=text, remedy=_EXAMPLES)
-    if "ffn" in names or "," in width:
-        raise InputError("ffn= comes once, after the layers, with one number", given=text, remedy=_EXAMPLES)
-    layers = _layers(names, int(getattr(config, "num_hidden_layers", 0)), text)
-    if not sign:
-        return Cut(layers)
-    field = _width_field(config)
-    whole = 0 if field is None else int(getattr(config, field))
-    if not re.fullmatch(r"[0-9]{1,9}", width) or not 1 <= int(width) <= whole:
+    names, *widths = re.split(",(?=ffn=|heads=)", text.removeprefix(_PREFIX).replace(" ", ""))
+    given = dict(width.split("=", 1) for width in widths)
+    if len(given) < len(widths) or re.search("ffn|heads", names) or any("," in width for width in given.values()):
         raise InputError(
-            f"no such width of the feed-forward parts, which have {whole} neurons"
-            if whole
-            else f"the feed-forward parts of a {config.model_type} cannot be made narrower",
-            given=text,
-            remedy=f"{_PREFIX}{names},ffn={max(1, whole // 2)}" if whole else "name the layers alone",
+            "ffn= and heads= come once each, after the layers, with one number each", given=text, remedy=_EXAMPLES
         )
-    return Cut(layers, None if int(width) == whole else int(width))
+    layers = _layers(names, int(getattr(config, "num_hidden_layers", 0)), text)
+    counts = {}
+    for name, whole, units in (("ffn", neurons_of(config), "neurons"), ("heads", heads_of(config), "heads")):
+        width = given.get(name)
+        if width is None:
+            continue
+        if not re.fullmatch(r"[0-9]{1,9}", width) or not 1 <= int(width) <= whole:
+            raise InputError(
+                f"no such number of {units} in this teacher's layers, which have {whole}"
+                if whole
+                else f"the layers of a {config.model_type} cannot be made narrower",
+                given=text,
+                remedy=f"{_PREFIX}{names},{name}={max(1, whole // 2)}" if whole else "name the layers alone",
+            )
+        counts[name] = None if int(width) == whole else int(width)
+    return Cut(layers, **counts)
 
 
 def check_cut(text: str, teacher: str) -> None:
@@ -89,7 +111,8 @@ def check_cut(text: str, teacher: str) -> None:
 
     Raises:
         InputError: as `parse_cut`; or it has no stack of layers; or these layers would do something else in their new
-            places, and the config cannot say it; or its feed-forward parts have another form than two linear layers.
+            places, and the config cannot say it; or they cannot be made so narrow, see `feed_forwards` and
+            `attentions`.
     """
     config = load_config(teacher)
     wanted = parse_cut(text, config)
@@ -105,12 +128,19 @@ def check_cut(text: str, teacher: str) -> None:
             given=f"{text} of a {config.model_type}",
             remedy=f"{other}{newer}",
         )
-    if wanted.ffn is not None and not _can_be_narrowed(config, wanted.ffn):
+    if wanted.ffn is not None and not _can_be_narrowed(config, Cut((), ffn=wanted.ffn)):
         raise InputError(
             "the feed-forward parts of this teacher cannot be made narrower: they are not two linear layers each, or "
             "its config cannot say it",
             given=f"{text} of a {config.model_type}",
             remedy="name the layers alone, without ffn=",
+        )
+    if wanted.heads is not None and not _can_be_narrowed(config, Cut((), heads=wanted.heads)):
+        raise InputError(
+            "this teacher's layers cannot do with fewer heads: their attention is not four linear layers, or more of "
+            "the model is made for all heads",
+            given=f"{text} of a {config.model_type}",
+            remedy="name the layers without heads=",
         )
 
 
@@ -120,17 +150,46 @@ def can_be_cut(teacher: str, wanted: Cut) -> bool:
     return _opens_as_it_was_cut(load_config(teacher), wanted) is not False
 
 
-def half_width(teacher: str) -> int | None:
-    """Half of the neurons of a teacher's feed-forward parts; None where these cannot be made narrower."""
+def half_width(teacher: str) -> Cut:
+    """Half of a teacher's neurons and half of its heads, of no layer yet; None for what its layers cannot have fewer
+    of."""
     config = load_config(teacher)
-    field = _width_field(config)
-    half = 0 if field is None else int(getattr(config, field)) // 2
-    return half if half and _can_be_narrowed(config, half) else None
+    ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
+    return Cut(
+        (),
+        ffn if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else None,
+        heads if heads and _can_be_narrowed(config, Cut((), heads=heads)) else None,
+    )
 
 
-def _can_be_narrowed(config: PretrainedConfig, width: int) -> bool:
-    """Whether all layers of a model of the config can have so many neurons."""
-    return bool(_opens_as_it_was_cut(config, Cut(tuple(range(config.num_hidden_layers)), width)))
+def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
+    """Whether all layers of a model of the config can have so many neurons or heads."""
+    every = replace(width, layers=tuple(range(config.num_hidden_layers)))
+    return bool(_opens_as_it_was_cut(config, every)) and (width.heads is None or _does_without(config, width.heads))
+
+
+def _does_without(config: PretrainedConfig, heads: int) -> bool:
+    """Whether an encoder with fewer heads answers as a whole one whose other heads say nothing. Shapes do not show it,
+    where something else counts the heads too, such as MPNet's biases of positions. One layer of random weights is
+    tried, under few token vectors."""
+    one = type(config).from_dict(config.to_dict())
+    _tell_of_layers(one, (0,))
+    one.vocab_size = 10 + max([each for name in _SPECIAL if isinstance(each := getattr(one, name, None), int)] or [0])
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        try:
+            whole = with_its_heads(AutoModel.from_config(one)).eval()
+            for part in attentions(whole):
+                for linear in (*part.makers, part.reader):  # far from even attention, where a wrong head would not show
+                    nn.init.normal_(linear.weight, std=2 * linear.in_features**-0.5)
+                part.reader.weight[:, heads * part.width :] = 0
+            ids = torch.randint(one.vocab_size, (2, 12))
+            small = cut(whole, Cut((0,), heads=heads), first_units)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            found, wanted = (model(**inputs).last_hidden_state for model in (small, whole))
+        except _NOT_MADE:
+            return False
+        return bool(torch.allclose(found, wanted, atol=1e-3))
 
 
 def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
@@ -140,7 +199,7 @@ def _opens_as_it_was_cut(config: PretrainedConfig, wanted: Cut) -> bool | None:
     if whole is None:
         return None
     try:
-        small = cut(whole, wanted, first_neurons)
+        small = cut(whole, wanted, first_units)
         again = _without_weights(type(config).from_dict(small.config.to_dict()))  # as a file would be read
         return again is not None and _form(small) == _form(again)
     except _NOT_MADE:  # no stack of layers, neurons of another form, or a config that cannot be
@@ -151,7 +210,7 @@ def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
     """The encoder of a config, whose weights have shapes and no numbers; None where it takes more than the config."""
     try:
         with torch.device("meta"):
-            return AutoModel.from_config(config)
+            return with_its_heads(AutoModel.from_config(config))
     except _NOT_MADE:
         return None
 
@@ -173,66 +232,30 @@ def first_and_last(depth: int, total: int) -> tuple[int, ...]:
     return (*range(depth - 1), total - 1)
 
 
-def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The dotted name of the stack of the encoder's layers, and the stack.
-
-    Raises:
-        InputError: there is none: its layers share their weights (ALBERT), or it is no encoder.
-    """
-    count = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return name, module
-    remedy = "name a student with its own checkpoint: --student PATH_OR_ID"
-    raise InputError("cannot find the encoder's layers", given=type(model).__name__, remedy=remedy)
-
-
-def feed_forwards(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
-    """The two linear layers of each layer's feed-forward part: the one whose outputs are the neurons, and the one that
-    reads them.
-
-    Raises:
-        InputError: there are no such two in each layer, as where neurons are gated.
-    """
-    field = _width_field(model.config)
-    width = None if field is None else getattr(model.config, field)
-    pairs = []
-    for layer in encoder_layers(model)[1]:
-        linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-        up, down = ([each for each in linear if getattr(each, end) == width] for end in ("out_features", "in_features"))
-        if len(up) != 1 or len(down) != 1:
-            raise InputError(
-                "the feed-forward parts of this model cannot be made narrower",
-                given=f"{type(model).__name__}: {len(up)} and {len(down)} linear layers of {width} neurons in a layer",
-                remedy="name the layers alone, without ffn=",
-            )
-        pairs.append((up[0], down[0]))
-    return pairs
-
-
-def first_neurons(model: PreTrainedModel) -> list[torch.Tensor]:
-    """An importance by which the first neurons stay."""
-    return [-torch.arange(up.out_features, device="cpu") for up, _ in feed_forwards(model)]
-
-
 def cut(model: PreTrainedModel, wanted: Cut, importance: Importance) -> PreTrainedModel:
-    """A copy of the model with these layers, in this order, and of their feed-forward parts the neurons that matter
-    most; all other weights are the same.
+    """A copy of the model with these layers, in this order, and of their neurons and heads those that matter most; all
+    other weights are the same.
 
     Args:
         model: a classifier.
         wanted: what to keep.
-        importance: tells how much the neurons of the copy, which has its layers by then, matter.
+        importance: tells how much the units of the copy, which has its layers by then, matter.
     """
     small = copy.deepcopy(model)
     name, stack = encoder_layers(small)
     parent = small.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], nn.ModuleList([stack[layer] for layer in wanted.layers]))
     _tell_of_layers(small.config, wanted.layers)
+    narrower: list[tuple[Part, int]] = []
     if wanted.ffn is not None:
-        for (up, down), each in zip(feed_forwards(small), importance(small), strict=True):
-            _keep(up, down, each.topk(wanted.ffn).indices.sort().values)
-        setattr(small.config, str(_width_field(small.config)), wanted.ffn)
+        narrower += [(part, wanted.ffn) for part in feed_forwards(small)]
+        setattr(small.config, str(neurons_field(small.config)), wanted.ffn)
+    if wanted.heads is not None:
+        narrower += [(part, wanted.heads) for part in attentions(small)]
+        setattr(small.config, HEADS_FIELD, wanted.heads)
+    if narrower:
+        for (part, count), each in zip(narrower, importance(small, [part for part, _ in narrower]), strict=True):
+            keep(part, each.topk(count).indices.sort().values)
     return small
 
 
@@ -244,15 +267,6 @@ def _tell_of_layers(config: PretrainedConfig, layers: Sequence[int]) -> None:
         if any(part in name for part in _LISTS) and isinstance(listed, (list, tuple)) and len(listed) == whole:
             setattr(config, name, [listed[layer] for layer in layers])
     config.num_hidden_layers = len(layers)
-
-
-def _keep(up: nn.Linear, down: nn.Linear, neurons: torch.Tensor) -> None:
-    """Leave these neurons between two linear layers, in place."""
-    up.weight = nn.Parameter(up.weight.detach()[neurons])
-    if up.bias is not None:
-        up.bias = nn.Parameter(up.bias.detach()[neurons])
-    down.weight = nn.Parameter(down.weight.detach()[:, neurons])
-    up.out_features = down.in_features = len(neurons)
 
 
 def _layers(names: str, total: int, text: str) -> tuple[int, ...]:
@@ -271,7 +285,3 @@ def _layers(names: str, total: int, text: str) -> tuple[int, ...]:
     if not layers or len(set(layers)) < len(layers) or not all(0 <= layer < total for layer in layers):
         raise InputError(f"no such layers in a model with {total}", given=text, remedy=_EXAMPLES)
     return tuple(layers)
-
-
-def _width_field(config: PretrainedConfig) -> str | None:
-    return next((name for name in _WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)

@@ -3,18 +3,32 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, PretrainedConfig
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification, PretrainedConfig
 
 from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.pooling import MeanPooledClassifier, is_mean_pooled
 from kdc.pipeline.models.shallow import ShallowClassifier, says_shallow
+from kdc.pipeline.models.units import HEADS_FIELD, with_its_heads
 
 
 def class_of(config: PretrainedConfig) -> Any:
     """The class whose `from_pretrained` opens a classifier of this config."""
     if says_shallow(config):
         return ShallowClassifier
-    return MeanPooledClassifier if is_mean_pooled(config) else AutoModelForSequenceClassification
+    if is_mean_pooled(config):
+        return MeanPooledClassifier
+    return _with_fewer_heads(config) if hasattr(config, HEADS_FIELD) else AutoModelForSequenceClassification
+
+
+def _with_fewer_heads(config: PretrainedConfig) -> Any:
+    """The architecture's own classifier, whose layers have their heads before its weights are read."""
+    whole: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+
+    def make(self: Any, config: PretrainedConfig, *given: Any, **named: Any) -> None:
+        whole.__init__(self, config, *given, **named)
+        with_its_heads(self)
+
+    return type(whole.__name__, (whole,), {"__init__": make, "__module__": whole.__module__})
 
 
 def open_classifier(place: str | Path, **options: Any) -> Any:

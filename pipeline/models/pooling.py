@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.hub import cached_file
 
 from kdc.pipeline.models.configs import open_config
+from kdc.pipeline.models.units import with_its_heads
 
 Pooling = Literal["auto", "first", "mean"]
 
@@ -31,7 +32,7 @@ class MeanPooledClassifier(PreTrainedModel):
     _supports_sdpa = True
 
     def __init__(self, config: PretrainedConfig, encoder: PreTrainedModel | None = None) -> None:
-        encoder = encoder or AutoModel.from_config(config)
+        encoder = encoder or with_its_heads(AutoModel.from_config(config))
         super().__init__(encoder.config)  # which says what form of attention the encoder can take
         self.encoder = without_pooler(encoder)
         self.dropout = nn.Dropout(head_dropout(config))

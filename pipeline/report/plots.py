@@ -1,5 +1,6 @@
 """The report's plots: facts in, inline SVG out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -344,9 +345,9 @@ def short_name(student: str) -> str:
         return student.rsplit("/", 1)[-1]
     if is_shallow(student):
         return student
-    layers, _, width = student.partition(",ffn=")
+    layers, *widths = re.split(",(?=ffn=|heads=)", student)
     depth = layers.count(",") + 1
-    return f"{depth} layer{'s' * (depth > 1)}" + (f", ffn {width}" if width else "")
+    return f"{depth} layer{'s' * (depth > 1)}" + "".join(f", {width.replace('=', ' ')}" for width in widths)
 
 
 def _words(

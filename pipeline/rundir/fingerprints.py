@@ -104,7 +104,8 @@ def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> An
         return {name: size for name, size in sizes.items() if name != "pairs" or size}  # runs of before had no such
     if source.startswith("layers:"):
         cut = parse_cut(source, loading.load_config(config.teacher.model))
-        return list(cut.layers) if cut.ffn is None else asdict(cut)
+        widths = {name: count for name, count in (("ffn", cut.ffn), ("heads", cut.heads)) if count is not None}
+        return {"layers": cut.layers, **widths} if widths else list(cut.layers)  # as runs of before say it
     return loading.fingerprint(source)
 
 

@@ -123,7 +123,7 @@ def students_of(config: Config) -> list[str]:
         return [own]
     cuts: list[str] = []
     if not is_shallow(own):  # else the settings are for students without layers
-        widths = [None, half] if (half := half_width(config.teacher.model)) is not None else [None]
+        widths = [None, half] if (half := half_width(config.teacher.model).ffn) is not None else [None]
         every = [Cut(first_and_last(depth, layers), width) for width in widths for depth in range(layers, 0, -1)]
         cuts = _possible(every, config)
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
@@ -135,7 +135,7 @@ def curve_of(config: Config) -> list[str]:
     teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, and
     its token vectors alone. A teacher that cannot be made narrower gives a half, a third and a sixth of its layers."""
     own, layers = _canonical(config), loading.depth(config.teacher.model)
-    half = half_width(config.teacher.model)
+    half = half_width(config.teacher.model).ffn
     steps: list[tuple[int, int, int | None]] = [(1, 2, None), (1, 3, None), (1, 6, None)]
     if half is not None:
         steps = [(1, 2, None), (2, 3, half), (1, 2, half), (1, 3, half), (1, 6, half)]

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.training_settings import LoraSettings
-from kdc.pipeline.models.cutting import encoder_layers
 from kdc.pipeline.models.loading import load_plain
+from kdc.pipeline.models.units import encoder_layers
 
 _QUERY_VALUE = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q_proj", "v_proj", "q", "v", "Wqkv")
 _REWRITING_INITS = ("pissa", "olora")

@@ -6,6 +6,7 @@ student is the teacher itself; and `trained_logits.npy`.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.config.training_settings import StudentSettings
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.models import loading
-from kdc.pipeline.models.cutting import Importance, cut, first_neurons, parse_cut
+from kdc.pipeline.models.cutting import cut, parse_cut
 from kdc.pipeline.models.shallow import as_served, parse_shape, shallow_over
+from kdc.pipeline.models.units import Importance, Part, first_units
 from kdc.pipeline.models.vocabulary import cut_vectors
 from kdc.pipeline.results.training import ModelResult
 from kdc.pipeline.training import adapters
@@ -29,8 +31,8 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.checkpoints import last_checkpoint
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.finetuning import fine_tune, score_model
+from kdc.pipeline.training.importance import unit_importance
 from kdc.pipeline.training.joining import set_join
-from kdc.pipeline.training.neurons import neuron_importance
 from kdc.pipeline.training.predict import predict
 
 TRAINED_LOGITS = "trained_logits.npy"  # answers to `probe_rows` by the model in memory, right after training
@@ -112,10 +114,11 @@ def _make_base(
     """Write the student before its training to `base/`, and return its modules that start at random and its padding
     id. A training that goes on keeps the base that it began with: another machine might choose other neurons."""
 
-    def importance(model: Any) -> list[torch.Tensor]:
+    def importance(model: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
         pad_id = loading.load_tokenizer(cut_from if vocabulary is None else str(vocabulary)).pad_token_id
-        return neuron_importance(
+        return unit_importance(
             model,
+            parts,
             Rows.read(data, role, ["train"]),
             pad_id=pad_id,
             device=environment.device,
@@ -129,7 +132,7 @@ def _make_base(
         data.task,
         cut_from=cut_from,
         vocabulary=vocabulary,
-        importance=first_neurons if begun else importance,
+        importance=first_units if begun else importance,
     )
     tokenizer = loading.load_tokenizer(source)
     set_join(loaded.model, join)
@@ -140,11 +143,11 @@ def _make_base(
 
 
 def new_student(
-    model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_neurons
+    model: str, task: Task, *, cut_from: str, vocabulary: Path | None = None, importance: Importance = first_units
 ) -> tuple[loading.Loaded, str]:
     """The student before training, and where its tokenizer is. The model is a checkpoint of its own (id or path), or of
     `cut_from` "layers:..." that are kept, token vectors ("conv", "static"), or all ("teacher"), with a smaller
-    vocabulary where one is given. `importance` chooses the neurons of a narrower one, see `cut`."""
+    vocabulary where one is given. `importance` chooses the neurons and heads of a narrower one, see `cut`."""
     if not is_of_teacher(model):
         return loading.load_model(model, task), model
     whole = loading.load_model(cut_from, task)

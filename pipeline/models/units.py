@@ -1,0 +1,172 @@
+"""What a layer can do without: the neurons of its feed-forward part, and the heads of its attention. Finds both, and
+leaves some of them out.
+
+Configs have a field for the number of neurons. Their field for the number of heads will not do: most architectures
+divide the hidden size by it, to find how wide a head is. So the config of a model with fewer heads of the same width
+says it in a field of our own, `kdc_heads`, and `opening.py` opens such a model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from kdc.common.errors import InputError
+
+HEADS_FIELD = "kdc_heads"
+_WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
+# What attention modules call the number of their heads, and the width of all heads together.
+_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
+_WIDTHS = ("all_head_size", "embed_dim", "dim")
+_NOT_NARROWED = "name the layers alone, without ffn= and heads="
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer's feed-forward part or attention, as units between linear layers."""
+
+    makers: tuple[nn.Linear, ...]  # whose outputs the units are made of: one, or those of queries, keys and values
+    reader: nn.Linear  # whose inputs are what the units give
+    width: int  # how many neighbouring numbers are of one unit: 1 for a neuron
+    counts: nn.Module | None = None  # the module that says how many heads there are
+
+    @property
+    def units(self) -> int:
+        """The number of neurons or heads."""
+        return self.reader.in_features // self.width
+
+
+# Of a model and some of its parts: for each part (units,), how much each unit matters; see
+# `kdc.pipeline.training.importance`, and `first_units` for what is only measured.
+Importance = Callable[[Any, Sequence[Part]], Sequence[torch.Tensor]]
+
+
+def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The dotted name of the stack of the encoder's layers, and the stack.
+
+    Raises:
+        InputError: there is none: its layers share their weights (ALBERT), or it is no encoder.
+    """
+    count = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    remedy = "name a student with its own checkpoint: --student PATH_OR_ID"
+    raise InputError("cannot find the encoder's layers", given=type(model).__name__, remedy=remedy)
+
+
+def feed_forwards(model: PreTrainedModel) -> list[Part]:
+    """The feed-forward part of each layer, whose units are neurons.
+
+    Raises:
+        InputError: they are not two linear layers each, as where neurons are gated.
+    """
+    field = neurons_field(model.config)
+    width = None if field is None else getattr(model.config, field)
+    parts = []
+    for layer in encoder_layers(model)[1]:
+        linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+        up, down = ([each for each in linear if getattr(each, end) == width] for end in ("out_features", "in_features"))
+        if len(up) != 1 or len(down) != 1:
+            raise InputError(
+                "the feed-forward parts of this model cannot be made narrower",
+                given=f"{type(model).__name__}: {len(up)} and {len(down)} linear layers of {width} neurons in a layer",
+                remedy=_NOT_NARROWED,
+            )
+        parts.append(Part((up[0],), down[0], 1))
+    return parts
+
+
+def attentions(model: PreTrainedModel) -> list[Part]:
+    """The attention of each layer, whose units are heads.
+
+    Raises:
+        InputError: it is not three linear layers for queries, keys and values, and one that reads what comes of them.
+    """
+    parts = []
+    for layer in encoder_layers(model)[1]:
+        found = [part for module in layer.modules() if (part := _attention(layer, module)) is not None]
+        if len(found) != 1:
+            raise InputError(
+                "the attention of this model cannot be made narrower",
+                given=f"{type(model).__name__}: {len(found)} modules with a query, a key and a value in a layer",
+                remedy=_NOT_NARROWED,
+            )
+        parts.append(found[0])
+    return parts
+
+
+def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
+    """The attention whose queries, keys and values this module of the layer makes; None where it makes none."""
+    linear = [(name, each) for name, each in module.named_children() if isinstance(each, nn.Linear)]
+    makers = tuple(each for letter in "qkv" for name, each in linear if name.startswith(letter))
+    heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
+    widths = {each.out_features for each in makers}
+    if len(makers) != len("qkv") or len(widths) != 1 or not heads or (inner := widths.pop()) % heads:
+        return None
+    readers = [
+        each
+        for each in layer.modules()
+        if isinstance(each, nn.Linear)
+        and each not in makers
+        and (each.in_features, each.out_features) == (inner, makers[0].in_features)
+    ]
+    return Part(makers, readers[0], inner // heads, module) if len(readers) == 1 else None
+
+
+def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
+    """An importance by which the first units stay."""
+    return [-torch.arange(part.units, device="cpu") for part in parts]
+
+
+def keep(part: Part, units: torch.Tensor) -> None:
+    """Leave these units of a part, in place and in this order."""
+    numbers = (units[:, None] * part.width + torch.arange(part.width, device=units.device)).flatten()
+    for maker in part.makers:
+        maker.weight = nn.Parameter(maker.weight.detach()[numbers])
+        if maker.bias is not None:
+            maker.bias = nn.Parameter(maker.bias.detach()[numbers])
+        maker.out_features = len(numbers)
+    part.reader.weight = nn.Parameter(part.reader.weight.detach()[:, numbers])
+    part.reader.in_features = len(numbers)
+    for names, count in ((_COUNTS, len(units)), (_WIDTHS, len(numbers))):
+        for name in names if part.counts is not None else ():
+            if isinstance(getattr(part.counts, name, None), int):
+                setattr(part.counts, name, count)
+
+
+def with_its_heads(model: Any) -> Any:
+    """A model that was just made of its config, with as many heads in each layer as `kdc_heads` says; in place.
+
+    Raises:
+        ValueError: there are not so many.
+        InputError: as `attentions`.
+    """
+    heads = getattr(model.config, HEADS_FIELD, None)
+    if heads is None:
+        return model
+    for part in attentions(model):
+        if not isinstance(heads, int) or not 1 <= heads <= part.units:
+            raise ValueError(f"its config.json has {HEADS_FIELD}={heads!r}, and its layers have {part.units} heads")
+        keep(part, torch.arange(heads, device="cpu"))
+    return model
+
+
+def heads_of(config: PretrainedConfig) -> int:
+    """The number of heads in each layer; 0 where the config does not say."""
+    heads = getattr(config, HEADS_FIELD, None) or getattr(config, "num_attention_heads", None)
+    return heads if isinstance(heads, int) else 0
+
+
+def neurons_field(config: PretrainedConfig) -> str | None:
+    """The config's field for the number of neurons; None where it has none."""
+    return next((name for name in _WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)
+
+
+def neurons_of(config: PretrainedConfig) -> int:
+    """The number of neurons in each layer's feed-forward part; 0 where the config does not say."""
+    field = neurons_field(config)
+    return 0 if field is None else int(getattr(config, field))
