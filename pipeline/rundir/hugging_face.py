@@ -33,9 +33,9 @@ _HUB_METRICS = {
 def add_hugging_face_files(model: Path, folder: Path, tokenizer: TokenizerInfo) -> None:
     """Put the config, the tokenizer's settings and the weights of a saved classifier beside an artifact's ONNX files.
 
-    Weights that no class of transformers can read (a head over the mean of the token vectors, a student without
-    layers) are left out: with them `AutoModelForSequenceClassification` would answer, from weights that it draws at
-    random; without them it refuses.
+    Weights that no class of transformers can read (a head over the mean of the token vectors, layers with fewer
+    attention heads, a student without layers) are left out: with them `AutoModelForSequenceClassification` would
+    answer, from weights that it draws at random; without them it refuses.
 
     Args:
         model: the classifier as `save_pretrained` wrote it, with its tokenizer.

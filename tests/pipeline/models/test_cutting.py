@@ -14,6 +14,7 @@ from tiny_models import ARCHITECTURES, build
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from kdc.common.errors import InputError
+from kdc.pipeline.models import cutting
 from kdc.pipeline.models.cutting import (
     Cut,
     can_be_cut,
@@ -23,7 +24,7 @@ from kdc.pipeline.models.cutting import (
     parse_cut,
 )
 from kdc.pipeline.models.opening import open_classifier
-from kdc.pipeline.models.units import attentions, feed_forwards, first_units
+from kdc.pipeline.models.units import attentions, feed_forwards, first_units, keep
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.importance import unit_importance
 
@@ -36,6 +37,14 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 def logits_of(model: Any) -> torch.Tensor:
     with torch.inference_mode():
         return model(input_ids=IDS, attention_mask=MASK).logits
+
+
+def test_heads_whose_numbers_stand_elsewhere_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Would catch a check of shapes alone, for an architecture that orders the numbers of its heads in another way."""
+    tiny_runs.base_model("bert", tmp_path)
+    monkeypatch.setattr(cutting, "keep", lambda part, units: keep(part, part.units - 1 - units))
+    with pytest.raises(InputError, match="cannot do with fewer heads"):
+        check_cut("layers:0,heads=1", str(tmp_path))
 
 
 def widened(model: Any, heads: int) -> Any:

@@ -17,7 +17,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import kdc
 from kdc.artifact.folder import describe_files, load_manifest
 from kdc.artifact.manifest import Manifest, TokenizerInfo
+from kdc.pipeline.models.cutting import Cut, cut
 from kdc.pipeline.models.pooling import MeanPooledClassifier
+from kdc.pipeline.models.units import first_units
 from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
 
 ROWS = [("w1 w5", "w7 w8 w9"), ("w2", "w3"), ("w1 " * 90, "w4 w5 " * 70)]  # the last one is cut
@@ -61,12 +63,20 @@ def test_the_files_say_nothing_of_the_machine(finished: Finished) -> None:
         assert "/tmp" not in text
 
 
-def test_a_head_that_no_class_of_transformers_has_is_refused_and_not_drawn_at_random(tmp_path: Path) -> None:
+def with_the_mean(config: Any) -> Any:
+    config.kdc_pooling = "mean"
+    return MeanPooledClassifier(config)
+
+
+def with_one_head(config: Any) -> Any:
+    return cut(AutoModelForSequenceClassification.from_config(config), Cut((0,), heads=1), first_units)
+
+
+@pytest.mark.parametrize("make", [with_the_mean, with_one_head])
+def test_what_no_class_of_transformers_has_is_refused_and_not_drawn_at_random(make: Any, tmp_path: Path) -> None:
     """Would catch weights under a config of plain BERT, which `AutoModel...` takes and completes at random."""
     tiny_runs.base_model("bert", tmp_path / "base")
-    config = AutoConfig.from_pretrained(tmp_path / "base", num_labels=2)
-    config.kdc_pooling = "mean"
-    MeanPooledClassifier(config).save_pretrained(tmp_path / "model")
+    make(AutoConfig.from_pretrained(tmp_path / "base", num_labels=2)).save_pretrained(tmp_path / "model")
     tiny_models.build_tokenizer(0).save_pretrained(tmp_path / "model")
     (tmp_path / "artifact").mkdir()
     info = TokenizerInfo(max_length=32, pad_id=0, pad_token="[PAD]", token_type_ids=True)
