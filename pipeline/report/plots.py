@@ -39,6 +39,7 @@ _MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its counts
 _AREA = 12.0  # points squared a MB
 _LEAST_AREA = 30.0
 _FAR = 4.0  # a limit of more than so many times the slowest candidate's latency is written, not drawn
+_MANY = 12  # untrained candidates whose names four rows of text hold
 
 
 @styled
@@ -277,7 +278,8 @@ def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, 
     tried = {trial.student: trial.score for trial in candidates.trials}
     slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
     heights = [*tried.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
-    floor = min(heights) - 0.35 * max(1.0, max(heights) - min(heights))
+    rows = {True: 2, False: 7 if len(points.keys() - tried.keys()) > _MANY else 4}  # of names, which would overlap
+    floor = min(heights) - 0.09 * rows[False] * max(1.0, max(heights) - min(heights))
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
     by_latency = sorted(points, key=lambda student: (points[student][1].latency_ms, student))
@@ -288,12 +290,12 @@ def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, 
         colour = FIRST if student in candidates.kept else SOFT
         axes.scatter(*place, s=_area(costs), facecolors="none", edgecolors=colour)
         was_tried = student in tried
-        height = ranks[was_tried] % (2 if was_tried else 4)  # neighbours would overlap
+        height = ranks[was_tried] % rows[was_tried]
         ranks[was_tried] += 1
         write(axes, short_name(student), place, above=9 + 13 * height, colour=INK if was_tried else SOFT)
     place = (judgement.costs.latency_ms, artifact)
     axes.scatter(*place, s=_area(judgement.costs), color=SECOND)
-    write(axes, f"the artifact, {judgement.variant}", place, above=12)
+    write(axes, f"the artifact, {judgement.variant}", place, above=-22)  # the names of students stand above
     axes.axhline(teacher, color=SOFT, linestyle=":")
     axes.annotate("teacher", (1, teacher), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=SOFT)
     if limits.max_latency_ms is not None:

@@ -1,8 +1,8 @@
 """Stage `candidates`: what could keep the contract, measured before anything is trained.
 
 Latency and size do not depend on the weights' values, so every student that could come out (the family's own, the
-teacher itself, the teacher cut to each depth, with all or half of the neurons of its feed-forward parts, its token
-vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
+teacher itself, the teacher cut to each depth, whole, with half of its neurons, and with half of its heads too, its
+token vectors without its layers) is exported untrained, quantised on real rows, and timed by the engine that serves.
 Where a size is limited, they are measured with the pieces alone that the texts use, too. Reads `data/` and
 `vocabulary/`. Writes one record a student, so that a stage that is cut off goes on.
 """
@@ -10,6 +10,7 @@ Where a size is limited, they are measured with the pieces alone that the texts 
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -123,26 +124,35 @@ def students_of(config: Config) -> list[str]:
         return [own]
     cuts: list[str] = []
     if not is_shallow(own):  # else the settings are for students without layers
-        widths = [None, half] if (half := half_width(config.teacher.model).ffn) is not None else [None]
-        every = [Cut(first_and_last(depth, layers), width) for width in widths for depth in range(layers, 0, -1)]
-        cuts = _possible(every, config)
+        depths = [Cut(first_and_last(depth, layers)) for depth in range(layers, 0, -1)]
+        cuts = _possible([of_width(each) for of_width in _widths(config) for each in depths], config)
     possible = [*([UNCUT] if config.has_one_teacher else []), *cuts, *SHALLOW]
     return _with_graph(possible if own in possible else [own, *possible], config)
 
 
 def curve_of(config: Config) -> list[str]:
     """Students along the whole curve from the teacher to one that has none of its layers: the configured one, the
-    teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, and
-    its token vectors alone. A teacher that cannot be made narrower gives a half, a third and a sixth of its layers."""
+    teacher itself, half of its layers, two thirds, a half, a third and a sixth of them with half of their neurons, a
+    half of them with half of their heads too, and its token vectors alone. A teacher that cannot be made narrower gives
+    a half, a third and a sixth of its layers."""
     own, layers = _canonical(config), loading.depth(config.teacher.model)
-    half = half_width(config.teacher.model).ffn
-    steps: list[tuple[int, int, int | None]] = [(1, 2, None), (1, 3, None), (1, 6, None)]
-    if half is not None:
-        steps = [(1, 2, None), (2, 3, half), (1, 2, half), (1, 3, half), (1, 6, half)]
-    cuts = [Cut(first_and_last(max(1, part * layers // of), layers), width) for part, of, width in steps]
+    whole, *narrower = _widths(config)
+    steps = [(1, 2, whole), (1, 3, whole), (1, 6, whole)]
+    if narrower:
+        half, least = narrower[0], narrower[-1]
+        steps = [(1, 2, whole), (2, 3, half), (1, 2, half), (1, 2, least), (1, 3, half), (1, 6, half)]
+    cuts = [of_width(Cut(first_and_last(max(1, part * layers // of), layers))) for part, of, of_width in steps]
     students = _possible(cuts, config)
     every = dict.fromkeys([own, *([UNCUT] if config.has_one_teacher else []), *students, *SHALLOW])
     return _with_graph(list(every), config)
+
+
+def _widths(config: Config) -> list[Callable[[Cut], Cut]]:
+    """What makes layers as wide as students are tried: whole; with half of their neurons; with half of their heads too.
+    A teacher whose layers can do without one of these alone has two, and one without any has the first."""
+    half = half_width(config.teacher.model)
+    found = dict.fromkeys([(None, None), (half.ffn, None), (half.ffn, half.heads)])
+    return [partial(replace, ffn=ffn, heads=heads) for ffn, heads in found]
 
 
 def _with_graph(students: list[str], config: Config) -> list[str]:
@@ -156,9 +166,9 @@ def _possible(cuts: list[Cut], config: Config) -> list[str]:
     """Those that are less than the whole teacher, and that it can be cut to."""
     teacher = config.teacher.model
     whole = loading.depth(teacher)
-    # That all layers can have the width is known; so what is left to ask is the same for each width.
+    # That all layers can be so narrow is known; so what is left to ask is the same for each width.
     opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {cut.layers for cut in cuts}}
-    return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.ffn is not None) and opens[cut.layers]]
+    return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.is_narrow) and opens[cut.layers]]
 
 
 def _canonical(config: Config) -> str:

@@ -90,9 +90,9 @@ def test_the_curve_goes_from_the_teacher_to_students_without_layers(finished: Fi
     student that stands there twice under two names, and a teacher that several teachers do not have."""
     config = config_of(finished, tmp_path, **{"student.model": "layers:first-and-last"})
     narrow = f"layers:1,ffn={load_config(str(finished.teacher)).intermediate_size // 2}"
-    assert curve_of(config) == ["layers:1", "teacher", narrow, *SHALLOW]
+    assert curve_of(config) == ["layers:1", "teacher", narrow, f"{narrow},heads=1", *SHALLOW]
     several = config_of(finished, tmp_path, **{"student.model": "layers:0", "teacher.more": str(finished.teacher)})
-    assert curve_of(several) == ["layers:0", "layers:1", narrow, *SHALLOW]
+    assert curve_of(several) == ["layers:0", "layers:1", narrow, f"{narrow},heads=1", *SHALLOW]
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,29 @@ def test_the_curve_goes_from_the_teacher_to_students_without_layers(finished: Fi
         (
             6,
             False,
-            ["layers:0,1,5", "layers:0,1,2,5,ffn=12", "layers:0,1,5,ffn=12", "layers:0,5,ffn=12", "layers:5,ffn=12"],
+            [
+                "layers:0,1,5",
+                "layers:0,1,2,5,ffn=12",
+                "layers:0,1,5,ffn=12",
+                "layers:0,1,5,ffn=12,heads=1",
+                "layers:0,5,ffn=12",
+                "layers:5,ffn=12",
+            ],
         ),
         (
             7,
             False,
-            ["layers:0,1,6", "layers:0,1,2,6,ffn=12", "layers:0,1,6,ffn=12", "layers:0,6,ffn=12", "layers:6,ffn=12"],
+            [
+                "layers:0,1,6",
+                "layers:0,1,2,6,ffn=12",
+                "layers:0,1,6,ffn=12",
+                "layers:0,1,6,ffn=12,heads=1",
+                "layers:0,6,ffn=12",
+                "layers:6,ffn=12",
+            ],
         ),
         (6, True, ["layers:0,1,5", "layers:0,5"]),  # no other layer can be ModernBERT's first, which lacks a norm
-        (1, False, ["layers:0", "layers:0,ffn=12"]),
+        (1, False, ["layers:0", "layers:0,ffn=12", "layers:0,ffn=12,heads=1"]),
     ],
 )
 def test_steps_of_the_curve_are_narrow_where_the_teacher_can_be(

@@ -17,7 +17,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import SHALLOW
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.models.cutting import half_width
+from kdc.pipeline.models.cutting import Cut, half_width
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.quality.feasibility import fitting_students
 from kdc.pipeline.report.page import write_report
@@ -46,9 +46,9 @@ QUICK = [*DEEP[:3], "linear", "conv", "static"]  # what a quick search tries, in
 
 @pytest.fixture(scope="module", autouse=True)
 def whole_layers() -> Iterator[None]:
-    """Students of half as many neurons would take half as long again; one test has them."""
+    """Narrower students would take twice as long again; one test has them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "half_width", lambda teacher: None)
+        patch.setattr(candidates, "half_width", lambda teacher: Cut(()))
         yield
 
 
@@ -200,6 +200,7 @@ def test_a_cut_is_known_by_its_layers_numbers(rows: Rows, tmp_path: Path) -> Non
     assert name == "layers:0,1"
     assert short_name(name) == "2 layers"
     assert short_name(f"{name},ffn=768") == "2 layers, ffn 768"
+    assert short_name(f"{name},ffn=768,heads=6") == "2 layers, ffn 768, heads 6"
 
 
 def test_a_students_own_checkpoint_stands_before_the_cuts(rows: Rows, tmp_path: Path) -> None:
@@ -212,14 +213,15 @@ def test_a_cut_that_is_named_is_a_candidate_of_a_search_that_is_asked_for(rows: 
     assert candidates.students_of(config) == ["layers:1,3", *ALL]
 
 
-def test_layers_of_half_as_many_neurons_are_candidates(
-    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_narrower_layers_are_candidates(rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "half_width", half_width)
     config = rows.config(tmp_path, max_size_mb=1.0)
     half = load_config(str(rows.teacher)).intermediate_size // 2
-    narrow = [f"layers:{layers},ffn={half}" for layers in ("0,1,2,3,4", "0,1,2,4", "0,1,4", "0,4", "4")]
+    depths = ("0,1,2,3,4", "0,1,2,4", "0,1,4", "0,4", "4")
+    narrow = [f"layers:{layers},ffn={half}{heads}" for heads in ("", ",heads=1") for layers in depths]
     assert candidates.students_of(config) == ["teacher", *DEEP, *narrow, *SHALLOW]
+    monkeypatch.setattr(candidates, "half_width", lambda teacher: Cut((), ffn=half))  # as MPNet
+    assert candidates.students_of(config) == ["teacher", *DEEP, *narrow[:5], *SHALLOW]
 
 
 def test_around_a_student_without_layers_others_without_are_searched(rows: Rows, run: Path) -> None:
