@@ -1,8 +1,8 @@
 """Cuts a student out of a teacher: some of its layers, and of each of these some of the neurons of its feed-forward
 part and some of the heads of its attention.
 
-A cut student is a model of the teacher's own architecture with other numbers in its config, so that it opens, exports
-and serves as any other.
+A cut student is a model of the teacher's own architecture with other numbers in its config. It opens by `opening.py`,
+exports and serves as any other; with all its heads any program opens it.
 """
 
 import copy
@@ -135,7 +135,7 @@ def check_cut(text: str, teacher: str) -> None:
             given=f"{text} of a {config.model_type}",
             remedy="name the layers alone, without ffn=",
         )
-    if wanted.heads is not None and not _can_be_narrowed(config, Cut((), heads=wanted.heads)):
+    if wanted.heads is not None and not _can_be_narrowed(config, replace(wanted, layers=())):
         raise InputError(
             "this teacher's layers cannot do with fewer heads: their attention is not four linear layers, or more of "
             "the model is made for all heads",
@@ -151,15 +151,13 @@ def can_be_cut(teacher: str, wanted: Cut) -> bool:
 
 
 def half_width(teacher: str) -> Cut:
-    """Half of a teacher's neurons and half of its heads, of no layer yet; None for what its layers cannot have fewer
+    """Half of a teacher's neurons and half of its heads, of no layer yet; None for what its layers cannot do with fewer
     of."""
     config = load_config(teacher)
     ffn, heads = neurons_of(config) // 2, heads_of(config) // 2
-    return Cut(
-        (),
-        ffn if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else None,
-        heads if heads and _can_be_narrowed(config, Cut((), heads=heads)) else None,
-    )
+    half = Cut((), ffn=ffn) if ffn and _can_be_narrowed(config, Cut((), ffn=ffn)) else Cut(())
+    both = replace(half, heads=heads)
+    return both if heads and _can_be_narrowed(config, both) else half
 
 
 def _can_be_narrowed(config: PretrainedConfig, width: Cut) -> bool:
@@ -176,9 +174,9 @@ def _does_without(config: PretrainedConfig, heads: int) -> bool:
     _tell_of_layers(one, (0,))
     one.vocab_size = 10 + max([each for name in _SPECIAL if isinstance(each := getattr(one, name, None), int)] or [0])
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # not those of GPUs, which nothing would give back
         try:
-            whole = with_its_heads(AutoModel.from_config(one)).eval()
+            whole = with_its_heads(AutoModel.from_config(one)).float().eval()
             for part in attentions(whole):
                 for linear in (*part.makers, part.reader):  # far from even attention, where a wrong head would not show
                     nn.init.normal_(linear.weight, std=2 * linear.in_features**-0.5)

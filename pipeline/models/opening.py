@@ -8,7 +8,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelFor
 from kdc.pipeline.models.configs import open_config
 from kdc.pipeline.models.pooling import MeanPooledClassifier, is_mean_pooled
 from kdc.pipeline.models.shallow import ShallowClassifier, says_shallow
-from kdc.pipeline.models.units import HEADS_FIELD, with_its_heads
+from kdc.pipeline.models.units import class_with_its_heads
 
 
 def class_of(config: PretrainedConfig) -> Any:
@@ -17,18 +17,7 @@ def class_of(config: PretrainedConfig) -> Any:
         return ShallowClassifier
     if is_mean_pooled(config):
         return MeanPooledClassifier
-    return _with_fewer_heads(config) if hasattr(config, HEADS_FIELD) else AutoModelForSequenceClassification
-
-
-def _with_fewer_heads(config: PretrainedConfig) -> Any:
-    """The architecture's own classifier, whose layers have their heads before its weights are read."""
-    whole: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-
-    def make(self: Any, config: PretrainedConfig, *given: Any, **named: Any) -> None:
-        whole.__init__(self, config, *given, **named)
-        with_its_heads(self)
-
-    return type(whole.__name__, (whole,), {"__init__": make, "__module__": whole.__module__})
+    return class_with_its_heads(config, AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
 
 
 def open_classifier(place: str | Path, **options: Any) -> Any:

@@ -12,12 +12,12 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.hub import cached_file
 
 from kdc.pipeline.models.configs import open_config
-from kdc.pipeline.models.units import with_its_heads
+from kdc.pipeline.models.units import class_with_its_heads, with_its_heads
 
 Pooling = Literal["auto", "first", "mean"]
 
@@ -114,7 +114,12 @@ def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledCl
     if saved:
         loaded: Any = MeanPooledClassifier.from_pretrained(place, config=config, **options)  # typed without `options`
         return loaded
-    encoder, info = AutoModel.from_pretrained(place, config=config, **options)
+    opener = class_with_its_heads(config, AutoModel, MODEL_MAPPING)
+    encoder, info = opener.from_pretrained(place, config=config, **options)
     model = MeanPooledClassifier(config, encoder)
-    missing = {f"{model.base_model_prefix}.{key}" for key in info["missing_keys"] if not key.startswith("pooler.")}
-    return model, {**info, "missing_keys": missing | {"classifier.weight", "classifier.bias"}}
+    missing, others = (
+        {f"{model.base_model_prefix}.{key}" for key in keys if not key.startswith("pooler.")}
+        for keys in (info["missing_keys"], [key[0] for key in info["mismatched_keys"]])
+    )
+    missing |= {"classifier.weight", "classifier.bias"}
+    return model, {**info, "missing_keys": missing, "mismatched_keys": others}

@@ -68,8 +68,11 @@ def feed_forwards(model: PreTrainedModel) -> list[Part]:
     width = None if field is None else getattr(model.config, field)
     parts = []
     for layer in encoder_layers(model)[1]:
-        linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+        others = [linear for part in _attentions(layer) for linear in (*part.makers, part.reader)]
+        linear = [each for each in layer.modules() if isinstance(each, nn.Linear) and each not in others]
         up, down = ([each for each in linear if getattr(each, end) == width] for end in ("out_features", "in_features"))
+        if up == down and len(up) == 2:  # as many neurons as a token vector has numbers
+            up, down = up[:1], up[1:]
         if len(up) != 1 or len(down) != 1:
             raise InputError(
                 "the feed-forward parts of this model cannot be made narrower",
@@ -88,7 +91,7 @@ def attentions(model: PreTrainedModel) -> list[Part]:
     """
     parts = []
     for layer in encoder_layers(model)[1]:
-        found = [part for module in layer.modules() if (part := _attention(layer, module)) is not None]
+        found = _attentions(layer)
         if len(found) != 1:
             raise InputError(
                 "the attention of this model cannot be made narrower",
@@ -99,22 +102,23 @@ def attentions(model: PreTrainedModel) -> list[Part]:
     return parts
 
 
+def _attentions(layer: nn.Module) -> list[Part]:
+    return [part for module in layer.modules() if (part := _attention(layer, module)) is not None]
+
+
 def _attention(layer: nn.Module, module: nn.Module) -> Part | None:
-    """The attention whose queries, keys and values this module of the layer makes; None where it makes none."""
+    """The attention whose queries, keys and values this module of the layer makes; None where it makes none. What reads
+    them is the first linear layer of that shape, since those of a feed-forward part as wide as that come later."""
     linear = [(name, each) for name, each in module.named_children() if isinstance(each, nn.Linear)]
     makers = tuple(each for letter in "qkv" for name, each in linear if name.startswith(letter))
     heads = next((count for name in _COUNTS if isinstance(count := getattr(module, name, None), int)), 0)
     widths = {each.out_features for each in makers}
     if len(makers) != len("qkv") or len(widths) != 1 or not heads or (inner := widths.pop()) % heads:
         return None
-    readers = [
-        each
-        for each in layer.modules()
-        if isinstance(each, nn.Linear)
-        and each not in makers
-        and (each.in_features, each.out_features) == (inner, makers[0].in_features)
-    ]
-    return Part(makers, readers[0], inner // heads, module) if len(readers) == 1 else None
+    others = [each for each in layer.modules() if isinstance(each, nn.Linear) and each not in makers]
+    shape = (inner, makers[0].in_features)
+    reader = next((each for each in others if (each.in_features, each.out_features) == shape), None)
+    return None if reader is None else Part(makers, reader, inner // heads, module)
 
 
 def first_units(_: Any, parts: Sequence[Part]) -> list[torch.Tensor]:
@@ -149,10 +153,24 @@ def with_its_heads(model: Any) -> Any:
     if heads is None:
         return model
     for part in attentions(model):
-        if not isinstance(heads, int) or not 1 <= heads <= part.units:
+        if type(heads) is not int or not 1 <= heads <= part.units:  # JSON's true is an int too
             raise ValueError(f"its config.json has {HEADS_FIELD}={heads!r}, and its layers have {part.units} heads")
         keep(part, torch.arange(heads, device="cpu"))
     return model
+
+
+def class_with_its_heads(config: PretrainedConfig, auto: Any, classes: Any) -> Any:
+    """The class whose `from_pretrained` opens a model of this config: `auto`; or, where layers have fewer heads, the
+    architecture's own of `classes`, whose layers have their heads before the weights are read."""
+    if getattr(config, HEADS_FIELD, None) is None:
+        return auto
+    whole: Any = classes[type(config)]
+
+    def make(self: Any, config: PretrainedConfig, *given: Any, **named: Any) -> None:
+        whole.__init__(self, config, *given, **named)
+        with_its_heads(self)
+
+    return type(whole.__name__, (whole,), {"__init__": make, "__module__": whole.__module__})
 
 
 def heads_of(config: PretrainedConfig) -> int:

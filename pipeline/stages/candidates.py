@@ -166,7 +166,7 @@ def _possible(cuts: list[Cut], config: Config) -> list[str]:
     """Those that are less than the whole teacher, and that it can be cut to."""
     teacher = config.teacher.model
     whole = loading.depth(teacher)
-    # That all layers can be so narrow is known; so what is left to ask is the same for each width.
+    # That all layers can be so narrow is known, so that what is left to ask is the same for each width.
     opens = {layers: can_be_cut(teacher, Cut(layers)) for layers in {cut.layers for cut in cuts}}
     return [str(cut) for cut in cuts if (len(cut.layers) < whole or cut.is_narrow) and opens[cut.layers]]
 

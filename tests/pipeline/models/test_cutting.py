@@ -66,13 +66,17 @@ def rows_of(*texts: list[int]) -> Rows:
     ("architecture", "wanted"),
     [
         *((name, wanted) for name in ARCHITECTURES for wanted in (Cut((1,)), Cut((0, 1), ffn=5))),
-        *((name, Cut((1,), ffn=5, heads=1)) for name in WITH_HEADS),
+        # 16 neurons are as many as a token vector has numbers: attention and neurons have layers of one shape then.
+        *((name, wanted) for name in WITH_HEADS for wanted in (Cut((1,), 5, 1), Cut((0, 1), 16, 1), Cut((1,), 8, 1))),
     ],
 )
 def test_a_cut_model_survives_saving(architecture: str, wanted: Cut, tmp_path: Path) -> None:
     model, _ = build(architecture, tmp_path / "whole")
     small = cut(model, wanted, first_units).eval()
     small.save_pretrained(tmp_path / "small")
+    if wanted.is_narrow:
+        check_cut(str(wanted), str(tmp_path / "whole"))
+        assert half_width(str(tmp_path / "small")).ffn == (wanted.ffn or 32) // 2  # it can be a teacher itself
     again = open_classifier(tmp_path / "small").eval()
     assert torch.equal(logits_of(again), logits_of(small))
     if wanted.heads is None:  # nothing of ours is needed

@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 import tiny_runs
 import torch
-from tiny_models import ARCHITECTURES
+from tiny_models import ARCHITECTURES, build
 from transformers import AutoModel
 
+from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task
 from kdc.pipeline.config.training_settings import LoraSettings
 from kdc.pipeline.graphs.onnx_graph import export_onnx
@@ -105,6 +106,25 @@ def test_it_is_cut_adapted_merged_and_saved_like_any_other(architecture: str, tm
     again = loading.load_plain(tmp_path / "merged")
     assert len(units.encoder_layers(again)[1]) == 1
     assert torch.allclose(logits_of(again), expected, atol=1e-4)
+
+
+def test_an_encoder_with_fewer_heads_is_read_by_the_mean(tmp_path: Path) -> None:
+    """Would catch attention that is drawn at random, since its weights have another shape than the config's own."""
+    whole, _ = build("bert", tmp_path / "whole")
+    small: Any = cutting.cut(whole, cutting.Cut((0, 1), heads=1), units.first_units)
+    small.save_pretrained(tmp_path / "small")
+    loaded = loading.load_model(str(tmp_path / "small"), TASK, pooling="mean")
+    assert loaded.new_modules == ("classifier",)
+    found, wanted = (dict(model.named_parameters()) for model in (loaded.model.encoder, small.bert))
+    assert all(torch.equal(weight, wanted[name]) for name, weight in found.items())
+
+
+def test_an_encoder_whose_weights_have_another_shape_is_refused(tmp_path: Path) -> None:
+    build("bert", tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 24}))
+    with pytest.raises(KdcError, match="lacks weights of the encoder"):
+        loading.load_model(str(tmp_path), TASK, pooling="mean")
 
 
 @pytest.mark.parametrize("exporter", ["optimum", "torch"])
