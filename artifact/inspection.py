@@ -16,6 +16,7 @@ _ORDER = (
     "student",
     "student_without_kd",
     "student_without_kd_by_score",
+    "student_without_kd_by_loss",
     "student_without_unlabeled",
     "merged",
     "fp32",

@@ -84,6 +84,7 @@ _BESIDE = (
     "teacher_int8",
     "student_without_kd",
     "student_without_kd_by_score",
+    "student_without_kd_by_loss",
     "student_without_unlabeled",
     "teacher_lora",
     "cosine",

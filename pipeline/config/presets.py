@@ -107,7 +107,7 @@ def without_layers(student: str, epochs: float, min_steps: int, *, beside: str =
         return {}
     steps, rates = way
     before = other[0] if other else 1
-    common = {"method": "full", "batch_size": 64, "gradient_checkpointing": False}
+    common = {"method": "full", "batch_size": 64, "gradient_checkpointing": False, "kept_step": "loss"}
     return common | rates | {"epochs": epochs if other else 3 * epochs, "min_steps": steps * min_steps // before}
 
 

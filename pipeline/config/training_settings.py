@@ -198,7 +198,6 @@ class StudentSettings(TrainSettings):
     min_steps: int = Field(
         1500, ge=0, description="steps to train at least, even if they are more than the epochs give"
     )
-    kept_step: KeptStep = Field("loss", description=str(TrainSettings.model_fields["kept_step"].description))
     dropout: Literal["own"] | Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="rate of all dropout but the adapters', 0 to 1; own: the checkpoint's"
     )

@@ -24,6 +24,7 @@ _NAMES = {
     "teacher_lora": "LoRA teacher",
     "student_without_kd": "student without KD",
     "student_without_kd_by_score": "student without KD, step by score",
+    "student_without_kd_by_loss": "student without KD, step by loss",
     "student_without_unlabeled": "student without the unlabelled texts",
     "student": "KD-LoRA student",
     "merged": "merged student",

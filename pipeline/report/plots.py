@@ -31,6 +31,7 @@ _NAMES = {  # other models are called as they are
     "teacher_lora": "LoRA teacher",
     "student_without_kd": "without KD",
     "student_without_kd_by_score": "without KD, by score",
+    "student_without_kd_by_loss": "without KD, by loss",
     "student_without_unlabeled": "without unlabelled texts",
 }
 _CURVES = {"precision": "precision", "recall": "recall", "given": "rows with the label"}

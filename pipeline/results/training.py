@@ -198,6 +198,8 @@ class ControlsResult(StageResult):
     STAGE = "controls"
 
     student_without_kd: ModelResult | None = None  # the same student trained on the labels alone
-    student_without_kd_by_score: ModelResult | None = None  # the same, its step kept by the metric in place of its loss
+    # the same, its step kept by the metric; or by its loss, where the student's own is kept by the metric
+    student_without_kd_by_score: ModelResult | None = None
+    student_without_kd_by_loss: ModelResult | None = None
     student_without_unlabeled: ModelResult | None = None  # the same student, distilled on the labelled rows alone
     teacher_lora: ModelResult | None = None  # the teacher fine-tuned through adapters

@@ -12,6 +12,7 @@ TOKENIZER_INFO = "tokenizer_info.json"  # stage export: how the engine cuts and 
 CONTROLS = {  # stage controls: folder, and whose tokens
     "student_without_kd": "student",
     "student_without_kd_by_score": "student",
+    "student_without_kd_by_loss": "student",
     "student_without_unlabeled": "student",
     "teacher_lora": "teacher",
 }

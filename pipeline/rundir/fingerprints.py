@@ -69,7 +69,8 @@ def later(settings: TeacherSettings | StudentSettings) -> set[str]:
     """Names of settings that runs of before did not have, where they stand at what these did."""
     fields = type(settings).model_fields
     names = fields.keys() & {"kept_step", "vocabulary", "window_loss"}
-    return {name for name in names if getattr(settings, name) in (fields[name].default, "all")}
+    did = {"kept_step": "loss" if isinstance(settings, StudentSettings) else "score"}
+    return {name for name in names if getattr(settings, name) in (did.get(name, fields[name].default), "all")}
 
 
 def vector_bits(bits: "VectorBits | Literal['auto']") -> dict[str, Any]:

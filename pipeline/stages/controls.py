@@ -1,8 +1,8 @@
 """Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
 
-The same student without KD (labels alone), its step kept as the student's own is and by its score, since KD should not
-win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are some,
-which tells what these bought; and the teacher with LoRA in place of full fine-tuning.
+The same student without KD (labels alone), its step kept as the student's own is and by another rule, since KD should
+not win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are
+some, which tells what these bought; and the teacher with LoRA in place of full fine-tuning.
 Reads `data/`, `teacher/`, and `vocabulary/` and `search/` where there are such. Writes one plain model a control.
 """
 
@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdc.common.files import write_whole
 from kdc.pipeline.config.presets import method_rates
@@ -27,7 +27,9 @@ from kdc.pipeline.training.teachers import train_teacher
 def depends_on(run: Run) -> dict[str, Any]:
     """Whether they were asked for; else teacher and student."""
     asked = run.config.run.controls
-    without = set() if run.config.data.unlabeled else {"student_without_unlabeled"}
+    without = {f"student_without_kd_by_{rule}" for rule in ("score", "loss") if rule != _other_rule(run)}
+    if not run.config.data.unlabeled:
+        without.add("student_without_unlabeled")
     return {"controls": asked} | ({"models": [name for name in CONTROLS if name not in without]} if asked else {})
 
 
@@ -39,8 +41,8 @@ def run(run: Run, out: Path) -> ControlsResult:
     makers: dict[str, Callable[[Run, Path], ModelResult]] = {"teacher_lora": teacher_lora}
     if not run.is_uncut:  # otherwise nothing was distilled, and there is nothing to do without
         makers["student_without_kd"] = partial(student_without_kd, kept_step=run.student.kept_step)
-        if run.student.kept_step != "score":
-            makers["student_without_kd_by_score"] = partial(student_without_kd, kept_step="score")
+        rule = _other_rule(run)
+        makers[f"student_without_kd_by_{rule}"] = partial(student_without_kd, kept_step=rule)
         if run.data().has("unlabeled"):
             makers["student_without_unlabeled"] = student_without_unlabeled
     for name, make in makers.items():
@@ -51,6 +53,11 @@ def run(run: Run, out: Path) -> ControlsResult:
             shutil.rmtree(work, ignore_errors=True)
         results[name] = ModelResult.model_validate_json(record.read_text(encoding="utf-8"))
     return ControlsResult(**results)
+
+
+def _other_rule(run: Run) -> Literal["score", "loss"]:
+    """The rule by which the step of a second student without KD is kept: by its score, unless the student's own is."""
+    return "loss" if run.student.kept_step == "score" else "score"
 
 
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:

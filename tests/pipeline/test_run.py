@@ -93,7 +93,7 @@ def test_teacher_and_student_learned_the_task(finished: Finished) -> None:
 
 def test_every_variant_and_control_is_in_the_table(finished: Finished) -> None:
     table = finished.table
-    controls = {"student_without_kd", "student_without_kd_by_score", "teacher_lora"}
+    controls = {"student_without_kd", "student_without_kd_by_loss", "teacher_lora"}
     uncut = {"teacher_fp32", "teacher_int8"}
     assert set(table) == {"teacher", "student", "merged", "fp32", "int8", "fp16"} | controls | uncut
     for name in ("teacher", "merged", "fp32", "int8"):
@@ -120,15 +120,15 @@ def test_another_student_exports_the_teacher_no_second_time(finished: Finished, 
     assert not skipped["export"]
 
 
-def test_the_students_without_kd_are_kept_by_the_students_rule_and_by_score(finished: Finished) -> None:
+def test_the_students_without_kd_are_kept_by_the_students_rule_and_by_loss(finished: Finished) -> None:
     """Catches controls that tilt the comparison by how their step is chosen."""
     controls = read_result(finished.folder / "run", ControlsResult)
     for model, kept in (
-        (controls.student_without_kd, lambda curves: [min(curves.tune_loss, key=lambda point: point[1])]),
         (
-            controls.student_without_kd_by_score,
+            controls.student_without_kd,
             lambda curves: [max(curves.score, key=lambda point: point[1]), curves.score[-1]],
         ),
+        (controls.student_without_kd_by_loss, lambda curves: [min(curves.tune_loss, key=lambda point: point[1])]),
     ):
         assert model is not None
         assert model.training is not None
@@ -147,14 +147,19 @@ def test_the_controls_that_are_made_are_those_that_tell_something(
     record = finished.folder / "run" / "controls" / "teacher_lora.json"
     for name in ("student_without_kd", "student_without_unlabeled", "teacher_lora"):
         monkeypatch.setattr(controls, name, make)
-    three = {"student_without_kd", "student_without_kd_by_score", "teacher_lora"}
+    three = {"student_without_kd", "student_without_kd_by_loss", "teacher_lora"}
     run = open_run(finished.folder / "run", finished.config, Reporter())
     assert set(controls.depends_on(run)["models"]) == _made(run, tmp_path / "three") == three
     monkeypatch.setattr(PreparedData, "has", lambda self, split: True)
     data = finished.config.data.model_copy(update={"unlabeled": tmp_path})
     run = open_run(finished.folder / "run", finished.config.model_copy(update={"data": data}), Reporter())
     four = three | {"student_without_unlabeled"}
-    assert set(controls.depends_on(run)["models"]) == _made(run, tmp_path / "four") == four == set(CONTROLS)
+    assert set(controls.depends_on(run)["models"]) == _made(run, tmp_path / "four") == four
+    by_loss = finished.config.student.model_copy(update={"kept_step": "loss"})
+    run = open_run(finished.folder / "run", run.config.model_copy(update={"student": by_loss}), Reporter())
+    made = four - {"student_without_kd_by_loss"} | {"student_without_kd_by_score"}
+    assert set(controls.depends_on(run)["models"]) == _made(run, tmp_path / "by loss") == made
+    assert four | made == set(CONTROLS)
 
 
 def _made(run: Run, out: Path) -> set[str]:
@@ -166,10 +171,12 @@ def _made(run: Run, out: Path) -> set[str]:
 
 
 def test_runs_of_before_kept_steps_were_a_setting_are_not_trained_again(finished: Finished) -> None:
-    settings = finished.config.student
-    assert "kept_step" not in fingerprints.training(finished.config, settings)
-    other = settings.model_copy(update={"kept_step": "last"})
-    assert fingerprints.training(finished.config, other)["kept_step"] == "last"
+    """They kept a teacher's step by its score and a student's by its loss."""
+    teacher, student = finished.config.teacher, finished.config.student
+    for settings, did, other in ((teacher, "score", "loss"), (student, "loss", "score")):
+        same, changed = (settings.model_copy(update={"kept_step": rule}) for rule in (did, other))
+        assert "kept_step" not in fingerprints.training(finished.config, same)
+        assert fingerprints.training(finished.config, changed)["kept_step"] == other
 
 
 def test_a_teacher_that_has_no_graph_is_left_out_and_told_of(
