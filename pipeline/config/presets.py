@@ -91,12 +91,12 @@ _BAG = (2, {"learning_rate": 1e-3, "head_learning_rate": 2e-3})
 _WITHOUT_LAYERS = {"conv": _BAG, "static": _BAG, "linear": (1, {"learning_rate": 3e-3, "head_learning_rate": 5e-3})}
 
 
-def without_layers(student: str, epochs: float, min_steps: int, *, beside: str = "") -> dict[str, Any]:
-    """How a student without layers is trained, by the length of another student's training.
+def without_layers(student: str, epochs: float, min_steps: int, kept_step: str, *, beside: str = "") -> dict[str, Any]:
+    """How a student without layers is trained, by another student's training.
 
     Args:
         student: its name.
-        epochs, min_steps: of the other one.
+        epochs, min_steps, kept_step: of the other one.
         beside: the other one's name; "" is one with layers.
 
     Returns:
@@ -107,7 +107,9 @@ def without_layers(student: str, epochs: float, min_steps: int, *, beside: str =
         return {}
     steps, rates = way
     before = other[0] if other else 1
-    common = {"method": "full", "batch_size": 64, "gradient_checkpointing": False, "kept_step": "loss"}
+    common = {"method": "full", "batch_size": 64, "gradient_checkpointing": False}
+    if other is None and kept_step == "score":  # the default; any other rule was asked for, or is the recipe's
+        common["kept_step"] = "loss"
     return common | rates | {"epochs": epochs if other else 3 * epochs, "min_steps": steps * min_steps // before}
 
 

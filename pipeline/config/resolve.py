@@ -116,8 +116,8 @@ def resolve(*, flags: Layer, sets: Layer, file: Layer) -> Config:
         config = Config.model_validate(_merge(presets, asked))
         if is_shallow(config.student.model):
             student = config.student
-            own = {"student": without_layers(student.model, student.epochs, student.min_steps)}
-            config = Config.model_validate(_merge(_merge(presets, own), asked))
+            own = without_layers(student.model, student.epochs, student.min_steps, student.kept_step)
+            config = Config.model_validate(_merge(_merge(presets, {"student": own}), asked))
         return config
     except ValidationError as error:
         unknown_first = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")

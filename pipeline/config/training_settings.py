@@ -232,5 +232,7 @@ class StudentSettings(TrainSettings):
     def of(self, model: str) -> Self:
         """These settings for another student, as a search tries it. One without layers is trained in its own way,
         unless the configured one is trained in the same."""
-        own = without_layers(model, self.epochs, self.min_steps, beside=self.model) if is_shallow(model) else {}
+        own = {}
+        if is_shallow(model):
+            own = without_layers(model, self.epochs, self.min_steps, self.kept_step, beside=self.model)
         return self.model_copy(update=own | {"model": model})

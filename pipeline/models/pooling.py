@@ -119,7 +119,7 @@ def mean_pooled_over(place: str, config: PretrainedConfig) -> tuple[MeanPooledCl
     model = MeanPooledClassifier(config, encoder)
     missing, others = (
         {f"{model.base_model_prefix}.{key}" for key in keys if not key.startswith("pooler.")}
-        for keys in (info["missing_keys"], [key[0] for key in info["mismatched_keys"]])
+        for keys in (info["missing_keys"], [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]])
     )
     missing |= {"classifier.weight", "classifier.bias"}
     return model, {**info, "missing_keys": missing, "mismatched_keys": others}

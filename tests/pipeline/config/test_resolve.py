@@ -99,6 +99,26 @@ def test_a_student_without_layers_is_trained_in_its_own_way_unless_the_person_sa
     assert student.of("static") == student.model_copy(update={"model": "static"})
 
 
+@pytest.mark.parametrize(
+    ("flags", "own", "layered"),
+    [
+        ({}, "loss", "score"),
+        ({"student.kept_step": "last"}, "last", "last"),
+        ({"student.kept_step": "loss"}, "loss", "loss"),
+        ({"run.recipe": "paper"}, "last", "last"),
+        ({"run.recipe": "paper-as-described"}, "loss", "score"),
+    ],
+)
+def test_only_by_default_a_student_without_layers_keeps_its_step_by_another_rule(
+    flags: dict, own: str, layered: str
+) -> None:
+    """Would catch a rule that was asked for, or is the recipe's, and that a search's find does not have."""
+    assert make(flags | {"student.model": "static"}).student.kept_step == own
+    student = make(flags).student
+    assert (student.kept_step, student.of("conv").kept_step) == (layered, own)
+    assert make({"student.model": "conv", "student.kept_step": "score"}).student.of("linear").kept_step == "score"
+
+
 def test_a_search_around_one_student_without_layers_trains_each_other_one_in_its_own_way() -> None:
     """Would catch `linear` at the rates and steps of the `conv` that was named, and the other way round."""
     for named, other in (("conv", "linear"), ("linear", "static")):
