@@ -19,6 +19,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.models.loading import load_config
 from kdc.pipeline.models.units import (
     HEADS_FIELD,
+    WIDTH_FIELDS,
     Importance,
     Part,
     attentions,
@@ -47,7 +48,7 @@ _NOT_MADE = (
     ValueError,
 )
 # What says nothing of what a layer does: its number, by which BigBird draws too, and a width, which the shapes show.
-_NOT_OF_FORM = ("layer_idx", "layer_id", "seed", "intermediate_size", "hidden_dim")
+_NOT_OF_FORM = ("layer_idx", "layer_id", "seed", *WIDTH_FIELDS)
 _LISTS = ("layer", "attention_window")  # parts of the names of what configs list for each layer
 _EXAMPLES = (
     "for example --student layers:0,1,2, layers:first-and-last, layers:every-second or layers:0,1,5,ffn=768,heads=6"

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from kdc.common.errors import InputError
 
 HEADS_FIELD = "kdc_heads"
-_WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
+WIDTH_FIELDS = ("intermediate_size", "hidden_dim")  # what configs call the number of a feed-forward part's neurons
 # What attention modules call the number of their heads, and the width of all heads together.
 _COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 _WIDTHS = ("all_head_size", "embed_dim", "dim")
@@ -181,7 +181,7 @@ def heads_of(config: PretrainedConfig) -> int:
 
 def neurons_field(config: PretrainedConfig) -> str | None:
     """The config's field for the number of neurons; None where it has none."""
-    return next((name for name in _WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)
+    return next((name for name in WIDTH_FIELDS if isinstance(getattr(config, name, None), int)), None)
 
 
 def neurons_of(config: PretrainedConfig) -> int:

@@ -279,7 +279,7 @@ def pareto(candidates: CandidateFacts, judgement: Judgement, *, teacher: float, 
     tried = {trial.student: trial.score for trial in candidates.trials}
     slowest = max([judgement.costs.latency_ms, *(costs.latency_ms for _, costs in points.values())])
     heights = [*tried.values(), teacher, artifact, teacher - (limits.max_drop or 0.0)]
-    rows = {True: 2, False: 7 if len(points.keys() - tried.keys()) > _MANY else 4}  # of names, which would overlap
+    rows = {True: 2, False: 7 if len(points.keys() - tried.keys()) > _MANY else 4}  # of text, since names overlap
     floor = min(heights) - 0.09 * rows[False] * max(1.0, max(heights) - min(heights))
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
