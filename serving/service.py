@@ -28,10 +28,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows 
 
 import bentoml
 import uvicorn.config
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdc.serving.http.accepting import Accepting, most_connections
 from kdc.serving.http.api.app import make_app
+from kdc.serving.http.api.replies import JsonResponse
 from kdc.serving.http.artifacts import local
 from kdc.serving.http.protocol import BoundedProtocol
 from kdc.serving.http.registry import Registry, verify
@@ -43,19 +47,17 @@ _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
 # The process that started this worker, by `before_workers`. Not asked of the system: it may be gone already.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
-# Paths that BentoML answers itself; our app answers all others.
-_BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
 
 class FrontDoor:
-    """Sends requests to our app, past BentoML's middleware, which takes longer than all of our own work on one."""
+    """Sends all requests to our app. BentoML's middleware takes longer than all of our own work on one, and none of its
+    code sees what a client sends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] not in _BENTOML
-        await (_APP if ours else self._bentoml)(scope, receive, send)
+        await (_APP if scope["type"] == "http" else self._bentoml)(scope, receive, send)
 
 
 @bentoml.service(
@@ -110,9 +112,6 @@ class Classifier:
         self._orphaned.cancel()
         await self._stack.aclose()
 
-    async def __is_ready__(self) -> bool:  # BentoML asks this for /readyz
-        return bool(_APP.state.gate.is_ready())
-
     @bentoml.api(route="/classify")
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:
         """Labels and scores of each text or pair of texts, best first.
@@ -127,6 +126,13 @@ class Classifier:
         return labelled(chosen.engine, answer.probabilities)
 
 
+async def _schema(request: Request) -> Response:
+    """`GET /schema.json`: what BentoML's own clients ask for first."""
+    request.scope["kdc_route"] = "/schema.json"
+    return JsonResponse(Classifier.schema())
+
+
+_APP.router.routes.append(Route("/schema.json", _schema))
 # BentoML has no setting for uvicorn's protocol, so its default is replaced.
 uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"
 BoundedProtocol.front, BoundedProtocol.settings, BoundedProtocol.metrics = FrontDoor, _SETTINGS, _APP.state.metrics

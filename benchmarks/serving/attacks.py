@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -118,6 +119,56 @@ async def unread_answers(target: Target) -> None:
         writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
         while target.goes_on() and not writer.is_closing():
             await asyncio.sleep(0.2)
+
+
+@again_and_again(300)
+async def slow_readers(target: Target) -> None:
+    """Large replies to small requests, read at the least speed that keeps a connection. With the token."""
+    body = json.dumps({"inputs": [target.row("a")] * 16}).encode()
+    asked = HEAD + AUTHORIZED + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(client, ("127.0.0.1", target.port))
+        await loop.sock_sendall(client, 4 * asked)
+        while target.goes_on():
+            await asyncio.sleep(1)
+            async with asyncio.timeout(5):
+                if not await loop.sock_recv(client, 6600):
+                    return
+
+
+@again_and_again(64)
+async def metrics(target: Target) -> None:
+    async with connected(target) as (reader, writer):
+        while target.goes_on():
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+
+
+@again_and_again(40)
+async def slow_probes(target: Target) -> None:
+    """A byte a second on more connections than the port for probes has places."""
+    async with connected(target, target.admin_port) as (_, writer):
+        for byte in itertools.cycle(b"GET /readyz HTTP/1.1\r\nx: " + b"y" * 100):
+            if not target.goes_on():
+                return
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(1)
+
+
+@again_and_again(16)
+async def refused_bodies(target: Target) -> None:
+    """Large bodies of requests that are refused for want of a token, on connections that are kept."""
+    async with connected(target) as (reader, writer):
+        reading = asyncio.create_task(_read(reader))
+        try:
+            await flood(target, writer, HEAD + b"Content-Length: 2000000\r\n\r\n" + bytes(2_000_000))
+        finally:
+            reading.cancel()
 
 
 @again_and_again(100)
@@ -308,6 +359,10 @@ ATTACKS: dict[str, Attack] = {
     "pipelining": pipelining,
     "pipelining-that-reads": pipelining_that_reads,
     "unread-answers": unread_answers,
+    "slow-readers": slow_readers,
+    "metrics": metrics,
+    "slow-probes": slow_probes,
+    "refused-bodies": refused_bodies,
     "after-an-answer": after_an_answer,
     "unfinished-heads": unfinished_heads,
     "large-heads": large_heads,

@@ -19,8 +19,8 @@ from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
 _STUCK_S = 30.0  # seconds without a turn of the event loop after which the process is taken for stuck
 _BEAT_S = 0.5
-_MOST = 32  # requests at a time
-_SECONDS = 2.0  # of a connection
+_MOST = 32  # connections at a time
+_SECONDS = 2.0  # in which a client must send, or read, something
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,22 +48,26 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, port: int, answers: dict[str, Callable[[], tuple[int, str, bytes]]], *, shared: bool) -> None:
         self.answers = answers
         self.allow_reuse_port = shared
-        self._free = threading.BoundedSemaphore(_MOST)
+        self._open: dict[socket.socket, None] = {}  # the oldest first
+        self._changing = threading.Lock()
         super().__init__(("", port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or hang up where there are too many."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Answer in a thread. If there are too many connections, the oldest one ends: probes take milliseconds."""
+        with self._changing:
+            if len(self._open) >= _MOST:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # its client has left
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+            self._open[request] = None
+        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and make room for another."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        with self._changing:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is nothing to log."""

@@ -14,7 +14,10 @@ the quotient can be compared with `kdc_training_label_share`. Regression has nei
 import functools
 import io
 import logging
+import math
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FRESH_S = 1.0  # seconds for which the exposition is told again: one takes milliseconds, and anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -92,6 +96,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.incomplete = False
         self.models: Mapping[str, Model] = {}
+        self._told, self._told_at = b"", -math.inf
+        self._telling = threading.Lock()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         try:
             self._make()
@@ -131,6 +137,8 @@ class Metrics(Collector):
         self.refused_connections = counter("kdc_refused_connections", "Connections refused: there were too many.")
         gave_way = "Idle connections closed: there were too many, and another came."
         self.gave_way = counter("kdc_idle_connections_closed", gave_way)
+        unread = "Connections closed: their clients did not read the replies."
+        self.unread = counter("kdc_unread_connections_closed", unread)
         closed = "gRPC connections closed: too many, idle when another came, too hasty, or replies were left unread."
         self.closed_grpc_connections = counter("kdc_closed_grpc_connections", closed, ["reason"])
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
@@ -144,11 +152,15 @@ class Metrics(Collector):
         self.seconds.labels(route).observe(seconds)
 
     @_counts
-    def connected(self, connections: int, *, refused: bool = False, gave_way: bool = False) -> None:
-        """Note how many connections there are, and whether one was refused, or an idle one closed for it."""
+    def connected(
+        self, connections: int, *, refused: bool = False, gave_way: bool = False, unread: bool = False
+    ) -> None:
+        """Note how many connections there are, and whether one was refused, or closed: an idle one for another, or one
+        whose client does not read."""
         self.connections.set(connections)
         self.refused_connections.inc(refused)
         self.gave_way.inc(gave_way)
+        self.unread.inc(unread)
 
     @_counts
     def closed_grpc(self, reason: str) -> None:
@@ -190,7 +202,14 @@ class Metrics(Collector):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
     def exposition(self) -> bytes:
-        """All workers' metrics in Prometheus' text format."""
+        """All workers' metrics in Prometheus' text format, at most a second old."""
+        with self._telling:
+            if time.monotonic() - self._told_at >= FRESH_S:
+                self._told, self._told_at = self._tell(), time.monotonic()
+            return self._told
+
+    @_counts
+    def _begin(self) -> None:
         # Create the series of what has not happened yet: Prometheus sees no increase in a series that begins at 1, and
         # a quotient with a missing series is missing.
         for name, model in list(self.models.items()):
@@ -203,6 +222,9 @@ class Metrics(Collector):
             if model.engine.second is not None:
                 for of_second in (self.queue_tokens, self.batch_rows):
                     of_second.labels(name + SECOND)
+
+    def _tell(self) -> bytes:
+        self._begin()
         if not self._shared:
             return generate_latest(self.registry)
         together = CollectorRegistry()

@@ -10,8 +10,10 @@ a second request in that body would be read as one. Such a request is read again
 
 import asyncio
 import math
+import socket
+import struct
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import httptools
 from starlette.types import ASGIApp
@@ -32,6 +34,7 @@ IDLE_S = 0.5  # seconds without a request after which a connection gives way to 
 LINGER_S = 2.0  # seconds in which a client may send what is left of a request that was answered already,
 LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
 _LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
+_MOST_IN_KERNEL = 64 * 1024  # bytes of answers that the kernel keeps for a connection; a container's limit counts them
 _PIECE = 4096  # bytes that are parsed at a time, so that few requests come out of one read
 _MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
 
@@ -49,9 +52,21 @@ class _Flow(FlowControl):
 class _Transport:
     """What a request writes its answer to: the connection's transport, closed so that the client gets that answer."""
 
-    def __init__(self, protocol: "BoundedProtocol") -> None:
-        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
-        self.close = protocol.close_gently
+    def __init__(self, protocol: "BoundedProtocol", cycle: Any) -> None:
+        self._protocol, self._cycle = protocol, cycle
+        self._head: bytes | None = None
+        self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the answer. Its head waits for the body's first part: if the head alone filled the transport,
+        the body would wait where nobody counts it."""
+        if self._head is None and self._cycle.response_started and self._cycle.scope["method"] != "HEAD":
+            self._head = data
+        elif self._head:
+            self._protocol.write(self._head, data)
+            self._head = b""
+        else:
+            self._protocol.write(data)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -86,8 +101,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ending = False  # whether the last answer is written, and what still comes is dropped
         self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
         self._linger = LINGER_BYTES  # most bytes that are dropped
+        self._is_unsent = False  # whether the last answer is complete, but not sent
         # The server's connections on which no request has begun, by since when, the longest idle one first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
+        self._written = 0  # bytes of the last write, which stay in memory until the last of them is sent
+        # Those with bytes to send, and how many are in memory; whose client has had the longest to read them is first.
+        self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
+        # Those that were given up, and whose memory is not free yet.
+        self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the connection's first head. Where there are too many connections, the one that has been
@@ -96,6 +117,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if BoundedProtocol.accepting is not None:
             BoundedProtocol.accepting.more()
         self.flow = _Flow(transport)
+        transport.set_write_buffer_limits(high=0)
+        if (connection := transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_IN_KERNEL)
         self._start_clock(HEAD_S)
         is_one_too_many = len(self.connections) > most_connections(self.settings)
         gives_way = self._longest_idle() if is_one_too_many else None
@@ -113,6 +137,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks, and tell the request in work: uvicorn tells the newest one."""
         self._idle.pop(self, None)
+        self._unsent.pop(self, None)
+        self._given_up.discard(self)
         self._stop_clock()
         self._stop_unread()
         if self._running is not None and not self._running.response_complete:
@@ -135,16 +161,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         at = 0
-        while at < len(data) and not self.pipeline and not self._ending and not self._deaf:
+        while at < len(data) and not self._waits() and not self._ending and not self._deaf:
             self._feed(data[at : at + _PIECE])
             at += _PIECE
         self._received = b"" if self._ending or self._deaf else data[at:]
-        if self.pipeline and not self._ending:  # nobody is waited for while we do not read
-            self._stop_clock()
-            self.flow.held = True
-            self.flow.pause_reading()
+        if self._waits() and not self._ending:
+            self._hold()
             if len(self._received) > _MOST_WAITING:
                 self.transport.abort()
+
+    def _waits(self) -> bool:
+        return bool(self.pipeline) or self._is_unsent
+
+    def _hold(self) -> None:
+        """Read no more for now. Nobody is waited for while we do not read."""
+        self._stop_clock()
+        self.flow.held = True
+        self.flow.pause_reading()
 
     def _feed(self, piece: bytes) -> None:
         self._stalled += len(piece)
@@ -179,25 +212,51 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
+    def write(self, *parts: bytes) -> None:
+        """Write a part of an answer, and note the size of what comes last: a head is small."""
+        self._written = len(parts[-1])
+        self.transport.writelines(parts)
+
     def pause_writing(self) -> None:
-        """Give the client a while to read some of what there is."""
+        """Something is left to send: give the client a while to read. If all clients together have too much to read,
+        those who have had the longest lose their connections."""
         super().pause_writing()
         self._wait_for_reading()
+        self._unsent[self] = self._written
+        unsent = sum(self._unsent.values())
+        for each, size in list(self._unsent.items())[:-1]:
+            if unsent <= self.settings.max_unsent_bytes:
+                break
+            unsent -= size
+            each.give_up()
 
     def _wait_for_reading(self, unread: float = math.inf) -> None:
         """End the connection unless its client has read enough of so many bytes by now; look again after a while."""
         self._stop_unread()
         left = self.transport.get_write_buffer_size()
         if left > max(0, unread - LEAST_READ):
-            self.transport.abort()
+            self.give_up()
         elif left:
             self._unread = self.loop.call_later(WRITE_S, self._wait_for_reading, left)
 
+    def give_up(self) -> None:
+        """End the connection of a client that does not read what it asked for."""
+        self._unsent.pop(self, None)
+        self._given_up.add(self)
+        if (connection := self.transport.get_extra_info("socket")) is not None:  # or the kernel would keep its part
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+        self._count(unread=True)
+
     def resume_writing(self) -> None:
         """It has read; of a connection that ends it has to read all."""
+        self._unsent.pop(self, None)
         if not self._ending:
             self._stop_unread()
         super().resume_writing()
+        if self._is_unsent:
+            self._is_unsent = False
+            self.on_response_complete()
 
     def _longest_idle(self) -> "BoundedProtocol | None":
         """The connection that has been idle the longest, of those whose client has the last answer; None where none is
@@ -242,16 +301,24 @@ class BoundedProtocol(HttpToolsProtocol):
     def _count_field(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES or self._fields > MAX_FIELDS:
-            self._refusal = (431, _TOO_LARGE)
-            raise ValueError("too large")  # httptools turns it into an error of its own, and parses no further
+            self._break_off(431, _TOO_LARGE)
+
+    def _break_off(self, status: int, message: str) -> NoReturn:
+        """Have httptools parse no further: it turns what a callback raises into an error of its own."""
+        self._refusal = (status, message)
+        raise ValueError(message)
 
     def on_headers_complete(self) -> None:
         """Stop the clock: the head is complete. A request for another protocol will be read again."""
         self._in_head, self._stalled = False, 0
         self._stop_clock()
         if not self.parser.should_upgrade():
+            hosts = [name for name, _ in self.headers].count(b"host")
+            if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, section 3.2
+                self._break_off(400, f"the request has {hosts} Host headers; send one")
+            self.scope["kdc_given_up"] = self._given_up  # type: ignore[typeddict-unknown-key]
             super().on_headers_complete()
-            self.cycle.transport = _Transport(self)  # type: ignore[assignment]
+            self.cycle.transport = _Transport(self, self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Note that the body goes on."""
@@ -270,10 +337,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._idle[self] = self.loop.time()
 
     def on_response_complete(self) -> None:
-        """Go on with the requests that wait; or give a request that is answered already a while to end."""
+        """Go on with the requests that wait; or give a request that is answered already a while to end. All of the
+        answer is sent first, so that a connection holds one at a time."""
         _forget_body(self._running)
         if self._ending:
             self.server_state.total_requests += 1
+            return
+        if self.flow.write_paused:
+            self._is_unsent = True
+            self._hold()
             return
         self.flow.held = False
         super().on_response_complete()
@@ -348,9 +420,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
-    def _count(self, *, refused: bool = False, gave_way: bool = False) -> None:
+    def _count(self, *, refused: bool = False, gave_way: bool = False, unread: bool = False) -> None:
         if self.metrics is not None:
-            self.metrics.connected(len(self.connections), refused=refused, gave_way=gave_way)
+            self.metrics.connected(len(self.connections), refused=refused, gave_way=gave_way, unread=unread)
 
 
 def _forget_body(cycle: Any) -> None:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Text
 from kdc.serving.engine.tokenizing import is_blank
+from kdc.serving.http.api.gate import room
 from kdc.serving.http.api.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
@@ -137,6 +138,7 @@ async def ask(
     with _cancelled_when_gone(request):
         answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
     state.metrics.predicted(model, answer)
+    await room(request.scope)
     if (abstain := model.engine.task.abstain) is not None:
         before = request.scope.get(ABSTAINED, 0)
         request.scope[ABSTAINED] = before + int((~answered(answer.probabilities, abstain)).sum())

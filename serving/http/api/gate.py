@@ -21,13 +21,24 @@ if TYPE_CHECKING:
     from kdc.serving.http.tracing import Tracing
 
 ALWAYS_OPEN = frozenset(
-    {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
+    {"/livez", "/healthz", "/readyz", "/schema.json"}
+    | {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
     | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
     | {f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")}
     | {"/grpc.health.v1.Health/Check"}
 )
 
+# Content types that a page in a browser can post to another site without asking that site first. Clients that are no
+# browsers send the latter two as well: `curl -d` does, and others name no type.
+_NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
+
 _NO_ANSWER = 499  # nginx's status of a client that left before there was an answer
+
+
+async def room(scope: Scope) -> None:
+    """Wait while the memory of replies that nobody read is being freed: many more replies could be made meanwhile."""
+    while scope.get("kdc_given_up"):
+        await asyncio.sleep(0)
 
 
 class Gate:
@@ -87,6 +98,7 @@ class Gate:
                 await send(message)
 
             try:
+                await room(scope)
                 await self._pass(app, scope, receive, send_noting_status)
             except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
                 if "kdc_status" not in scope:
@@ -111,6 +123,9 @@ class Gate:
         elif not self._is_allowed(scope):
             wrong = "the bearer token is missing or wrong"
             refusal = error_response(401, wrong, {"WWW-Authenticate": "Bearer"}, path=path)
+        elif method == "POST" and _may_be_cross_site(scope):
+            remedy = "a page of another site could have sent this; send Content-Type: application/json"
+            refusal = error_response(415, remedy, path=path)
         elif self._inside >= self._settings.max_requests:
             refusal = error_response(
                 429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}, path=path
@@ -140,3 +155,13 @@ class Gate:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, token = header.partition(b" ")
         return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
+
+
+def _may_be_cross_site(scope: Scope) -> bool:
+    """Whether a page of any site could have had a browser send this request, with the user's network and no question.
+
+    Browsers name the page's site in `Origin`.
+    """
+    headers = dict(scope["headers"])
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return kind in _NEVER_JSON or (kind in _PERHAPS_JSON and b"origin" in headers)

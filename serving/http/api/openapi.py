@@ -107,14 +107,15 @@ def _operations_paths() -> Json:
     plain, page = {"text/plain": {"schema": _TEXT}}, {"text/html": {"schema": _TEXT}}
     paths = {
         "/health": _get("Health", "Whether requests are taken.", (503, *_ALWAYS)),
-        "/livez": _get("Livez", "BentoML's liveness.", (), plain, "Yes"),
-        "/readyz": _get("Readyz", "BentoML's readiness.", (), plain, "Yes"),
+        "/livez": _get("Livez", "Whether the process lives.", _ALWAYS, plain, "Yes"),
+        "/healthz": _get("Healthz", "The same.", _ALWAYS, plain, "Yes"),
+        "/readyz": _get("Readyz", "Whether requests are taken.", _ALWAYS, plain, "Yes"),
         "/metrics": _get("Metrics", "Prometheus metrics of all workers.", _ALWAYS, plain, "Text format"),
         "/playground": _get("Playground", "A page to try the model on.", _ALWAYS, page, "A page"),
         "/docs": _get("Docs", "This description, to browse.", _ALWAYS, page, "A page"),
         "/docs.json": _get("Description", "This description.", _ALWAYS),
     }
-    paths["/readyz"]["get"]["responses"]["503"] = _reply("Not yet, or no longer", plain)  # BentoML's own error
+    paths["/readyz"]["get"]["responses"]["503"] = _reply("Not yet, or no longer", plain)
     return paths
 
 

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, Text, activate
-from kdc.serving.http.api.asking import ask, model_asked, read_json, require_ready, within_limits
+from kdc.serving.http.api.asking import ask, model_asked, model_named, read_json, require_ready, within_limits
 from kdc.serving.http.api.replies import ApiError, JsonResponse
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
@@ -46,6 +46,8 @@ class Question:
 
 async def predict(request: Request) -> Response:
     """`POST /`, `POST /predict` and `POST /predict/NAME`."""
+    if "name" in request.path_params:
+        model_named(request, request.path_params["name"])  # 404 before the body is read
     return await answer(request, await read_json(request))
 
 

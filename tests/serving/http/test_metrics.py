@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kdc.serving.http import metrics
+
 # Counts many series, of which the last ones need a file that grows, after the disk has become full.
 FULL = """
 import errno, os, logging
@@ -78,3 +80,29 @@ def test_metrics_are_told_though_the_first_file_of_a_kind_could_not_be_made(tmp_
     assert done.returncode == 0, done.stderr
     assert "kdc_refused_connections_total 0.0" in done.stdout
     assert all(file.stat().st_size for file in tmp_path.glob("*.db"))
+
+
+def test_a_full_disk_has_no_room_for_the_series_of_a_model(tmp_path: Path) -> None:
+    # The bug to catch: `/metrics` makes the series of what has not happened yet, and answered 500 if it could not.
+    labels = """from types import SimpleNamespace
+engine = SimpleNamespace(labels=[str(n) * 100 for n in range(9000)], task=SimpleNamespace(abstain=None), second=None,
+    variant="int8", provider="CPU", manifest=None)
+metrics.models = {"mood": SimpleNamespace(name="mood", engine=engine, artifact="0")}
+"""
+    done = run(FULL.replace("range(3000)", "range(3)").replace("assert metrics.incomplete\n", labels), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the metrics are incomplete from now on") == 1
+    assert 'kdc_requests_total{route="/predict",status="200"} 2.0' in done.stdout
+
+
+def test_metrics_are_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch clients without a token who have the event loop make them all the time."""
+    now = 100.0
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+    told = metrics.Metrics()
+    first = told.exposition()
+    told.answered("/predict", 200, 0.1)
+    now = 100.9
+    assert told.exposition() == first
+    now = 101.1
+    assert b'kdc_requests_total{route="/predict",status="200"} 1.0' in told.exposition()

@@ -445,6 +445,8 @@ def test_the_browser_is_told_to_load_nothing_else(url: str) -> None:
     headers = httpx.get(f"{url}/playground").headers
     assert headers["content-type"] == "text/html; charset=utf-8"
     assert headers["content-security-policy"].startswith("default-src 'none';")
+    for page in ("/playground", "/docs"):
+        assert "frame-ancestors 'none'" in httpx.get(url + page).headers["content-security-policy"]
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-content-type-options"] == "nosniff"
 

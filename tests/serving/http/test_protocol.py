@@ -15,12 +15,15 @@ import httpx
 import pytest
 import uvicorn
 import uvloop
-from bag_models import write_artifact
+from bag_models import SINGLE, write_artifact
 from live import connect, running
 from uvicorn.server import ServerState
 
 from kdc.serving.http.accepting import Accepting
+from kdc.serving.http.api.gate import Gate
+from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.protocol import WRITE_S, BoundedProtocol
+from kdc.serving.http.settings import ServeSettings
 
 KEY = {"api_key_env": "PROTOCOL_KEY"}
 ASK = b'{"inputs": "w1"}'
@@ -145,6 +148,12 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.aborted
 
+    def writelines(self, parts: Any) -> None:
+        pass
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -172,12 +181,12 @@ def test_requests_that_do_not_wait_are_not_read_before_their_turn() -> None:
     # waits for its own request's body had more of them read.
     async def flooded() -> None:
         protocol, transport = connected()
-        protocol.data_received(b"GET / HTTP/1.1\r\n\r\n" * 3000)
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
         assert 0 < len(protocol.pipeline) < 300
         for _ in range(5):
             await asyncio.sleep(0)  # the app asks for its body
         assert (transport.reads, transport.aborted) == (False, False)
-        protocol.data_received(b"GET / HTTP/1.1\r\n\r\n" * 3000)  # a transport may have read it before
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)  # a transport may have read it before
         assert (transport.reads, transport.aborted) == (False, True)
         for task in protocol.tasks:
             task.cancel()
@@ -292,7 +301,7 @@ def test_the_request_in_work_hears_that_its_client_has_left() -> None:
 
         protocol = BoundedProtocol(uvicorn.Config(waits), ServerState(), {})
         protocol.connection_made(Transport())
-        protocol.data_received(b"GET / HTTP/1.1\r\n\r\n" * 2)
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
         await asyncio.sleep(0)
         protocol.connection_lost(ConnectionResetError())
         await asyncio.wait_for(heard.wait(), 5)
@@ -315,7 +324,7 @@ def test_a_body_that_nobody_reads_any_more_is_let_go(answered: bool) -> None:
     async def left() -> int:
         protocol = BoundedProtocol(uvicorn.Config(reads_nothing), ServerState(), {})
         protocol.connection_made(Transport())
-        protocol.data_received(b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 40_000)
+        protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n" + b"x" * 40_000)
         assert len(protocol.cycle.body) == 40_000
         await asyncio.sleep(0.01)
         if not answered:
@@ -456,6 +465,106 @@ class Unread(Transport):
         return self.unread
 
 
+def test_a_connection_has_one_reply_that_its_client_has_not_read() -> None:
+    """Would catch a second reply that is made, and waits in memory, while the client keeps the first one."""
+    asked = list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        if scope["path"] == "/1":
+            protocol.pause_writing()  # as a transport does that cannot send all of it
+        await answers(scope, receive, send)
+
+    async def reads_late() -> None:
+        nonlocal protocol
+        transport = Unread()
+        protocol = BoundedProtocol(uvicorn.Config(app), ServerState(), {}, Clock())
+        protocol.connection_made(transport)
+        protocol.data_received(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in (1, 2)))
+        protocol.data_received(b"GET /3 HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (asked, transport.reads) == (["/1"], False)
+        protocol.resume_writing()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (asked, transport.reads) == (["/1", "/2", "/3"], True)
+
+    protocol: Any = None
+    asyncio.run(reads_late())
+
+
+def test_all_replies_that_are_not_read_have_a_budget(tmp_path: Path) -> None:
+    """With real sockets, so that it would also catch replies that the kernel keeps without a bound. `/info` has each
+    label three times: 216 kB, of which the budget takes two."""
+    artifact = write_artifact(tmp_path, SINGLE.model_copy(update={"labels": tuple(name * 24_000 for name in "abc")}))
+    asks = b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running(artifact, max_unsent_bytes=450_000) as url, contextlib.ExitStack() as stack:
+        whole = httpx.get(f"{url}/info").content
+        place = urlsplit(url)
+        slow = [stack.enter_context(socket.socket()) for _ in range(6)]
+        for client in slow:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(10)
+            client.connect((place.hostname, place.port))
+            client.sendall(asks)
+            time.sleep(0.05)  # so that the first is the one that has had the longest
+        for _ in range(3):  # who reads at once is not touched
+            assert httpx.get(f"{url}/info").content == whole
+        for client in slow[:4]:
+            with pytest.raises(ConnectionResetError):
+                until_closed(client)
+        for client in slow[4:]:
+            client.sendall(asks.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            assert until_closed(client).count(whole) == 2
+        assert "kdc_unread_connections_closed_total 4.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_no_reply_is_made_while_those_that_were_given_up_are_still_in_memory() -> None:
+    """Would catch hundreds of replies made in one turn of the loop, before the first connection is really closed."""
+    closing, answered = {"a connection"}, list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        answered.append(scope["path"])
+
+    async def waits() -> None:
+        guarded = Gate(ServeSettings(), Metrics()).around(app)
+        scope = {"type": "http", "path": "/health", "method": "GET", "headers": [], "kdc_given_up": closing}
+        task = asyncio.create_task(guarded(scope, None, None))  # type: ignore[arg-type]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert answered == []
+        closing.clear()
+        await task
+
+    asyncio.run(waits())
+    assert answered == ["/health"]
+
+
+@pytest.mark.parametrize(
+    "head", [b"HEAD /info HTTP/1.1\r\nHost: x\r\n\r\n", request(headers=b"Expect: 100-continue\r\n")]
+)
+def test_heads_are_sent_without_a_body_or_before_it(url: str, head: bytes) -> None:
+    with connect(url) as client:
+        client.sendall(head)
+        stream = client.makefile("rb")
+        status = stream.readline()
+        if b" 100 " in status:
+            assert stream.readline() == b"\r\n"
+            status = stream.readline()
+        assert b" 200 " in status
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [(b"1.1", 0, b" 400 "), (b"1.1", 1, b" 200 "), (b"1.1", 2, b" 400 "), (b"1.0", 0, b" 200 "), (b"1.0", 2, b" 400 ")],
+)
+def test_a_request_names_its_host_once(url: str, version: bytes, hosts: int, status: bytes) -> None:
+    with connect(url) as client:
+        client.sendall(b"GET /health HTTP/%s\r\n%s\r\n" % (version, b"Host: x\r\n" * hosts))
+        assert status in client.recv(4096).split(b"\r\n", 1)[0]
+
+
 def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither another client nor a clock takes the rest of an answer from who reads it; who reads none is cut off."""
     monkeypatch.setattr("kdc.serving.http.protocol.IDLE_S", 0.0)
@@ -466,7 +575,7 @@ def test_a_client_that_still_reads_keeps_its_connection(monkeypatch: pytest.Monk
         protocol.connection_made(transport)
         closes = b"Connection: close\r\n" if closing else b""
         transport.unread = 1_000_000
-        protocol.data_received(b"GET / HTTP/1.1\r\n" + closes + b"\r\n")
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n" + closes + b"\r\n")
         for _ in range(5):
             await asyncio.sleep(0)
         if not closing:
@@ -507,7 +616,7 @@ def test_a_connection_with_a_request_in_work_does_not_give_way(answered: bool) -
         protocol = BoundedProtocol(uvicorn.Config(app), ServerState(), {})
         protocol.connection_made(Transport())
         found = [protocol in protocol._idle]
-        for part in (b"POST / HTTP/1.1\r\n", b"Content-Length: 5\r\n\r\n", b"he", b"llo"):
+        for part in (b"POST / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 5\r\n\r\n", b"he", b"llo"):
             protocol.data_received(part)
             for _ in range(5):
                 await asyncio.sleep(0)
@@ -535,7 +644,7 @@ def test_a_request_that_waited_for_another_does_not_give_way() -> None:
     async def idle() -> bool:
         protocol = BoundedProtocol(uvicorn.Config(app), ServerState(), {})
         protocol.connection_made(Transport())
-        protocol.data_received(b"GET /first HTTP/1.1\r\n\r\nGET /second HTTP/1.1\r\n\r\n")
+        protocol.data_received(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\nGET /second HTTP/1.1\r\nHost: x\r\n\r\n")
         for _ in range(10):
             await asyncio.sleep(0)
         for task in protocol.tasks:

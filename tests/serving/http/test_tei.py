@@ -8,10 +8,11 @@ import httpx
 import numpy as np
 import pytest
 from bag_models import PAIR, SINGLE, TYPED, expected_logits, write_artifact
-from live import running
+from live import connect, running
 
 from kdc.artifact.manifest import TaskInfo
 
+FORM = "application/x-www-form-urlencoded"
 MANY = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
 
 
@@ -202,8 +203,30 @@ def test_another_content_type_is_refused(single: str) -> None:
 
 
 def test_curl_needs_no_content_type(single: str) -> None:
-    reply = post(single, b'{"inputs": "w1"}', **{"content-type": "application/x-www-form-urlencoded"})
+    reply = post(single, b'{"inputs": "w1"}', **{"content-type": FORM})
     assert_same(reply.json(), expected("w1"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "origin"), [("text/plain", ""), ("multipart/form-data", ""), (FORM, "http://a"), ("", "null")]
+)
+@pytest.mark.parametrize("path", ["/predict", "/classify", "/v2/models/single/infer"])
+def test_what_a_page_of_another_site_can_post_is_refused(single: str, path: str, kind: str, origin: str) -> None:
+    """A browser asks no permission for these types, so that any page could use a service in its user's network."""
+    headers = {name: value for name, value in (("content-type", kind), ("origin", origin)) if value}
+    reply = httpx.post(single + path, content=b'{"inputs": "w1"}', headers=headers)
+    assert (reply.status_code, reply.json()["error_type"]) == (415, "UnsupportedMediaType")
+
+
+def test_a_page_that_names_json_has_asked(single: str) -> None:
+    reply = post(single, b'{"inputs": "w1"}', **{"content-type": "application/json", "origin": "http://a"})
+    assert_same(reply.json(), expected("w1"))
+
+
+def test_an_unknown_model_is_told_before_its_body_is_sent(single: str) -> None:
+    with connect(single) as client:
+        client.sendall(b"POST /predict/nobody HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert b" 404 " in client.recv(4096).split(b"\r\n", 1)[0]
 
 
 def test_info_describes_the_task(pair: str) -> None:
