@@ -148,7 +148,7 @@ async def metrics(target: Target) -> None:
             await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
 
 
-@again_and_again(40)
+@again_and_again(100)
 async def slow_probes(target: Target) -> None:
     """A byte a second on more connections than the port for probes has places."""
     async with connected(target, target.admin_port) as (_, writer):

@@ -19,7 +19,9 @@ from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
 _STUCK_S = 30.0  # seconds without a turn of the event loop after which the process is taken for stuck
 _BEAT_S = 0.5
-_MOST = 32  # connections at a time
+_MOST = 64  # connections at a time
+_WAITING = 512  # that wait for a place
+_LEAST_S = 0.05  # seconds of a connection before it ends for another: many times what a probe takes
 _SECONDS = 2.0  # in which a client must send, or read, something
 
 
@@ -43,30 +45,33 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads, block_on_close = True, False
-    request_queue_size = _MOST
+    request_queue_size = _WAITING
 
     def __init__(self, port: int, answers: dict[str, Callable[[], tuple[int, str, bytes]]], *, shared: bool) -> None:
         self.answers = answers
         self.allow_reuse_port = shared
-        self._open: dict[socket.socket, None] = {}  # the oldest first
-        self._changing = threading.Lock()
+        self._open: dict[socket.socket, float] = {}  # by since when, the oldest first
+        self._places = threading.Condition()
         super().__init__(("", port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread. If there are too many connections, the oldest one ends: probes take milliseconds."""
-        with self._changing:
+        """Answer in a thread. If there are too many connections, the oldest one ends."""
+        with self._places:
             if len(self._open) >= _MOST:
-                oldest = next(iter(self._open))
-                del self._open[oldest]
-                with contextlib.suppress(OSError):  # its client has left
-                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
-            self._open[request] = None
+                oldest, since = next(iter(self._open.items()))
+                left_s = since + _LEAST_S - time.monotonic()
+                if not self._places.wait_for(lambda: len(self._open) < _MOST, left_s):
+                    del self._open[oldest]
+                    with contextlib.suppress(OSError):  # its client has left
+                        oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+            self._open[request] = time.monotonic()
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         """End a connection."""
-        with self._changing:
+        with self._places:
             self._open.pop(request, None)
+            self._places.notify()
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -62,7 +62,7 @@ def test_connections_that_say_little_do_not_hold_it(
     """Would catch a limit of time alone: who sends a byte now and then held all places."""
     _, probed, _ = ports
     monkeypatch.setattr(admin._Handler, "timeout", 60.0)
-    slow = [socket.create_connection(("127.0.0.1", int(probed.rpartition(":")[2]))) for _ in range(80)]
+    slow = [socket.create_connection(("127.0.0.1", int(probed.rpartition(":")[2]))) for _ in range(160)]
     for client in slow[::2]:
         with contextlib.suppress(OSError):  # of one that was ended
             client.sendall(b"G")
