@@ -162,11 +162,12 @@ async def slow_probes(target: Target) -> None:
 
 @again_and_again(16)
 async def refused_bodies(target: Target) -> None:
-    """Large bodies of requests that are refused for want of a token, on connections that are kept."""
+    """Bodies of tiny chunks, of requests that are refused for want of a token."""
+    body = b"1\r\nx\r\n" * 300_000 + b"0\r\n\r\n"
     async with connected(target) as (reader, writer):
         reading = asyncio.create_task(_read(reader))
         try:
-            await flood(target, writer, HEAD + b"Content-Length: 2000000\r\n\r\n" + bytes(2_000_000))
+            await flood(target, writer, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)
         finally:
             reading.cancel()
 

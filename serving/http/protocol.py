@@ -35,7 +35,9 @@ LINGER_S = 2.0  # seconds in which a client may send what is left of a request t
 LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be closed then
 _LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
 _MOST_IN_KERNEL = 64 * 1024  # bytes of answers that the kernel keeps for a connection; a container's limit counts them
-_PIECE = 4096  # bytes that are parsed at a time, so that few requests come out of one read
+_PIECE = 4096  # bytes that are parsed at a time, beside those of a body, so that few requests come out of one read
+_TINY = 16  # bytes of a chunk: one costs as much as thousands of bytes,
+_MOST_TINY = 1000  # so many of them a body
 _MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
 
 
@@ -96,6 +98,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received = b""  # what is not parsed yet, because requests wait
         self._in_head = False
         self._head_bytes = self._fields = 0
+        self._left = 0  # bytes of the body that are to come, as far as its head said
+        self._tiny = 0  # chunks of the body
         self._stalled = 0  # bytes since a head ended or a piece of a body came
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # whether the last answer is written, and what still comes is dropped
@@ -162,8 +166,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         at = 0
         while at < len(data) and not self._waits() and not self._ending and not self._deaf:
-            self._feed(data[at : at + _PIECE])
-            at += _PIECE
+            size = max(_PIECE, self._left)
+            self._feed(data[at : at + size])
+            at += size
         self._received = b"" if self._ending or self._deaf else data[at:]
         if self._waits() and not self._ending:
             self._hold()
@@ -313,7 +318,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._stalled = False, 0
         self._stop_clock()
         if not self.parser.should_upgrade():
-            hosts = [name for name, _ in self.headers].count(b"host")
+            hosts = self._left = self._tiny = 0
+            for name, value in self.headers:
+                hosts += name == b"host"
+                if name == b"content-length":
+                    self._left = int(value)
             if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):  # RFC 9112, section 3.2
                 self._break_off(400, f"the request has {hosts} Host headers; send one")
             self.scope["kdc_given_up"] = self._given_up  # type: ignore[typeddict-unknown-key]
@@ -321,8 +330,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.transport = _Transport(self, self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        """Note that the body goes on."""
+        """Note that the body goes on. Where it has no length, its chunks must not be tiny."""
         self._stalled = 0
+        if self._left:
+            self._left -= len(body)
+        elif len(body) < _TINY:
+            self._tiny += 1
+            if self._tiny > _MOST_TINY:
+                self._break_off(400, f"over {_MOST_TINY} chunks have fewer than {_TINY} bytes; send larger ones")
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -362,7 +377,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse(self._received)
         if self.cycle.response_complete and self.cycle.more_body:
             self._idle.pop(self, None)
-            self._start_clock(LINGER_S)
+            if self._left:
+                self._start_clock(LINGER_S)
+            else:  # chunks take long to parse
+                self.close_gently()
 
     def close_gently(self) -> None:
         """Close the connection after the last answer. Where the client still sends, that is read and dropped for a

@@ -243,7 +243,11 @@ def test_methods_that_there_are_not(single: Served) -> None:
     assert httpx.post(single.url + INFER, content=b"").status_code == 404  # and over HTTP there is no such path
 
 
-def test_a_call_is_counted_like_a_request_and_tells_the_artifact(single: Served) -> None:
+def test_a_call_is_counted_like_a_request_and_tells_the_artifact(
+    single: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdc.serving.http.metrics.FRESH_S", 0.0)
+
     def counted() -> float:
         name = f'kdc_requests_total{{route="{INFER}",status="200"}} '
         lines = httpx.get(f"{single.url}/metrics").text.splitlines()

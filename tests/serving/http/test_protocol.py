@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from kdc.serving.http.accepting import Accepting
 from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.metrics import Metrics
-from kdc.serving.http.protocol import WRITE_S, BoundedProtocol
+from kdc.serving.http.protocol import LINGER_BYTES, WRITE_S, BoundedProtocol
 from kdc.serving.http.settings import ServeSettings
 
 KEY = {"api_key_env": "PROTOCOL_KEY"}
@@ -98,7 +98,7 @@ def test_trailers_without_end_are_refused(artifact: Path, monkeypatch: pytest.Mo
     with running(artifact, **KEY) as url, connect(url) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
         assert b" 401 " in client.recv(4096)
-        assert sent(client, trailer * 100) < 8 << 20
+        assert sent(client, trailer * 100) < LINGER_BYTES + (8 << 20)
 
 
 def test_trailers_do_not_become_headers(url: str) -> None:
@@ -463,6 +463,30 @@ class Unread(Transport):
 
     def get_write_buffer_size(self) -> int:
         return self.unread
+
+
+def test_tiny_chunks_are_refused(url: str) -> None:
+    """Would catch a body that takes the loop's time: a chunk of a byte costs as much as thousands of bytes."""
+    with connect(url) as client:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in ASK)
+        client.sendall(head + chunks + b"0\r\n\r\n")
+        assert replies(client, 1)[0][0] == 200
+        client.sendall(head + b"1\r\n \r\n" * 1100)
+        assert b" 400 " in until_closed(client).split(b"\r\n", 1)[0]
+
+
+def test_a_refused_body_in_chunks_is_not_parsed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch one client without the token that has the loop parse chunks of a byte for as long as it likes."""
+    monkeypatch.setenv(KEY["api_key_env"], "secret")
+    parsed = list[bytes]()
+    monkeypatch.setattr(BoundedProtocol, "on_body", lambda self, body: parsed.append(body))
+    with running(artifact, **KEY) as url, connect(url) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        assert b" 401 " in until_closed(client)  # it has ended its side, and takes what comes
+        client.sendall(b"1\r\nx\r\n" * 1000)
+        client.close()
+    assert parsed == [b"x"]
 
 
 def test_a_connection_has_one_reply_that_its_client_has_not_read() -> None:
