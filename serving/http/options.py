@@ -33,7 +33,7 @@ SERVE = (
         _LIMITS,
         ("max-body-bytes", int, "Largest body of a request, in bytes (default 2 MiB)."),
         ("max-bodies-bytes", int, "Largest sum of the bodies held at one time, in bytes (default 128 MiB)."),
-        ("max-unsent-bytes", int, "Largest sum of replies that clients have not read yet, in bytes (default 32 MiB)."),
+        ("max-unsent-bytes", int, "Largest sum of replies that clients have not read yet, in bytes (default 16 MiB)."),
         ("max-text-chars", int, "Longest text, in characters (default 200000)."),
         ("max-texts", int, "Most texts in a request (default 1024)."),
         ("max-queue-tokens", int, "Most tokens that may wait for a forward pass; beyond, 429 (default 65536)."),

@@ -47,7 +47,7 @@ class ServeSettings(BaseModel):
     max_text_chars: int = Field(200_000, ge=1, description="characters of a text, before tokenising")
     max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies in work together")
     max_unsent_bytes: int = Field(
-        32 * 1024 * 1024, ge=1024, description="bytes of all replies that clients have not read yet"
+        16 * 1024 * 1024, ge=1024, description="bytes of all replies that clients have not read yet"
     )
     max_texts: int = Field(1024, ge=1, description="texts (or pairs) of a request")
     max_queue_tokens: int = Field(65_536, ge=1, description="tokens that may wait for a forward pass")
