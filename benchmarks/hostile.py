@@ -5,8 +5,8 @@ and all attacks but `slow-readers` and the last four have none. Beside each of t
 a second, and a probe asks `/readyz` on a new connection ten times a second, of the service and of the port for probes
 alone. Prints a table; leaves with 1 where a bound is passed: memory grows by less than 64 MB, every request of the
 others is answered as before, the probes' 99th percentile is under half a second. Of the last four attacks the memory
-is told, not judged: their bodies are bounded by settings. `retries` is an overload that others feel too:
-there the probes on their own port alone are judged.
+is told, not judged: their bodies are bounded by settings. `slow-readers` and `retries` are overloads that
+others feel too: there the probes on their own port alone are judged.
 
 `large-requests` is fairness: the others' 99th percentile beside a client with 1,024 rows a request is at most three
 times what it is alone, and that client still gets half of what it gets where nobody else asks.

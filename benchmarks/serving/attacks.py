@@ -379,4 +379,4 @@ ATTACKS: dict[str, Attack] = {
     "retries": retries,
 }
 WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries")
-OVERLOADS = ("retries",)  # others are refused too
+OVERLOADS = ("slow-readers", "retries")  # others are refused too
