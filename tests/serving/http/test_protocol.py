@@ -495,13 +495,16 @@ def test_a_connection_has_one_reply_that_its_client_has_not_read() -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         asked.append(scope["path"])
-        if scope["path"] == "/1":
-            protocol.pause_writing()  # as a transport does that cannot send all of it
         await answers(scope, receive, send)
+
+    class Full(Unread):
+        def writelines(self, parts: Any) -> None:
+            if asked == ["/1"]:
+                protocol.pause_writing()  # as a transport does that cannot send all of it
 
     async def reads_late() -> None:
         nonlocal protocol
-        transport = Unread()
+        transport = Full()
         protocol = BoundedProtocol(uvicorn.Config(app), ServerState(), {}, Clock())
         protocol.connection_made(transport)
         protocol.data_received(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in (1, 2)))
