@@ -373,5 +373,6 @@ ATTACKS: dict[str, Attack] = {
     "large-requests": large_requests,
     "retries": retries,
 }
-WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries")
+# Attacks with the token. `nested-json` has it too, but no setting lets it have memory.
+WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries", "grpc-contents")
 OVERLOADS = ("retries",)  # others are refused too
