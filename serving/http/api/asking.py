@@ -118,11 +118,8 @@ async def read_json(request: Request) -> Any:
     Raises:
         ApiError: 415 if it has another type, 400 if it is empty or not JSON; also as `read_bytes`.
     """
-    if content_type(request) not in (
-        "application/json",
-        "application/x-www-form-urlencoded",
-        "",
-    ):  # `curl -d` sends the form
+    # The form's type is what `curl -d` sends.
+    if content_type(request) not in ("application/json", "application/x-www-form-urlencoded", ""):
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
     return await decoded(await read_bytes(request))
 
@@ -139,11 +136,11 @@ async def decoded(body: bytes) -> Any:
 
 
 def _decoded(body: bytes) -> Any:
-    with contextlib.suppress(orjson.JSONDecodeError):  # the error holds the document: none is to be the cause of ours
+    try:
         return orjson.loads(body)
-    if not body.strip():
-        raise ApiError(400, 'the body is empty; send {"inputs": "a text"}')
-    raise ApiError(400, "the body is not valid JSON in UTF-8")
+    except orjson.JSONDecodeError:
+        wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
+    raise ApiError(400, f"the body {wrong}")  # out here, since the decoder's error holds the document
 
 
 def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> list[Text]:

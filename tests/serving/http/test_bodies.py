@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import grpc
@@ -180,11 +181,11 @@ def test_while_a_request_waits_only_its_texts_are_kept(
     answer = Model.answer
 
     async def looking(model: Model, *args: Any, **kwargs: Any) -> Any:
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if frame.f_globals["__name__"].startswith("kdc.serving.http.api."):
                 kept.extend(f"{frame.f_code.co_name}: {name}" for name, it in frame.f_locals.items() if is_needless(it))
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return await answer(model, *args, **kwargs)
 
     monkeypatch.setattr(Model, "answer", looking)
