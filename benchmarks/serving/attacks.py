@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import socket
@@ -287,6 +288,55 @@ async def long_words(target: Target) -> None:
     await _post_on(target, body, connections=4)
 
 
+@functools.cache
+def nested_bodies() -> tuple[tuple[str, bytes], ...]:
+    """Routes and bodies of two megabytes, which a decoder makes up to fifty times as large: of V2 some are answered,
+    of the other routes all are refused. `{}` of a route is the model."""
+
+    def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
+        return before + unit * ((2_000_000 - len(before) - len(after)) // len(unit)) + after
+
+    text = b'{"inputs":[{"name":"text","shape":[1],"datatype":"BYTES","data":["w1"]}],"parameters":'
+    deep = b"[" * 900 + b"]" * 900 + b","
+    keys = b'{"a":' * 900 + b"1" + b"}" * 900 + b","
+    distinct = b",".join(b'"%x":0' % number for number in range(180_000))
+    v2 = "/v2/models/{}/infer"
+    return (
+        (v2, filled(text + b'{"x":[', b"[],", b"0]}}")),
+        (v2, filled(text + b'{"x":[', deep, b"0]}}")),
+        (v2, filled(text + b'{"x":[', keys, b"0]}}")),
+        (v2, filled(text + b'{"x":[', b'"a",', b"0]}}")),
+        (v2, text + b"{" + distinct + b"}}"),
+        ("/predict", filled(b'{"inputs":[', b"[],", b"[]]}")),
+        ("/predict", filled(b'{"inputs":"w1","a":[', keys, b"0]}")),
+        ("/predict", filled(b'{"inputs":[', b'["a"],', b'["a"]]}')),
+        ("/classify", filled(b'{"input":"w1","user":[', deep, b"0]}")),
+        ("/v1/moderations", filled(b'{"input":[', b'"a",', b"{}]")),
+    )
+
+
+async def first_model(target: Target) -> str:
+    """The name of the model that answers who names none."""
+    client = Asking(target.port, "/predict")
+    reply = await client.post(json.dumps({"inputs": [target.row("w1")]}).encode())
+    client.close()
+    return reply.headers["x-model"]
+
+
+@again_and_again(60)
+async def nested_json(target: Target) -> None:
+    """Documents that are small on the wire and large in memory. With the token."""
+    name = await first_model(target)
+    for path, body in itertools.cycle(nested_bodies()):
+        client = Asking(target.port, path.format(name))
+        try:
+            await client.post(body)
+        finally:
+            client.close()
+        if not target.goes_on():
+            return
+
+
 async def large_requests(target: Target) -> None:
     """One client whose requests have as many rows as they may. With the token."""
     body = json.dumps({"inputs": [target.row("a row of words such as others send")] * 1024}).encode()
@@ -375,8 +425,10 @@ ATTACKS: dict[str, Attack] = {
     "odd-framings": odd_framings,
     "long-texts": long_texts,
     "long-words": long_words,
+    "nested-json": nested_json,
     "large-requests": large_requests,
     "retries": retries,
 }
-WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries")
+# Attacks with the token. `nested-json` and `slow-readers` have it too, but no setting lets them have memory.
+WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries", "grpc-contents")
 OVERLOADS = ("slow-readers", "retries")  # others are refused too

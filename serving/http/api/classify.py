@@ -31,7 +31,9 @@ async def classify(request: Request) -> Response:
     """`POST /classify`."""
     body = await read_json(request)
     if isinstance(body, dict) and "inputs" in body:
-        return await tei.answer(request, body)
+        asked = tei.asked(request, body)
+        del body  # while the request waits nothing is kept of it
+        return await tei.answer(request, *asked)
     keys = [key for key in _KEYS if isinstance(body, dict) and key in body]
     if len(keys) != 1:
         raise ApiError(422, "the body needs exactly one of `texts`, `input` and `inputs`")
@@ -42,6 +44,7 @@ async def classify(request: Request) -> Response:
     rows = tei.read_batch(items, request.app.state.settings, key)
     raw, activated = tei.flag(options, "raw_scores", False), tei.flag(options, "use_activation", True)
     model = model_asked(request, body)
+    del body, options, items  # while the request waits nothing is kept of them
     answer = await ask(request, model, rows)
     if key == "texts":
         return JsonResponse(tei.labelled(model.engine, answer.probabilities))

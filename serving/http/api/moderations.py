@@ -29,6 +29,7 @@ async def moderate(request: Request) -> Response:
     model = model_asked(request, body)
     if (kind := model.engine.task.kind) != "multilabel":
         raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
+    del body, texts  # while the request waits nothing is kept of them
     answer = await ask(request, model, rows)
     names = model.engine.labels
     gets = decided(answer.probabilities, model.engine.task)

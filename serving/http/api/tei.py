@@ -48,15 +48,24 @@ async def predict(request: Request) -> Response:
     """`POST /`, `POST /predict` and `POST /predict/NAME`."""
     if "name" in request.path_params:
         model_named(request, request.path_params["name"])  # 404 before the body is read
-    return await answer(request, await read_json(request))
+    return await answer(request, *asked(request, await read_json(request)))
 
 
-async def answer(request: Request, body: Any) -> Response:
-    """The reply to a body with `inputs`."""
+def asked(request: Request, body: Any) -> tuple[Question, Model]:
+    """What a body with `inputs` asks, and of which model: all that is kept of it while the request waits.
+
+    Raises:
+        ApiError: 404, there is no such model; 422, with what is wrong.
+    """
     question = understand(body, request.app.state.settings)
     model = model_asked(request, body)  # only now: a reload may have replaced it while the body was read
     if question.decision and not model.engine.labels:
         raise ApiError(422, "a regression has no labels to decide by; send no `decision`")
+    return question, model
+
+
+async def answer(request: Request, question: Question, model: Model) -> Response:
+    """The reply to a body with `inputs`."""
     found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
     rows: list[Any] = [row[: question.top_k] for row in labelled(model.engine, scores(model.engine, found, question))]
     if question.decision:
@@ -164,7 +173,8 @@ def flag(options: dict[str, Any], name: str, default: bool) -> bool:
 def _choice(options: dict[str, Any], name: str, choices: dict[str, Any]) -> Any:
     if name not in options:
         return None
-    choice = choices.get(str(options[name]).lower())
+    given = options[name]
+    choice = choices.get(given.lower()) if isinstance(given, str) else None
     if choice is None:
         raise ApiError(422, f"`{name}` is none of {', '.join(choices)}")
     return choice

@@ -6,24 +6,34 @@ Outputs: `label` (BYTES [N]) and `probabilities` (FP32 [N, outputs]); for regres
 """
 
 import itertools
-import json
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
-from kdc.serving.http.api.asking import ask, decoded, model_named, read_bytes, require_ready, within_limits
+from kdc.serving.http.api.asking import (
+    ask,
+    content_type,
+    decoded,
+    model_named,
+    read_bytes,
+    require_ready,
+    within_limits,
+)
 from kdc.serving.http.api.replies import ApiError, JsonResponse
 from kdc.serving.http.model import Model
 from kdc.serving.http.settings import ServeSettings
 
 _HEADER = "inference-header-content-length"
+_NO_LENGTH = "Inference-Header-Content-Length is not a length within the body"
 _OUTPUTS = ("label", "probabilities")
+_MOST_ID = 256  # characters of a request's `id`, which its reply repeats; clients send UUIDs and numbers
 _ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
 
 
@@ -74,11 +84,12 @@ def described(model: Model) -> dict[str, Any]:
 async def infer(request: Request) -> Response:
     """`POST /v2/models/{name}/infer`, with or without a version."""
     _model(request)  # 404 before the body is read
-    header, tail = _split(await read_bytes(request), request.headers.get(_HEADER))
-    rows = read_rows(header, tail, request.app.state.settings)
+    header, rows = await _read(request)
     model = _model(request)  # again: a reload may have replaced it while the body was read
+    outputs, request_id = requested_outputs(header, has_labels=bool(model.engine.labels)), id_of(header.get("id"))
+    del header  # while the request waits nothing else is kept of it
     answer = await ask(request, model, rows)
-    return _reply(model, header, answer.probabilities)
+    return _reply(model, outputs, request_id, answer.probabilities)
 
 
 def _model(request: Request) -> Model:
@@ -97,18 +108,33 @@ def model_of(request: Request, name: str, version: str) -> Model:
     return model
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
-    """Split a body into its JSON part and the binary tensors after it."""
-    size = len(body)
-    if header_length is not None:
-        digits = header_length if header_length.isascii() and header_length.isdigit() else ""
-        if not 0 < len(digits) <= 10 or int(digits) > size:
-            raise ApiError(400, "Inference-Header-Content-Length is not a length within the body")
-        size = int(digits)
-    header = decoded(body[:size])
+async def _read(request: Request) -> tuple[dict[str, Any], list[Text]]:
+    """The JSON part of a body, and the rows in it and in the binary tensors after it."""
+    content_type(request)  # a page of another site is refused
+    length = request.headers.get(_HEADER)
+    if length is not None and not (length.isascii() and length.isdigit() and len(length) <= 10):
+        raise ApiError(400, _NO_LENGTH)
+    body = await read_bytes(request, None if length is None else int(length))
+    size = len(body) if length is None else int(length)
+    if size > len(body):
+        raise ApiError(400, _NO_LENGTH)
+    header = await decoded(body[:size])
     if not isinstance(header, dict):
         raise ApiError(422, "the body is not an object with `inputs`")
-    return header, body[size:]
+    return header, read_rows(header, body[size:], request.app.state.settings)
+
+
+def id_of(value: object) -> str | None:
+    """A request's `id`, which its reply repeats; None if it is no text.
+
+    Raises:
+        ApiError: 422, it is too long.
+    """
+    if not isinstance(value, str):
+        return None
+    if len(value) > _MOST_ID:
+        raise ApiError(422, f"`id` is too long; given: {len(value)} characters; send at most {_MOST_ID}")
+    return value
 
 
 def read_rows(header: dict[str, Any], tail: bytes, settings: ServeSettings) -> list[Text]:
@@ -198,10 +224,10 @@ def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
         yield value
 
 
-def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> Response:
+def _reply(model: Model, asked: dict[str, bool], request_id: str | None, probabilities: np.ndarray) -> Response:
     outputs: list[dict[str, Any]] = []
     tail = []
-    for name, is_binary in requested_outputs(header, has_labels=bool(model.engine.labels)).items():
+    for name, is_binary in asked.items():
         described, raw = output(model, name, probabilities)
         if is_binary:
             tail.append(raw)
@@ -209,11 +235,11 @@ def _reply(model: Model, header: dict[str, Any], probabilities: np.ndarray) -> R
             described["parameters"] = {"binary_data_size": len(raw)}
         outputs.append(described)
     body: dict[str, Any] = {"model_name": model.name, "model_version": model.artifact, "outputs": outputs}
-    if isinstance(header.get("id"), str):
-        body["id"] = header["id"]
+    if request_id is not None:
+        body["id"] = request_id
     if not tail:
         return JsonResponse(body)
-    head = json.dumps(body, separators=(",", ":")).encode()
+    head = orjson.dumps(body)
     return Response(
         head + b"".join(tail),
         media_type="application/octet-stream",

@@ -23,6 +23,12 @@ HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # of `HealthCheckResponse { ServingStatus status = 1 }`
 
 _MOST_TENSORS = 2  # of a request, and of its outputs
+_OTHER_FIELDS = 512  # of a request, besides its texts
+# The messages in a request, by the field that holds each.
+_PARTS = {("request", 5): "tensor", ("request", 6): "output", ("tensor", 5): "contents"}
+_SHAPE, _TEXTS = ("tensor", 3), ("contents", 8)
+_MOST_DIGITS = 10  # bytes of a number
+_FIXED = {1: 8, 5: 4}  # bytes of wire types; 3 and 4 are groups, which no such message has
 
 M = TypeVar("M", bound=Message)
 
@@ -70,13 +76,16 @@ async def infer(request: Request) -> Response:
         "outputs": [{"name": output.name} for output in asked.outputs],
     }
     rows = v2.read_rows(header, b"".join(asked.raw_input_contents), settings)
+    outputs = v2.requested_outputs(header, has_labels=bool(model.engine.labels))
+    request_id, is_raw = v2.id_of(asked.id), bool(asked.raw_input_contents)
+    del asked, header  # while the request waits nothing else is kept of it
     answer = await ask(request, model, rows)
-    reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=asked.id)
-    for name in v2.requested_outputs(header, has_labels=bool(model.engine.labels)):
+    reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=request_id)
+    for name in outputs:
         described, raw = v2.output(model, name, answer.probabilities)
         data = described.pop("data")
         tensor = reply.outputs.add(**described)
-        if asked.raw_input_contents:
+        if is_raw:
             reply.raw_output_contents.append(raw)
         elif described["datatype"] == "BYTES":
             tensor.contents.bytes_contents.extend(label.encode() for label in data)
@@ -97,10 +106,61 @@ METHODS = {
 
 
 async def _read(request: Request, kind: type[M]) -> M:
+    body = await read_bytes(request, json_bytes=0)
     try:
-        return kind.FromString(await read_bytes(request))
-    except DecodeError:
+        if kind is messages.ModelInferRequest:
+            _require_few_fields(body, request.app.state.settings.max_texts)
+        return kind.FromString(body)
+    except (DecodeError, IndexError, KeyError):
         raise ApiError(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
+
+
+def _require_few_fields(message: bytes, max_texts: int) -> None:
+    """Refuse a ModelInferRequest that protobuf would make much larger than it is: two bytes of it may become fifty.
+
+    Raises:
+        ApiError: 422, it has too many fields, or contents that are not texts.
+        IndexError, KeyError: it is no such message.
+    """
+    waiting, fields = [("request", 0, len(message))], 0
+    while waiting:
+        part, at, end = waiting.pop()
+        while at < end:
+            key, at = _number(message, at)
+            field, wire = (part, key >> 3), key & 7
+            if part == "contents" and field != _TEXTS:
+                raise ApiError(422, "an input has contents other than bytes_contents; send its texts as these")
+            if wire == 0:
+                _, at = _number(message, at)
+            elif wire == 2:
+                size, at = _number(message, at)
+                if field in _PARTS:
+                    waiting.append((_PARTS[field], at, min(at + size, end)))
+                fields += size if field == _SHAPE else 0  # a byte for each of its numbers
+                at += size
+            else:
+                at += _FIXED[wire]
+            fields += 1
+            if fields > 2 * max_texts + _OTHER_FIELDS:  # pairs are two texts
+                raise ApiError(
+                    422,
+                    f"too many texts; at most {max_texts} texts or pairs a request, and {_OTHER_FIELDS} other fields",
+                )
+
+
+def _number(message: bytes, at: int) -> tuple[int, int]:
+    """A number of protobuf at a place, and the place after it.
+
+    Raises:
+        IndexError: the message ends within it, or it has more bytes than any number.
+    """
+    value = 0
+    for shift in range(_MOST_DIGITS):
+        byte = message[at + shift]
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value, at + shift + 1
+    raise IndexError(at)
 
 
 def _inputs(asked: Any, most: int) -> list[dict[str, Any]]:

@@ -83,6 +83,11 @@ def request(texts: list[bytes], shape: list[int] | None = None, **more: Any) -> 
     return messages.ModelInferRequest(model_name="mood", inputs=[given], **more)
 
 
+def padding(size: int) -> dict[str, Any]:
+    """Parameters, which are not read, of about so many bytes."""
+    return {"size": {"string_param": "x" * size}}
+
+
 def test_tritonclient_gets_the_engines_answers(single: Served) -> None:
     result = single.client.infer("mood", [tensor(TEXTS)], request_id="seven")
     wanted = single.engine.predict(TEXTS)
@@ -179,7 +184,7 @@ def test_probes_without_a_token_hold_up_nobody(guarded: Served) -> None:
 
     assert {check(unfinished(), timeout=10) for _ in range(80)} == {b"\x08\x01"}  # SERVING
     never.set()
-    asked = request([b"w1"], id="x" * 120_000).SerializeToString()
+    asked = request([b"w1"], parameters=padding(120_000)).SerializeToString()
     assert guarded.call(asked, metadata=KEY)
     assert httpx.post(f"{guarded.url}/predict", json={"inputs": "w1"}, headers=dict(KEY)).status_code == 200
 
@@ -195,7 +200,7 @@ def test_without_the_token_a_message_is_not_even_read(guarded: Served) -> None:
 
 
 def test_a_compressed_message_is_refused_before_it_is_unpacked(single: Served) -> None:
-    asked = request([b"w1"], id="x" * 1_500_000).SerializeToString()  # within the limit, both ways
+    asked = request([b"w1"], parameters=padding(1_500_000)).SerializeToString()  # within the limit, both ways
     assert single.call(asked)
     code, _ = single.refusal(asked, compression=grpc.Compression.Gzip)
     assert code == grpc.StatusCode.UNIMPLEMENTED
@@ -218,7 +223,8 @@ def test_a_compressed_message_is_refused_before_it_is_unpacked(single: Served) -
         (request([b"w1"], raw_input_contents=[b"", b""]), "INVALID_ARGUMENT", "not one element for each of `inputs`"),
         (request([b"w1"], outputs=[{"name": "logits"}]), "INVALID_ARGUMENT", "`outputs` names something else"),
         (request([b"w1"], model_version="2"), "NOT_FOUND", "there is no such version"),
-        (messages.ModelInferRequest(model_name="mood", inputs=[{}] * 300_000), "INVALID_ARGUMENT", "at most 2 inputs"),
+        (messages.ModelInferRequest(model_name="mood", inputs=[{}] * 300), "INVALID_ARGUMENT", "at most 2 inputs"),
+        (request([b"w1"], id="x" * 257), "INVALID_ARGUMENT", "`id` is too long; given: 257 characters"),
         (messages.ModelInferRequest(model_name="mood"), "INVALID_ARGUMENT", "`inputs` is not a list of tensors"),
         (messages.ModelInferRequest(), "NOT_FOUND", "there is no such model; it serves: mood"),
     ],
@@ -268,7 +274,7 @@ def test_an_overloaded_service_says_when_to_come_again(tmp_path: Path) -> None:
         grpc.insecure_channel(address) as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
-        channel.unary_unary(INFER)(request([b"w1"], id="x" * 2000).SerializeToString())
+        channel.unary_unary(INFER)(request([b"w1"], parameters=padding(2000)).SerializeToString())
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(refused.value.trailing_metadata())["retry-after"] == "1"
 

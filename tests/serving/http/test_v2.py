@@ -70,6 +70,20 @@ def test_tritonclient_by_its_defaults(single: Served) -> None:
     assert result.get_response()["id"] == "seven"
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_id_is_repeated_as_it_is_within_its_limit(single: Served, binary: bool) -> None:
+    outputs = [{"name": "label", "parameters": {"binary_data": binary}}]
+    body = described([1], data=["w1"]) | {"outputs": outputs}
+    asked = "\u00e9" * 256
+    reply = ask(single, json.dumps(body | {"id": asked}, ensure_ascii=False).encode())
+    head = reply.content[: int(reply.headers.get(HEADER, len(reply.content)))]
+    assert json.loads(head)["id"] == asked
+    assert len(head) < 2 * len(asked) + 300  # the binary form had six bytes for each of its characters
+    refused = ask(single, body | {"id": asked + "x"})
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "`id` is too long; given: 257 characters; send at most 256"
+
+
 def test_of_half_a_million_texts_no_more_are_read_than_a_request_may_have() -> None:
     # They were decoded one by one in the event loop, for a third of a second, before they were counted.
     count, decoded = 400_000, []
