@@ -162,13 +162,9 @@ class RowTokenizer:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
         which text has more tokens, since that one is cut first: two long ones are read whole."""
         texts = (row,) if isinstance(row, str) else row
-        most = _CHARACTERS * (self._longest + _MARGIN)
-        while self._splits_words:
-            parts = [self._part(text, most) for text in texts]
-            longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
-            if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
-                break  # nothing is saved
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else tuple(parts)])
+        most = self._first_part
+        while (parts := self._parts(texts, most)) != texts:
+            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
             owners = encoding.sequence_ids
             if all(
                 part is text or owners.count(place) - _MARGIN >= max(self._longest, owners.count(1 - place))
@@ -177,6 +173,25 @@ class RowTokenizer:
                 return self._cut(encoding)
             most *= 4
         return self._cut(*self._whole.encode_batch_fast([row]))
+
+    def chars_read(self, row: Text) -> int:
+        """How many characters of a row are tokenised, if the first part of a long text is enough."""
+        texts = (row,) if isinstance(row, str) else row
+        return sum(map(len, self._parts(texts, self._first_part) if self._is_long(row) else texts))
+
+    @property
+    def _first_part(self) -> int:
+        return _CHARACTERS * (self._longest + _MARGIN)
+
+    def _parts(self, texts: tuple[str, ...], most: int) -> tuple[str, ...]:
+        """What is read of a row's texts, at most so many characters of the longer one; the texts if nothing is saved."""
+        if not self._splits_words:
+            return texts
+        parts = tuple(self._part(text, most) for text in texts)
+        longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
+        if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
+            return texts
+        return parts
 
     def _part(self, text: str, most: int) -> str:
         """The end of a text that is kept, of at most so many characters, up to a single space between two words; all of

@@ -15,6 +15,8 @@ from kdc.serving.http.api.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
 
+_OUTPUT_BYTES = 12  # of each output of a row: its logit twice, while rows are put together, and its probability
+
 
 def require_ready(request: Request) -> None:
     """Refuse the request unless the service is ready.
@@ -122,15 +124,27 @@ def model_asked(request: Request, body: dict[str, Any]) -> Model:
 
 
 async def ask(
-    request: Request, model: Model, rows: list[Text], *, truncate: bool | None = None, side: str | None = None
+    request: Request,
+    model: Model,
+    rows: list[Text],
+    *,
+    truncate: bool | None = None,
+    side: str | None = None,
+    top_k: int | None = None,
+    score_bytes: int | None = None,
 ) -> Answer:
     """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
 
-    Arguments as of `Model.answer`; without `truncate` the setting says whether rows that are too long are cut.
+    Args:
+        rows, truncate, side: as of `Model.answer`; without `truncate` the setting says whether long rows are cut.
+        top_k: most scores of a row that the reply will have; None for all.
+        score_bytes: about how many bytes of the reply a score takes; None for a label and a number in JSON.
 
     Raises:
+        ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
         KdcError: as `Model.answer`.
     """
+    _hold_reply(request, model, len(rows), top_k, model.score_bytes if score_bytes is None else score_bytes)
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
     truncate = state.settings.auto_truncate if truncate is None else truncate
@@ -141,6 +155,28 @@ async def ask(
         before = request.scope.get(ABSTAINED, 0)
         request.scope[ABSTAINED] = before + int((~answered(answer.probabilities, abstain)).sum())
     return answer
+
+
+def _hold_reply(request: Request, model: Model, rows: int, top_k: int | None, score_bytes: int) -> None:
+    """Count a reply, and what is computed for it, before anything is computed.
+
+    Raises:
+        ApiError: 413, it is too large; 429, it is together with all others in work.
+    """
+    state, outputs = request.app.state, model.engine.task.outputs
+    scores = rows * min(top_k or outputs, outputs)
+    size, computed = scores * score_bytes, rows * outputs * _OUTPUT_BYTES
+    if size > (most := state.settings.max_reply_bytes):
+        raise ApiError(
+            413,
+            f"the reply is too large; given: {rows} texts, {scores} scores, about {size} bytes; at most {most}: "
+            f"{most // score_bytes} scores; ask /predict with top_k, or send fewer texts",
+        )
+    if computed > (most := state.settings.max_bodies_bytes):
+        given = f"{rows} texts of {outputs} outputs each"
+        most_rows = most // (outputs * _OUTPUT_BYTES)
+        raise ApiError(413, f"the answer takes too much memory; given: {given}; at most {most_rows} texts; send fewer")
+    state.gate.hold(request.scope, size + computed)
 
 
 @contextlib.contextmanager
