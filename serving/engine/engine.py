@@ -375,9 +375,9 @@ class Engine:
         """
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
-    def chars_read(self, row: Text) -> int:
-        """About how many characters of a row `encode` has to look at."""
-        return self._tokenizer.chars_read(row)
+    def chars_read(self, rows: Sequence[Text]) -> list[int]:
+        """About how many characters of each row `encode` has to look at."""
+        return self._tokenizer.chars_read(rows)
 
     def has_cut(self, side: str | None) -> bool:
         """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""

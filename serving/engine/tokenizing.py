@@ -4,6 +4,7 @@ Needs the `tokenizers` library alone.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -101,6 +102,7 @@ class RowTokenizer:
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
         # A text has no more tokens than characters, so with so few characters it has few pieces.
+        self._first_part = _CHARACTERS * (self._longest + _MARGIN)  # characters
         self._few_characters = _FEW_PIECES * (self._longest + 1)
 
     @classmethod
@@ -163,8 +165,12 @@ class RowTokenizer:
         which text has more tokens, since that one is cut first: two long ones are read whole."""
         texts = (row,) if isinstance(row, str) else row
         most = self._first_part
-        while (parts := self._parts(texts, most)) != texts:
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
+        while self._splits_words:
+            parts = [self._part(text, most) for text in texts]
+            longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
+            if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
+                break  # nothing is saved
+            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else tuple(parts)])
             owners = encoding.sequence_ids
             if all(
                 part is text or owners.count(place) - _MARGIN >= max(self._longest, owners.count(1 - place))
@@ -174,24 +180,15 @@ class RowTokenizer:
             most *= 4
         return self._cut(*self._whole.encode_batch_fast([row]))
 
-    def chars_read(self, row: Text) -> int:
-        """How many characters of a row are tokenised, if the first part of a long text is enough."""
-        texts = (row,) if isinstance(row, str) else row
-        return sum(map(len, self._parts(texts, self._first_part) if self._is_long(row) else texts))
+    def chars_read(self, rows: Sequence[Text]) -> list[int]:
+        """How many characters of each row are tokenised, if the first part of a long text can be cut off and is
+        enough."""
+        most = self._first_part if self._splits_words else sys.maxsize
 
-    @property
-    def _first_part(self) -> int:
-        return _CHARACTERS * (self._longest + _MARGIN)
+        def of_pair(shorter: int, longer: int) -> int:
+            return shorter + (longer if shorter > most else min(longer, most))
 
-    def _parts(self, texts: tuple[str, ...], most: int) -> tuple[str, ...]:
-        """What is read of a row's texts, at most so many characters of the longer one; the texts if nothing is saved."""
-        if not self._splits_words:
-            return texts
-        parts = tuple(self._part(text, most) for text in texts)
-        longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
-        if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
-            return texts
-        return parts
+        return [min(len(row), most) if isinstance(row, str) else of_pair(*sorted(map(len, row))) for row in rows]
 
     def _part(self, text: str, most: int) -> str:
         """The end of a text that is kept, of at most so many characters, up to a single space between two words; all of

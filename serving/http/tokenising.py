@@ -72,7 +72,7 @@ class Tokenising:
         # The first row that is cut on the other side waits for another tokenizer, which takes 50 ms and more.
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
-        sizes = list(map(self._engine.chars_read, rows))
+        sizes = self._engine.chars_read(rows)
         work = _Work(sum(sizes))
         self._check_room(work)
         self._works.add(work)
