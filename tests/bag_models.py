@@ -101,8 +101,8 @@ def write_artifact(
     outputs: int = 3,
     tokenizer: Path | None = None,
 ) -> Path:
-    """Write an artifact, with a copy of `tokenizer` or one of `WORDS`. Its fp32 has `scale`, its int8, which is what the
-    CPU loads, 1.01 times that."""
+    """Write an artifact: fp32 with `scale`, and int8 with 1.01 times that, which is what the CPU loads. It has a copy
+    of `tokenizer`, by default one of `WORDS`."""
     folder.mkdir(parents=True, exist_ok=True)
     typed = info.token_type_ids
     make_graph(folder / "model.onnx", scale, typed=typed, outputs=outputs)

@@ -22,8 +22,8 @@ from kdc.serving.http.queue import Overloaded
 
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread,
 _INLINE_WORD = 32  # unless a word is longer than that
-_FIRST_CHARS, _MOST_CHARS = 2000, 8000  # of a request's first piece, and of any
-_PIECE_S = 0.004  # seconds that a later piece takes, if its characters cost what those before it did
+_FIRST_CHARS, _MOST_CHARS = 1000, 8000  # of a request's first piece, and of any
+_PIECE_S = 0.002  # seconds that a later piece takes, if its characters cost what those before it did
 _MOST_THREADS = 4
 _CHARS_A_TOKEN = 16  # of a text; in English a token has five
 

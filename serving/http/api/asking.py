@@ -164,19 +164,20 @@ def _hold_reply(request: Request, model: Model, rows: int, top_k: int | None, sc
         ApiError: 413, it is too large; 429, it is together with all others in work.
     """
     state, outputs = request.app.state, model.engine.task.outputs
-    scores = rows * min(top_k or outputs, outputs)
-    size, computed = scores * score_bytes, rows * outputs * _OUTPUT_BYTES
-    if size > (most := state.settings.max_reply_bytes):
+    per_row = min(top_k or outputs, outputs)
+    scores, most = rows * per_row, state.settings.max_reply_bytes // score_bytes
+    if scores > most:
         raise ApiError(
             413,
-            f"the reply is too large; given: {rows} texts, {scores} scores, about {size} bytes; at most {most}: "
-            f"{most // score_bytes} scores; ask /predict with top_k, or send fewer texts",
+            f"the reply is too large; given: {scores} scores, {rows} rows of {per_row}; at most {most}; "
+            "ask /predict with a smaller top_k, or send fewer texts",
         )
-    if computed > (most := state.settings.max_bodies_bytes):
-        given = f"{rows} texts of {outputs} outputs each"
-        most_rows = most // (outputs * _OUTPUT_BYTES)
-        raise ApiError(413, f"the answer takes too much memory; given: {given}; at most {most_rows} texts; send fewer")
-    state.gate.hold(request.scope, size + computed)
+    size = per_row * score_bytes + outputs * _OUTPUT_BYTES  # of a row
+    if rows > (most := state.settings.max_bodies_bytes // 2 // size):
+        raise ApiError(
+            413, f"too many texts for a model of {outputs} labels; given: {rows}; at most {most}; send fewer"
+        )
+    state.gate.hold(request.scope, rows * size, leave=rows * size)
 
 
 @contextlib.contextmanager
