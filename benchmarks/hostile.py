@@ -82,13 +82,21 @@ async def _ask(target: Target, up: Running, seen: Beside) -> None:
         except (*GONE, TimeoutError) as error:
             seen.failed.append(type(error).__name__)
             continue
-        if reply.status != 200 or reply.body != expected:
+        if reply.status != 200 or not _is_same(reply.body, expected):
             seen.failed.append(str(reply.status))
         else:
             seen.answered += 1
             seen.seconds.append(reply.seconds)
         await asyncio.sleep(_EVERY_S)
     client.close()
+
+
+def _is_same(reply: bytes, expected: bytes) -> bool:
+    """Whether replies for one row have the same label and score. Other rows of a batch may change the last digits."""
+    if reply == expected:
+        return True
+    (one, other) = (json.loads(body)[0][0] for body in (reply, expected))
+    return one["label"] == other["label"] and abs(one["score"] - other["score"]) < 1e-4
 
 
 async def _probe(target: Target, up: Running, seen: Beside) -> None:

@@ -2,15 +2,19 @@
 answered."""
 
 import asyncio
+import contextlib
+import string
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
-from bag_models import write_artifact
+from bag_models import INFO, many_labels, write_artifact
 from live import ROOT, free_port, served
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tritonclient.grpc import service_pb2 as messages
 
 sys.path.insert(0, str(ROOT))
@@ -29,16 +33,20 @@ _SERVER = Server("kdc", lambda port: [], "/health", None)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, int]]:
-    folder = tmp_path_factory.mktemp("hostile")
-    artifact = write_artifact(folder / "artifact")
     grpc_port = free_port()
-    options = ("--drain-delay", "0", "--grpc-address", f"127.0.0.1:{grpc_port}")
+    artifact = write_artifact(tmp_path_factory.mktemp("hostile") / "artifact")
+    with _served(artifact, "--grpc-address", f"127.0.0.1:{grpc_port}") as up:
+        yield up, grpc_port
+
+
+@contextlib.contextmanager
+def _served(artifact: Path, *options: str) -> Iterator[Running]:
     settings = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "HOSTILE_KEY": KEY, "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}
-    with served(folder, f"mood={artifact}", *options, **settings) as process:
+    with served(artifact.parent, f"mood={artifact}", "--drain-delay", "0", *options, **settings) as process:
         workers = [
             each for each in psutil.Process(process.popen.pid).children() if "worker" in " ".join(each.cmdline())
         ]
-        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0]), grpc_port
+        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0])
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - set(WITH_THE_TOKEN)))
@@ -53,6 +61,28 @@ def test_memory_stays_and_others_are_answered(service: tuple[Running, int], name
     assert max(seen.memory_mb) - seen.memory_mb[0] < 64
     if name in GRPC_ATTACKS:
         _answers_by_grpc(grpc_port)
+
+
+def test_requests_of_many_labels_take_little_memory(tmp_path: Path) -> None:
+    with _served(write_artifact(tmp_path / "artifact", many_labels(5000), outputs=5000)) as up:
+        target = Target(up.port, is_pair=False, until=time.monotonic() + 2 * _SECONDS)
+        seen = asyncio.run(beside(ATTACKS["many-labels"], target, up))
+    assert seen.failed == []
+    assert len(target.done) > 0  # those that ask for the best five
+    assert max(seen.memory_mb) - seen.memory_mb[0] < 500
+
+
+def test_long_words_leave_others_their_turns(tmp_path: Path) -> None:
+    pieces = {f"{before}{letter}": 4 for before in ("", "##") for letter in string.ascii_lowercase}
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0} | pieces, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    info = INFO.model_copy(update={"max_length": 128})
+    with _served(write_artifact(tmp_path / "artifact", info=info, tokenizer=tmp_path / "tokenizer.json")) as up:
+        target = Target(up.port, is_pair=False, until=time.monotonic() + 4 * _SECONDS, others="a row of words " * 200)
+        seen = asyncio.run(beside(ATTACKS["long-words-of-100"], target, up))
+    assert seen.failed == []
+    assert seen.answered >= 5
 
 
 def _answers_by_grpc(port: int) -> None:
