@@ -14,7 +14,8 @@ from kdc.artifact.manifest import Kind, Lineage, Manifest, TaskInfo, TokenizerIn
 
 PAD_ID = 1  # as RoBERTa's; with 0 a test would not notice a forgotten pad id
 WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}
-TABLE = np.random.default_rng(0).normal(size=(len(WORDS), 3)).astype(np.float32)
+IDS = 64  # of tokens; more than there are words, for other tokenizers
+TABLE = np.random.default_rng(0).normal(size=(IDS, 3)).astype(np.float32)
 SINGLE = TaskInfo(name="mood", kind="classification", text="sentence", labels=("bad", "so so", "good"))
 PAIR = TaskInfo(name="nli", kind="classification", text="premise", text_pair="hypothesis", labels=("a", "b", "c"))
 INFO = TokenizerInfo(max_length=8, pad_id=PAD_ID, pad_token="[PAD]", token_type_ids=False)
@@ -22,10 +23,10 @@ TYPED = INFO.model_copy(update={"token_type_ids": True})
 
 
 def table(outputs: int) -> NDArray[np.float32]:
-    """What each word adds to the logits, (words, outputs)."""
+    """What each token adds to the logits, (tokens, outputs)."""
     if outputs <= TABLE.shape[1]:
         return TABLE[:, :outputs]
-    return np.random.default_rng(0).normal(size=(len(WORDS), outputs)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(IDS, outputs)).astype(np.float32)
 
 
 def make_graph(path: Path, scale: float = 1.0, *, typed: bool = False, outputs: int = 3) -> Path:

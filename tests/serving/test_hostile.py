@@ -73,16 +73,17 @@ def test_requests_of_many_labels_take_little_memory(tmp_path: Path) -> None:
 
 
 def test_long_words_leave_others_their_turns(tmp_path: Path) -> None:
-    pieces = {f"{before}{letter}": 4 for before in ("", "##") for letter in string.ascii_lowercase}
-    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0} | pieces, unk_token="[UNK]"))
+    pieces = [f"{before}{letter}" for before in ("", "##") for letter in string.ascii_lowercase]
+    vocabulary = {piece: place for place, piece in enumerate(["[UNK]", *pieces])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    info = INFO.model_copy(update={"max_length": 128})
+    info = INFO.model_copy(update={"max_length": 512})  # so each text is read whole
     with _served(write_artifact(tmp_path / "artifact", info=info, tokenizer=tmp_path / "tokenizer.json")) as up:
         target = Target(up.port, is_pair=False, until=time.monotonic() + 4 * _SECONDS, others="a row of words " * 200)
         seen = asyncio.run(beside(ATTACKS["long-words-of-100"], target, up))
     assert seen.failed == []
-    assert seen.answered >= 5
+    assert seen.answered >= 8
 
 
 def _answers_by_grpc(port: int) -> None:
