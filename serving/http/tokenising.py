@@ -6,7 +6,6 @@ the forward passes keep their cores. (The service switches off the tokenizers li
 """
 
 import asyncio
-import contextlib
 import functools
 import heapq
 import itertools
@@ -22,8 +21,8 @@ from kdc.serving.http.queue import Overloaded
 
 _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are handed to a thread,
 _INLINE_WORD = 32  # unless a word is longer than that
-_FIRST_CHARS, _MOST_CHARS = 1000, 8000  # of a request's first piece, and of any
-_PIECE_S = 0.002  # seconds that a later piece takes, if its characters cost what those before it did
+_FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of a request's first piece, and of any
+_PIECE_S = 0.002  # seconds of a core that a later piece takes, if its characters cost what those before it did
 _MOST_THREADS = 4
 _CHARS_A_TOKEN = 16  # of a text; in English a token has five
 
@@ -33,7 +32,7 @@ class _Work:
     """A request's rows that are not tokenised yet."""
 
     chars: int  # that wait
-    cost: float | None = None  # seconds of a character in its last piece
+    cost: float | None = None  # seconds of a core for a character in its last piece
 
 
 class Tokenising:
@@ -48,7 +47,8 @@ class Tokenising:
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:
         self._engine = engine
         self._max_queue_seconds = max_queue_seconds
-        self._count = self._free = max(1, min(_MOST_THREADS, engine.threads // 2))
+        self._count = max(1, min(_MOST_THREADS, engine.threads // 2))
+        self._free = self._count + 1  # the next piece is at hand when a thread is free
         self._threads = ThreadPoolExecutor(self._count, "kdc-tokeniser")
         self._works: set[_Work] = set()
         self._cost = 5e-7  # seconds of a character, on average over the last pieces
@@ -113,7 +113,7 @@ class Tokenising:
         return encodings
 
     async def _take_turn(self, turn: float) -> None:
-        """Wait for a thread. Pieces with lower numbers come first."""
+        """Wait for a place. Pieces with lower numbers come first."""
         if self._free:
             self._free -= 1
             self._clock = max(self._clock, turn)
@@ -128,7 +128,7 @@ class Tokenising:
             raise
 
     def _leave_turn(self) -> None:
-        """A thread is free: the next piece has its turn."""
+        """A place is free: the next piece has its turn."""
         while self._turns:
             turn, _, waits = heapq.heappop(self._turns)
             if not waits.done():  # else its request has left
@@ -138,21 +138,25 @@ class Tokenising:
         self._free += 1
 
     async def _run(self, encode: "functools.partial[list[Encoded]]") -> tuple[list[Encoded], float]:
-        """Tokenise in a thread: the encodings, and the seconds that it took. The thread is free once it has ended,
-        though the request may have left before."""
-        loop = asyncio.get_running_loop()
+        """Tokenise in a thread: the encodings, and the seconds of a core that they took. The place is free once it has
+        ended, though the request may have left before."""
 
         def timed() -> tuple[list[Encoded], float]:
-            began = time.perf_counter()
-            return encode(), time.perf_counter() - began
+            began = time.thread_time()
+            return encode(), time.thread_time() - began
 
-        def ended(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._leave_turn)
+        job = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        try:
+            return await asyncio.shield(job)
+        finally:
+            if job.done():
+                self._leave_turn()
+            else:
+                job.add_done_callback(self._left)
 
-        job = self._threads.submit(timed)
-        job.add_done_callback(ended)
-        return await asyncio.wrap_future(job)
+    def _left(self, job: "asyncio.Future[tuple[list[Encoded], float]]") -> None:
+        job.exception()  # nobody waits for it
+        self._leave_turn()
 
     def close(self) -> None:
         """End the threads."""

@@ -33,6 +33,12 @@ def test_a_message_names_the_row_of_the_request_and_not_of_its_piece(engine: Eng
         asyncio.run(Tokenising(engine).encode(["w1 " * 40_000, "w2 " * 40_000, ("a", "pair")], None))
 
 
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of sleep count as seconds of a core."""
+    monkeypatch.setattr("kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=time.perf_counter))
+
+
 class Slow:
     """An engine that notes what it tokenises, a piece in ten milliseconds."""
 
@@ -81,6 +87,7 @@ def test_only_a_small_request_keeps_other_threads_waiting() -> None:
     assert engine.beside == [False, False, True, True, True, True, True]
 
 
+@pytest.mark.usefixtures("asleep")
 def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
     engine: Any = Slow()
     tokenising = Tokenising(engine)
@@ -98,6 +105,7 @@ def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
     assert engine.seen.count("a") == 240
 
 
+@pytest.mark.usefixtures("asleep")
 def test_a_request_is_refused_if_too_many_seconds_come_before_it() -> None:
     engine: Any = Slow()
     tokenising = Tokenising(engine, max_queue_seconds=0.1)
