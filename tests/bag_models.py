@@ -1,5 +1,6 @@
 """Artifacts whose answers numpy can compute too: the logits are sums over words, and words are split at spaces."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,23 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kdc.artifact.folder import describe_files, write_manifest
-from kdc.artifact.manifest import Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
+from kdc.artifact.manifest import Kind, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 
 PAD_ID = 1  # as RoBERTa's; with 0 a test would not notice a forgotten pad id
 WORDS = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3} | {f"w{n}": n + 4 for n in range(20)}
-TABLE = np.random.default_rng(0).normal(size=(len(WORDS), 3)).astype(np.float32)
+IDS = 64  # of tokens; more than there are words, for other tokenizers
+TABLE = np.random.default_rng(0).normal(size=(IDS, 3)).astype(np.float32)
 SINGLE = TaskInfo(name="mood", kind="classification", text="sentence", labels=("bad", "so so", "good"))
 PAIR = TaskInfo(name="nli", kind="classification", text="premise", text_pair="hypothesis", labels=("a", "b", "c"))
 INFO = TokenizerInfo(max_length=8, pad_id=PAD_ID, pad_token="[PAD]", token_type_ids=False)
 TYPED = INFO.model_copy(update={"token_type_ids": True})
+
+
+def table(outputs: int) -> NDArray[np.float32]:
+    """What each token adds to the logits, (tokens, outputs)."""
+    if outputs <= TABLE.shape[1]:
+        return TABLE[:, :outputs]
+    return np.random.default_rng(0).normal(size=(IDS, outputs)).astype(np.float32)
 
 
 def make_graph(path: Path, scale: float = 1.0, *, typed: bool = False, outputs: int = 3) -> Path:
@@ -38,7 +47,7 @@ def make_graph(path: Path, scale: float = 1.0, *, typed: bool = False, outputs: 
         ]
     nodes.append(helper.make_node("ReduceSum", ["weighted" if typed else "kept", "axis"], ["logits"], keepdims=0))
     constants = {
-        "table": TABLE[:, :outputs] * scale,
+        "table": table(outputs) * scale,
         "last": np.array([-1]),
         "axis": np.array([1]),
         "one": np.float32(1),
@@ -78,6 +87,11 @@ def expected_logits(*parts: str, scale: float = 1.0, typed: bool = False) -> NDA
     return (TABLE[ids] * scale * weights[:, None]).sum(axis=0).astype(np.float32)
 
 
+def many_labels(count: int, kind: Kind = "classification") -> TaskInfo:
+    """A task of so many labels."""
+    return TaskInfo(name="intents", kind=kind, labels=tuple(f"intent number {place}" for place in range(count)))
+
+
 def write_artifact(
     folder: Path,
     task: TaskInfo = SINGLE,
@@ -86,13 +100,18 @@ def write_artifact(
     scale: float = 1.0,
     temperature: float = 2.0,
     outputs: int = 3,
+    tokenizer: Path | None = None,
 ) -> Path:
-    """Write an artifact: fp32 with `scale`, and int8 with 1.01 times that, which is what the CPU loads."""
+    """Write an artifact: fp32 with `scale`, and int8 with 1.01 times that, which is what the CPU loads. It has a copy
+    of `tokenizer`, by default one of `WORDS`."""
     folder.mkdir(parents=True, exist_ok=True)
     typed = info.token_type_ids
     make_graph(folder / "model.onnx", scale, typed=typed, outputs=outputs)
     make_graph(folder / "model.int8.onnx", scale * 1.01, typed=typed, outputs=outputs)
-    make_tokenizer(folder / "tokenizer.json")
+    if tokenizer is None:
+        make_tokenizer(folder / "tokenizer.json")
+    else:
+        shutil.copyfile(tokenizer, folder / "tokenizer.json")
     lineage = Lineage(teacher="t", student="s", recipe="best", data_fingerprint="d", seed=0, packages={}, cpu="c")
     manifest = Manifest(
         kdc_version="0",

@@ -5,7 +5,9 @@ import contextlib
 import functools
 import itertools
 import json
+import random
 import socket
+import string
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from benchmarks.serving.client import Client
 KEY = "hostile-benchmark"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 AUTHORIZED = b"Authorization: Bearer " + KEY.encode() + b"\r\n"
+ROW = "a row of words such as others send"
 GONE = (OSError, EOFError, ValueError)  # of a connection that the service has ended
 
 Attack = Callable[["Target"], Awaitable[None]]
@@ -29,6 +32,7 @@ class Target:
         grpc_port: that of gRPC, where there is one.
         most_connections: that the service has.
         done: when a request of the attack itself was answered.
+        others: the text that other clients send.
     """
 
     port: int
@@ -38,6 +42,7 @@ class Target:
     grpc_port: int | None = None
     most_connections: int = 1024
     done: list[float] = field(default_factory=list)
+    others: str = ROW
 
     def goes_on(self) -> bool:
         """Whether the attack has time left."""
@@ -339,8 +344,25 @@ async def nested_json(target: Target) -> None:
 
 async def large_requests(target: Target) -> None:
     """One client whose requests have as many rows as they may. With the token."""
-    body = json.dumps({"inputs": [target.row("a row of words such as others send")] * 1024}).encode()
+    body = json.dumps({"inputs": [target.row(ROW)] * 1024}).encode()
     await _post_on(target, body, connections=1)
+
+
+async def many_labels(target: Target) -> None:
+    """Requests with as many rows as they may have, to a model of 5,000 labels: for all scores, and for the best five.
+    With the token."""
+    rows = [target.row(ROW)] * 1024
+    bodies = (json.dumps({"inputs": rows} | more).encode() for more in ({}, {"top_k": 5}))
+    await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
+
+
+async def long_words_of_100(target: Target) -> None:
+    """Twelve clients whose texts are words of a hundred letters, the slowest that WordPiece cuts into pieces. With the
+    token."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(200)]
+    rows = [target.row(" ".join(draw.choices(words, k=10 if target.is_pair else 20))) for _ in range(1000)]
+    await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
 async def retries(target: Target) -> None:
@@ -352,7 +374,7 @@ async def retries(target: Target) -> None:
 @again_and_again(900)
 async def _asking_again(target: Target) -> None:
     client = Asking(target.port, "/predict")
-    body = json.dumps({"inputs": [target.row("a row of words such as others send")]}).encode()
+    body = json.dumps({"inputs": [target.row(ROW)]}).encode()
     try:
         while target.goes_on():
             await client.post(body)
@@ -385,7 +407,7 @@ async def _post_on(target: Target, body: bytes, *, connections: int) -> None:
                 continue
             if reply.status == 200:
                 target.done.append(time.monotonic())
-            elif reply.status == 429:
+            elif reply.status in (413, 429):
                 await asyncio.sleep(0.2)
         client.close()
 
@@ -427,8 +449,19 @@ ATTACKS: dict[str, Attack] = {
     "long-words": long_words,
     "nested-json": nested_json,
     "large-requests": large_requests,
+    "many-labels": many_labels,
+    "long-words-of-100": long_words_of_100,
     "retries": retries,
 }
 # Attacks with the token. `nested-json` and `slow-readers` have it too, but no setting lets them have memory.
-WITH_THE_TOKEN = ("alone", "long-texts", "long-words", "large-requests", "retries", "grpc-contents")
+WITH_THE_TOKEN = (
+    "alone",
+    "long-texts",
+    "long-words",
+    "large-requests",
+    "many-labels",
+    "long-words-of-100",
+    "retries",
+    "grpc-contents",
+)
 OVERLOADS = ("slow-readers", "retries")  # others are refused too

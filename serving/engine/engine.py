@@ -36,6 +36,7 @@ from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows
 __all__ = ["Engine", "Text", "activate"]
 
 _WARM_ROWS = 8
+_ACTIVATED_AT_ONCE = 65_536  # numbers: in double precision a few times as many bytes as that
 _WINDOWS_AT_ONCE = 32  # of one row in a forward pass, however few rows are to share one
 
 
@@ -374,6 +375,10 @@ class Engine:
         """
         return self._tokenizer.cutting(side).encode(checked_rows(texts, self.task, first), first, beside=beside)
 
+    def chars_read(self, rows: Sequence[Text]) -> list[int]:
+        """About how many characters of each row `encode` has to look at."""
+        return self._tokenizer.chars_read(rows)
+
     def has_cut(self, side: str | None) -> bool:
         """Whether `encode` with this side starts at once; the first one with the other side makes a tokenizer."""
         return self._tokenizer.has_cut(side)
@@ -424,10 +429,15 @@ def activate(logits: np.ndarray, kind: Kind, temperature: float = 1.0) -> np.nda
     Returns:
         float32 (rows, outputs).
     """
+    result = logits.astype(np.float32)
     if kind == "regression":
-        return logits.astype(np.float32)
-    scaled = logits.astype(np.float64) / temperature
-    if kind == "multilabel":
-        return (0.5 * (1.0 + np.tanh(0.5 * scaled))).astype(np.float32)  # the sigmoid, without overflow
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+        return result
+    step = max(1, _ACTIVATED_AT_ONCE // max(1, logits.shape[1]))
+    for rows in (slice(start, start + step) for start in range(0, len(logits), step)):
+        scaled = logits[rows].astype(np.float64) / temperature
+        if kind == "multilabel":
+            result[rows] = 0.5 * (1.0 + np.tanh(0.5 * scaled))  # the sigmoid, without overflow
+            continue
+        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        result[rows] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result

@@ -4,12 +4,13 @@ Needs the `tokenizers` library alone.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
 from kdc.artifact.manifest import LongTexts, TaskInfo, TokenizerInfo, longest_row
 from kdc.common.errors import InputError, KdcError
@@ -101,6 +102,7 @@ class RowTokenizer:
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
         # A text has no more tokens than characters, so with so few characters it has few pieces.
+        self._first_part = _CHARACTERS * (self._longest + _MARGIN)  # characters
         self._few_characters = _FEW_PIECES * (self._longest + 1)
 
     @classmethod
@@ -162,34 +164,54 @@ class RowTokenizer:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
         which text has more tokens, since that one is cut first: two long ones are read whole."""
         texts = (row,) if isinstance(row, str) else row
-        most = _CHARACTERS * (self._longest + _MARGIN)
+        most = self._first_part
         while self._splits_words:
-            parts = [self._part(text, most) for text in texts]
+            parts, strays = zip(*(self._part(text, most) for text in texts), strict=True)
             longer = sum(part is not text for part, text in zip(parts, texts, strict=True))
             if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
                 break  # nothing is saved
-            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else tuple(parts)])
+            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
             owners = encoding.sequence_ids
             if all(
-                part is text or owners.count(place) - _MARGIN >= max(self._longest, owners.count(1 - place))
+                part is text or owners.count(place) - strays[place] >= max(self._longest, owners.count(1 - place))
                 for place, (part, text) in enumerate(zip(parts, texts, strict=True))
             ):
                 return self._cut(encoding)
             most *= 4
         return self._cut(*self._whole.encode_batch_fast([row]))
 
-    def _part(self, text: str, most: int) -> str:
-        """The end of a text that is kept, of at most so many characters, up to a single space between two words; all of
-        a text that is shorter, or has no such place near there."""
+    def chars_read(self, rows: Sequence[Text]) -> list[int]:
+        """How many characters of each row are tokenised, if the first part of a long text can be cut off and is
+        enough."""
+        most = self._first_part if self._splits_words else sys.maxsize
+
+        def of_pair(shorter: int, longer: int) -> int:
+            return shorter + (longer if shorter > most else min(longer, most))
+
+        return [min(len(row), most) if isinstance(row, str) else of_pair(*sorted(map(len, row))) for row in rows]
+
+    def _part(self, text: str, most: int) -> tuple[str, int]:
+        """The end of a text that is kept, of at most so many characters, and how many of its tokens, where it was cut,
+        may not be the whole text's. It is cut at a single space between two words. If there is none, it is cut
+        anywhere if words have few tokens, and otherwise not at all."""
         if len(text) <= most:
-            return text
+            return text, 0
         left = self._side == "left"
         start, end = (len(text) - most, len(text) - most // 2) if left else (most // 2, most)
         while (place := text.find(" ", start, end) if left else text.rfind(" ", start, end)) >= 0:
             if not text[place - 1 : place].isspace() and not text[place + 1 : place + 2].isspace():
-                return text[place:] if left else text[:place]
+                return (text[place:] if left else text[:place]), _MARGIN
             start, end = (place + 1, end) if left else (start, place)
-        return text
+        if self._word_tokens is None:
+            return text, 0
+        return (text[-most:] if left else text[:most]), _MARGIN + self._word_tokens
+
+    @functools.cached_property
+    def _word_tokens(self) -> int | None:
+        """Most tokens of a word; None if there may be any number. WordPiece takes a longer word for an unknown one."""
+        model = self._cutting.model
+        is_bert = isinstance(self._cutting.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        return model.max_input_chars_per_word if is_bert and isinstance(model, models.WordPiece) else None
 
     @functools.cached_property
     def _splits_words(self) -> bool:

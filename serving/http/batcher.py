@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ class Batcher:
         lanes: how many passes may run at once. While at most half as many rows wait, each still gets a pass with all
             threads.
         max_batch_tokens: most padded tokens (rows x longest) of a batch; one row alone may exceed it.
+        max_batch_rows: most rows of a batch.
         ahead_tokens: most padded tokens of a batch with rows of a request that has had its turn for now; or as
             many as a lane answers in `_AHEAD_S`, where these are more.
         max_queue_tokens: most tokens that may wait before a request is answered; beyond that `submit` raises
@@ -67,6 +69,7 @@ class Batcher:
         beside: Forward | None = None,
         lanes: int = 1,
         max_batch_tokens: int = 4096,
+        max_batch_rows: int = sys.maxsize,
         ahead_tokens: float = math.inf,
         max_queue_tokens: int = 65536,
         max_queue_seconds: float = 1.0,
@@ -78,7 +81,8 @@ class Batcher:
         self._forward = forward
         self._beside = forward if beside is None else beside
         self._lanes = lanes
-        self._max_batch_tokens, self._ahead_tokens = max_batch_tokens, ahead_tokens
+        self._max_batch_tokens, self._max_batch_rows = max_batch_tokens, max_batch_rows
+        self._ahead_tokens = ahead_tokens
         self._max_queue_tokens = max_queue_tokens
         self._max_queue_seconds, self._max_seconds = max_queue_seconds, max_seconds
         self._has_neighbour = has_neighbour
@@ -197,9 +201,8 @@ class Batcher:
                 few = not self._running and 2 * len(self.queue) <= max(2, self._lanes)
                 alone = few and not self._has_neighbour()
                 free = 1 if alone else self._lanes - self._running  # lanes that share the rows that wait
-                batch = self.queue.take(
-                    max_rows=-(-len(self.queue) // free), max_tokens=self._max_batch_tokens, ahead=self._ahead
-                )
+                rows = min(-(-len(self.queue) // free), self._max_batch_rows)
+                batch = self.queue.take(max_rows=rows, max_tokens=self._max_batch_tokens, ahead=self._ahead)
                 self._running += 1
                 self._alone = alone
                 waiting = self.queue.requests

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # larger passes make other rows wait, smaller ones take more calls.
 _CPU_BATCH, _GPU_BATCH = 256, 4096
 SECOND = "/second"  # after a model's name, where metrics and traces tell of a cascade's second model
+_SCORE_BYTES = 45  # of a score in a reply, without its label's name
+_INLINE_NUMBERS = 100_000  # logits of a request that the event loop turns into probabilities itself: a few ms
+_PASS_NUMBERS = 1 << 20  # most logits of a forward pass, if its rows are several
 _DIGITS = 16  # of a manifest's SHA-256: enough to tell artifacts apart
 # Tokens of a pass with rows of a large request, while others wait for its end: at most so many, or more of a fast model
 # (see the batcher). A GPU's passes are short anyway.
@@ -55,6 +58,7 @@ class Model:
         artifact: the first 16 hexadecimal digits of its manifest's SHA-256; "" without a manifest.
         engine: runs the forward passes.
         max_batch_tokens: most padded tokens of a forward pass.
+        score_bytes: of a label and its score in a reply in JSON, on average.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class Model:
         self.artifact = "" if engine.manifest is None else engine.manifest.sha256[:_DIGITS]
         self.engine = engine
         self.max_batch_tokens = batch_tokens(engine, settings)
+        labels = engine.labels or ("score",)
+        self.score_bytes = _SCORE_BYTES + sum(len(label.encode()) for label in labels) // len(labels)
 
         def batcher(engine: Engine, name: str, has_neighbour: Callable[[], bool]) -> Batcher:
             return Batcher(
@@ -76,6 +82,7 @@ class Model:
                 beside=engine.run_beside,
                 lanes=engine.lanes,
                 max_batch_tokens=self.max_batch_tokens,
+                max_batch_rows=max(1, _PASS_NUMBERS // engine.task.outputs),
                 ahead_tokens=_CPU_AHEAD if engine.provider == CPU_PROVIDER else math.inf,
                 max_queue_tokens=settings.max_queue_tokens,
                 max_queue_seconds=settings.max_queue_s,
@@ -90,7 +97,7 @@ class Model:
         self._batcher = batcher(engine, name, lambda: self._second is not None and self._second.is_busy)
         if engine.second is not None:
             self._second = batcher(engine.second, f"{name}{SECOND}", lambda: self._batcher.is_busy)
-        self._tokenising = Tokenising(engine)
+        self._tokenising = Tokenising(engine, settings.max_queue_s)
         self._active = 0
 
     async def answer(
@@ -129,12 +136,13 @@ class Model:
                 self._second.check_room(round(sum(map(len, encodings)) * self.engine.share_that_goes_on))
             parts, counts = spread(encodings)
             logits = self.engine.joined(await self._batcher.submit(parts, trace), counts)
-            unsure = self.engine.unsure(logits)
+            unsure = await _beside(self.engine.unsure, logits)
             if self._second is not None and len(unsure):
                 parts, counts = spread([encodings[row] for row in unsure])
                 answers = self.engine.joined(await self._second.submit(parts, trace), counts)
                 logits[unsure] = self.engine.of_second(answers)
-            return Answer(logits, self.engine.activated(logits), [len(encoding) for encoding in encodings], truncated)
+            probabilities = await _beside(self.engine.activated, logits)
+            return Answer(logits, probabilities, [len(encoding) for encoding in encodings], truncated)
         finally:
             self._active -= 1
 
@@ -146,6 +154,13 @@ class Model:
         await self._batcher.close()
         if self._second is not None:
             await self._second.close()
+
+
+async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarray) -> np.ndarray:
+    """Call a function of logits: in a thread if there are so many that the event loop would halt."""
+    if logits.size < _INLINE_NUMBERS:
+        return function(logits)
+    return await asyncio.to_thread(function, logits)
 
 
 def check_queue(info: TokenizerInfo, most: int) -> None:

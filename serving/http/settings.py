@@ -45,7 +45,8 @@ class ServeSettings(BaseModel):
 
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024, description="bytes of a request's body")
     max_text_chars: int = Field(200_000, ge=1, description="characters of a text, before tokenising")
-    max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies in work together")
+    max_bodies_bytes: int = Field(128 * 1024 * 1024, ge=1024, description="bytes of all bodies and replies in work")
+    max_reply_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="bytes of a reply, by its number of scores")
     max_unsent_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="bytes of all replies that clients have not read yet"
     )

@@ -2,15 +2,19 @@
 answered."""
 
 import asyncio
+import contextlib
+import string
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
-from bag_models import SINGLE, write_artifact
+from bag_models import INFO, SINGLE, many_labels, write_artifact
 from live import ROOT, free_port, served
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tritonclient.grpc import service_pb2 as messages
 
 sys.path.insert(0, str(ROOT))
@@ -29,20 +33,22 @@ _SERVER = Server("kdc", lambda port: [], "/health", None)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, int, int]]:
-    folder = tmp_path_factory.mktemp("hostile")
-    # Labels so long that a few rows have a large reply.
-    artifact = write_artifact(
-        folder / "artifact", SINGLE.model_copy(update={"labels": tuple(name * 24_000 for name in "abc")})
-    )
     grpc_port, admin_port = free_port(), free_port()
-    options = ("--drain-delay", "0", "--grpc-address", f"127.0.0.1:{grpc_port}")
-    settings = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "HOSTILE_KEY": KEY, "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)}
-    settings["KDC_ADMIN_PORT"] = str(admin_port)
-    with served(folder, f"mood={artifact}", *options, **settings) as process:
+    # Labels so long that a few rows have a large reply.
+    info = SINGLE.model_copy(update={"labels": tuple(name * 24_000 for name in "abc")})
+    artifact = write_artifact(tmp_path_factory.mktemp("hostile") / "artifact", info)
+    with _served(artifact, "--grpc-address", f"127.0.0.1:{grpc_port}", KDC_ADMIN_PORT=str(admin_port)) as up:
+        yield up, grpc_port, admin_port
+
+
+@contextlib.contextmanager
+def _served(artifact: Path, *options: str, **more: str) -> Iterator[Running]:
+    settings = {"KDC_API_KEY_ENV": "HOSTILE_KEY", "HOSTILE_KEY": KEY, "KDC_MAX_CONNECTIONS": str(_CONNECTIONS)} | more
+    with served(artifact.parent, f"mood={artifact}", "--drain-delay", "0", *options, **settings) as process:
         workers = [
             each for each in psutil.Process(process.popen.pid).children() if "worker" in " ".join(each.cmdline())
         ]
-        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0]), grpc_port, admin_port
+        yield Running(_SERVER, int(process.url.rpartition(":")[2]), 0.0, workers[0])
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - set(WITH_THE_TOKEN)))
@@ -57,6 +63,29 @@ def test_memory_stays_and_others_are_answered(service: tuple[Running, int, int],
     assert max(seen.memory_mb) - seen.memory_mb[0] < 64
     if name in GRPC_ATTACKS:
         _answers_by_grpc(grpc_port)
+
+
+def test_requests_of_many_labels_take_little_memory(tmp_path: Path) -> None:
+    with _served(write_artifact(tmp_path / "artifact", many_labels(5000), outputs=5000)) as up:
+        target = Target(up.port, is_pair=False, until=time.monotonic() + 2 * _SECONDS)
+        seen = asyncio.run(beside(ATTACKS["many-labels"], target, up))
+    assert seen.failed == []
+    assert len(target.done) > 0  # those that ask for the best five
+    assert max(seen.memory_mb) - seen.memory_mb[0] < 500
+
+
+def test_long_words_leave_others_their_turns(tmp_path: Path) -> None:
+    pieces = [f"{before}{letter}" for before in ("", "##") for letter in string.ascii_lowercase]
+    vocabulary = {piece: place for place, piece in enumerate(["[UNK]", *pieces])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    info = INFO.model_copy(update={"max_length": 512})  # so each text is read whole
+    with _served(write_artifact(tmp_path / "artifact", info=info, tokenizer=tmp_path / "tokenizer.json")) as up:
+        target = Target(up.port, is_pair=False, until=time.monotonic() + 4 * _SECONDS, others="a row of words " * 200)
+        seen = asyncio.run(beside(ATTACKS["long-words-of-100"], target, up))
+    assert seen.failed == []
+    assert seen.answered >= 8
 
 
 def _answers_by_grpc(port: int) -> None:

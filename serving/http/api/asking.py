@@ -23,8 +23,7 @@ from kdc.serving.http.settings import ServeSettings
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
 _SMALL_BYTES = 32 * 1024  # a body of so many is decoded faster than it is handed to a thread
 _DECODER = ThreadPoolExecutor(1, "kdc-decoder")
-# Types that a page of another site may send without asking the service first (Fetch standard, "CORS-safelisted").
-_CROSS_SITE = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+_OUTPUT_BYTES = 12  # of each output of a row: its logit twice, while rows are put together, and its probability
 
 
 class Marks:
@@ -98,15 +97,8 @@ async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
 
 
 def content_type(request: Request) -> str:
-    """The body's type in lower case; "" if the client does not tell it.
-
-    Raises:
-        ApiError: 415, the page of another site may have sent it, without the person at the browser knowing.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if "origin" in request.headers and kind in _CROSS_SITE:
-        raise ApiError(415, f"a page may not send this type; given: {kind or 'none'}; send application/json")
-    return kind
+    """The body's type in lower case; "" if the client does not tell it."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _too_large(most: int) -> ApiError:
@@ -185,15 +177,27 @@ def model_asked(request: Request, body: dict[str, Any]) -> Model:
 
 
 async def ask(
-    request: Request, model: Model, rows: list[Text], *, truncate: bool | None = None, side: str | None = None
+    request: Request,
+    model: Model,
+    rows: list[Text],
+    *,
+    truncate: bool | None = None,
+    side: str | None = None,
+    top_k: int | None = None,
+    score_bytes: int | None = None,
 ) -> Answer:
     """The model's answer to rows, counted in the metrics. It is no longer computed once the client has left.
 
-    Arguments as of `Model.answer`; without `truncate` the setting says whether rows that are too long are cut.
+    Args:
+        rows, truncate, side: as of `Model.answer`; without `truncate` the setting says whether long rows are cut.
+        top_k: most scores of a row that the reply will have; None for all.
+        score_bytes: about how many bytes of the reply a score takes; None for a label and a number in JSON.
 
     Raises:
+        ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
         KdcError: as `Model.answer`.
     """
+    _hold_reply(request, model, len(rows), top_k, model.score_bytes if score_bytes is None else score_bytes)
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
     if (held := request.scope.get("kdc_bytes", 0)) > _SMALL_BYTES:  # one emoji makes a text four times its bytes
@@ -208,6 +212,29 @@ async def ask(
         before = request.scope.get(ABSTAINED, 0)
         request.scope[ABSTAINED] = before + int((~answered(answer.probabilities, abstain)).sum())
     return answer
+
+
+def _hold_reply(request: Request, model: Model, rows: int, top_k: int | None, score_bytes: int) -> None:
+    """Count a reply, and what is computed for it, before anything is computed.
+
+    Raises:
+        ApiError: 413, it is too large; 429, it is together with all others in work.
+    """
+    state, outputs = request.app.state, model.engine.task.outputs
+    per_row = min(top_k or outputs, outputs)
+    scores, most = rows * per_row, state.settings.max_reply_bytes // score_bytes
+    if scores > most:
+        raise ApiError(
+            413,
+            f"the reply is too large; given: {scores} scores, {rows} rows of {per_row}; at most {most}; "
+            "ask /predict with a smaller top_k, or send fewer texts",
+        )
+    size = per_row * score_bytes + outputs * _OUTPUT_BYTES  # of a row
+    if rows > (most := state.settings.max_bodies_bytes // 2 // size):
+        raise ApiError(
+            413, f"too many texts for a model of {outputs} labels; given: {rows}; at most {most}; send fewer"
+        )
+    state.gate.hold(request.scope, rows * size, leave=rows * size)
 
 
 @contextlib.contextmanager

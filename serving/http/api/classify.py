@@ -13,14 +13,14 @@ import time
 import uuid
 from typing import Any
 
-import numpy as np
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdc.serving.engine.engine import Engine, activate
+from kdc.serving.engine.engine import activate
 from kdc.serving.http.api import tei
 from kdc.serving.http.api.asking import ask, model_asked, read_json
-from kdc.serving.http.api.replies import ApiError, JsonResponse
+from kdc.serving.http.api.replies import ApiError, JsonResponse, written
 from kdc.serving.http.model import Answer, Model
 
 # What requests may hold besides the texts. The last three are not used: whose request it is, which, and how urgent.
@@ -47,23 +47,28 @@ async def classify(request: Request) -> Response:
     del body, options, items  # while the request waits nothing is kept of them
     answer = await ask(request, model, rows)
     if key == "texts":
-        return JsonResponse(tei.labelled(model.engine, answer.probabilities))
-    return JsonResponse(_as_vllm(model, answer, _scores(model.engine, answer, is_raw=raw or not activated)))
+
+        def values(rows: slice) -> list[Any]:
+            return tei.labelled(model.engine, answer.probabilities[rows])
+
+        return JsonResponse(orjson.Fragment(await written(*answer.logits.shape, values)))
+    return JsonResponse(await _as_vllm(model, answer, is_raw=raw or not activated))
 
 
-def _scores(engine: Engine, answer: Answer, *, is_raw: bool) -> np.ndarray:
-    """Probabilities, or a regression's numbers; the logits where these are asked for. (rows, outputs)."""
-    return activate(answer.logits, "regression", engine.temperature) if is_raw else answer.probabilities
-
-
-def _as_vllm(model: Model, answer: Answer, scores: np.ndarray) -> dict[str, Any]:
-    """The reply in vLLM's shape: of each row the best label, and all scores in the order of `/info`'s labels."""
+async def _as_vllm(model: Model, answer: Answer, *, is_raw: bool) -> dict[str, Any]:
+    """The reply in vLLM's shape: of each row the best label, and all scores in the order of `/info`'s labels, which are
+    probabilities, or a regression's numbers, or logits if these are asked for."""
     names, tokens = model.engine.labels or ("score",), sum(answer.tokens)
-    best = scores.argmax(axis=1).tolist()
-    data = [
-        {"index": index, "label": names[place], "probs": row, "num_classes": len(names)}
-        for index, (place, row) in enumerate(zip(best, scores.tolist(), strict=True))
-    ]
+
+    def values(rows: slice) -> list[Any]:
+        scores = activate(answer.logits[rows], "regression") if is_raw else answer.probabilities[rows]
+        best = scores.argmax(axis=1).tolist()
+        return [
+            {"index": index, "label": names[place], "probs": row, "num_classes": len(names)}
+            for index, (place, row) in enumerate(zip(best, scores.tolist(), strict=True), rows.start)
+        ]
+
+    data = orjson.Fragment(await written(*answer.logits.shape, values))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     return {
         "id": f"classify-{uuid.uuid4().hex}",

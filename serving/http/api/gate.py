@@ -68,16 +68,21 @@ class Gate:
         """Whether the models are loaded and warm, and the service is not draining."""
         return self._warm and not self._drain.draining
 
-    def hold(self, scope: Scope, size: int) -> None:
-        """Count bytes of a body towards the limit of all bodies, until its request is answered.
+    def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
+        """Count bytes of a body or a reply towards the limit of all of them, until its request is answered.
+
+        Args:
+            scope: of the request.
+            size: bytes.
+            leave: bytes that have to be left for others.
 
         Raises:
-            ApiError: 429, all bodies in work together are too large.
+            ApiError: 429, all bodies and replies in work together are too large.
         """
-        if self._bytes + size > self._settings.max_bodies_bytes:
+        if self._bytes + size + leave > self._settings.max_bodies_bytes:
             raise ApiError(
                 429,
-                "the bodies of all requests in work are too large together; try again in 1 s",
+                "the bodies and replies of all requests in work are too large together; try again in 1 s",
                 {"Retry-After": "1", "Connection": "close"},
             )
         self._bytes += size

@@ -7,13 +7,16 @@
 import uuid
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kdc.serving.engine.deciding import decided
 from kdc.serving.http.api import tei
 from kdc.serving.http.api.asking import ask, model_asked, read_json, within_limits
-from kdc.serving.http.api.replies import ApiError, JsonResponse
+from kdc.serving.http.api.replies import ApiError, JsonResponse, written
+
+_TIMES = 3  # each label is in three places of a result
 
 
 async def moderate(request: Request) -> Response:
@@ -30,10 +33,14 @@ async def moderate(request: Request) -> Response:
     if (kind := model.engine.task.kind) != "multilabel":
         raise ApiError(422, f"moderations are answered by a multilabel model; given: {model.name}, {kind}; /predict")
     del body, texts  # while the request waits nothing is kept of them
-    answer = await ask(request, model, rows)
-    names = model.engine.labels
-    gets = decided(answer.probabilities, model.engine.task)
-    results = [_result(names, *row) for row in zip(gets.tolist(), answer.probabilities.tolist(), strict=True)]
+    answer = await ask(request, model, rows, score_bytes=_TIMES * model.score_bytes)
+
+    def values(rows: slice) -> list[Any]:
+        scores = answer.probabilities[rows]
+        gets = decided(scores, model.engine.task).tolist()
+        return [_result(model.engine.labels, *row) for row in zip(gets, scores.tolist(), strict=True)]
+
+    results = orjson.Fragment(await written(len(answer.logits), _TIMES * len(model.engine.labels), values))
     return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,11 +22,12 @@ from kdc.artifact.manifest import Kind
 from kdc.common.version import __version__
 from kdc.serving.engine.engine import Engine, Text, activate
 from kdc.serving.http.api.asking import ask, model_asked, model_named, read_json, require_ready, within_limits
-from kdc.serving.http.api.replies import ApiError, JsonResponse
-from kdc.serving.http.model import Answer, Model
+from kdc.serving.http.api.replies import ApiError, JsonResponse, written
+from kdc.serving.http.model import Model
 from kdc.serving.http.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
+_FEW_OF = 16  # one in so many labels, or fewer, are found without sorting all of them
 _SIDES = {"left": "left", "right": "right"}
 _OPTIONS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores", "decision"}
 _KEYS, _PARAMETERS = {"inputs", "model", "parameters"} | _OPTIONS, {"truncation"} | _OPTIONS
@@ -66,39 +68,60 @@ def asked(request: Request, body: Any) -> tuple[Question, Model]:
 
 async def answer(request: Request, question: Question, model: Model) -> Response:
     """The reply to a body with `inputs`."""
-    found = await ask(request, model, question.rows, truncate=question.truncate, side=question.side)
-    rows: list[Any] = [row[: question.top_k] for row in labelled(model.engine, scores(model.engine, found, question))]
-    if question.decision:
-        gets = model.engine.decided(found.probabilities)
-        rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
-        if model.engine.task.sets is not None:
-            sets = model.engine.label_sets(found.probabilities)
-            rows = [row | {"set": labels} for row, labels in zip(rows, sets, strict=True)]
+    found = await ask(
+        request, model, question.rows, truncate=question.truncate, side=question.side, top_k=question.top_k
+    )
+
+    def values(rows: slice) -> list[Any]:
+        return _listed(model.engine, question, found.logits[rows], found.probabilities[rows])
+
+    reply = await written(*found.logits.shape, values)
     headers = {
         "x-compute-tokens": str(sum(found.tokens)),
         "x-truncated-texts": str(sum(found.truncated)),
         "x-model": model.name,
     }
-    return JsonResponse(rows if question.batch else rows[0], headers=headers)
+    return JsonResponse(orjson.Fragment(reply if question.batch else reply[1:-1]), headers=headers)
 
 
-def scores(engine: Engine, answer: Answer, question: Question) -> np.ndarray:
-    """The scores that the request asks for, (rows, outputs): probabilities, a regression's numbers, or logits."""
+def _listed(engine: Engine, question: Question, logits: np.ndarray, probabilities: np.ndarray) -> list[Any]:
+    """The reply's elements for some rows, of their logits and probabilities, (rows, outputs) each."""
     function = question.function
     if function is None or (engine.task.kind == "regression" and function != "regression"):
-        return answer.probabilities
-    return activate(answer.logits, function, engine.temperature)
+        scores = probabilities
+    else:
+        scores = activate(logits, function, engine.temperature)
+    rows: list[Any] = labelled(engine, scores, question.top_k)
+    if question.decision:
+        gets = engine.decided(probabilities)
+        rows = [{"decision": label, "scores": row} for label, row in zip(gets, rows, strict=True)]
+        if engine.task.sets is not None:
+            sets = engine.label_sets(probabilities)
+            rows = [row | {"set": labels} for row, labels in zip(rows, sets, strict=True)]
+    return rows
 
 
-def labelled(engine: Engine, outputs: np.ndarray) -> list[list[dict[str, Any]]]:
-    """Of outputs (rows, outputs) each row's labels and scores, the best first. A regression's number is called
-    "score"."""
+def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> list[list[dict[str, Any]]]:
+    """Of outputs (rows, outputs) each row's labels and scores, the best first, at most `top_k`. A regression's number
+    is called "score"."""
     names = engine.labels or ("score",)
-    orders = np.argsort(-outputs, axis=1, kind="stable").tolist()
     return [
         [{"label": names[place], "score": row[place]} for place in order]
-        for row, order in zip(outputs.tolist(), orders, strict=True)
+        for row, order in zip(outputs.tolist(), _best(outputs, top_k), strict=True)
     ]
+
+
+def _best(outputs: np.ndarray, most: int | None) -> list[list[int]]:
+    """Places of each row's highest outputs, the best first, and equal ones in the order of the labels."""
+    if most is None or most > outputs.shape[1] // _FEW_OF:
+        best: list[list[int]] = np.argsort(-outputs, axis=1, kind="stable")[:, :most].tolist()
+        return best
+    lows = -np.partition(-outputs, most - 1, axis=1)[:, most - 1]
+    best = []
+    for row, low in zip(outputs, lows, strict=True):
+        places = np.flatnonzero(row >= low)  # more than `most` where several equal the lowest
+        best.append(places[np.argsort(-row[places], kind="stable")[:most]].tolist())
+    return best
 
 
 def understand(body: Any, settings: ServeSettings) -> Question:

@@ -26,7 +26,7 @@ from kdc.serving.http.api.asking import (
     require_ready,
     within_limits,
 )
-from kdc.serving.http.api.replies import ApiError, JsonResponse
+from kdc.serving.http.api.replies import ApiError, JsonResponse, written
 from kdc.serving.http.model import Model
 from kdc.serving.http.settings import ServeSettings
 
@@ -34,6 +34,7 @@ _HEADER = "inference-header-content-length"
 _NO_LENGTH = "Inference-Header-Content-Length is not a length within the body"
 _OUTPUTS = ("label", "probabilities")
 _MOST_ID = 256  # characters of a request's `id`, which its reply repeats; clients send UUIDs and numbers
+SCORE_BYTES = 24  # of a probability in JSON
 _ANY_VERSION = "1"  # for clients that have to name one: whichever artifact is served
 
 
@@ -88,8 +89,15 @@ async def infer(request: Request) -> Response:
     model = _model(request)  # again: a reload may have replaced it while the body was read
     outputs, request_id = requested_outputs(header, has_labels=bool(model.engine.labels)), id_of(header.get("id"))
     del header  # while the request waits nothing else is kept of it
-    answer = await ask(request, model, rows)
-    return _reply(model, outputs, request_id, answer.probabilities)
+    is_binary = outputs.get("probabilities")
+    answer = await ask(
+        request,
+        model,
+        rows,
+        top_k=1 if is_binary is None else None,
+        score_bytes=model.score_bytes if is_binary is None else 4 if is_binary else SCORE_BYTES,
+    )
+    return await _reply(model, outputs, request_id, answer.probabilities)
 
 
 def _model(request: Request) -> Model:
@@ -224,15 +232,21 @@ def _read_bytes_tensor(raw: bytes) -> Iterator[str]:
         yield value
 
 
-def _reply(model: Model, asked: dict[str, bool], request_id: str | None, probabilities: np.ndarray) -> Response:
+async def _reply(model: Model, asked: dict[str, bool], request_id: str | None, probabilities: np.ndarray) -> Response:
     outputs: list[dict[str, Any]] = []
     tail = []
     for name, is_binary in asked.items():
-        described, raw = output(model, name, probabilities)
+        values = output(model, name, probabilities)
+        described = describe(name, values)
         if is_binary:
-            tail.append(raw)
-            described.pop("data")
-            described["parameters"] = {"binary_data_size": len(raw)}
+            tail.append(raw(values))
+            described["parameters"] = {"binary_data_size": len(tail[-1])}
+        elif isinstance(values, list):
+            described["data"] = values
+        else:
+            described["data"] = orjson.Fragment(
+                await written(*values.shape, lambda rows: probabilities[rows].ravel().tolist())
+            )
         outputs.append(described)
     body: dict[str, Any] = {"model_name": model.name, "model_version": model.artifact, "outputs": outputs}
     if request_id is not None:
@@ -268,11 +282,22 @@ def _parameter(holder: dict[str, Any], name: str, default: bool = False) -> bool
     return value is True
 
 
-def output(model: Model, name: str, probabilities: np.ndarray) -> tuple[dict[str, Any], bytes]:
-    """An output as the JSON part describes it, with its data, and as raw bytes."""
+def output(model: Model, name: str, probabilities: np.ndarray) -> np.ndarray | list[str]:
+    """The values of an output: probabilities (rows, outputs), or each row's best label."""
     if name == "probabilities":
-        described = {"name": name, "datatype": "FP32", "shape": list(probabilities.shape)}
-        return {**described, "data": probabilities.ravel().tolist()}, probabilities.astype("<f4").tobytes()
-    labels = [model.engine.labels[place] for place in probabilities.argmax(axis=1).tolist()]
-    raw = b"".join(struct.pack("<I", len(label.encode())) + label.encode() for label in labels)
-    return {"name": name, "datatype": "BYTES", "shape": [len(labels)], "data": labels}, raw
+        return probabilities
+    return [model.engine.labels[place] for place in probabilities.argmax(axis=1).tolist()]
+
+
+def describe(name: str, values: np.ndarray | list[str]) -> dict[str, Any]:
+    """An output as the JSON part describes it, without its data."""
+    if isinstance(values, list):
+        return {"name": name, "datatype": "BYTES", "shape": [len(values)]}
+    return {"name": name, "datatype": "FP32", "shape": list(values.shape)}
+
+
+def raw(values: np.ndarray | list[str]) -> bytes:
+    """An output's values as raw bytes."""
+    if isinstance(values, list):
+        return b"".join(struct.pack("<I", len(label.encode())) + label.encode() for label in values)
+    return values.astype("<f4").tobytes()

@@ -22,6 +22,7 @@ SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # of `HealthCheckResponse { ServingStatus status = 1 }`
 
+_SCORE_BYTES = 16  # of a probability: four in the message, and as many in each of the copies on its way
 _MOST_TENSORS = 2  # of a request, and of its outputs
 _OTHER_FIELDS = 512  # of a request, besides its texts
 # The messages in a request, by the field that holds each.
@@ -79,18 +80,20 @@ async def infer(request: Request) -> Response:
     outputs = v2.requested_outputs(header, has_labels=bool(model.engine.labels))
     request_id, is_raw = v2.id_of(asked.id), bool(asked.raw_input_contents)
     del asked, header  # while the request waits nothing else is kept of it
-    answer = await ask(request, model, rows)
+    has_scores = "probabilities" in outputs
+    answer = await ask(
+        request, model, rows, top_k=None if has_scores else 1, score_bytes=_SCORE_BYTES if has_scores else None
+    )
     reply = messages.ModelInferResponse(model_name=model.name, model_version=model.artifact, id=request_id)
     for name in outputs:
-        described, raw = v2.output(model, name, answer.probabilities)
-        data = described.pop("data")
-        tensor = reply.outputs.add(**described)
+        values = v2.output(model, name, answer.probabilities)
+        tensor = reply.outputs.add(**v2.describe(name, values))
         if is_raw:
-            reply.raw_output_contents.append(raw)
-        elif described["datatype"] == "BYTES":
-            tensor.contents.bytes_contents.extend(label.encode() for label in data)
+            reply.raw_output_contents.append(v2.raw(values))
+        elif isinstance(values, list):
+            tensor.contents.bytes_contents.extend(label.encode() for label in values)
         else:
-            tensor.contents.fp32_contents.extend(data)
+            tensor.contents.fp32_contents.extend(values.ravel().tolist())
     return _reply(reply)
 
 

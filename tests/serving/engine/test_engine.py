@@ -131,6 +131,15 @@ def test_sigmoid_for_multilabel_and_identity_for_regression() -> None:
     np.testing.assert_array_equal(activate(logits, "regression", 1.5), logits)
 
 
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+def test_many_logits_are_activated_in_blocks_to_the_same_bits(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    whole = activate(logits, kind, 1.5)
+    monkeypatch.setattr("kdc.serving.engine.engine._ACTIVATED_AT_ONCE", 20)
+    np.testing.assert_array_equal(activate(logits, kind, 1.5), whole)
+    np.testing.assert_array_equal(activate(logits[49:], kind, 1.5), whole[49:])
+
+
 def test_softmax_survives_large_logits() -> None:
     np.testing.assert_allclose(activate(np.array([[900.0, 900.0, -900.0]]), "classification"), [[0.5, 0.5, 0.0]])
 

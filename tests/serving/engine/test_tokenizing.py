@@ -108,6 +108,13 @@ def test_a_long_text_of_which_a_part_is_read_has_the_whole_texts_tokens(
     texts = [" ".join(draw.choices(WORDS, k=count)) for count in (8, 34, 60)]
     # Words that are too long for any token, and whose beginning would be many; signs that are a token each.
     texts += ["", "x" * 900, " ".join(["w" + "o" * 149] * 9), "!" * 300, " ".join(WORDS * 2)]
+    # No space to cut at: between a letter and its accent, and in a word that is too long, as its beginning is not.
+    texts += [
+        "中文" * 450,
+        "\uff01" * 900,
+        "wordling!e\u0301?" * 60,
+        "x" * 300 + "-w" + "o" * 149 + "-" + "\uff01" * 500,
+    ]
     texts += ["".join(draw.choices([*TROUBLE, *(f"{word} " for word in WORDS[:14])], k=400)) for _ in range(3)]
     rows: list[Text] = [*texts, *((one, two) for one in texts for two in texts)]
     tokenizer = RowTokenizer.read(tokenizer_json, info(16, side))

@@ -148,6 +148,19 @@ def test_a_batch_keeps_to_its_tokens_and_to_little_padding() -> None:
     in_loop(scenario)
 
 
+def test_a_batch_keeps_to_its_rows() -> None:
+    async def scenario() -> None:
+        model = Model(opened=False)
+        batcher = Batcher(model, max_batch_rows=3)
+        tasks = await queue_up(batcher, model, [[row(i, 8)] for i in range(1, 11)])
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert max(map(len, model.batches)) == 3
+        await batcher.close()
+
+    in_loop(scenario)
+
+
 def test_the_row_that_waited_longest_is_in_the_next_batch() -> None:
     async def scenario() -> None:
         model = Model(opened=False)

@@ -1,6 +1,7 @@
 """Long requests are tokenised in pieces that take turns, and give the tokens and the messages of the whole."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from bag_models import write_artifact
 
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
+from kdc.serving.http.queue import Overloaded
 from kdc.serving.http.tokenising import Tokenising
 
 
@@ -31,6 +33,12 @@ def test_a_message_names_the_row_of_the_request_and_not_of_its_piece(engine: Eng
         asyncio.run(Tokenising(engine).encode(["w1 " * 40_000, "w2 " * 40_000, ("a", "pair")], None))
 
 
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of sleep count as seconds of a core."""
+    monkeypatch.setattr("kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=time.perf_counter))
+
+
 class Slow:
     """An engine that notes what it tokenises, a piece in ten milliseconds."""
 
@@ -43,6 +51,9 @@ class Slow:
 
     def has_cut(self, side: str | None) -> bool:
         return True
+
+    def chars_read(self, rows: Sequence[str]) -> list[int]:
+        return list(map(len, rows))
 
     def encode(self, rows: Sequence[str], **how: Any) -> list[str]:
         time.sleep(0.01)
@@ -69,8 +80,65 @@ def test_a_request_waits_for_a_piece_of_a_longer_one_and_not_for_all_of_it() -> 
 
 
 def test_only_a_small_request_keeps_other_threads_waiting() -> None:
-    """Would catch an event loop that waits for the words of large requests to be looked up."""
+    """Would catch an event loop that waits for the words of large requests, or for the pieces of long words."""
     engine: Any = Slow()
-    for rows in (["a"], ["b" * 3000], ["c" * 60_000] * 2):
+    for rows in (["a b"], [("a " * 40, "b")], ["c" * 33], [("a", "b " + "c" * 33)], ["d" * 3000], ["e" * 60_000] * 2):
         asyncio.run(Tokenising(engine).encode(rows, None))
-    assert engine.beside == [False, True, True, True]
+    assert engine.beside == [False, False, True, True, True, True, True]
+
+
+@pytest.mark.usefixtures("asleep")
+def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
+    engine: Any = Slow()
+    tokenising = Tokenising(engine)
+
+    async def beside_a_crowd() -> None:
+        crowd = [asyncio.create_task(tokenising.encode(["a" * 3000] * 20, None)) for _ in range(12)]
+        while len(engine.seen) < 30:
+            await asyncio.sleep(0.005)
+        begun = len(engine.seen)
+        await tokenising.encode(["b" * 3000], None)
+        assert engine.seen[begun:].index("b") <= 3  # the piece in work, and what began while this task had no turn
+        await asyncio.gather(*crowd)
+
+    asyncio.run(beside_a_crowd())
+    assert engine.seen.count("a") == 240
+
+
+@pytest.mark.usefixtures("asleep")
+def test_a_request_is_refused_if_too_many_seconds_come_before_it() -> None:
+    engine: Any = Slow()
+    tokenising = Tokenising(engine, max_queue_seconds=0.1)
+    large = ["a" * 3000] * 100  # a second
+
+    async def overload() -> None:
+        first = asyncio.create_task(tokenising.encode(large, None))
+        while not engine.seen:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)  # its first piece is timed
+        with pytest.raises(Overloaded, match="to tokenise") as refused:
+            await tokenising.encode(large, None)
+        assert refused.value.retry_after >= 1
+        assert len(await tokenising.encode(large[:2], None)) == 2  # only as many seconds come before it
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+        assert len(await tokenising.encode(large[:20], None)) == 20  # what has left does not count
+
+    asyncio.run(overload())
+
+
+def test_clients_that_leave_keep_no_thread() -> None:
+    engine: Any = Slow()
+    tokenising = Tokenising(engine)
+
+    async def leave() -> None:
+        for wait in (0.0, 0.005, 0.012, 0.02):  # before their turn, or while they are tokenised
+            left = [asyncio.create_task(tokenising.encode(["a" * 3000] * 3, None)) for _ in range(3)]
+            await asyncio.sleep(wait)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        assert len(await asyncio.wait_for(tokenising.encode(["b" * 3000] * 2, None), 10)) == 2
+
+    asyncio.run(leave())
