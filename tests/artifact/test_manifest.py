@@ -17,7 +17,8 @@ from kdc.artifact.folder import load_manifest, parse_manifest, write_manifest
 from kdc.artifact.manifest import FileInfo, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 from kdc.common.errors import InputError, KdcError
 
-FILES = {"model.onnx": b"weights" * 100, "tokenizer.json": b"{}"}
+# An ONNX file of one long unknown field, which every reader skips.
+FILES = {"model.onnx": b"\xa2\x06\xbc\x05" + b"weights" * 100, "tokenizer.json": b"{}"}
 
 
 def make_manifest(**changes: Any) -> Manifest:

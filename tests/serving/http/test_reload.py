@@ -210,11 +210,11 @@ def test_after_any_error_in_a_reload_the_next_artifact_is_loaded(
 ) -> None:
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
 
-    def refuse(path: Path) -> str:
+    def refuse(*_: object) -> None:
         raise error
 
     with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
-        monkeypatch.setattr("kdc.artifact.folder.sha256_of", refuse)
+        monkeypatch.setattr("kdc.artifact.folder._opened", refuse)
         bad = tmp_path / "bad"
         shutil.copytree(tmp_path / "one", bad)
         link(bad, place)
