@@ -219,7 +219,20 @@ def test_a_file_of_millions_of_fields_is_not_read_to_its_end(monkeypatch: pytest
     assert not is_self_contained(b"\x08\x01" * 2000)
 
 
-@pytest.mark.parametrize("content", [b"\xff" * 40, b"weights" * 100, b"\x3a\xff\xff\xff\xff\x0f", b"\x00\x00", b"\x0a"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff" * 40,
+        b"weights" * 100,
+        b"\x3a\xff\xff\xff\xff\x0f",
+        b"\x00\x00",
+        b"\x0a",
+        b"\xa2\x06\x05ab",  # three bytes short
+        group(b""),
+        # A tensor's location: of a tag beyond 32 bits ONNX Runtime reads the lower ones. The onnx package refuses it.
+        field(7, field(5, varint((1 << 32) + (14 << 3)) + b"\x01")),
+    ],
+)
 def test_what_is_no_onnx_file_is_refused(content: bytes) -> None:
     assert not is_self_contained(content)
 
