@@ -318,20 +318,23 @@ def test_a_replaced_engine_is_gone_once_its_last_request_is_answered(
         assert over.wait(20)
         return run(self, encodings)
 
+    async def replaced_by(name: str, served: registry.Registry) -> None:
+        link(write_artifact(tmp_path / name, scale=len(name)), place)
+        while served.first.artifact != load_manifest(place).sha256[:16]:
+            await asyncio.sleep(0.01)
+
     async def scenario() -> list[weakref.ref[Any]]:
         served = registry.Registry(ServeSettings(artifact=str(place), device="cpu", threads=2, reload_s=0.01))
         served.load()
         watcher = asyncio.create_task(served.watch())
+        await replaced_by("two", served)  # an engine that a reload made
         old, passes = served.first, served.first.engine._passes
         parts = (old, old.engine, old.engine._tokenizer, passes, passes._session, passes._beside)
         refs = [weakref.ref(part) for part in parts]
         answering = asyncio.create_task(old.answer(["w1 w2"]))
         await asyncio.to_thread(held.wait, 10)
-        was = old.artifact
         del old, passes, parts
-        link(write_artifact(tmp_path / "two", scale=3.0), place)
-        while served.first.artifact == was:
-            await asyncio.sleep(0.01)
+        await replaced_by("three", served)
         assert all(ref() is not None for ref in refs)  # its request is not answered yet
         over.set()
         await answering
