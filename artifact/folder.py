@@ -5,14 +5,17 @@ Reads `manifest.json` and every file that it names (size and SHA-256). Writes `m
 
 import hashlib
 import json
+import mmap
+import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
-from kdc.artifact.graphs import has_external_data
+from kdc.artifact.graphs import is_self_contained
 from kdc.artifact.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, FileInfo, Manifest
 from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of, write_whole
@@ -66,7 +69,7 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     """
     path = folder / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
@@ -84,31 +87,61 @@ def load_manifest(folder: Path, *, verify: bool = True, expect_sha256: str | Non
     return manifest
 
 
-def check_contents(folder: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
-    """Compare the SHA-256 of files with the manifest's, and refuse an ONNX file whose weights lie elsewhere.
+def check_contents(folder: Path, manifest: Manifest) -> None:
+    """Compare the SHA-256 of all files with the manifest's, and refuse an ONNX file whose weights lie elsewhere.
 
     Args:
         folder: the artifact's folder.
         manifest: as `load_manifest` returned it.
-        names: of the files to read; None for all.
 
     Raises:
         KdcError: a file is damaged, or cannot be read.
     """
-    graphs = {file for variant in manifest.variants.values() for file in variant.graphs}
-    with _reading():
-        for name in manifest.files if names is None else names:
-            path, expected = folder / name, manifest.files[name].sha256
-            if (digest := sha256_of(path)) != expected:
-                raise _damaged(
-                    "a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected}"
-                )
-            if name in graphs and has_external_data(path):
-                raise KdcError(
-                    "an ONNX file of the artifact keeps weights in another file, which no hash covers",
-                    given=path,
-                    remedy="save it with its weights inside, then make the manifest again",
-                )
+    for name in manifest.files:
+        with _reading(), _opened(folder / name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else nullcontext(b"") as content:
+                _check(content, digest, manifest, folder / name)
+
+
+def read_contents(path: Path, manifest: Manifest, *, verify: bool = True) -> bytes:
+    """Read a file of the artifact. What is checked is what is returned, whatever becomes of the file meanwhile.
+
+    Args:
+        path: of the file.
+        manifest: as `load_manifest` returned it.
+        verify: check it as `check_contents` does.
+
+    Raises:
+        KdcError: the file is damaged, or cannot be read.
+    """
+    with _reading(), _opened(path) as file:
+        content = file.read(manifest.files[path.name].size + 1)  # no more, however large it has become
+    if verify:
+        _check(content, hashlib.sha256(content).hexdigest(), manifest, path)
+    return content
+
+
+def _check(content: bytes | mmap.mmap, digest: str, manifest: Manifest, path: Path) -> None:
+    """Compare a file with the manifest."""
+    if digest != (expected := manifest.files[path.name].sha256):
+        raise _damaged("a file of the artifact was changed", f"{path}: SHA-256 {digest}, the manifest says {expected}")
+    if any(path.name in variant.graphs for variant in manifest.variants.values()) and not is_self_contained(content):
+        raise KdcError(
+            "an ONNX file of the artifact keeps weights in another file, which no hash covers, or is no ONNX file",
+            given=path,
+            remedy="save it with its weights inside, then make the manifest again",
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file of the artifact to read. A named pipe is refused, where `open` would wait for somebody to write to it."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _damaged("a file of the artifact is no regular file", path)
+        yield file
 
 
 @contextmanager

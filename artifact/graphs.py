@@ -1,11 +1,11 @@
 """Whether an ONNX file is whole by itself, found without the `onnx` package, which the serving install lacks.
 
 A tensor of ONNX may keep its numbers in another file ("external data"). No manifest lists such a file, so that its
-content could be changed under every hash. The reader walks protobuf's encoding and skips the weights themselves.
+content could be changed under every hash. The reader walks protobuf's encoding and skips the weights themselves. It is
+stricter than protobuf: it refuses what no exporter writes, and a reader may skip, such as groups.
 """
 
 import mmap
-from pathlib import Path
 
 # Messages of onnx.proto by name: the fields that lead to a tensor, and the kind of message in each.
 _PARTS: dict[str, dict[int, str]] = {
@@ -18,50 +18,51 @@ _PARTS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_LOCATION, _EXTERNAL = 14, 1  # a tensor's field `data_location`, and its value for another file
+_LOCATION = 14  # a tensor's field `data_location`; 0 is the file itself
 _MOST_FIELDS = 3_000_000  # thirty times those of a large graph; more are read for seconds, and refused
 _MOST_BYTES = 10  # of a number
+_MOST_KEY = 0xFFFFFFFF  # of a field's number and wire type; of a larger one protobuf reads the lower bits
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
 
-def has_external_data(path: Path) -> bool:
-    """Whether a tensor of an ONNX file keeps its numbers in another file; also true of a file with millions of fields,
-    which nobody reads to the end. False for what is no ONNX file at all, which ONNX Runtime refuses."""
-    if not path.stat().st_size:
+def is_self_contained(data: bytes | mmap.mmap) -> bool:
+    """Whether an ONNX file holds the numbers of all its tensors. False if a tensor keeps them in another file, if the
+    file is damaged or no ONNX file, and if it has millions of fields, which nobody reads to the end."""
+    try:
+        return _holds_all(data)
+    except IndexError:
         return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            return _finds_external(data)
-        except IndexError:  # no protobuf
-            return False
 
 
-def _finds_external(data: mmap.mmap) -> bool:
+def _holds_all(data: bytes | mmap.mmap) -> bool:
     waiting, fields = [("model", 0, len(data))], 0
     while waiting:
         kind, at, end = waiting.pop()
         while at < end:
             fields += 1
-            if fields > _MOST_FIELDS:
-                return True
             key, at = _varint(data, at)
-            key &= 0xFFFFFFFF  # as the C++ of protobuf reads it
             number, wire = key >> 3, key & 7
+            if fields > _MOST_FIELDS or key > _MOST_KEY or not number:
+                return False
             if wire == _VARINT:
                 value, at = _varint(data, at)
-                if kind == "tensor" and number == _LOCATION and value & 0xFFFFFFFF == _EXTERNAL:
-                    return True
+                if kind == "tensor" and number == _LOCATION and value:
+                    return False
             elif wire == _BYTES:
                 size, at = _varint(data, at)
                 if number in _PARTS[kind]:
-                    waiting.append((_PARTS[kind][number], at, min(at + size, end)))
+                    waiting.append((_PARTS[kind][number], at, at + size))
                 at += size
-            else:  # the marks of a group, which ONNX has none of, are only stepped over
-                at += {_EIGHT: 8, _FOUR: 4}.get(wire, 0)
-    return False
+            elif wire in (_EIGHT, _FOUR):
+                at += 8 if wire == _EIGHT else 4
+            else:  # the marks of a group: ONNX has none, and what is between them is skipped by its readers
+                return False
+        if at != end:  # a field goes on past the end of its message
+            return False
+    return True
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     """A number of protobuf at a place, and the place after it.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kdc.artifact.folder import check_contents, load_manifest
+from kdc.artifact.folder import load_manifest, read_contents
 from kdc.artifact.manifest import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
@@ -27,10 +27,11 @@ from kdc.artifact.manifest import (
     Variant,
 )
 from kdc.common.errors import InputError, KdcError
+from kdc.common.memory import release_free_memory
 from kdc.serving.engine.deciding import decided, in_words, sets_in_words, sureness
 from kdc.serving.engine.long_texts import Encoded, Part, Tokens, joined, spread
 from kdc.serving.engine.passes import Passes
-from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session
+from kdc.serving.engine.providers import OpenSession, check_graph, device_of, open_session, read_graph
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, checked_rows
 
 __all__ = ["Engine", "Text", "activate"]
@@ -123,7 +124,7 @@ class Engine:
             lanes: how many passes may run at once by `run_beside`, each with its share of the threads. More than one
                 takes a second session with the memory of its weights, and times whether a pass alone is faster with
                 all threads or with a share, as beside another process; on a GPU there is always one lane.
-            verify: check the SHA-256 of the files that are loaded first. The artifact's others are not read.
+            verify: check the SHA-256 of what is loaded. Each file is read once, and the artifact's others are not.
             expect_sha256: refuse any artifact but the one whose manifest has this SHA-256.
 
         Raises:
@@ -141,13 +142,11 @@ class Engine:
                 provider = CUDA_PROVIDER
             return variant or manifest.providers.get(provider, manifest.providers[CPU_PROVIDER])
 
-        def checked(name: str) -> Path:
-            if verify:
-                check_contents(folder, manifest, [name])
-            return folder / name
+        def read(path: Path) -> bytes:
+            return read_contents(path, manifest, verify=verify)
 
         opened = open_session(
-            lambda provider: checked(variants[variant_for(provider)].file), device=device, threads=threads
+            lambda provider: folder / variants[variant_for(provider)].file, device=device, threads=threads, read=read
         )
         at_once = min(lanes, opened.threads) if opened.provider == CPU_PROVIDER else 1
         name = variant_for(opened.provider)
@@ -158,7 +157,7 @@ class Engine:
             opened = replace(opened, notes=(*opened.notes, note))
         engine = cls(
             opened,
-            RowTokenizer.read(checked("tokenizer.json"), manifest.tokenizer),
+            RowTokenizer.read(folder / "tokenizer.json", manifest.tokenizer, read),
             task,
             manifest.tokenizer,
             manifest.temperature,
@@ -167,9 +166,8 @@ class Engine:
             lanes=at_once,
         )
         if (second := variants[name].second) is not None:
-            path = checked(second.file)
             try:
-                engine._add(second, path)
+                engine._add(second, folder / second.file, read)
             except KdcError as error:
                 if device != "auto" or opened.provider == CPU_PROVIDER:
                     raise
@@ -212,9 +210,9 @@ class Engine:
             engine._add(*second)
         return engine
 
-    def _add(self, second: Second, path: Path) -> None:
+    def _add(self, second: Second, path: Path, read: Callable[[Path], bytes] = read_graph) -> None:
         """Open a cascade's second model where the first one runs."""
-        opened = open_session(lambda _: path, device=device_of(self.provider), threads=self.threads)
+        opened = open_session(lambda _: path, device=device_of(self.provider), threads=self.threads, read=read)
         self._answered_from, self.share_that_goes_on = np.float64(second.answered_from), second.share
         self.second = Engine(
             opened,
@@ -237,6 +235,7 @@ class Engine:
         self._passes.close()
         if self.second is not None:
             self.second.close()
+        release_free_memory()
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Takes rows as token ids and gives logits.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,9 @@ class Passes:
         self._session: onnxruntime.InferenceSession | None = opened.session
         self._beside: onnxruntime.InferenceSession | None = beside.session
         pools = (opened.threads,) if lanes == 1 else (opened.threads, beside.threads)
-        self._pace = Pace(pools, self._use, turn=_TURN, alike=False)
-        self._takes_a_share = False  # whether `run` leaves the other threads idle
+        self._uses = deque(pools[:1], maxlen=1)  # threads of the next `run`
+        # Not a method of this object: a cycle would keep the session until a garbage collection.
+        self._pace = Pace(pools, self._uses.append, turn=_TURN, alike=False)
         self._timed = threading.Lock()
 
     def close(self) -> None:
@@ -64,7 +66,7 @@ class Passes:
             return self._run(self._session, encodings)
         try:
             self._pace.step_begins()
-            logits = self._run(self._beside if self._takes_a_share else self._session, encodings)
+            logits = self._run(self._session if self._uses[0] == self._threads else self._beside, encodings)
             self._pace.step_ends(len(encodings) * max(map(len, encodings)))
             return logits
         finally:
@@ -78,10 +80,6 @@ class Passes:
         """`run` with a share of the threads: as many such calls at once as there are lanes do more than as many `run`
         in turn."""
         return self._run(self._beside, encodings)
-
-    def _use(self, threads: int) -> None:
-        """Have the next `run` take so many threads."""
-        self._takes_a_share = threads < self._threads
 
     def _run(self, session: onnxruntime.InferenceSession | None, encodings: Sequence[Encoded]) -> np.ndarray:
         if session is None:
@@ -108,4 +106,6 @@ class Passes:
 def _share_of(opened: OpenSession, lanes: int) -> OpenSession:
     """A second session of the same file, for one of several lanes: it has its share of the threads."""
     share = max(1, round(opened.threads / lanes))
-    return open_session(lambda _: opened.path, device="cpu", threads=share, plan_memory=False)
+    return open_session(
+        lambda _: opened.path, device="cpu", threads=share, plan_memory=False, read=lambda _: opened.content
+    )

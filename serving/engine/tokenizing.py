@@ -106,14 +106,14 @@ class RowTokenizer:
         self._few_characters = _FEW_PIECES * (self._longest + 1)
 
     @classmethod
-    def read(cls, path: Path, info: TokenizerInfo) -> Self:
-        """Read a `tokenizer.json`.
+    def read(cls, path: Path, info: TokenizerInfo, read: Callable[[Path], bytes] = Path.read_bytes) -> Self:
+        """Parse the `tokenizer.json` that `read` reads.
 
         Raises:
             KdcError: the file cannot be read.
         """
         try:
-            return cls(Tokenizer.from_file(str(path)), info.max_length, info.truncation_side, info.long)
+            return cls(Tokenizer.from_buffer(read(path)), info.max_length, info.truncation_side, info.long)
         except Exception as error:  # tokenizers raises nothing narrower
             raise KdcError(
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"

@@ -128,7 +128,7 @@ class Metrics(Collector):
         self.queue_tokens = gauge("kdc_queue_tokens", "Tokens that wait for a forward pass.", model)
         self.refused = Gauge(
             "kdc_artifact_refused",
-            "1 while a worker answers with the artifact of before, since the new one is refused or gone.",
+            "1 while a worker answers with the artifact of before, since the new one is refused, gone or not readable.",
             model,
             registry=own,
             multiprocess_mode="livemax",

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,10 +94,12 @@ class Model:
             )
 
         # A cascade's second model has a queue and lanes of its own: rows that the first one answers do not wait for it.
+        # They ask for each other by a weak reference: a cycle would keep the engine until a garbage collection.
+        me = weakref.proxy(self)
         self._second: Batcher | None = None
-        self._batcher = batcher(engine, name, lambda: self._second is not None and self._second.is_busy)
+        self._batcher = batcher(engine, name, lambda: me._second is not None and me._second.is_busy)
         if engine.second is not None:
-            self._second = batcher(engine.second, f"{name}{SECOND}", lambda: self._batcher.is_busy)
+            self._second = batcher(engine.second, f"{name}{SECOND}", lambda: me._batcher.is_busy)
         self._tokenising = Tokenising(engine, settings.max_queue_s)
         self._active = 0
 
@@ -147,13 +150,14 @@ class Model:
             self._active -= 1
 
     async def close(self) -> None:
-        """Answer the requests in work, and end the batcher's threads."""
+        """Answer the requests in work, end the batcher's threads, and free the engine's memory."""
         while self._active:  # a request may be tokenising, and submit its rows later
             await asyncio.sleep(0.01)
         self._tokenising.close()
         await self._batcher.close()
         if self._second is not None:
             await self._second.close()
+        await asyncio.to_thread(self.engine.close)  # it takes 40 ms of a core
 
 
 async def _beside(function: Callable[[np.ndarray], np.ndarray], logits: np.ndarray) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 Reads the artifacts' folders. A changed artifact is loaded, verified and warmed beside the old one. Then new requests go
 to it, and the old one is dropped once its last request is answered. If the new one cannot be loaded, that is logged and
-the old one goes on.
+the old one goes on. An artifact that cannot be read, as on a volume that hangs, is told and waited for, and the others
+are watched meanwhile.
 """
 
 import asyncio
+import functools
 import logging
 import os
 from pathlib import Path
@@ -18,9 +20,11 @@ from kdc.artifact.manifest import MANIFEST_NAME
 from kdc.common import machine
 from kdc.common.cores import usable_cores
 from kdc.common.errors import KdcError
+from kdc.common.memory import release_free_memory
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.artifacts import expected_sha256, paths_by_name
 from kdc.serving.http.model import Left, Model, Record, batch_tokens, check_queue
+from kdc.serving.http.reading import PATIENCE_S, Reader
 from kdc.serving.http.settings import ServeSettings, trace_exporters
 
 log = logging.getLogger("kdc.serve")
@@ -30,7 +34,7 @@ MAX_LANES = 4  # the threads of more lanes would wait for the interpreter's lock
 
 
 class Reloaded(Protocol):
-    """Called after each look at a changed artifact."""
+    """Called after each look at an artifact."""
 
     def __call__(self, name: str, /, *, refused: bool) -> None: ...
 
@@ -61,7 +65,7 @@ class Registry:
         settings: the service's.
         record: called with a model's name and every batch that it ran.
         left: called with a model's name and the tokens that wait for it, after a caller has left.
-        reloaded: called with a model's name and whether its new artifact is refused, or gone.
+        reloaded: called with a model's name and whether its new artifact is refused, gone, or cannot be read.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Registry:
         self._expected = expected_sha256(settings.expect_sha256, self._paths)
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._readers: list[Reader] = []
         self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
 
     @property
@@ -97,32 +102,34 @@ class Registry:
 
     async def watch(self) -> None:
         """Look for changed artifacts and replace their models, until cancelled."""
+        await asyncio.gather(*(self._watch(name, path) for name, path in self._paths.items()))
+
+    async def _watch(self, name: str, path: Path) -> None:
+        reader, refused = Reader(functools.partial(self._tell_slow, name)), False
+        self._readers.append(reader)
         while True:
             await asyncio.sleep(self._settings.reload_s)
-            for name, path in self._paths.items():
-                signature = await asyncio.to_thread(_signature, path)  # a volume may hang
-                if signature == self._seen[name]:
-                    continue
+            signature = await reader.read(functools.partial(_signature, path))
+            if signature != self._seen[name]:
                 self._seen[name] = signature
                 if signature is None:
                     log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
-                    self._reloaded(name, refused=True)
-                else:
-                    self._reloaded(name, refused=not await self._replace(name, path))
+                refused = signature is None or not await self._replace(name, path, reader)
+            self._reloaded(name, refused=refused)
 
     async def close(self) -> None:
-        """Answer what is queued at all models, and end their threads."""
-        await asyncio.gather(*(model.close() for model in self.models.values()), *self._closing)
+        """Answer what is queued at all models, and end their threads. Wait for artifacts that are being loaded."""
+        ended = (each.close() for each in (*self.models.values(), *self._readers))
+        await asyncio.gather(*ended, *self._closing)
 
-    async def _replace(self, name: str, path: Path) -> bool:
+    def _tell_slow(self, name: str) -> None:
+        log.error("%s: the artifact is not read after %g s, the old one stays until it is", name, PATIENCE_S)
+        self._reloaded(name, refused=True)
+
+    async def _replace(self, name: str, path: Path, reader: Reader) -> bool:
         """Serve what is at the path now; False where that is refused."""
-        try:
-            engine = await asyncio.to_thread(self._open, name)
-        except KdcError as error:
-            log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
-            return False
-        except Exception:  # whatever went wrong, the next change must still be looked at
-            log.exception("%s: the new artifact is refused, the old one stays", name)
+        engine = await reader.read(functools.partial(self._open_or_tell, name))
+        if engine is None:
             return False
         new = Model(name, engine, self._settings, self._record, self._left)
         old, self.models[name] = self.models[name], new
@@ -131,6 +138,16 @@ class Registry:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return True
+
+    def _open_or_tell(self, name: str) -> Engine | None:
+        """The artifact's engine; None, and a line in the log, where it is refused."""
+        try:
+            return self._open(name)
+        except KdcError as error:
+            log.error("%s: the new artifact is refused, the old one stays: %s (%s)", name, error.what, error.given)
+        except Exception:  # whatever went wrong, the next change must still be looked at
+            log.exception("%s: the new artifact is refused, the old one stays", name)
+        return None
 
     def _open(self, name: str) -> Engine:
         settings = self._settings
@@ -148,6 +165,7 @@ class Registry:
         refuse_failed(engine.manifest.contract, allow=settings.allow_failed)
         _warn_of_contract(engine, engine.manifest.contract)
         engine.warm_up(batch_tokens(engine, settings))
+        release_free_memory()
         return engine
 
 
@@ -179,9 +197,10 @@ def _signature(path: Path) -> object:
     try:
         with os.scandir(path) as entries:
             files = {entry.name: entry.stat() for entry in entries}
-    except OSError:
+        leads_to = path.resolve()
+    except (OSError, RuntimeError):  # the latter of a loop of links
         return None
     if MANIFEST_NAME not in files:
         return None
     identities = sorted((name, file.st_ino, file.st_mtime_ns, file.st_size) for name, file in files.items())
-    return path.resolve(), identities
+    return leads_to, identities

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 from pydantic import ValidationError
 from transfers import seal
 
-from kdc.artifact.folder import load_manifest, parse_manifest, write_manifest
+from kdc.artifact.folder import load_manifest, parse_manifest, read_contents, write_manifest
 from kdc.artifact.manifest import FileInfo, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 from kdc.common.errors import InputError, KdcError
 
-FILES = {"model.onnx": b"weights" * 100, "tokenizer.json": b"{}"}
+# An ONNX file of one long unknown field, which every reader skips.
+FILES = {"model.onnx": b"\xa2\x06\xbc\x05" + b"weights" * 100, "tokenizer.json": b"{}"}
 
 
 def make_manifest(**changes: Any) -> Manifest:
@@ -123,6 +125,33 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(KdcError, match="missing") as caught:
         load_manifest(folder)
     assert "tokenizer.json" in str(caught.value.given)
+
+
+@pytest.mark.parametrize("read", ["load_manifest", "read_contents"])
+def test_a_named_pipe_is_refused_and_not_waited_for(folder: Path, read: str) -> None:
+    """Would catch a load that waits for ever for somebody to write to the pipe."""
+    manifest, refused = load_manifest(folder), threading.Event()
+    name = "manifest.json" if read == "load_manifest" else "model.onnx"
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+    def load() -> None:
+        with pytest.raises(KdcError, match="no regular file"):
+            load_manifest(folder) if read == "load_manifest" else read_contents(folder / name, manifest)
+        refused.set()
+
+    threading.Thread(target=load, daemon=True).start()
+    assert refused.wait(10)
+
+
+def test_no_more_is_read_of_a_file_than_the_manifest_says(folder: Path) -> None:
+    """Would catch a file that grows into all memory while it is loaded."""
+    manifest = load_manifest(folder)
+    size = len(FILES["model.onnx"])
+    (folder / "model.onnx").write_bytes(bytes(100 * size))
+    assert len(read_contents(folder / "model.onnx", manifest, verify=False)) == size + 1
+    with pytest.raises(KdcError, match="was changed"):
+        read_contents(folder / "model.onnx", manifest)
 
 
 def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

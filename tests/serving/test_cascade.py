@@ -1,6 +1,7 @@
 """Two models in one artifact: every row is answered by the one that numpy says, wherever it is asked."""
 
 import asyncio
+import contextlib
 import csv
 import dataclasses
 import threading
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from kdc.artifact import folder as folder_module
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import Manifest, Second, TaskInfo, Variant
 from kdc.cli import app
@@ -194,6 +196,26 @@ def test_a_changed_second_model_is_refused(tmp_path: Path) -> None:
     make_graph(folder / "second.onnx", OTHER + 1e-3)
     with pytest.raises(KdcError, match="changed"):
         Engine.load(folder, device="cpu", threads=1)
+
+
+def test_what_is_loaded_is_what_was_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a file that is opened again after its hash was compared: each is emptied as soon as it is read."""
+    folder = with_second(write_artifact(tmp_path / "mood", temperature=FIRST_T))
+    opened = folder_module._opened
+
+    @contextlib.contextmanager
+    def emptying(path: Path) -> Iterator[Any]:
+        with opened(path) as file:
+            yield file
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(folder_module, "_opened", emptying)
+    with Engine.load(folder, device="cpu", threads=2, lanes=2) as engine:
+        assert engine.lanes == 2
+        encodings = engine.encode(TEXTS)
+        for run in (Engine.run, Engine.run_beside):
+            logits = engine.through(encodings, run)
+            np.testing.assert_allclose(engine.activated(logits), by_hand(TEXTS)[0], atol=1e-5)
 
 
 def test_a_manifest_lists_the_second_model(artifact: Path) -> None:

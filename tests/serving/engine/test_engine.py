@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from bag_models import (
@@ -22,9 +23,11 @@ from bag_models import (
     write_artifact,
 )
 
+from kdc.artifact.folder import read_contents
 from kdc.artifact.manifest import Kind, TaskInfo, TokenizerInfo
 from kdc.common.cores import usable_cores
 from kdc.common.errors import InputError, KdcError
+from kdc.serving.engine import engine as engine_module
 from kdc.serving.engine.engine import Engine, activate
 from kdc.serving.engine.providers import open_session, run_bound
 from kdc.serving.engine.tokenizing import pad
@@ -229,6 +232,36 @@ def test_a_damaged_file_is_an_error_with_its_name(files: Path, tmp_path: Path, d
 def test_a_missing_graph_is_an_error(files: Path) -> None:
     with pytest.raises(KdcError, match="missing"):
         bare(files, model="nothing.onnx")
+
+
+def test_an_engine_does_not_keep_the_files_that_it_was_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [bytes(1000)]  # and one that nobody else has
+
+    def recorded(*arguments: Any, **options: Any) -> bytes:
+        contents.append(read_contents(*arguments, **options))
+        return contents[-1]
+
+    monkeypatch.setattr(engine_module, "read_contents", recorded)
+    engine = Engine.load(write_artifact(tmp_path / "artifact"), device="cpu", threads=2, lanes=2)
+    assert engine.lanes == 2
+    assert len(contents) == 3  # the model, for both lanes, and the tokenizer
+    assert len({sys.getrefcount(content) for content in contents}) == 1
+
+
+def test_weights_in_another_file_are_not_read_even_where_nothing_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a session that looks for them in the working directory, as ONNX Runtime does for a model of bytes."""
+    folder = write_artifact(tmp_path / "artifact")
+    path = folder / "model.int8.onnx"
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=200)
+    monkeypatch.chdir(folder)
+    feeds = {"input_ids": np.array([[4]]), "attention_mask": np.array([[1]])}
+    assert onnxruntime.InferenceSession(path.read_bytes()).run(None, feeds)  # it would be answered
+    with pytest.raises(KdcError, match="cannot load"):
+        open_session(lambda _: path, device="cpu", threads=1)
 
 
 class FallenBack(onnxruntime.InferenceSession):

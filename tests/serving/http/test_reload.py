@@ -1,10 +1,12 @@
 """A changed artifact takes over without a pause; a bad one is refused and the old one stays."""
 
 import asyncio
+import gc
 import logging
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import registry
 from kdc.serving.http.artifacts import paths_by_name
+from kdc.serving.http.settings import ServeSettings
 
 
 def link(target: Path, at: Path) -> Path:
@@ -210,11 +213,11 @@ def test_after_any_error_in_a_reload_the_next_artifact_is_loaded(
 ) -> None:
     place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
 
-    def refuse(path: Path) -> str:
+    def refuse(*_: object) -> None:
         raise error
 
     with caplog.at_level(logging.ERROR), running(place, reload_s=0.05) as url:
-        monkeypatch.setattr("kdc.artifact.folder.sha256_of", refuse)
+        monkeypatch.setattr("kdc.artifact.folder._opened", refuse)
         bad = tmp_path / "bad"
         shutil.copytree(tmp_path / "one", bad)
         link(bad, place)
@@ -255,21 +258,101 @@ def test_a_name_that_no_route_can_have_is_refused(text: str) -> None:
         paths_by_name(text)
 
 
-def test_a_volume_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, over, look = [], threading.Event(), registry._signature
+def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a look at one artifact that ends the reloads of the others, and one that nobody hears of."""
+    places = {name: link(write_artifact(tmp_path / f"{name}1"), tmp_path / name) for name in ("a", "b")}
+    hangs, over, look = threading.Event(), threading.Event(), registry._signature
 
     def hanging(path: Path) -> object:
-        looks.append(path)
-        if len(looks) > 1:  # the first look is the one that loads
-            over.wait(10)
+        if hangs.is_set() and path == places["a"]:
+            assert over.wait(30)
+        return look(path)
+
+    def told(url: str, value: str) -> bool:
+        return f'kdc_artifact_refused{{model="a"}} {value}' in httpx.get(f"{url}/metrics", timeout=3).text
+
+    monkeypatch.setattr(registry, "_signature", hanging)
+    monkeypatch.setattr("kdc.serving.http.reading.PATIENCE_S", 0.1)
+    with caplog.at_level(logging.ERROR), running(f"a={places['a']},b={places['b']}", reload_s=0.05) as url:
+        hangs.set()
+        eventually(lambda: told(url, "1.0"))
+        link(write_artifact(tmp_path / "b2", scale=2.0), places["b"])
+        eventually(lambda: raw_scores(url, path="/predict/b") == expected_scores(2.0))
+        assert raw_scores(url, path="/predict/a") == expected_scores(1.0)
+        assert caplog.text.count("a: the artifact is not read after") == 1
+        link(write_artifact(tmp_path / "a2", scale=3.0), places["a"])
+        over.set()
+        eventually(lambda: raw_scores(url, path="/predict/a") == expected_scores(3.0))
+        eventually(lambda: told(url, "0.0"))
+
+
+def test_a_hung_volume_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a thread that the end of the loop, or of the process, waits for."""
+    looks, over, look = threading.Event(), threading.Event(), registry._signature
+
+    def hanging(path: Path) -> object:
+        if threading.current_thread().name == "kdc-reader":
+            looks.set()
+            assert over.wait(60)
         return look(path)
 
     monkeypatch.setattr(registry, "_signature", hanging)
-    with running(write_artifact(tmp_path / "one"), reload_s=0.05) as url:
-        eventually(lambda: len(looks) > 1)
-        for _ in range(3):
-            assert httpx.get(f"{url}/health", timeout=3).status_code == 200
+    with running(write_artifact(tmp_path / "one"), reload_s=0.05):  # it fails where its end takes 15 seconds
+        assert looks.wait(10)
+    reader = next(each for each in threading.enumerate() if each.name == "kdc-reader")
+    assert reader.daemon
+    over.set()
+
+
+def test_a_replaced_engine_is_gone_once_its_last_request_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch anything that keeps the memory of an old model: a reference, or a cycle that waits for a garbage
+    collection."""
+    held, over, run = threading.Event(), threading.Event(), Engine.run
+
+    def slow(self: Engine, encodings: Any) -> Any:
+        held.set()
+        assert over.wait(20)
+        return run(self, encodings)
+
+    async def replaced_by(name: str, served: registry.Registry) -> None:
+        link(write_artifact(tmp_path / name, scale=len(name)), place)
+        while served.first.artifact != load_manifest(place).sha256[:16]:
+            await asyncio.sleep(0.01)
+
+    async def scenario() -> list[weakref.ref[Any]]:
+        served = registry.Registry(ServeSettings(artifact=str(place), device="cpu", threads=2, reload_s=0.01))
+        served.load()
+        watcher = asyncio.create_task(served.watch())
+        await replaced_by("two", served)  # an engine that a reload made
+        old, passes = served.first, served.first.engine._passes
+        parts = (old, old.engine, old.engine._tokenizer, passes, passes._session, passes._beside)
+        refs = [weakref.ref(part) for part in parts]
+        answering = asyncio.create_task(old.answer(["w1 w2"]))
+        await asyncio.to_thread(held.wait, 10)
+        del old, passes, parts
+        await replaced_by("three", served)
+        assert all(ref() is not None for ref in refs)  # its request is not answered yet
         over.set()
+        await answering
+        del answering
+        while served._closing:
+            await asyncio.sleep(0.01)
+        watcher.cancel()
+        await served.close()
+        return refs
+
+    monkeypatch.setattr(Engine, "run", slow)
+    place = link(write_artifact(tmp_path / "one"), tmp_path / "artifact")
+    gc.disable()
+    try:
+        refs = asyncio.run(asyncio.wait_for(scenario(), 30))
+        assert [ref() for ref in refs] == [None] * len(refs)
+    finally:
+        gc.enable()
 
 
 def test_an_artifact_that_goes_away_changes_nothing(tmp_path: Path) -> None:
