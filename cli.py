@@ -16,7 +16,7 @@ import typer
 from kdc.artifact.contract.options import LIMITS
 from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
 from kdc.common.errors import InputError, KdcError, installing, printable
-from kdc.common.options import Setting, argument, option, taken, takes
+from kdc.common.options import Setting, argument, option, settings, taken, takes
 from kdc.pipeline.config.options import COMPRESS
 from kdc.serving.bulk.options import PREDICT
 from kdc.serving.http.options import SERVE
@@ -310,13 +310,30 @@ def evaluate(
 
 VERIFY = (
     Setting("data", Path, "File with labelled rows to compare on (default: the quality is not measured again)."),
-    Setting("teacher", str, "Hub id or path of the teacher, needed for rows that the artifact was not evaluated on."),
+    Setting(
+        "teacher",
+        str,
+        "Hub id or path of the teacher, needed for rows that the artifact was not evaluated on; with --unlabelled also "
+        "the folder of an artifact.",
+    ),
     SHA256,
+)
+_LABELS_PANEL = "Without a labelled file: label only what the two models answer differently"
+LABELLED = Setting(
+    "labelled", Path, "The file that --to-label wrote, with labels: gives the verdict.", panel=_LABELS_PANEL
+)
+TO_LABEL = settings(
+    "",
+    _LABELS_PANEL,
+    ("unlabelled", str, "File, directory, pattern or URL with rows without labels."),
+    ("teacher-column", str, "Column of that file with the teacher's answers (in place of --teacher)."),
+    ("to-label", Path, "The .csv file to write: the texts that the two answer differently."),
+    ("most-labels", int, "Write a random sample of so many texts at most (default: all)."),
 )
 
 
 @app.command()
-@takes(*LIMITS, *COLUMNS, *VERIFY)
+@takes(*LIMITS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,
@@ -325,15 +342,23 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric."""
+    """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric.
+
+    Without a labelled file: docs/verify-without-labels.md."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
-    from kdc.tools.verify import verify_artifact
+    from kdc.tools.verify import texts_to_label, verify_artifact
 
-    columns, how = taken(given, COLUMNS), taken(given, VERIFY)
-    where = None if device is None else _device(device)
-    judgement, before = verify_artifact(artifact, given=given, columns=columns, device=where, **how)
+    columns, how, labels = taken(given, COLUMNS), taken(given, VERIFY), taken(given, TO_LABEL)
+    where, labelled = None if device is None else _device(device), given.pop("labelled", None)
+    if labels:
+        from kdc.tools.unlabelled import render as render_texts
+
+        written = texts_to_label(artifact, given=given, columns=columns, device=where, **how, **labels)
+        _print(as_json, written, render_texts(written, artifact))
+        return
+    judgement, before = verify_artifact(artifact, given=given, columns=columns, device=where, labelled=labelled, **how)
     _print(as_json, judgement, render(judgement, before))
     raise typer.Exit(EXIT_CODES[judgement.verdict])
 
