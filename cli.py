@@ -16,7 +16,7 @@ import typer
 from kdc.artifact.contract.options import LIMITS
 from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
 from kdc.common.errors import InputError, KdcError, installing, printable
-from kdc.common.options import Setting, argument, option, settings, taken, takes
+from kdc.common.options import Setting, argument, option, taken, takes
 from kdc.pipeline.config.options import COMPRESS
 from kdc.serving.bulk.options import PREDICT
 from kdc.serving.http.options import SERVE
@@ -322,13 +322,24 @@ _LABELS_PANEL = "Without a labelled file: label only what the two models answer 
 LABELLED = Setting(
     "labelled", Path, "The file that --to-label wrote, with labels: gives the verdict.", panel=_LABELS_PANEL
 )
-TO_LABEL = settings(
-    "",
-    _LABELS_PANEL,
-    ("unlabelled", str, "File, directory, pattern or URL with rows without labels."),
-    ("teacher-column", str, "Column of that file with the teacher's answers (in place of --teacher)."),
-    ("to-label", Path, "The .csv file to write: the texts that the two answer differently."),
-    ("most-labels", int, "Write a random sample of so many texts at most (default: all)."),
+TO_LABEL = (
+    Setting("unlabelled", str, "File, directory, pattern or URL with rows without labels.", panel=_LABELS_PANEL),
+    Setting(
+        "teacher-column",
+        str,
+        "Column of that file with the teacher's answers (instead of --teacher).",
+        panel=_LABELS_PANEL,
+    ),
+    Setting(
+        "to-label", Path, "The .csv file to write: the texts that the two answer differently.", panel=_LABELS_PANEL
+    ),
+    Setting(
+        "most-labels",
+        int,
+        "Write a random sample of so many texts at most (default: all).",
+        panel=_LABELS_PANEL,
+        least=1,
+    ),
 )
 
 

@@ -28,6 +28,7 @@ from kdc.tools.answered import Answered
 from kdc.tools.filled import quality_by
 
 _ALLOWED = 3.0  # percent
+_CHECKED = 100  # sets
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,29 @@ class World:
         teacher, labels = (fate != 0).astype(np.int64), np.array([0, 1, 0, 2])[fate]
         return Answered(texts, sides, np.zeros(self.rows, dtype=np.int64), teacher, "", ""), labels
 
-    def verdict(self, drop: float, random: np.random.Generator) -> str:
-        """Of one set."""
-        answered, labels = self.draw(drop, random)
+
+def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
+    """Of so many sets. Rows that stand alone are judged by the formula, on which `kdc` has to agree a hundred times."""
+    contract = replace(Contract(), {"max_drop": world.limit})
+    quantile, found = quantile_of(contract.confidence), []
+    for number in range(simulations):
+        answered, labels = world.draw(drop, random)
         label_of = np.empty_like(labels)
         label_of[answered.texts] = labels
-        sample = answered.sample(self.most)
-        contract = replace(Contract(), {"max_drop": self.limit})
-        return judge_drop(contract, quality_by(sample, label_of[sample.texts], contract, empty_is_won=False))
+        sample = answered.sample(world.most)
+        labels = label_of[sample.texts]
+        judged = None
+        if world.group > 1 or number < _CHECKED:
+            judged = judge_drop(contract, quality_by(sample, labels, contract, empty_is_won=False))
+        if world.group == 1:
+            lost, won = ((labels == each) & sample.differs for each in (sample.teacher, sample.student))
+            low, high = tango(int(lost.sum()), int(won.sum()), len(labels), quantile=quantile)
+            verdict = "fail" if 100 * high < -world.limit else "pass" if 100 * low >= -world.limit else "not shown"
+            if judged not in (None, verdict):
+                raise RuntimeError(f"{world}: the verdict is {judged}, and was taken for {verdict}")
+            judged = verdict
+        found.append(str(judged))
+    return found
 
 
 def worlds() -> list[World]:
@@ -80,8 +96,7 @@ def worlds() -> list[World]:
 def rates(world: World, simulations: int) -> tuple[float, float, float]:
     """Percent of the sets by which a student at the limit passes, an equal one passes, and an equal one fails."""
     random = np.random.default_rng([world.rows, round(10 * world.differing), world.most or 0, world.group])
-    at_limit = [world.verdict(world.limit, random) for _ in range(simulations)]
-    equal = [world.verdict(0.0, random) for _ in range(simulations)]
+    at_limit, equal = (verdicts(world, drop, simulations, random) for drop in (world.limit, 0.0))
     counts = (at_limit.count("pass"), equal.count("pass"), equal.count("fail"))
     return tuple(100 * count / simulations for count in counts)  # type: ignore[return-value]
 

@@ -14,6 +14,7 @@ from kdc.artifact.contract.terms import Contract, Quality
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.common.places import find
+from kdc.common.progress import RowCounter
 from kdc.pipeline.data.problems import nearest_name, show
 from kdc.pipeline.data.units import connect
 from kdc.pipeline.quality.comparison import Other, compare
@@ -59,7 +60,11 @@ def judged_by_labels(path: Path, engine: Engine, contract: Contract) -> Quality:
             f"{worst.difference:+.2f} to {best.difference:+.2f} points",
             remedy="label these too; a text that nobody can label may stay empty once the others settle the verdict",
         )
-    return best if verdicts == {"fail"} else worst
+    is_lost = verdicts != {"fail"}
+    if missing:
+        with RowCounter() as counter:
+            counter.say(f"{missing} texts have no label; the figures count them as {'lost' if is_lost else 'won'}")
+    return worst if is_lost else best
 
 
 def read_labels(path: Path, task: TaskInfo, answered: Answered) -> Ints:

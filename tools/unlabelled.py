@@ -121,7 +121,8 @@ def write_texts_to_label(
     Raises:
         InputError: the file, a row or an answer does not fit, there is no teacher, or `out` exists.
     """
-    job = Job(_request(source, out, columns), _request(source, out, columns).check(), engine.task, {})
+    request = _request(source, out, columns)
+    job = Job(request, request.check(), engine.task, {})
     read = _read(job, engine, _teacher(teacher, teacher_column, engine, columns), most_labels)
     answered, limit = read.answered, contract.limits.max_drop
     kept, rows, differing = answered.sample(most_labels), len(answered.texts), len(answered.to_label)
@@ -229,8 +230,8 @@ def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> _Read
         remedy = "name the column: --text COLUMN"
         raise InputError("no row has a text", given=job.request.source, remedy=remedy)
     assert engine.manifest is not None
-    columns: Any = (np.concatenate(column) for column in zip(*parts, strict=True))
-    answered = Answered(*columns, engine.manifest.sha256, str(engine.variant))
+    numbers, sides, student, answers = (np.concatenate(column) for column in zip(*parts, strict=True))
+    answered = Answered(numbers, sides, student, answers, engine.manifest.sha256, str(engine.variant))
     return _Read(answered, differing, skipped)
 
 
@@ -256,7 +257,7 @@ def render(written: ToLabel, artifact: Path) -> str:
     """What was written, how many labels are needed, and what to do next."""
     without = f" ({written.skipped:,} more have no text)" * bool(written.skipped)
     lines = [
-        f"{written.rows:,} rows{without}: the models answer {written.differing:,} texts differently",
+        f"{written.rows:,} rows{without}; the two models answer {written.differing:,} texts differently",
         f"{written.file}: {written.to_label:,} texts to label, which stand for {written.rows_judged:,} rows",
     ]
     if written.rows_needed is not None and written.labels_needed is not None:
@@ -265,7 +266,7 @@ def render(written: ToLabel, artifact: Path) -> str:
             f"{written.rows_needed:,} rows, {written.labels_needed:,} labels"
         )
         if written.rows_needed > written.rows_judged:
-            plan += "; these are fewer"
+            plan += "; these are too few"
         elif written.labels_needed < written.to_label:
             plan += f"; --most-labels {written.labels_needed} is enough"
         lines.append(plan)

@@ -323,6 +323,26 @@ def test_the_teacher_may_be_an_artifact_with_its_labels_in_another_order(artifac
         to_label(artifact, tmp_path, [("w1", "", "")], teacher=str(fewer), teacher_column=None)
 
 
+def test_the_teacher_may_be_a_checkpoint(artifact: Path, tmp_path: Path) -> None:
+    import tiny_models
+    import torch
+    import transformers
+
+    model, _ = tiny_models.build("bert", tmp_path / "teacher")
+    model.config.id2label = dict(enumerate(LABELS))
+    model.config.label2id = {label: place for place, label in enumerate(LABELS)}
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    words = texts(40)
+    with torch.inference_mode():
+        alone = [model(**tokenizer(text, return_tensors="pt", padding=False)).logits.argmax().item() for text in words]
+    expected = {text for text, place in zip(words, alone, strict=True) if answer_of(text) != LABELS[place]}
+    rows = [(text, "", "") for text in words]
+    to_label(artifact, tmp_path, rows, teacher=str(tmp_path / "teacher"), teacher_column=None)
+    assert 0 < len(expected) < 40
+    assert {row[1] for row in read(tmp_path / "label.csv")[1:]} == expected
+
+
 def test_rows_without_a_text_are_counted_and_left_out(artifact: Path, tmp_path: Path) -> None:
     rows = [*rows_with(lost=2, won=2, neither=0, alike=6), ("  ", "bad", "")]
     written = to_label(artifact, tmp_path, rows)
