@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 import kdc
 from kdc.artifact.contract.judgement import Judgement
+from kdc.artifact.contract.terms import Contract, replace
 from kdc.cli import app
 from kdc.common.errors import InputError, KdcError
-from kdc.tools.unlabelled import ToLabel
+from kdc.tools.unlabelled import ToLabel, check_task
 from kdc.tools.verify import texts_to_label, verify_artifact
 
 TASK = bag_models.SINGLE.model_copy(update={"metric": "accuracy"})
@@ -168,12 +169,15 @@ def test_a_sample_is_judged_as_its_own_rows_with_all_labels(artifact: Path, tmp_
     assert quality.interval == pytest.approx(fully_labelled(sample, 10.0).interval)
 
 
-def test_the_order_and_the_sample_do_not_depend_on_the_order_of_the_file(artifact: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [None, 15])
+def test_the_order_and_the_sample_do_not_depend_on_the_order_of_the_file(
+    artifact: Path, tmp_path: Path, most: int | None
+) -> None:
     rows = rows_with(lost=30, won=30, neither=0, alike=100)
     files = []
     for name, order in (("a", rows), ("b", rows[::-1])):
         (tmp_path / name).mkdir()
-        to_label(artifact, tmp_path / name, order, most_labels=15)
+        to_label(artifact, tmp_path / name, order, most_labels=most)
         files.append(read(tmp_path / name / "label.csv"))
     assert files[0] == files[1]
 
@@ -293,6 +297,13 @@ def test_what_needs_all_labels_is_refused(
     artifact = bag_models.write_artifact(tmp_path / "artifact", TASK.model_copy(update=changes))
     with pytest.raises(InputError, match=message):
         to_label(artifact, tmp_path, rows_with(1, 1, 0, 3), given=given)
+
+
+def test_a_limit_of_another_metric_is_not_taken_for_one_of_accuracy() -> None:
+    task, contract = TASK.model_copy(update={"metric": "macro_f1"}), replace(Contract(), {"max_drop": 1.0})
+    check_task(task, contract, {"max_drop": 1.0})  # given now, for this verdict
+    with pytest.raises(InputError, match="limit is one of macro_f1"):
+        check_task(task, contract, {})
 
 
 def test_an_answer_of_the_teacher_that_is_no_label_is_refused_with_its_line(artifact: Path, tmp_path: Path) -> None:
