@@ -272,5 +272,6 @@ def render(written: ToLabel, artifact: Path) -> str:
         lines.append(plan)
     labels = ", ".join(written.labels[:_SHOWN]) + ", ..." * (len(written.labels) > _SHOWN)
     lines.append(f"next: write one of {labels} into the last column")
-    lines.append(f"then: kdc verify {artifact} --labelled {written.file}")
+    limit = "" if written.max_drop is None else f" --max-drop {written.max_drop:g}"
+    lines.append(f"then: kdc verify {artifact} --labelled {written.file}{limit}")
     return "\n".join(lines)
