@@ -63,14 +63,15 @@ class World:
 def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
     """Of so many sets. Rows that stand alone are judged by the formula, on which `kdc` has to agree a hundred times."""
     contract = replace(Contract(), {"max_drop": world.limit})
-    quantile, found = quantile_of(contract.confidence), []
+    quantile = quantile_of(contract.confidence)
+    found: list[str] = []
     for number in range(simulations):
         answered, labels = world.draw(drop, random)
         label_of = np.empty_like(labels)
         label_of[answered.texts] = labels
         sample = answered.sample(world.most)
         labels = label_of[sample.texts]
-        judged = None
+        judged: str | None = None
         if world.group > 1 or number < _CHECKED:
             judged = judge_drop(contract, quality_by(sample, labels, contract, empty_is_won=False))
         if world.group == 1:
