@@ -310,13 +310,41 @@ def evaluate(
 
 VERIFY = (
     Setting("data", Path, "File with labelled rows to compare on (default: the quality is not measured again)."),
-    Setting("teacher", str, "Hub id or path of the teacher, needed for rows that the artifact was not evaluated on."),
+    Setting(
+        "teacher",
+        str,
+        "Hub id or path of the teacher, needed for rows that the artifact was not evaluated on; with --unlabelled also "
+        "the folder of an artifact.",
+    ),
     SHA256,
+)
+_LABELS_PANEL = "Without a labelled file: label only what the two models answer differently"
+LABELLED = Setting(
+    "labelled", Path, "The file that --to-label wrote, with labels: gives the verdict.", panel=_LABELS_PANEL
+)
+TO_LABEL = (
+    Setting("unlabelled", str, "File, directory, pattern or URL with rows without labels.", panel=_LABELS_PANEL),
+    Setting(
+        "teacher-column",
+        str,
+        "Column of that file with the teacher's answers (instead of --teacher).",
+        panel=_LABELS_PANEL,
+    ),
+    Setting(
+        "to-label", Path, "The .csv file to write: the texts that the two answer differently.", panel=_LABELS_PANEL
+    ),
+    Setting(
+        "most-labels",
+        int,
+        "Write a random sample of so many texts at most (default: all).",
+        panel=_LABELS_PANEL,
+        least=1,
+    ),
 )
 
 
 @app.command()
-@takes(*LIMITS, *COLUMNS, *VERIFY)
+@takes(*LIMITS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,
@@ -325,15 +353,23 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric."""
+    """Judge an artifact's contract, or limits in its place, here: hashes, size, latency, and with --data the metric.
+
+    Without a labelled file: docs/verify-without-labels.md."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.artifact.contract.text import render
-    from kdc.tools.verify import verify_artifact
+    from kdc.tools.verify import texts_to_label, verify_artifact
 
-    columns, how = taken(given, COLUMNS), taken(given, VERIFY)
-    where = None if device is None else _device(device)
-    judgement, before = verify_artifact(artifact, given=given, columns=columns, device=where, **how)
+    columns, how, labels = taken(given, COLUMNS), taken(given, VERIFY), taken(given, TO_LABEL)
+    where, labelled = None if device is None else _device(device), given.pop("labelled", None)
+    if labels:
+        from kdc.tools.unlabelled import render as render_texts
+
+        written = texts_to_label(artifact, given=given, columns=columns, device=where, **how, **labels)
+        _print(as_json, written, render_texts(written, artifact))
+        return
+    judgement, before = verify_artifact(artifact, given=given, columns=columns, device=where, labelled=labelled, **how)
     _print(as_json, judgement, render(judgement, before))
     raise typer.Exit(EXIT_CODES[judgement.verdict])
 

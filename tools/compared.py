@@ -2,7 +2,7 @@
 
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +92,9 @@ def refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: 
         )
 
 
-def teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: TokenizerInfo) -> NDArray[np.float32]:
-    """Have a fine-tuned teacher answer the rows, cut or divided as the artifact does it or to what it takes: (rows,
-    outputs)."""
+def teacher_of(task: Task, teacher: str, like: TokenizerInfo) -> Callable[[Sequence[Text]], NDArray[np.float32]]:
+    """Load a fine-tuned teacher: from rows, cut or divided as the artifact does it or to what it takes, to logits,
+    (rows, outputs)."""
     import torch
 
     from kdc.pipeline.models import loading
@@ -109,12 +109,15 @@ def teacher_logits(texts: Sequence[Text], task: Task, teacher: str, like: Tokeni
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:  # a hub id has no folder on this machine
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json", pretty=False)
         rows = RowTokenizer.read(Path(folder) / "tokenizer.json", info)
-    parts = []
-    for start in range(0, len(texts), _BATCH):
-        encodings, counts = spread(rows.encode(texts[start : start + _BATCH]))
+
+    def batch_logits(texts: Sequence[Text]) -> NDArray[np.float32]:
+        encodings, counts = spread(rows.encode(texts))
         turns = [pad(encodings[at : at + _BATCH], info) for at in range(0, len(encodings), _BATCH)]
         feeds = [{name: torch.from_numpy(values) for name, values in turn.items()} for turn in turns]
         with torch.inference_mode():
             logits = np.concatenate([model(**turn).logits.numpy() for turn in feeds])
-        parts.append(logits if like.long is None else joined(logits, counts, join, task.kind))
-    return np.concatenate(parts)
+        return logits if like.long is None else joined(logits, counts, join, task.kind)
+
+    return lambda texts: np.concatenate(
+        [batch_logits(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH)]
+    )

@@ -29,7 +29,7 @@ from kdc.pipeline.quality.operating import having, rates
 from kdc.serving.engine.deciding import decided
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
-from kdc.tools.compared import kept_answers, look_of, refuse_better_baseline, teacher_logits
+from kdc.tools.compared import kept_answers, look_of, refuse_better_baseline, teacher_of
 
 _MAX_DROP = 1.0  # points, where the artifact has no contract that says
 
@@ -197,7 +197,7 @@ def compare_again(
     else:
         if contract.limits.max_drop is not None and teacher is not None:
             refuse_better_baseline(artifact, engine.manifest, contract)
-            other = Other("teacher", teacher_logits(texts, task, teacher, engine.tokenizer_info))
+            other = Other("teacher", teacher_of(task, teacher, engine.tokenizer_info)(texts))
         with contextlib.suppress(KdcError):  # the rows may be those of the evaluation all the same
             _, groups = kept_answers(artifact, engine.manifest, texts, contract)
             look = look_of(engine)
@@ -228,7 +228,14 @@ def read_rows_for(
     Raises:
         InputError: the file does not fit the task.
     """
-    task = custom_task(
+    task = task_with(info, columns)
+    texts, labels = read_labelled(data, task, separator=columns.get("separator"))
+    return task, texts, np.asarray(labels)
+
+
+def task_with(info: TaskInfo, columns: Mapping[str, str | None]) -> Task:
+    """An artifact's task with a file's columns, as in `read_rows_for`."""
+    return custom_task(
         info.name,
         columns.get("text") or info.text,
         columns.get("text_pair") or info.text_pair,
@@ -236,5 +243,3 @@ def read_rows_for(
         info.kind,
         info.labels,
     )
-    texts, labels = read_labelled(data, task, separator=columns.get("separator"))
-    return task, texts, np.asarray(labels)

@@ -136,8 +136,8 @@ class Quality(Frozen):
 
     metric: str  # the task's deciding one
     against: str = "teacher"  # what it is compared with: "teacher", or the name of a baseline that is better
-    teacher: float  # the metric of that, in points
-    student: float  # the student's metric, in points
+    teacher: float | None  # the metric of that, in points; None if only differing rows have labels
+    student: float | None  # the student's metric, in points; likewise
     difference: float  # student minus that, in points
     # two-sided confidence interval of the difference (`kdc.pipeline.quality.intervals`); wider for each earlier look
     interval: tuple[float, float]

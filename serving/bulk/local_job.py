@@ -46,7 +46,7 @@ def run(job: Job, engine: Engine, *, progress: Progress) -> Counts:
     return counts
 
 
-def _windows(job: Job) -> Iterator[tuple[Window, int]]:
+def windows_of(job: Job) -> Iterator[tuple[Window, int]]:
     """All windows, each with the bytes of the input that have been read by its end."""
     if not job.files:
         for window in read_standard_input():
@@ -64,7 +64,7 @@ def _answer_all(
     """Answer every window that is not finished. Returns the rows' counts, and the record of each window by its key."""
     counts, scorer = Counts(), Scorer(engine)
     records: dict[str, WindowRecord] = {}
-    for number, (window, done) in enumerate(_windows(finished.job)):
+    for number, (window, done) in enumerate(windows_of(finished.job)):
         key = f"{number:09d}"
         writer.check(window)
         record = finished.find(key, window)
@@ -85,7 +85,7 @@ def _stream(job: Job, engine: Engine, writer: Writer, progress: Progress) -> Cou
     """Write the answers to standard output as they come. Nothing is kept, so the job cannot go on after a kill."""
     counts, scorer, errors = Counts(), Scorer(engine), job.request.errors
     with nullcontext() if errors is None else whole_file_at(errors) as named:
-        for window, done in _windows(job):
+        for window, done in windows_of(job):
             writer.check(window)
             good, rows = answer_window(job, scorer, writer, window, columns_seen=counts.written > 0)
             sys.stdout.buffer.write(rows)

@@ -1,0 +1,146 @@
+"""Labels of the differing rows alone: how often the verdict is wrong, and how many labels it needs.
+
+Command: `python benchmarks/labels.py [--simulations 2000]`. Each line of the first table is one world: rows, how many
+of them the two models answer differently, how many of these both have wrong, groups of rows that share their fate, and
+how many texts are labelled. `kdc verify` judges that many sets drawn from it, once where the student's true drop is
+exactly the limit, and once where it truly equals its teacher: at 95 %, 2.5 % of the former should pass at most, and
+2.5 % of the latter fail. The second table has the rows and labels that `kdc verify --to-label` asks for, and how often
+a student that equals its teacher passes with these. Leaves with 1 if an error rate is above 3 % by more than the
+simulations' noise.
+"""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kdc.artifact.contract.judgement import Basis, judge_drop, quantile_of, rows_needed
+from kdc.artifact.contract.terms import Contract, replace
+from kdc.common.tables import aligned
+from kdc.pipeline.quality.intervals import tango
+from kdc.tools.answered import Answered
+from kdc.tools.filled import quality_by
+
+_ALLOWED = 3.0  # percent
+_CHECKED = 100  # sets
+
+
+@dataclass(frozen=True)
+class World:
+    """What sets of rows are drawn from; shares in percent of the rows."""
+
+    rows: int
+    differing: float  # answered differently
+    limit: float  # points
+    neither: float = 0.0  # among them: both are wrong
+    losses_only: bool = False  # the student wins no row; else all other differing rows are lost or won
+    group: int = 1  # rows that share their fate: 1 to so many
+    most: int | None = None  # texts to label
+
+    def shares(self, drop: float) -> list[float]:
+        """Of the rows that are alike, lost, won and wrong in two ways, so that the true drop is so many points."""
+        decided = drop if self.losses_only else self.differing - self.neither
+        lost, won = (decided + drop) / 2, (decided - drop) / 2
+        return [(100 - decided - self.neither) / 100, lost / 100, won / 100, self.neither / 100]
+
+    def draw(self, drop: float, random: np.random.Generator) -> tuple[Answered, np.ndarray]:
+        """The answers, and the rows' labels."""
+        sizes = random.integers(1, self.group + 1, self.rows)
+        group = np.repeat(np.arange(self.rows), sizes)[: self.rows]
+        fate = random.choice(4, self.rows, p=self.shares(drop))[group]
+        texts = random.permutation(self.rows).astype(np.int64)
+        sides = np.column_stack([group, -1 - texts]) if self.group > 1 else np.zeros((self.rows, 0), dtype=np.int64)
+        teacher, labels = (fate != 0).astype(np.int64), np.array([0, 1, 0, 2])[fate]
+        return Answered(texts, sides, np.zeros(self.rows, dtype=np.int64), teacher, "", ""), labels
+
+
+def verdicts(world: World, drop: float, simulations: int, random: np.random.Generator) -> list[str]:
+    """Of so many sets. Rows that stand alone are judged by the formula, on which `kdc` has to agree a hundred times."""
+    contract = replace(Contract(), {"max_drop": world.limit})
+    quantile = quantile_of(contract.confidence)
+    found: list[str] = []
+    for number in range(simulations):
+        answered, labels = world.draw(drop, random)
+        label_of = np.empty_like(labels)
+        label_of[answered.texts] = labels
+        sample = answered.sample(world.most)
+        labels = label_of[sample.texts]
+        judged: str | None = None
+        if world.group > 1 or number < _CHECKED:
+            judged = judge_drop(contract, quality_by(sample, labels, contract, empty_is_won=False))
+        if world.group == 1:
+            lost, won = ((labels == each) & sample.differs for each in (sample.teacher, sample.student))
+            low, high = tango(int(lost.sum()), int(won.sum()), len(labels), quantile=quantile)
+            verdict = "fail" if 100 * high < -world.limit else "pass" if 100 * low >= -world.limit else "not shown"
+            if judged not in (None, verdict):
+                raise RuntimeError(f"{world}: the verdict is {judged}, and was taken for {verdict}")
+            judged = verdict
+        found.append(str(judged))
+    return found
+
+
+def worlds() -> list[World]:
+    """All of them."""
+    found = [World(4000, differing, 1.0, most=most) for differing, most in product((2.0, 5.0, 10.0), (None, 100, 50))]
+    found += [World(4000, 5.0, 1.0, neither=2.0, most=most) for most in (None, 100)]
+    found += [World(4000, 5.0, limit, losses_only=True, most=most) for limit, most in product((1.0, 2.0), (None, 20))]
+    found += [World(4000, 5.0, 1.0, group=4, most=most) for most in (None, 100)]
+    return [*found, World(20_000, 5.0, 0.5, most=200), World(20_000, 5.0, 2.0, most=100)]
+
+
+def rates(world: World, simulations: int) -> tuple[float, float, float]:
+    """Percent of the sets by which a student at the limit passes, an equal one passes, and an equal one fails."""
+    random = np.random.default_rng([world.rows, round(10 * world.differing), world.most or 0, world.group])
+    at_limit, equal = (verdicts(world, drop, simulations, random) for drop in (world.limit, 0.0))
+    counts = (at_limit.count("pass"), equal.count("pass"), equal.count("fail"))
+    return tuple(100 * count / simulations for count in counts)  # type: ignore[return-value]
+
+
+def needed(differing: float, limit: float, simulations: int) -> list[str]:
+    """Rows and labels by the formula, and the power that they have for a student that equals its teacher."""
+    whole, share = 1_000_000, differing / 100
+    rows = rows_needed(
+        0.0, 100 * math.sqrt(share / whole), Basis(whole, whole), max_drop=limit, confidence=Contract().confidence
+    )
+    assert rows is not None
+    random, quantile = np.random.default_rng(0), quantile_of(Contract().confidence)
+    counts = random.multinomial(rows, [share / 2, share / 2, 1 - share], simulations)
+    passed = sum(100 * tango(int(lost), int(won), rows, quantile=quantile)[0] >= -limit for lost, won, _ in counts)
+    power = f"{100 * passed / simulations:.0f}"
+    return [f"{differing:g}", f"{limit:g}", f"{rows:,}", f"{math.ceil(rows * share):,}", power]
+
+
+def main() -> int:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulations", type=int, default=2000)
+    simulations = parser.parse_args().simulations
+    noise = 3 * 100 * math.sqrt(0.03 * 0.97 / simulations)
+    table = [["rows", "differing %", "both wrong %", "groups of", "labels", "limit", "passes at limit %"]]
+    table[0] += ["equal fails %", "equal passes %"]
+    bad = 0
+    for world in worlds():
+        passes, equal, fails = rates(world, simulations)
+        bad += max(passes, fails) > _ALLOWED + noise
+        differing = "losses only" if world.losses_only else f"{world.differing:g}"
+        most = "all" if world.most is None else str(world.most)
+        groups = "1" if world.group == 1 else f"1-{world.group}"
+        line = [f"{world.rows:,}", differing, f"{world.neither:g}", groups, most, f"{world.limit:g}"]
+        table.append([*line, f"{passes:.1f}", f"{fails:.1f}", f"{equal:.1f}"])
+        print(" ".join(table[-1]), file=sys.stderr)
+    print(aligned(table))
+    print(f"{simulations} sets a world; above {_ALLOWED:g} % beyond noise: {bad}\n")
+    plan = [["differing %", "limit", "rows", "labels", "power %"]]
+    plan += [needed(differing, limit, simulations) for differing, limit in product((2.0, 5.0, 10.0), (0.5, 1.0, 2.0))]
+    print(aligned(plan))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

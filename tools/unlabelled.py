@@ -1,0 +1,277 @@
+"""Rows without labels, for `kdc verify --unlabelled`: writes the texts that two models answer differently.
+
+A row that an artifact and its teacher answer alike adds nothing to the difference of their accuracies, whatever its
+label is. So a person labels the other rows alone. Writes OUT.csv, which does not say who answered what, and beside it
+OUT.csv.answers.npz, which does; `kdc.tools.filled` reads both.
+"""
+
+import csv
+import io
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdc.artifact.contract.judgement import Basis, rows_needed
+from kdc.artifact.contract.terms import Contract
+from kdc.artifact.manifest import MANIFEST_NAME, TaskInfo
+from kdc.common.errors import InputError
+from kdc.common.files import write_whole
+from kdc.common.frozen import Frozen
+from kdc.common.progress import RowCounter
+from kdc.pipeline.data.fields import hash_of, sides_of
+from kdc.serving.bulk.inputs import Window
+from kdc.serving.bulk.job import Job
+from kdc.serving.bulk.local_job import windows_of
+from kdc.serving.bulk.request import PredictRequest
+from kdc.serving.bulk.windows import split_bad
+from kdc.serving.engine.engine import Engine
+from kdc.serving.engine.tokenizing import Text
+from kdc.tools.answered import Answered, Ints, answers_beside, id_of
+
+_Answer = Callable[[Window, Sequence[Text]], Ints]  # from rows, and their texts, to places of labels
+
+ID, LABEL = "id", "label"  # columns of OUT.csv; the header of the second one also names the labels
+# Where a spreadsheet, whatever separates its columns, would take what follows for a formula.
+_FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@])")
+_SHOWN = 20  # labels in a message
+
+
+class ToLabel(Frozen):
+    """What `kdc verify --to-label --json` prints."""
+
+    file: str  # the texts to label
+    labels: tuple[str, ...]  # what the column `label` may hold
+    rows: int  # of the unlabelled file, that have a text
+    skipped: int  # rows that have none
+    differing: int  # different texts that the two models answer differently
+    to_label: int  # how many of these are in the file
+    rows_judged: int  # rows that the verdict will be about: all, if all differing texts are in the file
+    max_drop: float | None  # points of accuracy; None if no limit was given
+    # about how many rows, and labels, show with a power of 80 % that an equally good student keeps to `max_drop`; None
+    # if no number does
+    rows_needed: int | None
+    labels_needed: int | None
+
+
+class _Read(NamedTuple):
+    """An unlabelled file, and both models' answers to it."""
+
+    answered: Answered
+    texts: dict[int, Text]  # by their numbers, of the differing rows that may have to be labelled
+    skipped: int  # rows without a text
+
+
+def check_task(task: TaskInfo, contract: Contract, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot be judged by the differing rows alone.
+
+    Args:
+        task: the artifact's.
+        contract: what is asked.
+        given: the limits that were given now, in place of the artifact's own.
+
+    Raises:
+        InputError: another kind of task, a share that needs all labels, or a limit of another metric than accuracy.
+    """
+    if task.kind != "classification":
+        raise InputError(
+            "only accuracy of single labels can be judged by the rows that differ; a row that both answer alike counts "
+            "in every other metric",
+            given=f"a {task.kind} task",
+            remedy="label all rows: --data FILE",
+        )
+    if contract.limits.require:
+        what = "a share of rows needs the labels of all rows"
+        raise InputError(what, given=f"--require {contract.limits.require[0]}", remedy="label all rows: --data FILE")
+    if task.metric != "accuracy" and contract.limits.max_drop is not None and "max_drop" not in given:
+        raise InputError(
+            f"the artifact's limit is one of {task.metric or 'another metric'}, which needs the labels of all rows",
+            given=f"max_drop {contract.limits.max_drop:g}",
+            remedy="give a limit of accuracy: --max-drop POINTS; or label all rows: --data FILE",
+        )
+
+
+def write_texts_to_label(
+    engine: Engine,
+    contract: Contract,
+    source: str,
+    out: Path,
+    *,
+    columns: Mapping[str, str | None],
+    teacher: str | None = None,
+    teacher_column: str | None = None,
+    most_labels: int | None = None,
+) -> ToLabel:
+    """Have both models answer the rows of a file, and write the texts that they answer differently.
+
+    Args:
+        engine: the artifact, loaded.
+        contract: its `max_drop`, if it has one, says how many labels are needed.
+        source: the unlabelled file, directory, pattern or URL.
+        out: the .csv file to write.
+        columns: names of the file's columns `text` and `text_pair`; None, or left out, for the task's.
+        teacher: an artifact's folder, or the path or hub id of a checkpoint.
+        teacher_column: column of the file with the teacher's answers, in place of `teacher`.
+        most_labels: texts to write at most, those of a random sample; None writes all that differ.
+
+    Raises:
+        InputError: the file, a row or an answer does not fit, there is no teacher, or `out` exists.
+    """
+    request = _request(source, out, columns)
+    job = Job(request, request.check(), engine.task, {})
+    read = _read(job, engine, _teacher(teacher, teacher_column, engine, columns), most_labels)
+    answered, limit = read.answered, contract.limits.max_drop
+    kept, rows, differing = answered.sample(most_labels), len(answered.texts), len(answered.to_label)
+    kept.write(out)
+    write_whole(out, _csv(engine.task, [(number, read.texts[number]) for number in kept.to_label.tolist()]))
+    needed = None
+    if limit is not None:
+        error = 100 * math.sqrt(float(answered.differs.sum())) / rows
+        needed = rows_needed(0.0, error, Basis(rows, rows), max_drop=limit, confidence=contract.confidence)
+    return ToLabel(
+        file=str(out),
+        labels=engine.task.labels,
+        rows=rows,
+        skipped=read.skipped,
+        differing=differing,
+        to_label=len(kept.to_label),
+        rows_judged=len(kept.texts),
+        max_drop=limit,
+        rows_needed=needed,
+        labels_needed=None if needed is None else math.ceil(needed * differing / rows),
+    )
+
+
+def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:
+    """The file as `kdc predict` reads it: rows without a text are left out, and counted.
+
+    Raises:
+        InputError: there is something at `out` already, or it is no .csv file.
+    """
+    for path in (out, answers_beside(out)):
+        if path.exists():
+            remedy = "another name: kdc replaces no file that may hold labels"
+            raise InputError("the file is there already", given=path, remedy=remedy)
+    if out.suffix.lower() != ".csv":
+        raise InputError("the texts to label are written as .csv", given=out, remedy="--to-label label.csv")
+    names = {name: columns.get(name) for name in ("text", "text_pair")}
+    return PredictRequest(artifact=Path(), source=source, output=str(out), on_error="skip", **names)
+
+
+def _teacher(teacher: str | None, column: str | None, student: Engine, columns: Mapping[str, str | None]) -> _Answer:
+    """What answers for the teacher: an artifact, a checkpoint, or a column of the file."""
+    if teacher is None and column is not None:
+        return _answers_in(column, student.task)
+    if teacher is None or column is not None:
+        given = "both" if column is not None else "neither"
+        remedy = "--teacher PATH, or --teacher-column NAME if the file holds the teacher's answers"
+        raise InputError("the teacher is a model or a column of the file", given=given, remedy=remedy)
+    if not (Path(teacher) / MANIFEST_NAME).is_file():
+        from kdc.tools.compared import teacher_of
+        from kdc.tools.labelled import task_with
+
+        logits = teacher_of(task_with(student.task, columns), teacher, student.tokenizer_info)
+        return lambda _, texts: logits(texts).argmax(-1)
+    engine = Engine.load(Path(teacher))
+    own, task = student.task, engine.task
+    if set(task.labels) != set(own.labels) or (task.kind, task.is_pair) != (own.kind, own.is_pair):
+        raise InputError(
+            "the teacher is of another task",
+            given=f"{teacher}: {task.kind}{' of pairs' * task.is_pair}, {', '.join(task.labels[:_SHOWN])}",
+            remedy=f"a teacher of {own.kind}{' of pairs' * own.is_pair}, {', '.join(own.labels[:_SHOWN])}",
+        )
+    places = np.array([own.labels.index(label) for label in task.labels])
+    return lambda _, texts: places[engine.logits(texts).argmax(-1)]
+
+
+def _answers_in(column: str, task: TaskInfo) -> _Answer:
+    """The teacher's answers, which a column of the file has."""
+    places = {label: place for place, label in enumerate(task.labels)}
+
+    def answer(window: Window, _: Sequence[Text]) -> Ints:
+        if column not in window.names:
+            given = f"{window.file} has {', '.join(window.names[:_SHOWN]) or 'none'}"
+            raise InputError(f"no column {column} with the teacher's answers", given=given, remedy="name it")
+        found = [places.get(str(value), -1) for value in window.column(column)]
+        if -1 in found:
+            line = window.lines[found.index(-1)]
+            what = f"column {column} does not hold a label of the task"
+            remedy = f"one of {', '.join(task.labels[:_SHOWN])}"
+            raise InputError(what, given=f"{window.file}, line {line}", remedy=remedy)
+        return np.array(found, dtype=np.int64)
+
+    return answer
+
+
+def _read(job: Job, engine: Engine, teacher: _Answer, most: int | None) -> _Read:
+    """Answer all rows, window by window. Of each row some numbers are kept, and only of texts that may have to be
+    labelled the text."""
+    parts: list[tuple[Ints, Ints, Ints, Ints]] = []
+    differing: dict[int, Text] = {}
+    rows, skipped, began = 0, 0, time.perf_counter()
+    with RowCounter() as counter:
+        counter.start(sum(file.size for file in job.files) or None)
+        for window, done in windows_of(job):
+            good, texts = split_bad(window, job, columns_seen=False)
+            rows, skipped = rows + len(texts), skipped + len(good.bad)
+            if texts:
+                numbers, sides = _numbers(texts)
+                student = engine.logits(texts).argmax(-1).astype(np.int64)
+                parts.append((numbers, sides, student, teacher(good, texts)))
+                differing |= {int(numbers[row]): texts[row] for row in np.flatnonzero(student != parts[-1][3])}
+                if most is not None:  # the first ones of all rows are among the first ones of any of them
+                    differing = {number: differing[number] for number in sorted(differing)[:most]}
+            counter.update(done, rows, rows / max(time.perf_counter() - began, 1e-9))
+    if not parts:
+        remedy = "name the column: --text COLUMN"
+        raise InputError("no row has a text", given=job.request.source, remedy=remedy)
+    assert engine.manifest is not None
+    numbers, sides, student, answers = (np.concatenate(column) for column in zip(*parts, strict=True))
+    answered = Answered(numbers, sides, student, answers, engine.manifest.sha256, str(engine.variant))
+    return _Read(answered, differing, skipped)
+
+
+def _numbers(texts: Sequence[Text]) -> tuple[Ints, Ints]:
+    """The columns `texts` and `sides` of `Answered`."""
+    if isinstance(texts[0], str):
+        return np.array([hash_of(str(text), None) for text in texts]), np.zeros((len(texts), 0), dtype=np.int64)
+    return np.array([hash_of(*pair) for pair in texts]), np.array([sides_of(*pair) for pair in texts])
+
+
+def _csv(task: TaskInfo, rows: Sequence[tuple[int, Text]]) -> bytes:
+    """The file to fill in. It begins with a mark by which spreadsheets know UTF-8."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow([ID, *("text", "text_pair")[: 1 + task.is_pair], f"{LABEL}: {' | '.join(task.labels)}"])
+    for number, text in rows:
+        parts = (text,) if isinstance(text, str) else text
+        writer.writerow([id_of(number), *(_FORMULA.sub("'", part) for part in parts), ""])
+    return stream.getvalue().encode("utf-8-sig")
+
+
+def render(written: ToLabel, artifact: Path) -> str:
+    """What was written, how many labels are needed, and what to do next."""
+    without = f" ({written.skipped:,} more have no text)" * bool(written.skipped)
+    lines = [
+        f"{written.rows:,} rows{without}; the two models answer {written.differing:,} texts differently",
+        f"{written.file}: {written.to_label:,} texts to label, which stand for {written.rows_judged:,} rows",
+    ]
+    if written.rows_needed is not None and written.labels_needed is not None:
+        plan = (
+            f"to show a drop of at most {written.max_drop:g} points if both are equally good (power 80 %): about "
+            f"{written.rows_needed:,} rows, {written.labels_needed:,} labels"
+        )
+        if written.rows_needed > written.rows_judged:
+            plan += "; these are too few"
+        elif written.labels_needed < written.to_label:
+            plan += f"; --most-labels {written.labels_needed} is enough"
+        lines.append(plan)
+    labels = ", ".join(written.labels[:_SHOWN]) + ", ..." * (len(written.labels) > _SHOWN)
+    lines.append(f"next: write one of {labels} into the last column")
+    limit = "" if written.max_drop is None else f" --max-drop {written.max_drop:g}"
+    lines.append(f"then: kdc verify {artifact} --labelled {written.file}{limit}")
+    return "\n".join(lines)
