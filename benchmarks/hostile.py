@@ -1,7 +1,8 @@
 """What a hostile client can do to `kdc serve`: attack by attack, what became of the memory, the probes and the others.
 
 Command: `python benchmarks/hostile.py ARTIFACT [--seconds 30] [--only trailers,idle]`. The service asks for a token,
-and all attacks but `slow-readers` and the last four have none. Beside each of them a client with the token asks for one row twenty times
+and all attacks but `slow-readers` and the last four have none.
+Beside each of them a client with the token asks for one row twenty times
 a second, and a probe asks `/readyz` on a new connection ten times a second, of the service and of the port for probes
 alone. Prints a table; leaves with 1 where a bound is passed: memory grows by less than 64 MB, every request of the
 others is answered as before, the probes' 99th percentile is under half a second. Of the last four attacks the memory
