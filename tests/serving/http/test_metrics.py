@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,7 +99,7 @@ metrics.models = {"mood": SimpleNamespace(name="mood", engine=engine, artifact="
 def test_metrics_are_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch clients without a token who have the event loop make them all the time."""
     now = 100.0
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+    monkeypatch.setattr("kdc.serving.http.metrics.time", SimpleNamespace(monotonic=lambda: now))
     told = metrics.Metrics()
     first = told.exposition()
     told.answered("/predict", 200, 0.1)
