@@ -43,19 +43,20 @@ _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
 # The process that started this worker, by `before_workers`. Not asked of the system: it may be gone already.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
-# Paths that BentoML answers itself; our app answers all others.
-_BENTOML = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
 
 class FrontDoor:
-    """Sends requests to our app, past BentoML's middleware, which takes longer than all of our own work on one."""
+    """Sends every request to our app, and only the start and the end of the process to BentoML's.
+
+    BentoML's app would unpickle bodies, fetch addresses that a form names and keep a timer for each request
+    (docs/vulnerabilities.md). Its middleware also takes longer than all of our own work on a request.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._bentoml = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] not in _BENTOML
-        await (_APP if ours else self._bentoml)(scope, receive, send)
+        await (self._bentoml if scope["type"] == "lifespan" else _APP)(scope, receive, send)
 
 
 @bentoml.service(
@@ -109,9 +110,6 @@ class Classifier:
         """Answer the requests in work, and close the models."""
         self._orphaned.cancel()
         await self._stack.aclose()
-
-    async def __is_ready__(self) -> bool:  # BentoML asks this for /readyz
-        return bool(_APP.state.gate.is_ready())
 
     @bentoml.api(route="/classify")
     async def classify(self, texts: list[Any], model: str | None = None) -> list[list[dict[str, Any]]]:

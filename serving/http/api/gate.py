@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from kdc.serving.http.tracing import Tracing
 
 ALWAYS_OPEN = frozenset(
-    {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
+    {
+        "/health",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/playground",
+        "/docs",
+        "/docs.json",
+    }
     | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
     | {f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")}
     | {"/grpc.health.v1.Health/Check"}

@@ -28,7 +28,6 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-BENTOML = {"/livez", "/readyz"}  # described with the others, answered by BentoML
 SCHEMA = schemathesis.openapi.from_dict(describe())
 
 
@@ -52,7 +51,7 @@ def generating(examples: int) -> settings:
     )
 
 
-@SCHEMA.exclude(path=sorted(BENTOML)).parametrize()
+@SCHEMA.parametrize()
 @generating(12)
 def test_generated_requests_meet_what_is_described(case: Any, urls: list[str]) -> None:
     for url in urls:
@@ -60,7 +59,7 @@ def test_generated_requests_meet_what_is_described(case: Any, urls: list[str]) -
 
 
 @pytest.mark.slow
-@SCHEMA.exclude(path=sorted(BENTOML)).parametrize()
+@SCHEMA.parametrize()
 @generating(100)
 def test_many_generated_requests_meet_what_is_described(case: Any, urls: list[str]) -> None:
     for url in urls:
@@ -78,7 +77,7 @@ def test_every_route_is_described() -> None:
     described = {
         (path, method) for path, item in describe()["paths"].items() for method in item if method in ("get", "post")
     }
-    assert described == served | {(path, "get") for path in BENTOML}
+    assert described == served
 
 
 def test_the_page_works_without_another_host(urls: list[str]) -> None:
