@@ -144,7 +144,8 @@ class LongTexts(Frozen):
 
     stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens from the beginning of one window to that of the next
     windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row at most; what is longer is cut
-    keep: int = Field(default=0, ge=0, le=MOST_TOKENS)  # first tokens of the text, such as a title, that stand in every window
+    # first tokens of the text, such as a title, that stand in every window
+    keep: int = Field(default=0, ge=0, le=MOST_TOKENS)
     join: tuple[Join, ...] = ("mean",)  # the way of each output, or one for all
 
     @property
