@@ -152,6 +152,24 @@ def test_the_hubs_client_gets_the_engines_answers(service: Process, artifact: Pa
         assert score == pytest.approx(expected.max(), abs=1e-6)
 
 
+def test_bentomls_client_gets_the_engines_answers(service: Process, artifact: Path) -> None:
+    import bentoml
+
+    expected = Engine.load(artifact, device="cpu").predict(["w1", "w2 w3"])
+    with bentoml.SyncHTTPClient(service.url) as client:
+        got = client.classify(texts=["w1", "w2 w3"])
+    assert [answer[0]["score"] for answer in got] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-6)
+
+
+def test_bentomls_routes_are_answered_by_our_app(service: Process) -> None:
+    """Would catch a request that BentoML's own code sees: it keeps a timer of eleven seconds for each."""
+    for route in ("/livez", "/readyz", "/healthz", "/schema.json"):
+        assert httpx.get(service.url + route).status_code == 200
+    counted = httpx.get(f"{service.url}/metrics").text
+    for route in ("/livez", "/readyz", "/healthz", "/schema.json"):
+        assert f'kdc_requests_total{{route="{route}",status="200"}}' in counted
+
+
 async def ask_for_all_lengths(url: str, requests: int = 100) -> None:
     """Ask with texts and batches of all sizes over several connections."""
     dice, left = random.Random(0), requests

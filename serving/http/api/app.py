@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
@@ -121,13 +121,13 @@ def _routes() -> list[Route]:
         ("/v1/moderations", moderations.moderate, "POST"),
         ("/info", tei.info, "GET"),
         ("/health", tei.health, "GET"),
-        ("/livez", v2.live, "GET"),
-        ("/readyz", v2.ready, "GET"),
+        ("/livez", _live, "GET"),
+        ("/healthz", _live, "GET"),
+        ("/readyz", _ready, "GET"),
         ("/metrics", _metrics, "GET"),
         ("/docs", pages.docs, "GET"),
         ("/docs.json", pages.description, "GET"),
         ("/docs/{asset}", pages.docs_asset, "GET"),
-        ("/schema.json", pages.schema, "GET"),
         ("/v2", v2.server_metadata, "GET"),
         ("/v2/health/live", v2.live, "GET"),
         ("/v2/health/ready", v2.ready, "GET"),
@@ -157,6 +157,17 @@ def _named(route: str, handler: Handler) -> Handler:
             raise
 
     return named
+
+
+async def _live(_: Request) -> Response:
+    """BentoML's liveness. Its own answer keeps a timer and 0.8 kB for eleven seconds."""
+    return PlainTextResponse("yes\n")
+
+
+async def _ready(request: Request) -> Response:
+    """BentoML's readiness."""
+    is_ready = request.app.state.gate.is_ready()
+    return PlainTextResponse("yes\n", 200) if is_ready else PlainTextResponse("no\n", 503)
 
 
 async def _metrics(request: Request) -> Response:

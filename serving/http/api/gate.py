@@ -21,17 +21,8 @@ if TYPE_CHECKING:
     from kdc.serving.http.tracing import Tracing
 
 ALWAYS_OPEN = frozenset(
-    {
-        "/health",
-        "/livez",
-        "/readyz",
-        "/metrics",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/playground",
-        "/docs",
-        "/docs.json",
-    }
+    {"/livez", "/healthz", "/readyz", "/schema.json"}
+    | {"/health", "/metrics", "/v2/health/live", "/v2/health/ready", "/playground", "/docs", "/docs.json"}
     | {f"/docs/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js")}
     | {f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")}
     | {"/grpc.health.v1.Health/Check"}

@@ -105,16 +105,18 @@ def _v2_paths() -> Json:
 
 def _operations_paths() -> Json:
     plain, page = {"text/plain": {"schema": _TEXT}}, {"text/html": {"schema": _TEXT}}
-    return {
+    paths = {
         "/health": _get("Health", "Whether requests are taken.", (503, *_ALWAYS)),
-        "/livez": _get("Livez", "Whether the process lives.", _ALWAYS),
-        "/readyz": _get("Readyz", "Whether requests are taken.", (503, *_ALWAYS)),
+        "/livez": _get("Livez", "Whether the process lives.", _ALWAYS, plain, "Yes"),
+        "/healthz": _get("Healthz", "The same.", _ALWAYS, plain, "Yes"),
+        "/readyz": _get("Readyz", "Whether requests are taken.", _ALWAYS, plain, "Yes"),
         "/metrics": _get("Metrics", "Prometheus metrics of all workers.", _ALWAYS, plain, "Text format"),
         "/playground": _get("Playground", "A page to try the model on.", _ALWAYS, page, "A page"),
         "/docs": _get("Docs", "This description, to browse.", _ALWAYS, page, "A page"),
         "/docs.json": _get("Description", "This description.", _ALWAYS),
-        "/schema.json": _get("Schema", "What BentoML's own clients read first.", _GUARDED),
     }
+    paths["/readyz"]["get"]["responses"]["503"] = _reply("Not yet, or no longer", plain)
+    return paths
 
 
 def _operation(
@@ -173,18 +175,6 @@ _COMPUTE = {
 _ANSWERED = {
     "x-artifact": {"schema": _TEXT, "description": "Which artifact answered: 16 digits of its SHA-256"},
     "x-abstained-texts": {"schema": _INTEGER, "description": "Texts that are not answered, where a model abstains"},
-}
-# How BentoML's own clients call `/classify`.
-BENTOML_SCHEMA: Json = {
-    "name": "kdc",
-    "routes": [
-        {
-            "name": "classify",
-            "route": "/classify",
-            "input": _object({"texts": _array({})}, {"model": _TEXT | {"default": None}}),
-            "output": _array(_array({"type": "object"})),
-        }
-    ],
 }
 _EXAMPLES = {
     "text": {"summary": "one text", "value": {"inputs": "a gripping film"}},

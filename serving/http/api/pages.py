@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
-from kdc.serving.http.api.openapi import BENTOML_SCHEMA, describe
+from kdc.serving.http.api.openapi import describe
 from kdc.serving.http.api.replies import ApiError, JsonResponse
 
 # Read once, at the start, so that a worker needs no disk to answer.
@@ -60,8 +60,3 @@ async def docs_asset(request: Request) -> Response:
 async def description(_: Request) -> Response:
     """`GET /docs.json`: the OpenAPI description."""
     return JsonResponse(describe())
-
-
-async def schema(_: Request) -> Response:
-    """`GET /schema.json`: what BentoML's own clients read first."""
-    return JsonResponse(BENTOML_SCHEMA)
