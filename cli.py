@@ -519,9 +519,7 @@ def main() -> None:
             raise
         what = "this command needs more than the serving install"
         told = KdcError(what, given=f"no module {error.name}", remedy=installing("compress"))
-    from kdc.common.places import without_secrets
-
-    sys.stderr.write(f"error: {printable(without_secrets(str(told)))}\n")
+    sys.stderr.write(f"error: {printable(str(told))}\n")
     sys.exit(told.exit_code)
 
 

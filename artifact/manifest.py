@@ -28,6 +28,9 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
 Scalar = float | int | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows become one
+MOST_LABELS = 10_000  # logits of 1,024 texts are then 41 MB; a column of data with more holds no classes
+MOST_TOKENS = 8192  # of a row or window: what encoders with long texts read, and what a start warms up with
+_MOST_ID = 2**31 - 1
 MOST_WINDOWS = 64
 LEAST_WINDOW = 16  # tokens of a window, of which special tokens and what is kept leave room for some of the text
 
@@ -47,7 +50,8 @@ class TaskBase(Frozen):
     kind: Kind
     text: str = "text"  # name of the column with the (first) text
     text_pair: str | None = None  # name of the column with the second text; None for tasks with one text a row
-    labels: tuple[str, ...] = ()  # class names in the order of the model's outputs; empty for regression
+    # class names in the order of the model's outputs; empty for regression
+    labels: tuple[str, ...] = Field(default=(), max_length=MOST_LABELS)
     center: float = 0.0  # mean of regression's training labels; 0 for the other kinds
     spread: float = Field(default=1.0, gt=0)  # standard deviation of the same; 1 for the other kinds
 
@@ -138,9 +142,10 @@ class LongTexts(Frozen):
     """How a row is answered that has more tokens than `TokenizerInfo.max_length`: in windows of that length, each like
     a row of its own, whose answers become one (`kdc.serving.engine.long_texts`)."""
 
-    stride: int = Field(ge=1)  # tokens from the beginning of one window to that of the next
+    stride: int = Field(ge=1, le=MOST_TOKENS)  # tokens from the beginning of one window to that of the next
     windows: int = Field(ge=2, le=MOST_WINDOWS)  # of a row at most; what is longer is cut
-    keep: int = Field(default=0, ge=0)  # first tokens of the text, such as a title, that stand in every window
+    # first tokens of the text, such as a title, that stand in every window
+    keep: int = Field(default=0, ge=0, le=MOST_TOKENS)
     join: tuple[Join, ...] = ("mean",)  # the way of each output, or one for all
 
     @property
@@ -153,10 +158,11 @@ class LongTexts(Frozen):
 class TokenizerInfo(Frozen):
     """How rows are cut and padded, which `tokenizer.json` alone does not say."""
 
-    max_length: int = Field(ge=3)  # tokens after which a row is cut, special tokens and both texts of a pair included
-    pad_id: int = Field(ge=0)  # id of the token that pads the shorter rows of a batch (1 in RoBERTa)
+    # tokens after which a row is cut, special tokens and both texts of a pair included
+    max_length: int = Field(ge=3, le=MOST_TOKENS)
+    pad_id: int = Field(ge=0, le=_MOST_ID)  # id of the token that pads the shorter rows of a batch (1 in RoBERTa)
     pad_token: str  # text of the token that pads
-    pad_type_id: int = Field(default=0, ge=0)  # token type of padding
+    pad_type_id: int = Field(default=0, ge=0, le=_MOST_ID)  # token type of padding
     token_type_ids: bool  # whether the graph takes token types (DistilBERT's does not)
     pad_side: Literal["left", "right"] = "right"  # the side that is padded
     truncation_side: Literal["left", "right"] = "right"  # the side that is cut

@@ -6,6 +6,10 @@ The command line prints them without a traceback and ends with their exit code. 
 
 import re
 
+# Users and passwords in addresses, also passwords that hold @ or / as they are; and what follows ? or #, if it holds
+# a value. A pattern such as part-?.csv holds none.
+_USER = re.compile(r"(?<=://)(?:[^/\s]*:\S*|[^/\s]*)@")
+_VALUES = re.compile(r"(:[^\s?#]*[?#])(?=\S*=)\S+")
 # Control characters but the line break and the tab, and the marks that turn the direction of writing.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -14,6 +18,11 @@ def printable(text: str) -> str:
     """A text that a terminal shows as it is: what would move its cursor, or rename its window, is written as `\\x1b`.
     Names and labels come from artifacts and tables that others have made."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses people and logs may see: users, passwords, queries and fragments are replaced by dots."""
+    return _VALUES.sub(r"\1...", _USER.sub("...@", text))
 
 
 def installing(extra: str) -> str:
@@ -28,19 +37,21 @@ class KdcError(Exception):
         what: what was wrong, in one sentence without a full stop.
         given: the value that was met, which is shown as it is.
         remedy: what to do now: a command, a setting, a valid example.
+
+    The message and these three show no secrets of addresses (`without_secrets`).
     """
 
     exit_code = 1
 
     def __init__(self, what: str, *, given: object = None, remedy: str = "") -> None:
-        self.what = what
-        self.given = given
-        self.remedy = remedy
-        parts = [what]
+        self.what = without_secrets(what)
+        self.given = without_secrets(given) if isinstance(given, str) else given
+        self.remedy = without_secrets(remedy)
+        parts = [self.what]
         if given is not None:
-            parts.append(f"given: {given}")
+            parts.append(f"given: {self.given}")
         if remedy:
-            parts.append(f"remedy: {remedy}")
+            parts.append(f"remedy: {self.remedy}")
         super().__init__("\n  ".join(parts))
 
 

@@ -11,15 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kdc.common import files
-from kdc.common.errors import InputError, KdcError
+from kdc.common.errors import InputError, KdcError, without_secrets
 from kdc.common.records import FORMATS
 
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 STANDARD = "-"
 
 _REMEDY = "check the name, the credentials and the endpoint, which the package of this scheme reads"
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"(://[^\s?'\"<>]*\?)(?=[^\s'\"<>]*=)[^\s'\"<>]+")  # a pattern such as part-?.csv is none
+_SERVER = re.compile(r"\b(https?)://([^/?#]*)")
+_WORDS = re.compile(r"\w{3,}")
 # Where the packages of stores tell when a file was changed, or which version it is.
 _CHANGED = ("mtime", "ETag", "etag", "LastModified", "Last-Modified", "updated")
 _LONGEST_DETAIL = 600  # characters of a package's error message, some of which hold a whole page
@@ -34,10 +34,27 @@ def file_system(address: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(address)
+        return fsspec.core.url_to_fs(address, **_of_web(address))
     except (ImportError, ValueError) as error:
         remedy = "install the fsspec package of this scheme"
-        raise InputError(f"cannot reach this place: {error}", given=address, remedy=remedy) from error
+        raise InputError(f"cannot reach this place: {_told(error, address)}", given=address, remedy=remedy) from error
+
+
+def _of_web(address: str) -> dict[str, Any]:
+    """What fsspec's package for HTTP gets, by scheme: sessions that do not follow every redirect, one for a server."""
+    servers = dict(_SERVER.findall(address))
+    if not servers:
+        return {}
+    from kdc.common.web import session
+
+    return {scheme: {"get_client": session, "client_kwargs": {"server": each}} for scheme, each in servers.items()}
+
+
+def _told(error: Exception, address: str) -> str:
+    """An error in a package's words; without them where they repeat what is hidden of an address."""
+    words = without_secrets(str(error))[:_LONGEST_DETAIL]
+    hidden = set(_WORDS.findall(address)) - set(_WORDS.findall(without_secrets(address)))
+    return type(error).__name__ + ("" if any(word in words for word in hidden) else f": {words}")
 
 
 def is_local(system: Any) -> bool:
@@ -45,17 +62,12 @@ def is_local(system: Any) -> bool:
     return "file" in system.protocol
 
 
-def without_secrets(text: str) -> str:
-    """A text whose addresses people and logs may see: users, passwords and signed queries are replaced by dots."""
-    return _QUERY.sub(r"\1...", _USER.sub("...@", text))
-
-
 @contextmanager
 def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever a store's package raises within the block into a `KdcError`.
 
     Args:
-        address: of the store, as people may see it.
+        address: of the store; its secrets are not shown.
         remedy: what the person can do.
         passing: errors that the caller handles itself.
 
@@ -67,7 +79,7 @@ def reaching(address: str, remedy: str = _REMEDY, passing: tuple[type[Exception]
     except Exception as error:  # each package has errors of its own, and they share no base
         if isinstance(error, (KdcError, *passing)):
             raise
-        given = f"{address}: {type(error).__name__}: {without_secrets(str(error))[:_LONGEST_DETAIL]}"
+        given = f"{without_secrets(address)}: {_told(error, address)}"
         raise KdcError("the store refused, or did not answer", given=given, remedy=remedy) from error
 
 
@@ -78,7 +90,7 @@ def reaching_remote(system: Any, address: str) -> Iterator[None]:
     Raises:
         KdcError: the store refused, or did not answer.
     """
-    with reaching(without_secrets(address), passing=(Exception,) if is_local(system) else ()):
+    with reaching(address, passing=(Exception,) if is_local(system) else ()):
         yield
 
 

@@ -1,6 +1,11 @@
-"""Tables of text: their cells, aligned for a terminal, and in Markdown."""
+"""Tables of text: their cells, aligned for a terminal, and in Markdown; and texts that Markdown shows as they are."""
 
+import re
 from collections.abc import Collection, Sequence
+
+from kdc.common.errors import printable
+
+_MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a word _ marks nothing
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
@@ -20,9 +25,25 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: the header is the first row, and all columns but the first are numbers. A cell may hold
     anything, as the name of a label does."""
-    head, *body = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    head, *body = [[plain(cell) for cell in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """A text that Markdown shows as it is, on one line: no link, no HTML, no heading. For names, which others give."""
+    return _MARKS.sub(r"\\\1", _on_one_line(text))
+
+
+def code(text: str) -> str:
+    """A text as code in Markdown, on one line, whatever it holds."""
+    line = _on_one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:

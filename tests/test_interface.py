@@ -61,7 +61,7 @@ def exit_codes() -> dict[str, int]:
 
 
 def routes() -> list[str]:
-    """Method and path of every route, those of BentoML aside."""
+    """Method and path of every route."""
     routes: list[Any] = make_app(ServeSettings(artifact="any")).routes
     return sorted(f"{method} {route.path}" for route in routes for method in route.methods)
 

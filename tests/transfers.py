@@ -63,6 +63,16 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "kdc", *arguments]
 
 
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.folder,)
+
+
 @dataclass
 class Traffic:
     """What an S3 client asked of objects: method, name, first byte."""

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from kdc.common.errors import InputError
-from kdc.common.places import without_secrets
+from kdc.common.errors import InputError, without_secrets
 
 HUB, BENTO = "hf://", "bento:"
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*?)/?(?:@([^@\s]+))?")
@@ -50,7 +49,7 @@ def parse_address(text: str) -> Repository | Tag | str:
         if match is None:
             raise InputError(
                 "this is no repository of the hub",
-                given=without_secrets(text),
+                given=text,
                 remedy="hf://owner/name or hf://owner/name@branch",
             )
         return Repository(match[1], match[2])
@@ -75,5 +74,5 @@ def name_of(text: str) -> str:
     place = parse_address(text) if is_address(text) else text
     if not isinstance(place, str):
         return place.name.rpartition("/")[2]
-    path = PurePath(place.partition("?")[0].partition("://")[2] if is_address(text) else text)
+    path = PurePath(re.split("[?#]", without_secrets(place))[0].partition("://")[2] if is_address(text) else text)
     return path.parent.name if path.name == "artifact" else path.name

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -11,8 +11,8 @@ from typing import IO, Any
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import MANIFEST_NAME, FileInfo, Manifest
 from kdc.artifact.stores.sources import Opened, Outgoing, Source
-from kdc.common.errors import InputError, KdcError
-from kdc.common.places import file_system, is_local, reaching, whole_file_at, without_secrets
+from kdc.common.errors import InputError, KdcError, without_secrets
+from kdc.common.places import file_system, is_local, reaching, whole_file_at
 from kdc.common.progress import Meter
 
 # In the target during a push, and after one that was cut off: which files are there whole.
@@ -22,8 +22,8 @@ _JOURNAL_BYTES = 1024 * 1024
 _REQUEST_BYTES = 8 * 1024 * 1024
 _COPY_BYTES = 1024 * 1024
 _REMEDY = (
-    "check the name, the credentials and the endpoint, which the package of this scheme reads; the same command goes "
-    "on where this one stopped"
+    "check the name, the network, the credentials and the endpoint, which the package of this scheme reads; the same "
+    "command goes on where this one stopped"
 )
 
 
@@ -31,21 +31,20 @@ class FileSource(Source):
     """An artifact in the folder of a URL; `shown` is the address that people see, where it is not the URL."""
 
     def __init__(self, url: str, shown: str | None = None) -> None:
-        self.shown = shown or without_secrets(url)
-        try:
-            with reaching(self.shown, _REMEDY):  # some packages connect here
-                self._system, path = file_system(url)
-        except InputError as error:  # its message holds the address as it was given
-            raise InputError(without_secrets(error.what), given=self.shown, remedy=error.remedy) from None
+        self._address = shown or url
+        self.shown = without_secrets(self._address)
+        with reaching(self._address, _REMEDY):  # some packages connect here
+            self._system, path = file_system(url)
         self._path = path.rstrip("/")
         self._system.invalidate_cache()  # a long-running process must not see an old listing
 
     def open(self, name: str, offset: int = 0) -> Opened:
         """A file from a byte on; see `Source`."""
+        is_web = "https" in self._system.protocol
         try:
-            with self._reaching(name, passing=(FileNotFoundError, NotADirectoryError)):
+            with self._reaching(name, passing=(FileNotFoundError, NotADirectoryError)), _telling_why(is_web):
                 block_size = _REQUEST_BYTES
-                if "https" in self._system.protocol and not self._system.info(self._at(name)).get("partial"):
+                if is_web and not self._system.info(self._at(name)).get("partial"):
                     block_size = 0  # the web server answers no ranges; fsspec then reads one stream
                 stream = self._system.open(self._at(name), "rb", cache_type="none", block_size=block_size)
                 start = 0
@@ -71,7 +70,18 @@ class FileSource(Source):
         return f"{self._path}/{name}"
 
     def _reaching(self, name: str = "", passing: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
-        return reaching(f"{self.shown}/{name}" if name else self.shown, _REMEDY, passing)
+        return reaching(f"{self._address}/{name}" if name else self._address, _REMEDY, passing)
+
+
+@contextlib.contextmanager
+def _telling_why(is_web: bool) -> Iterator[None]:
+    """fsspec's package for HTTP says that a file is not there whatever went wrong: raise what did."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if is_web and error.__cause__ is not None and getattr(error.__cause__, "status", None) not in (404, 410):
+            raise error.__cause__ from None
+        raise
 
 
 class FileTarget(FileSource):

@@ -22,6 +22,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import sha256_of
 from kdc.common.places import reaching
 from kdc.common.progress import Meter
+from kdc.common.web import leads_inside
 
 _TIMEOUT_S = 30.0
 _TRIES = 4  # attempts in a row that bring no byte
@@ -136,11 +137,15 @@ def _hub_api() -> Any:
 
 
 def _check_safe(url: str, endpoint: str) -> None:
-    """Refuse an address to which tokens and files would not go over https, except for a hub on this very machine."""
+    """Refuse an address to which tokens and files would not go over https, except for a hub on this very machine; and
+    one of this machine or its networks that a hub of the internet leads to."""
     is_on_this_machine = urlsplit(url).hostname in _LOOPBACK and urlsplit(endpoint).hostname in _LOOPBACK
+    host, hub = (urlsplit(each).netloc.rpartition("@")[2] for each in (url, endpoint))
     if urlsplit(url).scheme != "https" and not is_on_this_machine:
-        host = urlsplit(url).netloc.rpartition("@")[2]
         raise InputError("the hub must be reached by https", given=host, remedy="set HF_ENDPOINT to an https address")
+    if host != hub and leads_inside(str(urlsplit(endpoint).hostname), str(urlsplit(url).hostname)):
+        remedy = "set HF_ENDPOINT to it, if you trust it"
+        raise KdcError("the hub leads to an address that is not of the internet", given=host, remedy=remedy)
 
 
 @contextmanager

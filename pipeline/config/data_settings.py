@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kdc.artifact.manifest import MOST_WINDOWS, Join, Kind, LongTexts
+from kdc.artifact.manifest import MOST_TOKENS, MOST_WINDOWS, Join, Kind, LongTexts
 from kdc.pipeline.config.section import Section
 
 _SPECIAL = 4  # tokens that belong to no text, at most: those of a pair in RoBERTa
@@ -41,7 +41,7 @@ class DataSettings(Section):
     )
     max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
     max_length: int | None = Field(
-        None, ge=4, le=8192, description="tokens after which a text is cut (default: the task's)"
+        None, ge=4, le=MOST_TOKENS, description="tokens after which a text is cut (default: the task's)"
     )
 
     @model_validator(mode="after")

@@ -4,11 +4,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from kdc.artifact.manifest import Kind
+from kdc.artifact.manifest import MOST_LABELS, Kind
 from kdc.pipeline.data.problems import MAX_SHOWN, FileProblem, Problems, RowProblem, is_nan, nearest_name, show
 from kdc.pipeline.data.sources import SplitSource
 
-MAX_LABELS = 10_000  # a column with more different labels does not hold classes
 _FEW_NUMBERS = 20  # a column with more different numbers holds measurements, not class names
 _MOSTLY = 0.9  # if at least this share of a column are numbers, its other values are mistakes
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -83,7 +82,7 @@ class LabelReader:
                     raise _not_a_number(label)
                 return repr(number)
         label = self._known_name(label)
-        if len(self.counts) <= MAX_LABELS or label in self.counts:
+        if len(self.counts) <= MOST_LABELS or label in self.counts:
             self.counts[label] += 1
         elif self.kind == "classification":
             raise _too_many_labels()
@@ -105,7 +104,7 @@ class LabelReader:
                 unseen = self._rows - self._numeric_rows - len(self._not_numbers)
                 for place, (line, problem) in enumerate(self._not_numbers, start=1):
                     problems.add(source, line, problem, count=1 + unseen if place == len(self._not_numbers) else 1)
-        if self.kind == "classification" and len(self.counts) > MAX_LABELS:
+        if self.kind != "regression" and len(self.counts) > MOST_LABELS:
             problems.add(source, None, _too_many_labels())
         return self.kind
 
@@ -190,4 +189,4 @@ def _not_a_number(label: str) -> RowProblem:
 
 def _too_many_labels() -> FileProblem:
     remedy = "check --label; for numbers to predict: --set data.kind=regression"
-    return FileProblem(f"more than {MAX_LABELS:,} different labels", remedy=remedy)
+    return FileProblem(f"more than {MOST_LABELS:,} different labels", remedy=remedy)

@@ -1,11 +1,12 @@
-"""Pages in HTML, Markdown and LaTeX from templates. Those in HTML escape what they are given."""
+"""Pages in HTML, Markdown and LaTeX from templates. Those in HTML and Markdown escape what they are given."""
 
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
-from kdc.common.tables import markdown
+from kdc.common.tables import markdown, plain
 
 _TEX = str.maketrans(
     {character: rf"\{character}" for character in "&%_#$"}
@@ -27,7 +28,13 @@ def render(template: Path, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_as_it_is if template.suffix == ".md" else None,
     )
-    environment.filters["markdown"] = lambda rows: markdown([[cell.strip() for cell in row] for row in rows])
+    environment.filters["markdown"] = lambda rows: Markup(markdown(rows))
     environment.filters["tex"] = lambda text: text.strip().translate(_TEX)
     return environment.get_template(template.name).render(values)
+
+
+def _as_it_is(value: Any) -> str:
+    """A value as Markdown shows it as it is; a table is Markdown already."""
+    return value if isinstance(value, Markup) else plain(str(value))

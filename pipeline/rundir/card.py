@@ -5,7 +5,7 @@ from kdc.artifact.contract.text import sentence, table
 from kdc.artifact.decision import decision_table, sets_table
 from kdc.artifact.inspection import cells
 from kdc.artifact.manifest import Manifest
-from kdc.common.tables import markdown
+from kdc.common.tables import code, markdown, plain
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.hugging_face import CONFIG, WEIGHTS
 
@@ -26,26 +26,26 @@ def model_card(
         adapted: whether the student was trained through adapters.
     """
     task, lineage = manifest.task, manifest.lineage
-    columns = f"`{task.text}`" if task.text_pair is None else f"the pair `{task.text}`, `{task.text_pair}`"
-    answers = ", ".join(f"`{name}`" for name in task.labels) or "a number"
+    columns = code(task.text) if task.text_pair is None else f"the pair {code(task.text)}, {code(task.text_pair)}"
+    answers = ", ".join(map(code, task.labels)) or "a number"
     row = '"a text"' if task.text_pair is None else '("first text", "second text")'
     loads = "; ".join(f"{variant} on {provider}" for provider, variant in manifest.providers.items())
     untouched = "On the evaluation split, which nothing was chosen by."
     if judgement is not None and int8.chosen and judgement.variant == "fp32":
         untouched = "On the evaluation split, by which nothing was chosen but fp32 in place of int8, for the contract."
-    contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{sentence(judgement)}\n\n"
+    contract = "" if judgement is None else f"{markdown(table(judgement))}\n\n{plain(sentence(judgement))}\n\n"
     way = "with KD-LoRA, adapters merged" if adapted else "by training all weights"
-    how = f"Distilled from `{lineage.teacher}` into {lineage.student} {way}"
+    how = f"Distilled from {code(lineage.teacher)} into {plain(lineage.student)} {way}"
     if lineage.student.startswith(UNCUT_NAME):
-        how = f"`{lineage.teacher}`, fine-tuned and uncut{lineage.student.removeprefix(UNCUT_NAME)}"
-    note = int8.note or f"int8 is the candidate `{int8.winner}`."
-    note += f"\nOf the teacher: {teacher}." if teacher else ""
+        how = f"{code(lineage.teacher)}, {plain('fine-tuned and uncut' + lineage.student.removeprefix(UNCUT_NAME))}"
+    note = plain(int8.note or f"int8 is the candidate {int8.winner}.")
+    note += f"\nOf the teacher: {plain(teacher)}." if teacher else ""
     if manifest.second is not None:
-        note += f"\nA second model answers rows of which the student is not sure: {manifest.second.text}."
-    return f"""# {task.name}: a compressed text classifier
+        note += f"\nA second model answers rows of which the student is not sure: {plain(manifest.second.text)}."
+    return f"""# {plain(task.name)}: a compressed text classifier
 
 Takes {columns}; answers {answers}. {how} (recipe
-`{lineage.recipe}`, seed {lineage.seed}), exported to ONNX.
+{code(lineage.recipe)}, seed {lineage.seed}), exported to ONNX.
 
 ## Measured
 
@@ -53,8 +53,9 @@ Takes {columns}; answers {answers}. {how} (recipe
 
 {contract}{_candidates(int8, task.metric)}
 {untouched} ONNX rows ran through the engine that serves. Latency is of one
-row, tokenising included; rows/s at batch 32; size is the model file, or both of a cascade, plus `tokenizer.json`. CPU:
-{lineage.cpu}. {note} Loaded by provider: {loads}. `evaluation.npz` holds the logits of every evaluation row.
+row, tokenising included; rows/s at batch 32; size is the model file, or both of a cascade, plus `tokenizer.json`.
+CPU: {plain(lineage.cpu)}. {note} Loaded by provider: {loads}.
+`evaluation.npz` holds the logits of every evaluation row.
 
 ## Use
 

@@ -188,8 +188,8 @@ def _point(link: Path, target: Path) -> None:
 
 
 def _example(task: TaskInfo) -> str:
-    """Arguments for `kdc try`, quoted for a shell."""
-    texts = [task.text] + ([task.text_pair] if task.text_pair else [])
+    """Arguments for `kdc try`, quoted for a shell, on one line: the columns' names stand for texts."""
+    texts = [" ".join(name.split()) for name in (task.text, task.text_pair) if name is not None]
     if task.name == "pydocs":
         texts = [
             "What does `shutil.copytree` do?",

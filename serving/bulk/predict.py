@@ -8,7 +8,8 @@ from typing import Any
 
 from kdc.artifact.contract.text import refuse_failed
 from kdc.artifact.folder import load_manifest
-from kdc.common.places import STANDARD, File, without_secrets
+from kdc.common.errors import without_secrets
+from kdc.common.places import STANDARD, File
 from kdc.common.progress import RowCounter
 from kdc.common.ray import connected
 from kdc.serving.bulk import local_job

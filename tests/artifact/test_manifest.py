@@ -186,6 +186,34 @@ def test_a_file_name_in_manifest_json_that_leaves_the_folder_is_refused(folder: 
 
 
 @pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("task.labels", [f"c{n}" for n in range(10_001)], "task.labels: Tuple should have at most 10000"),
+        ("tokenizer.max_length", 2**31, "tokenizer.max_length: Input should be less than or equal to 8192"),
+        ("tokenizer.pad_id", 2**63, "tokenizer.pad_id: Input should be less than"),
+        ("tokenizer.long", {"stride": 2**31, "windows": 2}, "tokenizer.long.stride: Input should be less than"),
+        ("task.name", "a\ud800", "task.name: Input should be a valid string"),
+        ("task.labels", ["a", "\udfff"], "task.labels.1: Input should be a valid string"),
+        ("lineage.packages", {"\ud800": "1"}, "Input should be a valid string"),
+        ("metrics", {"int8": {"accuracy": "\ud800"}}, "Input should be a valid string"),
+    ],
+)
+def test_a_value_beyond_what_kdc_makes_is_refused(folder: Path, place: str, value: Any, told: str) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        *path, last = place.split(".")
+        for name in path:
+            document = document[name]
+        document[last] = value
+
+    rewrite(folder, edit)
+    with pytest.raises(KdcError, match="does not follow its schema") as caught:
+        load_manifest(folder)
+    assert told in str(caught.value.given)
+    assert str(caught.value).encode()
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "not valid JSON"),

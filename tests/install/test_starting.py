@@ -70,6 +70,7 @@ def test_a_bento_answers_where_kdc_is_not_installed(
     variables = {"BENTOML_HOME": str(store), "KDC_ARTIFACT": str(artifact), "KDC_WORKERS": "2"}
     with without_kdc.serving("python", "-m", "bentoml", "serve", "kdc:latest", cwd=tmp_path, **variables) as url:
         assert httpx.post(f"{url}/predict", json={"inputs": "w1 w2"}).json()[0]["label"] == BEST
+        assert httpx.get(f"{url}/readyz").text == "yes\n"  # of our app: BentoML's gets no request
 
 
 def test_a_bento_is_loaded_by_python(store: Path, without_kdc: Environment, tmp_path: Path) -> None:

@@ -16,10 +16,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 from bag_models import SINGLE, write_artifact
@@ -561,40 +559,6 @@ def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_
         pytest.skip("there is a CUDA device")
     assert code == 1
     assert "CUDA did not take effect" in printed
-
-
-def test_plain_bentoml_serve_gives_the_engines_answers(artifact: Path, tmp_path: Path) -> None:
-    port = free_port()
-    bentoml = Path(sys.executable).with_name("bentoml")
-    log = tmp_path / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [str(bentoml), "serve", "kdc.serving.service:Classifier", "--port", str(port), "--host", "127.0.0.1"],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "KDC_ARTIFACT": str(artifact),
-                "KDC_DEVICE": "cpu",
-                "KDC_DRAIN_DELAY_S": "0",
-                "BENTOML_HOME": str(tmp_path / "home"),
-            },
-        )
-    try:
-        deadline = time.monotonic() + 60
-        reply: Any = None
-        while reply is None:
-            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            try:
-                reply = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": "w1"}, timeout=5)
-            except httpx.TransportError:
-                time.sleep(0.1)
-        expected = np.sort(Engine.load(artifact, device="cpu").predict(["w1"])[0])[::-1]
-        assert [entry["score"] for entry in json.loads(reply.text)] == pytest.approx(expected.tolist(), abs=1e-6)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_the_services_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:

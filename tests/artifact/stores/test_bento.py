@@ -2,13 +2,14 @@
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transfers
-from transfers import BIG, contents
+from transfers import BIG, Bomb, contents
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores.transfer import pull_artifact, push_artifact
@@ -93,6 +94,18 @@ def test_a_file_with_a_name_that_bentoml_reserves_is_refused(
     with pytest.raises(InputError, match="one of BentoML's"):
         push_artifact(hostile, "bento:mood")
     assert list(store.iterdir()) == []
+
+
+def test_objects_that_somebody_put_beside_a_model_are_not_unpickled(
+    artifact: Path, tmp_path: Path, store: Path
+) -> None:
+    push_artifact(artifact, "bento:mood:v1")
+    (store / "mood" / "v1" / "custom_objects.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "mark")))
+    pull_artifact("bento:mood:v1", tmp_path / "copy")
+    push_artifact(artifact, "bento:mood")
+    local("bento:mood:v1")
+    assert contents(tmp_path / "copy") == contents(artifact)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_serve_accepts_a_tag(artifact: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from transfers import BIG, BIG_BYTES, Traffic, contents, hidden
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.stores import files
+from kdc.artifact.stores.addresses import name_of
 from kdc.artifact.stores.transfer import pull_artifact, push_artifact
 from kdc.common.errors import InputError, KdcError
 
@@ -387,6 +388,15 @@ class _Silent(http.server.SimpleHTTPRequestHandler):
         "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET",
         "ftp://user:S3CRET@127.0.0.1:1/x",
         "nothing://user:S3CRET@host/x",
+        "http://user:p@S3CRET@127.0.0.1:1/x",
+        "http://user:S3CRET/S3CRET@127.0.0.1:1/x",
+        "ftp://user:S3CRET/S3CRET@127.0.0.1:1/x",  # the package tells what is no port
+        "s3://key:S3CRET@models/x",  # the package tells what is no bucket
+        "s3://key:S3CRET/S3CRET@models/x",
+        "http://127.0.0.1:1/x#token=S3CRET",
+        "http://127.0.0.1:1/x?a#token=S3CRET",
+        "hf://user:S3CRET/S3CRET@team/mood",
+        "bento:mood#token=S3CRET",
     ],
 )
 def test_errors_show_no_credentials(address: str, tmp_path: Path, bucket: Any) -> None:
@@ -394,11 +404,37 @@ def test_errors_show_no_credentials(address: str, tmp_path: Path, bucket: Any) -
         pull_artifact(address, tmp_path / "copy")
     assert caught.value.remedy
     assert "S3CRET" not in str(caught.value)
+    assert address.partition(":")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://u:S3/CRET@host/mood#token=S3CRET", "https://u:S3CRET@host", "s3://S3@b/mood?x"]
+)
+def test_the_name_of_a_served_artifact_holds_no_credentials(address: str) -> None:
+    assert "S3" not in name_of(address)
+    assert "CRET" not in name_of(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hf://team/mood@main",
+        "s3://bucket/part-?.csv",
+        "gs://bucket/mood@v2",
+        "http://127.0.0.1:9000/mood",
+        "bento:mood:v1",
+    ],
+)
+def test_an_address_without_credentials_is_shown_whole(address: str) -> None:
+    assert (
+        str(KdcError("cannot", given=f"{address}: 404", remedy=address))
+        == f"cannot\n  given: {address}: 404\n  remedy: {address}"
+    )
 
 
 def test_the_command_shows_no_credentials(tmp_path: Path, bucket: Any) -> None:
     done = transfers.kdc("pull", "http://user:S3CRET@127.0.0.1:1/x?sig=S3CRET", str(tmp_path / "copy"))
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "remedy" in done.stderr
     assert "S3CRET" not in done.stdout + done.stderr

@@ -75,6 +75,16 @@ def test_single_label_in_a_multi_label_column_is_refused(tmp_path: Path) -> None
     assert "train.jsonl:21: label is not a list ('a')" in _message(tmp_path, kind="auto", train=train)
 
 
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_more_labels_than_an_artifact_holds_are_refused(tmp_path: Path, kind: Kind) -> None:
+    names = [f"c{n}" for n in range(10_001)]
+    rows: list[dict[str, Any]] = [{"text": f"t{n}", "label": name} for n, name in enumerate(names)]
+    if kind == "multilabel":
+        rows = [{"text": f"t{n}", "label": names[n::20]} for n in range(20)]
+    train = _write(tmp_path / "train.jsonl", rows)
+    assert "more than 10,000 different labels" in _message(tmp_path, _task(kind), train=train)
+
+
 def test_a_word_among_numbers_is_refused_when_the_kind_is_inferred(tmp_path: Path) -> None:
     train = _write(tmp_path / "train.jsonl", [{"text": f"t{n}", "label": "?" if n == 7 else n / 2} for n in range(90)])
     assert "train.jsonl:8: label is not a finite number ('?')" in _message(tmp_path, kind="auto", train=train)

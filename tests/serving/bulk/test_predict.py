@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from labelled_tables import LABELS, check, make_artifact, make_rows, predict, read, write
 
-from kdc.common.errors import InputError, KdcError
-from kdc.common.places import File, format_of, is_packed, without_secrets
+from kdc.common.errors import InputError, KdcError, without_secrets
+from kdc.common.places import File, format_of, is_packed
 from kdc.serving.bulk import inputs
 from kdc.serving.bulk.job import Counts, Job
 from kdc.serving.bulk.outputs import Writer

@@ -150,7 +150,7 @@ def test_all_formats_say_the_same(tmp_path: Path) -> None:
     assert "<td>93.0 ± 1.4</td><td>55.0 ± 7.1</td>" in texts["html"]
     assert "no room &amp; &lt;b&gt;" in texts["html"]
     assert "<script" not in texts["html"]
-    assert "no room & <b>" in texts["md"]
+    assert r"no room \& \<b>" in texts["md"]
     cells = json.loads(texts["json"])["cells"]
     assert [cell["failure"] for cell in cells][-1] == "no room & <b>"
     assert cells[0]["scores"] == {"accuracy": 92.0}

@@ -1,0 +1,62 @@
+"""Sessions for fsspec's package for HTTP that follow no redirect from https to http, or from outside to inside.
+
+Whoever runs a web server, or can change what it sends, names the targets of its redirects. Followed blindly these would
+reach what only this machine can reach: its own ports, its network, a cloud's metadata.
+"""
+
+import errno
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_REMEDY = "give the address that it leads to, if you trust it"
+
+
+def is_inside(address: str) -> bool:
+    """Whether an IP address is of this machine, a private network or a link, and not of the internet."""
+    return not ipaddress.ip_address(address.partition("%")[0]).is_global
+
+
+def leads_inside(server: str, target: str) -> bool:
+    """Whether the name of a server is of the internet, and another one of this machine or its networks. A name that
+    cannot be resolved here, as behind a proxy, is taken for one of the internet."""
+    return _resolves_inside(target) and not _resolves_inside(server)
+
+
+def _resolves_inside(name: str) -> bool:
+    try:
+        return any(is_inside(str(place[0])) for *_, place in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    except OSError:
+        return False
+
+
+async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
+    """A session for requests to one server, whose name only keeps it apart from the sessions for others.
+
+    Its first connection is to that server. If that is to an address of the internet, later ones, which redirects or
+    another answer of the DNS lead to, must be so too.
+    """
+    import aiohttp
+    import yarl
+
+    inside: list[bool] = []  # of each connection
+
+    def connected(to: Any) -> socket.socket:
+        family, kind, protocol, _, place = to
+        inside.append(is_inside(place[0]))
+        if inside[-1] and not inside[0]:
+            what = f"a server of the internet leads to {place[0]}, which is not of the internet; {_REMEDY}"
+            raise OSError(errno.EACCES, what)
+        return socket.socket(family, kind, protocol)
+
+    async def redirected(_session: Any, _context: Any, sent: aiohttp.TraceRequestRedirectParams) -> None:
+        if sent.url.scheme == "https" and yarl.URL(sent.response.headers.get("Location", "")).scheme == "http":
+            raise OSError(f"a redirect leads from https to http; {_REMEDY}")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(redirected)
+    connector = aiohttp.TCPConnector(socket_factory=connected, loop=more.get("loop"))
+    return aiohttp.ClientSession(connector=connector, trace_configs=[trace], **more)
