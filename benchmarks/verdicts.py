@@ -122,8 +122,8 @@ def clear_verdict(
     if not _is_slow(world):
         return None
     if world.metric == "macro_f1":
-        influence = influences(student, teacher, labels, world.kind, groups=groups)[1].mean(axis=1)  # type: ignore[arg-type]
-        error = 100 * float(np.sqrt((influence**2).sum()))
+        influence = influences(student, teacher, labels, world.kind, groups=groups)[1]  # type: ignore[arg-type]
+        error = 100 * float(np.linalg.norm(influence.sum(axis=1))) / influence.shape[1]
     else:
         blocks = (np.arange(len(labels)) if groups is None else groups) % _BLOCKS
         weights = (blocks != np.arange(_BLOCKS)[:, None]).astype(np.float64)

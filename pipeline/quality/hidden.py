@@ -36,7 +36,7 @@ def unseen(
     if metric not in metrics.OF_COUNTS:
         return lambda times: 100 * float(square / (times * (unit.max() + 1) + square))
     both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
-    if not (actual[1] if metric == "f1" else actual.any()):
+    if not actual[1] if metric == "f1" else np.count_nonzero(actual) <= (metric == "matthews"):
         return lambda times: 100.0
     right = truth == answers if truth.ndim == 1 else (truth * answers).astype(np.bool_)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))

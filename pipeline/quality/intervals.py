@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,8 +150,8 @@ def influences(
     kind: Kind,
     *,
     groups: Groups | None = None,
-) -> tuple[NDArray[np.intp], Floats]:
-    """The classes that rows have, and by how much each group moves the difference of their F1, (groups, classes).
+) -> tuple[NDArray[np.intp], Any]:
+    """The classes that rows have, and how far each group moves the difference of their F1, (groups, classes), sparse.
 
     By the delta method: a row moves F1, which is 2 TP / (answered + actual), by its own 2 TP - F1 (answered + actual),
     divided by that sum.
@@ -161,13 +162,14 @@ def influences(
     unit, rows = metrics.group_numbers(groups, len(truth)), np.arange(len(truth))
     members = csr_array((np.ones(len(truth)), (unit, rows)))
     present = np.flatnonzero(truth.any(axis=0) if truth.ndim > 1 else np.bincount(truth))
-    influence = np.zeros((members.shape[0], len(present)))
-    for sign, each in ((1, logits), (-1, others)):
+    parts = []
+    for each in (logits, others):
         counted = metrics.counts(truth, metrics.predictions(each, kind))(members)
-        both, answered, actual = (count.toarray()[:, present] for count in counted)
+        both, answered, actual = (count[:, present] for count in counted)
         total = (answered + actual).sum(axis=0)
-        influence += sign * (2 * both - 2 * both.sum(axis=0) / total * (answered + actual)) / total
-    return present, influence
+        f1 = 2 * both.sum(axis=0) / total
+        parts.append(csr_array(both.multiply(2 / total) - (answered + actual).multiply(f1 / total)))
+    return present, parts[0] - parts[1]
 
 
 def wilson(right: float, rows: float, *, quantile: float) -> Ends:

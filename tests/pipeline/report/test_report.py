@@ -331,7 +331,7 @@ def test_a_command_is_noted_once(tmp_path: Path) -> None:
 
 
 def test_the_report_names_the_classes_that_make_the_interval_of_a_macro_f1_wide() -> None:
-    """The student loses one of two rows of `refund`, one of five of `card` and one of 50 of `other`, and none of `pin`."""
+    """The student loses one of two rows of `refund`, one of five of `card` and one of 50 of `other`."""
     labels = np.repeat([0, 1, 2, 3], [50, 5, 2, 10])
     answers = labels.copy()
     answers[[0, 50, 55]] = [3, 3, 3]
