@@ -348,6 +348,13 @@ def test_a_row_of_several_labels_may_lose_them_all() -> None:
     assert unseen(labels, labels, "macro_f1", groups=None, quantile=Z)(1.0) == pytest.approx(100 * max(falls))
 
 
+def test_one_unseen_event_joins_the_spread_of_those_that_were_seen() -> None:
+    """By hand: half of what no row shows in quadrature, all of it if nothing else was seen, and never beyond the range."""
+    assert intervals._widened((-3.0, 4.0), 0.0, 2.0, -100.0, 100.0) == pytest.approx((-(10**0.5), 17**0.5))
+    assert intervals._widened((1.0, 1.0), 1.0, 2.0, -100.0, 100.0) == (-1.0, 3.0)
+    assert intervals._widened((1.0, 99.0), 98.0, 4.0, 0.0, 100.0)[1] == 100.0
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_the_classes_that_make_an_interval_wide_are_those_of_which_resampling_moves_most(several: bool) -> None:
     """The oracle resamples groups, and takes each class's F1 from scikit-learn. Would catch classes by their rows
@@ -355,15 +362,16 @@ def test_the_classes_that_make_an_interval_wide_are_those_of_which_resampling_mo
     random = np.random.default_rng(4)
     labels = random.choice(6, 300, p=[0.5, 0.3, 0.1, 0.05, 0.03, 0.02])
     labels[:6] = np.arange(6)
-    right = np.array([0.2, 0.2, 0.4, 0.0, 0.5, 0.1])[labels]  # how often the student differs, by class
-    student = np.where(random.random(300) < right, (labels + 1) % 6, labels)
-    truth, answers, others = (np.eye(6)[each] if several else each for each in (labels, student, labels))
+    wrong = [np.array(each)[labels] for each in ([0.1, 0.1, 0.5, 0.6, 0.5, 0.5], [0.2, 0.2, 0.0, 0.4, 0.0, 0.1])]
+    teacher = np.where(random.random(300) < wrong[0], (labels + 1) % 6, labels)
+    student = np.where(random.random(300) < wrong[1], (labels + 2) % 6, teacher)
+    truth, answers, others = (np.eye(6)[each] if several else each for each in (labels, student, teacher))
     units, moved = np.arange(300) // 3, []
     for _ in range(400):
         rows = (3 * random.integers(0, 100, 100)[:, None] + np.arange(3)).ravel()
         scores = [f1_score(truth[rows], each[rows], average=None, labels=range(6)) for each in (answers, others)]
         moved.append(scores[0] - scores[1])
     part = np.cov(np.array(moved).T).sum(axis=1)
-    logits = [np.eye(6)[each] - 0.5 for each in (student, labels)]
+    logits = [np.eye(6)[each] - 0.5 for each in (student, teacher)]
     found = widest(*logits, truth, "multilabel" if several else "classification", groups=units)
     assert found[:3] == list(np.argsort(-part)[:3])
