@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from kdc.pipeline.quality import metrics
 
 _TEACHER = 0.85  # share of rows that a teacher of classes has right
+_POPULATION = 200_000  # rows that evaluation sets of many classes are drawn from
+_LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
 _SLIPS = 0.03  # share of a row's labels that a teacher of several labels has wrong
 
 Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, logits of teacher and student, and groups
@@ -41,6 +43,9 @@ class World:
     group: int = 1
     mixed: bool = False  # whether rows of a group have labels of their own, and share only whether the student differs
     labels: tuple[float, ...] = ()  # of a task of several labels: the share of the rows that has each
+    # of many classes, or labels: how often rows of a group share their fate; None in worlds of few
+    fate: float | None = None
+    rare_only: bool = False  # whether the student loses only in the rarer half of them
 
     @property
     def kind(self) -> str:
@@ -63,6 +68,8 @@ def source_of(world: World, drop: float) -> Source:
     Raises:
         ValueError: so large a drop is not possible in it.
     """
+    if world.fate is not None:
+        return Many(world, drop)
     return (Numbers if world.kind == "regression" else SeveralLabels if world.labels else Classes)(world, drop)
 
 
@@ -79,7 +86,7 @@ def bisected(drop_of: Callable[[float], float], drop: float) -> float:
             low = middle
         else:
             high = middle
-    if abs(drop_of(low) - drop) > 0.02:
+    if abs(drop_of(low) - drop) > 0.05:
         raise ValueError("so large a drop is not possible with so few differing rows")
     return low
 
@@ -201,14 +208,108 @@ class SeveralLabels:
         return labels.astype(np.int64), teacher - 0.5, student - 0.5, groups
 
 
+class Many:
+    """A world of many classes, or of one to five of many labels a row: a population of groups, some of which are drawn.
+
+    Most groups have one row and a few have up to `world.group`. Half of a group's rows repeat its labels. A student
+    that loses in a row answers other labels, taken evenly, for the row's labels (the rare ones, if `rare_only`).
+    """
+
+    def __init__(self, world: World, drop: float) -> None:
+        self._world, self._random = world, np.random.default_rng(0)
+        shares = np.array(world.labels or world.classes)
+        sizes = self._random.choice(np.arange(1, world.group + 1), _POPULATION, p=_heavy(world.group))
+        sizes = sizes[: np.searchsorted(sizes.cumsum(), _POPULATION)]
+        self._starts, self._sizes = sizes.cumsum() - sizes, sizes
+        self._group = np.repeat(np.arange(len(sizes)), sizes)
+        rows = len(self._group)
+        count = self._random.choice(5, rows, p=_LABELS_A_ROW) + 1 if world.labels else np.ones(rows, dtype=int)
+        own = _lowest(self._random.exponential(size=(rows, len(shares))) / shares, count)  # without replacement
+        self._labels = np.where((self._random.random(rows) < 0.5)[:, None], own, own[self._starts[self._group]])
+        self._teacher, again = (self._answers((self._fates() > _TEACHER)[:, None] & self._labels) for _ in range(2))
+        self._fate = self._fates()
+        self._other = np.where((self._fate > 1 - world.disagreement / 100)[:, None], again, self._teacher)
+        lost = self._labels & (shares < np.median(shares)) if world.rare_only else self._labels
+        self._lost = self._answers(lost)
+        self._touched = lost.any(axis=1)
+        self._share = bisected(lambda share: self._score(0.0) - self._score(share), drop)
+        self._student = self._answered(self._share)
+
+    def _fates(self) -> NDArray[np.float64]:
+        """(rows,) numbers from 0 to 1, some rows' that of their group."""
+        shared = self._random.random(len(self._group)) < (self._world.fate or 0.0)
+        return np.where(shared, self._random.random(len(self._sizes))[self._group], self._random.random(len(shared)))
+
+    def _answers(self, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The labels, with other ones in place of those that are lost."""
+        others = np.where(self._labels, 2.0, self._random.random(self._labels.shape))
+        return (self._labels & ~lost) | _lowest(others, lost.sum(axis=1))
+
+    def _answered(self, share: float) -> NDArray[np.bool_]:
+        loses = (self._fate < share) & self._touched
+        return np.where(loses[:, None], self._lost, self._other)
+
+    def _score(self, share: float) -> float:
+        answers, labels = self._answered(share), self._labels
+        counts = [each.sum(axis=0, dtype=np.float64)[None] for each in (answers & labels, answers, labels)]
+        return 100 * float(metrics.OF_COUNTS[self._world.metric](*counts)[0])
+
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """Whole groups, until there are enough rows."""
+        chosen = random.integers(0, len(self._sizes), self._world.rows)
+        chosen = chosen[: np.searchsorted(self._sizes[chosen].cumsum(), self._world.rows) + 1]
+        sizes = self._sizes[chosen]
+        groups = np.repeat(np.arange(len(chosen)), sizes)
+        rows = np.arange(len(groups)) - np.repeat(sizes.cumsum() - sizes, sizes) + self._starts[chosen][groups]
+        labels, teacher, student = (each[rows] for each in (self._labels, self._teacher, self._student))
+        labels = labels.astype(np.int64) if self._world.labels else labels.argmax(axis=1)
+        return labels, teacher - 0.5, student - 0.5, groups if self._world.group > 1 else None
+
+
+def _lowest(values: NDArray[np.float64], count: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(rows, columns) whether a value is among the lowest ones of its row, of which there are `count`, (rows,)."""
+    last = np.sort(values.astype(np.float32), axis=1)[np.arange(len(values)), np.maximum(count, 1) - 1]
+    return (values.astype(np.float32) <= last[:, None]) & (count > 0)[:, None]
+
+
+def _heavy(most: int) -> NDArray[np.float64]:
+    """How often a group has 1 to `most` rows: a mean of 1.8 with 80."""
+    shares = np.arange(1.0, most + 1) ** -2.2
+    return shares / shares.sum()
+
+
+def zipf(count: int) -> tuple[float, ...]:
+    """The shares of so many classes by Zipf's law: the k-th has a k-th of the first one's rows."""
+    shares = 1 / np.arange(1, count + 1)
+    return tuple((shares / shares.sum()).tolist())
+
+
 RARE = (0.95, 0.05)
 FEW_OF_SOME = (0.4, 0.3, 0.2, 0.07, 0.03)
 SEVERAL = ((0.5, 0.5, 0.5, 0.5), (0.25,) * 10, (0.3, 0.1, 0.05))
 
 
+_ZIPF = {count: zipf(count) for count in (20, 35, 48)}
+# Of 20 classes on 800 rows the rarest has about 11, of 35 on 1,000 about 7, of 48 labels on 400 rows about 6.
+MANY = (
+    World("macro_f1", 800, 2.0, 0, _ZIPF[20], fate=0.0, rare_only=True),
+    World("macro_f1", 800, 2.0, 10, _ZIPF[20], fate=0.3, group=80, rare_only=True),
+    World("macro_f1", 800, 2.0, 10, _ZIPF[20], fate=1.0, group=80, rare_only=True),
+    World("macro_f1", 800, 2.0, 10, _ZIPF[20], fate=1.0, group=80),
+    World("macro_f1", 1000, 2.0, 10, _ZIPF[35], fate=0.3, group=80, rare_only=True),
+    World("macro_f1", 1000, 3.0, 0, _ZIPF[35], fate=1.0, group=80),
+    World("macro_f1", 800, 1.0, 10, labels=_ZIPF[20], fate=0.0, rare_only=True),
+    World("macro_f1", 400, 3.0, 10, labels=_ZIPF[48], fate=0.0),
+    World("macro_f1", 800, 2.0, 10, labels=_ZIPF[20], fate=1.0, group=80),
+    World("macro_f1", 1000, 2.0, 0, labels=_ZIPF[35], fate=0.3, group=80, rare_only=True),
+)
+
+
 def worlds(names: Iterable[str], rows: Iterable[int]) -> list[World]:
-    """All that are looked at."""
-    found = []
+    """All that are looked at; "many" in place of a metric are those of many classes, with rows of their own."""
+    names = list(names)
+    found = list(MANY) if "many" in names else []
+    names = [name for name in names if name != "many"]
     for name, count in product(names, rows):
         if name == "accuracy":
             for limit in (0.5, 1.0, 2.0, 5.0):

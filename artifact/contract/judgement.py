@@ -1,8 +1,6 @@
 """The judgement: a contract, what was measured, and the verdict that follows from these numbers."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, Self
 
@@ -12,7 +10,6 @@ from kdc.artifact.contract.required import Found, judge_found
 from kdc.artifact.contract.terms import MOST_TOKENS, Contract, Costs, Quality, Verdict
 from kdc.common.frozen import Frozen
 
-_POWER = 0.8
 _STARVED = 0.1  # share of a model's threads without a core, from which on a time that is missed may be the neighbours'
 
 
@@ -176,69 +173,6 @@ def spent(confidence: float, look: int) -> float:
     return confidence if look == 1 else 1 - (1 - confidence) / (look * (look - 1))
 
 
-@dataclass(frozen=True)
-class Basis:
-    """The rows on which a metric rests."""
-
-    rows: int  # rows that were compared
-    # rows, or groups of them, of the part of the metric (one of its classes, say) where most can hide; at least 1
-    rarest: int
-    share: float = 1.0  # by how much a metric of 1 falls where all of that part turns wrong, as if it fell evenly
-
-
-def unseen(basis: Basis, confidence: float) -> float:
-    """Points by which a difference may be larger in truth although no row shows it.
-
-    Where n rows all agree, up to a share of z^2 / (n + z^2) of all other rows may still disagree: the upper end of the
-    score interval (Wilson 1927) of no event in n trials. Resampling only draws from the rows that there are, so that
-    without this bound its interval would be narrower the fewer rows there are.
-    """
-    square = quantile_of(confidence) ** 2
-    return 100 * basis.share * square / (basis.rarest + square)
-
-
 def quantile_of(confidence: float) -> float:
     """Of the normal distribution, at the upper end of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def rows_needed(
-    difference: float,
-    standard_error: float,
-    basis: Basis,
-    *,
-    max_drop: float,
-    confidence: float,
-    hidden: float | None = None,
-) -> int | None:
-    """The number of evaluation rows that would show, with a power of 80 %, that a difference keeps to `max_drop`.
-
-    The lower end of the interval must lie above -max_drop. So (z_confidence + z_power) standard errors must not exceed
-    the distance from -max_drop to the difference, and a standard error falls with the root of the number of rows
-    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3, for one sample of paired differences). Nor may
-    `unseen` exceed that distance.
-
-    Args:
-        difference: student minus teacher, in points, taken for the true one.
-        standard_error: of that difference on the rows of `basis`, in points.
-        basis: the rows that were compared.
-        max_drop: points that the student may be below its teacher.
-        confidence: of the two-sided interval.
-        hidden: points by which the interval of these rows ends below a difference of which no row shows anything, where
-            that is more than `unseen`.
-
-    Returns:
-        None where the difference is at the limit or beyond it, so that no number of rows would do.
-    """
-    room = difference + max_drop
-    if room <= 0:
-        return None
-    errors = quantile_of(confidence) + NormalDist().inv_cdf(_POWER)
-    by_error = basis.rows * (errors * standard_error / room) ** 2
-    whole = 100 * basis.share
-    hidden = max(hidden or 0.0, unseen(basis, confidence))
-    if hidden >= whole:  # of so few groups that nothing is shown, whatever their rows are
-        hidden = unseen(basis, confidence)
-    # What is hidden is whole * z^2 / (n + z^2); so n goes with whole / hidden - 1.
-    by_hidden = basis.rows * max(0.0, whole / room - 1) / (whole / hidden - 1)
-    return max(1, math.ceil(max(by_error, by_hidden)))

@@ -39,6 +39,9 @@ class DataSettings(Section):
     time: str | None = Field(
         None, description="column with the time of a row, a number or ISO 8601: the last rows are the evaluation"
     )
+    metric: Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"] | None = Field(
+        None, description="metric that decides; f1 for two classes (default: the task's; your own: macro_f1 or pearson)"
+    )
     max_train_rows: int | None = Field(None, ge=20, description="rows to train on at most (default: all)")
     max_length: int | None = Field(
         None, ge=4, le=MOST_TOKENS, description="tokens after which a text is cut (default: the task's)"

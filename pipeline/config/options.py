@@ -24,6 +24,13 @@ COMPRESS = (
         ("task", str, "Name of a GLUE task, or pydocs, which needs no data: see `kdc tasks`."),
         ("data", Path, "Folder with the data: GLUE's TSV files, `save_to_disk`, or files (default: the hub)."),
     ),
+    Setting(
+        "metric",
+        str,
+        "Metric that decides: accuracy, macro_f1, matthews or, for two classes, f1; pearson or spearman for numbers "
+        "(default: the task's; macro_f1 or pearson for your own rows).",
+        "data",
+    ),
     *settings(
         "data",
         _OWN,

@@ -11,6 +11,12 @@ from kdc.common.errors import InputError
 from kdc.common.files import write_whole
 from kdc.pipeline.config.settings import Config
 
+METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task; the first is what decides people's own tasks
+    "classification": ("macro_f1", "accuracy", "f1", "matthews"),
+    "multilabel": ("macro_f1", "accuracy"),
+    "regression": ("pearson", "spearman"),
+}
+
 
 class Task(TaskBase):
     """One text-classification task, as a run trains it.
@@ -113,24 +119,37 @@ def custom_task(
     name: str, text: str, text_pair: str | None, label: str, kind: Kind, labels: tuple[str, ...] = ()
 ) -> Task:
     """Make the task of a person's own files. Label names that are not given are learned from the training rows."""
-    metrics = {
-        "classification": ("macro_f1", "accuracy"),
-        "multilabel": ("macro_f1", "accuracy"),
-        "regression": ("pearson", "spearman"),
-    }[kind]
+    metrics = METRICS_OF[kind][:2]
     return Task(name=name, text=text, text_pair=text_pair, label=label, kind=kind, labels=labels, metrics=metrics)
+
+
+def decided_by(task: Task, metric: str | None) -> Task:
+    """The task with another metric that decides; the same task for None.
+
+    Raises:
+        InputError: tasks of this kind have no such metric.
+    """
+    if metric is None:
+        return task
+    fitting = [name for name in METRICS_OF[task.kind] if name != "f1" or len(task.labels) == 2]
+    if metric not in fitting:
+        labels = f" of {len(task.labels)} labels" if task.labels else ""
+        remedy = f"--metric {' or '.join(fitting)}"
+        raise InputError("the task has no such metric", given=f"{metric}, {task.kind}{labels}", remedy=remedy)
+    return task.model_copy(update={"metrics": tuple(dict.fromkeys((metric, *task.metrics)))})
 
 
 def task_of(config: Config) -> Task:
     """The task that the config describes. The label names of people's own tasks are filled in when the rows are read.
 
     Raises:
-        InputError: neither a known task nor a training file is named, or no text column.
+        InputError: neither a known task nor a training file is named, no text column, or a metric that the known task
+            has not.
     """
     data = config.data
     if data.task is not None:
         columns = data.model_dump(include={"text", "text_pair", "label"}, exclude_none=True)
-        return find_task(data.task).model_copy(update=columns)
+        return decided_by(find_task(data.task).model_copy(update=columns), data.metric)
     source = data.train or data.data
     if source is None:
         raise InputError(

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.data_settings import DataSettings
-from kdc.pipeline.config.tasks import Task
+from kdc.pipeline.config.tasks import Task, decided_by
 from kdc.pipeline.data.fields import hash_of, sides_of
 from kdc.pipeline.data.report import make_report, near_train
 from kdc.pipeline.data.rows import CheckedRows, Ints, read_all, read_split
@@ -72,6 +72,7 @@ def prepare(folder: Path, task: Task, data: DataSettings, *, seed: int) -> DataR
         left.unlink() if left.is_symlink() else shutil.rmtree(left)  # of a run that was cut off
     with tempfile.TemporaryDirectory(dir=folder, prefix="staging-", ignore_cleanup_errors=True) as staging:
         task, rows = read_all(data, task, Path(staging), seed)
+        task = decided_by(task, data.metric)
         parts = split_rows(task, rows, data.max_train_rows, seed, most_unlabeled=data.max_unlabeled_rows)
         near = near_train(rows, parts)
         report = make_report(task, rows, parts, near)

@@ -1,6 +1,7 @@
 """The bootstrap of a statistic that is computed of weighted units, many weightings at a time."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,22 +15,28 @@ _MOST_BLOCKS = 2000  # of the jackknife
 _AT_A_TIME = 250_000  # numbers of a block of weights that is computed at once: 2 MB, which a core's cache holds
 
 
-def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -> tuple[tuple[float, float], float]:
+def bca(
+    statistic: Scorer, counts: Floats, *, quantile: Callable[[float], float], width: int = 1
+) -> tuple[tuple[float, float], float]:
     """The bootstrap that corrects bias and skewness (Efron 1987, Journal of the American Statistical Association
     82:171), and the standard deviation over the resamples.
 
     Args:
         statistic: from how often each unit is drawn, (samples, units), to the number of interest, (samples,).
         counts: (units,) how many there are of each unit: what is alike is counted, and drawn together.
-        quantile: of the normal distribution, at the upper end of the two-sided interval.
+        quantile: at the upper end of the two-sided interval, from as how many units of one influence those count that
+            move the statistic. The spread is estimated from the square of what each unit moves it by, of which a few
+            large ones may make up most.
         width: numbers that the statistic makes of each sample meanwhile, where these are more than the units.
     """
     from scipy.special import ndtr, ndtri
 
     generator, width = np.random.default_rng(_SEED), max(len(counts), width)
-    resamples = _enough(float(ndtr(-quantile)), width)
     found = float(statistic(counts[None])[0])
     block = max(1, _AT_A_TIME // width)
+    acceleration, independent = _influence(statistic, counts, block)
+    at_end = quantile(independent)
+    resamples = _enough(float(ndtr(-at_end)), width)
     sizes = (min(block, resamples - start) for start in range(0, resamples, block))
     values = np.concatenate([statistic(_drawn(counts, size, generator)) for size in sizes])
     error = float(values.std())
@@ -37,8 +44,8 @@ def bca(statistic: Scorer, counts: Floats, *, quantile: float, width: int = 1) -
         return (found, found), 0.0
     below = ((values < found).mean() + (values <= found).mean()) / 2
     bias = ndtri(np.clip(below, 1 / resamples, 1 - 1 / resamples))
-    pulled = bias + np.array([-quantile, quantile])
-    room = 1 - _acceleration(statistic, counts, block) * pulled
+    pulled = bias + np.array([-at_end, at_end])
+    room = 1 - acceleration * pulled
     # Beyond a pole the formula would come back from the other side: there the end is the most extreme value.
     at = np.where(room > 0, ndtr(bias + pulled / np.where(room > 0, room, 1)), pulled > 0)
     low, high = np.quantile(values, at)
@@ -66,9 +73,9 @@ def _drawn(counts: Floats, size: int, generator: np.random.Generator) -> Floats:
     return np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 
 
-def _acceleration(statistic: Scorer, counts: Floats, block: int) -> float:
-    """A sixth of the skewness of the jackknife's values, each of which lacks one unit; where there are many, a block of
-    them."""
+def _influence(statistic: Scorer, counts: Floats, block: int) -> tuple[float, float]:
+    """Of the jackknife's values, each of which lacks one unit, or a block of units if there are many: a sixth of their
+    skewness, and as how many of one influence the units count (Kish 1965, section 11.7)."""
     blocks = min(len(counts), _MOST_BLOCKS)
     part = np.arange(len(counts)) * blocks // len(counts)  # the block of each unit
     times = counts if blocks == len(counts) else np.ones(blocks)
@@ -80,4 +87,6 @@ def _acceleration(statistic: Scorer, counts: Floats, block: int) -> float:
     values = np.concatenate(parts)
     off = (times @ values) / times.sum() - values
     spread = float(times @ off**2)
-    return 0.0 if spread == 0 else float(times @ off**3) / (6 * spread**1.5)
+    if spread == 0:
+        return 0.0, 0.0
+    return float(times @ off**3) / (6 * spread**1.5), spread**2 / float(times @ off**4)

@@ -1,24 +1,24 @@
 """A student compared with its teacher, or a better baseline, on the same evaluation rows, as a contract judges it."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdc.artifact.contract.judgement import judge_drop, quantile_of, rows_needed, spent
+from kdc.artifact.contract.judgement import judge_drop, quantile_of, spent
 from kdc.artifact.contract.terms import Contract, Quality, Verdict, replace
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import InputError
+from kdc.pipeline.config.tasks import METRICS_OF
 from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.hidden import basis_of
-from kdc.pipeline.quality.intervals import difference
+from kdc.pipeline.quality.intervals import Difference, difference
 from kdc.pipeline.quality.metrics import Groups
 
-_METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "macro_f1", "matthews"),
-    "multilabel": ("accuracy", "macro_f1"),
-    "regression": ("pearson", "spearman"),
-}
+_POWER = 0.8
+_MOST_TIMES, _HALVINGS = 1e6, 30  # of the rows; of the range up to that
+_WHOLE = 100.0  # points that may differ where groups are too few to show anything
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,9 @@ def compare(
     seen = difference(student, other.logits, labels, kind, metric, groups=groups, confidence=confidence)
     gap, needed = round(score - other_score, 4), None
     if seen.interval[0] < -max_drop:
-        basis = basis_of(metrics.truth_of(labels, kind), metric, groups)
         # By what the interval really is: it may be wider than its standard error says, for few rows or groups.
-        below = gap - seen.interval[0]
-        error, hidden = (below / quantile_of(confidence), None) if seen.standard_error else (0.0, below)
-        needed = rows_needed(gap, error, basis, max_drop=max_drop, confidence=confidence, hidden=hidden)
-        needed = None if needed is None else max(needed, len(labels) + 1)
+        more = rows_needed(gap, gap - seen.interval[0], seen, max_drop=max_drop, confidence=confidence)
+        needed = None if more is None else max(math.ceil(len(labels) * more), len(labels) + 1)
     return Quality(
         metric=metric,
         against=other.name,
@@ -126,6 +123,39 @@ def compare(
         look=look,
         rows_needed=needed,
     )
+
+
+def rows_needed(gap: float, below: float, seen: Difference, *, max_drop: float, confidence: float) -> float | None:
+    """How many times the rows would show, with a power of 80 %, that a difference keeps to `max_drop`.
+
+    The lower end of the interval must lie above -max_drop. So (z_confidence + z_power) standard errors must not exceed
+    the distance from -max_drop to the difference, and a standard error falls with the root of the number of rows
+    (Lachin 1981, Controlled Clinical Trials 2:93-113, equation 3, for one sample of paired differences). Nor may what
+    no row shows exceed that distance.
+
+    Args:
+        gap: student minus teacher, in points, taken for the true one.
+        below: points by which its interval ends below it.
+        seen: the difference, as the rows show it.
+        max_drop: points that the student may be below its teacher.
+        confidence: of the two-sided interval.
+
+    Returns:
+        None if the difference is at the limit or beyond it, so that no number of rows would do.
+    """
+    room = gap + max_drop
+    if room <= 0:
+        return None
+    times, hidden = 0.0, seen.hidden(1.0)
+    if seen.standard_error:
+        times = ((1 + NormalDist().inv_cdf(_POWER) / quantile_of(confidence)) * below / room) ** 2
+    elif hidden < below < _WHOLE:  # by a quantile for few groups
+        room *= hidden / below
+    fewest, most = 0.0, math.log(_MOST_TIMES)
+    for _ in range(_HALVINGS):
+        middle = (fewest + most) / 2
+        fewest, most = (middle, most) if seen.hidden(math.exp(middle)) > room else (fewest, middle)
+    return max(times, math.exp(most))
 
 
 def _check(
@@ -141,9 +171,9 @@ def _check(
     Raises:
         InputError: a wrong shape, kind or metric, or a value that is no number.
     """
-    fitting = _METRICS.get(kind) if isinstance(kind, str) else None
+    fitting = METRICS_OF.get(kind) if isinstance(kind, str) else None
     if fitting is None:
-        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(_METRICS)}")
+        raise InputError("no such kind of task", given=kind, remedy=f"one of {', '.join(METRICS_OF)}")
     if metric not in fitting:
         raise InputError(f"no such metric of {kind}", given=metric, remedy=f"one of {', '.join(fitting)}")
     shapes = {"student": student.shape, "teacher": teacher.shape, "labels": labels.shape}

@@ -1,35 +1,87 @@
-"""What no row shows: errors of a kind that none of the rows has may still be made on others, and cost a metric.
+"""What no row shows: errors of a kind that none of the rows has may still be made on others, and cost a metric."""
 
-How many of them a confidence allows for is `kdc.artifact.contract.judgement.unseen`; here is what they would cost.
-"""
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.judgement import Basis, unseen
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.metrics import Floats, Groups
 
+_STEPS = 64  # from the rarest class to all of them, at most
 
-def basis_of(labels: NDArray[np.generic], metric: str, groups: Groups | None = None) -> Basis:
-    """The rows, or groups of rows, of which unseen errors may cost a metric most: of the classes' rows those where many
-    errors can hide, and each costs much. Where groups, or multi-label rows, hold several classes, an error of one
-    costs all that it holds. Labels are (rows,), or (rows, outputs) for multi-label."""
-    cost, rows = costs_of(labels, metric), len(labels)
-    unit = metrics.group_numbers(groups, rows)
-    everywhere = np.ones(rows, dtype=np.bool_)
-    if labels.ndim > 1:
-        parts = [everywhere, *labels.T.astype(np.bool_)]
-    else:
-        is_split = metric in ("f1", "macro_f1", "matthews")
-        parts = [labels == each for each in np.unique(labels)] if is_split else [everywhere]
-    by_unit = np.bincount(unit, weights=cost)
-    found = [Basis(rows, 1)]  # of rows without any label
-    for part in parts:
-        costs = by_unit[np.unique(unit[part])]
-        if (total := float(costs.sum())) > 0:
-            found.append(Basis(rows, max(1, int(as_many(costs) + 1e-6)), total))
-    return max(found[1:] or found, key=lambda each: unseen(each, 0.95))
+
+def unseen(
+    truth: NDArray[np.generic], answers: NDArray[np.generic], metric: str, *, groups: Groups | None, quantile: float
+) -> Callable[[float], float]:
+    """Points by which a model's score may differ from the one that rows show, although no row shows the difference.
+
+    Where n rows, or groups, show no change, up to a share of z^2 / (n + z^2) of all others may still change: the upper
+    end of the score interval (Wilson 1927) of no event in n trials. Classes may change apart or together. So for the
+    rarest class, the two rarest, and so on up to all rows, that share of the n right answers turns wrong here, or of
+    the wrong ones right, and the largest change of the metric itself counts.
+
+    Args:
+        truth: (rows,), or (rows, outputs) for multi-label.
+        answers: of the model, in the same shape.
+        metric: a key of `metrics.METRICS`.
+        groups: which rows belong together; None where each stands alone.
+        quantile: of the normal distribution, z above.
+
+    Returns:
+        The points, from how many times the rows there would be.
+    """
+    unit, square = metrics.group_numbers(groups, len(truth)), quantile**2
+    if metric not in metrics.OF_COUNTS:
+        return lambda times: 100 * float(square / (times * (unit.max() + 1) + square))
+    both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
+    if not actual[1] if metric == "f1" else np.count_nonzero(actual) <= (metric == "matthews"):
+        return lambda times: 100.0
+    right = truth == answers if truth.ndim == 1 else (truth * answers).astype(np.bool_)
+    can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
+    score, everywhere = metrics.OF_COUNTS[metric], np.tile(actual, (len(can_lose.units), 1))
+    seen = score(both[None], answered[None], actual[None])[0]
+
+    def points(times: float) -> float:
+        share = square / (times * can_lose.units + square)
+        lost = share * can_lose.classes * both
+        failing = lost.sum(axis=1, keepdims=True) if can_lose.rows is None else share * can_lose.rows
+        worse = score(both - lost, answered - lost + (failing - lost) * (actual > 0) * can_lose.wrong, everywhere)
+        won = square / (times * can_win.units + square) * can_win.classes * (actual - both)
+        false = (answered - both) * (1 - won.sum(axis=1, keepdims=True) / max(1.0, (actual - both).sum()))
+        better = score(both + won, both + won + false, everywhere)
+        return 100 * float(np.abs(np.concatenate([worse, better]) - seen).max())
+
+    return points
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Parts of the rows that may change by themselves: of the rarest class, of the two rarest, and so on up to all."""
+
+    classes: NDArray[np.bool_]  # (parts, classes)
+    units: NDArray[np.intp]  # (parts, 1) groups that have rows of it
+    rows: NDArray[np.intp] | None  # (parts, 1) of multi-label; None where each row has one class
+    wrong: float  # how often a row that fails is given a class that it has not
+
+
+def _parts(truth: NDArray[np.generic], actual: Floats, unit: NDArray[np.intp], chosen: NDArray[np.bool_]) -> _Parts:
+    """The parts of some rows, (rows,), or of some of their labels, (rows, outputs)."""
+    present = np.flatnonzero(actual)
+    rank = np.full(len(actual), len(present))  # of a class, from the rarest
+    rank[present[np.argsort(actual[present], kind="stable")]] = np.arange(len(present))
+    last = np.unique(np.geomspace(1, len(present), _STEPS).astype(int))[:, None] - 1
+    if truth.ndim == 1:
+        first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
+    else:  # a row that fails gets as many wrong labels as rows have at the most, also one without labels
+        first = np.where(chosen & (truth > 0), rank, len(present) - 1).min(axis=1)
+        labels = truth.sum(axis=1)
+        wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))
+    of_unit = np.full(unit.max() + 1, len(present))
+    np.minimum.at(of_unit, unit, first)
+    units, rows = (np.searchsorted(np.sort(each), last, side="right") for each in (of_unit, first))
+    return _Parts(rank <= last, units, rows if truth.ndim > 1 else None, wrong)
 
 
 def as_many(weights: Floats) -> float:
@@ -37,43 +89,3 @@ def as_many(weights: Floats) -> float:
     11.7); 0 where all are 0."""
     squares = float((weights**2).sum())
     return float(weights.sum()) ** 2 / squares if squares else 0.0
-
-
-def costs_of(labels: NDArray[np.generic], metric: str) -> Floats:
-    """By how much a metric of 1 falls at the most where a row that was right turns wrong, in whatever way: (rows,).
-
-    An F1 of a class with n rows falls by at most 1 / n for a row of the class that is lost, and by 1 / (2 n) for a row
-    that is taken for one; these are its derivatives where it is 0 and 1.
-    """
-    rows = len(labels)
-    if metric == "f1":
-        return np.where(labels == 1, 1.0, 0.5) / max(1, int((labels == 1).sum()))
-    if labels.ndim > 1 and metric == "macro_f1":
-        actual = labels[:, labels.any(axis=0)].astype(np.float64)  # a label that no row has is in no mean
-        return (np.where(actual > 0, 1.0, 0.5) / actual.sum(axis=0)).sum(axis=1) / max(1, actual.shape[1])
-    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if metric not in ("macro_f1", "matthews") or labels.ndim > 1 or len(counts) == 1:
-        return np.full(rows, 1 / rows)
-    if metric == "matthews":
-        cost = matthews_weights(counts / rows) / counts
-    else:
-        ascending = np.sort(counts)
-        rarest_other = np.where(counts == ascending[0], ascending[1], ascending[0])
-        cost = np.maximum(1 / counts, (1 / counts + 1 / rarest_other) / 2) / len(counts)
-    return np.asarray(cost[place.reshape(-1)], dtype=np.float64)
-
-
-def matthews_weights(shares: Floats) -> Floats:
-    """By how much Matthews' correlation of several classes falls, at the most, where a small part of a class's right
-    answers turns wrong: (classes,) times that part. Of two classes the rarer one's is 1.
-
-    The derivative of R_K (Gorodkin 2004) by the rows that go from class c, answered right, to class j, for a model that
-    answers each class as often as it occurs, is s_c / (1 - sum s^2) * (1 + (1 - R_K) (s_j - s_c)); here R_K, from 0 to
-    1, and j are those for which it is largest.
-
-    Args:
-        shares: (classes,) of the rows, s above; at least two classes.
-    """
-    more = np.maximum(0.0, shares.max() - shares)  # than in class c there are in the most frequent one
-    weights: Floats = shares * (1 + more) / (1 - (shares**2).sum())
-    return weights

@@ -117,44 +117,31 @@ def _accuracy(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Score
     return lambda weights: weights @ right / weights.sum(axis=1)
 
 
-def _f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+def _f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """Of class 1."""
-    counts = _counts(truth, answers)
-    return lambda weights: _f1_by_class(*counts(weights))[:, 1]
+    return f1_by_class(both, answered, actual)[:, 1]
 
 
-def _macro_f1(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+def _macro_f1(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """The mean F1 of the classes that the rows have.
 
     With the classes that a model answers beside them, as scikit-learn takes them, two models would be averages over
     different classes, and a single wrong answer could cost a third of the scale.
     """
-    counts = _counts(truth, answers)
-
-    def score(weights: Floats) -> Floats:
-        both, answered, actual = counts(weights)
-        present = actual > 0
-        return (_f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
-
-    return score
+    present = actual > 0
+    return (f1_by_class(both, answered, actual) * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
 
 
-def _matthews(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+def _matthews(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """The correlation coefficient R_K of several classes (Gorodkin 2004, Computational Biology and Chemistry 28:367);
     0 where one answer is given to all rows."""
-    counts = _counts(truth, answers)
-
-    def score(weights: Floats) -> Floats:
-        both, answered, actual = counts(weights)
-        rows = weights.sum(axis=1)
-        above = both.sum(axis=1) * rows - (answered * actual).sum(axis=1)
-        spread = (rows**2 - (answered**2).sum(axis=1)) * (rows**2 - (actual**2).sum(axis=1))
-        return np.divide(above, np.sqrt(spread.clip(0)), out=np.zeros_like(above), where=spread > 0)
-
-    return score
+    rows = actual.sum(axis=1)
+    above = both.sum(axis=1) * rows - (answered * actual).sum(axis=1)
+    spread = (rows**2 - (answered**2).sum(axis=1)) * (rows**2 - (actual**2).sum(axis=1))
+    return np.divide(above, np.sqrt(spread.clip(0)), out=np.zeros_like(above), where=spread > 0)
 
 
-def _counts(
+def counts(
     truth: NDArray[np.generic], answers: NDArray[np.generic]
 ) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
     """From weights to weighted counts, (samples, classes) each: of the rows where a class is answered and right, where
@@ -176,7 +163,7 @@ def _counts(
     return lambda weights: (weights @ both, weights @ answered, weights @ actual)
 
 
-def _f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
+def f1_by_class(both: Floats, answered: Floats, actual: Floats) -> Floats:
     """2 TP / (2 TP + FP + FN) of each class; 0 for one that neither occurs nor is answered."""
     below = answered + actual
     return np.divide(2 * both, below, out=np.zeros_like(below), where=below > 0)
@@ -245,11 +232,23 @@ def _correlation(x_variance: Floats, y_variance: Floats, covariance: Floats, sma
     return np.divide(covariance, below, out=np.zeros_like(below), where=varies)
 
 
-METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]] = {
-    "accuracy": _accuracy,
+def _counted(name: str) -> Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]:
+    def scorer(truth: NDArray[np.generic], answers: NDArray[np.generic]) -> Scorer:
+        counted = counts(truth, answers)
+        return lambda weights: OF_COUNTS[name](*counted(weights))
+
+    return scorer
+
+
+# The metrics of what `counts` gives.
+OF_COUNTS: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "f1": _f1,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
+}
+METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], Scorer]] = {
+    "accuracy": _accuracy,
+    **{name: _counted(name) for name in OF_COUNTS},
     "pearson": _pearson,
     "spearman": _spearman,
 }

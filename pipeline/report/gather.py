@@ -23,7 +23,7 @@ from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
 from kdc.pipeline.quality.feasibility import as_stored, fitting_students
-from kdc.pipeline.quality.intervals import difference, score_interval
+from kdc.pipeline.quality.intervals import difference, score_interval, widest
 from kdc.pipeline.quality.operating import having, sweep
 from kdc.pipeline.quality.shown import prefixes
 from kdc.pipeline.report.disagreements import disagreements
@@ -64,6 +64,7 @@ from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 
 _THRESHOLDS = 101  # of a curve
+_NAMED_CLASSES = 3  # of those that make an interval wide
 _MOST_CLASSES = 40  # of a confusion matrix that can still be looked at
 
 Logits = Mapping[str, NDArray[np.float32]]  # (rows, outputs) by model
@@ -133,7 +134,23 @@ def gather(root: Path, *, examples: int) -> Facts:
         where=_origin(run, manifest),
         notes=run.result(PackageResult).notes,
     )
-    return facts.model_copy(update={"verdict": verdict(facts)})
+    words = verdict(facts) + wide(logits[served], logits["teacher"], labels, task, data.groups(split))
+    return facts.model_copy(update={"verdict": words})
+
+
+def wide(
+    logits: NDArray[np.floating],
+    others: NDArray[np.floating],
+    labels: NDArray[np.generic],
+    task: Task,
+    groups: NDArray[np.integer],
+) -> str:
+    """A sentence on the classes that make the interval of a macro F1 wide; "" if there are too few to tell apart."""
+    if task.metrics[0] != "macro_f1" or len(task.labels) <= _NAMED_CLASSES:
+        return ""
+    places = widest(logits, others, labels, task.kind, groups=groups)[:_NAMED_CLASSES]
+    named = [f"{task.labels[place]} ({having(labels, place).sum()} rows)" for place in places]
+    return f" More rows of these labels would narrow the interval most: {', '.join(named)}." if named else ""
 
 
 def _decisions(

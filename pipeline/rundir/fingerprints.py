@@ -42,7 +42,8 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     """What the teacher's rows depend on: neither the unlabelled rows nor the student, whose change shall not train the
     teacher again."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
-    unused = {name for name in ("group", "time") if getattr(config.data, name) is None}  # runs of before had no such
+    later = ("group", "time", "metric")  # runs of before had no such
+    unused = {name for name in later if getattr(config.data, name) is None}
     return {
         **config.data.model_dump(mode="json", exclude=paths | unused),
         "task_name": task_of(config).name,

@@ -7,12 +7,11 @@ import pytest
 from scipy import optimize, stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from kdc.artifact.contract.judgement import unseen
 from kdc.pipeline.quality import intervals, metrics
 from kdc.pipeline.quality.bootstrap import bca
 from kdc.pipeline.quality.comparison import Shown, judge
-from kdc.pipeline.quality.hidden import basis_of, costs_of, matthews_weights
-from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, wilson
+from kdc.pipeline.quality.hidden import unseen
+from kdc.pipeline.quality.intervals import design_effect, difference, score_interval, tango, widest, wilson
 
 Z = 1.959964
 
@@ -55,7 +54,7 @@ def test_the_corrected_bootstrap_is_that_of_scipy() -> None:
         rows = weights.sum(axis=1)
         return weights @ values**2 / rows - (weights @ values / rows) ** 2
 
-    (low, high), error = bca(variance, np.ones(40), quantile=Z)
+    (low, high), error = bca(variance, np.ones(40), quantile=lambda _: Z)
     assert low == pytest.approx(expected.low, rel=0.1)
     assert high == pytest.approx(expected.high, rel=0.1)
     assert abs(high - plain.high) > abs(high - expected.high)
@@ -66,9 +65,9 @@ def test_the_corrected_bootstrap_is_that_of_scipy() -> None:
 
 def test_rows_that_are_alike_are_drawn_as_if_they_were_written_out() -> None:
     kinds, counts = np.array([0.0, 1.0]), np.array([30.0, 10.0])
-    counted, counted_error = bca(lambda w: w @ kinds / w.sum(axis=1), counts, quantile=Z)
+    counted, counted_error = bca(lambda w: w @ kinds / w.sum(axis=1), counts, quantile=lambda _: Z)
     written = np.repeat(kinds, counts.astype(int))
-    single, single_error = bca(lambda w: w @ written / w.sum(axis=1), np.ones(40), quantile=Z)
+    single, single_error = bca(lambda w: w @ written / w.sum(axis=1), np.ones(40), quantile=lambda _: Z)
     assert counted == pytest.approx(single, abs=0.026)  # a row is 0.025
     assert counted_error == pytest.approx(single_error, rel=0.1)
 
@@ -144,10 +143,12 @@ def test_accuracys_interval_is_the_binomial_one() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
 def test_a_model_is_not_shown_to_equal_itself_beyond_what_the_rows_can_say(metric: str) -> None:
-    """On 50 rows without a difference, 3.84 / (50 + 3.84) of all rows may still differ (and half of a class)."""
-    logits, labels = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2
+    """On 50 rows without a difference, 3.84 / (50 + 3.84) of all rows may still differ: by as much both fall, with two
+    classes of one size."""
+    labels = np.arange(50) % 2
+    logits = np.eye(2)[labels]
     low, high = difference(logits, logits, labels, "classification", metric).interval
-    points = 100 * Z**2 / (50 + Z**2) if metric == "accuracy" else 50 * Z**2 / (25 + Z**2)
+    points = 100 * Z**2 / (50 + Z**2)
     assert (low, high) == pytest.approx((-points, points), rel=1e-3)
 
 
@@ -194,9 +195,10 @@ def test_a_few_groups_show_nothing(metric: str, count: int) -> None:
 @pytest.mark.parametrize("metric", ["f1", "macro_f1", "matthews"])
 def test_six_groups_are_too_few_to_draw(metric: str) -> None:
     labels, right, other = spread_over(900, list(range(0, 900, 10)))
-    low, high = difference(other, right, labels, "classification", metric, groups=np.arange(900) % 6).interval
-    assert low < -100
-    assert high > 100
+    found = difference(other, right, labels, "classification", metric, groups=np.arange(900) % 6).interval
+    whole = 200.0 if metric == "matthews" else 100.0
+    assert found[0] == -whole
+    assert found[1] - found[0] > 1.8 * whole
 
 
 def test_groups_of_one_row_each_are_no_groups() -> None:
@@ -221,65 +223,35 @@ def test_a_jackknife_by_blocks_is_that_of_single_rows() -> None:
         return weights @ values / weights.sum(axis=1)
 
     expected = stats.bootstrap((values,), np.mean, n_resamples=2000, method="BCa", rng=1).confidence_interval
-    (low, high), _ = bca(mean, np.ones(6000), quantile=Z)
+    (low, high), _ = bca(mean, np.ones(6000), quantile=lambda _: Z)
     assert (low, high) == pytest.approx((expected.low, expected.high), rel=0.01)
 
 
 @pytest.mark.parametrize("metric", ["f1", "macro_f1", "matthews"])
 def test_a_perfect_score_on_few_rows_is_not_sure(metric: str) -> None:
-    """Resampling rows that are all right gives the same score each time. Would catch an interval of no width; the bound
-    is that of no event in the 30 rows of a class, by Wilson's formula."""
+    """Resampling rows that are all right gives the same score each time. Would catch an interval of no width. With 60
+    rows without an event, 3.84 / (60 + 3.84) of all others may be wrong. F1 and macro F1 of two classes of one size
+    fall by that share, and Matthews' correlation, which goes down to -1, by twice as much."""
     labels = np.repeat([0, 1], 30)
     low, high = score_interval(np.eye(2)[labels], labels, "classification", metric)
-    share = 0.5 if metric == "macro_f1" else 1.0
-    assert low == pytest.approx(100 - 100 * share * 1.96**2 / (30 + 1.96**2), abs=0.01)
+    share = 2.0 if metric == "matthews" else 1.0
+    assert low == pytest.approx(100 - 100 * share * Z**2 / (60 + Z**2), abs=0.01)
     assert high == 100.0
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_matthews_falls_by_no_more_than_a_class_weighs(seed: int) -> None:
-    # The bug to catch: with many classes the rarest one's rows are counted as if all rested on them, so that nothing
-    # can be shown; or by too little, so that too much is. Scikit-learn computes the correlation.
-    random = np.random.default_rng(seed)
-    classes = 2 + seed % 4
-    shares = random.dirichlet(np.full(classes, 2.0)).clip(0.02)
-    shares /= shares.sum()
-    weights = matthews_weights(shares)
-    truth, answers = (each.ravel() for each in np.indices((classes, classes)))
-    part = 1e-4
-    for right in (0.0, 0.5, 0.9):  # of the rows this share is answered right for sure, the others at random
-        table = right * np.diag(shares) + (1 - right) * np.outer(shares, shares)
-        before = matthews_corrcoef(truth, answers, sample_weight=table.ravel())
-        falls = np.zeros((classes, classes))
-        for row, column in itertools.product(range(classes), repeat=2):
-            if row != column:
-                moved = table.copy()
-                moved[row, row] -= part * shares[row]
-                moved[row, column] += part * shares[row]
-                falls[row, column] = before - matthews_corrcoef(truth, answers, sample_weight=moved.ravel())
-        assert (falls.max(axis=1) <= 1.01 * part * weights).all()
-        if right == 0.0:
-            rarer = shares < shares.max()
-            assert falls.max(axis=1)[rarer] == pytest.approx(part * weights[rarer], rel=0.01)
-    if classes == 2:
-        assert weights.min() == pytest.approx(1)
+def test_units_that_move_a_statistic_most_count_alone() -> None:
+    """Of 60 units three move a sum by 2 and four by 1: they count as (3 * 4 + 4 * 1)^2 / (3 * 16 + 4 * 1) of one
+    influence by hand, but for the mean, which the jackknife takes off. Would catch units that count alike, by which 4 %
+    passed at the limit in place of 2.9 %."""
+    values, asked = np.zeros(60), []
+    values[:7] = [2, -2, 2, 1, -1, 1, -1]
 
-
-def test_groups_count_by_how_much_each_moves_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 60 groups of two rows three lose both rows and four lose one: (3 * 4 + 4 * 1)^2 / (3 * 16 + 4 * 1) by hand.
-    Would catch groups that count alike, by which 4 % passed at the limit in place of 2.9 %."""
-    asked, quantile = [], intervals._quantile
-
-    def noted(confidence: float, independent: float | None) -> float:
+    def noted(independent: float) -> float:
         asked.append(independent)
-        return quantile(confidence, independent)
+        return Z
 
-    monkeypatch.setattr(intervals, "_quantile", noted)
-    labels = np.arange(120) % 2
-    answers = labels.copy()
-    answers[[0, 1, 2, 3, 4, 5, 6, 8, 10, 12]] ^= 1
-    difference(np.eye(2)[answers], np.eye(2)[labels], labels, "classification", "macro_f1", groups=np.arange(120) // 2)
-    assert asked == [pytest.approx(16**2 / 52)]
+    bca(lambda weights: weights @ values / weights.sum(axis=1), np.ones(60), quantile=noted)
+    assert asked == [pytest.approx(16**2 / 52, rel=0.02)]
 
 
 SCORES = {
@@ -287,45 +259,6 @@ SCORES = {
     "macro_f1": lambda *given, **named: f1_score(*given, average="macro", **named),
     "matthews": matthews_corrcoef,
 }
-
-
-@pytest.mark.parametrize("metric", list(SCORES))
-@pytest.mark.parametrize("seed", range(6))
-def test_no_units_can_hide_more_than_is_counted_for_what_no_row_shows(metric: str, seed: int) -> None:
-    """Of right answers a small part of some units turns wholly wrong, to the class where it costs most; the units are
-    rows, or groups of 1 to 5 with classes of their own. The oracle is scikit-learn with weights for the rows. Would
-    catch classes that are counted as if they could only fail apart, where a group holds several."""
-    random, part, confidence = np.random.default_rng(seed), 1e-4, 0.95
-    classes = 2 if metric == "f1" else 2 + seed % 3
-    labels = random.integers(0, classes, 120)
-    labels[random.random(120) < 0.5] = 0
-    sizes = random.integers(1, 6, 120)
-    units = np.arange(120) if seed % 2 else np.repeat(np.arange(120), sizes)[:120]
-    counted = unseen(basis_of(labels, metric, units), confidence) / 100
-    for chosen in (np.unique(units), *(np.unique(units[labels == each]) for each in range(classes))):
-        wrong, falls = np.isin(units, chosen), []
-        for answer in range(classes):
-            others = np.where(labels == answer, (answer + 1) % classes, answer)
-            truth, answers = np.concatenate([labels, labels]), np.concatenate([labels, others])
-            weights = np.concatenate([np.where(wrong, 1 - part, 1.0), np.where(wrong, part, 1e-15)])
-            falls.append((1 - SCORES[metric](truth, answers, sample_weight=weights)) / part)
-        # That share of these units may be wrong although none is seen to be.
-        assert max(falls) * Z**2 / (len(chosen) + Z**2) <= counted * 1.02 + 1e-6
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_rows_of_several_labels_can_hide_no_more_either(seed: int) -> None:
-    """As above. A row that turns wrong has the contrary of each of its labels."""
-    random, part = np.random.default_rng(seed), 1e-4
-    labels = (random.random((150, 4)) < np.array([0.5, 0.3, 0.2, 0.1])).astype(int)
-    units = np.arange(150) // (1 + seed)
-    counted = unseen(basis_of(labels, "macro_f1", units), 0.95) / 100
-    for chosen in (np.unique(units), *(np.unique(units[labels[:, each] == 1]) for each in range(4))):
-        wrong = np.isin(units, chosen)
-        truth, answers = np.concatenate([labels, labels]), np.concatenate([labels, 1 - labels])
-        weights = np.concatenate([np.where(wrong, 1 - part, 1.0), np.where(wrong, part, 1e-15)])
-        fall = (1 - f1_score(truth, answers, average="macro", sample_weight=weights)) / part
-        assert fall * Z**2 / (len(chosen) + Z**2) <= counted * 1.02 + 1e-6
 
 
 def test_no_more_than_the_scale_is_hidden_and_few_groups_need_many_rows() -> None:
@@ -351,24 +284,8 @@ def test_so_many_rows_as_are_told_show_two_equal_models_in_groups(metric: str, r
 
     needed = judged(rows).rows_needed
     assert needed is not None
-    assert judged(needed + 4).verdict == "pass"
+    assert judged(needed + 16).verdict == "pass"
     assert judged(needed - 40).verdict == "not shown"
-
-
-@pytest.mark.parametrize("counts", [(100, 10), (60, 30, 10), (50, 50, 50)])
-def test_a_row_that_turns_wrong_costs_no_more_than_is_reckoned_with(counts: tuple[int, ...]) -> None:
-    """Would catch the cost of a class without that of the one its row is taken for, or with another one than the
-    rarest. The oracle is scikit-learn's macro F1 with one row of a class taken for another class, whichever costs most.
-    An F1 falls half as steeply where it is 1 as where it is 0, so by half of what is reckoned with or more."""
-    labels = np.repeat(np.arange(len(counts)), counts)
-    costs = costs_of(labels, "macro_f1")
-    for place in np.unique(labels, return_index=True)[1]:
-        drops = []
-        for other in set(labels) - {labels[place]}:
-            answers = labels.copy()
-            answers[place] = other
-            drops.append(1 - f1_score(labels, answers, average="macro"))
-        assert 0.45 * costs[place] < max(drops) < 1.001 * costs[place]
 
 
 def test_the_interval_of_one_score_ends_as_far_above_it_as_below() -> None:
@@ -383,3 +300,78 @@ def test_the_interval_of_one_score_ends_as_far_above_it_as_below() -> None:
 def test_groups_of_one_row_are_rows() -> None:
     values = np.random.default_rng(0).choice([-1.0, 0, 1], 50)
     assert design_effect(values, np.arange(50)) == 1.0
+
+
+def worse(
+    labels: np.ndarray, answers: np.ndarray, failing: np.ndarray, part: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, answers and weights of rows with `part` of the right answers to `failing` ones turned wrong, evenly."""
+    classes, is_lost = np.unique(labels), failing & (answers == labels)
+    truth, given, weights = [labels], [answers], [np.where(is_lost, 1 - part, 1.0)]
+    for each in classes:
+        chosen = is_lost & (labels != each)
+        truth.append(labels[chosen])
+        given.append(np.full(chosen.sum(), each))
+        weights.append(np.full(chosen.sum(), part / (len(classes) - 1)))
+    return np.concatenate(truth), np.concatenate(given), np.concatenate(weights)
+
+
+@pytest.mark.parametrize("metric", list(SCORES))
+@pytest.mark.parametrize("seed", range(6))
+def test_unseen_losses_cost_what_the_metric_itself_says(metric: str, seed: int) -> None:
+    """Of the rarest class, the two rarest, and so on, z^2 / (n + z^2) of the right answers turn wrong. Groups of 1 to 5
+    rows with such an answer are n. The oracle is scikit-learn with weights for the rows. Would catch classes that may
+    only fail apart, another number of groups, and false answers that cost nothing."""
+    random = np.random.default_rng(seed)
+    classes = 2 if metric == "f1" else 2 + seed % 3
+    labels = random.integers(0, classes, 120) * (random.random(120) < 0.5)
+    answers = labels if seed < 4 else np.where(random.random(120) < 0.9, labels, (labels + 1) % classes)
+    units = np.arange(120) if seed % 2 else np.repeat(np.arange(120), random.integers(1, 6, 120))[:120]
+    order = np.argsort(np.bincount(labels), kind="stable")
+    before, falls = SCORES[metric](labels, answers), []
+    for count in range(1, classes + 1):
+        failing = np.isin(labels, order[:count])
+        part = Z**2 / (len(np.unique(units[failing & (answers == labels)])) + Z**2)
+        truth, given, weights = worse(labels, answers, failing, part)
+        falls.append(before - SCORES[metric](truth, given, sample_weight=weights))
+    counted = unseen(labels, answers, metric, groups=units, quantile=Z)(1.0) / 100
+    assert counted == pytest.approx(max(falls), rel=1e-3) if seed < 4 else counted > max(falls) - 1e-6  # or wins
+
+
+def test_a_row_of_several_labels_may_lose_them_all() -> None:
+    """By hand: 40 rows have the first label, 20 of them the third too, and no row the second. If p = z^2 / (40 + z^2)
+    of the rows are wrong, F1 of the first label is 2 (1 - p) / (2 - p). Wrong rows without the third label get it, so
+    that it has 1 - p. If the third label fails alone, p is z^2 / (20 + z^2), and only that label is lost."""
+    labels = np.array([[1, 0, 0]] * 20 + [[1, 0, 1]] * 20)
+    every, third = Z**2 / (40 + Z**2), Z**2 / (20 + Z**2)
+    falls = [1 - ((1 - every) / (1 - every / 2) + (1 - every)) / 2, 1 - (1 + (1 - third) / (1 - third / 2)) / 2]
+    assert unseen(labels, labels, "macro_f1", groups=None, quantile=Z)(1.0) == pytest.approx(100 * max(falls))
+
+
+def test_one_unseen_event_joins_the_spread_of_those_that_were_seen() -> None:
+    """By hand: half of what no row shows, in quadrature; all of it if nothing was seen; never beyond the range."""
+    assert intervals._widened((-3.0, 4.0), 0.0, 2.0, -100.0, 100.0) == pytest.approx((-(10**0.5), 17**0.5))
+    assert intervals._widened((1.0, 1.0), 1.0, 2.0, -100.0, 100.0) == (-1.0, 3.0)
+    assert intervals._widened((1.0, 99.0), 98.0, 4.0, 0.0, 100.0)[1] == 100.0
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_classes_that_make_an_interval_wide_are_those_of_which_resampling_moves_most(several: bool) -> None:
+    """The oracle resamples groups, and takes each class's F1 from scikit-learn. Would catch classes by their rows
+    alone, by one model alone, and rows where groups are drawn."""
+    random = np.random.default_rng(4)
+    labels = random.choice(6, 300, p=[0.5, 0.3, 0.1, 0.05, 0.03, 0.02])
+    labels[:6] = np.arange(6)
+    wrong = [np.array(each)[labels] for each in ([0.1, 0.1, 0.5, 0.6, 0.5, 0.5], [0.2, 0.2, 0.0, 0.4, 0.0, 0.1])]
+    teacher = np.where(random.random(300) < wrong[0], (labels + 1) % 6, labels)
+    student = np.where(random.random(300) < wrong[1], (labels + 2) % 6, teacher)
+    truth, answers, others = (np.eye(6)[each] if several else each for each in (labels, student, teacher))
+    units, moved = np.arange(300) // 3, []
+    for _ in range(400):
+        rows = (3 * random.integers(0, 100, 100)[:, None] + np.arange(3)).ravel()
+        scores = [f1_score(truth[rows], each[rows], average=None, labels=range(6)) for each in (answers, others)]
+        moved.append(scores[0] - scores[1])
+    part = np.cov(np.array(moved).T).sum(axis=1)
+    logits = [np.eye(6)[each] - 0.5 for each in (student, teacher)]
+    found = widest(*logits, truth, "multilabel" if several else "classification", groups=units)
+    assert found[:3] == list(np.argsort(-part)[:3])

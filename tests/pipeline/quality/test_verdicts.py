@@ -9,10 +9,12 @@ from live import ROOT
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import worlds
 from benchmarks.verdicts import clear_verdict, verdicts
-from benchmarks.worlds import Classes, Numbers, World
+from benchmarks.worlds import Classes, Many, Numbers, World, zipf
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.comparison import judge
+from kdc.pipeline.quality.intervals import difference, score_interval
 
 
 # Worlds in which passing is possible: by resampling and a point estimate, 9.5, 9.5 and 5 % of these students passed at
@@ -73,15 +75,66 @@ def test_a_verdict_that_is_clear_without_a_bootstrap_is_the_judges(
 
 def test_a_limit_within_what_no_row_shows_is_not_shown() -> None:
     """Would catch a bound that is wider than the judge's, by which simulations would count no student that passes."""
-    world, clear = World("macro_f1", 800, 5.0, 1, (0.95, 0.05)), 0
+    world, clear = World("macro_f1", 800, 2.5, 1, (0.95, 0.05)), 0
     source, random = Classes(world, 1.0), np.random.default_rng(0)
     for _ in range(60):
         labels, teacher, student, _ = source.draw(random)
         verdict = clear_verdict(world, labels, teacher, student, None)
-        judged = judge(student, teacher, labels, metric="macro_f1", max_drop=5.0).verdict
+        judged = judge(student, teacher, labels, metric="macro_f1", max_drop=2.5).verdict
         assert verdict in (judged, None)
         clear += verdict is not None
     assert 20 <= clear <= 55  # of each there are some; the others pass
+
+
+# Sets like two real ones: 35 classes in groups of one text, and up to five of 48 labels a row. There the interval of a
+# difference was 11 and 9 times as wide as a bootstrap's, from -31 to +32 points.
+SHARP = [
+    World("macro_f1", 3000, 2.0, 10, zipf(35), fate=0.3, group=80),
+    World("macro_f1", 399, 2.0, 20, labels=zipf(48), fate=0.0),
+]
+
+
+def percentiles(score: metrics.Scorer, units: np.ndarray) -> float:
+    """The width of a plain percentile bootstrap's interval, which draws whole units, from 0 to 1."""
+    random, count = np.random.default_rng(1), units.max() + 1
+    drawn = (np.bincount(random.integers(0, count, count), minlength=count)[units] for _ in range(400))
+    return float(
+        np.ptp(np.quantile(np.concatenate([score(each[None].astype(float)) for each in drawn]), [0.025, 0.975]))
+    )
+
+
+@pytest.mark.parametrize("world", SHARP, ids=["classes", "labels"])
+def test_an_interval_is_hardly_wider_than_a_bootstraps_and_within_the_range(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a bound for what no row shows that lets all classes of a group, or of a row, fail at once, as
+    often as the rarest class may."""
+    monkeypatch.setattr(worlds, "_POPULATION", 12_000)
+    labels, teacher, student, groups = Many(world, 1.0).draw(np.random.default_rng(0))
+    units = np.arange(len(labels)) if groups is None else groups
+    scores = [
+        metrics.METRICS["macro_f1"](metrics.truth_of(labels, world.kind), metrics.predictions(each, world.kind))
+        for each in (student, teacher)
+    ]
+    seen = difference(student, teacher, labels, world.kind, "macro_f1", groups=groups).interval
+    assert np.ptp(seen) <= 1.5 * 100 * percentiles(lambda weights: scores[0](weights) - scores[1](weights), units)
+    for logits, score in zip((student, teacher), scores, strict=True):
+        low, high = score_interval(logits, labels, world.kind, "macro_f1", groups=groups)
+        assert high - low <= 1.5 * 100 * percentiles(score, units)
+        assert 0 <= low < high <= 100
+
+
+@pytest.mark.parametrize("metric", ["f1", "macro_f1", "matthews"])
+def test_no_interval_leaves_the_range_of_its_metric(metric: str) -> None:
+    """Of models that always give one answer, and that are always right. Would catch a negative F1."""
+    labels = np.arange(30) % 2
+    lowest = -100.0 if metric == "matthews" else 0.0
+    for answers in (np.zeros(30, dtype=int), np.ones(30, dtype=int), labels):
+        for groups in (None, np.arange(30) // 10):
+            low, high = score_interval(np.eye(2)[answers], labels, "classification", metric, groups=groups)
+            assert lowest <= low < high <= 100
+            least, most = difference(np.eye(2)[answers], np.eye(2)[labels], labels, "classification", metric).interval
+            assert lowest - 100 <= least < most <= 100 - lowest
 
 
 def coin_metrics(seed: int, metric: str) -> float:

@@ -18,8 +18,9 @@ from sklearn.metrics import confusion_matrix
 from kdc.artifact.folder import load_manifest
 from kdc.common.errors import InputError
 from kdc.pipeline.compress import compress_for_people
+from kdc.pipeline.config.tasks import custom_task, decided_by
 from kdc.pipeline.report.facts import Facts
-from kdc.pipeline.report.gather import verdict
+from kdc.pipeline.report.gather import verdict, wide
 from kdc.pipeline.report.page import markdown, page, reported_artifact, table, write_report
 from kdc.pipeline.rundir.card import UNCUT_NAME
 from kdc.pipeline.rundir.directory import note_command, read_commands
@@ -327,3 +328,16 @@ def test_a_command_is_noted_once(tmp_path: Path) -> None:
     for command in ("kdc compress a", "kdc compress a", "kdc compress b", "kdc compress a"):
         note_command(tmp_path, command)
     assert read_commands(tmp_path) == ["kdc compress a", "kdc compress b", "kdc compress a"]
+
+
+def test_the_report_names_the_classes_that_make_the_interval_of_a_macro_f1_wide() -> None:
+    """The student loses one of two rows of `refund`, one of five of `card` and one of 50 of `other`."""
+    labels = np.repeat([0, 1, 2, 3], [50, 5, 2, 10])
+    answers = labels.copy()
+    answers[[0, 50, 55]] = [3, 3, 3]
+    task = custom_task("own", "text", None, "label", "classification", ("other", "card", "refund", "pin"))
+    words = wide(np.eye(4)[answers], np.eye(4)[labels], labels, task, np.arange(67))
+    assert words.startswith(" More rows of these labels would narrow the interval most: refund (2 rows)")
+    assert wide(np.eye(4)[labels], np.eye(4)[labels], labels, task, np.arange(67)) == ""
+    by_accuracy = decided_by(task, "accuracy")
+    assert wide(np.eye(4)[answers], np.eye(4)[labels], labels, by_accuracy, np.arange(67)) == ""

@@ -8,8 +8,9 @@ from tiny_runs import base_model, compress, config_for, write_rows
 
 from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
-from kdc.pipeline.config.tasks import task_of
+from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.rundir.directory import claim
+from kdc.pipeline.rundir.fingerprints import labelled_rows
 
 STAGES = ("data", "teacher")
 
@@ -103,3 +104,19 @@ def test_compress_does_not_replace_the_folder_that_its_rows_lie_in(tmp_path: Pat
 def test_a_run_is_never_named_after_a_way_up(tmp_path: Path, folder: str) -> None:
     flags = {"data.train": None, "data.data": Path(folder), "run.out": None}
     assert task_of(config_for(tmp_path, tmp_path, flags=flags)).name == "task"
+
+
+def test_a_run_by_another_metric_is_another_run(tmp_path: Path) -> None:
+    """Would catch a finished run whose teacher was kept by macro F1 taken for one by accuracy, and own rows whose
+    metric is forgotten once their kind is found."""
+    write_rows(tmp_path / "train.csv", 60, seed=1)
+    teacher = base_model("bert", tmp_path / "base", num_hidden_layers=2)
+    flags = {"data.eval": None}
+    first = config_for(tmp_path, teacher, flags=flags)
+    other = config_for(tmp_path, teacher, flags=flags | {"data.metric": "matthews"})
+    assert "metric" not in labelled_rows(first)  # a run of a version without the setting goes on
+    assert labelled_rows(first) | {"metric": "matthews"} == labelled_rows(other)
+    compress(other, until="data")
+    assert Task.load(tmp_path / "run" / "data" / "task.json").metrics[0] == "matthews"
+    with pytest.raises(InputError, match="no such metric"):
+        compress(config_for(tmp_path, teacher, flags=flags | {"data.metric": "pearson"}), until="data")
