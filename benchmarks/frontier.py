@@ -1,11 +1,12 @@
 """The whole curve of a task beside light classifiers by other packages: the picture in README, and its table.
 
 Command: `python benchmarks/frontier.py RUN [--peers model2vec,fasttext,setfit] [--peer-python PYTHON] [--out FILE]`,
-after `kdc compress --frontier --out RUN` of single texts in classes. The peers are trained on the rows of the run, but
-for `optimum` (`peers/light.py`, whose docstring says how), with PYTHON, an environment of
-`peers/requirements-light.txt`. Then all artifacts and peers are timed in turns on the same evaluation texts with one
-thread each; every peer is a process of its own. Prints a Markdown table, and draws the page's picture with the peers in
-it, as SVG.
+after `kdc compress --frontier --out RUN` on single texts in classes. The peers are trained on the rows of the run
+(`peers/light.py` says how) with PYTHON, an environment of `peers/requirements-light.txt`. Every artifact that serves in
+int8 gets a second row in fp32, beside the peers that are not quantised. Then everything is timed in turns on the same
+evaluation texts with one thread each; every peer is a process of its own. Training seconds are whole: a student's
+include the teacher's training and answers. Prints a Markdown table, and draws the page's picture with the peers in it,
+without the second rows, as SVG.
 """
 
 import argparse
@@ -15,11 +16,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,12 +33,25 @@ from kdc.pipeline.quality.frontier import FrontierFacts, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.latency import interval_of_median
 from kdc.pipeline.report.frontier import curve, read_facts, table
+from kdc.pipeline.rundir.record import RECORD, StageRecord
 from kdc.serving.engine.engine import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
 _PEERS = "model2vec,fasttext,encoder,setfit,optimum"
 _CONFIDENCE = 0.95
-_WORDS = {"encoder": "MiniLM in ONNX + logistic regression", "optimum": "teacher in fp32 by Optimum"}
+_BEFORE_A_STUDENT = ("teacher", "targets")  # stages whose seconds a student's training includes
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What is scored and timed: an artifact in one precision, or one form of a peer."""
+
+    name: str
+    variant: str  # "int8", ..., or "package"
+    probabilities: NDArray[np.floating]  # (rows, labels) of the evaluation rows
+    size_bytes: int
+    seconds: float | None  # of the whole training; None if nothing was trained
+    turn: Callable[[], dict[str, float]]  # see `take_turn`
 
 
 class Peer:
@@ -48,10 +64,10 @@ class Peer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.told = self._reply()
 
-    def turn(self) -> dict[str, float]:
-        """Take one turn, see `take_turn`."""
+    def turn(self, form: str) -> dict[str, float]:
+        """One of its forms takes a turn, see `take_turn`."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{form}\n")
         self._process.stdin.flush()
         return self._reply()
 
@@ -86,58 +102,84 @@ def main() -> None:
     if not all(isinstance(text, str) for text in texts):
         parser.error("the peers read single texts, and these are pairs")
     with ExitStack() as stack:
-        names = [name for name in options.peers.split(",") if name]
-        peers = [stack.enter_context(Peer(name, options.peer_python, options.run)) for name in names]
-        points = [*facts.points, *(_point(peer, facts, options.run, len(names)) for peer in peers)]
-        turns: list[Callable[[], dict[str, float]]] = []
-        for point in facts.points:
-            engine = Engine.load(
-                options.run / point.artifact, variant=point.variant, device="cpu", threads=1, verify=False
-            )
-            stack.enter_context(engine)
-            turns.append(partial(take_turn, engine.predict, texts))  # type: ignore[arg-type]
-        turns += [peer.turn for peer in peers]
-        timed: list[list[dict[str, float]]] = [[] for _ in turns]
+        entrants = _ours(stack, options.run, facts, texts)
+        for name in filter(None, options.peers.split(",")):
+            entrants += _forms_of(stack.enter_context(Peer(name, options.peer_python, options.run)))
+        turns: list[list[dict[str, float]]] = [[] for _ in entrants]
         for number in range(options.rounds):
             sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
-            for each, turn in zip(timed, turns, strict=True):
-                each.append(turn())
-    both = facts.model_copy(update={"points": tuple(map(_timed, points, timed)), "threads": 1, "left": ()})
+            for each, entrant in zip(turns, entrants, strict=True):
+                each.append(entrant.turn())
+    points = map(_timed, _points(entrants, facts, options.run), turns)
+    both = facts.model_copy(update={"points": tuple(points), "threads": 1, "left": ()})
     header, *rows = table(both)
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     sys.stdout.write("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
     if options.out is not None:
-        options.out.write_text(_standing_alone(curve(both)), encoding="utf-8")
+        served = {(point.student, point.variant) for point in facts.points}
+        drawn = [each for each in both.points if each.variant == "package" or (each.student, each.variant) in served]
+        picture = curve(both.model_copy(update={"points": tuple(drawn)}))
+        options.out.write_text(_standing_alone(picture), encoding="utf-8")
 
 
-def _point(peer: Peer, facts: FrontierFacts, run: Path, peers: int) -> Point:
-    """A peer as a point of the curve; its times are not yet taken."""
+def _ours(stack: ExitStack, run: Path, facts: FrontierFacts, texts: list[Any]) -> list[Entrant]:
+    """The run's artifacts, each as it serves; those that serve in int8 in fp32 too."""
+    stages = (StageRecord.model_validate_json((run / name / RECORD).read_text("utf-8")) for name in _BEFORE_A_STUDENT)
+    before = sum(stage.seconds for stage in stages)
+    entrants = []
+    for point in facts.points:
+        for variant in (point.variant, "fp32") if point.variant == "int8" else (point.variant,):
+            engine = Engine.load(run / point.artifact, variant=variant, device="cpu", threads=1, verify=False)
+            stack.enter_context(engine)
+            assert engine.manifest is not None
+            size = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
+            seconds = None if point.training_seconds is None else before + point.training_seconds
+            turn = partial(take_turn, engine.predict, texts)  # type: ignore[arg-type]
+            entrants.append(Entrant(point.student, variant, engine.predict(texts), size, seconds, turn))
+    return entrants
+
+
+def _forms_of(peer: Peer) -> list[Entrant]:
+    entrants = []
+    for form, told in peer.told["forms"].items():
+        answers = np.asarray(told["probabilities"])
+        turn = partial(peer.turn, form)
+        entrants.append(Entrant(form, "package", answers, told["size_bytes"], peer.told["seconds"], turn))
+    return entrants
+
+
+def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Point]:
+    """The entrants as points of the curve, whose intervals hold all at once; their times are not yet taken."""
     data = open_data(run / "data")
     kind, labels, groups = data.task.kind, np.asarray(data.rows("eval")["label"][:]), data.groups("eval")
-    answers = np.asarray(peer.told["probabilities"])
     with np.load(run / "evaluate" / "logits.npz") as kept:
         teacher = kept["eval/teacher"]
-    confidence = 1 - (1 - _CONFIDENCE) / (2 * (len(facts.points) + peers))
-    gap = difference(answers, teacher, labels, kind, facts.metric, groups=groups, confidence=confidence)
-    score = metrics.compute(answers, labels, kind, (facts.metric,))[facts.metric]
-    return Point(
-        student=_WORDS.get(peer.name, peer.name),
-        artifact="",
-        sha256="",
-        variant="package",
-        score=score,
-        interval=score_interval(answers, labels, kind, facts.metric, groups=groups, confidence=confidence),
-        difference=score - facts.teacher,
-        difference_interval=gap.interval,
-        latency_p50_ms=0.0,
-        latency_p95_ms=0.0,
-        latency_interval=None,
-        rows_per_second=0.0,
-        rows_interval=None,
-        size_mb=peer.told["size_bytes"] / 1e6,
-        parameters=None,
-        training_seconds=peer.told["seconds"],
-    )
+    sure = {"groups": groups, "confidence": 1 - (1 - _CONFIDENCE) / (2 * len(entrants))}
+    points = []
+    for entrant in entrants:
+        answers = entrant.probabilities
+        score = metrics.compute(answers, labels, kind, (facts.metric,))[facts.metric]
+        points.append(
+            Point(
+                student=entrant.name,
+                artifact="",
+                sha256="",
+                variant=entrant.variant,
+                score=score,
+                interval=score_interval(answers, labels, kind, facts.metric, **sure),
+                difference=score - facts.teacher,
+                difference_interval=difference(answers, teacher, labels, kind, facts.metric, **sure).interval,
+                latency_p50_ms=0.0,
+                latency_p95_ms=0.0,
+                latency_interval=None,
+                rows_per_second=0.0,
+                rows_interval=None,
+                size_mb=entrant.size_bytes / 1e6,
+                parameters=None,
+                training_seconds=entrant.seconds,
+            )
+        )
+    return points
 
 
 def _timed(point: Point, turns: list[dict[str, float]]) -> Point:

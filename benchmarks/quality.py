@@ -5,10 +5,15 @@ Command: `python benchmarks/quality.py --data FOLDER [--lines sst2 ...]`. The fo
 `QNLI/unlabelled.tsv` for the unlabelled rows of QNLI; the lines `bank` and `cola` take `banking77-train.csv` and
 `cola-train.tsv` from `--more`, and cut an evaluation split of their own from them. `words` gives `bank`'s texts the
 words of their intent's name as labels, several each; `pairs` is a regression of pairs of its texts: 5 times the share
-of words that the names of their two intents have in common, beside the cosine of the frozen vectors. Runs are kept in
-`--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints one Markdown
-table with the command of each line; `--controls` adds the student without KD, its step kept by its loss and by its
-score, the student without the unlabelled texts, and the LoRA teacher.
+of words that the names of their two intents have in common, beside the cosine of the frozen vectors.
+
+`sst2-held` judges SST-2 by 3,000 whole sentences of its training file, and trains on no phrase of them: the dev split
+has 872 rows, and was looked at often. The lines that end in `-steps` have no unlabelled texts, and as many steps as
+the line with `-ul`: they tell what the texts are worth from what the steps are worth.
+
+Runs are kept in `--runs` and go on where they were cut off. Needs the MiniLM weights (requirements-minilm.txt). Prints
+one Markdown table with the command of each line, and what KD gains over the seeds; `--controls` adds the student
+without KD, its step kept by its loss and by its score, the student without the unlabelled texts, and the LoRA teacher.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -36,8 +42,10 @@ PAIRS = [
     "second",
 ]
 WORDS = ["--train", "{own}/words/train.csv", "--eval", "{own}/words/eval.csv", "--text", "text", "--label", "words"]
+HELD = ["--train", "{own}/held/train.csv", "--eval", "{own}/held/eval.csv", "--text", "text", "--label", "label"]
 COLA = ["--data", "{own}", "--task", "cola", "--family", "minilm"]
 SMALL = ["--vocabulary", "auto", "--set", "quantize.vector_bits=4"]
+BAG_STEPS = ["--set", "student.min_steps=7300"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 NARROW = ["--student", "layers:0,1,5,ffn=768,heads=6"]
 # name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
@@ -55,6 +63,12 @@ LINES: dict[str, tuple[list[str], str]] = {
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-static": ([*SST2, "--student", "static", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
     "sst2-ul-linear": ([*SST2, "--student", "linear", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
+    # The same without these texts, in as many steps.
+    "sst2-steps": ([*SST2, "--set", "student.min_steps=4888"], "sst2"),
+    "sst2-conv-steps": ([*SST2, "--student", "conv", *BAG_STEPS], "sst2"),
+    "sst2-static-steps": ([*SST2, "--student", "static", *BAG_STEPS], "sst2"),
+    "sst2-linear-steps": ([*SST2, "--student", "linear", *BAG_STEPS], "sst2"),
+    "sst2-held": ([*HELD, "--family", "minilm", "--max-train-rows", "12000", "--epochs", "2"], ""),
     # The same teachers' students that learn from the 12,000 rows alone.
     "sst2-conv": ([*SST2, "--student", "conv"], "sst2"),
     "sst2-static": ([*SST2, "--student", "static"], "sst2"),
@@ -80,16 +94,16 @@ LINES: dict[str, tuple[list[str], str]] = {
 _BRIEF = ["--set=evaluate.rounds=1", "--set=evaluate.memory=false"]
 _SHARED = ("data", "baselines", "teacher", "targets", "uncut")
 _BASELINES = ("majority", "tfidf", "probe")
+_WITHOUT_KD = ("student_without_kd", "student_without_kd_by_score", "student_without_kd_by_loss")
 _BESIDE = (
     "teacher_int8",
-    "student_without_kd",
-    "student_without_kd_by_score",
-    "student_without_kd_by_loss",
+    *_WITHOUT_KD,
     "student_without_unlabeled",
     "teacher_lora",
     "cosine",
 )  # what some runs have besides
 _EVALUATED = {"bank": 2000, "cola": 1500}  # rows of the splits that are cut here
+_HELD = 3000
 _PAIRS = {"train": 5000, "eval": 1000}
 _FILLERS = {
     "a",
@@ -127,6 +141,8 @@ def main() -> None:
     if options.more is not None:
         cut_splits(options.more, options.runs)
         _derive(options.runs)
+    if any(LINES[name][0][: len(HELD)] == HELD for name in options.lines):
+        _hold_sentences(options.data / "SST-2" / "train.tsv", options.runs / "held")
     tables = {
         name: [_run(name, seed, options, controls=seed in (options.controls or ())) for seed in options.seeds]
         for name in options.lines
@@ -189,6 +205,34 @@ def _derive(folder: Path) -> None:
                 out.writerow((text, draw.choice(texts[other]), round(5 * shared, 3)))
 
 
+def _hold_sentences(source: Path, target: Path) -> None:
+    """Write `eval.csv`, whole sentences drawn from SST-2's training file, and `train.csv`, the rows that are no part of
+    them. The file has phrases of sentences: a sentence is a phrase that is part of no other, and a phrase of one or two
+    words is part of too many to belong to one."""
+    lines = source.read_text(encoding="utf-8").splitlines()[1:]
+    labels = {" ".join(text.split()): label for text, label in (line.rsplit("\t", 1) for line in lines)}
+    sentences: list[str] = []
+    by_start: dict[tuple[str, ...], list[int]] = defaultdict(list)  # which sentences hold these three words
+    for text in sorted(labels, key=lambda text: (-len(text), text)):
+        words = text.split()
+        if len(words) > 2 and not any(f" {text} " in f" {sentences[at]} " for at in by_start[tuple(words[:3])]):
+            for at in range(len(words) - 2):
+                by_start[tuple(words[at : at + 3])].append(len(sentences))
+            sentences.append(text)
+    held = set(random.Random(77).sample(range(len(sentences)), _HELD))
+    parts: dict[str, list[str]] = {"eval": [sentences[at] for at in sorted(held)], "train": []}
+    for text in labels:
+        words = text.split()
+        if len(words) < 3 or not any(
+            f" {text} " in f" {sentences[at]} " for at in held & set(by_start[tuple(words[:3])])
+        ):
+            parts["train"].append(text)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, texts in parts.items():
+        with (target / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *((text, labels[text]) for text in texts)])
+
+
 def _cosine(run: Path) -> dict[str, Any]:
     """The metrics, as a row of the table, of the cosine of the frozen encoder's vectors of a run's pairs."""
     import numpy as np
@@ -230,7 +274,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
     """One row a line: the baselines, the teacher, the students and what they keep of it; below, what else there is."""
     titles = ("run", "metric", *_BASELINES, "teacher", "student, fp32", "kept %", "int8", "kept %")
     lines = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
-    more = []
+    more, gains = [], {}
     for name, results in tables.items():
         metric = "accuracy" if name.startswith("bank") else results[0]["metric"]  # as others tell of BANKING77
         rows = [result["table"] for result in results]
@@ -244,7 +288,14 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
             cells += [_told(scores(variant)), _told(kept, each=False)]
         lines.append(f"| {' | '.join(cells)} |")
         more += [f"{name}: {each} {_told(scores(each))}" for each in _BESIDE if scores(each)]
+        without = [name for name in _WITHOUT_KD if scores(name)]
+        if without:
+            best = max(without, key=lambda name: mean(scores(name)))
+            gains[name] = [mine - its for mine, its in zip(scores("fp32"), scores(best), strict=True)]
+            more.append(f"{name}: gained by KD over the better student without it {_told(gains[name])}")
         more.append(f"{name}: `kdc compress {' '.join(LINES[name][0])}`")
+    if len(gains) > 1:
+        more.append(f"gained by KD, all of these: {_told([gain for each in gains.values() for gain in each])}")
     return "\n".join([*lines, "", *more]) + "\n"
 
 

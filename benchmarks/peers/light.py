@@ -1,15 +1,18 @@
-"""Light classifiers by other packages, trained on the rows of a run: what stands beside kdc's in `frontier.py`.
+"""Light classifiers by other packages, trained on the rows of a run: the peers of `frontier.py`.
 
 `python light.py model2vec|fasttext|encoder|setfit|optimum RUN`, in the environment of requirements-light.txt.
-`model2vec` is its `StaticModelForClassification` over vectors that it distils from MiniLM; `fasttext` its supervised
-mode with pairs of words; `encoder` is sentence-transformers' MiniLM exported to ONNX, under a logistic regression;
-`setfit` trains MiniLM by 500 contrastive steps before that regression, and answers in torch. Each as its own
-documentation shows it, with the labels of the training rows alone. `optimum` is trained by nobody: it opens the
-frontier's uncut teacher with `ORTModelForSequenceClassification`, in fp32. Single texts only.
+Each peer is trained as its own documentation shows it, on the labels of the training rows, and gets the run's tuning
+slice if it can use one. Some peers answer in several forms, so that kdc's int8 students stand beside int8 peers:
 
-Prints a line of JSON: seconds of training (null where nothing is trained), bytes of what is kept, and the probabilities
-of the evaluation rows by label id. Then each line on stdin asks for one turn, which is answered by `take_turn`'s
-figures; the end of stdin ends it.
+- `model2vec`: its `StaticModelForClassification` over vectors distilled from MiniLM; also with vectors in int8.
+- `fasttext`: its supervised mode, autotuned for five minutes on the tuning slice; also quantised (`.ftz`).
+- `encoder`: sentence-transformers' MiniLM exported to ONNX, under a logistic regression.
+- `setfit`: 500 contrastive steps of MiniLM before that regression, answering in torch; also in ONNX.
+- `optimum`: not trained; the frontier's uncut teacher in fp32, opened by `ORTModelForSequenceClassification`.
+
+Single texts only. The process prints a line of JSON: seconds of training (null if nothing was trained) and, for each
+form, its size in bytes and the probabilities of the evaluation rows by label id. Each line on stdin then names a form,
+which takes one turn (`take_turn`). The process ends with stdin.
 """
 
 import json
@@ -26,8 +29,11 @@ _BATCH = 32
 _CALLS, _ROWS = 100, 512  # of a turn: texts one by one, and texts in batches
 _THREADS = 1
 _SETFIT_STEPS = 500
+_AUTOTUNE_S = 300  # fastText's own default
 
 Answer = Callable[[list[str]], Any]  # texts to probabilities, (texts, labels)
+Rows = tuple[list[str], list[int]]  # texts, and their label ids
+Forms = dict[str, tuple[Answer, int]]  # a form's name, how it answers, and its size in bytes
 
 
 def take_turn(answer: Answer, texts: Sequence[str]) -> dict[str, float]:
@@ -60,18 +66,20 @@ def main() -> None:
     from datasets import load_from_disk
 
     torch.set_num_threads(_THREADS)
-    rows = {split: load_from_disk(str(run / "data" / "rows" / split)) for split in ("train", "eval")}
-    texts, labels = list(rows["train"]["text"]), list(rows["train"]["label"])
-    evaluated = list(rows["eval"]["text"])
+    rows = {split: load_from_disk(str(run / "data" / "rows" / split)) for split in ("train", "tune", "eval")}
+    train, tune = ((list(rows[split]["text"]), list(rows[split]["label"])) for split in ("train", "tune"))
+    texts = list(rows["eval"]["text"])
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
-        answer, size = _teacher_by_optimum(run) if name == "optimum" else _PEERS[name](texts, labels, Path(scratch))
+        forms = _teacher_by_optimum(run) if name == "optimum" else _PEERS[name](train, tune, Path(scratch))
         seconds = None if name == "optimum" else time.perf_counter() - began
-        told = {"seconds": seconds, "size_bytes": size}
-        probabilities = [[round(float(each), 6) for each in row] for row in answer(evaluated)]
-        _reply(replies, {**told, "probabilities": probabilities})
-        for _ in sys.stdin:
-            _reply(replies, take_turn(answer, evaluated))
+        told = {}
+        for form, (answer, size) in forms.items():
+            shares = [[round(float(each), 6) for each in row] for row in answer(texts)]
+            told[form] = {"size_bytes": size, "probabilities": shares}
+        _reply(replies, {"seconds": seconds, "forms": told})
+        for form in sys.stdin:
+            _reply(replies, take_turn(forms[form.rstrip("\n")][0], texts))
 
 
 def _reply(stream: TextIO, value: dict[str, Any]) -> None:
@@ -85,64 +93,94 @@ def _minilm() -> str:
     return str(Path(weights).parent / "model")
 
 
-def _model2vec(texts: list[str], labels: list[int], scratch: Path) -> tuple[Answer, int]:
+def _model2vec(train: Rows, tune: Rows, scratch: Path) -> Forms:
+    from model2vec import quantize_model
     from model2vec.distill import distill
+    from model2vec.inference import StaticModelPipeline
     from model2vec.train import StaticModelForClassification
 
+    (texts, labels), (tune_texts, tune_labels) = train, tune
     classifier: Any = StaticModelForClassification.from_static_model(model=distill(_minilm(), device="cpu"))
-    classifier.fit(texts, [str(label) for label in labels])
+    classifier.fit(texts, [str(each) for each in labels], X_val=tune_texts, y_val=[str(each) for each in tune_labels])
     pipeline = classifier.to_pipeline()
-    pipeline.save_pretrained(str(scratch / "model2vec"))
     order = [list(pipeline.classes_).index(str(label)) for label in sorted(set(labels))]
-    return lambda rows: pipeline.predict_proba(rows)[:, order], _bytes_of(scratch / "model2vec")
+
+    def form(pipeline: Any, name: str) -> tuple[Answer, int]:
+        pipeline.save_pretrained(str(scratch / name))
+        return lambda rows: pipeline.predict_proba(rows)[:, order], _bytes_of(scratch / name)
+
+    small = StaticModelPipeline(quantize_model(pipeline.model, quantize_to="int8"), pipeline.head)
+    return {"model2vec": form(pipeline, "fp32"), "model2vec, int8": form(small, "int8")}
 
 
-def _fasttext(texts: list[str], labels: list[int], scratch: Path) -> tuple[Answer, int]:
+def _fasttext(train: Rows, tune: Rows, scratch: Path) -> Forms:
     import fasttext
 
-    lines = (f"__label__{label} {' '.join(text.split())}\n" for text, label in zip(texts, labels, strict=True))
-    (scratch / "train.txt").write_text("".join(lines), encoding="utf-8")
-    model = fasttext.train_supervised(str(scratch / "train.txt"), wordNgrams=2, epoch=25, thread=_THREADS, verbose=0)
-    model.save_model(str(scratch / "fasttext.bin"))
-    count = len(set(labels))
+    for name, (texts, labels) in (("train", train), ("tune", tune)):
+        lines = (f"__label__{label} {' '.join(text.split())}\n" for text, label in zip(texts, labels, strict=True))
+        (scratch / name).write_text("".join(lines), encoding="utf-8")
+    data, count = str(scratch / "train"), len(set(train[1]))
+    model = fasttext.train_supervised(
+        data, autotuneValidationFile=str(scratch / "tune"), autotuneDuration=_AUTOTUNE_S, thread=_THREADS, verbose=0
+    )
+    model.save_model(str(scratch / "model.bin"))
+    small = fasttext.load_model(str(scratch / "model.bin"))
+    small.quantize(input=data, retrain=True, qnorm=True, cutoff=100_000, thread=_THREADS)
+    small.save_model(str(scratch / "model.ftz"))
 
-    def answer(rows: list[str]) -> list[list[float]]:
-        found = model.predict([" ".join(row.split()) for row in rows], k=count)
-        by_label = [dict(zip(names, shares, strict=True)) for names, shares in zip(*found, strict=True)]
-        return [[float(each.get(f"__label__{label}", 0.0)) for label in range(count)] for each in by_label]
+    def form(model: Any, file: str) -> tuple[Answer, int]:
+        def answer(rows: list[str]) -> list[list[float]]:
+            found = model.predict([" ".join(row.split()) for row in rows], k=count)
+            by_label = [dict(zip(names, shares, strict=True)) for names, shares in zip(*found, strict=True)]
+            return [[float(each.get(f"__label__{label}", 0.0)) for label in range(count)] for each in by_label]
 
-    return answer, (scratch / "fasttext.bin").stat().st_size
+        return answer, (scratch / file).stat().st_size
+
+    return {"fastText": form(model, "model.bin"), "fastText, quantised": form(small, "model.ftz")}
 
 
-def _encoder(texts: list[str], labels: list[int], scratch: Path) -> tuple[Answer, int]:
+def _encoder(train: Rows, tune: Rows, scratch: Path) -> Forms:
+    from sklearn.linear_model import LogisticRegression
+
+    texts, labels = train
+    encoder, size = _in_onnx(_minilm(), scratch / "encoder")
+    head = LogisticRegression(max_iter=1000).fit(encoder(texts), labels)
+    return {"MiniLM in ONNX + logistic regression": (lambda rows: head.predict_proba(encoder(rows)), size)}
+
+
+def _in_onnx(model: str, folder: Path) -> tuple[Answer, int]:
+    """An encoder exported to ONNX by sentence-transformers: texts to vectors, and its size in bytes."""
     import onnxruntime
     from sentence_transformers import SentenceTransformer
-    from sklearn.linear_model import LogisticRegression
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _THREADS
     encoder = SentenceTransformer(
-        _minilm(), backend="onnx", device="cpu", model_kwargs={"export": True, "session_options": options}
+        model, backend="onnx", device="cpu", model_kwargs={"export": True, "session_options": options}
     )
-    encoder.save_pretrained(str(scratch / "encoder"))
-    head = LogisticRegression(max_iter=1000).fit(encoder.encode(texts, show_progress_bar=False), labels)
-    size = _bytes_of(scratch / "encoder", "model*.onnx", "tokenizer.json")
-    return lambda rows: head.predict_proba(encoder.encode(rows, show_progress_bar=False)), size
+    encoder.save_pretrained(str(folder))
+    size = _bytes_of(folder, "model*.onnx", "tokenizer.json")
+    return lambda rows: encoder.encode(rows, show_progress_bar=False), size
 
 
-def _setfit(texts: list[str], labels: list[int], scratch: Path) -> tuple[Answer, int]:
+def _setfit(train: Rows, tune: Rows, scratch: Path) -> Forms:
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
+    texts, labels = train
     model = SetFitModel.from_pretrained(_minilm(), device="cpu")
     arguments = TrainingArguments(batch_size=_BATCH, max_steps=_SETFIT_STEPS, report_to="none", save_strategy="no")
     Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict({"text": texts, "label": labels})).train()
     model.save_pretrained(str(scratch / "setfit"))
-    answer: Answer = lambda rows: model.predict_proba(rows, as_numpy=True)  # noqa: E731
-    return answer, _bytes_of(scratch / "setfit", "*.safetensors", "*.pkl", "tokenizer.json")
+    size = _bytes_of(scratch / "setfit", "*.safetensors", "*.pkl", "tokenizer.json")
+    encoder, size_in_onnx = _in_onnx(str(scratch / "setfit"), scratch / "setfit-onnx")
+    return {
+        "SetFit": (lambda rows: model.predict_proba(rows, as_numpy=True), size),
+        "SetFit in ONNX": (lambda rows: model.model_head.predict_proba(encoder(rows)), size_in_onnx),
+    }
 
 
-def _teacher_by_optimum(run: Path) -> tuple[Answer, int]:
+def _teacher_by_optimum(run: Path) -> Forms:
     import onnxruntime
     import torch
     from optimum.onnxruntime import ORTModelForSequenceClassification
@@ -159,7 +197,7 @@ def _teacher_by_optimum(run: Path) -> tuple[Answer, int]:
         logits = model(**tokenizer(rows, truncation=True, padding=True, return_tensors="pt")).logits
         return torch.softmax(logits, dim=1).numpy()
 
-    return answer, _bytes_of(folder, "model.onnx", "tokenizer.json")
+    return {"teacher in fp32 by Optimum": (answer, _bytes_of(folder, "model.onnx", "tokenizer.json"))}
 
 
 def _bytes_of(folder: Path, *patterns: str) -> int:

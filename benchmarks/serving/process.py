@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import socket
 import subprocess
 import time
@@ -35,6 +36,14 @@ class Running:
     port: int
     seconds_to_ready: float
     worker: psutil.Process
+    group: Path | None = None  # its cgroup, if its memory is limited
+
+    def memory_kills(self) -> int:
+        """Processes that the kernel killed because the memory limit was reached."""
+        assert self.group is not None
+        events = next(file for name in ("memory.events", "memory.oom_control") if (file := self.group / name).exists())
+        counts = dict(line.split() for line in events.read_text("ascii").splitlines())
+        return int(counts["oom_kill"])
 
     def resident_mb(self) -> float:
         """Resident memory of the process that answers."""
@@ -57,20 +66,24 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(server: Server, log: Path) -> Iterator[Running]:
+def running(server: Server, log: Path, memory_mb: int | None = None) -> Iterator[Running]:
     """A server, from its start until it has gone.
 
     Args:
         server: to start.
         log: file for what it prints.
+        memory_mb: most MiB of all its processes, as in a container; needs root. None limits nothing.
 
     Raises:
-        KdcError: it ends, or is not ready in time.
+        KdcError: it ends, or is not ready in time; or memory cannot be limited here.
     """
     port = free_port()
-    with log.open("ab") as output:
+    with log.open("ab") as output, _cgroup(memory_mb) as group:
+        command = server.command(port)
+        if group is not None:
+            command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *command]
         began = time.perf_counter()
-        process = subprocess.Popen(server.command(port), stdout=output, stderr=output, env=server.variables())
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=server.variables())
         tree = psutil.Process(process.pid)
         children: list[psutil.Process] = []
         try:
@@ -79,11 +92,33 @@ def running(server: Server, log: Path) -> Iterator[Running]:
             children = tree.children(recursive=True)
             with contextlib.closing(connection):
                 worker = _peer_of(connection, port, [tree, *children])
-            yield Running(server, port, seconds, worker)
+            yield Running(server, port, seconds, worker, group)
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):
                 children = tree.children(recursive=True)
             _stop(process, children)
+
+
+@contextlib.contextmanager
+def _cgroup(memory_mb: int | None) -> Iterator[Path | None]:
+    """A new cgroup, of version 1 or 2, with a memory limit in MiB."""
+    if memory_mb is None:
+        yield None
+        return
+    root = Path("/sys/fs/cgroup")
+    version_1 = (root / "memory").is_dir()
+    group = (root / "memory" if version_1 else root) / f"kdc-benchmark-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if version_1 else "memory.max")).write_text(str(memory_mb << 20))
+    except OSError as error:
+        raise KdcError(
+            f"memory cannot be limited here: {error.strerror}", given=f"{memory_mb} MiB", remedy="run it as root"
+        ) from error
+    try:
+        yield group
+    finally:
+        group.rmdir()
 
 
 def free_port() -> int:
