@@ -129,7 +129,7 @@ class Classifier:
 async def _schema(request: Request) -> Response:
     """`GET /schema.json`: what BentoML's own clients ask for first."""
     request.scope["kdc_route"] = "/schema.json"
-    return JsonResponse(Classifier.schema())
+    return JsonResponse(service.schema())
 
 
 _APP.router.routes.append(Route("/schema.json", _schema))
