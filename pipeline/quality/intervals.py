@@ -186,7 +186,7 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     return min(end(quantile, each) for each in both), max(end(-quantile, each) for each in both)
 
 
-def design_effect(values: Floats, groups: Groups | None) -> float:
+def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
     """By how much more the mean of the rows' values varies than it would if all rows were independent; at least 1.
 
     The variance between groups divided by that between rows (Kish 1965, Survey Sampling, section 5.4). A few rows that
@@ -196,6 +196,7 @@ def design_effect(values: Floats, groups: Groups | None) -> float:
     Args:
         values: (rows,) -1, 0 or 1.
         groups: which rows belong together; None where each stands alone.
+        correlation: of two rows of one group, for the two that are counted beside; 1: they share their fate wholly.
     """
     if groups is None:
         return 1.0
@@ -206,7 +207,7 @@ def design_effect(values: Floats, groups: Groups | None) -> float:
     off = values - values.mean()
     together = np.bincount(place, weights=off)
     between, alone = float(together @ together) * count / max(1, count - 1), float(off @ off)
-    whole = float((sizes**2).sum()) / rows  # where the rows of every group are alike
+    whole = 1 + correlation * (float((sizes**2).sum()) / rows - 1)
     return max(1.0, (between + _UNSEEN_ROWS * whole) / (alone + _UNSEEN_ROWS))
 
 
