@@ -148,9 +148,9 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
 
     The end that lies away from 0 is too near for few and one-sided differences: of students whose true drop is the
     limit up to 5 % would fail. So each end is the farther one of Tango's and of the same corrected for the skewness of
-    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all rows that differ are
-    lost, numbers of rows are too coarse for that: 3.4 % would fail. So the end that lies nearer to 0 is corrected for
-    continuity too, by half a row if all are lost (or all won), and by less the more the two are in balance.
+    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all rows that differ
+    are lost, 3.4 % would still fail, since rows are whole. So the end nearer to 0 is corrected for continuity too: by
+    half a row if all of these rows are lost (or all won), and by less the more the two are in balance.
 
     Args:
         lost: rows that only the other model has right.
