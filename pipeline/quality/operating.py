@@ -1,5 +1,6 @@
 """The threshold of a label that keeps an aim, and how a threshold does. Plain arrays in, plain numbers out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -171,7 +172,7 @@ def _tolerated(
     return Surest(_nearest_half(thresholds[best]), rows, None)
 
 
-_SUREST = {
+_SUREST: dict[str, Callable[[NDArray[np.floating], NDArray[np.bool_], float, Groups | None], Surest]] = {
     "precision": _surest_with_label,
     "recall": partial(_tolerated, with_label=True),
     "fpr": partial(_tolerated, with_label=False),

@@ -29,7 +29,7 @@ DECISIONS: dict[str, dict[str, Any]] = {
 }
 # A student that makes mistakes, and a second model for the rows that it is not sure of.
 SETTINGS = ("student.model=static", "student.min_steps=8", "student.epochs=0.01", "student.allow_majority=true")
-SETTINGS += ("export.teacher=true", "cascade.second=auto", "contract.max_drop=0.2", "contract.search=off")
+SECOND = ("export.teacher=true", "cascade.second=auto", "contract.max_drop=0.2", "contract.search=off")
 
 
 def no_clock(models: Mapping[str, Any], texts: Any, **how: Any) -> dict[str, Speed]:
@@ -66,7 +66,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             patch.setattr(module, "compare_speeds", no_clock)
         for name in ("eval", "scrambled"):
             flags = {"data.eval": folder / f"{name}.csv", "run.out": folder / name} | DECISIONS[request.param]
-            tiny_runs.compress(config_for(folder, teacher, *SETTINGS, flags=flags))
+            tiny_runs.compress(config_for(folder, teacher, *SETTINGS, *SECOND, flags=flags))
     return folder / "eval", folder / "scrambled"
 
 
@@ -111,7 +111,7 @@ def test_the_artifact_decides_the_same(both: tuple[Path, Path]) -> None:
 
 @pytest.mark.slow
 def test_the_evaluation_is_not_the_same(both: tuple[Path, Path]) -> None:
-    tables = [read_result(root, PackageResult).table for root in both]
+    tables: list[Any] = [read_result(root, PackageResult).table for root in both]
     assert tables[0]["teacher"]["accuracy"] > tables[1]["teacher"]["accuracy"] + 10
 
 
