@@ -164,7 +164,7 @@ def influences(
     present = np.flatnonzero(truth.any(axis=0) if truth.ndim > 1 else np.bincount(truth))
     parts = []
     for each in (logits, others):
-        counted = metrics.counts(truth, metrics.predictions(each, kind))(members)
+        counted: Any = metrics.counts(truth, metrics.predictions(each, kind))(members)
         both, answered, actual = (count[:, present] for count in counted)
         total = (answered + actual).sum(axis=0)
         f1 = 2 * both.sum(axis=0) / total

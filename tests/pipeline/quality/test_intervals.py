@@ -382,6 +382,6 @@ def test_the_classes_that_make_an_interval_wide_are_those_of_which_resampling_mo
         scores = [f1_score(truth[rows], each[rows], average=None, labels=range(6)) for each in (answers, others)]
         moved.append(scores[0] - scores[1])
     part = np.cov(np.array(moved).T).sum(axis=1)
-    logits = [np.eye(6)[each] - 0.5 for each in (student, teacher)]
-    found = widest(*logits, truth, "multilabel" if several else "classification", groups=units)
+    logits, others = (np.eye(6)[each] - 0.5 for each in (student, teacher))
+    found = widest(logits, others, truth, "multilabel" if several else "classification", groups=units)
     assert found[:3] == list(np.argsort(-part)[:3])
