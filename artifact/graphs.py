@@ -7,6 +7,8 @@ stricter than protobuf: it refuses what no exporter writes, and a reader may ski
 
 import mmap
 
+from kdc.common.protobuf import varint
+
 # Messages of onnx.proto by name: the fields that lead to a tensor, and the kind of message in each.
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -20,7 +22,6 @@ _PARTS: dict[str, dict[int, str]] = {
 }
 _LOCATION = 14  # a tensor's field `data_location`; 0 is the file itself
 _MOST_FIELDS = 3_000_000  # thirty times those of a large graph; more are read for seconds, and refused
-_MOST_BYTES = 10  # of a number
 _MOST_KEY = 0xFFFFFFFF  # of a field's number and wire type; of a larger one protobuf reads the lower bits
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # protobuf's wire types
 
@@ -40,16 +41,16 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
         kind, at, end = waiting.pop()
         while at < end:
             fields += 1
-            key, at = _varint(data, at)
+            key, at = varint(data, at)
             number, wire = key >> 3, key & 7
             if fields > _MOST_FIELDS or key > _MOST_KEY or not number:
                 return False
             if wire == _VARINT:
-                value, at = _varint(data, at)
+                value, at = varint(data, at)
                 if kind == "tensor" and number == _LOCATION and value:
                     return False
             elif wire == _BYTES:
-                size, at = _varint(data, at)
+                size, at = varint(data, at)
                 if number in _PARTS[kind]:
                     waiting.append((_PARTS[kind][number], at, at + size))
                 at += size
@@ -60,18 +61,3 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
         if at != end:  # a field goes on past the end of its message
             return False
     return True
-
-
-def _varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
-    """A number of protobuf at a place, and the place after it.
-
-    Raises:
-        IndexError: the file ends within it, or it has more bytes than any number.
-    """
-    value = 0
-    for place in range(_MOST_BYTES):
-        byte = data[at + place]
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return value, at + place + 1
-    raise IndexError(at)

@@ -110,10 +110,11 @@ class RowTokenizer:
         """Parse the `tokenizer.json` that `read` reads.
 
         Raises:
-            KdcError: the file cannot be read.
+            KdcError: it cannot be parsed; or whatever `read` raises.
         """
+        content = read(path)
         try:
-            return cls(Tokenizer.from_buffer(read(path)), info.max_length, info.truncation_side, info.long)
+            return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
         except Exception as error:  # tokenizers raises nothing narrower
             raise KdcError(
                 "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"

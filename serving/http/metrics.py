@@ -201,12 +201,17 @@ class Metrics(Collector):
         if any(answer.truncated):
             self.truncated.labels(model.name).inc(sum(answer.truncated))
 
+    def told(self) -> bytes | None:
+        """What `exposition` returned, if it is still fresh."""
+        return self._told if time.monotonic() - self._told_at < FRESH_S else None
+
     def exposition(self) -> bytes:
         """All workers' metrics in Prometheus' text format, at most a second old."""
         with self._telling:
-            if time.monotonic() - self._told_at >= FRESH_S:
-                self._told, self._told_at = self._tell(), time.monotonic()
-            return self._told
+            if (told := self.told()) is None:
+                told = self._told = self._tell()
+                self._told_at = time.monotonic()
+            return told
 
     @_counts
     def _begin(self) -> None:

@@ -9,6 +9,7 @@ a second request in that body would be read as one. Such a request is read again
 """
 
 import asyncio
+import contextlib
 import math
 import socket
 import struct
@@ -54,15 +55,16 @@ class _Flow(FlowControl):
 class _Transport:
     """What a request writes its answer to: the connection's transport, closed so that the client gets that answer."""
 
-    def __init__(self, protocol: "BoundedProtocol", cycle: Any) -> None:
-        self._protocol, self._cycle = protocol, cycle
+    def __init__(self, protocol: "BoundedProtocol") -> None:
+        self._protocol = protocol
         self._head: bytes | None = None
         self.is_closing, self.close = protocol.transport.is_closing, protocol.close_gently
 
     def write(self, data: bytes) -> None:
         """Write a part of the answer. Its head waits for the body's first part: if the head alone filled the transport,
         the body would wait where nobody counts it."""
-        if self._head is None and self._cycle.response_started and self._cycle.scope["method"] != "HEAD":
+        running = self._protocol.running  # no reference of our own: a cycle would stay until a garbage collection
+        if self._head is None and running.response_started and running.scope["method"] != "HEAD":
             self._head = data
         elif self._head:
             self._protocol.write(self._head, data)
@@ -94,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive: float = BoundedProtocol.settings.keep_alive_s  # type: ignore[assignment]
         self._clock: asyncio.TimerHandle | None = None  # ends the connection of a client that sends too slowly
         self._unread: asyncio.TimerHandle | None = None  # the same of one that does not read
-        self._running: Any = None  # the request in work; `cycle` is the newest one
+        self.running: Any = None  # the request in work; `cycle` is the newest one
         self._received = b""  # what is not parsed yet, because requests wait
         self._in_head = False
         self._head_bytes = self._fields = 0
@@ -109,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # The server's connections on which no request has begun, by since when, the longest idle one first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, which stay in memory until the last of them is sent
-        # Those with bytes to send, and how many are in memory; whose client has had the longest to read them is first.
+        # Connections with unsent bytes, and how many are in memory; the one that has waited longest is first.
         self._unsent: dict[BoundedProtocol, int] = vars(self.server_state).setdefault("kdc_unsent", {})
         # Those that were given up, and whose memory is not free yet.
         self._given_up: set[BoundedProtocol] = vars(self.server_state).setdefault("kdc_given_up", set())
@@ -123,7 +125,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow = _Flow(transport)
         transport.set_write_buffer_limits(high=0)
         if (connection := transport.get_extra_info("socket")) is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_IN_KERNEL)
+            with contextlib.suppress(OSError, AttributeError):  # a Unix socket, or a system that cannot
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_IN_KERNEL)
         self._start_clock(HEAD_S)
         is_one_too_many = len(self.connections) > most_connections(self.settings)
         gives_way = self._longest_idle() if is_one_too_many else None
@@ -145,12 +148,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._given_up.discard(self)
         self._stop_clock()
         self._stop_unread()
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
         super().connection_lost(exc)
         self._received = b""
-        for cycle in (self.cycle, self._running):
+        for cycle in (self.cycle, self.running):
             _forget_body(cycle)
         self._count()
 
@@ -179,7 +182,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return bool(self.pipeline) or self._is_unsent
 
     def _hold(self) -> None:
-        """Read no more for now. Nobody is waited for while we do not read."""
+        """Pause reading, and stop the clock of the client's head: it cannot be late while we do not read."""
         self._stop_clock()
         self.flow.held = True
         self.flow.pause_reading()
@@ -214,7 +217,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._running = cycle
+        self.running = cycle
         super()._start_asgi_task(cycle, app)
 
     def write(self, *parts: bytes) -> None:
@@ -223,8 +226,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.writelines(parts)
 
     def pause_writing(self) -> None:
-        """Something is left to send: give the client a while to read. If all clients together have too much to read,
-        those who have had the longest lose their connections."""
+        """Something is left to send: give the client a while to read. If unsent replies exceed the budget, the
+        connections that have waited longest are closed."""
         super().pause_writing()
         self._wait_for_reading()
         self._unsent[self] = self._written
@@ -327,7 +330,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._break_off(400, f"the request has {hosts} Host headers; send one")
             self.scope["kdc_given_up"] = self._given_up  # type: ignore[typeddict-unknown-key]
             super().on_headers_complete()
-            self.cycle.transport = _Transport(self, self.cycle)  # type: ignore[assignment]
+            self.cycle.transport = _Transport(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Note that the body goes on. Where it has no length, its chunks must not be tiny."""
@@ -354,7 +357,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the requests that wait; or give a request that is answered already a while to end. All of the
         answer is sent first, so that a connection holds one at a time."""
-        _forget_body(self._running)
+        _forget_body(self.running)
         if self._ending:
             self.server_state.total_requests += 1
             return
@@ -367,8 +370,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.pipeline:
-            self.flow.held = True
-            self.flow.pause_reading()
+            self._hold()
             return
         if self._in_head and not self._deaf:  # a part of it has waited
             self._start_clock(HEAD_S)
@@ -410,7 +412,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif newest.more_body:  # it is a part of this request
             newest.disconnected = True  # its app writes no more
             newest.message_event.set()
-            if newest is self._running and not newest.response_started:
+            if newest is self.running and not newest.response_started:
                 self._write(status, message, {})
         else:
             newest.keep_alive = False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
-PATIENCE_S = 60.0  # what takes longer is told
+PATIENCE_S = 60.0  # seconds before a slow read is logged
 Found = TypeVar("Found")
 
 
@@ -29,11 +29,15 @@ class Reader:
         self._thread.start()
 
     async def read(self, read: Callable[[], Found]) -> Found:
-        """What `read` returns; it raises nothing."""
-        loop, ended, found = asyncio.get_running_loop(), asyncio.Event(), list[Found]()
+        """What `read` returns, or raises."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        found, failed = list[Found](), list[Exception]()
 
         def run() -> None:
-            found.append(read())
+            try:
+                found.append(read())
+            except Exception as error:  # noqa: BLE001 - raised below
+                failed.append(error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(ended.set)
 
@@ -44,6 +48,8 @@ class Reader:
         except TimeoutError:
             self._slow()
             await ended.wait()
+        if failed:
+            raise failed.pop()
         return found.pop()
 
     async def close(self) -> None:

@@ -7,9 +7,11 @@ are watched meanwhile.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
@@ -83,6 +85,7 @@ class Registry:
         self._seen: dict[str, object] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._readers: list[Reader] = []
+        self._loading = asyncio.Lock()
         self.models: dict[str, Model] = {}  # those that are loaded, by name; a reload replaces one
 
     @property
@@ -109,13 +112,37 @@ class Registry:
         self._readers.append(reader)
         while True:
             await asyncio.sleep(self._settings.reload_s)
-            signature = await reader.read(functools.partial(_signature, path))
-            if signature != self._seen[name]:
-                self._seen[name] = signature
-                if signature is None:
-                    log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
-                refused = signature is None or not await self._replace(name, path, reader)
+            try:
+                refused = await self._look(name, path, reader, refused=refused)
+            except Exception:  # whatever went wrong, the next change must still be looked at
+                log.exception("%s: the artifact cannot be looked at, the old one stays", name)
+                refused = True
             self._reloaded(name, refused=refused)
+
+    async def _look(self, name: str, path: Path, reader: Reader, *, refused: bool) -> bool:
+        """Replace a model whose artifact changed; returns whether what lies there now is refused or gone."""
+        signature = await reader.read(functools.partial(_signature, path))
+        if signature == self._seen[name]:
+            return refused
+        self._seen[name] = signature
+        if signature is None:
+            log.error("%s: there is no artifact any more, the old one stays: %s", name, path)
+            return True
+        async with self._alone():
+            return not await self._replace(name, path, reader)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Load one artifact at a time, since each takes memory and cores; but wait for one that hangs only so long."""
+        try:
+            await asyncio.wait_for(self._loading.acquire(), PATIENCE_S)
+        except TimeoutError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._loading.release()
 
     async def close(self) -> None:
         """Answer what is queued at all models, and end their threads. Wait for artifacts that are being loaded."""
@@ -124,7 +151,7 @@ class Registry:
         await asyncio.gather(*models, *readers, *self._closing)
 
     def _tell_slow(self, name: str) -> None:
-        log.error("%s: the artifact is not read after %g s, the old one stays until it is", name, PATIENCE_S)
+        log.error("%s: the artifact could not be read within %g s, the old one stays until it is", name, PATIENCE_S)
         self._reloaded(name, refused=True)
 
     async def _replace(self, name: str, path: Path, reader: Reader) -> bool:

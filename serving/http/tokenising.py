@@ -23,6 +23,7 @@ _INLINE_CHARS = 2000  # fewer characters are tokenised faster than they are hand
 _INLINE_WORD = 32  # unless a word is longer than that
 _FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of a request's first piece, and of any
 _PIECE_S = 0.002  # seconds of a core that a later piece takes, if its characters cost what those before it did
+_LEAST_S = 1e-6  # of a piece: some systems' clocks of a thread stand still for milliseconds
 _MOST_THREADS = 4
 _CHARS_A_TOKEN = 16  # of a text; in English a token has five
 
@@ -107,7 +108,7 @@ class Tokenising:
             done, seconds = await self._run(encode)
             turn += seconds
             work.chars -= chars
-            work.cost = seconds / chars
+            work.cost = max(seconds, _LEAST_S) / max(1, chars)
             self._cost += 0.1 * (work.cost - self._cost)
             encodings += done
         return encodings
@@ -145,7 +146,11 @@ class Tokenising:
             began = time.thread_time()
             return encode(), time.thread_time() - began
 
-        job = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        try:
+            job = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        except RuntimeError:  # no thread can be started
+            self._leave_turn()
+            raise
         try:
             return await asyncio.shield(job)
         finally:
@@ -170,4 +175,4 @@ def _characters(row: Text) -> int:
 def _has_a_long_word(rows: Sequence[Text]) -> bool:
     """Whether there is a word whose tokens are found slowly: WordPiece takes the square of its length."""
     texts = (text for row in rows for text in ((row,) if isinstance(row, str) else row))
-    return any(len(word) > _INLINE_WORD for text in texts for word in text.split())
+    return any(max(map(len, text.split()), default=0) > _INLINE_WORD for text in texts)

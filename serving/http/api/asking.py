@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Text
 from kdc.serving.engine.tokenizing import is_blank
-from kdc.serving.http.api.gate import room
+from kdc.serving.http.api.gate import wait_for_freed_memory
 from kdc.serving.http.api.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
@@ -21,16 +20,16 @@ from kdc.serving.http.settings import ServeSettings
 # Brackets, braces, commas and quotes of a JSON body: most around one row, which is two texts in lists of their own in
 # two tensors of V2, and most of everything else, such as options and V2's descriptions of tensors.
 _MARKS_A_ROW, _OTHER_MARKS = 8, 512
-_SMALL_BYTES = 32 * 1024  # a body of so many is decoded faster than it is handed to a thread
-_DECODER = ThreadPoolExecutor(1, "kdc-decoder")
-_OUTPUT_BYTES = 12  # of each output of a row: its logit twice, while rows are put together, and its probability
+_SMALL_BYTES = 32 * 1024  # of a body, whose texts in memory are too few bytes to count
+_OUTPUT_BYTES = 12  # of each output of a row: two logits, while rows are put together, and its probability
 
 
 class Marks:
-    """Counts a JSON document's brackets, braces and commas outside of its strings, and its quotes, piece by piece.
+    """Counts the characters of a JSON document that make objects, so that its memory is bounded before it is decoded.
 
-    A decoder makes at most two objects a mark. Before the first byte that is not JSON it sees the same strings, so that
-    this bounds the work of a document that it refuses, too.
+    These are brackets, braces and commas outside of strings, and quotes. A decoder makes at most two objects for each.
+    Before the first byte that is not JSON it sees the same strings, so that this bounds the work of a document that it
+    refuses, too. It counts piece by piece.
 
     Attributes:
         count: of what was added so far.
@@ -76,21 +75,29 @@ async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise _too_large(most)
-    parts, size, marks = [], 0, Marks()
+    parts, size = list[bytes](), 0
+    marks: Marks | None = None
     left = most if json_bytes is None else json_bytes
     async for part in request.stream():
         size += len(part)
         if size > most:
             raise _too_large(most)
-        request.app.state.gate.hold(request.scope, len(part))
+        try:
+            request.app.state.gate.hold(request.scope, len(part))
+        except ApiError as error:
+            error.headers["Connection"] = "close"  # the rest of the body is not read
+            raise
         parts.append(part)
-        marks.add(part[:left])
-        left = max(0, left - len(part))
-        if marks.count > most_marks:
+        if size > most_marks:  # fewer bytes have fewer marks
+            for counted in parts if marks is None else [part]:
+                marks = marks or Marks()
+                marks.add(counted[:left])
+                left = max(0, left - len(counted))
+        if marks is not None and marks.count > most_marks:
             raise ApiError(
                 422,
-                f"too many texts, or too much around them; given: over {most_marks} brackets, braces, commas and "
-                f"quotes; at most {settings.max_texts} texts a request",
+                f"the body has more than {most_marks} brackets, braces, commas and quotes; send at most "
+                f"{settings.max_texts} texts, and little besides",
                 {"Connection": "close"},  # as the rest of the body is not read
             )
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -114,21 +121,15 @@ async def read_json(request: Request) -> Any:
     # The form's type is what `curl -d` sends.
     if content_type(request) not in ("application/json", "application/x-www-form-urlencoded", ""):
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
-    return await decoded(await read_bytes(request))
+    return decoded(await read_bytes(request))
 
 
-async def decoded(body: bytes) -> Any:
-    """Decode JSON, a large body beside the event loop.
+def decoded(body: bytes) -> Any:
+    """Decode JSON. The loop waits: the decoder keeps the interpreter's lock, and marks bound its work to 16 ms.
 
     Raises:
         ApiError: 400 if it is empty, not JSON, not UTF-8, or nested too deep.
     """
-    if len(body) <= _SMALL_BYTES:
-        return _decoded(body)
-    return await asyncio.get_running_loop().run_in_executor(_DECODER, _decoded, body)
-
-
-def _decoded(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -197,17 +198,17 @@ async def ask(
         ApiError: 413 if the reply would be too large, 429 if all replies in work together are.
         KdcError: as `Model.answer`.
     """
-    _hold_reply(request, model, len(rows), top_k, model.score_bytes if score_bytes is None else score_bytes)
     state = request.app.state
     request.scope[ARTIFACT] = model.artifact
     if (held := request.scope.get("kdc_bytes", 0)) > _SMALL_BYTES:  # one emoji makes a text four times its bytes
         texts = (text for row in rows for text in ([row] if isinstance(row, str) else row))
         state.gate.hold(request.scope, max(0, sum(map(sys.getsizeof, texts)) - held))
+    _hold_reply(request, model, len(rows), top_k, model.score_bytes if score_bytes is None else score_bytes)
     truncate = state.settings.auto_truncate if truncate is None else truncate
     with _cancelled_when_gone(request):
         answer = await model.answer(rows, truncate=truncate, side=side, trace=request.scope.get("kdc_trace"))
     state.metrics.predicted(model, answer)
-    await room(request.scope)
+    await wait_for_freed_memory(request.scope)
     if (abstain := model.engine.task.abstain) is not None:
         before = request.scope.get(ABSTAINED, 0)
         request.scope[ABSTAINED] = before + int((~answered(answer.probabilities, abstain)).sum())
@@ -227,10 +228,11 @@ def _hold_reply(request: Request, model: Model, rows: int, top_k: int | None, sc
         raise ApiError(
             413,
             f"the reply is too large; given: {scores} scores, {rows} rows of {per_row}; at most {most}; "
-            "ask /predict with a smaller top_k, or send fewer texts",
+            "send fewer texts, or use /predict with a smaller top_k",
         )
     size = per_row * score_bytes + outputs * _OUTPUT_BYTES  # of a row
-    if rows > (most := state.settings.max_bodies_bytes // 2 // size):
+    held = request.scope.get("kdc_bytes", 0)
+    if rows > (most := max(0, state.settings.max_bodies_bytes - held) // 2 // size):
         raise ApiError(
             413, f"too many texts for a model of {outputs} labels; given: {rows}; at most {most}; send fewer"
         )

@@ -32,12 +32,15 @@ ALWAYS_OPEN = frozenset(
 # browsers send the latter two as well: `curl -d` does, and others name no type.
 _NEVER_JSON, _PERHAPS_JSON = {b"text/plain", b"multipart/form-data"}, {b"application/x-www-form-urlencoded", b""}
 
+_MOST_TURNS = 100  # of the event loop; a connection is closed in one or two
 _NO_ANSWER = 499  # nginx's status of a client that left before there was an answer
 
 
-async def room(scope: Scope) -> None:
-    """Wait while the memory of replies that nobody read is being freed: many more replies could be made meanwhile."""
-    while scope.get("kdc_given_up"):
+async def wait_for_freed_memory(scope: Scope) -> None:
+    """Wait while connections that were given up are being closed: many more replies could be made meanwhile."""
+    for _ in range(_MOST_TURNS):
+        if not scope.get("kdc_given_up"):
+            return
         await asyncio.sleep(0)
 
 
@@ -74,7 +77,7 @@ class Gate:
         Args:
             scope: of the request.
             size: bytes.
-            leave: bytes that have to be left for others.
+            leave: bytes that must remain free for other requests.
 
         Raises:
             ApiError: 429, all bodies and replies in work together are too large.
@@ -83,7 +86,7 @@ class Gate:
             raise ApiError(
                 429,
                 "the bodies and replies of all requests in work are too large together; try again in 1 s",
-                {"Retry-After": "1", "Connection": "close"},
+                {"Retry-After": "1"},
             )
         self._bytes += size
         scope["kdc_bytes"] = scope.get("kdc_bytes", 0) + size
@@ -103,7 +106,7 @@ class Gate:
                 await send(message)
 
             try:
-                await room(scope)
+                await wait_for_freed_memory(scope)
                 await self._pass(app, scope, receive, send_noting_status)
             except Exception as error:  # noqa: BLE001 - the server around would log the message, which may hold a text
                 if "kdc_status" not in scope:
@@ -129,8 +132,8 @@ class Gate:
             wrong = "the bearer token is missing or wrong"
             refusal = error_response(401, wrong, {"WWW-Authenticate": "Bearer"}, path=path)
         elif method == "POST" and _may_be_cross_site(scope):
-            remedy = "a page of another site could have sent this; send Content-Type: application/json"
-            refusal = error_response(415, remedy, path=path)
+            why = "browsers may send this across sites; send Content-Type: application/json"
+            refusal = error_response(415, why, path=path)
         elif self._inside >= self._settings.max_requests:
             refusal = error_response(
                 429, f"{self._inside} requests are in work; try again in 1 s", {"Retry-After": "1"}, path=path

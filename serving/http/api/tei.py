@@ -27,7 +27,7 @@ from kdc.serving.http.model import Model
 from kdc.serving.http.settings import ServeSettings
 
 FUNCTIONS: dict[str, Kind] = {"softmax": "classification", "sigmoid": "multilabel", "none": "regression"}
-_FEW_OF = 16  # one in so many labels, or fewer, are found without sorting all of them
+_MANY_LABELS, _FEW_OF = 256, 16  # of so many labels one in sixteen, or fewer, are found without sorting all of them
 _SIDES = {"left": "left", "right": "right"}
 _OPTIONS = {"top_k", "function_to_apply", "truncate", "truncation_direction", "raw_scores", "decision"}
 _KEYS, _PARAMETERS = {"inputs", "model", "parameters"} | _OPTIONS, {"truncation"} | _OPTIONS
@@ -113,7 +113,7 @@ def labelled(engine: Engine, outputs: np.ndarray, top_k: int | None = None) -> l
 
 def _best(outputs: np.ndarray, most: int | None) -> list[list[int]]:
     """Places of each row's highest outputs, the best first, and equal ones in the order of the labels."""
-    if most is None or most > outputs.shape[1] // _FEW_OF:
+    if most is None or outputs.shape[1] < _MANY_LABELS or most > outputs.shape[1] // _FEW_OF:
         best: list[list[int]] = np.argsort(-outputs, axis=1, kind="stable")[:, :most].tolist()
         return best
     lows = -np.partition(-outputs, most - 1, axis=1)[:, most - 1]

@@ -19,7 +19,6 @@ from kdc.common.version import __version__
 from kdc.serving.engine.engine import Text
 from kdc.serving.http.api.asking import (
     ask,
-    content_type,
     decoded,
     model_named,
     read_bytes,
@@ -118,7 +117,6 @@ def model_of(request: Request, name: str, version: str) -> Model:
 
 async def _read(request: Request) -> tuple[dict[str, Any], list[Text]]:
     """The JSON part of a body, and the rows in it and in the binary tensors after it."""
-    content_type(request)  # a page of another site is refused
     length = request.headers.get(_HEADER)
     if length is not None and not (length.isascii() and length.isdigit() and len(length) <= 10):
         raise ApiError(400, _NO_LENGTH)
@@ -126,7 +124,7 @@ async def _read(request: Request) -> tuple[dict[str, Any], list[Text]]:
     size = len(body) if length is None else int(length)
     if size > len(body):
         raise ApiError(400, _NO_LENGTH)
-    header = await decoded(body[:size])
+    header = decoded(body[:size])
     if not isinstance(header, dict):
         raise ApiError(422, "the body is not an object with `inputs`")
     return header, read_rows(header, body[size:], request.app.state.settings)

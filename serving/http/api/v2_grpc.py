@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from tritonclient.grpc import service_pb2 as messages
 
+from kdc.common.protobuf import varint
 from kdc.common.version import __version__
 from kdc.serving.http.api import v2
 from kdc.serving.http.api.asking import ask, read_bytes
@@ -28,7 +29,6 @@ _OTHER_FIELDS = 512  # of a request, besides its texts
 # The messages in a request, by the field that holds each.
 _PARTS = {("request", 5): "tensor", ("request", 6): "output", ("tensor", 5): "contents"}
 _SHAPE, _TEXTS = ("tensor", 3), ("contents", 8)
-_MOST_DIGITS = 10  # bytes of a number
 _FIXED = {1: 8, 5: 4}  # bytes of wire types; 3 and 4 are groups, which no such message has
 
 M = TypeVar("M", bound=Message)
@@ -129,14 +129,14 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
     while waiting:
         part, at, end = waiting.pop()
         while at < end:
-            key, at = _number(message, at)
+            key, at = varint(message, at)
             field, wire = (part, key >> 3), key & 7
             if part == "contents" and field != _TEXTS:
                 raise ApiError(422, "an input has contents other than bytes_contents; send its texts as these")
             if wire == 0:
-                _, at = _number(message, at)
+                _, at = varint(message, at)
             elif wire == 2:
-                size, at = _number(message, at)
+                size, at = varint(message, at)
                 if field in _PARTS:
                     waiting.append((_PARTS[field], at, min(at + size, end)))
                 fields += size if field == _SHAPE else 0  # a byte for each of its numbers
@@ -149,21 +149,6 @@ def _require_few_fields(message: bytes, max_texts: int) -> None:
                     422,
                     f"too many texts; at most {max_texts} texts or pairs a request, and {_OTHER_FIELDS} other fields",
                 )
-
-
-def _number(message: bytes, at: int) -> tuple[int, int]:
-    """A number of protobuf at a place, and the place after it.
-
-    Raises:
-        IndexError: the message ends within it, or it has more bytes than any number.
-    """
-    value = 0
-    for shift in range(_MOST_DIGITS):
-        byte = message[at + shift]
-        value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            return value, at + shift + 1
-    raise IndexError(at)
 
 
 def _inputs(asked: Any, most: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import socket
@@ -17,6 +18,7 @@ import uvicorn
 import uvloop
 from bag_models import SINGLE, write_artifact
 from live import connect, running
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from kdc.serving.http.accepting import Accepting
@@ -720,3 +722,20 @@ def test_all_connections_that_wait_are_accepted_in_one_turn(helped: bool, most: 
         BoundedProtocol.accepting = None
     # As many as there may be and a few to refuse; a server without help has had a turn or two for each.
     assert expected <= count <= expected + 16
+
+
+def test_an_answered_request_is_freed_without_a_garbage_collection(url: str) -> None:
+    def cycles() -> int:
+        return sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = cycles()
+        with connect(url) as client:
+            for _ in range(50):
+                client.sendall(request())
+                assert replies(client, 1)[0][0] == 200
+        assert cycles() - before < 5
+    finally:
+        gc.enable()

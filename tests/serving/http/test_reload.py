@@ -281,11 +281,30 @@ def test_a_volume_that_hangs_is_told_and_keeps_nobody_waiting(
         link(write_artifact(tmp_path / "b2", scale=2.0), places["b"])
         eventually(lambda: raw_scores(url, path="/predict/b") == expected_scores(2.0))
         assert raw_scores(url, path="/predict/a") == expected_scores(1.0)
-        assert caplog.text.count("a: the artifact is not read after") == 1
+        assert caplog.text.count("a: the artifact could not be read within") == 1
         link(write_artifact(tmp_path / "a2", scale=3.0), places["a"])
         over.set()
         eventually(lambda: raw_scores(url, path="/predict/a") == expected_scores(3.0))
         eventually(lambda: told(url, "0.0"))
+
+
+def test_a_look_that_fails_is_not_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, look, fails = link(write_artifact(tmp_path / "one"), tmp_path / "place"), registry._signature, [False]
+
+    def failing(path: Path) -> object:
+        if fails[0]:
+            raise MemoryError
+        return look(path)
+
+    monkeypatch.setattr(registry, "_signature", failing)
+    with caplog.at_level(logging.ERROR), running(str(place), reload_s=0.05) as url:
+        fails[0] = True
+        eventually(lambda: "cannot be looked at" in caplog.text)
+        link(write_artifact(tmp_path / "two", scale=2.0), place)
+        fails[0] = False
+        eventually(lambda: raw_scores(url) == expected_scores(2.0))
 
 
 def test_a_hung_volume_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

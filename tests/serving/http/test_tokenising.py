@@ -28,6 +28,13 @@ def test_pieces_give_the_tokens_of_the_whole(engine: Engine, lengths: list[int])
     assert [row.ids for row in pieces] == [row.ids for row in engine.encode(rows)]
 
 
+def test_a_clock_that_stands_still_is_no_failure(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=lambda: 0.0))
+    rows = ["w1 w2 " * 2000] * 5
+    pieces = asyncio.run(Tokenising(engine).encode(rows, None))
+    assert [row.ids for row in pieces] == [row.ids for row in engine.encode(rows)]
+
+
 def test_a_message_names_the_row_of_the_request_and_not_of_its_piece(engine: Engine) -> None:
     with pytest.raises(InputError, match="row 2"):
         asyncio.run(Tokenising(engine).encode(["w1 " * 40_000, "w2 " * 40_000, ("a", "pair")], None))

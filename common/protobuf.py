@@ -1,0 +1,20 @@
+"""Protobuf's wire format, as far as messages of others are looked at before a library reads them."""
+
+import mmap
+
+_MOST_BYTES = 10  # of a number
+
+
+def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
+    """A number at a place, and the place after it.
+
+    Raises:
+        IndexError: the data end within it, or it has more bytes than any number.
+    """
+    value = 0
+    for place in range(_MOST_BYTES):
+        byte = data[at + place]
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value, at + place + 1
+    raise IndexError(at)
