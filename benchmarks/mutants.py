@@ -66,10 +66,7 @@ MODULES = {
     "abstaining": ("pipeline/quality/abstaining.py", ["tests/pipeline/test_abstaining.py", _IN_GROUPS]),
     "conformal": ("pipeline/quality/conformal.py", ["tests/pipeline/test_label_sets.py", _IN_GROUPS]),
     "cascading": ("pipeline/quality/cascading.py", ["tests/pipeline/test_cascade.py"]),
-    "required": (
-        "pipeline/quality/required.py",
-        [f"{_QUALITY}test_required.py", "tests/pipeline/test_abstaining.py"],
-    ),
+    "required": ("pipeline/quality/required.py", [f"{_QUALITY}test_required.py"]),
     "judging": (
         "pipeline/quality/judging.py",
         [f"{_QUALITY}test_judging.py", "tests/pipeline/test_contract_run.py"],
