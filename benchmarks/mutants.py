@@ -4,7 +4,7 @@ Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics
 are those of cosmic-ray (another operator, another number, `not` before a condition, ...). Nothing is written to disk:
 each mutant is a process that loads the changed source in place of the file, and runs the tests of that module until one
 fails. A share of the mutants is drawn at random, with a seed. Prints those that live, and leaves with 1 where fewer
-than 95 % of a module's die.
+than 95 % of a module's die. `survivors.md` says why some live.
 """
 
 import argparse
