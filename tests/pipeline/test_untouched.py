@@ -1,4 +1,4 @@
-"""The evaluation rows decide nothing: with other labels of theirs, a run makes the same model, and decides the same."""
+"""With other labels of its evaluation rows, a run makes the same model, and decides the same."""
 
 import csv
 import random
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import tiny_runs
 from conftest import Finished
@@ -14,6 +15,7 @@ from tiny_runs import base_model, config_for, write_rows
 
 from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Manifest, TaskInfo
+from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.quality.latency import Speed
@@ -27,6 +29,11 @@ DECISIONS: dict[str, dict[str, Any]] = {
     "two": {"operating.aims": ["b:precision>=0.8"]},
     "three": {"operating.abstain": "accuracy>=0.6", "operating.sets": 0.9},
 }
+ASKED: tuple[dict[str, Any], ...] = (
+    {"aims": ("yes:recall>=0.9",)},
+    {"abstain": "accuracy>=0.8"},
+    {"sets": 0.9},
+)
 # A student that makes mistakes, and a second model for the rows that it is not sure of.
 SETTINGS = ("student.model=static", "student.min_steps=8", "student.epochs=0.01", "student.allow_majority=true")
 SECOND = ("export.teacher=true", "cascade.second=auto", "contract.max_drop=0.2", "contract.search=off")
@@ -115,7 +122,7 @@ def test_the_evaluation_is_not_the_same(both: tuple[Path, Path]) -> None:
     assert tables[0]["teacher"]["accuracy"] > tables[1]["teacher"]["accuracy"] + 10
 
 
-@pytest.mark.parametrize("asked", [{"aims": ("yes:precision>=0.9",)}, {"abstain": "accuracy>=0.8"}, {"sets": 0.9}])
+@pytest.mark.parametrize("asked", ASKED)
 def test_thresholds_are_the_same_whatever_the_evaluation_rows_are(
     finished: Finished, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
 ) -> None:
@@ -133,3 +140,15 @@ def test_thresholds_are_the_same_whatever_the_evaluation_rows_are(
     after = decided_task(run, "fp32", 1.0)[0]
     assert chosen(before) == chosen(after)
     assert before != after  # what is told of the evaluation rows
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_thresholds_know_the_groups_of_the_tuning_slice(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    """Would catch a kind of threshold that counts rows of one group as independent: three groups show nothing."""
+    operating = finished.config.operating.model_copy(update=asked)
+    run = Run(root=finished.folder / "run", config=finished.config.model_copy(update={"operating": operating}))
+    monkeypatch.setattr(PreparedData, "groups", lambda data, split: np.arange(len(data.rows(split))) % 3)
+    with pytest.raises((InputError, AssertionError), match=r"shows no threshold|too small"):
+        decided_task(run, "fp32", 1.0)

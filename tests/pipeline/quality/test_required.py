@@ -103,8 +103,10 @@ def test_rows_that_are_answered_alike_pass_no_more_often_than_is_said(sizes: lis
 
 def test_a_model_that_answers_everything_has_its_coverage_by_construction() -> None:
     rows, labels = np.array([[0.9, 0.1]] * 5), np.zeros(5, dtype=np.int64)
-    (found,) = found_rates(contract("coverage>=0.99"), MOOD, rows, labels, groups=np.arange(5))
-    assert judge_found(found, "interval")[0] == "pass"
+    every = MOOD.model_copy(update={"abstain": Abstention(threshold=0, aim="fixed")})
+    for task in (MOOD, every):
+        (found,) = found_rates(contract("coverage>=0.99"), task, rows, labels, groups=np.arange(5))
+        assert judge_found(found, "interval")[0] == "pass"
     sure = MOOD.model_copy(update={"abstain": Abstention(threshold=0.5, aim="fixed")})
     (found,) = found_rates(contract("coverage>=0.99"), sure, rows, labels, groups=np.arange(5))
     assert judge_found(found, "interval")[0] == "not shown"

@@ -39,6 +39,7 @@ def test_the_masks_follow_torchs_seed_and_differ_from_one_to_the_next() -> None:
     torch.manual_seed(3)
     np.random.seed(99)
     assert torch.equal(first, module(values))
+    assert len({tuple(module(values[0]).tolist()) for _ in range(100)}) == 100
     assert not torch.equal(first, second)
 
 

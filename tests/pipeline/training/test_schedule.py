@@ -17,7 +17,8 @@ def adam() -> torch.optim.Optimizer:
 @pytest.mark.parametrize(("steps", "warmup"), [(40, 0), (40, 7), (5, 5), (1, 0)])
 def test_without_hours_it_is_transformers_linear_schedule(steps: int, warmup: int) -> None:
     theirs = get_linear_schedule_with_warmup(adam(), warmup, steps).lr_lambdas[0]
-    assert [Rate(steps, warmup)(step) for step in range(steps)] == pytest.approx([theirs(i) for i in range(steps)])
+    seen = range(steps + 1)
+    assert [Rate(steps, warmup)(step) for step in seen] == pytest.approx([theirs(step) for step in seen])
 
 
 def steps_until_the_end(rate: Rate, seconds_a_step: float, *, most: int) -> list[float]:
@@ -40,6 +41,12 @@ def test_where_the_hours_end_first_the_rate_has_fallen_by_then() -> None:
     assert len(factors) == 36
     assert factors[:4] == [0, 0.25, 0.5, 0.75]
     assert factors[4:] == pytest.approx([1 - step / 36 for step in range(4, 36)])
+
+
+def test_a_step_that_takes_longer_than_the_hours_has_no_rate_below_zero() -> None:
+    rate = Rate(10, 0, hours=1)
+    rate.spent = 4000.0
+    assert rate(1) == 0
 
 
 def test_where_the_steps_end_first_the_hours_hardly_count() -> None:
