@@ -91,7 +91,7 @@ def difference(
         interval, error, middle = _resampled(gap, units, confidence)
     # So few groups can be drawn in too few ways.
     most = hidden(1.0) if groups is None or effective >= _FEWEST_GROUPS else scale
-    return Difference(_widened(interval, middle, most, -scale, scale), error, count, hidden)
+    return Difference(_widened(interval, middle, most, count / effective, -scale, scale), error, count, hidden)
 
 
 def score_interval(
@@ -105,8 +105,8 @@ def score_interval(
 ) -> Ends:
     """The interval of one model's score, in points. The arguments are as in `difference`."""
     truth, answers, groups = metrics.truth_of(labels, kind), metrics.predictions(logits, kind), _real(groups)
+    count, effective = _group_counts(len(truth), groups)
     if metric == "accuracy":
-        _, effective = _group_counts(len(truth), groups)
         quantile = _quantile(confidence, None if groups is None else effective)
         right = metrics.is_right(truth, answers).astype(np.float64)
         effect = design_effect(right, groups)
@@ -115,16 +115,21 @@ def score_interval(
     units = _units(truth, (answers,), groups)
     interval, _, middle = _resampled(metrics.METRICS[metric](units.truth, units.answers[0]), units, confidence)
     hidden = unseen(truth, answers, metric, groups=groups, quantile=quantile_of(confidence))(1.0)
-    return _widened(interval, middle, hidden, 100 * LOWEST[metric], 100.0)
+    return _widened(interval, middle, hidden, count / effective, 100 * LOWEST[metric], 100.0)
 
 
-def _widened(interval: Ends, middle: float, hidden: float, lowest: float, highest: float) -> Ends:
+def _widened(interval: Ends, middle: float, hidden: float, unequal: float, lowest: float, highest: float) -> Ends:
     """An interval with what no row shows to both sides of it, within the metric's range; in points.
 
     As Fay and Feuer (1997, Statistics in Medicine 16:791) do, one event more than was seen joins the spread: about half
-    of `hidden`, which is what 3.7 events cost. If nothing was seen, all of it.
+    of `hidden`, which is what 3.7 events cost. It is one of a group whose size is the root of the mean square. If nothing
+    was seen, the interval ends at `hidden`.
+
+    Args:
+        unequal: by how much more the squares of the groups' sizes sum up to than if all had one size.
     """
-    low, high = (max(hidden, math.hypot(end - middle, hidden / 2)) for end in interval)
+    event = hidden / 2 * math.sqrt(unequal)
+    low, high = (max(hidden, math.hypot(end - middle, event)) for end in interval)
     return max(middle - low, lowest), min(middle + high, highest)
 
 

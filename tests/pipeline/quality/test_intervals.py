@@ -360,9 +360,10 @@ def test_a_row_of_several_labels_may_lose_them_all() -> None:
 
 def test_one_unseen_event_joins_the_spread_of_those_that_were_seen() -> None:
     """By hand: half of what no row shows, in quadrature; all of it if nothing was seen; never beyond the range."""
-    assert intervals._widened((-3.0, 4.0), 0.0, 2.0, -100.0, 100.0) == pytest.approx((-(10**0.5), 17**0.5))
-    assert intervals._widened((1.0, 1.0), 1.0, 2.0, -100.0, 100.0) == (-1.0, 3.0)
-    assert intervals._widened((1.0, 99.0), 98.0, 4.0, 0.0, 100.0)[1] == 100.0
+    assert intervals._widened((-3.0, 4.0), 0.0, 2.0, 1.0, -100.0, 100.0) == pytest.approx((-(10**0.5), 17**0.5))
+    assert intervals._widened((-3.0, 3.0), 0.0, 2.0, 16.0, -100.0, 100.0) == pytest.approx((-5.0, 5.0))
+    assert intervals._widened((1.0, 1.0), 1.0, 2.0, 1.0, -100.0, 100.0) == (-1.0, 3.0)
+    assert intervals._widened((1.0, 99.0), 98.0, 4.0, 1.0, 0.0, 100.0)[1] == 100.0
 
 
 @pytest.mark.parametrize("several", [False, True])
