@@ -4,7 +4,6 @@ Needs the `tokenizers` library alone.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -21,9 +20,11 @@ Text = str | tuple[str, str]
 
 # A text that fills at most this many pieces of the maximum length is left to the library's own truncation.
 _FEW_PIECES = 4
+_MOST_TOKENS = 33  # of a character: NFKC makes 18 letters of U+FDFA, which have 33 bytes
 _SHORT_TEXT = 10  # words of a pair's first text, where a pair is made up
 # Of a longer one so many characters for each token that is kept are tokenised first, then four times as many, ...
 _CHARACTERS = 8
+_MOST_READ = 4  # times as many of a text that cannot be cut between words, unless they have too few tokens
 # A part's tokens are those of the whole text, but for a few where it was cut out: more than this are never seen there.
 _MARGIN = 32
 
@@ -101,8 +102,9 @@ class RowTokenizer:
         self._words = WordPieces.of(tokenizer, max_length)
         tokenizer.enable_truncation(self._longest, strategy="longest_first", direction=truncation_side)
         self._side = truncation_side
-        # A text has no more tokens than characters, so with so few characters it has few pieces.
+        # A text of ASCII has no more tokens than characters, so with so few characters it has few pieces.
         self._first_part = _CHARACTERS * (self._longest + _MARGIN)  # characters
+        self._most_read = _MOST_READ * self._first_part
         self._few_characters = _FEW_PIECES * (self._longest + 1)
 
     @classmethod
@@ -172,24 +174,41 @@ class RowTokenizer:
             if longer != 1 or any(part is text and len(text) > most for part, text in zip(parts, texts, strict=True)):
                 break  # nothing is saved
             (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
-            owners = encoding.sequence_ids
-            if all(
-                part is text or owners.count(place) - strays[place] >= max(self._longest, owners.count(1 - place))
-                for place, (part, text) in enumerate(zip(parts, texts, strict=True))
-            ):
+            if self._is_enough(encoding, parts, texts, strays):
                 return self._cut(encoding)
             most *= 4
+        # One character may become 33 tokens, and a word without an end takes seconds and gigabytes.
+        parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
+        if parts != texts:
+            (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
+            if self._is_enough(encoding, parts, texts, [_MARGIN + (self._word_tokens or 0)] * len(parts)):
+                return self._cut(encoding)
         return self._cut(*self._whole.encode_batch_fast([row]))
 
+    def _is_enough(
+        self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]
+    ) -> bool:
+        """Whether parts of texts have all tokens that are kept of the texts. A whole text beside a part is the shorter
+        one."""
+        owners = encoding.sequence_ids
+        whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
+        least = max([self._longest, *(owners.count(place) for place, is_whole in enumerate(whole) if is_whole)])
+        return all(
+            is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole)
+        )
+
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
-        """How many characters of each row are tokenised, if the first part of a long text can be cut off and is
-        enough."""
-        most = self._first_part if self._splits_words else sys.maxsize
+        """How many characters of each row are tokenised, if the first part of a long text is enough."""
 
-        def of_pair(shorter: int, longer: int) -> int:
-            return shorter + (longer if shorter > most else min(longer, most))
+        def of_text(text: str) -> int:
+            part = self._part(text, self._first_part)[0] if self._splits_words else text
+            return min(len(part), self._most_read)
 
-        return [min(len(row), most) if isinstance(row, str) else of_pair(*sorted(map(len, row))) for row in rows]
+        def of_pair(shorter: str, longer: str) -> int:
+            whole = len(shorter) > self._first_part
+            return min(len(shorter), self._most_read) + (min(len(longer), self._most_read) if whole else of_text(longer))
+
+        return [of_text(row) if isinstance(row, str) else of_pair(*sorted(row, key=len)) for row in rows]
 
     def _part(self, text: str, most: int) -> tuple[str, int]:
         """The end of a text that is kept, of at most so many characters, and how many of its tokens, where it was cut,
@@ -230,7 +249,9 @@ class RowTokenizer:
         return [self._cut(encoding) for encoding in whole], [len(encoding) for encoding in whole]
 
     def _is_long(self, row: Text) -> bool:
-        return max(map(len, (row,) if isinstance(row, str) else row)) > self._few_characters
+        if isinstance(row, str):
+            return len(row) > self._few_characters
+        return any(len(text) * (1 if text.isascii() else _MOST_TOKENS) > self._few_characters for text in row)
 
     @functools.cached_property
     def _other_side(self) -> "RowTokenizer":
