@@ -121,7 +121,7 @@ def check_graph(session: onnxruntime.InferenceSession, task: TaskInfo, info: Tok
             remedy=_REMAKE,
         )
     outputs = {value.name: value.shape for value in session.get_outputs()}
-    width = outputs.get("logits", [None])[-1]
+    width = (outputs.get("logits") or [None])[-1]
     if "logits" not in outputs or (isinstance(width, int) and width != task.outputs):
         raise KdcError(
             "the graph's outputs do not fit the task",

@@ -5,7 +5,8 @@ Needs the `tokenizers` library alone.
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -73,6 +74,19 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
     return rows
 
 
+@contextmanager
+def _asking_the_library(what: str, path: Path | None = None) -> Iterator[None]:
+    """Turn what the library raises within the block into an error of kdc. A panic of its Rust code is no `Exception`.
+    Its words are told of a file alone, since of a row they may hold its text."""
+    try:
+        yield
+    except (KdcError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        given = type(error).__name__ if path is None else f"{path}: {error}"
+        raise KdcError(what, given=given, remedy="make tokenizer.json again with `kdc compress`") from error
+
+
 class RowTokenizer:
     """Tokenises rows and cuts them to a maximum length, or divides longer ones into windows of that length; `pad` pads
     them later. Several threads may share one object.
@@ -112,12 +126,8 @@ class RowTokenizer:
         Raises:
             KdcError: the file cannot be read.
         """
-        try:
+        with _asking_the_library("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(read(path)), info.max_length, info.truncation_side, info.long)
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise KdcError(
-                "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
-            ) from error
 
     def cutting(self, side: str | None) -> "RowTokenizer":
         """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
@@ -144,7 +154,18 @@ class RowTokenizer:
 
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
+            KdcError: the library failed, as with a tokenizer.json that names a token it lacks.
         """
+        with _asking_the_library("the tokenizer failed on these texts"):
+            encodings = self._encode(rows, beside)
+        if not all(map(len, encodings)):
+            empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
+            raise InputError(
+                "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
+            )
+        return encodings
+
+    def _encode(self, rows: Sequence[Text], beside: bool) -> list[Encoded]:
         words = None if beside else self._words
         found = [
             self._encode_long(row) if self._is_long(row) else None if words is None else words.encode(row)
@@ -152,13 +173,7 @@ class RowTokenizer:
         ]
         rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
         others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
-        encodings = [next(others) if encoding is None else encoding for encoding in found]
-        if not all(map(len, encodings)):
-            empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
-            raise InputError(
-                "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
-            )
-        return encodings
+        return [next(others) if encoding is None else encoding for encoding in found]
 
     def _encode_long(self, row: Text) -> Encoded:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
