@@ -20,12 +20,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kdc.artifact.contract.judgement import Basis, judge_drop, quantile_of, rows_needed
+from kdc.artifact.contract.judgement import judge_drop, quantile_of
 from kdc.artifact.contract.terms import Contract, replace
 from kdc.common.tables import aligned
 from kdc.pipeline.quality.intervals import tango
 from kdc.tools.answered import Answered
 from kdc.tools.filled import quality_by
+from kdc.tools.unlabelled import rows_for
 
 _ALLOWED = 3.0  # percent
 _CHECKED = 100  # sets
@@ -104,10 +105,8 @@ def rates(world: World, simulations: int) -> tuple[float, float, float]:
 
 def needed(differing: float, limit: float, simulations: int) -> list[str]:
     """Rows and labels by the formula, and the power that they have for a student that equals its teacher."""
-    whole, share = 1_000_000, differing / 100
-    rows = rows_needed(
-        0.0, 100 * math.sqrt(share / whole), Basis(whole, whole), max_drop=limit, confidence=Contract().confidence
-    )
+    share = differing / 100
+    rows = rows_for(share, max_drop=limit, confidence=Contract().confidence)
     assert rows is not None
     random, quantile = np.random.default_rng(0), quantile_of(Contract().confidence)
     counts = random.multinomial(rows, [share / 2, share / 2, 1 - share], simulations)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdc.artifact.contract.judgement import Basis, rows_needed
+from kdc.artifact.contract.judgement import quantile_of
 from kdc.artifact.contract.terms import Contract
 from kdc.artifact.manifest import MANIFEST_NAME, TaskInfo
 from kdc.common.errors import InputError
@@ -24,6 +24,8 @@ from kdc.common.files import write_whole
 from kdc.common.frozen import Frozen
 from kdc.common.progress import RowCounter
 from kdc.pipeline.data.fields import hash_of, sides_of
+from kdc.pipeline.quality.comparison import rows_needed
+from kdc.pipeline.quality.intervals import Difference
 from kdc.serving.bulk.inputs import Window
 from kdc.serving.bulk.job import Job
 from kdc.serving.bulk.local_job import windows_of
@@ -130,8 +132,7 @@ def write_texts_to_label(
     write_whole(out, _csv(engine.task, [(number, read.texts[number]) for number in kept.to_label.tolist()]))
     needed = None
     if limit is not None:
-        error = 100 * math.sqrt(float(answered.differs.sum())) / rows
-        needed = rows_needed(0.0, error, Basis(rows, rows), max_drop=limit, confidence=contract.confidence)
+        needed = rows_for(float(answered.differs.mean()), max_drop=limit, confidence=contract.confidence)
     return ToLabel(
         file=str(out),
         labels=engine.task.labels,
@@ -144,6 +145,16 @@ def write_texts_to_label(
         rows_needed=needed,
         labels_needed=None if needed is None else math.ceil(needed * differing / rows),
     )
+
+
+def rows_for(differing: float, *, max_drop: float, confidence: float) -> int | None:
+    """About how many rows show, with a power of 80 %, that a student as good as its teacher keeps to `max_drop` points
+    of accuracy, if the two answer this share of the rows differently. None if no number does."""
+    square, deviation = quantile_of(confidence) ** 2, 100 * math.sqrt(differing)  # of one row, in points
+    below = deviation * math.sqrt(square)
+    one_row = Difference((-below, below), deviation, 1, lambda rows: 100 * square / (rows + square))
+    rows = rows_needed(0.0, below, one_row, max_drop=max_drop, confidence=confidence)
+    return None if rows is None else math.ceil(rows)
 
 
 def _request(source: str, out: Path, columns: Mapping[str, str | None]) -> PredictRequest:

@@ -38,7 +38,7 @@ def unseen(
     both, answered, actual = (each[0] for each in metrics.counts(truth, answers)(np.ones((1, len(truth)))))
     if not actual[1] if metric == "f1" else np.count_nonzero(actual) <= (metric == "matthews"):
         return lambda times: 100.0
-    right = truth == answers if truth.ndim == 1 else (truth * answers).astype(np.bool_)
+    right = truth == answers if truth.ndim == 1 else np.logical_and(truth, answers)
     can_lose, can_win = (_parts(truth, actual, unit, each) for each in (right, ~right))
     score, everywhere = metrics.OF_COUNTS[metric], np.tile(actual, (len(can_lose.units), 1))
     seen = score(both[None], answered[None], actual[None])[0]
@@ -75,7 +75,7 @@ def _parts(truth: NDArray[np.generic], actual: Floats, unit: NDArray[np.intp], c
     if truth.ndim == 1:
         first, wrong = np.where(chosen, rank[truth], len(present)), 1 / max(1, len(present) - 1)
     else:  # a row that fails gets as many wrong labels as rows have at the most, also one without labels
-        first = np.where(chosen & (truth > 0), rank, len(present) - 1).min(axis=1)
+        first = np.where(chosen & truth.astype(np.bool_), rank, len(present) - 1).min(axis=1)
         labels = truth.sum(axis=1)
         wrong = min(1.0, float(labels.max() / max(1.0, len(present) - labels.mean())))
     of_unit = np.full(unit.max() + 1, len(present))

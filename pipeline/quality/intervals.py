@@ -164,7 +164,7 @@ def influences(
     present = np.flatnonzero(truth.any(axis=0) if truth.ndim > 1 else np.bincount(truth))
     parts = []
     for each in (logits, others):
-        counted = metrics.counts(truth, metrics.predictions(each, kind))(members)
+        counted: Any = metrics.counts(truth, metrics.predictions(each, kind))(members)
         both, answered, actual = (count[:, present] for count in counted)
         total = (answered + actual).sum(axis=0)
         f1 = 2 * both.sum(axis=0) / total
@@ -187,7 +187,9 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
 
     The end that lies away from 0 is too near for few and one-sided differences: of students whose true drop is the
     limit up to 5 % would fail. So each end is the farther one of Tango's and of the same corrected for the skewness of
-    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323).
+    the difference (by the Edgeworth expansion; Gart and Nam 1988, Biometrics 44:323). If nearly all rows that differ
+    are lost, 3.4 % would still fail, since rows are whole. So the end nearer to 0 is corrected for continuity too: by
+    half a row if all of these rows are lost (or all won), and by less the more the two are in balance.
 
     Args:
         lost: rows that only the other model has right.
@@ -200,7 +202,9 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
     """
     from scipy.optimize import brentq
 
-    def deviation(gap: float, corrected: bool) -> float:
+    half = (lost - won) / (lost + won) / 2 if lost + won else 0.0
+
+    def deviation(gap: float, corrected: bool, shift: float) -> float:
         """How many standard errors the observed difference lies above `gap`, if that were the true one."""
         linear = (2 * rows - won + lost) * gap - won - lost
         root = math.sqrt(max(0.0, linear**2 + 8 * rows * lost * gap * (1 - gap)))
@@ -210,22 +214,23 @@ def tango(lost: float, won: float, rows: float, *, quantile: float) -> Ends:
         if not corrected:
             return above
         skewness = (gap - 3 * gap * differing + 2 * gap**3) / (variance**1.5 * math.sqrt(rows))
-        return above - skewness * (quantile**2 - 1) / 6
+        return above + shift / math.sqrt(rows * variance) - skewness * (quantile**2 - 1) / 6
 
     edge = 1 - 1e-9
 
-    def end(target: float, corrected: bool) -> float:
-        if deviation(-edge, corrected) <= target:
+    def end(target: float, corrected: bool, shift: float) -> float:
+        if deviation(-edge, corrected, shift) <= target:
             return -1.0
-        if deviation(edge, corrected) >= target:
+        if deviation(edge, corrected, shift) >= target:
             return 1.0
-        return float(brentq(lambda gap: deviation(gap, corrected) - target, -edge, edge, xtol=1e-9))
+        return float(brentq(lambda gap: deviation(gap, corrected, shift) - target, -edge, edge, xtol=1e-9))
 
+    low, high = min(0.0, half), max(0.0, half)
     both = (False, True)
-    return min(end(quantile, each) for each in both), max(end(-quantile, each) for each in both)
+    return min(end(quantile, each, low) for each in both), max(end(-quantile, each, high) for each in both)
 
 
-def design_effect(values: Floats, groups: Groups | None) -> float:
+def design_effect(values: Floats, groups: Groups | None, *, correlation: float = 1.0) -> float:
     """By how much more the mean of the rows' values varies than it would if all rows were independent; at least 1.
 
     The variance between groups divided by that between rows (Kish 1965, Survey Sampling, section 5.4). A few rows that
@@ -235,6 +240,7 @@ def design_effect(values: Floats, groups: Groups | None) -> float:
     Args:
         values: (rows,) -1, 0 or 1.
         groups: which rows belong together; None where each stands alone.
+        correlation: of two rows of one group, for the two that are counted beside; 1: they share their fate wholly.
     """
     if groups is None:
         return 1.0
@@ -245,7 +251,7 @@ def design_effect(values: Floats, groups: Groups | None) -> float:
     off = values - values.mean()
     together = np.bincount(place, weights=off)
     between, alone = float(together @ together) * count / max(1, count - 1), float(off @ off)
-    whole = float((sizes**2).sum()) / rows  # where the rows of every group are alike
+    whole = 1 + correlation * (float((sizes**2).sum()) / rows - 1)
     return max(1.0, (between + _UNSEEN_ROWS * whole) / (alone + _UNSEEN_ROWS))
 
 

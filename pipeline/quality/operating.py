@@ -1,22 +1,24 @@
 """The threshold of a label that keeps an aim, and how a threshold does. Plain arrays in, plain numbers out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom, binomtest, mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu, norm, rankdata
 
 from kdc.artifact.contract.terms import Evidence
 from kdc.artifact.decision import HALF, Rate, Rates
 from kdc.pipeline.config.aims import Aim
-from kdc.pipeline.quality.shown import ERROR, Surest, floor4, surest_right
+from kdc.pipeline.quality.intervals import design_effect
+from kdc.pipeline.quality.metrics import Floats, Groups
+from kdc.pipeline.quality.shown import ERROR, Surest, at_least, effect_of_least, floor4, surest_right
 
 _FEWEST = 10  # rows with the label, and without it: of fewer a threshold says more about these rows than about others
 _LEAST_GAIN = 0.02  # of F1, or of the correlation, over giving the label to every row
 _CHANCE = 0.05  # of models that know nothing of a label, one in twenty gets a threshold
-
-Floats = NDArray[np.float64]
 
 
 class Sweep(NamedTuple):
@@ -38,7 +40,12 @@ class Chosen:
 
 
 def choose(
-    probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim, evidence: Evidence = "interval"
+    probabilities: NDArray[np.floating],
+    has_label: NDArray[np.bool_],
+    aim: Aim,
+    evidence: Evidence = "interval",
+    *,
+    groups: Groups | None = None,
 ) -> Chosen:
     """The threshold for an aim, by rows whose labels are known.
 
@@ -51,13 +58,15 @@ def choose(
     By `interval` a bound is kept where these rows show, with an error of 5 %, that it is on other rows: a precision by
     `surest_right`; a recall and a false positive rate by the tolerance limits of Wilks (1941, Ann. Math. Stat. 12:91),
     by which the share of all rows beyond a row's probability has a beta distribution, whatever that of the
-    probabilities is. Where nothing is shown, the choice is that by the share itself (`point`), and is not reached.
+    probabilities is. Rows in groups count as fewer, by the design effect of being on the wrong side. Where nothing is
+    shown, the choice is that by the share itself (`point`), and is not reached.
 
     Args:
         probabilities: (rows,) of the label.
         has_label: (rows,) whether the row has it.
         aim: what is asked.
         evidence: `interval`, or `point`: a bound is kept where the share of these rows keeps it.
+        groups: (rows,) which rows belong together; None where each stands alone.
     """
     if aim.measure == "fixed":
         assert aim.bound is not None
@@ -66,7 +75,7 @@ def choose(
     if min(positives, negatives) < _FEWEST:
         few = f"{positives} rows have the label and {negatives} have it not, at least {_FEWEST} of each are needed"
         return Chosen(HALF, reached=False, note=few)
-    if mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue > _CHANCE:
+    if not _knows(probabilities, has_label, groups):
         return Chosen(HALF, reached=False, note="the model does not tell the rows that have the label from the others")
     thresholds, hits, alarms = _curve(probabilities, has_label)
     precision = np.divide(hits, hits + alarms, out=np.ones_like(hits), where=hits + alarms > 0)
@@ -80,7 +89,7 @@ def choose(
             return Chosen(HALF, reached=False, note="no threshold is better than to give it to every row")
         return Chosen(_nearest_half(thresholds[score >= score.max() - 1e-12]))
     if evidence == "interval":
-        return _shown(probabilities, has_label, aim)
+        return _shown(probabilities, has_label, aim, groups)
     value, wins = {"precision": (precision, recall), "recall": (recall, -fpr), "fpr": (-fpr, recall)}[aim.measure]
     value = np.where(hits > 0, value, -1.0)  # a label that is never given keeps every precision, and is no use
     bound = -aim.bound if aim.measure == "fpr" else aim.bound
@@ -94,51 +103,80 @@ def choose(
     return Chosen(float(thresholds[at]), reached=False, note=f"at best {abs(value[at]):.4f}")
 
 
-def _shown(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim) -> Chosen:
+def _knows(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], groups: Groups | None) -> bool:
+    """Whether the model tells rows that have the label from the others, by a one-sided Mann-Whitney test."""
+    chance = mannwhitneyu(probabilities[has_label], probabilities[~has_label], alternative="greater").pvalue
+    # What each row adds to the covariance of its rank and of having the label, which the test is of.
+    ranks = 2 * rankdata(probabilities) / len(probabilities) - 1
+    effect = design_effect(2 * (has_label - has_label.mean()) * (ranks - ranks.mean()), groups)
+    return bool(norm.isf(chance) > norm.isf(_CHANCE) * np.sqrt(effect))
+
+
+def _shown(
+    probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], aim: Aim, groups: Groups | None
+) -> Chosen:
     """The threshold by which a bound is shown to be kept; else that by the share itself, which is not reached."""
     assert aim.bound is not None
-
-    def not_shown(bound: str, note: str) -> Chosen:
-        return Chosen(choose(probabilities, has_label, aim, "point").threshold, reached=False, note=note, shown=bound)
-
-    if aim.measure == "precision":
-        found = _surest_with_label(probabilities, has_label, aim.bound)
-        if found.bound is None:
-            return Chosen(found.threshold)
-        # Which rows are tried depends on the bound, so that what these show may not be shown again where it is asked
-        # for. It is asked for here, until it is.
-        while found.bound:
-            again = _surest_with_label(probabilities, has_label, float(floor4(found.bound)))
-            if again.bound is None:
-                break
-            found = again
-        return not_shown(floor4(found.bound), found.note(len(has_label)))
-    thresholds, hits, alarms = _curve(probabilities, has_label)
-    positives, negatives = has_label.sum(), (~has_label).sum()
-    if aim.measure == "recall":
-        # Of the rows with the label `positives - hits` are below; the next one's place is beta distributed.
-        keeps, wins = binom.sf(positives - hits, positives, 1 - aim.bound) >= 1 - ERROR, -alarms
-    else:
-        keeps, wins = (binom.sf(alarms, negatives, aim.bound) >= 1 - ERROR) & (hits > 0), hits
-    if not keeps.any() and aim.measure == "recall":
-        # Clopper's and Pearson's lower end, of the threshold that misses no row.
-        bound = floor4(beta.ppf(ERROR, positives, 1))
-        return not_shown(bound, f"at best {bound} is shown, by {positives} rows with the label")
-    if not keeps.any():
-        # Clopper's and Pearson's upper end, rounded up, of the threshold with the fewest alarms.
-        fewest = alarms[hits > 0].min()
-        bound = f"{1 - float(floor4(1 - beta.isf(ERROR, fewest + 1, negatives - fewest))):.4f}"
-        return not_shown(bound, f"at best {bound} is shown, by {negatives} rows without the label")
-    best = keeps & (wins >= wins[keeps].max())
-    safest = hits if aim.measure == "recall" else -alarms
-    return Chosen(_nearest_half(thresholds[best & (safest >= safest[best].max())]))
+    surest, is_most = _SUREST[aim.measure], aim.measure == "fpr"
+    found = surest(probabilities, has_label, 1 - aim.bound if is_most else aim.bound, groups)
+    if found.bound is None:
+        return Chosen(found.threshold)
+    # What rows show depends on the bound that is asked of them, so what these show may not be shown again if it is
+    # asked for. It is asked for here, until it is.
+    while found.bound:
+        again = surest(probabilities, has_label, float(floor4(found.bound)), groups)
+        if again.bound is None:
+            break
+        found = again
+    assert found.bound is not None
+    shown, side = floor4(found.bound), "with" if aim.measure == "recall" else "without"
+    shown = f"{1 - float(shown):.4f}" if is_most else shown
+    note = f"at best {shown} is shown, by {found.rows} rows {side} the label"
+    note = found.note(len(has_label)) if aim.measure == "precision" else note
+    by_share = choose(probabilities, has_label, aim, "point", groups=groups)
+    return Chosen(by_share.threshold, reached=False, note=note, shown=shown)
 
 
-def _surest_with_label(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], bound: float) -> Surest:
+def _surest_with_label(
+    probabilities: NDArray[np.floating], has_label: NDArray[np.bool_], bound: float, groups: Groups | None
+) -> Surest:
     """`surest_right` of a label. Of a rare one only the surest rows matter; below the bound a row is less likely right
     than is asked."""
     most = 2 * int((probabilities >= min(HALF, bound)).sum())
-    return surest_right(probabilities, has_label, bound, most=min(max(most, _FEWEST), len(has_label)))
+    most = min(max(most, _FEWEST), len(has_label))
+    return surest_right(probabilities, has_label, bound, most=most, groups=groups)
+
+
+def _tolerated(
+    probabilities: NDArray[np.floating],
+    has_label: NDArray[np.bool_],
+    bound: float,
+    groups: Groups | None,
+    *,
+    with_label: bool,
+) -> Surest:
+    """Of the thresholds that are shown to keep at least a share `bound` of the rows with the label above them, the one
+    with the fewest others there; or of those that keep the others below them, the one with most of the label above."""
+    thresholds, hits, alarms = _curve(probabilities, has_label)
+    side = has_label if with_label else ~has_label
+    rows = int(side.sum())
+    right, wins = (hits, -alarms) if with_label else (rows - alarms, hits)
+    wrong_first = probabilities if with_label else -probabilities
+    effect = effect_of_least(wrong_first[side], 1 - bound, None if groups is None else groups[side])
+    # A threshold that gives the label to no row keeps every bound, and is no use.
+    shown = np.where(hits > 0, at_least(ERROR, right / effect, (rows - right) / effect), -1.0)
+    if shown.max() < bound:
+        return Surest(HALF, rows, float(shown.max()))
+    best = (shown >= bound) & (wins >= wins[shown >= bound].max())
+    best &= right >= right[best].max()
+    return Surest(_nearest_half(thresholds[best]), rows, None)
+
+
+_SUREST: dict[str, Callable[[NDArray[np.floating], NDArray[np.bool_], float, Groups | None], Surest]] = {
+    "precision": _surest_with_label,
+    "recall": partial(_tolerated, with_label=True),
+    "fpr": partial(_tolerated, with_label=False),
+}
 
 
 def _curve(probabilities: NDArray[np.floating], has_label: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

@@ -12,6 +12,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.pipeline.config.aims import required_label
 from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.operating import having, rate
+from kdc.pipeline.quality.shown import independent_rows
 from kdc.serving.engine.deciding import decided
 
 Flags = NDArray[np.bool_]
@@ -36,8 +37,8 @@ def found_rates(
         task: with the artifact's thresholds.
         probabilities: (rows, outputs).
         labels: (rows,) class ids, or (rows, outputs) in {0, 1} for multi-label.
-        groups: (rows,) rows of one group are not independent: the interval is that of as few rows as would have them
-            fall together, (sum of sizes)^2 / sum of squares (Kish 1965, Survey Sampling).
+        groups: (rows,) which rows belong together: they count as if those of each group were alike. The design effect
+            that these rows show counts more of them, but doubles the errors where few rows of few groups are wrong.
         look: which look at these rows it is to judge by them.
     """
     required = contract.limits.require
@@ -81,8 +82,7 @@ def _rate(hits: Flags, rows: Flags, groups: Groups, low: float, high: float) -> 
     of, count = int(rows.sum()), int(hits.sum())
     if not of:
         return rate(0, 0)
-    _, sizes = np.unique(np.asarray(groups)[rows], return_counts=True)
-    shrunk = of / int((sizes**2).sum())
+    shrunk = independent_rows(np.asarray(groups)[rows], of) / of
     right, wrong = shrunk * count, shrunk * (of - count)
     return Rate(
         hits=count,

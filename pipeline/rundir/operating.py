@@ -15,6 +15,7 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.conformal import choose_at_least, covered_rates
+from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
 from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, open_variant
 from kdc.pipeline.rundir.context import Run
@@ -46,15 +47,15 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
         return task, []
     with open_variant(run, variant, temperature=temperature) as engine:
         held_out = tuning_slice(run, engine)
-    answers = answers_of(run)
+    answers, groups = answers_of(run), run.data().groups("tune")
     tuning = activate(held_out.logits, task.kind, temperature), held_out.labels
     evaluation = activate(answers.students[variant], task.kind, temperature), answers.labels
     notes: list[str] = []
     if operating.sets is not None:
-        sets, note = _sets(operating.sets, variant, tuning, evaluation)
+        sets, note = _sets(operating.sets, variant, tuning, evaluation, groups)
         task, notes = task.model_copy(update={"sets": sets}), [note]
     if abstain is not None:
-        chosen = choose_answered(tuning[0].max(axis=1), tuning[0].argmax(axis=1) == tuning[1], abstain)
+        chosen = choose_answered(tuning[0].max(axis=1), tuning[0].argmax(axis=1) == tuning[1], abstain, groups=groups)
         _refuse_unshown("--abstain", {"answers": abstain}, {"answers": chosen})
         decision = _abstention(task, Abstention(**_fields(chosen, abstain, variant)), tuning, evaluation)
         task = task.model_copy(update={"abstain": decision})
@@ -63,7 +64,7 @@ def decided_task(run: Run, variant: str, temperature: float) -> tuple[TaskInfo, 
         by_label, choices = {label: tuning[0][:, task.labels.index(label)] for label in aims}, {}
         for label, aim in aims.items():
             has_label = having(tuning[1], task.labels.index(label))
-            choices[label] = choose(by_label[label], has_label, aim, operating.evidence)
+            choices[label] = choose(by_label[label], has_label, aim, operating.evidence, groups=groups)
         _refuse_unshown("--aim", aims, choices, operating.evidence)
         points = (OperatingPoint(label=label, **_fields(choices[label], aim, variant)) for label, aim in aims.items())
         told = tuple(_told(task, point, tuning, evaluation) for point in points)
@@ -93,10 +94,13 @@ def _abstention(task: TaskInfo, abstain: Abstention, tuning: _Labelled, evaluati
     return abstain.model_copy(update={"shares": tuple(shares.round(6).tolist()), **shown})
 
 
-def _sets(coverage: float, variant: str, tuning: _Labelled, evaluation: _Labelled) -> tuple[LabelSets, str]:
+def _sets(
+    coverage: float, variant: str, tuning: _Labelled, evaluation: _Labelled, groups: Groups
+) -> tuple[LabelSets, str]:
     """The sets of labels by the tuning slice, with how they do on the evaluation rows, and that in a sentence."""
     probabilities, labels = tuning
-    at_least = choose_at_least(probabilities[np.arange(len(labels)), labels.astype(np.int64)], coverage)
+    of_truth = probabilities[np.arange(len(labels)), labels.astype(np.int64)]
+    at_least = choose_at_least(of_truth, coverage, groups=groups)
     assert at_least is not None, "a run whose slice is too small for them ends before it trains"
     sets = LabelSets(coverage=coverage, at_least=at_least, variant=variant)
     found = covered_rates(*evaluation, sets)

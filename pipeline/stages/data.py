@@ -25,6 +25,8 @@ from kdc.pipeline.models.cutting import check_cut
 from kdc.pipeline.models.shallow import check_shape
 from kdc.pipeline.quality.conformal import fewest_rows
 from kdc.pipeline.quality.latency import check_length
+from kdc.pipeline.quality.metrics import Groups
+from kdc.pipeline.quality.shown import independent_rows
 from kdc.pipeline.results.data import DataResult, TokenCounts
 from kdc.pipeline.rundir.cascading import check_second
 from kdc.pipeline.rundir.context import Run
@@ -118,7 +120,7 @@ def check(run: Run) -> None:
     aims_of(operating.aims, task)
     abstain_of(operating.abstain, operating.aims, task)
     check_sets(operating.sets, task)
-    _check_rows_for_sets(operating.sets, len(run.data().rows("tune")))
+    _check_rows_for_sets(operating.sets, run.data().groups("tune"))
     check_second(run)
     for requirement in run.config.contract.require:
         required_label(requirement, task)
@@ -145,12 +147,13 @@ def check(run: Run) -> None:
         check_length(contract.at, longest_row(length, run.config.long.of(length)))
 
 
-def _check_rows_for_sets(coverage: float | None, rows: int) -> None:
+def _check_rows_for_sets(coverage: float | None, groups: Groups) -> None:
+    rows = int(independent_rows(groups, len(groups)))
     if coverage is not None and rows < fewest_rows(coverage):
         most = math.floor(1e3 * rows / (rows + 1)) / 1e3
         raise InputError(
             "the tuning slice has too few rows for sets that hold the true label so often",
-            given=f"--sets {coverage:g}, {rows} rows, and {fewest_rows(coverage)} are needed",
+            given=f"--sets {coverage:g}, {rows} independent rows, and {fewest_rows(coverage)} are needed",
             remedy=f"more training rows, of which the slice is cut, or --sets {most:g}",
         )
 

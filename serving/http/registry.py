@@ -119,8 +119,9 @@ class Registry:
 
     async def close(self) -> None:
         """Answer what is queued at all models, and end their threads. Wait for artifacts that are being loaded."""
-        ended = (each.close() for each in (*self.models.values(), *self._readers))
-        await asyncio.gather(*ended, *self._closing)
+        models = (model.close() for model in self.models.values())
+        readers = (reader.close() for reader in self._readers)
+        await asyncio.gather(*models, *readers, *self._closing)
 
     def _tell_slow(self, name: str) -> None:
         log.error("%s: the artifact is not read after %g s, the old one stays until it is", name, PATIENCE_S)

@@ -157,7 +157,7 @@ def test_a_manifest_with_an_abstention_that_does_not_fit_is_refused(changes: dic
 
 @pytest.mark.slow
 def test_a_finished_run_abstains_by_its_last_stage_alone(finished: Finished, tmp_path: Path) -> None:
-    """Would catch rows chosen by the evaluation rows, or by other probabilities than those that serve."""
+    """Would catch answers counted by other probabilities than those that serve, and rates told of other rows."""
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
     settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
     settings["operating"] = finished.config.operating.model_copy(update={"abstain": "accuracy>=0.8"})

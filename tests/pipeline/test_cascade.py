@@ -23,6 +23,7 @@ from kdc.pipeline.quality.cascading import curve, fewest
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.report.page import write_report
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult
+from kdc.pipeline.results.training import TeacherResult
 from kdc.pipeline.rundir.cascading import check_second, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.record import CompressResult, read_result
@@ -139,6 +140,10 @@ def test_a_run_with_a_second_model(finished: Finished, tmp_path: Path, monkeypat
     made = compress(config, monkeypatch)
     assert "teacher" in {name for name, record in made.stages.items() if record.skipped}
     root, found = tmp_path / "run", read_result(tmp_path / "run", CascadeResult)
+    pair, teacher = found.variants["cascade"], read_result(tmp_path / "run", TeacherResult)
+    # Of the two points that the contract allows, one is kept for other rows.
+    assert pair.wanted == pytest.approx(min(teacher.tune["macro_f1"] - 1, pair.second_score), abs=1e-3)
+    assert pair.wanted < pair.second_score
     manifest = load_manifest(root / "artifact")
     assert (manifest.providers["CPUExecutionProvider"], manifest.providers["CUDAExecutionProvider"]) == (
         "cascade",

@@ -347,7 +347,7 @@ def test_a_manifest_with_points_that_do_not_fit_is_refused(task: TaskInfo, label
 
 
 def test_a_finished_run_gets_thresholds_by_its_last_stage_alone(finished: Finished, tmp_path: Path) -> None:
-    """Would catch thresholds chosen by the evaluation rows, or by other probabilities than those that serve."""
+    """Would catch thresholds chosen by other probabilities than those that serve, and rates told of other rows."""
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
     settings: dict[str, Any] = {"run": finished.config.run.model_copy(update={"out": tmp_path / "run"})}
     settings["operating"] = finished.config.operating.model_copy(update={"aims": ("yes:precision>=0.9",)})

@@ -1,28 +1,57 @@
-"""The evaluation rows decide nothing: with their labels scrambled, a run is the same up to its evaluation."""
+"""The evaluation rows decide nothing: with other labels of theirs, a run makes the same model, and decides the same."""
 
 import csv
-import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import tiny_runs
+from conftest import Finished
 from tiny_runs import base_model, config_for, write_rows
 
-pytestmark = pytest.mark.slow  # two whole runs
+from kdc.artifact.folder import load_manifest
+from kdc.artifact.manifest import Manifest, TaskInfo
+from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.graphs import int8_trials
+from kdc.pipeline.quality.latency import Speed
+from kdc.pipeline.results.artifact import CascadeResult, PackageResult, QuantizeResult
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.rundir.operating import decided_task
+from kdc.pipeline.rundir.record import read_result
+from kdc.pipeline.stages import cascade
 
-_TIMES = ("latency", "rows_per_second", "seconds")
-# Of the candidate that is kept, which of equals the times decide.
-_OF_THE_KEPT = ("max_probability_difference", "label_flips", "compared_rows", "batch_invariant")
+DECISIONS: dict[str, dict[str, Any]] = {
+    "two": {"operating.aims": ["b:precision>=0.8"]},
+    "three": {"operating.abstain": "accuracy>=0.6", "operating.sets": 0.9},
+}
+# A student that makes mistakes, and a second model for the rows that it is not sure of.
+SETTINGS = ("student.model=static", "student.min_steps=8", "student.epochs=0.01", "student.allow_majority=true")
+SECOND = ("export.teacher=true", "cascade.second=auto", "contract.max_drop=0.2", "contract.search=off")
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def no_clock(models: Mapping[str, Any], texts: Any, **how: Any) -> dict[str, Speed]:
+    """Speeds that do not depend on the machine: the student is a hundred times as fast as the second model."""
+    return {
+        name: Speed(
+            latency_p50_ms=1.0,
+            latency_p95_ms=1.0,
+            latency_mean_ms=1.0,
+            rows_per_second=10.0 if "second" in name else 1000.0,
+        )
+        for name in models
+    }
+
+
+@pytest.fixture(scope="module", params=DECISIONS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs whose evaluation files have the same texts and other labels."""
-    folder = tmp_path_factory.mktemp("untouched")
-    write_rows(folder / "train.csv", 320, seed=1)
-    write_rows(folder / "eval.csv", 100, seed=2)
+    folder, others = tmp_path_factory.mktemp("untouched"), "b" if request.param == "two" else "bc"
+    for name, count, seed in (("train", 700, 1), ("eval", 100, 2)):
+        label = lambda yes, generator: "a" if yes else generator.choice(others)  # noqa: E731
+        write_rows(folder / f"{name}.csv", count, seed=seed, label=label)
     with (folder / "eval.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     labels = [row["label"] for row in rows]
@@ -32,23 +61,27 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         writer.writeheader()
         writer.writerows({**row, "label": label} for row, label in zip(rows, labels, strict=True))
     teacher = base_model("bert", folder / "base")
-    runs = []
-    for name in ("eval", "scrambled"):
-        flags = {"data.eval": folder / f"{name}.csv", "run.out": folder / name}
-        tiny_runs.compress(config_for(folder, teacher, flags=flags), until="evaluate")
-        runs.append(folder / name)
-    return runs[0], runs[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (int8_trials, cascade):
+            patch.setattr(module, "compare_speeds", no_clock)
+        for name in ("eval", "scrambled"):
+            flags = {"data.eval": folder / f"{name}.csv", "run.out": folder / name} | DECISIONS[request.param]
+            tiny_runs.compress(config_for(folder, teacher, *SETTINGS, *SECOND, flags=flags))
+    return folder / "eval", folder / "scrambled"
 
 
-def without_times(value: Any) -> Any:
-    """JSON without what a clock says, and what depends on that."""
-    if isinstance(value, dict):
-        told = {key: each for key, each in value.items() if not any(part in key for part in (*_TIMES, *_OF_THE_KEPT))}
-        return {key: without_times(each) for key, each in told.items()}
-    return [without_times(each) for each in value] if isinstance(value, list) else value
+def manifests(both: tuple[Path, Path]) -> list[Manifest]:
+    return [load_manifest(root / read_result(root, PackageResult).artifact) for root in both]
 
 
-@pytest.mark.parametrize("stage", ["teacher", "student", "merge", "export"])
+def chosen(task: TaskInfo) -> dict[str, Any]:
+    """What a task decides by, without what is told of the evaluation rows."""
+    told = {"points": {"__all__": {"evaluation"}}, "abstain": {"evaluation"}, "sets": {"evaluation"}}
+    return task.model_dump(include={"points", "abstain", "sets"}, exclude=told)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["teacher", "student", "merge", "export", "quantize", "uncut"])
 def test_weights_are_the_same_byte_by_byte(both: tuple[Path, Path], stage: str) -> None:
     files = [file for file in sorted((both[0] / stage).rglob("*")) if file.suffix in (".safetensors", ".onnx")]
     assert files
@@ -56,13 +89,47 @@ def test_weights_are_the_same_byte_by_byte(both: tuple[Path, Path], stage: str) 
         assert file.read_bytes() == (both[1] / file.relative_to(both[0])).read_bytes(), file.name
 
 
-def test_candidates_for_int8_and_the_temperature_are_the_same(both: tuple[Path, Path]) -> None:
-    """Would catch: ranges, a temperature or a candidate's score that evaluation rows have a part in."""
-    records = [json.loads((run / "quantize" / "stage.json").read_text(encoding="utf-8"))["metrics"] for run in both]
-    assert records[0]["temperature"] == records[1]["temperature"]
-    assert without_times(records[0]["candidates"]) == without_times(records[1]["candidates"])
+@pytest.mark.slow
+def test_int8_the_temperature_and_the_second_model_are_the_same(both: tuple[Path, Path]) -> None:
+    """Would catch: ranges, a temperature, a candidate's score or a cascade that evaluation rows have a part in."""
+    for kind in (QuantizeResult, CascadeResult):
+        assert read_result(both[0], kind) == read_result(both[1], kind)
+    assert read_result(both[0], CascadeResult).variants
 
 
+@pytest.mark.slow
+def test_the_artifact_decides_the_same(both: tuple[Path, Path]) -> None:
+    """Would catch thresholds, sets or a precision that evaluation rows have a part in."""
+    first, second = manifests(both)
+    assert chosen(first.task) == chosen(second.task)
+    assert any(chosen(first.task).values())
+    assert (first.providers, first.temperature) == (second.providers, second.temperature)
+    assert {name: each.second for name, each in first.variants.items()} == {
+        name: each.second for name, each in second.variants.items()
+    }
+
+
+@pytest.mark.slow
 def test_the_evaluation_is_not_the_same(both: tuple[Path, Path]) -> None:
-    tables = [json.loads((run / "evaluate" / "table.json").read_text(encoding="utf-8")) for run in both]
-    assert tables[0]["student"]["accuracy"] > tables[1]["student"]["accuracy"] + 20
+    tables: list[Any] = [read_result(root, PackageResult).table for root in both]
+    assert tables[0]["teacher"]["accuracy"] > tables[1]["teacher"]["accuracy"] + 10
+
+
+@pytest.mark.parametrize("asked", [{"aims": ("yes:precision>=0.9",)}, {"abstain": "accuracy>=0.8"}, {"sets": 0.9}])
+def test_thresholds_are_the_same_whatever_the_evaluation_rows_are(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    """Would catch each kind of threshold chosen by the evaluation rows: their labels are the contrary."""
+    operating = finished.config.operating.model_copy(update=asked)
+    config = finished.config.model_copy(update={"operating": operating})
+    run, rows_of = Run(root=finished.folder / "run", config=config), PreparedData.rows
+
+    def contrary(data: PreparedData, split: str) -> datasets.Dataset:
+        rows = rows_of(data, split)
+        return rows if split != "eval" else rows.map(lambda row: {"label": 1 - row["label"]})
+
+    before = decided_task(run, "fp32", 1.0)[0]
+    monkeypatch.setattr(PreparedData, "rows", contrary)
+    after = decided_task(run, "fp32", 1.0)[0]
+    assert chosen(before) == chosen(after)
+    assert before != after  # what is told of the evaluation rows

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,15 +112,16 @@ def test_an_interval_is_hardly_wider_than_a_bootstraps_and_within_the_range(
     often as the rarest class may."""
     monkeypatch.setattr(worlds, "_POPULATION", 12_000)
     labels, teacher, student, groups = Many(world, 1.0).draw(np.random.default_rng(0))
+    kind: Any = world.kind
     units = np.arange(len(labels)) if groups is None else groups
     scores = [
-        metrics.METRICS["macro_f1"](metrics.truth_of(labels, world.kind), metrics.predictions(each, world.kind))
+        metrics.METRICS["macro_f1"](metrics.truth_of(labels, kind), metrics.predictions(each, kind))
         for each in (student, teacher)
     ]
-    seen = difference(student, teacher, labels, world.kind, "macro_f1", groups=groups).interval
+    seen = difference(student, teacher, labels, kind, "macro_f1", groups=groups).interval
     assert np.ptp(seen) <= 1.5 * 100 * percentiles(lambda weights: scores[0](weights) - scores[1](weights), units)
     for logits, score in zip((student, teacher), scores, strict=True):
-        low, high = score_interval(logits, labels, world.kind, "macro_f1", groups=groups)
+        low, high = score_interval(logits, labels, kind, "macro_f1", groups=groups)
         assert high - low <= 1.5 * 100 * percentiles(score, units)
         assert 0 <= low < high <= 100
 

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import Finished
 
 from kdc.pipeline.config.tasks import find_task
 from kdc.pipeline.config.training_settings import StudentSettings, TeacherSettings, TrainSettings
-from kdc.pipeline.training import finetuning
+from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.training import finetuning, students
 from kdc.pipeline.training.environment import Environment
 
 
@@ -72,3 +75,24 @@ def test_a_student_learns_by_its_settings_and_keeps_its_best_metric(objective: A
 def test_a_teacher_learns_from_labels_and_keeps_its_best_metric(objective: Any) -> None:
     settings = TeacherSettings()
     assert (objective(settings).alpha, settings.kept_step) == (0.0, "score")
+
+
+@pytest.mark.parametrize(("dropout", "drops"), [(StudentSettings().dropout, False), ("own", True)])
+def test_a_student_is_trained_without_dropout_unless_it_is_asked_for(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: Any, drops: bool
+) -> None:
+    """Would catch the checkpoint's own dropout under a student that is to copy its teacher's logits."""
+    trained: list[Any] = []
+
+    def caught(student: Any, *given: Any, **more: Any) -> None:
+        trained.append(student)
+        raise InterruptedError
+
+    monkeypatch.setattr(students, "fine_tune", caught)
+    with pytest.raises(InterruptedError):
+        Run(root=finished.folder / "run", config=finished.config).distil(
+            finished.config.student.model_copy(update={"dropout": dropout}), tmp_path / "student"
+        )
+    ids = torch.arange(4, 12)[None]
+    first, second = (trained[0].train()(input_ids=ids).logits for _ in range(2))
+    assert torch.equal(first, second) is not drops

@@ -1,0 +1,121 @@
+"""How often a threshold that is shown to keep a bound does not keep it on other rows, for rows in groups.
+
+Command: `python benchmarks/thresholds.py [--simulations 2000] [--rows 500,2000] [--aims 'recall>=0.9'] [--jobs 2]`.
+Each line is one aim and one kind of tuning slice: the mean size of its groups, and the correlation of their rows. The
+same slices are judged twice, with their groups and without. Of a bound the table has the percent of slices whose
+threshold breaks it, and the mean percent of rows that get the label or an answer; of sets of labels the percent of
+other rows whose set lacks the true label, at most 5 % if all is well. Leaves with 1 if with groups one of these is over
+5.5 % by more than the simulations' own noise.
+"""
+
+import argparse
+import math
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kdc.common.tables import aligned
+from kdc.pipeline.config.aims import parse_abstain, parse_aim
+from kdc.pipeline.quality.abstaining import choose_answered
+from kdc.pipeline.quality.conformal import choose_at_least
+from kdc.pipeline.quality.operating import choose
+
+_AIMS = ("precision>=0.8", "recall>=0.9", "fpr<=0.1", "accuracy>=0.9", "sets 0.95")
+_ALLOWED = 5.5  # percent
+_HARDEST = 0.7  # share of right answers where a model that abstains is least sure
+
+Drawn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What tuning slices are drawn from."""
+
+    aim: str
+    rows: int
+    most: int  # rows of a group, from 1
+    correlation: float  # of two rows of a group
+
+    def draw(self, generator: np.random.Generator) -> Drawn:
+        """(rows,) probabilities, independent numbers that decide about labels, both from 0 to 1, and groups. A row is
+        its group's, or drawn by itself; so every function of it has the same correlation in a group."""
+        sizes = generator.integers(1, self.most + 1, self.rows)
+        groups = np.repeat(np.arange(self.rows), sizes)[: self.rows]
+        of_group = generator.random(self.rows) < math.sqrt(self.correlation)
+        own, shared = generator.random((2, self.rows, 2))
+        probabilities, fates = np.where(of_group[:, None], shared[groups], own).T
+        return probabilities, fates, groups
+
+
+def outcome(slices: Slices, drawn: Drawn, *, grouped: bool) -> tuple[float, float]:
+    """Whether the threshold breaks the bound, and the share of rows that get the label, or an answer; of sets the share
+    that lacks the true label, twice."""
+    probabilities, fates, groups = drawn
+    known = groups if grouped else None
+    if slices.aim.startswith("sets"):
+        at_least = choose_at_least(probabilities, float(slices.aim.split()[1]), groups=known)
+        return (at_least or 0.0,) * 2
+    measure, bound = slices.aim.replace("<", ">").split(">=")
+    if measure == "accuracy":
+        right = fates < _HARDEST + (1 - _HARDEST) * probabilities
+        chosen = choose_answered(probabilities, right, parse_abstain(slices.aim), groups=known)
+    else:
+        chosen = choose(probabilities, fates < probabilities, parse_aim(slices.aim), groups=known)
+    at = chosen.threshold
+    truth = {
+        "precision": (1 + at) / 2,
+        "recall": 1 - at**2,
+        "fpr": (1 - at) ** 2,
+        "accuracy": _HARDEST + (1 - _HARDEST) * (1 + at) / 2,
+    }[measure]
+    breaks = truth > float(bound) if measure == "fpr" else truth < float(bound)
+    return float(chosen.reached and breaks), 1 - at if chosen.reached else 0.0
+
+
+def rates(slices: Slices, simulations: int) -> NDArray[np.float64]:
+    """Percent of `outcome`: (with and without groups, 2)."""
+    generator = np.random.default_rng([slices.rows, slices.most, round(10 * slices.correlation)])
+    found = []
+    for _ in range(simulations):
+        drawn = slices.draw(generator)
+        found.append([outcome(slices, drawn, grouped=grouped) for grouped in (True, False)])
+    return 100 * np.mean(found, axis=0)
+
+
+def main() -> int:
+    """Print a line for each aim and kind of slice."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--rows", default="500,2000")
+    parser.add_argument("--aims", default=",".join(_AIMS))
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    groups = [(1, 0.0), *product((6, 14), (0.0, 0.3, 0.6))]
+    rows = map(int, options.rows.split(","))
+    every = [Slices(aim, count, *group) for aim, count, group in product(options.aims.split(","), rows, groups)]
+    limit = _ALLOWED + 3 * 100 * math.sqrt(0.055 * 0.945 / options.simulations)
+    table: list[tuple[str, ...]] = [
+        ("aim", "rows", "groups of", "correlation", "broken %", "without", "given %", "without")
+    ]
+    bad = 0
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for slices, found in zip(every, pool.map(partial(rates, simulations=options.simulations), every), strict=True):
+            bad += found[0, 0] > limit
+            kind = (slices.aim, str(slices.rows), f"{(1 + slices.most) / 2:g}", f"{slices.correlation:g}")
+            table.append((*kind, *(f"{each:.1f}" for each in found.T.ravel())))
+            print(" ".join(table[-1]), file=sys.stderr)
+    print(aligned(table, left=(0,)))
+    print(f"{options.simulations} simulations each; above {_ALLOWED:g} % beyond noise: {bad}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The short form of benchmarks/thresholds.py: rows in groups count as fewer, and as no fewer than they are worth."""
+
+import sys
+from itertools import product
+
+import numpy as np
+import pytest
+from live import ROOT
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.thresholds import Slices, rates
+from kdc.pipeline.config.aims import parse_aim
+from kdc.pipeline.quality.conformal import choose_at_least
+from kdc.pipeline.quality.operating import choose
+
+
+@pytest.mark.parametrize("aim", ["recall>=0.9", "fpr<=0.1", "accuracy>=0.9"])
+def test_a_bound_is_broken_as_rarely_as_is_said_where_rows_form_groups(aim: str) -> None:
+    """Would catch rows that count as independent. Of 200 draws at an error of 5 % more than 21 are as rare as one in a
+    thousand."""
+    broken, independent = 2 * rates(Slices(aim, 500, 14, 0.6), 200)[:, 0]
+    assert broken <= 21 < independent
+
+
+@pytest.mark.parametrize("aim", ["recall>=0.9", "accuracy>=0.9"])
+def test_groups_of_independent_rows_cost_little(aim: str) -> None:
+    """Would catch groups that count as one row each, by which an aim of this kind is shown by hardly a slice."""
+    given = rates(Slices(aim, 500, 14, 0.0), 60)[:, 1]
+    assert given[0] == pytest.approx(given[1], rel=0.2)
+
+
+def test_sets_hold_the_truth_as_often_as_was_asked_where_rows_form_groups() -> None:
+    """Would catch places counted by rows, by which 6 % of the sets lack the label instead of 5 %."""
+    missed, independent = rates(Slices("sets 0.95", 200, 14, 0.6), 1500)[:, 0]
+    assert 4 < missed < 5.3 < independent
+
+
+def test_groups_that_are_too_few_for_sets_choose_nothing() -> None:
+    of_truth, groups = np.linspace(0.2, 0.9, 190), np.repeat(np.arange(19), 10)
+    assert choose_at_least(of_truth, 0.95, groups=groups) is not None
+    assert choose_at_least(of_truth[:180], 0.95, groups=groups[:180]) is None
+
+
+def test_a_model_that_knows_nothing_of_a_label_gets_a_threshold_as_rarely_as_is_said() -> None:
+    """Would catch a test of independent rows, by which a quarter of these models know the label."""
+    generator, known = np.random.default_rng(0), [0, 0]
+    for _ in range(200):
+        probabilities, fates, groups = Slices("f1", 500, 14, 0.6).draw(generator)
+        for place, each in enumerate((groups, None)):
+            note = choose(probabilities, fates < 0.5, parse_aim("f1"), groups=each).note
+            known[place] += "does not tell" not in note
+    assert known[0] <= 21 < known[1]
+
+
+def test_what_is_told_to_be_shown_is_shown_if_it_is_asked_for() -> None:
+    """Would catch a design effect of the bound that was asked for first, beside a smaller bound."""
+    generator = np.random.default_rng(1)
+    for sign, _ in product(("precision>=", "recall>=", "fpr<="), range(20)):
+        aim = f"{sign}{0.001 if '<' in sign else 0.995}"
+        probabilities, fates, groups = Slices(aim, 300, 14, 0.6).draw(generator)
+        has_label = fates < probabilities
+        missed = choose(probabilities, has_label, parse_aim(aim), groups=groups)
+        assert not missed.reached
+        assert choose(probabilities, has_label, parse_aim(sign + missed.shown), groups=groups).reached
