@@ -272,6 +272,10 @@ class Manifest(Frozen):
         for name in self.files:
             if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")
+        if len({name.lower() for name in self.files}) < len(self.files):
+            raise ValueError(
+                "two files have names that differ by upper and lower case alone, which are one on some disks"
+            )
         if "tokenizer.json" not in self.files:
             raise ValueError("files does not list tokenizer.json")
         for name, variant in self.variants.items():

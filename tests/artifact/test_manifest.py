@@ -317,3 +317,15 @@ def test_names_make_no_lines_of_their_own_in_what_inspect_prints() -> None:
     metrics: dict[str, Any] = {f"e\n{forged}": {f"f\n{forged}": 1.0, "kind": "text"}}
     lines = render(make_manifest(task=task, metrics=metrics)).splitlines()
     assert [line for line in lines if line.startswith("sha256")] == ["sha256      "]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e300])
+def test_a_temperature_that_makes_no_probabilities_is_refused(temperature: float) -> None:
+    with pytest.raises(ValidationError):
+        make_manifest(temperature=temperature)
+
+
+def test_file_names_that_are_one_on_some_disks_are_refused() -> None:
+    files = make_manifest().files
+    with pytest.raises(ValidationError, match="upper and lower case"):
+        make_manifest(files={**files, "Model.onnx": files["model.onnx"]})

@@ -248,6 +248,16 @@ def test_a_damaged_file_is_an_error_with_its_name(files: Path, tmp_path: Path, d
     assert damaged in str(caught.value.given)
 
 
+def test_a_graph_in_another_format_is_refused(files: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would take its own format too, whose content the checks of an artifact's graphs do not see."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(files / "model.onnx", options, providers=["CPUExecutionProvider"])
+    with pytest.raises(KdcError, match="cannot load the model"):
+        open_session(lambda _: tmp_path / "model.ort", device="cpu")
+
+
 def test_a_missing_graph_is_an_error(files: Path) -> None:
     with pytest.raises(KdcError, match="missing"):
         bare(files, model="nothing.onnx")
