@@ -20,6 +20,8 @@ _PARTS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
+_OPERATOR = 4  # a node's field `op_type`
+_ELSEWHERE = b"EPContext"  # an operator of a GPU's providers, whose program may be in another file
 _LOCATION = 14  # a tensor's field `data_location`; 0 is the file itself
 _MOST_FIELDS = 3_000_000  # thirty times those of a large graph; more are read for seconds, and refused
 _MOST_KEY = 0xFFFFFFFF  # of a field's number and wire type; of a larger one protobuf reads the lower bits
@@ -51,6 +53,8 @@ def _holds_all(data: bytes | mmap.mmap) -> bool:
                     return False
             elif wire == _BYTES:
                 size, at = varint(data, at)
+                if kind == "node" and number == _OPERATOR and data[at : at + size] == _ELSEWHERE:
+                    return False
                 if number in _PARTS[kind]:
                     waiting.append((_PARTS[kind][number], at, at + size))
                 at += size

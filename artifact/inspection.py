@@ -60,9 +60,9 @@ def render(manifest: Manifest) -> str:
         f"files       {len(manifest.files)}, all hashes match",
         *(f"            {name}  {file.size} bytes  {file.sha256[:16]}" for name, file in manifest.files.items()),
         f"sha256      {manifest.sha256}",
-        "",
-        table(manifest.metrics, manifest.task.metric),
     ]
+    lines = [line.replace("\n", " ") for line in lines]  # a name with a line break would look like another line
+    lines += ["", table(manifest.metrics, manifest.task.metric)]
     for decisions in (decision_table(manifest.task.points, manifest.task.abstain), sets_table(manifest.task.sets)):
         lines += ["", aligned(decisions)] if decisions else []
     if manifest.contract is not None:

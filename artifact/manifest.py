@@ -26,11 +26,12 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 # The student by its number format; or it and a second model for the rows that it is not sure of, which a CPU loads, and
 # the same two in fp32.
 VariantName = Literal["fp32", "int8", "fp16", "cascade", "cascade_fp32"]
-Scalar = float | int | str | None
+Scalar = float | Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None
 Join = Literal["mean", "max", "first", "noisy-or"]  # how the answers of a row's windows become one
 MOST_LABELS = 10_000  # logits of 1,024 texts are then 41 MB; a column of data with more holds no classes
 MOST_TOKENS = 8192  # of a row or window: what encoders with long texts read, and what a start warms up with
 _MOST_ID = 2**31 - 1
+_MOST_CELLS = 200  # rows and columns of the evaluation table; a run has about thirty
 MOST_WINDOWS = 64
 LEAST_WINDOW = 16  # tokens of a window, of which special tokens and what is kept leave room for some of the text
 
@@ -198,7 +199,7 @@ class Second(Frozen):
     name: str  # what it is: the teacher itself, or another student
     file: str  # name of its ONNX file
     token_type_ids: bool  # whether its graph takes token types
-    temperature: float = Field(gt=0)  # its logits are divided by it before softmax or sigmoid
+    temperature: float = Field(ge=1e-6, le=1e6)  # its logits are divided by it before softmax or sigmoid
     # the first model answers a row from this sureness on: see `kdc.serving.engine.deciding.sureness`
     answered_from: float = Field(ge=0, le=1)
     share: float = Field(ge=0, le=1)  # of the rows of the tuning slice, those that go on to it
@@ -247,9 +248,11 @@ class Manifest(Frozen):
     variants: dict[VariantName, Variant]
     providers: dict[str, str]  # execution provider -> the variant that it should load
     # logits are divided by it before softmax or sigmoid (fitted on the tuning slice)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     # the evaluation table: row ("teacher", "student", "merged", ...) -> column -> value
-    metrics: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
+    metrics: dict[str, Annotated[dict[str, Scalar], Field(max_length=_MOST_CELLS)]] = Field(
+        default_factory=dict, max_length=_MOST_CELLS
+    )
     contract: Judgement | None = None  # what was asked and whether it was kept; None where nothing was asked
     created: str  # time of making, UTC, ISO 8601
     sha256: str = ""  # SHA-256 of the canonical JSON without this field. It reveals corruption, not forgery
@@ -269,6 +272,10 @@ class Manifest(Frozen):
         for name in self.files:
             if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST_NAME:
                 raise ValueError(f"file name {name!r} is not a plain name inside the artifact")
+        if len({name.lower() for name in self.files}) < len(self.files):
+            raise ValueError(
+                "two files have names that differ by upper and lower case alone, which are one on some disks"
+            )
         if "tokenizer.json" not in self.files:
             raise ValueError("files does not list tokenizer.json")
         for name, variant in self.variants.items():

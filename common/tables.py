@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 
 from kdc.common.errors import printable
 
+_WIDEST = 200  # characters to which other cells of a column are filled up, however long one is
 _MARKS = re.compile(r"([\\`*\[\]<&|]|(?<![^\W_])_|_(?![^\W_]))")  # within a word _ marks nothing
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """Lines whose columns are aligned, two spaces between them.
+    """Lines whose columns are aligned, two spaces between them. A line break in a cell becomes a space.
 
     Args:
         rows: cells of each line, all lines of one length.
@@ -17,8 +18,9 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> s
     """
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
-        width, align = max(map(len, column)), str.ljust if number in left else str.rjust
-        columns.append([align(cell, width) for cell in column])
+        cells = [cell.replace("\n", " ") for cell in column]
+        width, align = min(_WIDEST, max(map(len, cells))), str.ljust if number in left else str.rjust
+        columns.append([align(cell, width) for cell in cells])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
@@ -47,5 +49,5 @@ def _on_one_line(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, factor: float = 1) -> str:
-    """A cell with `value` times `factor`; "-" for None."""
-    return "-" if value is None else f"{value * factor:.{digits}f}"
+    """A cell with `value` times `factor`; "-" for None, and for what is no number in a manifest of others."""
+    return "-" if not isinstance(value, int | float) else f"{value * factor:.{digits}f}"

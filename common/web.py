@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import aiohttp
 
+_MOST_AT_ONCE = 64 << 20  # bytes of a response that fsspec reads at once without a range
 _REMEDY = "give the address that it leads to, if you trust it"
 
 
@@ -56,7 +57,24 @@ async def session(*, server: str, **more: Any) -> "aiohttp.ClientSession":
         if sent.url.scheme == "https" and yarl.URL(sent.response.headers.get("Location", "")).scheme == "http":
             raise OSError(f"a redirect leads from https to http; {_REMEDY}")
 
+    class Bounded(aiohttp.ClientResponse):
+        """A response that is not read at once if it is larger than what was asked for: fsspec would take a range, or a
+        page that may list files, of any size into memory."""
+
+        async def read(self) -> bytes:
+            start, _, end = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")
+            most = int(end) - int(start) + 1 if start and end else _MOST_AT_ONCE
+            whole = bytearray()
+            if self._body is None:
+                async for chunk in self.content.iter_any():
+                    whole += chunk
+                    if len(whole) > most:
+                        self.close()
+                        raise ValueError(f"the server sends more than the {most} bytes that were asked for")
+                self._body = bytes(whole)
+            return await super().read()
+
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(redirected)
     connector = aiohttp.TCPConnector(socket_factory=connected, loop=more.get("loop"))
-    return aiohttp.ClientSession(connector=connector, trace_configs=[trace], **more)
+    return aiohttp.ClientSession(connector=connector, trace_configs=[trace], response_class=Bounded, **more)

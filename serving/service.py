@@ -19,7 +19,7 @@ import signal
 import time
 from typing import Any
 
-from kdc.common.errors import KdcError
+from kdc.common.errors import KdcError, printable
 from kdc.serving.http import runtime
 from kdc.serving.http.settings import resolve
 
@@ -149,9 +149,16 @@ async def _end_with_the_supervisor() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+class _OneLine(logging.Formatter):
+    """A message is one line of the log: names of artifacts, which others give, add none and change no terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record)).replace("\n", " ")
+
+
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("kdc")
     log.addHandler(handler)
     log.setLevel(logging.INFO)

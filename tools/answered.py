@@ -2,6 +2,8 @@
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +15,7 @@ from kdc.common.errors import InputError, KdcError
 from kdc.common.files import write_whole
 
 Ints = NDArray[np.int64]
+_MOST_BYTES = 1 << 30  # of an unpacked file: tens of millions of rows
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,36 @@ class Answered:
         """
         file = answers_beside(path)
         try:
-            with np.load(file, allow_pickle=False) as kept:
+            with arrays_of(file, "the models' answers", "write the texts to label again: --to-label") as kept:
                 texts, sides, student, teacher = (
                     kept[name].astype(np.int64, casting="safe") for name in ("texts", "sides", "student", "teacher")
                 )
-                answered = cls(texts, sides, student, teacher, str(kept["artifact"]), str(kept["variant"]))
-            if not (texts.shape == student.shape == teacher.shape == sides.shape[:1]) or sides.shape[1] not in (0, 2):
-                raise ValueError("columns that do not fit each other")
+                if not texts.shape == student.shape == teacher.shape == sides.shape[:1] or sides.shape[1] not in (0, 2):
+                    raise ValueError("columns that do not fit each other")
+                return cls(texts, sides, student, teacher, str(kept["artifact"]), str(kept["variant"]))
         except FileNotFoundError as error:
             remedy = "the filled file needs the name and the folder that --to-label gave it"
             raise InputError("the models' answers are not beside the labels", given=file, remedy=remedy) from error
-        except (ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            remedy = "write the texts to label again: --to-label"
-            raise KdcError("the models' answers cannot be read", given=f"{file}: {error}", remedy=remedy) from error
-        return answered
+
+
+@contextmanager
+def arrays_of(path: Path, what: str, remedy: str) -> Iterator[Any]:
+    """Open an .npz file that others may have written. Nothing in it is unpickled.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        KdcError: it is more than 1 GiB once unpacked, or an error occurs within the block.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+                raise ValueError(f"more than {_MOST_BYTES} bytes once unpacked")
+        with np.load(path, allow_pickle=False) as kept:
+            yield kept
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+        raise KdcError(f"{what} cannot be read", given=f"{path}: {error}", remedy=remedy) from error
 
 
 def answers_beside(path: Path) -> Path:

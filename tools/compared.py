@@ -1,7 +1,6 @@
 """What an artifact is compared with on labelled rows: the answers that it keeps, or those of its teacher."""
 
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.long_texts import joined, spread
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, pad
+from kdc.tools.answered import arrays_of
 
 _BATCH = 32
-_MOST_BYTES = 1 << 30  # most bytes of the unpacked evaluation: tens of millions of rows
 _REMAKE = "copy the artifact again from where it came, or add --teacher PATH"
 
 
@@ -47,21 +46,15 @@ def kept_answers(
     path = artifact / EVALUATION
     if manifest is None or EVALUATION not in manifest.files:  # then nobody has checked its hash
         raise KdcError("the artifact does not list its evaluation", given=path, remedy="add --teacher PATH")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
-                raise KdcError("the artifact's evaluation is too large", given=path, remedy="add --teacher PATH")
-        with np.load(path, allow_pickle=False) as kept:
-            better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
-            digests, logits = kept["text_sha256"], kept[better[0] if better else "teacher_logits"]
-            groups = kept["group"] if "group" in kept.files else None
+    with arrays_of(path, "the artifact's evaluation", _REMAKE) as kept:
+        better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
+        digests, logits = kept["text_sha256"], kept[better[0] if better else "teacher_logits"]
+        groups = kept["group"] if "group" in kept.files else None
         known = {row.tobytes(): place for place, row in enumerate(digests)}
         if logits.shape != (len(digests), manifest.task.outputs):
             raise ValueError(f"logits of shape {logits.shape}")
         if groups is not None and (groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu"):
             raise ValueError(f"groups of shape {groups.shape}")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise KdcError("the artifact's evaluation cannot be read", given=f"{path}: {error}", remedy=_REMAKE) from error
     places = np.array([known.get(digest(text), -1) for text in texts])
     missing = np.flatnonzero(places < 0)
     if len(missing):
@@ -82,12 +75,12 @@ def refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: 
     """
     if contract.against == "teacher" or manifest is None or EVALUATION not in manifest.files:
         return
-    with zipfile.ZipFile(artifact / EVALUATION) as archive:
-        better = [name for name in archive.namelist() if name.endswith(f"{BASELINE_SUFFIX}.npy")]
+    with arrays_of(artifact / EVALUATION, "the artifact's evaluation", _REMAKE) as kept:
+        better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX)]
     if better:
         raise InputError(
             "the contract compares with a baseline that was better than the teacher, and has no answers to these rows",
-            given=better[0].removesuffix(f"{BASELINE_SUFFIX}.npy"),
+            given=better[0].removesuffix(BASELINE_SUFFIX),
             remedy="the evaluation rows without --teacher, or --against teacher",
         )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc.artifact.manifest import Device
+from kdc.common.tables import aligned
 from kdc.serving.engine.engine import Engine, Text
 
 
@@ -18,11 +19,8 @@ def answer(artifact: Path, row: Text, *, variant: str | None, device: Device) ->
     (outputs,) = engine.predict([row])
     scores = dict(zip(engine.labels or ("score",), map(float, outputs), strict=True))
     best_first = sorted(scores, key=lambda label: -scores[label])
-    width = max(map(len, scores))
-    lines = []
-    for label in best_first:
-        bar = "  " + "#" * round(40 * scores[label]) if engine.labels else ""
-        lines.append(f"{label:<{width}}  {scores[label]:.4f}{bar}")
+    bars = {label: "#" * round(40 * score) if engine.labels else "" for label, score in scores.items()}
+    lines = [aligned([[label, f"{scores[label]:.4f}", bars[label]] for label in best_first], left=(0, 2))]
     entries = [{"label": label, "score": scores[label]} for label in best_first]
     document: dict[str, Any] = {"scores": entries, "variant": engine.variant, "provider": engine.provider}
     if engine.labels:

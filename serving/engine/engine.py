@@ -98,7 +98,7 @@ class Engine:
         self.share_that_goes_on = 0.0
         self._made_up: Iterator[bool] | None = None  # whether each made-up row goes on
         self._tokenizer = tokenizer
-        self._passes = Passes(opened, tokenizer_info, lanes=lanes, variant=variant)
+        self._passes = Passes(opened, tokenizer_info, task.outputs, lanes=lanes, variant=variant)
 
     @classmethod
     def load(

@@ -35,13 +35,14 @@ class Passes:
     Args:
         opened: the session.
         info: how rows are padded.
+        outputs: width of the logits.
         lanes: how many passes may run at once by `run_beside`. For several, a second session of the same file is
             opened, which has a lane's share of the threads.
         variant: name of the variant, for messages; "" where it has none.
     """
 
-    def __init__(self, opened: OpenSession, info: TokenizerInfo, *, lanes: int, variant: str) -> None:
-        self._info, self._variant = info, variant
+    def __init__(self, opened: OpenSession, info: TokenizerInfo, outputs: int, *, lanes: int, variant: str) -> None:
+        self._info, self._outputs, self._variant = info, outputs, variant
         self._provider, self._threads = opened.provider, opened.threads
         beside = opened if lanes == 1 else _share_of(opened, lanes)
         self._session: onnxruntime.InferenceSession | None = opened.session
@@ -94,6 +95,13 @@ class Passes:
             raise KdcError(
                 "the model failed on these texts", given=f"{type(error).__name__} on {self._provider}", remedy=_RETRY
             ) from error
+        # Numpy would spread one row's logits over all: each row would get the answer to others.
+        if logits.shape != (shape := (len(feeds["input_ids"]), self._outputs)) or logits.dtype.kind != "f":
+            raise KdcError(
+                "the model's logits do not fit the rows and the task",
+                given=f"{logits.dtype} {logits.shape}, not float {shape}",
+                remedy="make the artifact again with `kdc compress`",
+            )
         if not np.isfinite(logits).all():
             raise KdcError(
                 "the model gave NaN or infinity",

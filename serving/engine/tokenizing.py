@@ -4,7 +4,8 @@ Needs the `tokenizers` library alone.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -74,6 +75,19 @@ def checked_rows(texts: Sequence[Text], task: TaskInfo, first: int = 0) -> list[
     return rows
 
 
+@contextmanager
+def _asking_the_library(what: str, path: Path | None = None) -> Iterator[None]:
+    """Turn what the library raises within the block into an error of kdc. A panic of its Rust code is no `Exception`.
+    Its words are told of a file alone, since of a row they may hold its text."""
+    try:
+        yield
+    except (KdcError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        given = type(error).__name__ if path is None else f"{path}: {error}"
+        raise KdcError(what, given=given, remedy="make tokenizer.json again with `kdc compress`") from error
+
+
 class RowTokenizer:
     """Tokenises rows and cuts them to a maximum length, or divides longer ones into windows of that length; `pad` pads
     them later. Several threads may share one object.
@@ -115,12 +129,8 @@ class RowTokenizer:
             KdcError: it cannot be parsed; or whatever `read` raises.
         """
         content = read(path)
-        try:
+        with _asking_the_library("tokenizer.json cannot be read", path):
             return cls(Tokenizer.from_buffer(content), info.max_length, info.truncation_side, info.long)
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise KdcError(
-                "tokenizer.json cannot be read", given=f"{path}: {error}", remedy="make it again with `kdc compress`"
-            ) from error
 
     def cutting(self, side: str | None) -> "RowTokenizer":
         """The same tokenizer, but cutting `side`: "left", "right", or None for its own.
@@ -147,7 +157,18 @@ class RowTokenizer:
 
         Raises:
             InputError: a row has no token: it is empty, and the tokenizer adds no special tokens.
+            KdcError: the library failed, as with a tokenizer.json that names a token it lacks.
         """
+        with _asking_the_library("the tokenizer failed on these texts"):
+            encodings = self._encode(rows, beside)
+        if not all(map(len, encodings)):
+            empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
+            raise InputError(
+                "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
+            )
+        return encodings
+
+    def _encode(self, rows: Sequence[Text], beside: bool) -> list[Encoded]:
         words = None if beside else self._words
         found = [
             self._encode_long(row) if self._is_long(row) else None if words is None else words.encode(row)
@@ -155,13 +176,7 @@ class RowTokenizer:
         ]
         rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
         others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
-        encodings = [next(others) if encoding is None else encoding for encoding in found]
-        if not all(map(len, encodings)):
-            empty = next(number for number, encoding in enumerate(encodings) if not len(encoding))
-            raise InputError(
-                "a text has no tokens", given=f"row {first + empty}", remedy="send texts that are not empty"
-            )
-        return encodings
+        return [next(others) if encoding is None else encoding for encoding in found]
 
     def _encode_long(self, row: Text) -> Encoded:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
@@ -185,17 +200,13 @@ class RowTokenizer:
                 return self._cut(encoding)
         return self._cut(*self._whole.encode_batch_fast([row]))
 
-    def _is_enough(
-        self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]
-    ) -> bool:
+    def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
         """Whether parts of texts have all tokens that are kept of the texts. A whole text beside a part is the shorter
         one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
         least = max([self._longest, *(owners.count(place) for place, is_whole in enumerate(whole) if is_whole)])
-        return all(
-            is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole)
-        )
+        return all(is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
         """How many characters of each row are tokenised, if the first part of a long text is enough."""
@@ -206,7 +217,9 @@ class RowTokenizer:
 
         def of_pair(shorter: str, longer: str) -> int:
             whole = len(shorter) > self._first_part
-            return min(len(shorter), self._most_read) + (min(len(longer), self._most_read) if whole else of_text(longer))
+            return min(len(shorter), self._most_read) + (
+                min(len(longer), self._most_read) if whole else of_text(longer)
+            )
 
         return [of_text(row) if isinstance(row, str) else of_pair(*sorted(row, key=len)) for row in rows]
 

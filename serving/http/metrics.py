@@ -38,6 +38,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FRESH_S = 1.0  # seconds for which the exposition is told again: one takes milliseconds, and anyone may ask
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+# Memory for one model's label names, over all its reloads: a series stays until the worker ends. It is enough for two
+# artifacts with the most labels in the largest manifest.
+_MOST_NAMES, _A_NAME = 4 << 20, 100  # characters, and what a name takes besides its own
+OTHER = "other"  # the label of the names beyond
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -96,7 +100,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.incomplete = False
         self.models: Mapping[str, Model] = {}
-        self._told, self._told_at = b"", -math.inf
+        self._labels: dict[str, tuple[set[str], int]] = {}  # those that have a series, and their size, by model
+        self._told, self._told_at, self._fresh_s = b"", -math.inf, 0.0
         self._telling = threading.Lock()
         self._shared = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         try:
@@ -195,7 +200,7 @@ class Metrics(Collector):
             counts = given(answer.probabilities, model.engine.task)
             for label, count in zip(labels, counts.tolist(), strict=True):
                 if count:
-                    self.predictions.labels(model.name, label).inc(count)
+                    self._of_label(model.name, label).inc(count)
             if model.engine.task.abstain is not None:
                 self.predictions.labels(model.name, ABSTAINED).inc(len(answer.logits) - int(counts.sum()))
         if any(answer.truncated):
@@ -203,14 +208,26 @@ class Metrics(Collector):
 
     def told(self) -> bytes | None:
         """What `exposition` returned, if it is still fresh."""
-        return self._told if time.monotonic() - self._told_at < FRESH_S else None
+        return self._told if time.monotonic() - self._told_at < self._fresh_s else None
+
+    def _of_label(self, model: str, label: str) -> Counter:
+        """The series of a label. An artifact that is replaced by others with other labels makes no series without
+        end."""
+        known, size = self._labels.get(model, (set(), 0))
+        if label not in known and (size := size + _A_NAME + len(label)) <= _MOST_NAMES:
+            known.add(label)
+            self._labels[model] = known, size
+        return self.predictions.labels(model, label if label in known else OTHER)
 
     def exposition(self) -> bytes:
-        """All workers' metrics in Prometheus' text format, at most a second old."""
+        """All workers' metrics in Prometheus' text format, at most a second old, or ten times what they take to
+        make."""
         with self._telling:
             if (told := self.told()) is None:
+                began = time.monotonic()
                 told = self._told = self._tell()
                 self._told_at = time.monotonic()
+                self._fresh_s = max(FRESH_S, 10 * (self._told_at - began))
             return told
 
     @_counts
@@ -221,7 +238,7 @@ class Metrics(Collector):
             for metric in (self.rows, self.truncated, self.queue_tokens, self.refused):
                 metric.labels(name)
             for label in model.engine.labels:
-                self.predictions.labels(name, label)
+                self._of_label(name, label)
             if model.engine.task.abstain is not None:
                 self.predictions.labels(name, ABSTAINED)
             if model.engine.second is not None:
@@ -271,9 +288,9 @@ def _expected_shares(manifest: Manifest) -> dict[str, float]:
         return known and known | {ABSTAINED: max(0.0, 1 - sum(abstain.shares))}
     expected = {} if shares is None else dict(zip(labels, shares, strict=True))
     for point in manifest.task.points:
-        if point.tuning is None:
+        if point.tuning is None or not (of := point.tuning.recall.of + point.tuning.false_alarms.of):
             continue
-        given = point.tuning.precision.of / (point.tuning.recall.of + point.tuning.false_alarms.of)
+        given = point.tuning.precision.of / of
         expected[point.label] = given
         if manifest.task.kind == "classification":
             expected |= {label: 1 - given for label in labels if label != point.label}

@@ -74,8 +74,13 @@ def _training(model: ModelProto) -> None:
     model.training_info.add().initialization.initializer.append(tensor())
 
 
+def _program(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("EPContext", [], ["c"], domain="com.microsoft", embed_mode=0))
+
+
 @pytest.mark.parametrize(
-    "place", [_initializer, _constant, _list, _branch, _branches, _sparse, _sparse_value, _function, _training]
+    "place",
+    [_program, _initializer, _constant, _list, _branch, _branches, _sparse, _sparse_value, _function, _training],
 )
 def test_a_tensor_elsewhere_is_found(tmp_path: Path, place: Callable[[ModelProto], None]) -> None:
     path = bag_models.make_graph(tmp_path / "model.onnx")

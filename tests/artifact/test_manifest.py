@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from transfers import seal
 
 from kdc.artifact.folder import load_manifest, parse_manifest, read_contents, write_manifest
+from kdc.artifact.inspection import render
 from kdc.artifact.manifest import FileInfo, Lineage, Manifest, TaskInfo, TokenizerInfo, Variant
 from kdc.common.errors import InputError, KdcError
 
@@ -294,3 +295,37 @@ def rewrite(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     document = json.loads((folder / "manifest.json").read_text())
     edit(document)
     (folder / "manifest.json").write_text(json.dumps(seal(document)))
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {str(row): {} for row in range(10_000)},
+        {"teacher": {str(column): 1.0 for column in range(10_000)}},
+        {"teacher": {"accuracy": 10**4000}},
+    ],
+)
+def test_a_table_that_nobody_could_print_is_refused(metrics: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        make_manifest(metrics=metrics)
+
+
+def test_names_make_no_lines_of_their_own_in_what_inspect_prints() -> None:
+    """Would catch a task whose name goes on with a line `sha256      ...`, which a person would compare."""
+    forged = "sha256      " + "0" * 64
+    task = TaskInfo(name=f"a\n{forged}", kind="classification", labels=(f"b\n{forged}", "c"), text=f"d\n{forged}")
+    metrics: dict[str, Any] = {f"e\n{forged}": {f"f\n{forged}": 1.0, "kind": "text"}}
+    lines = render(make_manifest(task=task, metrics=metrics)).splitlines()
+    assert [line for line in lines if line.startswith("sha256")] == ["sha256      "]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e300])
+def test_a_temperature_that_makes_no_probabilities_is_refused(temperature: float) -> None:
+    with pytest.raises(ValidationError):
+        make_manifest(temperature=temperature)
+
+
+def test_file_names_that_are_one_on_some_disks_are_refused() -> None:
+    files = make_manifest().files
+    with pytest.raises(ValidationError, match="upper and lower case"):
+        make_manifest(files={**files, "Model.onnx": files["model.onnx"]})

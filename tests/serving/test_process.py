@@ -510,6 +510,18 @@ def test_bentomls_own_command_finds_a_tampered_artifact_and_kdc_serve_leaves_tha
     assert ours.returncode == 0, ours.stderr
 
 
+def test_a_message_is_one_line_of_the_log_and_moves_no_cursor() -> None:
+    code = """import logging
+from kdc.serving.service import _log_to_stderr
+_log_to_stderr()
+logging.getLogger("kdc.serve").error("%s is gone", "a\\n2026 ERROR\\x1b[2J")
+"""
+    environment = {**os.environ, "KDC_ARTIFACT": "nowhere"}
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stderr.endswith("ERROR a 2026 ERROR\\x1b[2J is gone\n"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_nothing_to_serve_says_what_to_do(tmp_path: Path) -> None:
     code, printed = refused(tmp_path)
     assert code == 2

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,11 @@ def test_labels_are_for_the_answers_beside_them_alone(artifact: Path, tmp_path: 
     beside = tmp_path / "label.csv.answers.npz"
     beside.write_bytes(beside.read_bytes()[:-40])
     with pytest.raises(KdcError, match="cannot be read"):
+        judged(artifact, filled)
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as bomb, bomb.open("texts.npy", "w") as column:
+        for _ in range(80):
+            column.write(bytes(16 << 20))
+    with pytest.raises(KdcError, match="once unpacked"):
         judged(artifact, filled)
     beside.unlink()
     with pytest.raises(InputError, match="not beside the labels"):

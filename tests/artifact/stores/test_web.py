@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from kdc.artifact.stores import hub
 from kdc.artifact.stores.transfer import pull_artifact
-from kdc.common import web
+from kdc.common import places, web
 from kdc.common.errors import KdcError
+from kdc.serving.bulk.inputs import read_windows
 
 
 @contextlib.contextmanager
@@ -142,3 +143,39 @@ def test_a_server_that_does_not_answer_is_not_taken_for_an_empty_one(status: int
             pull_artifact(f"http://127.0.0.1:{port}/mood", tmp_path / "copy")
         assert "check the name, the network" in caught.value.remedy
         assert str(status or "Connect call failed") in str(caught.value)
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_a_server_that_sends_without_end_is_not_read_into_memory(page: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch fsspec, which reads an answer to a range, and a page that may list files, whatever their size."""
+    monkeypatch.setattr(web, "_MOST_AT_ONCE", 1 << 20)
+    sent = 0
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            nonlocal sent
+            self.send_response(206 if "Range" in self.headers else 200)
+            if not page:
+                self.send_header("Content-Type", "text/csv")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    sent += self.wfile.write(bytes(1 << 20))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/rows.csv"
+        (file,) = places.find(address)
+        windows = read_windows(file)
+        with pytest.raises(KdcError, match="more than the 100 bytes"):
+            next(windows)
+        server.shutdown()
+    assert sent < 50 << 20

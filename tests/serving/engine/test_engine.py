@@ -212,6 +212,25 @@ def test_nan_is_an_error(files: Path, tmp_path: Path) -> None:
         engine.predict(["w1"])
 
 
+@pytest.mark.parametrize("way", ["mean", "twice"])
+def test_logits_of_another_number_of_rows_are_an_error(files: Path, tmp_path: Path, way: str) -> None:
+    """Would catch a graph that answers a batch with one row, which numpy gives to all of its rows."""
+    model = onnx.load(files / "model.onnx")
+    model.graph.node[-1].output[0] = "each"
+    last = {
+        "mean": onnx.helper.make_node("ReduceMean", ["each", "first"], ["logits"], keepdims=1),
+        "twice": onnx.helper.make_node("Concat", ["each", "each"], ["logits"], axis=0),
+    }
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "first"))
+    model.graph.node.append(last[way])
+    onnx.save(model, tmp_path / "model.onnx")
+    engine = Engine.from_files(
+        tmp_path / "model.onnx", files / "tokenizer.json", task=SINGLE, tokenizer_info=INFO, threads=1
+    )
+    with pytest.raises(KdcError, match="do not fit the rows"):
+        engine.predict(["w1", "w2"])
+
+
 def test_a_graph_for_another_tokenizer_or_task_is_refused(files: Path) -> None:
     with pytest.raises(KdcError, match="inputs are not"):
         bare(files, SINGLE, TYPED)
@@ -227,6 +246,16 @@ def test_a_damaged_file_is_an_error_with_its_name(files: Path, tmp_path: Path, d
     with pytest.raises(KdcError) as caught:
         bare(tmp_path)
     assert damaged in str(caught.value.given)
+
+
+def test_a_graph_in_another_format_is_refused(files: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would take its own format too, whose content the checks of an artifact's graphs do not see."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(files / "model.onnx", options, providers=["CPUExecutionProvider"])
+    with pytest.raises(KdcError, match="cannot load the model"):
+        open_session(lambda _: tmp_path / "model.ort", device="cpu")
 
 
 def test_a_missing_graph_is_an_error(files: Path) -> None:

@@ -1,5 +1,6 @@
 """Rows to token ids: equal to the library's own truncation, without its cost on long pairs."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from tiers import others_slow
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from kdc.artifact.manifest import TokenizerInfo
-from kdc.common.errors import InputError
+from kdc.common.errors import InputError, KdcError
 from kdc.serving.engine.tokenizing import RowTokenizer, Text, kept_tokens
 
 Side = Literal["left", "right"]
@@ -242,3 +243,19 @@ def test_a_side_that_was_cut_before_is_at_hand(tokenizer_json: Path) -> None:
     assert not rows.has_cut("left")
     rows.cutting("left")
     assert rows.has_cut("left")
+
+
+def test_a_panic_of_the_library_is_an_error_of_kdc(tmp_path: Path) -> None:
+    """Would catch it as what it is, no `Exception`: it ended the thread that loads artifacts, for good."""
+    path, info = tmp_path / "tokenizer.json", TokenizerInfo(max_length=8, pad_id=0, pad_token="", token_type_ids=False)
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(path))
+    plain = json.loads(path.read_bytes())
+    path.write_text(json.dumps(plain | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}))
+    with pytest.raises(KdcError, match=r"tokenizer.json cannot be read"):
+        RowTokenizer.read(path, info)
+    endless = {"type": "Replace", "pattern": {"Regex": "(a+)+$b"}, "content": ""}
+    path.write_text(json.dumps(plain | {"normalizer": endless}))
+    tokenizer = RowTokenizer.read(path, info)
+    with pytest.raises(KdcError, match="failed on these texts") as caught:
+        tokenizer.encode(["a" * 40])
+    assert "aaa" not in str(caught.value)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -107,3 +108,52 @@ def test_metrics_are_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None
     assert told.exposition() == first
     now = 101.1
     assert b'kdc_requests_total{route="/predict",status="200"} 1.0' in told.exposition()
+
+
+def model_of(labels: list[str], **task: Any) -> Any:
+    """A model as far as metrics look at one."""
+    known = SimpleNamespace(**{"abstain": None, "labels": labels, "points": (), "kind": "multilabel"} | task)
+    manifest = SimpleNamespace(task=known, lineage=SimpleNamespace(label_share=None))
+    engine = SimpleNamespace(labels=labels, task=known, second=None, variant="int8", provider="CPU", manifest=manifest)
+    return SimpleNamespace(name="mood", engine=engine, artifact="0")
+
+
+def test_reloads_with_new_labels_make_no_series_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch 10,000 series more for each artifact that takes another one's place, which stay for ever."""
+    monkeypatch.setattr(metrics, "FRESH_S", 0.0)
+    monkeypatch.setattr(metrics, "_MOST_NAMES", 2000)
+    told = metrics.Metrics()
+    for reload in range(20):
+        told.models = {"mood": model_of([f"{reload}-{label}" for label in range(5)])}
+        told._fresh_s = 0.0
+        text = told.exposition().decode()
+        if reload == 0:
+            assert 'kdc_predictions_total{label="0-4",model="mood"}' in text
+    assert text.count("kdc_predictions_total{") < 25
+    assert 'kdc_predictions_total{label="other",model="mood"}' in text
+
+
+def test_metrics_that_take_long_to_make_are_told_again_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("kdc.serving.http.metrics.time", SimpleNamespace(monotonic=lambda: now))
+    told, made = metrics.Metrics(), []
+
+    def slow() -> bytes:
+        nonlocal now
+        now += 0.7
+        made.append(now)
+        return b""
+
+    monkeypatch.setattr(told, "_tell", slow)
+    for _ in range(200):  # 20 seconds of requests
+        told.exposition()
+        now += 0.1
+    assert len(made) == 3
+
+
+def test_thresholds_by_no_rows_leave_the_metrics_whole() -> None:
+    none = SimpleNamespace(of=0)
+    point = SimpleNamespace(label="a", tuning=SimpleNamespace(precision=none, recall=none, false_alarms=none))
+    told = metrics.Metrics()
+    told.models = {"mood": model_of(["a", "b"], points=(point,))}
+    assert b"kdc_artifact_info{" in told.exposition()

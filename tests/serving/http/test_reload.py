@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import shutil
 import threading
@@ -154,7 +155,7 @@ def test_requests_in_flight_finish_on_the_old_one(tmp_path: Path, monkeypatch: p
         asyncio.run(scenario(url))
 
 
-@pytest.mark.parametrize("damage", ["manifest", "model", "missing"])
+@pytest.mark.parametrize("damage", ["manifest", "model", "missing", "panic"])
 def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,6 +163,11 @@ def test_a_bad_artifact_is_refused_logged_and_the_old_one_stays(
     bad = write_artifact(tmp_path / "bad", scale=3.0)
     if damage == "missing":
         (bad / "tokenizer.json").unlink()
+    elif damage == "panic":  # of the library in Rust
+        tokenizer = json.loads((bad / "tokenizer.json").read_bytes())
+        tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+        (tmp_path / "panic.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        write_artifact(bad, tokenizer=tmp_path / "panic.json")
     else:
         file = bad / {"manifest": "manifest.json", "model": "model.int8.onnx"}[damage]
         content = bytearray(file.read_bytes())
