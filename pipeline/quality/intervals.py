@@ -121,9 +121,9 @@ def score_interval(
 def _widened(interval: Ends, middle: float, hidden: float, unequal: float, lowest: float, highest: float) -> Ends:
     """An interval with what no row shows to both sides of it, within the metric's range; in points.
 
-    As Fay and Feuer (1997, Statistics in Medicine 16:791) do, one event more than was seen joins the spread: about half
-    of `hidden`, which is what 3.7 events cost. It is one of a group whose size is the root of the mean square. If nothing
-    was seen, the interval ends at `hidden`.
+    One event more than was seen joins the spread, as in Fay and Feuer (1997, Statistics in Medicine 16:791). It costs
+    about half of `hidden`, which is for 3.7 events, if its group has the root of the groups' mean square size. If
+    nothing was seen, the interval ends at `hidden`.
 
     Args:
         unequal: by how much more the squares of the groups' sizes sum up to than if all had one size.
