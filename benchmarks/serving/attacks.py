@@ -166,6 +166,14 @@ async def slow_probes(target: Target) -> None:
             await asyncio.sleep(1)
 
 
+@again_and_again(300)
+async def probe_flood(target: Target) -> None:
+    """Connections to the port for probes that begin anew as soon as they end."""
+    async with connected(target, target.admin_port) as (reader, writer):
+        writer.write(b"G")
+        await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
+
+
 @again_and_again(16)
 async def refused_bodies(target: Target) -> None:
     """Bodies of tiny chunks, of requests that are refused for want of a token."""
@@ -436,6 +444,7 @@ ATTACKS: dict[str, Attack] = {
     "slow-readers": slow_readers,
     "metrics": metrics,
     "slow-probes": slow_probes,
+    "probe-flood": probe_flood,
     "refused-bodies": refused_bodies,
     "after-an-answer": after_an_answer,
     "unfinished-heads": unfinished_heads,

@@ -1,4 +1,4 @@
-"""Probes and metrics on a port and threads of their own, where they are answered whatever the load.
+"""Probes and metrics on a port and a thread of their own, where they are answered whatever the load.
 
 On the service's own port they wait for the event loop, and a new connection for hundreds of others: a liveness probe
 that gives up there would restart a service for being busy. This port is for the kubelet and for Prometheus; it asks for
@@ -7,83 +7,137 @@ no token, and should not be reachable from outside.
 
 import asyncio
 import contextlib
+import logging
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from dataclasses import dataclass
+from http import HTTPStatus
 
 from kdc.common.errors import InputError
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
 _STUCK_S = 30.0  # seconds without a turn of the event loop after which the process is taken for stuck
 _BEAT_S = 0.5
-_MOST = 64  # connections at a time
-_WAITING = 512  # that wait for a place
-_LEAST_S = 0.05  # seconds of a connection before it ends for another: many times what a probe takes
-_SECONDS = 2.0  # in which a client must send, or read, something
+_MOST = 128  # connections at a time
+_WAITING = 4096  # connections that wait in the kernel; beyond them a client asks again after a second
+_SECONDS = 5.0  # from a connection's start to the end of its answer
+_HEAD_BYTES = 8192
+_TEXT = "text/plain"
+
+Answer = tuple[int, str, bytes]  # status, content type, body
+
+log = logging.getLogger("kdc.serve")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _SECONDS
-    server: "_Server"
-
-    def do_GET(self) -> None:
-        """Answer one of the three paths."""
-        answer = self.server.answers.get(self.path.partition("?")[0])
-        status, kind, body = (404, "text/plain", b"") if answer is None else answer()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Probes are not logged."""
+@dataclass(slots=True, eq=False)
+class _Client:
+    connection: socket.socket
+    until: float
+    head: bytes = b""  # what came so far
+    unsent: bytes | memoryview = b""  # what is left of the answer
+    waits_for: int = 0  # events
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads, block_on_close = True, False
-    request_queue_size = _WAITING
+class _Server:
+    """Answers in one thread, which waits for no client. A thread for each would wait for the interpreter's lock many
+    times, and let its client hold one of a few places."""
 
-    def __init__(self, port: int, answers: dict[str, Callable[[], tuple[int, str, bytes]]], *, shared: bool) -> None:
-        self.answers = answers
-        self.allow_reuse_port = shared
-        self._open: dict[socket.socket, float] = {}  # by since when, the oldest first
-        self._places = threading.Condition()
-        super().__init__(("", port), _Handler)
+    def __init__(self, port: int, answers: dict[str, Callable[[], Answer]], *, shared: bool) -> None:
+        self._answers = answers
+        self._open: dict[_Client, None] = {}  # the oldest first
+        self._ended = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.create_server(("", port), backlog=_WAITING, reuse_port=shared)
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        threading.Thread(target=self._serve, name="kdc-admin", daemon=True).start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread. If there are too many connections, the oldest one ends."""
-        with self._places:
-            if len(self._open) >= _MOST:
-                oldest, since = next(iter(self._open.items()))
-                left_s = since + _LEAST_S - time.monotonic()
-                if not self._places.wait_for(lambda: len(self._open) < _MOST, left_s):
-                    del self._open[oldest]
-                    with contextlib.suppress(OSError):  # its client has left
-                        oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
-            self._open[request] = time.monotonic()
-        super().process_request(request, client_address)
+    def close(self) -> None:
+        """Listen no more."""
+        self._ended.set()
+        self._listener.close()
 
-    def shutdown_request(self, request: Any) -> None:
-        """End a connection."""
-        with self._places:
-            self._open.pop(request, None)
-            self._places.notify()
-        super().shutdown_request(request)
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            ready = [key.data for key, _ in self._selector.select(_BEAT_S)]
+            for client in filter(None, ready):
+                self._turn(client)
+            if None in ready:  # last: nobody who has asked ends for another
+                self._accept()
+            while self._open and next(iter(self._open)).until < time.monotonic():
+                self._end(next(iter(self._open)))
+        for client in list(self._open):
+            self._end(client)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left is nothing to log."""
+    def _accept(self) -> None:
+        """Take connections that wait, and answer those that have asked. If there are too many, the oldest one ends."""
+        for _ in range(_MOST):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # no descriptors are left
+                if self._open:
+                    self._end(next(iter(self._open)))
+                self._ended.wait(0.01)
+                return
+            connection.setblocking(False)
+            client = _Client(connection, time.monotonic() + _SECONDS)
+            self._open[client] = None
+            self._turn(client)
+            if len(self._open) > _MOST:
+                self._end(next(iter(self._open)))
 
-    def server_bind(self) -> None:
-        """Bind; without the look-up of this machine's name that http.server makes, which may take seconds."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if self.allow_reuse_port:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+    def _turn(self, client: _Client) -> None:
+        """Read what a client sent, or send what is left of its answer; then wait for more, or end."""
+        try:
+            is_ended = self._sends(client) if client.unsent else self._reads(client)
+        except BlockingIOError:
+            is_ended = False
+        except OSError:  # the client has left
+            is_ended = True
+        if is_ended:
+            self._end(client)
+            return
+        events = selectors.EVENT_WRITE if client.unsent else selectors.EVENT_READ
+        if not client.waits_for:
+            self._selector.register(client.connection, events, client)
+        elif client.waits_for != events:
+            self._selector.modify(client.connection, events, client)
+        client.waits_for = events
+
+    def _sends(self, client: _Client) -> bool:
+        client.unsent = client.unsent[client.connection.send(client.unsent) :]
+        return not client.unsent
+
+    def _reads(self, client: _Client) -> bool:
+        sent = client.connection.recv(_HEAD_BYTES)
+        client.head += sent
+        if b"\r\n\r\n" not in client.head:
+            return not sent or len(client.head) > _HEAD_BYTES
+        head, body = self._answer(client.head)
+        client.unsent = memoryview(body)[client.connection.sendmsg([head, body]) - len(head) :]
+        return not client.unsent
+
+    def _answer(self, head: bytes) -> tuple[bytes, bytes]:
+        path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1") if head.startswith(b"GET ") else ""
+        try:
+            status, kind, body = self._answers[path]() if path in self._answers else (404, _TEXT, b"")
+        except Exception:
+            log.exception("a probe could not be answered")
+            status, kind, body = 500, _TEXT, b""
+        first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
+        lines = first, f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", "", ""
+        return "\r\n".join(lines).encode(), body
+
+    def _end(self, client: _Client) -> None:
+        del self._open[client]
+        if client.waits_for:
+            self._selector.unregister(client.connection)
+        client.connection.close()
 
 
 @contextlib.contextmanager
@@ -108,8 +162,8 @@ def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, sha
             turned = time.monotonic()
             await asyncio.sleep(_BEAT_S)
 
-    def said(holds: bool) -> tuple[int, str, bytes]:
-        return (200, "text/plain", b"yes\n") if holds else (503, "text/plain", b"no\n")
+    def said(holds: bool) -> Answer:
+        return (200, _TEXT, b"yes\n") if holds else (503, _TEXT, b"no\n")
 
     answers = {
         "/livez": lambda: said(time.monotonic() - turned < _STUCK_S),
@@ -123,10 +177,8 @@ def admin_port(port: int, *, is_ready: Callable[[], bool], metrics: Metrics, sha
             f"cannot listen for probes there: {error.strerror}", given=port, remedy="set KDC_ADMIN_PORT to another port"
         ) from error
     beating = asyncio.get_running_loop().create_task(beat())
-    threading.Thread(target=server.serve_forever, name="kdc-admin", daemon=True).start()
     try:
         yield
     finally:
         beating.cancel()
-        threading.Thread(target=server.shutdown, daemon=True).start()  # it waits for the other thread's next turn
-        server.server_close()
+        server.close()

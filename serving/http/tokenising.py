@@ -2,18 +2,19 @@
 
 A word of a hundred characters costs twenty times what as many characters of short words do, so requests take turns by
 the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, so that
-the forward passes keep their cores. (The service switches off the tokenizers library's own threads.)
+the forward passes keep their cores. They choose the next piece themselves: in a storm of requests that are refused, the
+event loop would leave them idle. (The service switches off the tokenizers library's own threads.)
 """
 
 import asyncio
-import functools
+import contextlib
 import heapq
 import itertools
 import math
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kdc.serving.engine.engine import Engine, Text
 from kdc.serving.engine.long_texts import Encoded
@@ -30,10 +31,15 @@ _CHARS_A_TOKEN = 16  # of a text; in English a token has five
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """A request's rows that are not tokenised yet."""
+    """A request's rows."""
 
+    rows: Sequence[Text]
+    sizes: list[int]  # (rows,) characters of each
+    side: str | None
+    future: asyncio.Future[list[Encoded]]
     chars: int  # that wait
     cost: float | None = None  # seconds of a core for a character in its last piece
+    encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
 
 class Tokenising:
@@ -48,14 +54,17 @@ class Tokenising:
     def __init__(self, engine: Engine, max_queue_seconds: float = math.inf) -> None:
         self._engine = engine
         self._max_queue_seconds = max_queue_seconds
+        self._loop = asyncio.get_running_loop()
         self._count = max(1, min(_MOST_THREADS, engine.threads // 2))
-        self._free = self._count + 1  # the next piece is at hand when a thread is free
-        self._threads = ThreadPoolExecutor(self._count, "kdc-tokeniser")
+        self._changed = threading.Condition()
         self._works: set[_Work] = set()
         self._cost = 5e-7  # seconds of a character, on average over the last pieces
-        self._turns: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap of the pieces that wait
+        self._turns: list[tuple[float, int, _Work]] = []  # a heap of the requests that wait for their next piece
         self._arrivals = itertools.count()
         self._clock = 0.0  # of turns, in seconds: the turn of the piece that began last
+        self._closing = False
+        for thread in range(self._count):
+            threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
         """About the fewest tokens that rows of sentences have once they are cut, found without tokenising them. A
@@ -74,13 +83,19 @@ class Tokenising:
         if sum(map(_characters, rows)) < _INLINE_CHARS and self._engine.has_cut(side) and not _has_a_long_word(rows):
             return self._engine.encode(rows, side=side)
         sizes = self._engine.chars_read(rows)
-        work = _Work(sum(sizes))
-        self._check_room(work)
-        self._works.add(work)
+        work = _Work(rows, sizes, side, self._loop.create_future(), sum(sizes))
+        with self._changed:
+            self._check_room(work)
+            self._works.add(work)
+            self._wait_for_a_turn(work, self._clock)
         try:
-            return await self._in_pieces(rows, sizes, side, work)
+            return await work.future
         finally:
-            self._works.discard(work)
+            with self._changed:
+                self._works.discard(work)
+                if not work.future.done() or work.future.cancelled():  # its client has left
+                    self._turns = [entry for entry in self._turns if entry[2] is not work]
+                    heapq.heapify(self._turns)
 
     def _check_room(self, new: _Work) -> None:
         own = self._seconds(new)
@@ -92,80 +107,70 @@ class Tokenising:
     def _seconds(self, work: _Work) -> float:
         return work.chars * (self._cost if work.cost is None else work.cost)
 
-    async def _in_pieces(
-        self, rows: Sequence[Text], sizes: Sequence[int], side: str | None, work: _Work
-    ) -> list[Encoded]:
-        encodings: list[Encoded] = []
-        turn = self._clock
-        while (first := len(encodings)) < len(rows):
-            most = _FIRST_CHARS if work.cost is None else min(_MOST_CHARS, _PIECE_S / work.cost)
-            end, chars = first + 1, sizes[first]
-            while end < len(rows) and chars + sizes[end] <= most:
-                chars += sizes[end]
-                end += 1
-            encode = functools.partial(self._engine.encode, rows[first:end], side=side, first=first, beside=True)
-            await self._take_turn(turn)
-            done, seconds = await self._run(encode)
-            turn += seconds
-            work.chars -= chars
-            work.cost = max(seconds, _LEAST_S) / max(1, chars)
-            self._cost += 0.1 * (work.cost - self._cost)
-            encodings += done
-        return encodings
+    def _wait_for_a_turn(self, work: _Work, turn: float) -> None:
+        heapq.heappush(self._turns, (turn, next(self._arrivals), work))
+        self._changed.notify()
 
-    async def _take_turn(self, turn: float) -> None:
-        """Wait for a place. Pieces with lower numbers come first."""
-        if self._free:
-            self._free -= 1
+    def _tokenise(self) -> None:
+        """A thread: piece after piece. Between two of them it holds nothing of a request."""
+        while self._take_a_turn():
+            pass
+
+    def _take_a_turn(self) -> bool:
+        """Tokenise a piece of the request whose turn it is; False once `close` was called."""
+        with self._changed:
+            while not self._turns:
+                if self._closing:
+                    return False
+                self._changed.wait()
+            turn, _, work = heapq.heappop(self._turns)
             self._clock = max(self._clock, turn)
-            return
-        waits = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._turns, (turn, next(self._arrivals), waits))
         try:
-            await waits
-        except asyncio.CancelledError:
-            if waits.done() and not waits.cancelled():  # it had its turn, and does not take it
-                self._leave_turn()
-            raise
+            turn += self._piece(work)
+        except Exception as error:  # noqa: BLE001 - the request raises it
+            self._answer(work, error)
+            return True
+        if len(work.encodings) == len(work.rows):
+            self._answer(work, None)
+            return True
+        with self._changed:
+            if work in self._works:  # else its client has left
+                self._wait_for_a_turn(work, turn)
+        return True
 
-    def _leave_turn(self) -> None:
-        """A place is free: the next piece has its turn."""
-        while self._turns:
-            turn, _, waits = heapq.heappop(self._turns)
-            if not waits.done():  # else its request has left
-                self._clock = max(self._clock, turn)
-                waits.set_result(None)
+    def _piece(self, work: _Work) -> float:
+        """Tokenise a request's next rows: the seconds of a core that they took."""
+        most = _FIRST_CHARS if work.cost is None else min(_MOST_CHARS, _PIECE_S / work.cost)
+        first = len(work.encodings)
+        end, chars = first + 1, work.sizes[first]
+        while end < len(work.rows) and chars + work.sizes[end] <= most:
+            chars += work.sizes[end]
+            end += 1
+        began = time.thread_time()
+        work.encodings += self._engine.encode(work.rows[first:end], side=work.side, first=first, beside=True)
+        seconds = time.thread_time() - began
+        work.chars -= chars
+        work.cost = max(seconds, _LEAST_S) / max(1, chars)
+        self._cost += 0.1 * (work.cost - self._cost)
+        return seconds
+
+    def _answer(self, work: _Work, error: Exception | None) -> None:
+        def deliver() -> None:
+            if work.future.done():  # its client has left
                 return
-        self._free += 1
-
-    async def _run(self, encode: "functools.partial[list[Encoded]]") -> tuple[list[Encoded], float]:
-        """Tokenise in a thread: the encodings, and the seconds of a core that they took. The place is free once it has
-        ended, though the request may have left before."""
-
-        def timed() -> tuple[list[Encoded], float]:
-            began = time.thread_time()
-            return encode(), time.thread_time() - began
-
-        try:
-            job = asyncio.get_running_loop().run_in_executor(self._threads, timed)
-        except RuntimeError:  # no thread can be started
-            self._leave_turn()
-            raise
-        try:
-            return await asyncio.shield(job)
-        finally:
-            if job.done():
-                self._leave_turn()
+            if error is None:
+                work.future.set_result(work.encodings)
             else:
-                job.add_done_callback(self._left)
+                work.future.set_exception(error)
 
-    def _left(self, job: "asyncio.Future[tuple[list[Encoded], float]]") -> None:
-        job.exception()  # nobody waits for it
-        self._leave_turn()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(deliver)
 
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown(wait=False)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
 
 
 def _characters(row: Text) -> int:

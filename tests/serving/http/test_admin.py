@@ -61,7 +61,7 @@ def test_connections_that_say_little_do_not_hold_it(
 ) -> None:
     """Would catch a limit of time alone: who sends a byte now and then held all places."""
     _, probed, _ = ports
-    monkeypatch.setattr(admin._Handler, "timeout", 60.0)
+    monkeypatch.setattr(admin, "_SECONDS", 60.0)
     slow = [socket.create_connection(("127.0.0.1", int(probed.rpartition(":")[2]))) for _ in range(160)]
     for client in slow[::2]:
         with contextlib.suppress(OSError):  # of one that was ended
@@ -70,3 +70,20 @@ def test_connections_that_say_little_do_not_hold_it(
         assert httpx.get(f"{probed}/readyz", timeout=5).status_code == 200
     for client in slow:
         client.close()
+
+
+def test_a_head_has_its_time_as_a_whole(
+    ports: tuple[str, str, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a limit of time for each read: a byte now and then held a place for ever."""
+    monkeypatch.setattr(admin, "_SECONDS", 1.0)
+    with socket.create_connection(("127.0.0.1", int(ports[1].rpartition(":")[2]))) as client:
+        client.settimeout(0.1)
+        deadline = time.monotonic() + 20
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < deadline:
+                client.sendall(b"G")
+                with contextlib.suppress(TimeoutError):
+                    assert client.recv(1) == b""
+                    return
+        assert time.monotonic() < deadline

@@ -21,23 +21,28 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine.load(write_artifact(tmp_path_factory.mktemp("artifact")), device="cpu", threads=1)
 
 
+async def encode(engine: Any, rows: Sequence[Any]) -> list[Any]:
+    with contextlib.closing(Tokenising(engine)) as tokenising:
+        return await tokenising.encode(rows, None)
+
+
 @pytest.mark.parametrize("lengths", [[1], [3, 40_000, 1], [30_000] * 5, [1] * 1024, [60_000, 60_000, 2]])
 def test_pieces_give_the_tokens_of_the_whole(engine: Engine, lengths: list[int]) -> None:
     rows = [" ".join(f"w{(n + place) % 20}" for n in range(length)) for place, length in enumerate(lengths)]
-    pieces = asyncio.run(Tokenising(engine).encode(rows, None))
+    pieces = asyncio.run(encode(engine, rows))
     assert [row.ids for row in pieces] == [row.ids for row in engine.encode(rows)]
 
 
 def test_a_clock_that_stands_still_is_no_failure(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=lambda: 0.0))
     rows = ["w1 w2 " * 2000] * 300
-    pieces = asyncio.run(Tokenising(engine).encode(rows, None))
+    pieces = asyncio.run(encode(engine, rows))
     assert [row.ids for row in pieces] == [row.ids for row in engine.encode(rows)]
 
 
 def test_a_message_names_the_row_of_the_request_and_not_of_its_piece(engine: Engine) -> None:
     with pytest.raises(InputError, match="row 2"):
-        asyncio.run(Tokenising(engine).encode(["w1 " * 40_000, "w2 " * 40_000, ("a", "pair")], None))
+        asyncio.run(encode(engine, ["w1 " * 40_000, "w2 " * 40_000, ("a", "pair")]))
 
 
 @pytest.fixture
@@ -71,35 +76,53 @@ class Slow:
 
 def test_a_request_waits_for_a_piece_of_a_longer_one_and_not_for_all_of_it() -> None:
     engine: Any = Slow()
-    tokenising = Tokenising(engine)
 
     async def both() -> None:
+        tokenising = Tokenising(engine)
         long = asyncio.create_task(tokenising.encode(["a" * 60_000] * 30, None))
         await asyncio.sleep(0.05)
         await tokenising.encode(["b" * 3000], None)
         engine.seen.append("answered")
         await long
+        assert tokenising.least_tokens(["a" * 60_000, "b"]) == 8 + 1
+        tokenising.close()
 
     asyncio.run(both())
     assert engine.seen.index("answered") < 20
     assert engine.seen.count("a") == 30
-    assert tokenising.least_tokens(["a" * 60_000, "b"]) == 8 + 1
+
+
+def test_pieces_follow_each_other_while_the_event_loop_is_busy() -> None:
+    """Would catch threads that are idle between two pieces in a storm of requests that are refused."""
+    engine: Any = Slow()
+
+    async def busy() -> None:
+        with contextlib.closing(Tokenising(engine)) as tokenising:
+            asked = asyncio.create_task(tokenising.encode(["a" * 60_000] * 10, None))
+            await asyncio.sleep(0)
+            deadline = time.monotonic() + 10
+            while len(engine.seen) < 10 and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert len(engine.seen) == 10
+            assert len(await asked) == 10
+
+    asyncio.run(busy())
 
 
 def test_only_a_small_request_keeps_other_threads_waiting() -> None:
     """Would catch an event loop that waits for the words of large requests, or for the pieces of long words."""
     engine: Any = Slow()
     for rows in (["a b"], [("a " * 40, "b")], ["c" * 33], [("a", "b " + "c" * 33)], ["d" * 3000], ["e" * 60_000] * 2):
-        asyncio.run(Tokenising(engine).encode(rows, None))
+        asyncio.run(encode(engine, rows))
     assert engine.beside == [False, False, True, True, True, True, True]
 
 
 @pytest.mark.usefixtures("asleep")
 def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
     engine: Any = Slow()
-    tokenising = Tokenising(engine)
 
     async def beside_a_crowd() -> None:
+        tokenising = Tokenising(engine)
         crowd = [asyncio.create_task(tokenising.encode(["a" * 3000] * 20, None)) for _ in range(12)]
         while len(engine.seen) < 30:
             await asyncio.sleep(0.005)
@@ -107,6 +130,7 @@ def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
         await tokenising.encode(["b" * 3000], None)
         assert engine.seen[begun:].index("b") <= 3  # the piece in work, and what began while this task had no turn
         await asyncio.gather(*crowd)
+        tokenising.close()
 
     asyncio.run(beside_a_crowd())
     assert engine.seen.count("a") == 240
@@ -115,10 +139,10 @@ def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
 @pytest.mark.usefixtures("asleep")
 def test_a_request_is_refused_if_too_many_seconds_come_before_it() -> None:
     engine: Any = Slow()
-    tokenising = Tokenising(engine, max_queue_seconds=0.1)
     large = ["a" * 3000] * 100  # a second
 
     async def overload() -> None:
+        tokenising = Tokenising(engine, max_queue_seconds=0.1)
         first = asyncio.create_task(tokenising.encode(large, None))
         while not engine.seen:
             await asyncio.sleep(0.005)
@@ -131,21 +155,24 @@ def test_a_request_is_refused_if_too_many_seconds_come_before_it() -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await first
         assert len(await tokenising.encode(large[:20], None)) == 20  # what has left does not count
+        tokenising.close()
 
     asyncio.run(overload())
 
 
-def test_clients_that_leave_keep_no_thread() -> None:
+def test_clients_that_leave_keep_no_thread_and_no_rows() -> None:
     engine: Any = Slow()
-    tokenising = Tokenising(engine)
 
     async def leave() -> None:
+        tokenising = Tokenising(engine)
         for wait in (0.0, 0.005, 0.012, 0.02):  # before their turn, or while they are tokenised
             left = [asyncio.create_task(tokenising.encode(["a" * 3000] * 3, None)) for _ in range(3)]
             await asyncio.sleep(wait)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            assert not tokenising._turns
         assert len(await asyncio.wait_for(tokenising.encode(["b" * 3000] * 2, None), 10)) == 2
+        tokenising.close()
 
     asyncio.run(leave())
