@@ -184,17 +184,13 @@ class RowTokenizer:
                 return self._cut(encoding)
         return self._cut(*self._whole.encode_batch_fast([row]))
 
-    def _is_enough(
-        self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]
-    ) -> bool:
+    def _is_enough(self, encoding: Encoding, parts: Sequence[str], texts: Sequence[str], strays: Sequence[int]) -> bool:
         """Whether parts of texts have all tokens that are kept of the texts. A whole text beside a part is the shorter
         one."""
         owners = encoding.sequence_ids
         whole = [len(part) == len(text) for part, text in zip(parts, texts, strict=True)]
         least = max([self._longest, *(owners.count(place) for place, is_whole in enumerate(whole) if is_whole)])
-        return all(
-            is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole)
-        )
+        return all(is_whole or owners.count(place) - strays[place] >= least for place, is_whole in enumerate(whole))
 
     def chars_read(self, rows: Sequence[Text]) -> list[int]:
         """How many characters of each row are tokenised, if the first part of a long text is enough."""
@@ -205,7 +201,9 @@ class RowTokenizer:
 
         def of_pair(shorter: str, longer: str) -> int:
             whole = len(shorter) > self._first_part
-            return min(len(shorter), self._most_read) + (min(len(longer), self._most_read) if whole else of_text(longer))
+            return min(len(shorter), self._most_read) + (
+                min(len(longer), self._most_read) if whole else of_text(longer)
+            )
 
         return [of_text(row) if isinstance(row, str) else of_pair(*sorted(row, key=len)) for row in rows]
 

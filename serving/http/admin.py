@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from typing import Any
 
 from kdc.common.errors import InputError
@@ -23,11 +24,21 @@ _MOST = 64  # connections at a time
 _WAITING = 512  # that wait for a place
 _LEAST_S = 0.05  # seconds of a connection before it ends for another: many times what a probe takes
 _SECONDS = 2.0  # in which a client must send, or read, something
+_MOST_HEAD = 16 * 1024  # bytes of a request; http.server itself takes 6.5 MB
 
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = _SECONDS
     server: "_Server"
+
+    def setup(self) -> None:
+        """Read the head, or the beginning of one that is too large."""
+        super().setup()
+        head = b""
+        with self.rfile as sent:
+            while (line := sent.readline(_MOST_HEAD - len(head))).strip():
+                head += line
+        self.rfile = BytesIO(head + b"\r\n")  # type: ignore[assignment]
 
     def do_GET(self) -> None:
         """Answer one of the three paths."""
