@@ -9,8 +9,8 @@ Prints a table, and leaves with 1 if a bound is passed: no process is killed for
 than 64 MB, every request of the others is answered as before, the probes' 99th percentile is under half a second. The
 memory of attacks with large texts or messages is told, not judged: settings bound it. Beside bodies that would become
 large (`nested-json`, `grpc-contents`) the others' 99th percentile is at most 100 ms more than alone. `slow-readers` and
-`retries` are overloads that others feel too: there the probes on their own port alone are judged. `many-labels` attacks
-a made-up model of 5,000 labels in place of ARTIFACT.
+`retries` are overloads that others feel too: there the probes on their own port alone are judged. `many-labels` and
+`grpc-unread` attack a made-up model of 5,000 labels in place of ARTIFACT.
 
 `large-requests` and `long-words-of-100` are fairness: the others' 99th percentile is at most three times what it is
 alone. Beside the first, a client with 1,024 rows a request still gets half of what it gets if nobody else asks; beside
@@ -47,7 +47,7 @@ from kdc.artifact.folder import load_manifest
 ATTACKS = GRPC_ATTACKS | HTTP_ATTACKS
 _MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
 _GROWING, _MORE_MS = ("nested-json", "grpc-contents"), 100.0
-_FAIR, _LARGE, _MANY_LABELS = ("large-requests", "long-words-of-100"), "large-requests", "many-labels"
+_FAIR, _LARGE, _MANY_LABELS = ("large-requests", "long-words-of-100"), "large-requests", ("many-labels", "grpc-unread")
 _LABELS, _LIMIT_MB = 5000, 1024
 _OTHERS = {"long-words-of-100": "a row of words such as others send " * 86}
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
@@ -160,7 +160,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, mem
     ours["KDC_GRPC_ADDRESS"] = f"127.0.0.1:{grpc_port}"
     found = {}
     for name in names:
-        served = _of_many_labels(scratch / name) if name == _MANY_LABELS else artifact
+        served = _of_many_labels(scratch / name) if name in _MANY_LABELS else artifact
         manifest = load_manifest(served)
         server = all_servers(Subject(served, manifest, None, None, scratch))[0]["kdc"]
         server = replace(server, environment=server.environment | ours)

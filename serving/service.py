@@ -12,6 +12,7 @@ if not __name__.startswith("kdc."):  # before any other import of ours: those co
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -129,6 +130,11 @@ class Classifier:
 async def _schema(request: Request) -> Response:
     """`GET /schema.json`: what BentoML's own clients ask for first."""
     request.scope["kdc_route"] = "/schema.json"
+    return _described()
+
+
+@functools.cache  # making it takes two milliseconds, and anyone may ask
+def _described() -> Response:
     return JsonResponse(service.schema())
 
 

@@ -8,6 +8,7 @@ import json
 import random
 import socket
 import string
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -147,9 +148,12 @@ async def slow_readers(target: Target) -> None:
 
 @again_and_again(64)
 async def metrics(target: Target) -> None:
+    """And the descriptions of the API: what anyone may ask, and what takes time to make."""
     async with connected(target) as (reader, writer):
-        while target.goes_on():
-            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        for path in itertools.cycle((b"/metrics", b"/docs.json", b"/schema.json")):
+            if not target.goes_on():
+                return
+            writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
 
@@ -172,6 +176,27 @@ async def probe_flood(target: Target) -> None:
     async with connected(target, target.admin_port) as (reader, writer):
         writer.write(b"G")
         await asyncio.wait_for(reader.read(), max(0.1, target.until - time.monotonic()))
+
+
+@again_and_again(70)
+async def large_probes(target: Target) -> None:
+    """A hundred headers of 64 kB each, on more connections than the port for probes has places."""
+    async with connected(target, target.admin_port) as (_, writer):
+        writer.write(b"GET /readyz HTTP/1.1\r\n")
+        for _ in range(98):
+            writer.write(b"a: " + b"x" * 65_000 + b"\r\n")
+            await asyncio.wait_for(writer.drain(), 5)
+        await asyncio.sleep(1)
+
+
+@again_and_again(64)
+async def resets(target: Target) -> None:
+    """Connections that are reset once they are answered."""
+    async with connected(target) as (reader, writer):
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.read(4096)
+        client = writer.get_extra_info("socket")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @again_and_again(16)
@@ -228,6 +253,16 @@ async def idle(target: Target) -> None:
 async def held(target: Target) -> None:
     """The same, each of which keeps its place by asking something once."""
     await _hold(target, b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+async def begun(target: Target) -> None:
+    """The same, each of which begins a head."""
+    await _hold(target, b"GET /info HTTP/1.1\r\nHo")
+
+
+async def unfinished(target: Target) -> None:
+    """The same, each of which does not send the body of a request that was refused."""
+    await _hold(target, HEAD + b"Content-Length: 5\r\n\r\n")
 
 
 async def _hold(target: Target, asked: bytes) -> None:
@@ -445,6 +480,8 @@ ATTACKS: dict[str, Attack] = {
     "metrics": metrics,
     "slow-probes": slow_probes,
     "probe-flood": probe_flood,
+    "large-probes": large_probes,
+    "resets": resets,
     "refused-bodies": refused_bodies,
     "after-an-answer": after_an_answer,
     "unfinished-heads": unfinished_heads,
@@ -452,6 +489,8 @@ ATTACKS: dict[str, Attack] = {
     "slowloris": slowloris,
     "idle": idle,
     "held": held,
+    "begun": begun,
+    "unfinished": unfinished,
     "churn": churn,
     "half-bodies": half_bodies,
     "odd-framings": odd_framings,
@@ -463,7 +502,8 @@ ATTACKS: dict[str, Attack] = {
     "long-words-of-100": long_words_of_100,
     "retries": retries,
 }
-# Attacks with the token. `nested-json` and `slow-readers` have it too, but no setting lets them have memory.
+# Attacks with the token. `nested-json`, `slow-readers` and `grpc-unread` have it too, but no setting lets them have
+# memory.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

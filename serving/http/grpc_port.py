@@ -42,6 +42,12 @@ _SPARE_CALLS = 128  # beyond those that may be in work: these the gate refuses, 
 _STREAMS = 16  # calls at a time of one connection
 _METADATA = 16 * 1024  # bytes of a call's metadata
 _WINDOW = 64 * 1024  # bytes that a client may send before they are read
+_SMALL_REPLIES = (
+    2048  # fit into the room for unread replies; no client has as many calls, so a small one is always sent
+)
+
+
+_TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; try again in 1 s, or send fewer texts"}'
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +68,7 @@ async def grpc_port(
     assert settings.grpc_address is not None
     _share_heaps()
     server = grpc.aio.server(
-        handlers=(_Calls(app, methods, reading=max(1, settings.max_bodies_bytes // settings.max_body_bytes)),),
+        handlers=(_Calls(app, methods, settings),),
         options=list(_options(settings).items()),
         maximum_concurrent_rpcs=settings.max_requests + _SPARE_CALLS,
     )
@@ -135,10 +141,12 @@ class _Calls(grpc.GenericRpcHandler):
     grpc reads a stream only when it is asked to, so that a call without a token is refused before its message is read.
     """
 
-    def __init__(self, app: ASGIApp, methods: Collection[str], reading: int) -> None:
+    def __init__(self, app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> None:
         self._app = app
         self._methods = frozenset(methods)
-        self._reading = asyncio.Semaphore(reading)  # messages that arrive at a time: each is whole before it is counted
+        # Messages that arrive at a time: each is whole before it is counted.
+        self._reading = asyncio.Semaphore(max(1, settings.max_bodies_bytes // settings.max_body_bytes))
+        self._most_unsent, self._unsent = settings.max_unsent_bytes, 0  # bytes of replies that clients have not read
 
     def service(self, handler_call_details: Any) -> Any:
         """What handles a call; None for a method that there is not."""
@@ -171,6 +179,8 @@ class _Calls(grpc.GenericRpcHandler):
                 body += message.get("body", b"")
 
         await self._app(_scope(method, context.invocation_metadata()), receive, send)
+        if status == 200 and not self._keeps(len(body), context):
+            status, headers, body = 429, {b"retry-after": b"1"}, _TOO_MUCH_UNREAD
         told = ((name, headers.get(name.encode())) for name in _TOLD)
         context.set_trailing_metadata(tuple((name, value.decode()) for name, value in told if value is not None))
         if status != 200:
@@ -178,6 +188,19 @@ class _Calls(grpc.GenericRpcHandler):
             context.set_code(code)  # not `abort`, whose exception keeps the call in memory until garbage is collected
             context.set_details(orjson.loads(body)["error"] if body else "")
         return body
+
+    def _keeps(self, size: int, context: Any) -> bool:
+        """Count a reply until its client has read it; False if clients leave too much unread. A client's window of
+        HTTP/2 decides when that is. Half of the room is for small replies."""
+        most = self._most_unsent if size <= self._most_unsent // _SMALL_REPLIES else self._most_unsent // 2
+        if self._unsent and self._unsent + size > most:
+            return False
+        self._unsent += size
+        context.add_done_callback(functools.partial(self._sent, size))
+        return True
+
+    def _sent(self, size: int, _: Any) -> None:
+        self._unsent -= size
 
 
 def _scope(method: str, metadata: Any) -> dict[str, Any]:

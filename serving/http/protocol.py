@@ -108,7 +108,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
         self._linger = LINGER_BYTES  # most bytes that are dropped
         self._is_unsent = False  # whether the last answer is complete, but not sent
-        # The server's connections on which no request has begun, by since when, the longest idle one first.
+        # The server's connections without a request in work, by since when, the longest idle one first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, which stay in memory until the last of them is sent
         # Connections with unsent bytes, and how many are in memory; the one that has waited longest is first.
@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if gives_way is not None:
             gives_way.give_way()
         if not is_refused:
-            self._idle[self] = self.loop.time()
+            self._now_idle()
         else:
             self._ending = True
             self._write(503, "too many connections; try again in 1 s", {"Retry-After": "1"})
@@ -148,6 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._given_up.discard(self)
         self._stop_clock()
         self._stop_unread()
+        self._unset_keepalive_if_required()  # uvicorn leaves it if the client reset the connection: 8 kB for 75 s
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
             self.running.message_event.set()
@@ -266,6 +267,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._is_unsent = False
             self.on_response_complete()
 
+    def _now_idle(self) -> None:
+        """No request is in work, from now on."""
+        self._idle.pop(self, None)  # to be the last one again
+        self._idle[self] = self.loop.time()
+
     def _longest_idle(self) -> "BoundedProtocol | None":
         """The connection that has been idle the longest, of those whose client has the last answer; None where none is
         idle for a while: a request may be on its way."""
@@ -287,8 +293,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.close_gently()
 
     def on_message_begin(self) -> None:
-        """Begin to count, and start the clock of the head. Until here the connection was idle, whatever came."""
-        self._idle.pop(self, None)
+        """Begin to count, and start the clock of the head. An idle connection stays so until its head is complete, but
+        not as long: or whoever begins heads and ends none could have all places."""
+        if self in self._idle:
+            self._now_idle()
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self._in_head, self._head_bytes, self._fields = True, 0, 0
@@ -319,6 +327,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock: the head is complete. A request for another protocol will be read again."""
         self._in_head, self._stalled = False, 0
+        self._idle.pop(self, None)
         self._stop_clock()
         if not self.parser.should_upgrade():
             hosts = self._left = self._tiny = 0
@@ -352,7 +361,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:  # the clock was that of the rest of this request
             self._stop_clock()
-            self._idle[self] = self.loop.time()
+            self._now_idle()
 
     def on_response_complete(self) -> None:
         """Go on with the requests that wait; or give a request that is answered already a while to end. All of the
@@ -374,11 +383,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_head and not self._deaf:  # a part of it has waited
             self._start_clock(HEAD_S)
-        if self.timeout_keep_alive_task is not None and not self._in_head:  # no request that waited has begun
-            self._idle[self] = self.loop.time()
+        if self.timeout_keep_alive_task is not None:  # no request that waited is complete
+            self._now_idle()
         self._parse(self._received)
         if self.cycle.response_complete and self.cycle.more_body:
-            self._idle.pop(self, None)
             if self._left:
                 self._start_clock(LINGER_S)
             else:  # chunks take long to parse
@@ -398,6 +406,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self._start_clock(LINGER_S)
+        self._now_idle()
         self.flow.held = False
         self.flow.resume_reading()
         if self.transport.can_write_eof():

@@ -27,7 +27,13 @@ from benchmarks.serving.servers import Server
 
 _SECONDS = 1.0
 _CONNECTIONS = 400  # more than other attacks have, and so few that this process has files for them
-_SLOWER = ("idle", "held", "slow-readers")  # take a second to have all places, or to leave enough unread
+_SLOWER = (
+    "idle",
+    "held",
+    "begun",
+    "unfinished",
+    "slow-readers",
+)  # take a second to have all places, or to leave enough unread
 _SERVER = Server("kdc", lambda port: [], "/health", None)
 
 

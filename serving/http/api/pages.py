@@ -3,6 +3,7 @@
 `/docs` is Swagger UI, whose files BentoML ships, on the description at `/docs.json`.
 """
 
+import functools
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,4 +60,9 @@ async def docs_asset(request: Request) -> Response:
 
 async def description(_: Request) -> Response:
     """`GET /docs.json`: the OpenAPI description."""
+    return _described()
+
+
+@functools.cache  # making it takes half a millisecond, and anyone may ask
+def _described() -> Response:
     return JsonResponse(describe())

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +17,14 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from bag_models import PAIR, SINGLE, TYPED, write_artifact
+from bag_models import PAIR, SINGLE, TYPED, many_labels, write_artifact
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from live import Process, free_port, running, served
+from live import ROOT, Process, free_port, running, served
 from tritonclient.grpc import service_pb2 as messages
 
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.serving.grpc_attacks import PREFACE, frame, head
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
@@ -301,6 +306,36 @@ def test_a_message_that_does_not_come_is_waited_for_as_long_as_any_body(tmp_path
         never.set()
     for status in (504, 499):
         assert f'kdc_requests_total{{route="{INFER}",status="{status}"}} 1.0' in shown
+
+
+def test_replies_that_are_not_read_have_a_budget(tmp_path: Path) -> None:
+    """A client whose window takes nothing has a few large replies made, and no more; a small one is always sent."""
+    address = f"127.0.0.1:{free_port()}"
+    artifact = write_artifact(tmp_path / "artifact", many_labels(500), outputs=500)
+    large = request([b"w1"] * 10).SerializeToString()  # its reply has 20 kB
+    small = request([b"w1"], outputs=[{"name": "label"}]).SerializeToString()
+    message = struct.pack(">BI", 0, len(large)) + large
+    calls = b"".join(frame(1, 4, each, head()) + frame(0, 1, each, message) for each in range(1, 32, 2))
+    deadline = time.monotonic() + 60
+
+    def until(wanted: grpc.StatusCode | None, infer: Any) -> None:
+        got: grpc.StatusCode | None = grpc.StatusCode.UNKNOWN
+        while got is not wanted:
+            assert time.monotonic() < deadline
+            error = infer.future(large, timeout=20).exception()
+            got = None if error is None else error.code()
+
+    with (
+        running(f"mood={artifact}", grpc_address=address, max_unsent_bytes=400_000),
+        grpc.insecure_channel(address) as channel,
+    ):
+        infer = channel.unary_unary(INFER)
+        until(None, infer)
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+            client.sendall(PREFACE + frame(4, 0, 0, struct.pack(">HI", 4, 0)) + calls)
+            until(grpc.StatusCode.RESOURCE_EXHAUSTED, infer)
+            infer(small, timeout=20)
+        until(None, infer)
 
 
 def test_a_burst_above_the_calls_of_a_connection_waits_for_its_turn(single: Served) -> None:

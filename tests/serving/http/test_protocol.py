@@ -373,14 +373,14 @@ def test_connections_beyond_the_limit_are_refused_and_counted(artifact: Path) ->
     with running(artifact, max_connections=3) as url:
         held = [connect(url) for _ in range(3)]
         begun = request()
-        for client in held:  # none of them is idle: a head has begun
-            client.sendall(begun[:9])
+        for client in held:  # none of them is idle: a request is in work
+            client.sendall(begun[:-9])
         time.sleep(0.2)
         with connect(url) as refused:
             reply = until_closed(refused)
         assert b" 503 " in reply.split(b"\r\n", 1)[0]
         assert b"retry-after: 1" in reply.lower()
-        held[0].sendall(begun[9:])
+        held[0].sendall(begun[-9:])
         assert replies(held[0], 1)[0][0] == 200
         for client in held[1:]:
             client.close()
@@ -410,7 +410,7 @@ def test_the_connection_that_was_idle_the_longest_gives_way_to_another(
                 held[0].sendall(request())
                 assert replies(held[0], 1)[0][0] == 200
                 more = connect(url)  # takes the place of `another` when that closes
-            more.sendall(b"GET")
+            more.sendall(request()[:-5])
             time.sleep(0.1)
         counted = httpx.get(f"{url}/metrics").text
         assert "kdc_refused_connections_total 0.0" in counted
@@ -632,7 +632,7 @@ async def answers(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_connection_with_a_request_in_work_does_not_give_way(answered: bool) -> None:
-    """Nor one whose request was answered before all of it had come."""
+    """One whose head is not complete does, and one whose request was answered before all of it had come."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if answered:
@@ -655,7 +655,23 @@ def test_a_connection_with_a_request_in_work_does_not_give_way(answered: bool) -
         protocol.connection_lost(None)
         return [*found, protocol in protocol._idle]
 
-    assert asyncio.run(idle()) == [True, False, False, False, answered, False]
+    assert asyncio.run(idle()) == [True, True, answered, answered, answered, False]
+
+
+def test_a_connection_that_is_reset_is_forgotten_at_once() -> None:
+    """Would catch 8 kB that uvicorn keeps for as long as the connection might have been idle."""
+
+    async def timer() -> asyncio.TimerHandle:
+        protocol = BoundedProtocol(uvicorn.Config(answers), ServerState(), {})
+        protocol.connection_made(Transport())
+        protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        kept: Any = protocol.timeout_keep_alive_task
+        protocol.connection_lost(ConnectionResetError())
+        return kept
+
+    assert asyncio.run(timer()).cancelled()
 
 
 def test_a_request_that_waited_for_another_does_not_give_way() -> None:
