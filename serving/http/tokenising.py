@@ -3,7 +3,8 @@
 A word of a hundred characters costs twenty times what as many characters of short words do, so requests take turns by
 the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, so that
 the forward passes keep their cores. They choose the next piece themselves: in a storm of requests that are refused, the
-event loop would leave them idle. (The service switches off the tokenizers library's own threads.)
+event loop would leave them idle. A row is never divided, and one of two long texts may take a second: beside a piece
+that takes long another one begins. (The service switches off the tokenizers library's own threads.)
 """
 
 import asyncio
@@ -26,6 +27,7 @@ _FIRST_CHARS, _MOST_CHARS = 4000, 8000  # of a request's first piece, and of any
 _PIECE_S = 0.002  # seconds of a core that a later piece takes, if its characters cost what those before it did
 _LEAST_S = 1e-6  # of a piece: some systems' clocks of a thread stand still for milliseconds
 _MOST_THREADS = 4
+_LONG_S, _MOST_LONG = 0.03, 4  # seconds after which a piece takes long; so many leave their places to others
 _CHARS_A_TOKEN = 16  # of a text; in English a token has five
 
 
@@ -62,8 +64,9 @@ class Tokenising:
         self._turns: list[tuple[float, int, _Work]] = []  # a heap of the requests that wait for their next piece
         self._arrivals = itertools.count()
         self._clock = 0.0  # of turns, in seconds: the turn of the piece that began last
+        self._began: dict[int, float] = {}  # when each thread began the piece that it is at
         self._closing = False
-        for thread in range(self._count):
+        for thread in range(self._count + _MOST_LONG):
             threading.Thread(target=self._tokenise, name=f"kdc-tokeniser-{thread}", daemon=True).start()
 
     def least_tokens(self, rows: Sequence[Text]) -> int:
@@ -119,17 +122,21 @@ class Tokenising:
     def _take_a_turn(self) -> bool:
         """Tokenise a piece of the request whose turn it is; False once `close` was called."""
         with self._changed:
-            while not self._turns:
+            while not (self._turns and self._has_a_place()):
                 if self._closing:
                     return False
-                self._changed.wait()
+                self._changed.wait(_LONG_S if self._turns else None)
             turn, _, work = heapq.heappop(self._turns)
             self._clock = max(self._clock, turn)
+            self._began[threading.get_ident()] = time.monotonic()
         try:
             turn += self._piece(work)
         except Exception as error:  # noqa: BLE001 - the request raises it
             self._answer(work, error)
             return True
+        finally:
+            with self._changed:
+                del self._began[threading.get_ident()]
         if len(work.encodings) == len(work.rows):
             self._answer(work, None)
             return True
@@ -137,6 +144,10 @@ class Tokenising:
             if work in self._works:  # else its client has left
                 self._wait_for_a_turn(work, turn)
         return True
+
+    def _has_a_place(self) -> bool:
+        now = time.monotonic()
+        return sum(now - began < _LONG_S for began in self._began.values()) < self._count
 
     def _piece(self, work: _Work) -> float:
         """Tokenise a request's next rows: the seconds of a core that they took."""

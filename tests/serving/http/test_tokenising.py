@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bag_models import write_artifact
@@ -48,7 +49,9 @@ def test_a_message_names_the_row_of_the_request_and_not_of_its_piece(engine: Eng
 @pytest.fixture
 def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of sleep count as seconds of a core."""
-    monkeypatch.setattr("kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=time.perf_counter))
+    monkeypatch.setattr(
+        "kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=time.perf_counter, monotonic=time.monotonic)
+    )
 
 
 class Slow:
@@ -107,6 +110,28 @@ def test_pieces_follow_each_other_while_the_event_loop_is_busy() -> None:
             assert len(await asked) == 10
 
     asyncio.run(busy())
+
+
+def test_a_row_that_takes_long_leaves_its_place_to_others() -> None:
+    """Would catch pairs of two texts of 200,000 characters that keep the others waiting for seconds."""
+    others, engine = threading.Event(), Slow()
+    quick = engine.encode
+
+    def encode(rows: Sequence[str], **how: Any) -> list[str]:
+        assert rows[0][0] != "l" or others.wait(10)
+        return quick(rows, **how)
+
+    engine.encode = encode  # type: ignore[method-assign]
+
+    async def beside() -> None:
+        with contextlib.closing(Tokenising(cast("Any", engine))) as tokenising:
+            long = [asyncio.create_task(tokenising.encode(["l" * 60_000], None)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await tokenising.encode(["b" * 3000], None)
+            others.set()
+            await asyncio.gather(*long)
+
+    asyncio.run(beside())
 
 
 def test_only_a_small_request_keeps_other_threads_waiting() -> None:
