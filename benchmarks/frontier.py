@@ -132,9 +132,9 @@ def _ours(stack: ExitStack, run: Path, facts: FrontierFacts, texts: list[Any]) -
             engine = Engine.load(run / point.artifact, variant=variant, device="cpu", threads=1, verify=False)
             stack.enter_context(engine)
             assert engine.manifest is not None
-            size = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
+            size = engine.manifest.variants[engine.variant].size_bytes
             seconds = None if point.training_seconds is None else before + point.training_seconds
-            turn = partial(take_turn, engine.predict, texts)  # type: ignore[arg-type]
+            turn = partial(take_turn, engine.predict, texts)
             entrants.append(Entrant(point.student, variant, engine.predict(texts), size, seconds, turn))
     return entrants
 
@@ -154,11 +154,13 @@ def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Po
     kind, labels, groups = data.task.kind, np.asarray(data.rows("eval")["label"][:]), data.groups("eval")
     with np.load(run / "evaluate" / "logits.npz") as kept:
         teacher = kept["eval/teacher"]
-    sure = {"groups": groups, "confidence": 1 - (1 - _CONFIDENCE) / (2 * len(entrants))}
+    sure = 1 - (1 - _CONFIDENCE) / (2 * len(entrants))
     points = []
     for entrant in entrants:
         answers = entrant.probabilities
         score = metrics.compute(answers, labels, kind, (facts.metric,))[facts.metric]
+        rows = labels, kind, facts.metric
+        gap = difference(answers, teacher, *rows, groups=groups, confidence=sure)
         points.append(
             Point(
                 student=entrant.name,
@@ -166,9 +168,9 @@ def _points(entrants: list[Entrant], facts: FrontierFacts, run: Path) -> list[Po
                 sha256="",
                 variant=entrant.variant,
                 score=score,
-                interval=score_interval(answers, labels, kind, facts.metric, **sure),
+                interval=score_interval(answers, *rows, groups=groups, confidence=sure),
                 difference=score - facts.teacher,
-                difference_interval=difference(answers, teacher, labels, kind, facts.metric, **sure).interval,
+                difference_interval=gap.interval,
                 latency_p50_ms=0.0,
                 latency_p95_ms=0.0,
                 latency_interval=None,

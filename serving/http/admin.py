@@ -119,8 +119,9 @@ class _Server:
         if b"\r\n\r\n" not in client.head:
             return not sent or len(client.head) > _HEAD_BYTES
         head, body = self._answer(client.head)
-        client.unsent = memoryview(body)[client.connection.sendmsg([head, body]) - len(head) :]
-        return not client.unsent
+        sent_of_body = client.connection.sendmsg([head, body]) - len(head)
+        client.unsent = memoryview(body)[max(0, sent_of_body) :]
+        return sent_of_body < 0 or not client.unsent  # who takes not even a head is no probe
 
     def _answer(self, head: bytes) -> tuple[bytes, bytes]:
         path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1") if head.startswith(b"GET ") else ""

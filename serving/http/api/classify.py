@@ -51,7 +51,7 @@ async def classify(request: Request) -> Response:
         def values(rows: slice) -> list[Any]:
             return tei.labelled(model.engine, answer.probabilities[rows])
 
-        return JsonResponse(orjson.Fragment(await written(*answer.logits.shape, values)))
+        return JsonResponse(orjson.Fragment(await written(answer.logits.shape, values)))
     return JsonResponse(await _as_vllm(model, answer, is_raw=raw or not activated))
 
 
@@ -68,7 +68,7 @@ async def _as_vllm(model: Model, answer: Answer, *, is_raw: bool) -> dict[str, A
             for index, (place, row) in enumerate(zip(best, scores.tolist(), strict=True), rows.start)
         ]
 
-    data = orjson.Fragment(await written(*answer.logits.shape, values))
+    data = orjson.Fragment(await written(answer.logits.shape, values))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     return {
         "id": f"classify-{uuid.uuid4().hex}",

@@ -40,7 +40,7 @@ async def moderate(request: Request) -> Response:
         gets = decided(scores, model.engine.task).tolist()
         return [_result(model.engine.labels, *row) for row in zip(gets, scores.tolist(), strict=True)]
 
-    results = orjson.Fragment(await written(len(answer.logits), _TIMES * len(model.engine.labels), values))
+    results = orjson.Fragment(await written((len(answer.logits), _TIMES * len(model.engine.labels)), values))
     return JsonResponse({"id": f"modr-{uuid.uuid4().hex}", "model": model.name, "results": results})
 
 

@@ -52,15 +52,15 @@ class JsonResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def written(rows: int, width: int, values: Callable[[slice], list[Any]]) -> bytes:
+async def written(shape: tuple[int, ...], values: Callable[[slice], list[Any]]) -> bytes:
     """Write a JSON array in pieces. Other requests have their turns between two pieces, and no more than a piece of a
     large reply stands in memory as Python objects.
 
     Args:
-        rows: number of rows, at least one.
-        width: numbers of a row.
+        shape: rows, at least one, and numbers of a row.
         values: gives some rows' elements of the array.
     """
+    rows, width = shape
     step = max(1, _AT_ONCE // width)
     pieces = []
     for start in range(0, rows, step):

@@ -75,7 +75,7 @@ async def answer(request: Request, question: Question, model: Model) -> Response
     def values(rows: slice) -> list[Any]:
         return _listed(model.engine, question, found.logits[rows], found.probabilities[rows])
 
-    reply = await written(*found.logits.shape, values)
+    reply = await written(found.logits.shape, values)
     headers = {
         "x-compute-tokens": str(sum(found.tokens)),
         "x-truncated-texts": str(sum(found.truncated)),

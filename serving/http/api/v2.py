@@ -243,7 +243,7 @@ async def _reply(model: Model, asked: dict[str, bool], request_id: str | None, p
             described["data"] = values
         else:
             described["data"] = orjson.Fragment(
-                await written(*values.shape, lambda rows: probabilities[rows].ravel().tolist())
+                await written(values.shape, lambda rows: probabilities[rows].ravel().tolist())
             )
         outputs.append(described)
     body: dict[str, Any] = {"model_name": model.name, "model_version": model.artifact, "outputs": outputs}

@@ -58,9 +58,10 @@ def test_it_answers_while_the_event_loop_does_not(
 
 def test_a_head_is_read_only_so_far(ports: tuple[str, str, threading.Event]) -> None:
     """Would catch heads of 6.5 MB, which http.server reads: 64 connections took the memory of the service."""
-    with socket.create_connection(("127.0.0.1", int(ports[1].rpartition(":")[2])), timeout=20) as client:
-        client.sendall(b"GET /readyz HTTP/1.1\r\na: " + b"x" * admin._MOST_HEAD)  # it does not end
-        assert client.recv(64).startswith(b"HTTP/1.0 200 ")
+    address = ("127.0.0.1", int(ports[1].rpartition(":")[2]))
+    with socket.create_connection(address, timeout=20) as client, contextlib.suppress(ConnectionError):
+        client.sendall(b"GET /readyz HTTP/1.1\r\na: " + b"x" * 4 * admin._HEAD_BYTES)  # it does not end
+        assert client.recv(64) == b""
 
 
 def test_connections_that_say_little_do_not_hold_it(
