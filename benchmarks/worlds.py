@@ -21,6 +21,7 @@ from kdc.pipeline.quality import metrics
 _TEACHER = 0.85  # share of rows that a teacher of classes has right
 _POPULATION = 200_000  # rows that evaluation sets of many classes are drawn from
 _LABELS_A_ROW = (0.5, 0.25, 0.12, 0.08, 0.05)
+_ROUNDING = 1e-12
 _SLIPS = 0.03  # share of a row's labels that a teacher of several labels has wrong
 
 Drawn = tuple[NDArray, NDArray, NDArray, NDArray | None]  # labels, logits of teacher and student, and groups
@@ -144,8 +145,8 @@ class Classes:
             share = self.probabilities[differ].sum()
             of_group = random.random(rows) < share
             drawn = [
-                random.choice(len(self.truth), rows, p=np.where(which, self.probabilities, 0) / max(part, 1e-12))
-                if part
+                random.choice(len(self.truth), rows, p=np.where(which, self.probabilities, 0) / part)
+                if part > _ROUNDING
                 else np.zeros(rows, dtype=np.int64)
                 for which, part in ((~differ, 1 - share), (differ, share))
             ]
