@@ -19,6 +19,7 @@ _MOST = 64  # connections of a turn
 _SPARE_FILES = 64  # descriptors that are no connections
 _FILES_OF_GRPC = 3  # descriptors of a gRPC connection: the client's, and both ends of the one to grpc itself
 _FEWEST_GRPC = 64  # connections: of fewer a neighbour's probe might get none
+_MOST_PROBES = 512
 _TO_REFUSE = 8  # of these beyond the most that there may be: each takes a descriptor until it is refused
 
 
@@ -97,6 +98,12 @@ def most_grpc_connections(settings: ServeSettings) -> int:
     Each has up to 16 calls, and a call that is refused takes 25 kB and a third of a millisecond too."""
     most = max(_FEWEST_GRPC, settings.max_requests // 16)
     return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // (2 * _FILES_OF_GRPC)))
+
+
+def most_probes() -> int:
+    """How many connections the port for probes can have: few of those that this process has file descriptors for, and
+    so many that a probe has time to ask before others take its place."""
+    return max(_SPARE_FILES // 2, min(_MOST_PROBES, _descriptors() // 16))
 
 
 def _descriptors() -> int:

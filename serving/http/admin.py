@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from kdc.common.errors import InputError
+from kdc.serving.http.accepting import most_probes
 from kdc.serving.http.metrics import CONTENT_TYPE, Metrics
 
 _STUCK_S = 30.0  # seconds without a turn of the event loop after which the process is taken for stuck
 _BEAT_S = 0.5
-_MOST = 128  # connections at a time
 _WAITING = 4096  # connections that wait in the kernel; beyond them a client asks again after a second
 _SECONDS = 5.0  # from a connection's start to the end of its answer
 _HEAD_BYTES = 8192
@@ -46,7 +46,7 @@ class _Server:
     times, and let its client hold one of a few places."""
 
     def __init__(self, port: int, answers: dict[str, Callable[[], Answer]], *, shared: bool) -> None:
-        self._answers = answers
+        self._answers, self._most = answers, most_probes()
         self._open: dict[_Client, None] = {}  # the oldest first
         self._ended = threading.Event()
         self._selector = selectors.DefaultSelector()
@@ -74,7 +74,7 @@ class _Server:
 
     def _accept(self) -> None:
         """Take connections that wait, and answer those that have asked. If there are too many, the oldest one ends."""
-        for _ in range(_MOST):
+        for _ in range(self._most):
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
@@ -88,7 +88,7 @@ class _Server:
             client = _Client(connection, time.monotonic() + _SECONDS)
             self._open[client] = None
             self._turn(client)
-            if len(self._open) > _MOST:
+            if len(self._open) > self._most:
                 self._end(next(iter(self._open)))
 
     def _turn(self, client: _Client) -> None:
