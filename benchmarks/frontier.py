@@ -132,7 +132,7 @@ def _ours(stack: ExitStack, run: Path, facts: FrontierFacts, texts: list[Any]) -
             engine = Engine.load(run / point.artifact, variant=variant, device="cpu", threads=1, verify=False)
             stack.enter_context(engine)
             assert engine.manifest is not None
-            size = engine.manifest.variants[engine.variant].size_bytes
+            size = engine.manifest.variants[engine.variant].size_bytes  # type: ignore[index]
             seconds = None if point.training_seconds is None else before + point.training_seconds
             turn = partial(take_turn, engine.predict, texts)
             entrants.append(Entrant(point.student, variant, engine.predict(texts), size, seconds, turn))

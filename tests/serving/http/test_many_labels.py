@@ -67,7 +67,7 @@ def test_a_reply_in_pieces_is_the_whole_reply(monkeypatch: pytest.MonkeyPatch, r
         seen.append(len(whole[piece]))
         return whole[piece]
 
-    assert asyncio.run(replies.written(rows, 3, values)) == orjson.dumps(whole)
+    assert asyncio.run(replies.written((rows, 3), values)) == orjson.dumps(whole)
     assert max(seen) <= 3
 
 
