@@ -261,8 +261,8 @@ async def begun(target: Target) -> None:
 
 
 async def unfinished(target: Target) -> None:
-    """The same, each of which does not send the body of a request that was refused."""
-    await _hold(target, HEAD + b"Content-Length: 5\r\n\r\n")
+    """The same, each of which does not send the body of a request. With the token, which makes it wait longer."""
+    await _hold(target, HEAD + AUTHORIZED + b"Content-Length: 5\r\n\r\n")
 
 
 async def _hold(target: Target, asked: bytes) -> None:
@@ -286,6 +286,18 @@ async def _hold(target: Target, asked: bytes) -> None:
 async def churn(target: Target) -> None:
     async with connected(target) as (_, writer):
         writer.write(HEAD)
+
+
+@again_and_again(64)
+async def small_chunks(target: Target) -> None:
+    """Bodies in chunks of sixteen bytes. With the token."""
+    body = (b"10\r\n" + b" " * 16 + b"\r\n") * 80_000 + b"0\r\n\r\n"
+    async with connected(target) as (reader, writer):
+        reading = asyncio.create_task(_read(reader))
+        try:
+            await flood(target, writer, HEAD + AUTHORIZED + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        finally:
+            reading.cancel()
 
 
 @again_and_again(100)
@@ -492,6 +504,7 @@ ATTACKS: dict[str, Attack] = {
     "begun": begun,
     "unfinished": unfinished,
     "churn": churn,
+    "small-chunks": small_chunks,
     "half-bodies": half_bodies,
     "odd-framings": odd_framings,
     "long-texts": long_texts,
@@ -502,8 +515,8 @@ ATTACKS: dict[str, Attack] = {
     "long-words-of-100": long_words_of_100,
     "retries": retries,
 }
-# Attacks with the token. `nested-json`, `slow-readers` and `grpc-unread` have it too, but no setting lets them have
-# memory.
+# Attacks with the token. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` have it too, but
+# no setting lets them have memory.
 WITH_THE_TOKEN = (
     "alone",
     "long-texts",

@@ -37,8 +37,8 @@ LINGER_BYTES = 32 * 1024 * 1024  # and bytes, where the connection is to be clos
 _LINGER_REFUSED = 256 * 1024  # the same of bytes that are not valid HTTP, or headers that are too large
 _MOST_IN_KERNEL = 64 * 1024  # bytes of answers that the kernel keeps for a connection; a container's limit counts them
 _PIECE = 4096  # bytes that are parsed at a time, beside those of a body, so that few requests come out of one read
-_TINY = 16  # bytes of a chunk: one costs as much as thousands of bytes,
-_MOST_TINY = 1000  # so many of them a body
+_CHUNK = 256  # bytes of a chunk: one costs as much as thousands of bytes. A body may have so many as large ones
+_MOST_TINY = 1000  # chunks would be, and so many more
 _MOST_WAITING = 64 * 1024  # bytes of a connection that wait to be parsed, until requests before them are answered
 
 
@@ -101,14 +101,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = self._fields = 0
         self._left = 0  # bytes of the body that are to come, as far as its head said
-        self._tiny = 0  # chunks of the body
+        self._chunks = self._chunked = 0  # of the body, and bytes in them
         self._stalled = 0  # bytes since a head ended or a piece of a body came
         self._refusal = (400, "this is not a valid HTTP request")
         self._ending = False  # whether the last answer is written, and what still comes is dropped
         self._deaf = False  # whether what still comes is dropped, though requests before it will be answered
         self._linger = LINGER_BYTES  # most bytes that are dropped
         self._is_unsent = False  # whether the last answer is complete, but not sent
-        # The server's connections without a request in work, by since when, the longest idle one first.
+        # The server's connections whose next request is not all there, by since when, the longest idle one first.
         self._idle: dict[BoundedProtocol, float] = vars(self.server_state).setdefault("kdc_idle", {})
         self._written = 0  # bytes of the last write, which stay in memory until the last of them is sent
         # Connections with unsent bytes, and how many are in memory; the one that has waited longest is first.
@@ -219,6 +219,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self.running = cycle
+        if cycle.more_body:
+            self._now_idle()
         super()._start_asgi_task(cycle, app)
 
     def write(self, *parts: bytes) -> None:
@@ -268,7 +270,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.on_response_complete()
 
     def _now_idle(self) -> None:
-        """No request is in work, from now on."""
+        """Nothing came but what came now, and no answer is owed."""
         self._idle.pop(self, None)  # to be the last one again
         self._idle[self] = self.loop.time()
 
@@ -293,8 +295,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.close_gently()
 
     def on_message_begin(self) -> None:
-        """Begin to count, and start the clock of the head. An idle connection stays so until its head is complete, but
-        not as long: or whoever begins heads and ends none could have all places."""
+        """Begin to count, and start the clock of the head. An idle connection stays so until all of a request is there,
+        but begins anew with each part: or whoever begins requests and ends none could have all places."""
         if self in self._idle:
             self._now_idle()
         self._unset_keepalive_if_required()
@@ -327,10 +329,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Stop the clock: the head is complete. A request for another protocol will be read again."""
         self._in_head, self._stalled = False, 0
-        self._idle.pop(self, None)
         self._stop_clock()
         if not self.parser.should_upgrade():
-            hosts = self._left = self._tiny = 0
+            hosts = self._left = self._chunks = self._chunked = 0
             for name, value in self.headers:
                 hosts += name == b"host"
                 if name == b"content-length":
@@ -344,12 +345,14 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Note that the body goes on. Where it has no length, its chunks must not be tiny."""
         self._stalled = 0
+        if self in self._idle:
+            self._now_idle()
         if self._left:
             self._left -= len(body)
-        elif len(body) < _TINY:
-            self._tiny += 1
-            if self._tiny > _MOST_TINY:
-                self._break_off(400, f"over {_MOST_TINY} chunks have fewer than {_TINY} bytes; send larger ones")
+        else:
+            self._chunks, self._chunked = self._chunks + 1, self._chunked + len(body)
+            if self._chunks > _MOST_TINY + self._chunked // _CHUNK:
+                self._break_off(400, f"over {_MOST_TINY} chunks have fewer than {_CHUNK} bytes; send larger ones")
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -359,6 +362,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.cycle.more_body = False
         super().on_message_complete()
+        self._idle.pop(self, None)
         if self.cycle.response_complete:  # the clock was that of the rest of this request
             self._stop_clock()
             self._now_idle()
