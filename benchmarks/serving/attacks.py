@@ -412,6 +412,13 @@ async def many_labels(target: Target) -> None:
     await asyncio.gather(*(_post_on(target, body, connections=2) for body in bodies))
 
 
+async def without_spaces(target: Target) -> None:
+    """Twelve clients whose texts have no space, and characters that normal forms make eighteen of. With the token."""
+    texts = ["\ufdfa" * 100_000, "\U0001f600" * 100_000, "\ufdfa" * 500]
+    body = json.dumps({"inputs": [target.row(text) for text in texts]}, ensure_ascii=False).encode()
+    await _post_on(target, body, connections=12)
+
+
 async def long_words_of_100(target: Target) -> None:
     """Twelve clients whose texts are words of a hundred letters, the slowest that WordPiece cuts into pieces. With the
     token."""
@@ -513,6 +520,7 @@ ATTACKS: dict[str, Attack] = {
     "large-requests": large_requests,
     "many-labels": many_labels,
     "long-words-of-100": long_words_of_100,
+    "without-spaces": without_spaces,
     "retries": retries,
 }
 # Attacks with the token. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` have it too, but
@@ -524,6 +532,7 @@ WITH_THE_TOKEN = (
     "large-requests",
     "many-labels",
     "long-words-of-100",
+    "without-spaces",
     "retries",
     "grpc-contents",
 )

@@ -32,7 +32,7 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _TOLD = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
-_READ_S = 2.0  # that a message may take to arrive
+_READ_S, _HURRIED_S = 2.0, 0.1  # that a message may take to arrive; while all places to read are taken
 _AGE_S = 300  # of a connection: its client then makes a new one, which another worker may get
 _END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
 _LINGER_S = 1.0  # that the rest of their replies may take then
@@ -164,8 +164,10 @@ class _Calls(grpc.GenericRpcHandler):
             if not unread:
                 await asyncio.Event().wait()  # who leaves cancels the task that answers
             unread = False
-            async with self._reading, asyncio.timeout(_READ_S):  # late is as any request that is late: 504
-                message = await anext(messages, None)
+            async with self._reading:
+                seconds = _HURRIED_S if self._reading.locked() else _READ_S
+                async with asyncio.timeout(seconds):  # late is as any request that is late: 504
+                    message = await anext(messages, None)
             if message is None:  # larger than it may be, which grpc has answered already; or the client left
                 unread = True
                 return {"type": "http.disconnect"}

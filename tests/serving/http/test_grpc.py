@@ -1,6 +1,7 @@
 """The Open Inference Protocol over gRPC: by NVIDIA's own client, and messages that it would not send."""
 
 import asyncio
+import contextlib
 import itertools
 import socket
 import struct
@@ -306,6 +307,25 @@ def test_a_message_that_does_not_come_is_waited_for_as_long_as_any_body(tmp_path
         never.set()
     for status in (504, 499):
         assert f'kdc_requests_total{{route="{INFER}",status="{status}"}} 1.0' in shown
+
+
+def test_messages_that_do_not_come_leave_others_their_places(tmp_path: Path) -> None:
+    """While all places to read are taken, a message has a tenth of a second: 32 calls held others up for a minute."""
+    address = f"127.0.0.1:{free_port()}"
+    asked = request([b"w1"]).SerializeToString()
+    begun = b"".join(frame(1, 4, each, head()) + frame(0, 0, each, b"\0\0\0\x04\0x") for each in range(1, 32, 2))
+    with (
+        running(
+            f"mood={write_artifact(tmp_path)}", grpc_address=address, max_bodies_bytes=2 << 20, timeout_s=20
+        ) as url,
+        grpc.insecure_channel(address) as channel,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(2):
+            client = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+            stack.enter_context(client).sendall(PREFACE + frame(4, 0, 0) + begun)
+        channel.unary_unary(INFER)(asked, timeout=20)  # 32 * 0.1 s at most; it was 32 * 2 s
+        assert 'status="504"' in httpx.get(f"{url}/metrics").text
 
 
 def test_replies_that_are_not_read_have_a_budget(tmp_path: Path) -> None:
