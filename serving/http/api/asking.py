@@ -84,7 +84,8 @@ async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
             raise _too_large(most)
         request.app.state.gate.hold(request.scope, len(part))
         parts.append(part)
-        marks.add(part[:left])
+        async with request.app.state.gate.turn(size > _SMALL_BYTES):
+            marks.add(part[:left])
         left = max(0, left - len(part))
         if marks.count > most_marks:
             raise ApiError(
