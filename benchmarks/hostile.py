@@ -10,11 +10,12 @@ than 64 MB, every request of the others is answered as before, the probes' 99th 
 memory of attacks with large texts or messages is told, not judged: settings bound it. Beside bodies that would become
 large (`nested-json`, `grpc-contents`) the others' 99th percentile is at most 100 ms more than alone. `slow-readers` and
 `retries` are overloads that others feel too: there the probes on their own port alone are judged. `many-labels` and
-`grpc-unread` attack a made-up model of 5,000 labels in place of ARTIFACT.
+`grpc-unread` attack a made-up model of 5,000 labels in place of ARTIFACT, and `long-pairs` one of pairs.
 
 `large-requests` and `long-words-of-100` are fairness: the others' 99th percentile is at most three times what it is
 alone. Beside the first, a client with 1,024 rows a request still gets half of what it gets if nobody else asks; beside
-the second, the others send texts of 3,000 characters.
+the second, the others send texts of 3,000 characters, as they do beside `long-pairs`: there the others' 99th percentile
+is at most a second.
 """
 
 import argparse
@@ -47,9 +48,10 @@ from kdc.artifact.folder import load_manifest
 ATTACKS = GRPC_ATTACKS | HTTP_ATTACKS
 _MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
 _GROWING, _MORE_MS = ("nested-json", "grpc-contents"), 100.0
-_FAIR, _LARGE, _MANY_LABELS = ("large-requests", "long-words-of-100"), "large-requests", ("many-labels", "grpc-unread")
+_FAIR, _LARGE = ("large-requests", "long-words-of-100"), "large-requests"
+_MANY_LABELS, _LONG_PAIRS, _WAIT_MS = ("many-labels", "grpc-unread"), "long-pairs", 1000.0
 _LABELS, _LIMIT_MB = 5000, 1024
-_OTHERS = {"long-words-of-100": "a row of words such as others send " * 86}
+_OTHERS = dict.fromkeys(("long-words-of-100", _LONG_PAIRS), "a row of words such as others send " * 86)
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
 _CONNECTIONS = 4000  # of which two attacks ask for five thousand
 
@@ -160,7 +162,7 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, mem
     ours["KDC_GRPC_ADDRESS"] = f"127.0.0.1:{grpc_port}"
     found = {}
     for name in names:
-        served = _of_many_labels(scratch / name) if name in _MANY_LABELS else artifact
+        served = _made_up(name, scratch / name) if name in (*_MANY_LABELS, _LONG_PAIRS) else artifact
         manifest = load_manifest(served)
         server = all_servers(Subject(served, manifest, None, None, scratch))[0]["kdc"]
         server = replace(server, environment=server.environment | ours)
@@ -186,11 +188,14 @@ def run(artifact: Path, names: Sequence[str], seconds: float, scratch: Path, mem
     return found
 
 
-def _of_many_labels(folder: Path) -> Path:
+def _made_up(name: str, folder: Path) -> Path:
     sys.path.insert(0, str(ROOT / "tests"))
-    from bag_models import many_labels, write_artifact
+    from bag_models import INFO, PAIR, make_word_pieces, many_labels, write_artifact
 
-    return write_artifact(folder, many_labels(_LABELS), outputs=_LABELS)
+    if name in _MANY_LABELS:
+        return write_artifact(folder, many_labels(_LABELS), outputs=_LABELS)
+    tokenizer = make_word_pieces(folder.with_suffix(".json"))
+    return write_artifact(folder, PAIR, INFO.model_copy(update={"max_length": 128}), tokenizer=tokenizer)
 
 
 async def _by_itself(attack: Attack, target: Target) -> None:
@@ -217,6 +222,8 @@ def marks_of(found: dict[str, Beside]) -> list[Mark]:
         if seen.alone is not None:
             ratio = _p99(seen.seconds) / seen.alone
             marks.append(Mark(f"{name}: p99 of others, times that alone", False, _TIMES_ALONE, ratio))
+        if name == _LONG_PAIRS:
+            marks.append(Mark(f"{name}: p99 of others, ms", False, _WAIT_MS, _p99(seen.seconds)))
         if seen.progress is not None:
             marks.append(Mark(f"{name}: its own speed, to that where nobody else asks", True, _PROGRESS, seen.progress))
     for name in set(_GROWING) & set(found) if "alone" in found else ():

@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from kdc.common.errors import KdcError, printable
+from kdc.common.memory import share_heaps
 from kdc.serving.http import runtime
 from kdc.serving.http.settings import resolve
 
@@ -93,6 +94,7 @@ class Classifier:
     async def start(self) -> None:
         """Load and warm the artifacts."""
         _log_to_stderr()
+        share_heaps()  # before any other thread begins
         server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # uvicorn's, which handles the signal
         if server is not None and _SETTINGS.workers == 1:
             BoundedProtocol.accepting = Accepting(server, most_connections(_SETTINGS))

@@ -1,6 +1,7 @@
 """Artifacts whose answers numpy can compute too: the logits are sums over words, and words are split at spaces."""
 
 import shutil
+import string
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,16 @@ def make_tokenizer(path: Path) -> Path:
     )
     tokenizer.enable_padding(length=7, pad_id=0)
     tokenizer.enable_truncation(4)
+    tokenizer.save(str(path))
+    return path
+
+
+def make_word_pieces(path: Path) -> Path:
+    """Write a WordPiece tokenizer of letters: the longer a word is, the longer it takes."""
+    pieces = [f"{before}{letter}" for before in ("", "##") for letter in string.ascii_lowercase]
+    vocabulary = {piece: place for place, piece in enumerate(["[UNK]", *pieces])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.save(str(path))
     return path
 

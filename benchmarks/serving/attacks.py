@@ -428,6 +428,14 @@ async def long_words_of_100(target: Target) -> None:
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
+async def long_pairs(target: Target) -> None:
+    """Eight clients whose pairs are two texts as long as they may be, of words of a hundred letters. Both are read
+    whole, to know which is longer. With the token."""
+    draw = random.Random(0)
+    text = " ".join("".join(draw.choices(string.ascii_lowercase, k=100)) for _ in range(1970))
+    await _post_on(target, json.dumps({"inputs": [target.row(text)] * 5}).encode(), connections=8)
+
+
 async def retries(target: Target) -> None:
     """Clients, nearly as many as there may be, who ask again at once when they are refused, and twenty new ones a
     second. With the token."""
@@ -521,6 +529,7 @@ ATTACKS: dict[str, Attack] = {
     "many-labels": many_labels,
     "long-words-of-100": long_words_of_100,
     "without-spaces": without_spaces,
+    "long-pairs": long_pairs,
     "retries": retries,
 }
 # Attacks with the token. `nested-json`, `slow-readers`, `small-chunks`, `unfinished` and `grpc-unread` have it too, but
@@ -533,6 +542,7 @@ WITH_THE_TOKEN = (
     "many-labels",
     "long-words-of-100",
     "without-spaces",
+    "long-pairs",
     "retries",
     "grpc-contents",
 )

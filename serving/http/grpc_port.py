@@ -7,7 +7,6 @@ are the call's metadata, its body is the message. An error's status becomes gRPC
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 from collections.abc import AsyncIterator, Collection
 from typing import Any
@@ -37,7 +36,6 @@ _AGE_S = 300  # of a connection: its client then makes a new one, which another 
 _END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
 _LINGER_S = 1.0  # that the rest of their replies may take then
 _IDENTITY = 1  # the bit of "not compressed"
-_M_ARENA_MAX, _HEAPS = -8, 2  # of glibc's mallopt
 _SPARE_CALLS = 128  # beyond those that may be in work: these the gate refuses, and counts
 _STREAMS = 16  # calls at a time of one connection
 _METADATA = 16 * 1024  # bytes of a call's metadata
@@ -66,7 +64,6 @@ async def grpc_port(
         InputError: it cannot listen at the address.
     """
     assert settings.grpc_address is not None
-    _share_heaps()
     server = grpc.aio.server(
         handlers=(_Calls(app, methods, settings),),
         options=list(_options(settings).items()),
@@ -92,13 +89,6 @@ async def grpc_port(
             ending = asyncio.ensure_future(server.stop(_END_S))
             await relay.end(_END_S + _LINGER_S)  # replies may be on their way; who does not read would keep grpc
             await ending
-
-
-def _share_heaps() -> None:
-    """Have threads share their heaps. grpc makes threads when it is behind, and glibc gives each one a heap of its own,
-    which keeps what it took: tens of megabytes beside busy neighbours."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such thing
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
 def _listen(relay: Relay, address: str, *, shared: bool) -> None:

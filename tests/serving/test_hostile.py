@@ -3,7 +3,6 @@ answered."""
 
 import asyncio
 import contextlib
-import string
 import sys
 import time
 from collections.abc import Iterator
@@ -12,9 +11,8 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from bag_models import INFO, SINGLE, many_labels, write_artifact
+from bag_models import INFO, SINGLE, make_word_pieces, many_labels, write_artifact
 from live import ROOT, free_port, served
-from tokenizers import Tokenizer, models, pre_tokenizers
 from tritonclient.grpc import service_pb2 as messages
 
 sys.path.insert(0, str(ROOT))
@@ -81,13 +79,10 @@ def test_requests_of_many_labels_take_little_memory(tmp_path: Path) -> None:
 
 
 def test_long_words_leave_others_their_turns(tmp_path: Path) -> None:
-    pieces = [f"{before}{letter}" for before in ("", "##") for letter in string.ascii_lowercase]
-    vocabulary = {piece: place for place, piece in enumerate(["[UNK]", *pieces])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
     info = INFO.model_copy(update={"max_length": 512})  # so each text is read whole
-    with _served(write_artifact(tmp_path / "artifact", info=info, tokenizer=tmp_path / "tokenizer.json")) as up:
+    with _served(
+        write_artifact(tmp_path / "artifact", info=info, tokenizer=make_word_pieces(tmp_path / "tokenizer.json"))
+    ) as up:
         target = Target(up.port, is_pair=False, until=time.monotonic() + 4 * _SECONDS, others="a row of words " * 200)
         seen = asyncio.run(beside(ATTACKS["long-words-of-100"], target, up))
     assert seen.failed == []

@@ -91,7 +91,8 @@ async def read_bytes(request: Request, json_bytes: int | None = None) -> bytes:
         if size > most_marks:  # fewer bytes have fewer marks
             for counted in parts if marks is None else [part]:
                 marks = marks or Marks()
-                marks.add(counted[:left])
+                async with request.app.state.gate.turn(size > _SMALL_BYTES):
+                    marks.add(counted[:left])
                 left = max(0, left - len(counted))
         if marks is not None and marks.count > most_marks:
             raise ApiError(

@@ -6,8 +6,10 @@ It is plain ASGI around the app, so that it costs microseconds. Health, metrics 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,6 +55,7 @@ class Gate:
         self._token = None if settings.api_key is None else settings.api_key.encode()
         self._inside = 0
         self._bytes = 0
+        self._turn = asyncio.Lock()
         self._warm = False
         self._traces: Tracing | None = None
         self._drain = Drain(settings.drain_delay_s, settings.timeout_s + 1, settings.workers)
@@ -70,6 +73,17 @@ class Gate:
     def is_ready(self) -> bool:
         """Whether the models are loaded and warm, and the service is not draining."""
         return self._warm and not self._drain.draining
+
+    @contextlib.asynccontextmanager
+    async def turn(self, is_large: bool) -> AsyncIterator[None]:
+        """Do a piece of work in the event loop. Of pieces of large requests there is one in a turn of the loop, so that
+        small ones do not wait for all of them."""
+        if not is_large:
+            yield
+            return
+        async with self._turn:
+            yield
+            await asyncio.sleep(0)
 
     def hold(self, scope: Scope, size: int, *, leave: int = 0) -> None:
         """Count bytes of a body or a reply towards the limit of all of them, until its request is answered.

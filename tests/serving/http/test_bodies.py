@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 from live import ROOT, free_port, running
+from starlette.requests import Request
 from tritonclient.grpc import service_pb2 as messages
 
 sys.path.insert(0, str(ROOT))
@@ -26,8 +27,11 @@ from benchmarks.serving.attacks import nested_bodies
 from kdc.artifact.manifest import TaskInfo
 from kdc.serving.http.api import asking, v2_grpc
 from kdc.serving.http.api.asking import Marks, decoded
+from kdc.serving.http.api.gate import Gate
 from kdc.serving.http.api.replies import ApiError
+from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.model import Model
+from kdc.serving.http.settings import ServeSettings
 
 TAGS = TaskInfo(name="tags", kind="multilabel", labels=("x", "y", "z"))
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -117,6 +121,32 @@ def numbers(document: Any) -> Iterator[Any]:
             yield from numbers(inner)
     else:
         yield document
+
+
+def test_pieces_of_large_bodies_take_turns_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch twelve bodies of two megabytes that small requests wait for together."""
+    events: list[str] = []
+    monkeypatch.setattr(Marks, "add", lambda *_: events.append("p"))
+
+    async def ask(gate: Gate) -> bytes:
+        pieces = [b"x" * 100_000] * 4
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
+
+        app = SimpleNamespace(state=SimpleNamespace(gate=gate, settings=ServeSettings()))
+        return await asking.read_bytes(Request({"type": "http", "headers": [], "app": app}, receive))
+
+    async def crowd() -> None:
+        gate = Gate(ServeSettings(), Metrics())
+        bodies = asyncio.gather(*(ask(gate) for _ in range(12)))
+        while not bodies.done():
+            events.append(" ")
+            await asyncio.sleep(0)
+        assert [len(body) for body in await bodies] == [400_000] * 12
+
+    asyncio.run(crowd())
+    assert max(map(len, "".join(events).split())) == 1
 
 
 @pytest.mark.parametrize("number", range(len(nested_bodies())))
