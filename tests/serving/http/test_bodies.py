@@ -1,5 +1,6 @@
 """What a request's body becomes: its structure is bounded before it is decoded, and only what is needed is kept."""
 
+import asyncio
 import json
 import random
 import struct
