@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.rfile as sent:
             while (line := sent.readline(_MOST_HEAD - len(head))).strip():
                 head += line
-        self.rfile = BytesIO(head + b"\r\n")  # type: ignore[assignment]
+        self.rfile = BytesIO(head + b"\r\n")
 
     def do_GET(self) -> None:
         """Answer one of the three paths."""
