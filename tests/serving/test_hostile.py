@@ -22,6 +22,7 @@ from benchmarks.serving.attacks import KEY, WITH_THE_TOKEN, Target
 from benchmarks.serving.grpc_attacks import GRPC_ATTACKS, HEALTH
 from benchmarks.serving.process import Running
 from benchmarks.serving.servers import Server
+from kdc.serving.http.accepting import most_probes
 
 _SECONDS = 1.0
 _CONNECTIONS = 400  # more than other attacks have, and so few that this process has files for them
@@ -57,6 +58,8 @@ def _served(artifact: Path, *options: str, **more: str) -> Iterator[Running]:
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - set(WITH_THE_TOKEN)))
 def test_memory_stays_and_others_are_answered(service: tuple[Running, int, int], name: str) -> None:
+    if name == "probe-flood" and most_probes() < 300:
+        pytest.skip("the attack has more connections than the port for probes has places: ulimit -n 8192")
     up, grpc_port, admin_port = service
     until = time.monotonic() + (_SECONDS if name not in _SLOWER else 3 * _SECONDS)
     target = Target(up.port, False, until, admin_port, grpc_port, _CONNECTIONS)
