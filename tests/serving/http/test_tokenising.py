@@ -35,7 +35,7 @@ def test_pieces_give_the_tokens_of_the_whole(engine: Engine, lengths: list[int])
 
 
 def test_a_clock_that_stands_still_is_no_failure(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=lambda: 0.0))
+    monkeypatch.setattr("kdc.serving.http.tokenising.time.thread_time", lambda: 0.0)
     rows = ["w1 w2 " * 2000] * 300
     pieces = asyncio.run(encode(engine, rows))
     assert [row.ids for row in pieces] == [row.ids for row in engine.encode(rows)]
