@@ -5,8 +5,8 @@ Each line is one aim and one kind of tuning slice: the mean size of its groups, 
 same slices are judged twice, with their groups and without.
 
 For a bound the table has the percent of slices whose threshold breaks it, and the mean percent of rows that get the
-label or an answer. For sets of labels it has the percent of other rows whose set lacks the true label. Both should be at
-most 5 %. Leaves with 1 if, with groups, one is over 5.5 % by more than the simulations' own noise.
+label or an answer. For sets of labels it has the percent of other rows whose set lacks the true label. Both should be
+at most 5 %. Leaves with 1 if, with groups, one is over 5.5 % by more than the simulations' own noise.
 """
 
 import argparse
