@@ -375,7 +375,7 @@ def test_the_command_line_writes_and_judges(artifact: Path, tmp_path: Path) -> N
     assert "800 rows" in written.stdout
     assert "4 texts to label" in written.stdout
     assert f"then: kdc verify {artifact} --labelled {out} --max-drop 1" in written.stdout
-    assert "w1" not in written.output  # no text is told
+    assert "w1" not in written.output.replace(str(tmp_path), "").replace(str(artifact), "")  # no text is told
     fill(out, truth(rows))
     result = CliRunner().invoke(app, ["verify", str(artifact), "--labelled", str(out), "--max-drop", "1", "--json"])
     assert result.exit_code == 0
