@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import tiny_runs
 from filelock import FileLock
@@ -32,6 +33,9 @@ SWITCHES = (
     "--disable-component-update",
     "--disable-sync",
 )
+# Properties, not seconds: a busy machine draws and runs examples slowly.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 ALL_MODELS = {"run.controls": True, "export.teacher": True}  # settings under which a run makes every model that it can
 
 

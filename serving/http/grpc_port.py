@@ -17,9 +17,6 @@ from starlette.types import ASGIApp, Message
 
 from kdc.common.errors import InputError
 from kdc.serving.http.accepting import most_grpc_connections
-from kdc.serving.http.grpc_relay import Relay
-from kdc.serving.http.metrics import Metrics
-from kdc.serving.http.runtime import own_folder
 from kdc.serving.http.settings import ServeSettings
 
 _CODES = {
@@ -32,9 +29,8 @@ _CODES = {
 }
 _TOLD = ("x-artifact", "retry-after")  # headers of a reply that become trailing metadata
 _READ_S, _HURRIED_S = 2.0, 0.1  # that a message may take to arrive; while all places to read are taken
-_AGE_S = 300  # of a connection: its client then makes a new one, which another worker may get
+_AGE_S = 60  # of a connection: its client then makes a new one, which another worker may get
 _END_S = 0.5  # that calls get when the service ends; by then those that it took are answered
-_LINGER_S = 1.0  # that the rest of their replies may take then
 _IDENTITY = 1  # the bit of "not compressed"
 _SPARE_CALLS = 128  # beyond those that may be in work: these the gate refuses, and counts
 _STREAMS = 16  # calls at a time of one connection
@@ -49,16 +45,13 @@ _TOO_MUCH_UNREAD = b'{"error": "clients leave too many bytes of replies unread; 
 
 
 @contextlib.asynccontextmanager
-async def grpc_port(
-    app: ASGIApp, methods: Collection[str], settings: ServeSettings, metrics: Metrics
-) -> AsyncIterator[None]:
+async def grpc_port(app: ASGIApp, methods: Collection[str], settings: ServeSettings) -> AsyncIterator[None]:
     """Answer calls by an app for as long as the context lasts. To be used in the event loop.
 
     Args:
         app: takes POST requests with the paths of `methods`; answers 200 with a message, or an error as `replies` has.
         methods: that there are; other calls are UNIMPLEMENTED.
         settings: the address and the limits.
-        metrics: count connections that are closed.
 
     Raises:
         InputError: it cannot listen at the address.
@@ -69,43 +62,26 @@ async def grpc_port(
         options=list(_options(settings).items()),
         maximum_concurrent_rpcs=settings.max_requests + _SPARE_CALLS,
     )
-    with own_folder() as folder:
-        path = folder / "grpc"
-        relay = Relay(path, most_grpc_connections(settings), metrics.closed_grpc, silent_s=settings.timeout_s + 1)
-        try:
-            server.add_insecure_port(f"unix:{path}")
-        except RuntimeError:  # grpc's words name no reason
-            raise InputError(
-                "grpc cannot listen in the folder for temporary files; its path may be too long for a socket",
-                given=path,
-                remedy="set TMPDIR to another folder, such as /tmp",
-            ) from None
-        await server.start()
-        try:
-            _listen(relay, settings.grpc_address, shared=settings.workers > 1)
-            yield
-        finally:
-            relay.close()
-            ending = asyncio.ensure_future(server.stop(_END_S))
-            await relay.end(_END_S + _LINGER_S)  # replies may be on their way; who does not read would keep grpc
-            await ending
-
-
-def _listen(relay: Relay, address: str, *, shared: bool) -> None:
-    host, _, port = address.rpartition(":")
     try:
-        relay.start(host.strip("[]"), int(port), shared=shared)
-    except (OSError, UnicodeError) as error:  # the latter: what cannot be a name
+        server.add_insecure_port(settings.grpc_address)
+    except RuntimeError:  # its words name no reason
         raise InputError(
-            f"cannot listen for gRPC there: {getattr(error, 'strerror', None) or error}",
-            given=address,
+            "cannot listen for gRPC there",
+            given=settings.grpc_address,
             remedy="set KDC_GRPC_ADDRESS to an address of this machine with a free port, such as 127.0.0.1:9000",
-        ) from error
+        ) from None
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(_END_S)
 
 
 def _options(settings: ServeSettings) -> dict[str, int]:
     """What bounds the memory, descriptors and time that clients can take before the app hears of them."""
     return {
+        "grpc.so_reuseport": int(settings.workers > 1),
+        "grpc.max_allowed_incoming_connections": most_grpc_connections(settings),
         "grpc.max_receive_message_length": settings.max_body_bytes,
         # Compressed messages are refused, as HTTP's are: one of kilobytes could unpack to gigabytes.
         "grpc.compression_enabled_algorithms_bitset": _IDENTITY,

@@ -144,8 +144,6 @@ class Metrics(Collector):
         self.gave_way = counter("kdc_idle_connections_closed", gave_way)
         unread = "Connections closed: their clients did not read the replies."
         self.unread = counter("kdc_unread_connections_closed", unread)
-        closed = "gRPC connections closed: too many, idle when another came, too hasty, or replies were left unread."
-        self.closed_grpc_connections = counter("kdc_closed_grpc_connections", closed, ["reason"])
         self.truncated = counter("kdc_truncated_texts", "Texts that were cut.", model)
         self.rows = counter("kdc_rows", "Rows answered.", model)
         self.predictions = counter("kdc_predictions", "Rows by predicted label.", ["model", "label"])
@@ -166,11 +164,6 @@ class Metrics(Collector):
         self.refused_connections.inc(refused)
         self.gave_way.inc(gave_way)
         self.unread.inc(unread)
-
-    @_counts
-    def closed_grpc(self, reason: str) -> None:
-        """Count a gRPC connection that was closed: "many", "idle", "hasty" or "unread"."""
-        self.closed_grpc_connections.labels(reason).inc()
 
     @_counts
     def reloaded(self, model: str, *, refused: bool) -> None:

@@ -15,7 +15,7 @@ SERVE = (
     Setting(
         "grpc-address",
         str,
-        "HOST:PORT of the Open Inference Protocol over gRPC, such as 127.0.0.1:9000 (default: no gRPC).",
+        "[HOST:]PORT of the Open Inference Protocol over gRPC, such as 9000 (default: no gRPC).",
     ),
     Setting(
         "expect-sha256",

@@ -63,7 +63,9 @@ class ServeSettings(BaseModel):
         None, ge=1, le=65535, description="port of probes and metrics alone, at all addresses; default: none"
     )
     grpc_address: str | None = Field(
-        None, pattern=r"^(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}$", description="HOST:PORT of gRPC; default: no gRPC"
+        None,
+        pattern=r"^((\[[0-9A-Fa-f:.]+\]|[\w.-]+):)?[0-9]{1,5}$",
+        description="[HOST:]PORT of gRPC, on 127.0.0.1 unless HOST is given; default: no gRPC",
     )
     timeout_s: float = Field(10.0, gt=0, description="seconds until a request is given up")
     drain_delay_s: float = Field(2.0, ge=0, description="seconds of answering 503 before it stops listening")
@@ -74,10 +76,13 @@ class ServeSettings(BaseModel):
 
     @field_validator("grpc_address")
     @classmethod
-    def _has_a_port(cls, value: str | None) -> str | None:
-        if value is not None and not 1 <= int(value.rpartition(":")[2]) <= _LAST_PORT:
+    def _whole(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        host, _, port = value.rpartition(":")
+        if not 1 <= int(port) <= _LAST_PORT:
             raise ValueError(f"the port is not between 1 and {_LAST_PORT}")
-        return value
+        return f"{host or '127.0.0.1'}:{port}"
 
     @property
     def api_key(self) -> str | None:

@@ -106,7 +106,7 @@ async def _called(app: Starlette) -> AsyncIterator[None]:
 
     calls = _guarded([_route(method, handler, "POST") for method, handler in METHODS.items()], app.state.gate)
     calls.state = app.state
-    async with grpc_port(calls, METHODS, settings, app.state.metrics):
+    async with grpc_port(calls, METHODS, settings):
         yield
 
 

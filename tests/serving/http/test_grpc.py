@@ -31,7 +31,6 @@ from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.api.v2_grpc import _data
 from kdc.serving.http.grpc_port import grpc_port
-from kdc.serving.http.metrics import Metrics
 from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
 from kdc.serving.launch import address_of
 
@@ -386,8 +385,13 @@ def test_a_service_that_drains_says_so_and_ends(tmp_path: Path) -> None:
         assert process.popen.wait(20) == 0
 
 
+def test_a_port_alone_is_one_of_this_machine() -> None:
+    assert resolve({"grpc_address": "9000"}).grpc_address == "127.0.0.1:9000"
+    assert resolve({"grpc_address": "0.0.0.0:9000"}).grpc_address == "0.0.0.0:9000"
+
+
 def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("9000", "127.0.0.1:0", "127.0.0.1:99999", "a b:9000", "http://a:9000"):
+    for address in ("0", "127.0.0.1:0", "127.0.0.1:99999", "a b:9000", "http://a:9000"):
         with pytest.raises(InputError, match="KDC_GRPC_ADDRESS"):
             resolve({"grpc_address": address})
     for name in ("no.such.host.invalid", "a..b"):
@@ -412,7 +416,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
             pass
 
         async def started() -> None:  # as under `bentoml serve`, which looks at no port beforehand
-            async with grpc_port(nothing, (), ServeSettings(grpc_address=address), Metrics()):
+            async with grpc_port(nothing, (), ServeSettings(grpc_address=address)):
                 pass
 
         with pytest.raises(InputError, match="cannot listen for gRPC there"):
