@@ -276,7 +276,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> str:
     lines = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(titles) - 2)]
     more, gains = [], {}
     for name, results in tables.items():
-        metric = "accuracy" if name.startswith("bank") else results[0]["metric"]  # as others tell of BANKING77
+        metric = "accuracy" if name.startswith(("bank", "sst2")) else results[0]["metric"]  # as others tell of them
         rows = [result["table"] for result in results]
 
         def scores(variant: str, rows: list[Any] = rows, metric: str = metric) -> list[float]:
