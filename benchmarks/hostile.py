@@ -48,7 +48,7 @@ from kdc.artifact.folder import load_manifest
 ATTACKS = GRPC_ATTACKS | HTTP_ATTACKS
 _MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
 _GROWING, _MORE_MS = ("nested-json", "grpc-contents"), 100.0
-_FAIR, _LARGE = ("large-requests", "long-words-of-100"), "large-requests"
+_FAIR, _LARGE = ("large-requests", "long-words-of-100", "endless-words"), "large-requests"
 _MANY_LABELS, _LONG_PAIRS, _WAIT_MS = ("many-labels", "grpc-unread"), "long-pairs", 1000.0
 _LABELS, _LIMIT_MB = 5000, 1024
 _OTHERS = dict.fromkeys(("long-words-of-100", _LONG_PAIRS), "a row of words such as others send " * 86)
