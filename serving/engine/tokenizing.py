@@ -218,8 +218,7 @@ class RowTokenizer:
         """How many characters of each row are tokenised, if the first part of a long text is enough."""
 
         def of_text(text: str) -> int:
-            part = self._part(text, self._first_part)[0] if self._splits_words else text
-            return min(len(part), self._most_read)
+            return min(len(text), self._first_part if self._splits_words else self._most_read)
 
         def of_pair(shorter: str, longer: str) -> int:
             whole = len(shorter) > self._first_part

@@ -171,7 +171,8 @@ def test_a_squeezed_text_has_the_same_tokens(kind: str, added: list[str]) -> Non
     draw = random.Random(len(kind))
     long = ["a" * 400, "y" * 108, "z" * 109, "é" * 300, "e\u0301" * 120, "\u0130" * 120, "中" * 120, "\U0001f600" * 150]
     spaces = ["   ", "\t\n", "\u3000 ", "\x0b\x0b", "\x85 ", "\x1c\x1c", "  \u0301", "\u2028\u2029"]
-    units = [*WORDS, *long, *spaces, "[AAA", "#a", " b", "[CLS]", "\u200b", "_"]
+    pieces = ["film" + "s" * 97, "film" + "s" * 300, "[sep" + "2" * 300]  # words of which each part has pieces
+    units = [*WORDS, *long, *pieces, *pieces, *spaces, "[AAA", "#a  b", " b", "[CLS]", "\u200b", "_"]
     for _ in range(200):
         text = "".join(draw.choices(units, k=draw.randint(1, 9)))
         assert oracle.encode(words.squeezed(text)).ids == oracle.encode(text).ids, repr(text)
