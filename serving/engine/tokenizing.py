@@ -196,8 +196,8 @@ class RowTokenizer:
                 break
             most *= 4
         if squeezing is not None:
-            one, *other = map(squeezing.squeezed, texts)
-            return self._encode_long((one, *other) if other else one)
+            left = [squeezing.squeezed(text) for text in texts]
+            return self._encode_long(left[0] if len(left) == 1 else (left[0], left[1]))
         # One character may become 33 tokens, and a word without an end takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
         if parts != texts:
