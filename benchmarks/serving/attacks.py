@@ -428,6 +428,12 @@ async def long_words_of_100(target: Target) -> None:
     await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
 
 
+async def endless_words(target: Target) -> None:
+    """Twelve clients whose texts are one word, or a word and spaces, as long as they may be. With the token."""
+    rows = [target.row(text) for text in ["x" * 90_000, "x" + " " * 90_000] * (5 if target.is_pair else 10)]
+    await _post_on(target, json.dumps({"inputs": rows}).encode(), connections=12)
+
+
 async def long_pairs(target: Target) -> None:
     """Eight clients whose pairs are two texts as long as they may be, of words of a hundred letters. Both are read
     whole, to know which is longer. With the token."""
@@ -529,6 +535,7 @@ ATTACKS: dict[str, Attack] = {
     "many-labels": many_labels,
     "long-words-of-100": long_words_of_100,
     "without-spaces": without_spaces,
+    "endless-words": endless_words,
     "long-pairs": long_pairs,
     "retries": retries,
 }
@@ -542,6 +549,7 @@ WITH_THE_TOKEN = (
     "many-labels",
     "long-words-of-100",
     "without-spaces",
+    "endless-words",
     "long-pairs",
     "retries",
     "grpc-contents",

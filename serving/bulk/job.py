@@ -15,7 +15,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.common.frozen import Frozen
 from kdc.common.places import File, Folder, exists, file_system, whole_file_at
-from kdc.serving.bulk.inputs import WINDOW_ROWS, Window
+from kdc.serving.bulk.inputs import WINDOW_BYTES, WINDOW_ROWS, Window
 from kdc.serving.bulk.request import PredictRequest
 
 _JOB = "job.json"
@@ -75,7 +75,7 @@ class Job:
             "kind": request.format,
             "columns": columns,
             "max_text_chars": request.max_text_chars,
-            "window_rows": WINDOW_ROWS,
+            "window": [WINDOW_ROWS, WINDOW_BYTES],
             **self.identity,
         }
 

@@ -171,16 +171,17 @@ class RowTokenizer:
     def _encode(self, rows: Sequence[Text], beside: bool) -> list[Encoded]:
         words = None if beside else self._words
         found = [
-            self._encode_long(row) if self._is_long(row) else None if words is None else words.encode(row)
+            self._encode_long(row, self._words) if self._is_long(row) else None if words is None else words.encode(row)
             for row in rows
         ]
         rest = [row for row, encoding in zip(rows, found, strict=True) if encoding is None]
         others = map(self._divided, self._cutting.encode_batch_fast(rest)) if rest else iter(())  # "fast": no offsets
         return [next(others) if encoding is None else encoding for encoding in found]
 
-    def _encode_long(self, row: Text) -> Encoded:
+    def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
         """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
-        which text has more tokens, since that one is cut first: two long ones are read whole."""
+        which text has more tokens, since that one is cut first: two long ones are read whole, squeezed if they can
+        be."""
         texts = (row,) if isinstance(row, str) else row
         most = self._first_part
         while self._splits_words:
@@ -191,7 +192,12 @@ class RowTokenizer:
             (encoding,) = self._whole.encode_batch_fast([parts[0] if len(parts) == 1 else parts])
             if self._is_enough(encoding, parts, texts, strays):
                 return self._cut(encoding)
+            if squeezing is not None:
+                break
             most *= 4
+        if squeezing is not None:
+            left = [squeezing.squeezed(text) for text in texts]
+            return self._encode_long(left[0] if len(left) == 1 else (left[0], left[1]))
         # One character may become 33 tokens, and a word without an end takes seconds and gigabytes.
         parts = tuple(text[-self._most_read :] if self._side == "left" else text[: self._most_read] for text in texts)
         if parts != texts:
@@ -212,8 +218,7 @@ class RowTokenizer:
         """How many characters of each row are tokenised, if the first part of a long text is enough."""
 
         def of_text(text: str) -> int:
-            part = self._part(text, self._first_part)[0] if self._splits_words else text
-            return min(len(part), self._most_read)
+            return min(len(text), self._first_part if self._splits_words else self._most_read)
 
         def of_pair(shorter: str, longer: str) -> int:
             whole = len(shorter) > self._first_part

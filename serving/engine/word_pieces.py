@@ -7,7 +7,7 @@ normalises any Unicode and keeps offsets that nobody reads. Its version 1.0 is t
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,6 +19,10 @@ _WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # BERT's words in a plain te
 _NOT_PLAIN = re.compile(r"[^ -~\t\n\r]")
 _LONGEST_UNKNOWN = 32  # characters of a word that is cut into pieces here: the time grows with their square
 _TEXTS = ("A", "B")  # as templates of special tokens name them
+# Characters of which each is a part of its word, whatever the normaliser does: letters and digits but for ideographs.
+_LETTER = r"[^\W_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_SPACE = r"[ \t\n\r\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"  # the normaliser drops others of Python's
+_SPACES = re.compile(f"({_SPACE}){_SPACE}+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class WordPieces:
         model: cuts the other words.
         frames: of rows with one text, and of pairs.
         longest: tokens of the longest row that is not cut, special tokens included.
-        signs: characters that an added token may begin with: a text that has one is left to the library.
+        added: contents of added tokens. A text that has a character with which one begins is left to the library.
         lowercase: whether texts are put in lower case first.
     """
 
@@ -50,11 +54,15 @@ class WordPieces:
         frames: Sequence[_Frame],
         *,
         longest: int,
-        signs: frozenset[str],
+        added: Collection[str],
         lowercase: bool,
     ) -> None:
         self._table, self._model, self._frames, self._longest = table, model, frames, longest
-        self._signs, self._lowercase = signs, lowercase
+        self._signs, self._lowercase = frozenset(token[:1] for token in added), lowercase
+        # An added token begins with a sign, and may go on into a word: what is left of the word must be unknown too.
+        kept = model.max_input_chars_per_word + max(map(len, added), default=0) + 1
+        self._long_word = re.compile(f"(?<!{_LETTER})({_LETTER}{{{kept}}}){_LETTER}+")
+        self._squeezes_spaces = not any(any(map(str.isspace, token)) for token in added)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, longest: int) -> Self | None:
@@ -67,8 +75,8 @@ class WordPieces:
             and _takes_each_text_once(tokenizer.post_processor)
         ):
             return None
-        signs = frozenset(token.content[:1] for token in tokenizer.get_added_tokens_decoder().values())
-        if not all("!" <= sign <= "~" and not sign.isalnum() for sign in signs):
+        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        if not all("!" <= token[:1] <= "~" and not token[0].isalnum() for token in added):
             return None
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
         longest_word = model.max_input_chars_per_word
@@ -78,7 +86,7 @@ class WordPieces:
             return None
         frames = [_frame(row) for row in tokenizer.encode_batch_fast([word, (word, word)])]
         lowercase = normalizer is not None and normalizer.lowercase
-        return cls(table, model, frames, longest=longest, signs=signs, lowercase=lowercase)
+        return cls(table, model, frames, longest=longest, added=added, lowercase=lowercase)
 
     def encode(self, row: str | tuple[str, str]) -> Tokens | None:
         """The tokens of a row. None where they are left to the library: the row has characters that ASCII has not,
@@ -95,6 +103,12 @@ class WordPieces:
             type_ids += [frame.of_text[place]] * len(found)
             type_ids += frame.type_ids[place + 1]
         return Tokens(ids, type_ids) if len(ids) <= self._longest else None
+
+    def squeezed(self, text: str) -> str:
+        """A text with the same tokens: of a word that is so long that it is unknown the beginning, and of spaces beside
+        each other the first."""
+        text = self._long_word.sub(r"\1", text)
+        return _SPACES.sub(r"\1", text) if self._squeezes_spaces else text
 
     def _ids(self, text: str) -> list[int] | None:
         if not text.isascii() or (not text.isprintable() and _NOT_PLAIN.search(text)):

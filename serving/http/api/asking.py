@@ -12,7 +12,7 @@ from starlette.requests import Request
 from kdc.serving.engine.deciding import answered
 from kdc.serving.engine.engine import Text
 from kdc.serving.engine.tokenizing import is_blank
-from kdc.serving.http.api.gate import wait_for_freed_memory
+from kdc.serving.http.api.gate import Gate, wait_for_freed_memory
 from kdc.serving.http.api.replies import ABSTAINED, ARTIFACT, EMPTY, ApiError
 from kdc.serving.http.model import Answer, Model
 from kdc.serving.http.settings import ServeSettings
@@ -122,7 +122,15 @@ async def read_json(request: Request) -> Any:
     # The form's type is what `curl -d` sends.
     if content_type(request) not in ("application/json", "application/x-www-form-urlencoded", ""):
         raise ApiError(415, "the body is not application/json; send Content-Type: application/json")
-    return decoded(await read_bytes(request))
+    body = await read_bytes(request)
+    async with turn_of(request, body):
+        return decoded(body)
+
+
+def turn_of(request: Request, body: bytes) -> contextlib.AbstractAsyncContextManager[None]:
+    """A turn of the event loop to decode a body in: other requests have theirs before more is done with a large one."""
+    gate: Gate = request.app.state.gate
+    return gate.turn(len(body) > _SMALL_BYTES)
 
 
 def decoded(body: bytes) -> Any:

@@ -23,6 +23,7 @@ from kdc.serving.http.api.asking import (
     model_named,
     read_bytes,
     require_ready,
+    turn_of,
     within_limits,
 )
 from kdc.serving.http.api.replies import ApiError, JsonResponse, written
@@ -124,7 +125,8 @@ async def _read(request: Request) -> tuple[dict[str, Any], list[Text]]:
     size = len(body) if length is None else int(length)
     if size > len(body):
         raise ApiError(400, _NO_LENGTH)
-    header = decoded(body[:size])
+    async with turn_of(request, body):
+        header = decoded(body[:size])
     if not isinstance(header, dict):
         raise ApiError(422, "the body is not an object with `inputs`")
     return header, read_rows(header, body[size:], request.app.state.settings)

@@ -20,7 +20,7 @@ import pytest
 from labelled_tables import LABELS, check, make_artifact, make_rows, predict, read, write
 
 from kdc.common.errors import InputError, KdcError, without_secrets
-from kdc.common.places import File, format_of, is_packed
+from kdc.common.places import File, find, format_of, is_packed
 from kdc.serving.bulk import inputs
 from kdc.serving.bulk.job import Counts, Job
 from kdc.serving.bulk.outputs import Writer
@@ -356,6 +356,19 @@ def test_a_lone_carriage_return_does_not_end_a_row(artifact: Path, tmp_path: Pat
     write(tmp_path / "in.jsonl", [{"sentence": "w1\rw2", "note": "a\rb"}, {"sentence": "w3", "note": "c"}])
     predict(artifact, tmp_path / "in.jsonl", tmp_path / "out.csv")
     assert [(row["sentence"], row["note"]) for row in read(tmp_path / "out.csv")] == [("w1\rw2", "a\rb"), ("w3", "c")]
+
+
+def test_a_text_that_parquet_holds_once_for_all_rows_makes_small_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a file of 300 bytes whose rows become gigabytes at once."""
+    monkeypatch.setattr(inputs, "WINDOW_ROWS", 8192)
+    monkeypatch.setattr(inputs, "WINDOW_BYTES", 1 << 20)
+    pq.write_table(pa.table({"sentence": ["a film " * 3000] * 1000}), tmp_path / "in.parquet")
+    (file,) = find(str(tmp_path / "in.parquet"))
+    sizes = [sum(map(len, window.column("sentence"))) for window in inputs.read_windows(file)]
+    assert sum(sizes) == 21_000_000
+    assert max(sizes) < 3 << 20
 
 
 def test_object_members_that_parquet_would_drop_are_refused(artifact: Path, tmp_path: Path) -> None:

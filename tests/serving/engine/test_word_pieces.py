@@ -1,6 +1,8 @@
 """Words that are looked up: the same tokens as the library's, and the library is asked for nothing else."""
 
 import random
+import re
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from kdc.artifact.manifest import LongTexts
 from kdc.serving.engine.long_texts import Windows
 from kdc.serving.engine.tokenizing import RowTokenizer, Text
-from kdc.serving.engine.word_pieces import WordPieces
+from kdc.serving.engine.word_pieces import _LETTER, WordPieces
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "film", "the", "THE", "x2", "don", "t", "un", "a", "e", "2", "i"]
 PIECES += ["##s", "##watch", "##able", "##2", *"!,.'-#$@/", "é", "y" * 101]
@@ -143,3 +145,42 @@ def test_rows_of_both_ways_keep_their_order() -> None:
     found = RowTokenizer(bert(), 8).encode(rows)
     assert [row.ids for row in found] == [oracle.encode(row).ids for row in rows]
     assert [bool(row.overflowing) for row in found] == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("accents", [True, False])
+def test_a_letter_is_a_part_of_its_word_whatever_the_normaliser_does(accents: bool) -> None:
+    """Would catch a character that the library drops or splits a word at, of all that are taken for letters."""
+    letters = [chr(code) for code in range(sys.maxunicode) if re.match(_LETTER, chr(code))]
+    assert len(letters) > 20_000
+    normaliser = normalizers.BertNormalizer(strip_accents=accents)
+    words = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
+        normaliser.normalize_str(" ".join(f"a{letter}a" for letter in letters))
+    )
+    assert len(words) == len(letters)
+    assert min(len(word) for word, _ in words) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("added", [[], ["[AAA]", "[sep", "#a b"]])
+def test_a_squeezed_text_has_the_same_tokens(kind: str, added: list[str]) -> None:
+    """Would catch a word that is known once its end is gone, two that become one, and added tokens that come or go."""
+    oracle = KINDS[kind]()
+    oracle.add_tokens(added)
+    words = WordPieces.of(oracle, longest=24)
+    assert words is not None
+    draw = random.Random(len(kind))
+    long = ["a" * 400, "y" * 108, "z" * 109, "é" * 300, "e\u0301" * 120, "\u0130" * 120, "中" * 120, "\U0001f600" * 150]
+    spaces = ["   ", "\t\n", "\u3000 ", "\x0b\x0b", "\x85 ", "\x1c\x1c", "  \u0301", "\u2028\u2029"]
+    pieces = ["film" + "s" * 97, "film" + "s" * 300, "[sep" + "2" * 300]  # words of which each part has pieces
+    units = [*WORDS, *long, *pieces, *pieces, *spaces, "[AAA", "#a  b", " b", "[CLS]", "\u200b", "_"]
+    for _ in range(200):
+        text = "".join(draw.choices(units, k=draw.randint(1, 9)))
+        assert oracle.encode(words.squeezed(text)).ids == oracle.encode(text).ids, repr(text)
+
+
+@pytest.mark.parametrize("end", ["x", " ", "\t", "é", "\u3000"])
+def test_of_a_text_with_few_tokens_little_is_left(end: str) -> None:
+    """Would catch a text of one word, or of a word and spaces, that the library reads whole."""
+    words = WordPieces.of(bert(), longest=24)
+    assert words is not None
+    assert len(words.squeezed("film" + end * 10_000)) < 200

@@ -125,9 +125,16 @@ def numbers(document: Any) -> Iterator[Any]:
 
 
 def test_pieces_of_large_bodies_take_turns_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Would catch twelve bodies of two megabytes that small requests wait for together."""
+    """Would catch twelve bodies of two megabytes that small requests wait for together, while pieces are counted, all
+    is decoded, or what was decoded is looked at."""
     events: list[str] = []
+
+    def noted(body: bytes) -> bytes:
+        events.append("d")
+        return body
+
     monkeypatch.setattr(Marks, "add", lambda *_: events.append("p"))
+    monkeypatch.setattr(asking, "decoded", noted)
 
     async def ask(gate: Gate) -> bytes:
         pieces = [b"x" * 100_000] * 4
@@ -136,7 +143,9 @@ def test_pieces_of_large_bodies_take_turns_of_the_event_loop(monkeypatch: pytest
             return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
 
         app = SimpleNamespace(state=SimpleNamespace(gate=gate, settings=ServeSettings()))
-        return await asking.read_bytes(Request({"type": "http", "headers": [], "app": app}, receive))
+        body: bytes = await asking.read_json(Request({"type": "http", "headers": [], "app": app}, receive))
+        events.append("l")
+        return body
 
     async def crowd() -> None:
         gate = Gate(ServeSettings(), Metrics())

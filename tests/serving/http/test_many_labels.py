@@ -71,6 +71,31 @@ def test_a_reply_in_pieces_is_the_whole_reply(monkeypatch: pytest.MonkeyPatch, r
     assert max(seen) <= 3
 
 
+def test_others_have_turns_between_the_pieces_of_a_reply_of_many_rows() -> None:
+    """Would catch a reply of as many rows as a request may have that is written at once, as soon as its answer is
+    there."""
+    events: list[str] = []
+
+    def values(rows: slice) -> list[Any]:
+        events.append("piece")
+        return [0] * len(range(*rows.indices(1024)))
+
+    async def answer() -> None:
+        events.append("answer")
+        await replies.written((1024, 2), values)
+
+    async def beside_others() -> None:
+        writing = asyncio.ensure_future(answer())
+        while not writing.done():
+            events.append("turn")
+            await asyncio.sleep(0)
+
+    asyncio.run(beside_others())
+    own = " ".join(events).split("turn")
+    assert max(len(turn.split()) for turn in own) == 1
+    assert events.count("piece") > 1
+
+
 def test_every_dialect_gives_all_scores_of_a_large_reply(url: str, artifacts: tuple[Path, Path]) -> None:
     expected = {
         name: Engine.load(artifact, device="cpu", threads=1).predict(TEXTS)
