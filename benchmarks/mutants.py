@@ -119,8 +119,9 @@ MODULES = {
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
 # What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A mutant that works for longer, or waits for longer, does not end. Other processes make it wait, and not work.
-_SECONDS, _SECONDS_OF_WAITING = 120, 600
+# A mutant that works for longer than so many times what the file as it is took does not end.
+_TIMES, _SECONDS = 3, 20
+_SECONDS_OF_WAITING = 600  # other processes make it wait, and not work
 # Prints the modules that collecting tests loads, with their files.
 _COLLECT = """
 import json, os, sys, pytest
@@ -212,7 +213,9 @@ def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
 def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
     import pytest
 
-    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+    took = json.loads(seconds.read_text()) if seconds.exists() else {}
+    if took:
+        signal.setitimer(signal.ITIMER_PROF, _TIMES * sum(took.values()) + _SECONDS)
     signal.alarm(_SECONDS_OF_WAITING)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
@@ -226,9 +229,9 @@ def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
 
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
     arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
-    order = _QuickFirst(json.loads(seconds.read_text()) if seconds.exists() else {})
+    order = _QuickFirst(took)
     status = pytest.main(arguments, plugins=[order])
-    if not seconds.exists():
+    if not took:
         seconds.write_text(json.dumps(order.took))
     return _LIVES if status == 0 else _KILLED
 
