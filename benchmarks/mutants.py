@@ -121,7 +121,7 @@ _KILLED, _LIVES, _LEAST = 1, 0, 0.95
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
 # A mutant that works for longer than so many times what the file as it is took does not end.
 _TIMES, _SECONDS = 3, 20
-_SECONDS_OF_WAITING = 600  # other processes make it wait, and not work
+_TIMES_WAITING, _SECONDS_WAITING = 6, 60  # other processes make it wait, and not work
 # Prints the modules that collecting tests loads, with their files.
 _COLLECT = """
 import json, os, sys, pytest
@@ -216,7 +216,7 @@ def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
     took = json.loads(seconds.read_text()) if seconds.exists() else {}
     if took:
         signal.setitimer(signal.ITIMER_PROF, _TIMES * sum(took.values()) + _SECONDS)
-    signal.alarm(_SECONDS_OF_WAITING)
+        signal.setitimer(signal.ITIMER_REAL, _TIMES_WAITING * sum(took.values()) + _SECONDS_WAITING)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
