@@ -109,7 +109,7 @@ def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch
 
 
 def test_a_pass_counts_with_its_padding(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, told = bare(files), []
+    engine, told = bare(files), list[int]()
     monkeypatch.setattr(engine._passes._pace, "step_ends", told.append)
     engine.run(encodings := engine.encode(TEXTS))
     assert told == [pad(encodings, INFO)["input_ids"].size]
