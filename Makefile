@@ -39,7 +39,7 @@ help:
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-optimum        the tests of all that uses transformers with Optimum, which holds it at 4.57, in an environment of its own'
-	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice nine in ten'
+	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice 95 %'
 	@echo 'make lock                deploy/lock: the newest versions for the image, with hashes; with Docker the digest of its base'
 	@echo 'make sbom                dist/sbom.cdx.json, the bill of materials of the serving install (CycloneDX)'
 	@echo 'make test-audit          whether an audit looks at every install, and fails for what docs/vulnerabilities.md does not name'
@@ -88,8 +88,8 @@ test-optimum: $(VENV_OPTIMUM)/.installed-test
 	$(OFFLINE) $(VENV_OPTIMUM)/bin/python -P -m pytest $(PARALLEL) -m slow $(OF_OLDEST)
 
 # The image for CPUs has onnxruntime in the place of onnxruntime-gpu, as the Dockerfile does it.
-# A tenth of them, drawn at random: all take hours. MUTANTS='--only losses --share 1' is every one of one file.
-MUTANTS ?= --share 0.1
+# So many of each file, drawn at random: all take hours. MUTANTS='--only losses' is every one of one file.
+MUTANTS ?= --draw 25
 mutants: $(VENV)/.installed-mutants
 	$(OFFLINE) $(VENV)/bin/python -P -W ignore benchmarks/mutants.py $(MUTANTS)
 

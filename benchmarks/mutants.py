@@ -1,6 +1,6 @@
 """Mutation testing: how many small changes of the code that decides do its tests notice?
 
-Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--share 0.2] [--jobs 2]`. The changes
+Command: `make mutants`, or `python benchmarks/mutants.py [--only losses,metrics] [--draw 30] [--jobs 2]`. The changes
 are those of cosmic-ray (another operator, another number, `not` before a condition, ...). Nothing is written to disk:
 each mutant is a process that loads the changed source in place of the file, and runs the tests of that module until one
 fails. A share of the mutants is drawn at random, with a seed. Prints those that live, and leaves with 1 where fewer
@@ -9,6 +9,7 @@ than 95 % of a module's die. `survivors.md` says why some live.
 
 import argparse
 import ast
+import gc
 import importlib
 import json
 import os
@@ -17,8 +18,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,10 +34,7 @@ _IN_GROUPS = "tests/pipeline/test_thresholds_in_groups.py"
 # What is changed, and the tests that should notice.
 MODULES = {
     "losses": ("pipeline/training/losses.py", ["tests/pipeline/training/test_losses.py"]),
-    "metrics": (
-        "pipeline/quality/metrics.py",
-        [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py", f"{_QUALITY}test_verdicts.py"],
-    ),
+    "metrics": ("pipeline/quality/metrics.py", [f"{_QUALITY}test_metrics.py", f"{_QUALITY}test_intervals.py"]),
     "intervals": (
         "pipeline/quality/intervals.py",
         [f"{_QUALITY}test_intervals.py", "tests/artifact/test_contract.py", f"{_QUALITY}test_verdicts.py"],
@@ -121,8 +119,9 @@ MODULES = {
 _KILLED, _LIVES, _LEAST = 1, 0, 0.95
 # What changes nothing here (`is` in place of `==` between names of kinds), or wants arguments of its own.
 _SAME = re.compile(r"Operator_(?!Is)\w+_Is(Not)?$|variable-|VariableReplacer|VariableInserter")
-# A mutant that works for longer, or waits for longer, does not end. Other processes make it wait, and not work.
-_SECONDS, _SECONDS_OF_WAITING = 120, 600
+# A mutant that works for longer than so many times what the file as it is took does not end.
+_TIMES, _SECONDS = 3, 20
+_TIMES_WAITING, _SECONDS_WAITING = 6, 60  # other processes make it wait, and not work
 # Prints the modules that collecting tests loads, with their files.
 _COLLECT = """
 import json, os, sys, pytest
@@ -145,40 +144,49 @@ class Mutant:
     source: str  # the whole changed file
 
 
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """All changes of a file that still are Python, but those of docstrings, annotations and what only a type checker
-    reads."""
+def mutants_of(path: Path, draw: int | None, seed: int) -> tuple[list[Mutant], int]:
+    """So many mutants of a file, at random, and how many changes there are: all but the changes of docstrings,
+    annotations and what only a type checker reads. A change that is not Python any more is drawn again."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
     code = path.read_text(encoding="utf-8")
     tree, lines, inert = get_ast(code), code.splitlines(), _inert_lines(code)
+    changes = []
     for name in sorted(operator_names()):
         if _SAME.search(name):
             continue
         operator = get_operator(name)()
         places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
-        for occurrence, ((line, _), _) in enumerate(places):
-            changed = mutate_code(code, operator, occurrence)
-            if changed is None or line in inert:
-                continue
-            try:
-                compile(changed, str(path), "exec")
-            except SyntaxError:
-                continue
-            after = changed.splitlines()
-            yield Mutant(path, name, line, lines[line - 1].strip(), after[line - 1].strip(), changed)
+        changes += [(name, index, line) for index, ((line, _), _) in enumerate(places) if line not in inert]
+    mutants: list[Mutant] = []
+    for name, index, line in random.Random(seed).sample(changes, len(changes)):
+        if len(mutants) == draw:
+            break
+        changed = mutate_code(code, get_operator(name)(), index)
+        if changed is None:
+            continue
+        try:
+            compile(changed, str(path), "exec")
+        except SyntaxError:
+            continue
+        after = changed.splitlines()
+        mutants.append(Mutant(path, name, line, lines[line - 1].strip(), after[line - 1].strip(), changed))
+    return mutants, len(changes)
 
 
 def _inert_lines(code: str) -> set[int]:
-    """Lines that hold nothing but annotations of arguments, fields and returns, imports, or constants of texts."""
+    """Lines that hold only annotations of arguments, fields and returns, imports, aliases of types, or how a dataclass
+    is made."""
     inert: set[int] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             inert |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             inert |= set(range(node.lineno, node.body[0].lineno))
+        elif isinstance(node, ast.ClassDef):
+            inert |= {decorator.lineno for decorator in node.decorator_list}  # dataclass(frozen=True, slots=True)
         elif isinstance(node, ast.AnnAssign) and node.value is None:
             inert |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
@@ -186,13 +194,14 @@ def _inert_lines(code: str) -> set[int]:
     return inert
 
 
-def outcome(mutant: Mutant, tests: list[str]) -> int:
-    """Run the tests in a process of its own with the changed source; `_LIVES` where all pass."""
+def outcome(mutant: Mutant, tests: list[str], seconds: Path) -> int:
+    """Run the tests in a process of its own with the changed source; `_LIVES` if all pass. The first run writes to the
+    file `seconds` what each test took."""
     child = os.fork()
     if child == 0:
         code = _KILLED
         try:
-            code = _run(mutant, tests)
+            code = _run(mutant, tests, seconds)
         except BaseException:  # noqa: BLE001 - whatever it is, the change was noticed
             traceback.print_exc()
         finally:
@@ -201,11 +210,13 @@ def outcome(mutant: Mutant, tests: list[str]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _run(mutant: Mutant, tests: list[str]) -> int:
+def _run(mutant: Mutant, tests: list[str], seconds: Path) -> int:
     import pytest
 
-    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
-    signal.alarm(_SECONDS_OF_WAITING)
+    took = json.loads(seconds.read_text()) if seconds.exists() else {}
+    if took:
+        signal.setitimer(signal.ITIMER_PROF, _TIMES * sum(took.values()) + _SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, _TIMES_WAITING * sum(took.values()) + _SECONDS_WAITING)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
@@ -217,7 +228,31 @@ def _run(mutant: Mutant, tests: list[str]) -> int:
         return as_it_is(loader, name)
 
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
-    return _LIVES if pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]) == 0 else _KILLED
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    order = _QuickFirst(took)
+    status = pytest.main(arguments, plugins=[order])
+    if not took:
+        seconds.write_text(json.dumps(order.took))
+    return _LIVES if status == 0 else _KILLED
+
+
+class _QuickFirst:
+    """A plugin of pytest that runs the quick tests first; `seconds` has what each took before. Tests that share a
+    fixture, like a finished run, come last."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.took = seconds, dict[str, float]()
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items.sort(key=lambda item: (self._shares(item), self.seconds.get(item.nodeid, 0.0)))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.took[report.nodeid] = self.took.get(report.nodeid, 0.0) + report.duration
+
+    @staticmethod
+    def _shares(item: Any) -> bool:
+        fixtures = [fixture for same in item._fixtureinfo.name2fixturedefs.values() for fixture in same]
+        return any(fixture.baseid and fixture.scope != "function" for fixture in fixtures)
 
 
 def _load_libraries(tests: list[str]) -> None:
@@ -228,33 +263,42 @@ def _load_libraries(tests: list[str]) -> None:
         if is_library:
             with suppress(Exception):  # a module that only its own package may import
                 importlib.import_module(name)
+    gc.freeze()  # pytest collects garbage twice a run, and half of a mutant's time went into looking at these modules
 
 
 def main() -> int:
     """Test the mutants of each module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(MODULES))
-    parser.add_argument("--share", type=float, default=1.0, help="of the mutants, drawn at random")
+    parser.add_argument("--draw", type=int, help="so many mutants of each module, at random (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     os.chdir(ROOT)
     _load_libraries(sorted({test for name in options.only.split(",") for test in MODULES[name][1]}))
-    weak = []
+    is_weak = False
     for name in options.only.split(","):
-        file, tests = MODULES[name]
-        every = list(mutants_of(ROOT / file))
-        chosen = random.Random(options.seed).sample(every, max(1, round(options.share * len(every))))
-        with ThreadPoolExecutor(options.jobs) as pool:
-            found = list(pool.map(partial(outcome, tests=tests), chosen))
-        alive = [mutant for mutant, code in zip(chosen, found, strict=True) if code == _LIVES]
-        died = 1 - len(alive) / len(chosen)
-        print(f"{name}: {100 * died:.0f} % of {len(chosen)} mutants died (there are {len(every)})", flush=True)
-        for mutant in sorted(alive, key=lambda mutant: mutant.line):
-            print(f"  {file}:{mutant.line}: {mutant.before}\n    lives as: {mutant.after}", flush=True)
-        if died < _LEAST:
-            weak.append(name)
-    return 1 if weak else 0
+        with tempfile.TemporaryDirectory() as folder:
+            is_weak |= _of_module(name, options, Path(folder) / "seconds.json") < _LEAST
+    return int(is_weak)
+
+
+def _of_module(name: str, options: argparse.Namespace, seconds: Path) -> float:
+    """Test mutants of a module, and print those that live. Returns the share that died."""
+    file, tests = MODULES[name]
+    source = (ROOT / file).read_text(encoding="utf-8")
+    if outcome(Mutant(ROOT / file, "none", 0, "", "", source), tests, seconds) != _LIVES:
+        print(f"{name}: its tests fail on the file as it is, so no mutant says anything", flush=True)
+        return 0.0
+    chosen, every = mutants_of(ROOT / file, options.draw, options.seed)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = list(pool.map(partial(outcome, tests=tests, seconds=seconds), chosen))
+    alive = [mutant for mutant, code in zip(chosen, found, strict=True) if code == _LIVES]
+    died = 1 - len(alive) / len(chosen)
+    print(f"{name}: {100 * died:.0f} % of {len(chosen)} mutants died (there are {every})", flush=True)
+    for mutant in sorted(alive, key=lambda mutant: mutant.line):
+        print(f"  {file}:{mutant.line}: {mutant.before}\n    lives as: {mutant.after}", flush=True)
+    return died
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from kdc.artifact.contract.judgement import Judgement, decide, missed_costs, spent
+from kdc.artifact.contract.judgement import Judgement, decide, judge_drop, missed_costs, spent
 from kdc.artifact.contract.required import Found
 from kdc.artifact.contract.terms import Contract, Costs, Limits, Quality, parse_conditions, replace
 from kdc.artifact.contract.text import advice, render
@@ -65,6 +65,11 @@ def test_quality_passes_or_fails_by_the_whole_interval(
     assert decide(contract(max_drop=1), COSTS, quality_of(difference, *interval))[0] == verdict
 
 
+def test_a_drop_that_nobody_asked_for_or_counted_is_kept() -> None:
+    assert judge_drop(contract(), quality_of(-9, -10, -8)) == "pass"
+    assert judge_drop(contract(max_drop=1), None) == "pass"
+
+
 def test_an_artifact_of_before_groups_keeps_its_verdict() -> None:
     """It failed by the difference itself; judged by the whole interval it would contradict what its manifest says."""
     before = quality_of(-1.2, -2.0, 0.1).model_copy(update={"groups": None})
@@ -109,6 +114,9 @@ def test_what_is_missed_or_not_shown_is_told_in_numbers() -> None:
     assert "about 9000 rows" in sentence
     (sentence,) = decide(contract(max_drop=1), COSTS, few.model_copy(update={"rows_needed": None}))[1]
     assert "more rows would not show that it is kept" in sentence
+    assert " groups" not in sentence
+    (sentence,) = decide(contract(max_drop=1), COSTS, few.model_copy(update={"groups": 37}))[1]
+    assert f"{few.rows} evaluation rows in 37 groups" in sentence
     assert decide(contract(max_latency_ms=4), COSTS, few)[0] == "pass"  # nobody asked for a drop
 
 
@@ -305,6 +313,8 @@ def test_a_kept_contract_gives_no_advice() -> None:
 def test_the_text_says_that_quality_was_not_checked_again() -> None:
     unchecked = judgement(contract(max_drop=1), quality_of(0, -0.5), compared=False)
     assert "quality was not checked again" in render(unchecked)
+    of_before = unchecked.model_dump(exclude={"compared"})  # a manifest that does not say had its quality checked
+    assert "quality was not checked again" not in render(Judgement.model_validate(of_before))
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_slice_leaves_a_row_of_every_class() -> None:
     for seed in range(20):
         chosen = pick_slice(np.arange(13), classes, np.ones(13, dtype=np.bool_), 6, seed)
         assert set(classes[~chosen]) == {0, 1, 2}
+        assert np.bincount(classes[chosen], minlength=3).tolist() == [5, 0, 1]  # and takes what can be spared
 
 
 def test_sample_takes_only_eligible_rows_in_proportion() -> None:
@@ -141,6 +142,11 @@ def test_the_last_rows_are_whole_units_and_one_that_is_far_too_large_is_passed_b
     chosen, older = pick_last(units, times, 4)
     assert chosen.tolist() == [True, True, True, True, True, False]
     assert older.tolist() == [False, False, False, False, False, True]
+
+
+def test_a_unit_that_is_half_as_large_again_counts_among_the_last_rows() -> None:
+    units = np.append(np.arange(20), np.full(14, 20))
+    assert pick_last(units, np.arange(34.0), 10)[0].nonzero()[0].tolist() == list(range(24, 34))
 
 
 def test_the_last_rows_are_half_as_many_again_at_the_most() -> None:

@@ -136,9 +136,12 @@ def test_what_was_tried_for_a_lossy_int8_is_chosen_by_what_it_costs(
         assert choose_again(before, measured, standard()).chosen == chosen
 
 
-@pytest.mark.parametrize(("milliseconds", "faster"), [(5.0, True), (10.0, False), (19.0, False)])
-def test_int8_that_is_slower_than_fp32_is_known_to_be(milliseconds: float, faster: bool) -> None:
-    assert is_faster(candidate(89.0, milliseconds), FP32) is faster
+@pytest.mark.parametrize(
+    ("milliseconds", "alone", "faster"),
+    [(5.0, 0.5, True), (10.0, 1.0, False), (19.0, 1.9, False), (19.0, 0.9, True), (5.0, 1.1, True)],
+)
+def test_int8_that_is_slower_than_fp32_is_known_to_be(milliseconds: float, alone: float, faster: bool) -> None:
+    assert is_faster(candidate(89.0, milliseconds, latency_against_fp32=alone), FP32) is faster
 
 
 @pytest.mark.parametrize(

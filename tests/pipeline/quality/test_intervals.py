@@ -358,6 +358,24 @@ def test_a_row_of_several_labels_may_lose_them_all() -> None:
     assert unseen(labels, labels, "macro_f1", groups=None, quantile=Z)(1.0) == pytest.approx(100 * max(falls))
 
 
+def test_unseen_wins_take_false_answers_away() -> None:
+    """By hand: of 10 rows with the label 2 get it, and 6 others. If z^2 / (8 + z^2) of the 8 lost ones are won, so many
+    in 14 of the 6 false answers go, since 14 answers are wrong."""
+    labels, answers = np.repeat([0, 0, 1, 1], [24, 6, 2, 8]), np.repeat([0, 1, 1, 0], [24, 6, 2, 8])
+    won = 8 * Z**2 / (8 + Z**2)
+    rise = 2 * (2 + won) / (2 + won + 6 * (1 - won / 14) + 10) - 4 / 18
+    assert unseen(labels, answers, "f1", groups=None, quantile=Z)(1.0) == pytest.approx(100 * rise)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "matthews"])
+def test_a_class_that_no_row_has_changes_no_unseen_loss(metric: str) -> None:
+    labels, answers = np.repeat([0, 0, 1, 1], [28, 2, 9, 1]), np.repeat([0, 1, 1, 0], [28, 2, 9, 1])
+    with_gap, without = (
+        unseen(times * labels, times * answers, metric, groups=None, quantile=Z)(1.0) for times in (2, 1)
+    )
+    assert with_gap == pytest.approx(without)
+
+
 def test_one_unseen_event_joins_the_spread_of_those_that_were_seen() -> None:
     """By hand: half of what no row shows, in quadrature; all of it if nothing was seen; never beyond the range."""
     assert intervals._widened((-3.0, 4.0), 0.0, 2.0, 1.0, -100.0, 100.0) == pytest.approx((-(10**0.5), 17**0.5))

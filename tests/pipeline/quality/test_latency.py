@@ -1,7 +1,10 @@
 """The timing of models: in turns, medians over the rounds. Durations come from a clock that the models set."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from bag_models import write_artifact
 from kdc.artifact.contract.terms import Conditions, Contract
 from kdc.common.cores import Neighbours
 from kdc.pipeline.quality import latency
-from kdc.pipeline.quality.latency import compare_speeds, measure_costs, time_in_turns
+from kdc.pipeline.quality.latency import compare_speeds, measure_costs, rows_to_time, time_in_turns
 from kdc.serving.engine.engine import Engine
 
 
@@ -110,3 +113,25 @@ def test_what_neighbours_take_of_the_cores_is_seen(monkeypatch: pytest.MonkeyPat
         pass
     assert neighbours.short_of(2) == pytest.approx(0.8)
     assert neighbours.short_of(1) == 0.0
+
+
+def test_costs_are_timed_on_all_rows_in_turn_and_told_in_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, list[list[str]]] = {}
+
+    def timed(models: object, calls: list[list[str]], batches: list[list[str]], **_: object) -> dict[str, Any]:
+        asked.update(calls=calls, batches=batches)
+        return {"engine": SimpleNamespace(rounds=np.ones((9, 2)), percentiles_ms=[1.0], rows_per_second=2.0)}
+
+    monkeypatch.setattr(latency, "time_in_turns", timed)
+    rows, engine = [str(number) for number in range(100)], cast(Engine, SimpleNamespace(threads=1))
+    contract = Contract(at=Conditions(percentile=99.9, batch=3))
+    costs = measure_costs(engine, rows, contract, size_bytes=5_000_000)
+    assert costs.size_mb == 5
+    assert list(chain.from_iterable(asked["calls"]))[:102] == [*rows, "0", "1"]
+    assert len(asked["calls"]) * (1 - 0.999) == pytest.approx(latency._CALLS_ABOVE)
+    assert list(chain.from_iterable(asked["batches"]))[:102] == [*rows, "0", "1"]
+
+
+def test_a_hundred_rows_are_timed_from_all_over() -> None:
+    texts = [str(number) for number in range(1000)]
+    assert rows_to_time(cast(Engine, None), texts, Conditions()) == texts[::10]

@@ -84,6 +84,16 @@ def test_the_majority_of_a_balanced_task_is_chance() -> None:
     assert metrics.majority(np.array([0, 1, 1, 0]), "classification", ("accuracy",)) == {"accuracy": 50.0}
 
 
+def test_the_majority_answer_for_numbers_is_their_mean() -> None:
+    assert metrics.majority(np.array([-1.5, 0.5]), "regression", ("pearson",)) == {"pearson": 0.0}
+
+
+def test_the_labels_as_they_are_count_among_the_shuffled_ones() -> None:
+    """A chance of 0 would say that it cannot be."""
+    labels = np.arange(200) % 2
+    assert metrics.chance(np.eye(2)[labels], labels, "classification", "accuracy") == 1 / 200
+
+
 def test_the_majority_answer_is_the_most_frequent_class() -> None:
     assert metrics.majority(np.array([2, 2, 2, 0]), "classification", ("accuracy",)) == {"accuracy": 75.0}
 

@@ -105,11 +105,43 @@ def test_a_pass_alone_takes_the_threads_that_are_faster(files: Path, monkeypatch
         np.testing.assert_allclose(engine.run(encodings), expected, atol=1e-5)
     assert used[0] == "all"
     assert set(used[-20:]) == {"a share"}
+    assert passes._pace.threads == 2  # not all of them, under which a share was timed
 
 
-@pytest.mark.parametrize(("threads", "lanes", "expected"), [(1, 4, 1), (2, 4, 2), (16, 4, 4), (16, 1, 1)])
-def test_there_are_no_more_lanes_than_threads(files: Path, threads: int, lanes: int, expected: int) -> None:
-    assert Engine.load(files, device="cpu", threads=threads, lanes=lanes).lanes == expected
+def test_a_pass_counts_with_its_padding(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, told = bare(files), list[int]()
+    monkeypatch.setattr(engine._passes._pace, "step_ends", told.append)
+    engine.run(encodings := engine.encode(TEXTS))
+    assert told == [pad(encodings, INFO)["input_ids"].size]
+
+
+@pytest.mark.parametrize(
+    ("provider", "method"), [("CPUExecutionProvider", "run"), ("CUDAExecutionProvider", "io_binding")]
+)
+def test_a_pass_that_fails_tells_its_error_and_no_text(
+    provider: str, method: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError("w5 w6")
+
+    engine = bare(files)
+    monkeypatch.setattr(engine._passes, "_session", SimpleNamespace(**{method: fails}))
+    monkeypatch.setattr(engine._passes, "_provider", provider)
+    with pytest.raises(KdcError, match=f"MemoryError on {provider}") as caught:
+        engine.logits(TEXTS)
+    assert "w5" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("threads", "lanes", "expected", "pools"),
+    [(1, 4, 1, (1,)), (2, 4, 2, (2, 1)), (16, 4, 4, (16, 4)), (16, 1, 1, (16,))],
+)
+def test_lanes_share_the_threads_of_which_there_are_no_fewer(
+    files: Path, threads: int, lanes: int, expected: int, pools: tuple[int, ...]
+) -> None:
+    engine = Engine.load(files, device="cpu", threads=threads, lanes=lanes)
+    assert (engine.lanes, engine._passes._pace.choices) == (expected, pools)
+    assert (engine._passes._beside is engine._passes._session) == (expected == 1)  # a second one takes memory
 
 
 def test_a_variant_can_be_asked_for(files: Path) -> None:
