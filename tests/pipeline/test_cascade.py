@@ -121,6 +121,18 @@ def config_of(finished: Finished, folder: Path, *sets: str, copied: bool = True)
     return tiny_runs.config_for(finished.folder, finished.teacher, *WEAK, "run.controls=false", *sets, flags=out)
 
 
+@pytest.fixture(scope="module")
+def weak(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The finished run with this student, up to the graph of its teacher."""
+    folder = tmp_path_factory.mktemp("weak")
+    for name in ("train.csv", "eval.csv"):
+        shutil.copy(finished.folder / name, folder / name)
+    made = dataclasses.replace(finished, folder=folder)
+    shutil.copytree(finished.folder / "run", folder / "run", symlinks=True)
+    tiny_runs.compress(config_of(made, folder, *UNCUT, copied=False), until="uncut")
+    return made
+
+
 def compress(config: Config, monkeypatch: pytest.MonkeyPatch) -> CompressResult:
     """The run, with speeds that do not depend on the machine."""
     monkeypatch.setattr(cascade, "compare_speeds", fast_student)
@@ -133,10 +145,10 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
-def test_a_run_with_a_second_model(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_a_second_model(weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whom each row is answered by, and with what, is worked out from the two ONNX files; so are the share and the
     scores that the table, the manifest and the report tell of."""
-    config = config_of(finished, tmp_path, *UNCUT, "operating.abstain=0.6", "contract.max_drop=2")
+    config = config_of(weak, tmp_path, *UNCUT, "operating.abstain=0.6", "contract.max_drop=2")
     made = compress(config, monkeypatch)
     assert "teacher" in {name for name, record in made.stages.items() if record.skipped}
     root, found = tmp_path / "run", read_result(tmp_path / "run", CascadeResult)
@@ -191,17 +203,17 @@ def test_a_run_with_a_second_model(finished: Finished, tmp_path: Path, monkeypat
     assert (manifest.contract.variant, manifest.contract.costs.size_mb) == ("cascade", variant.size_bytes / 1e6)
     assert manifest.contract.quality is not None
     assert manifest.contract.quality.student == made.metrics["cascade"]["macro_f1"]
-    columns = {name: getattr(finished.config.data, name) for name in ("text", "text_pair", "label")}
-    again = verify_artifact(root / "artifact", data=finished.folder / "eval.csv", columns=columns).judgement
+    columns = {name: getattr(weak.config.data, name) for name in ("text", "text_pair", "label")}
+    again = verify_artifact(root / "artifact", data=weak.folder / "eval.csv", columns=columns).judgement
     assert again.quality == manifest.contract.quality
     assert [record.skipped for record in tiny_runs.compress(config).stages.values()] == [True] * len(made.stages)
 
 
 def test_another_runs_artifact_may_be_the_second_model(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The score is worked out from the other artifact's own answers."""
-    made = compress(config_of(finished, tmp_path, f"cascade.second={finished.artifact}"), monkeypatch)
+    made = compress(config_of(weak, tmp_path, f"cascade.second={finished.artifact}"), monkeypatch)
     theirs, manifest = load_manifest(finished.artifact), load_manifest(tmp_path / "run" / "artifact")
     second = manifest.variants["cascade"].second
     assert second is not None
@@ -221,11 +233,10 @@ def test_another_runs_artifact_may_be_the_second_model(
 
 
 def test_a_second_model_whose_8_bits_cost_too_much_is_asked_in_fp32(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch the faster format taken whatever it answers."""
-    config = config_of(finished, tmp_path, *UNCUT)
-    tiny_runs.compress(config, until="uncut")
+    config = config_of(weak, tmp_path, *UNCUT)
     uncut = tmp_path / "run" / "uncut"
     graph = onnx.load(uncut / "model.onnx")
     (last,) = [node for node in graph.graph.node if "logits" in node.output]
@@ -239,13 +250,13 @@ def test_a_second_model_whose_8_bits_cost_too_much_is_asked_in_fp32(
 
 
 def test_a_contract_that_two_models_would_miss_is_judged_for_one(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch an artifact that keeps the second model's files, and a report that says it is taken."""
-    small = compress(config_of(finished, tmp_path, *UNCUT), monkeypatch)
+    small = compress(config_of(weak, tmp_path, *UNCUT), monkeypatch)
     size: Any = small.metrics["int8"]["size_bytes"]
     limit = f"contract.max_size_mb={1.01 * size / 1e6}"
-    config = config_of(finished, tmp_path, *UNCUT, "contract.max_drop=2", limit, "contract.search=off", copied=False)
+    config = config_of(weak, tmp_path, *UNCUT, "contract.max_drop=2", limit, "contract.search=off", copied=False)
     made = compress(config, monkeypatch)
     manifest = load_manifest(tmp_path / "run" / (made.result.artifact if made.result else ""))
     assert (manifest.providers["CPUExecutionProvider"], set(manifest.variants)) == ("int8", {"fp32", "int8", "fp16"})
@@ -258,10 +269,10 @@ def test_a_contract_that_two_models_would_miss_is_judged_for_one(
 
 
 def test_a_second_model_that_is_as_fast_is_not_needed(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cascade, "compare_speeds", lambda models, *_, **__: dict.fromkeys(models, ALIKE))
-    made = tiny_runs.compress(config_of(finished, tmp_path, *UNCUT))
+    made = tiny_runs.compress(config_of(weak, tmp_path, *UNCUT))
     manifest = load_manifest(tmp_path / "run" / "artifact")
     assert not {"cascade", "cascade_fp32"} & manifest.variants.keys()
     assert not [name for name in manifest.files if name.startswith("second")]
@@ -325,11 +336,10 @@ def test_a_search_looks_for_a_second_model_unasked_where_there_can_be_one(
 
 
 def test_unasked_another_tokenizer_is_only_noted(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Would catch a finished training that ends with an error over what nobody asked for."""
-    config = config_of(finished, tmp_path, *UNCUT)
-    tiny_runs.compress(config, until="uncut")
+    """Would catch a weak training that ends with an error over what nobody asked for."""
+    config = config_of(weak, tmp_path, *UNCUT)
     tokenizer = tmp_path / "run" / "uncut" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + " ", encoding="utf-8")
     with pytest.raises(InputError, match="other tokenizers"):

@@ -112,7 +112,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     config = tiny_runs.config_for(
         folder,
         tiny_runs.base_model("bert", folder / "teacher"),
-        flags={"operating.sets": 0.9},
+        flags={"operating.sets": 0.9, "student.model": "static"},
     )
     tiny_runs.compress(config)
     return folder / "run", config

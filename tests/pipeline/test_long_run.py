@@ -65,7 +65,7 @@ def finished(folder: Path, *changes: str) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that had no time to learn much, by which a way to join windows could be chosen."""
     shortly = ("long.join=mean", "teacher.epochs=1", "student.epochs=1", "student.allow_majority=true")
-    return finished(tmp_path_factory.mktemp("long"), *shortly)
+    return finished(tmp_path_factory.mktemp("long"), *shortly, "quantize.enabled=false")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import tiny_runs
 from conftest import Finished
 from numpy.typing import NDArray
 from scipy.stats import binomtest
+from tiers import others_slow
 
 from kdc.artifact.decision import OperatingPoint
 from kdc.artifact.folder import load_manifest
@@ -112,7 +113,7 @@ def share_of(threshold: float, kind: str) -> float:
     return {"precision": (1 + threshold) / 2, "recall": 1 - threshold**2, "fpr": (1 - threshold) ** 2}[kind]
 
 
-@pytest.mark.parametrize("aim", ["precision>=0.8", "recall>=0.9", "fpr<=0.1"])
+@pytest.mark.parametrize("aim", others_slow(["precision>=0.8", "recall>=0.9", "fpr<=0.1"]))
 def test_a_bound_that_is_not_kept_on_other_rows_is_taken_for_kept_as_rarely_as_is_said(aim: str) -> None:
     """Would catch a threshold by the share that is counted, which is too good half the time, and tails of the wrong
     side. Of 500 draws at an error of 5 % more than 39 are as rare as one in a thousand."""

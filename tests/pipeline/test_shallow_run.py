@@ -33,7 +33,8 @@ def test_a_shallow_student_ends_as_an_artifact_that_serves(student: str, finishe
     """Would catch adapters asked of it, a projection that is lost on the way, and tokens of another tokenizer."""
     run = tmp_path / "run"
     shutil.copytree(finished.folder / "run", run, symlinks=True)
-    flags = {"run.out": run, "student.model": student} | ALL_MODELS
+    controls = {"run.controls": student.startswith("static")}  # they take two more trainings
+    flags = {"run.out": run, "student.model": student} | ALL_MODELS | controls
     longer = ("student.min_steps=240",) * student.startswith("linear")  # a sure word is one of many in its mean
     result = tiny_runs.compress(tiny_runs.config_for(finished.folder, finished.teacher, *longer, flags=flags))
     assert result.stages["teacher"].skipped

@@ -20,6 +20,7 @@ import httpx
 import pytest
 from bag_models import PAIR, write_artifact
 from live import ROOT, free_port, running
+from tiers import others_slow
 
 from kdc.serving.engine.engine import Engine, Text
 
@@ -203,7 +204,7 @@ def test_it_gives_up_after_some_tries(client: str) -> None:
 
 
 @every_client
-@pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 424])
+@pytest.mark.parametrize("status", others_slow([400, 424, 401, 404, 413, 422], fast=2))
 def test_what_would_fail_again_is_not_tried_again(client: str, status: int) -> None:
     with stub((status, None), (200, None)) as server:
         done = run(client, server.url, "w1")

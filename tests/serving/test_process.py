@@ -220,7 +220,7 @@ def test_a_worker_imports_no_torch_and_calls_nobody(service: Process) -> None:
         assert outside == []
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_under_load_loses_nothing(artifact: Path, tmp_path: Path, count: int) -> None:
     alone = Engine.load(artifact, device="cpu", threads=1)
     texts = [f"w{n % 20} w{n % 7}" for n in range(140)]
@@ -355,7 +355,7 @@ def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(tmp_pa
 
 def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_path: Path) -> None:
     with (
-        served(tmp_path, str(artifact), "--drain-delay", "0", "--timeout", "3") as process,
+        served(tmp_path, str(artifact), "--drain-delay", "0", "--timeout", "1") as process,
         connect(process.url) as client,
     ):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -365,7 +365,7 @@ def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_p
         began = time.monotonic()
         assert process.popen.wait(60) == 0
         took = time.monotonic() - began
-    assert took < 2 * 3 + 1  # a second before workers are killed
+    assert took < 7  # a client has ten seconds to read
 
 
 def note_ready(folder: Path, worker: int) -> None:

@@ -261,7 +261,9 @@ def test_a_file_that_does_not_fit_is_refused_with_its_line(
         judged(artifact, filled)
 
 
-def test_labels_are_for_the_answers_beside_them_alone(artifact: Path, tmp_path: Path) -> None:
+def test_labels_are_for_the_answers_beside_them_alone(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = rows_with(lost=2, won=1, neither=0, alike=10)
     to_label(artifact, tmp_path, rows)
     filled = fill(tmp_path / "label.csv", truth(rows))
@@ -271,9 +273,9 @@ def test_labels_are_for_the_answers_beside_them_alone(artifact: Path, tmp_path: 
     beside.write_bytes(beside.read_bytes()[:-40])
     with pytest.raises(KdcError, match="cannot be read"):
         judged(artifact, filled)
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as bomb, bomb.open("texts.npy", "w") as column:
-        for _ in range(80):
-            column.write(bytes(16 << 20))
+    monkeypatch.setattr("kdc.tools.answered._MOST_BYTES", 1 << 20)
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("texts.npy", bytes(2 << 20))
     with pytest.raises(KdcError, match="once unpacked"):
         judged(artifact, filled)
     beside.unlink()

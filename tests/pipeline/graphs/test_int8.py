@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tiers import others_slow
 from tiny_runs import base_model
 
 from kdc.artifact.manifest import TaskInfo, TokenizerInfo
@@ -42,9 +43,9 @@ def token_rows(count: int = 200) -> list[Mapping[str, Sequence[int]]]:
     ]
 
 
-@pytest.fixture(scope="module", params=["distilbert", "deberta-v2"])
+@pytest.fixture(scope="module", params=others_slow(["deberta-v2", "distilbert"]))
 def fp32(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plain family, and the one whose graph has branches and constant products."""
+    """The family whose graph has branches and constant products, and a plain one."""
     folder = tmp_path_factory.mktemp(request.param)
     tiny_models.build(request.param, folder)
     export_onnx(folder, folder / "model.onnx", token_type_ids=False)
@@ -273,7 +274,7 @@ def test_token_vectors_of_four_bits_lose_at_most_half_a_step_on_the_average(
 
 
 def test_a_candidate_with_vectors_of_four_bits_is_smaller_and_answers_nearly_the_same(tmp_path: Path) -> None:
-    base_model("bert", tmp_path, vocab_size=2000, hidden_size=32)
+    base_model("bert", tmp_path, vocab_size=2000, hidden_size=32, num_hidden_layers=1)
     task = custom_task("toy", "a", None, "b", "classification", ("x", "y", "z"))
     load_model(str(tmp_path), task).model.save_pretrained(tmp_path)
     export_onnx(tmp_path, tmp_path / "fp32.onnx", token_type_ids=False)

@@ -146,7 +146,7 @@ def coin_metrics(seed: int, metric: str) -> float:
     return metrics.chance(random.normal(size=(200, 2)), labels, "classification", metric)
 
 
-@pytest.mark.parametrize("metric", ["macro_f1", "matthews"])
+@pytest.mark.parametrize("metric", ["macro_f1", pytest.param("matthews", marks=pytest.mark.slow)])
 def test_a_coin_is_seldom_taken_for_a_model_that_learned(metric: str) -> None:
     """A coin beats the majority by macro F1 always, and by Matthews in half of all cases."""
     assert np.mean([coin_metrics(seed, metric) <= 0.05 for seed in range(60)]) <= 0.15

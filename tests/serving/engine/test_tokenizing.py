@@ -97,7 +97,7 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("seed", others_slow(range(6), fast=2))
+@pytest.mark.parametrize("seed", others_slow(range(6)))
 def test_a_long_text_of_which_a_part_is_read_has_the_whole_texts_tokens(
     tokenizer_json: Path, side: Side, seed: int
 ) -> None:
