@@ -34,8 +34,7 @@ _SLOWER = (
     "unfinished",
     "slow-readers",
 )  # take more than a second to have all places, or to leave enough unread
-# test_protocol.py and test_grpc_relay.py show in no time what bounds these.
-_SHOWN_ELSEWHERE = ("trailers", "large-heads", "grpc-continuations", "grpc-pings", "grpc-resets")
+_SHOWN_ELSEWHERE = ("trailers", "large-heads")  # test_protocol.py shows in no time what bounds these
 _WITHOUT = sorted(set(ATTACKS) - set(WITH_THE_TOKEN))
 _SERVER = Server("kdc", lambda port: [], "/health", None)
 
