@@ -112,6 +112,7 @@ def run_kind(tmp_path: Path, label: Any, *sets: str, flags: dict[str, Any] | Non
     return table
 
 
+@pytest.mark.slow
 def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
     table = run_kind(
         tmp_path,
@@ -131,6 +132,7 @@ def test_multi_label_from_a_cell_with_a_separator(tmp_path: Path) -> None:
     assert (rates.recall.value or 0) > 0.8
 
 
+@pytest.mark.slow
 def test_regression_answers_in_the_labels_own_unit(tmp_path: Path) -> None:
     table = run_kind(
         tmp_path, lambda yes, generator: f"{350_000 if yes else 50_000}", flags={"data.kind": "regression"}

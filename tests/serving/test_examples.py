@@ -34,6 +34,7 @@ CLIENTS = {
 NEEDS = {"client.mjs": ("node",), "curl.sh": ("bash", "curl", "jq")}
 WITHOUT_SERVICE = ("transformers.mjs",)  # needs a package of npm, so that it is run by hand
 PYTHON = ("client.py", "client_async.py")
+PAUSING = ("client_async.py", "client.mjs", "curl.sh")  # the last one pauses 7 s in all
 TRIES = {"client.py": 5, "client_async.py": 5, "client.mjs": 5, "curl.sh": 4}
 ROWS = 32
 AT_ONCE = 8
@@ -191,8 +192,7 @@ def test_it_comes_back_when_it_was_told_to(client: str) -> None:
     assert second - first >= 0.99
 
 
-# Between its tries curl pauses 7 s in all.
-@pytest.mark.parametrize("client", [*PYTHON, "client.mjs", pytest.param("curl.sh", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("client", ["client.py", *(pytest.param(each, marks=pytest.mark.slow) for each in PAUSING)])
 def test_it_gives_up_after_some_tries(client: str) -> None:
     with stub((503, None)) as server:
         done = run(client, server.url, "w1")
@@ -224,7 +224,9 @@ def test_it_does_not_wait_past_its_time(client: str) -> None:
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("client", [*PYTHON, "client.mjs"])  # curl pauses 7 s in all
+@pytest.mark.parametrize(
+    "client", ["client.py", *(pytest.param(each, marks=pytest.mark.slow) for each in PAUSING[:-1])]
+)
 def test_it_gives_up_where_nobody_listens(client: str) -> None:
     done = run(client, f"http://127.0.0.1:{free_port()}", "w1")
     assert (done.returncode, done.stdout) == (1, "")

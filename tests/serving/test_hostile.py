@@ -34,7 +34,8 @@ _SLOWER = (
     "unfinished",
     "slow-readers",
 )  # take more than a second to have all places, or to leave enough unread
-_SHOWN_ELSEWHERE = ("trailers", "large-heads")  # test_protocol.py shows in no time what bounds these
+# What no unit test shows. The others are for the slow tier: of most test_protocol.py shows in no time what bounds them.
+_QUICK = ("slow-readers", "nested-json", "small-chunks", "half-bodies", "held", "churn", "slow-probes", "grpc-unread")
 _WITHOUT = sorted(set(ATTACKS) - set(WITH_THE_TOKEN))
 _SERVER = Server("kdc", lambda port: [], "/health", None)
 
@@ -60,7 +61,7 @@ def _served(artifact: Path, *options: str, **more: str) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in _SHOWN_ELSEWHERE)) for name in _WITHOUT]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in _QUICK)) for name in _WITHOUT]
 )
 def test_memory_stays_and_others_are_answered(service: tuple[Running, int, int], name: str) -> None:
     if name == "probe-flood" and most_probes() < 300:
@@ -88,6 +89,7 @@ def test_requests_of_many_labels_take_little_memory(tmp_path: Path) -> None:
     assert max(seen.memory_mb) - seen.memory_mb[0] < 500
 
 
+@pytest.mark.slow  # test_tokenising.py has the turns
 def test_long_words_leave_others_their_turns(tmp_path: Path) -> None:
     info = INFO.model_copy(update={"max_length": 512})  # so each text is read whole
     with _served(

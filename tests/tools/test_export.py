@@ -174,7 +174,7 @@ TOXIC = TaskInfo(name="toxic.2024", kind="multilabel", text="comment", labels=("
 
 @pytest.mark.parametrize(
     "task",
-    [SINGLE, *(pytest.param(task, marks=pytest.mark.slow) for task in (PAIR, TOXIC, PRICES))],
+    [pytest.param(task, marks=pytest.mark.slow) for task in (SINGLE, PAIR, TOXIC, PRICES)],
     ids=lambda task: task.kind + str(task.is_pair),
 )
 def test_mlflow_loads_a_model_that_answers_as_the_engine(

@@ -102,6 +102,7 @@ def test_a_path_imports_nothing_of_stores() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_kdc_serve_answers_from_an_object_store(artifact: Path, bucket: Any, tmp_path: Path, cache: Path) -> None:
     push_artifact(artifact, ADDRESS)
     with served(tmp_path, "--workers", "2", f"mood={ADDRESS}") as process:

@@ -398,7 +398,7 @@ def test_the_connection_that_was_idle_the_longest_gives_way_to_another(
 ) -> None:
     """Would catch one client that holds all places with connections on which it asks for nothing more."""
     monkeypatch.setattr("kdc.serving.http.protocol.IDLE_S", 0.0)
-    with running(artifact, max_connections=4) as url:
+    with contextlib.ExitStack() as halves, running(artifact, max_connections=4) as url:
         silent, *held = (connect(url) for _ in range(4))
         for client in (*held, held[0]):  # idle the longest: the silent one, the second, the third, the first
             client.sendall(request())
@@ -410,10 +410,11 @@ def test_the_connection_that_was_idle_the_longest_gives_way_to_another(
                 assert gives_way.recv(10) == b""
                 held[0].sendall(request())
                 assert replies(held[0], 1)[0][0] == 200
-                more = connect(url)  # takes the place of `another` when that closes
+                more = halves.enter_context(connect(url))  # takes the place of `another` when that closes
             more.sendall(request()[:-5])
             time.sleep(0.1)
         counted = httpx.get(f"{url}/metrics").text
+        halves.close()  # the service would wait for them
         assert "kdc_refused_connections_total 0.0" in counted
 
 

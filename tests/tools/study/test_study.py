@@ -49,6 +49,7 @@ def test_every_method_learns(outcomes: list[Outcome]) -> None:
         assert not result(outcomes, method).collapsed
 
 
+@pytest.mark.slow
 def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
     trained = {method: result(outcomes, method).trainable_parameters or 0 for method in METHODS}
     whole = {method: result(outcomes, method).parameters or 0 for method in METHODS}
