@@ -145,6 +145,7 @@ def test_the_form_is_chosen_by_some_rows_and_the_probe_is_fitted_to_all(
             assert head["weight"] == pytest.approx(oracle.model.weight, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_strong_teacher_is_not_trained_twice(tmp_path: Path) -> None:
     config = config_of(tmp_path, "teacher.epochs=12", "teacher.learning_rate=2e-3", "baselines.max_rows=20")
     tiny_runs.compress(config, until="teacher")

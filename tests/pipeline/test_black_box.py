@@ -305,6 +305,7 @@ def test_calibrated_targets_are_as_sure_as_the_teacher_is_right(boxed: tuple[Pat
     assert shares.tolist() == pytest.approx([right] * len(shares), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_other_unlabelled_rows_are_not_given_the_answers_of_the_old_ones(
     boxed: tuple[Path, Config], tmp_path: Path
 ) -> None:

@@ -249,6 +249,7 @@ def test_a_second_model_whose_8_bits_cost_too_much_is_asked_in_fp32(
     assert best.second == "fp32"
 
 
+@pytest.mark.slow
 def test_a_contract_that_two_models_would_miss_is_judged_for_one(
     weak: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_student_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     assert np.allclose(logits, trained(tmp_path / "run", texts), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_the_hub_in_several_files_whose_labels_have_no_names(finished: Finished, tmp_path: Path) -> None:
     """As many of the hub's are: LABEL_0, LABEL_1, and weights in shards. Would catch names in another order, and files
     that are not read, in place of which a head is drawn at random."""

@@ -221,6 +221,7 @@ def test_a_changed_setting_redoes_its_stage_and_what_reads_it(finished: Finished
     assert [name for name, was in skipped.items() if not was] == ["quantize", "uncut", "evaluate", "package"]
 
 
+@pytest.mark.slow
 def test_new_unlabelled_rows_do_not_train_the_teacher_again(finished: Finished, copied: Path) -> None:
     extra = tiny_runs.write_rows(copied.parent / "extra.csv", 60, seed=9)
     skipped = again(finished, copied, how={"until": "student"}, flags={"data.unlabeled": extra})
@@ -321,6 +322,7 @@ def test_the_same_cut_by_another_name_is_not_trained_again(finished: Finished, c
     assert all(skipped.values())
 
 
+@pytest.mark.slow
 def test_another_cut_is_trained(finished: Finished, copied: Path) -> None:
     skipped = again(finished, copied, how={"until": "merge"}, flags={"student.model": "layers:0"})
     assert [name for name, was in skipped.items() if not was] == ["student", "merge"]

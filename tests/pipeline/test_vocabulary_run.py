@@ -175,6 +175,7 @@ def test_pieces_go_where_the_size_asks_for_it(teacher: Path, finished: Finished,
         made(limit, **{"student.vocabulary": "all"})
 
 
+@pytest.mark.slow
 def test_a_teacher_whose_pieces_have_no_parts_keeps_them_all(finished: Finished, tmp_path: Path) -> None:
     """Would catch a contract's size that ends a run whose vocabulary cannot be made smaller; and a refusal that is lost
     because such a run was there before."""

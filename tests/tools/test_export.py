@@ -224,6 +224,7 @@ def test_mlflow_loads_a_model_that_answers_as_the_engine(
     assert run.data.params["recipe"] == manifest.lineage.recipe
 
 
+@pytest.mark.slow
 def test_mlflow_has_what_was_measured(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny, sqlalchemy and alembic")
     monkeypatch.chdir(tmp_path)

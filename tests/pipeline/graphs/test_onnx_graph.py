@@ -197,6 +197,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_trained_without_token_types_ignores_them(saved: Path, tmp_path: Path) -> None:
     assert export_onnx(saved, tmp_path / "model.onnx", token_type_ids=False) == "torch"
     assert graph_inputs(tmp_path / "model.onnx") == ("input_ids", "attention_mask")

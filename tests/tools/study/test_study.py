@@ -17,6 +17,9 @@ from kdc.tools.study.grid import Grid
 from kdc.tools.study.jobs import CellResult, Job, Outcome
 from kdc.tools.study.study import run_study
 
+pytestmark = pytest.mark.slow  # all of them read one study, which trains by every method
+
+
 METHODS = ("fft", "lora", "kd-lora", "student-lora", "student-fft")
 
 
@@ -42,14 +45,12 @@ def result(outcomes: list[Outcome], method: str) -> CellResult:
     return only
 
 
-@pytest.mark.slow
 def test_every_method_learns(outcomes: list[Outcome]) -> None:
     for method in METHODS:
         assert result(outcomes, method).scores["accuracy"] > 75, method
         assert not result(outcomes, method).collapsed
 
 
-@pytest.mark.slow
 def test_methods_train_what_they_are_named_for(outcomes: list[Outcome]) -> None:
     trained = {method: result(outcomes, method).trainable_parameters or 0 for method in METHODS}
     whole = {method: result(outcomes, method).parameters or 0 for method in METHODS}
@@ -73,7 +74,6 @@ def test_a_baseline_stands_beside_them_without_costs(outcomes: list[Outcome]) ->
     assert (figures.seconds, figures.parameters, figures.inference_s_per_1000_rows) == (None, None, None)
 
 
-@pytest.mark.slow
 def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcome]) -> None:
     base = study.cells()[0].base(study.out)
     made = (base / "teacher" / "stage.json").stat().st_mtime
@@ -82,7 +82,6 @@ def test_the_teacher_was_trained_once_for_all(study: Grid, outcomes: list[Outcom
     assert len(list(study.out.rglob("teacher/stage.json"))) == 1
 
 
-@pytest.mark.slow
 def test_a_student_with_fewer_pieces_answers_in_these(study: Grid, tmp_path: Path) -> None:
     """Would catch evaluation rows that are cut by the teacher's tokenizer, of other numbers."""
     teacher = tiny_runs.pieces_model(tmp_path / "teacher")
@@ -92,7 +91,6 @@ def test_a_student_with_fewer_pieces_answers_in_these(study: Grid, tmp_path: Pat
     assert all(result(made, method).scores["accuracy"] > 90 for method in grid.methods)
 
 
-@pytest.mark.slow
 def test_finished_cells_are_not_done_again_and_new_ones_are_in_a_process(study: Grid, outcomes: list[Outcome]) -> None:
     lines: list[str] = []
     more = replace(study, methods=("fft", "student-lora"), ranks=(4, 2))
