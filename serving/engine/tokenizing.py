@@ -179,9 +179,8 @@ class RowTokenizer:
         return [next(others) if encoding is None else encoding for encoding in found]
 
     def _encode_long(self, row: Text, squeezing: WordPieces | None = None) -> Encoded:
-        """Tokenise of a row's texts only so much as is kept after the cut, and a margin. Of a pair it has to be known
-        which text has more tokens, since that one is cut first: two long ones are read whole, squeezed if they can
-        be."""
+        """Tokenise only so much of a row's texts as is kept after the cut, and a margin. The text of a pair that has
+        more tokens is cut first, so two long texts are read whole, or squeezed if the tokenizer allows that."""
         texts = (row,) if isinstance(row, str) else row
         most = self._first_part
         while self._splits_words:
