@@ -98,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None  # the same of one that does not read
         self.running: Any = None  # the request in work; `cycle` is the newest one
         self._received = b""  # what is not parsed yet, because requests wait
-        self._in_head = False
+        self._in_head = self._is_between = False  # within a head; between two requests, and nothing is left of the first
         self._head_bytes = self._fields = 0
         self._left = 0  # bytes of the body that are to come, as far as its head said
         self._chunks = self._chunked = 0  # of the body, and bytes in them
@@ -301,7 +301,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._now_idle()
         self._unset_keepalive_if_required()
         super().on_message_begin()
-        self._in_head, self._head_bytes, self._fields = True, 0, 0
+        self._in_head, self._is_between, self._head_bytes, self._fields = True, False, 0, 0
         self._start_clock(HEAD_S)
 
     def on_url(self, url: bytes) -> None:
@@ -366,6 +366,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:  # the clock was that of the rest of this request
             self._stop_clock()
             self._now_idle()
+            self._forget_request()
 
     def on_response_complete(self) -> None:
         """Go on with the requests that wait; or give a request that is answered already a while to end. All of the
@@ -390,11 +391,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:  # no request that waited is complete
             self._now_idle()
         self._parse(self._received)
-        if self.cycle.response_complete and self.cycle.more_body:
-            if self._left:
-                self._start_clock(LINGER_S)
-            else:  # chunks take long to parse
-                self.close_gently()
+        if self.cycle is None or not self.cycle.response_complete:
+            return
+        if not self.cycle.more_body:
+            self._forget_request()
+        elif self._left:
+            self._start_clock(LINGER_S)
+        else:  # chunks take long to parse
+            self.close_gently()
+
+    def _forget_request(self) -> None:
+        """Let go of a request that is answered: thousands of clients may keep their connections for the next one."""
+        self._is_between = True
+        self.cycle = self.running = self.scope = None  # type: ignore[assignment]
+        self.headers = None  # type: ignore[assignment]
 
     def close_gently(self) -> None:
         """Close the connection after the last answer. Where the client still sends, that is read and dropped for a
@@ -405,7 +415,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle.pop(self, None)
         self._received = b""
         self._wait_for_reading()
-        if self.cycle is not None and not self.cycle.more_body and not self._in_head:
+        is_whole = self.cycle is not None and not self.cycle.more_body and not self._in_head
+        if is_whole or self._is_between:
             self._stop_clock()
             self.transport.close()
             return
