@@ -4,7 +4,7 @@ A word of a hundred characters costs twenty times what as many characters of sho
 the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, so that
 the forward passes keep their cores. They choose the next piece themselves: in a storm of requests that are refused, the
 event loop would leave them idle. A row is never divided, and one of two long texts may take a second: beside a piece
-that takes long another one begins. (The service switches off the tokenizers library's own threads.)
+that takes long another one begins, and the last free thread takes no long row. (The service switches off the tokenizers library's own threads.)
 """
 
 import asyncio
@@ -42,6 +42,10 @@ class _Work:
     chars: int  # that wait
     cost: float | None = None  # seconds of a core for a character in its last piece
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
+
+    def is_next_row_long(self) -> bool:
+        """Whether the next row may take long: all of a text without words has to be read."""
+        return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
 class Tokenising:
@@ -122,11 +126,11 @@ class Tokenising:
     def _take_a_turn(self) -> bool:
         """Tokenise a piece of the request whose turn it is; False once `close` was called."""
         with self._changed:
-            while not (self._turns and self._has_a_place()):
+            while (entry := self._next()) is None:
                 if self._closing:
                     return False
                 self._changed.wait(_LONG_S if self._turns else None)
-            turn, _, work = heapq.heappop(self._turns)
+            turn, _, work = entry
             self._clock = max(self._clock, turn)
             self._began[threading.get_ident()] = time.monotonic()
         try:
@@ -145,9 +149,18 @@ class Tokenising:
                 self._wait_for_a_turn(work, turn)
         return True
 
-    def _has_a_place(self) -> bool:
+    def _next(self) -> tuple[float, int, _Work] | None:
+        """Take the turn that comes next, if a thread may begin its piece now."""
         now = time.monotonic()
-        return sum(now - began < _LONG_S for began in self._began.values()) < self._count
+        if not self._turns or sum(now - began < _LONG_S for began in self._began.values()) >= self._count:
+            return None
+        if len(self._began) < self._count + _MOST_LONG - 1:
+            return heapq.heappop(self._turns)
+        entry = min((entry for entry in self._turns if not entry[2].is_next_row_long()), default=None)
+        if entry is not None:
+            self._turns.remove(entry)
+            heapq.heapify(self._turns)
+        return entry
 
     def _piece(self, work: _Work) -> float:
         """Tokenise a request's next rows: the seconds of a core that they took."""

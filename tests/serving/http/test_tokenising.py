@@ -112,7 +112,8 @@ def test_pieces_follow_each_other_while_the_event_loop_is_busy() -> None:
     asyncio.run(busy())
 
 
-def test_a_row_that_takes_long_leaves_its_place_to_others() -> None:
+@pytest.mark.parametrize("long_rows", [3, 20])
+def test_rows_that_take_long_leave_a_thread_to_others(long_rows: int) -> None:
     """Would catch pairs of two texts of 200,000 characters that keep the others waiting for seconds."""
     others, engine = threading.Event(), Slow()
     quick = engine.encode
@@ -125,9 +126,9 @@ def test_a_row_that_takes_long_leaves_its_place_to_others() -> None:
 
     async def beside() -> None:
         with contextlib.closing(Tokenising(cast("Any", engine))) as tokenising:
-            long = [asyncio.create_task(tokenising.encode(["l" * 60_000], None)) for _ in range(3)]
-            await asyncio.sleep(0)
-            await tokenising.encode(["b" * 3000], None)
+            long = [asyncio.create_task(tokenising.encode(["l" * 60_000], None)) for _ in range(long_rows)]
+            for _ in range(3):
+                await tokenising.encode(["b" * 3000] * 4, None)
             others.set()
             await asyncio.gather(*long)
 
