@@ -70,7 +70,7 @@ async def half_probes(target: Target) -> None:
 
 _BYTES = 400_000  # of a message
 _CHANNELS, _CALLS = 8, 16  # calls of a channel at a time
-_ROWS = 100
+_ROWS, _FEW_ROWS = 100, 16  # of few rows little memory is taken by work, and as much by replies that are not read
 
 
 def _growing(model: str) -> list[bytes]:
@@ -111,8 +111,8 @@ async def contents(target: Target) -> None:
 @again_and_again(16)
 async def unread(target: Target) -> None:
     """Calls whose replies the client's window of HTTP/2 has no room for. With the token, of many labels."""
-    given = {"name": "text", "datatype": "BYTES", "shape": [_ROWS]}
-    texts = [struct.pack("<I", 2) + b"w1"] * _ROWS
+    given = {"name": "text", "datatype": "BYTES", "shape": [_FEW_ROWS]}
+    texts = [struct.pack("<I", 2) + b"w1"] * _FEW_ROWS
     asked = messages.ModelInferRequest(
         model_name=await first_model(target), inputs=[given], raw_input_contents=[b"".join(texts)]
     ).SerializeToString()
