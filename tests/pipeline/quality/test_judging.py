@@ -10,11 +10,12 @@ from bag_models import SINGLE, write_artifact
 from kdc.artifact.contract.terms import Contract, Costs, Limits
 from kdc.artifact.decision import Abstention
 from kdc.artifact.folder import load_manifest
-from kdc.artifact.manifest import Manifest
+from kdc.artifact.manifest import Manifest, Variant
 from kdc.pipeline.quality import judging
+from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning, judge_artifact
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LABELS = np.arange(400) % 2
 RIGHT = np.eye(2)[LABELS]
 HALF_WRONG = np.eye(2)[np.where(np.arange(400) < 200, 1 - LABELS, LABELS)]
@@ -28,9 +29,11 @@ class Judged:
         self.manifest = load_manifest(self.folder)
         self.size_mb = {"fp32": 1.0, "int8": 1.0}
         self.looks: list[Any] = []
+        self.timed: list[str] = []  # the variants whose costs were measured
         monkeypatch.setattr(judging, "_costs", self._costs)
 
     def _costs(self, engine: Any, contract: Contract, rows: Any) -> Costs:
+        self.timed.append(engine.variant)
         return Costs(latency_ms=1.0, rows_per_s=1.0, size_mb=self.size_mb[engine.variant])
 
     def judge(
@@ -86,6 +89,78 @@ def test_a_contract_loads_no_int8_that_cost_too_much(
     assert (
         judged.judge(Contract(limits=Limits(max_size_mb=1.0)), first=first, int8_allowed=int8_allowed).variant == loads
     )
+
+
+def test_no_further_variant_is_timed_than_the_first_that_keeps_the_costs(judged: Judged) -> None:
+    judged.judge(Contract(limits=Limits(max_size_mb=1.0, max_drop=1.0)))
+    assert judged.timed == ["int8"]
+
+
+@pytest.mark.parametrize(
+    ("against", "has_better", "expected"),
+    [("best", True, "tfidf"), ("best", False, "teacher"), ("teacher", True, "teacher")],
+)
+def test_a_student_is_compared_with_what_its_contract_names(against: Any, has_better: bool, expected: str) -> None:
+    better = Other("tfidf", HALF_WRONG) if has_better else None
+    answers = EvaluationAnswers([], LABELS, RIGHT, {}, np.arange(400), better)
+    assert answers.other(Contract(limits=Limits(max_drop=1.0), against=against)).name == expected
+
+
+@pytest.mark.parametrize(
+    ("training", "available", "expected"),
+    [("cuda", [CUDA, CPU], "cuda"), ("cuda", [CPU], "cpu"), ("cpu", [CUDA, CPU], "cpu"), ("mps", [CUDA], "cpu")],
+)
+def test_a_contract_is_judged_on_the_gpu_that_trained_if_onnxruntime_has_it(
+    monkeypatch: pytest.MonkeyPatch, training: str, available: list[str], expected: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
+    assert judging.judged_device(training) == expected
+
+
+VARIANT = {name: Variant(file=f"{name}.onnx", size_bytes=1) for name in ("fp32", "int8", "fp16")}
+
+
+@pytest.mark.parametrize(
+    ("device", "first", "variants", "int8_allowed", "expected"),
+    [
+        ("cpu", "fp32", ("fp32", "int8"), True, ["fp32", "int8"]),
+        ("cpu", "fp32", ("fp32", "int8"), False, ["fp32"]),
+        ("cpu", "int8", ("fp32", "int8"), False, ["int8", "fp32"]),
+        ("cpu", "int8", ("int8",), True, ["int8"]),
+        ("cuda", "fp16", ("fp32", "fp16"), True, ["fp16"]),  # what it names for a GPU is the only one
+    ],
+)
+def test_the_variant_that_the_manifest_names_is_tried_first(
+    judged: Judged, device: Any, first: str, variants: tuple[str, ...], int8_allowed: bool, expected: list[str]
+) -> None:
+    manifest = judged.manifest.model_copy(
+        update={"providers": {CPU: first, CUDA: first}, "variants": {name: VARIANT[name] for name in variants}}
+    )
+    assert judging._in_turn(manifest, device, int8_allowed=int8_allowed) == expected
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"), [({"fp16 (cuda)": {}}, ["cascade", "fp16"]), ({}, ["cascade", "fp32"])]
+)
+def test_beside_a_cascade_a_gpu_tries_the_first_model_alone(
+    judged: Judged, metrics: dict[str, Any], expected: list[str]
+) -> None:
+    cascade = VARIANT["fp32"].model_copy(update={"second": object()})  # whatever it is, it is not alone
+    manifest = judged.manifest.model_copy(
+        update={"providers": {CUDA: "cascade"}, "variants": VARIANT | {"cascade": cascade}, "metrics": metrics}
+    )
+    assert judging._in_turn(manifest, "cuda", int8_allowed=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "score", "expected"), [(1.0, 88.0, 1.0), (1.0, 89.0, 0.0), (1.0, 91.0, 0.0), (None, 50.0, 0.0)]
+)
+def test_what_a_variant_loses_beyond_the_limit_on_the_tuning_slice(
+    limit: float | None, score: float, expected: float
+) -> None:
+    contract = Contract(limits=Limits(max_drop=limit, max_size_mb=1.0))
+    assert judging._tuning_drop(contract, Tuning({"int8": score}, other=90.0), "int8") == expected
+    assert judging._tuning_drop(contract, Tuning({}, other=90.0), "int8") == 0.0
 
 
 def test_the_evaluation_rows_judge_one_variant_though_it_fails_and_another_would_pass(judged: Judged) -> None:

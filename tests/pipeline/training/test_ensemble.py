@@ -21,6 +21,11 @@ from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.predict import predict
 
 
+def test_further_teachers_are_numbered_from_two() -> None:
+    assert [ensemble.role(place) for place in range(3)] == ["teacher", "teacher-2", "teacher-3"]
+    assert [ensemble.folder(place) for place in range(3)] == ["model", "model-2", "model-3"]
+
+
 def test_teachers_weigh_as_their_scores() -> None:
     assert ensemble.weights([80, 40, 0], "score").tolist() == pytest.approx([2 / 3, 1 / 3, 0])
     assert ensemble.weights([80, 40], "equal").tolist() == [0.5, 0.5]
