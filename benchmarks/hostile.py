@@ -14,8 +14,8 @@ large (`nested-json`, `grpc-contents`) the others' 99th percentile is at most 10
 
 `large-requests` and `long-words-of-100` are fairness: the others' 99th percentile is at most three times what it is
 alone. Beside the first, a client with 1,024 rows a request still gets half of what it gets if nobody else asks; beside
-the second, the others send texts of 3,000 characters, as they do beside `long-pairs` and `endless-words`: there the
-others' 99th percentile is at most a second.
+the second, the others send texts of 3,000 characters, as they do beside `long-pairs`, `endless-words` and
+`without-spaces`: there the others' 99th percentile is at most a second.
 """
 
 import argparse
@@ -50,7 +50,7 @@ _MEMORY_MB, _PROBE_MS, _TIMES_ALONE, _PROGRESS = 64.0, 500.0, 3.0, 0.5
 _GROWING, _MORE_MS = ("nested-json", "grpc-contents"), 100.0
 _FAIR, _LARGE = ("large-requests", "long-words-of-100"), "large-requests"
 _MANY_LABELS, _LONG_PAIRS, _WAIT_MS = ("many-labels", "grpc-unread"), "long-pairs", 1000.0
-_LONG_ROWS = (_LONG_PAIRS, "endless-words")
+_LONG_ROWS = (_LONG_PAIRS, "endless-words", "without-spaces")
 _LABELS, _LIMIT_MB = 5000, 1024
 _OTHERS = dict.fromkeys(("long-words-of-100", *_LONG_ROWS), "a row of words such as others send " * 86)
 _EVERY_S, _PROBE_EVERY_S = 0.05, 0.1
