@@ -68,6 +68,14 @@ def test_the_fewest_rows_go_on_that_keep_the_score_with_all_more(seed: int) -> N
     assert (sure < chosen.answered_from).sum() == expected
 
 
+def test_the_first_metric_of_the_task_decides() -> None:
+    weak, strong, labels = draw(0)
+    task = TASK.model_copy(update={"metrics": ("macro_f1", "accuracy")})
+    points = curve(weak, strong, np.linspace(0, 1, len(labels)), labels, task)
+    for point, logits in ((points[0], weak), (points[-1], strong)):
+        assert point.score == pytest.approx(100 * f1_score(labels, logits.argmax(1), average="macro"))
+
+
 def test_rounding_moves_no_row_over_a_threshold() -> None:
     """Would catch a threshold at a row's own sureness, of which another batch makes a little more or less."""
     weak, strong, labels = draw(0, rows=100)
