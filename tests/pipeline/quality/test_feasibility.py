@@ -120,6 +120,18 @@ def test_where_nothing_fits_the_nearest_is_named_with_limits_that_it_keeps() -> 
     assert "--max-latency-ms 1.1 --max-size-mb 9.1" in error.remedy
 
 
+def test_the_nearest_is_the_student_whose_worst_miss_is_the_least() -> None:
+    """One is half again as large as allowed, one takes twice the time, one answers a third of the rows."""
+    costs = {
+        "large": Costs(latency_ms=0.5, rows_per_s=900.0, size_mb=15.0),
+        "late": Costs(latency_ms=2.0, rows_per_s=900.0, size_mb=1.0),
+        "slow": Costs(latency_ms=0.5, rows_per_s=300.0, size_mb=1.0),
+    }
+    students = {name: StudentCosts(parameters=1, variants={"fp32": each}) for name, each in costs.items()}
+    error = nothing_fits(students, within(max_latency_ms=1.0, max_size_mb=10.0, min_rows_per_s=900.0))
+    assert "the nearest is large in fp32" in str(error.given)
+
+
 def test_where_nothing_could_be_exported_it_says_so() -> None:
     students = {"a": StudentCosts(parameters=1, variants={"fp32": NotMeasured(failed="no")})}
     assert "no candidate could be exported" in str(nothing_fits(students, within(max_size_mb=9)))
