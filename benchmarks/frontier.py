@@ -33,7 +33,7 @@ from kdc.pipeline.quality.frontier import FrontierFacts, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
 from kdc.pipeline.quality.latency import interval_of_median
 from kdc.pipeline.report.frontier import curve, read_facts, table
-from kdc.pipeline.rundir.record import RECORD, StageRecord
+from kdc.pipeline.rundir.record import read_record
 from kdc.serving.engine.engine import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,8 +124,8 @@ def main() -> None:
 
 def _ours(stack: ExitStack, run: Path, facts: FrontierFacts, texts: list[Any]) -> list[Entrant]:
     """The run's artifacts, each as it serves; those that serve in int8 in fp32 too."""
-    stages = (StageRecord.model_validate_json((run / name / RECORD).read_text("utf-8")) for name in _BEFORE_A_STUDENT)
-    before = sum(stage.seconds for stage in stages)
+    stages = (read_record(run / name) for name in _BEFORE_A_STUDENT)
+    before = sum(stage.seconds for stage in stages if stage is not None)
     entrants = []
     for point in facts.points:
         for variant in (point.variant, "fp32") if point.variant == "int8" else (point.variant,):
