@@ -198,15 +198,16 @@ def run_study(grid: Grid, submit: Submit, say: Callable[[str], object]) -> list[
     results = _do(grid, dict.fromkeys(cell.teacher for cell in cells), submit, say)
     rest = [cell for cell in cells if cell.method not in ("fft", *_BASELINES)]
     results |= _do(grid, [cell for cell in rest if isinstance(results[cell.teacher], dict)], submit, say)
-    return [_outcome(cell, results.get(cell, results[cell.teacher])) for cell in cells]
-
-
-def _outcome(cell: Cell, result: Result) -> Outcome:
-    if isinstance(result, str):
-        return Outcome(cell, None, result)
-    if cell.method not in result:
-        return Outcome(cell, None, "the run has no such baseline")
-    return Outcome(cell, Figures(**result[cell.method]))
+    outcomes = []
+    for cell in cells:
+        result = results.get(cell, results[cell.teacher])
+        if isinstance(result, str):
+            outcomes.append(Outcome(cell, None, result))
+        elif cell.method in result:
+            outcomes.append(Outcome(cell, Figures(**result[cell.method])))
+        else:
+            outcomes.append(Outcome(cell, None, "the run has no such baseline"))
+    return outcomes
 
 
 def _do(grid: Grid, cells: Iterable[Cell], submit: Submit, say: Callable[[str], object]) -> dict[Cell, Result]:
@@ -304,22 +305,19 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, text.split(","))))
 
 
-def _grid(options: argparse.Namespace) -> Grid:
-    lists = {name: getattr(options, name) for name in ("tasks", "families", "methods", "ranks", "seeds")}
-    own = {"run.device": options.device} | ({"data.data": str(options.data.absolute())} if options.data else {})
-    return Grid(**lists, out=options.out, sets=(*_as_sets(own), *options.set))
-
-
 def main() -> None:
     """Do the cells, and write and print the tables."""
     options = _options()
+    lists = {name: getattr(options, name) for name in ("tasks", "families", "methods", "ranks", "seeds")}
+    own = {"run.device": options.device} | ({"data.data": str(options.data.absolute())} if options.data else {})
+    grid = Grid(**lists, out=options.out, sets=(*_as_sets(own), *options.set))
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     ray = options.engine == "ray"
     pool = ray_pool(options.address, options.threads or 1, options.device) if ray else local_pool(options.workers)
     try:
         with pool as submit:
-            outcomes = run_study(_grid(options), submit, lambda line: sys.stderr.write(f"{line}\n"))
+            outcomes = run_study(grid, submit, lambda line: sys.stderr.write(f"{line}\n"))
     except KdcError as error:
         sys.exit(f"error: {error}")
     parts = [machine.cpu().model, f"{machine.cores().usable} cores", *machine.nvidia().devices]

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -148,16 +148,10 @@ class MethodSummary:
         """The paper's average; None unless the columns are the paper's."""
         return self.published.average if self.scores.keys() == self.published.scores.keys() else None
 
-    @property
-    def peak_memory_bytes(self) -> int | None:
-        """The most of any cell."""
-        known = (figures.peak_memory_bytes for figures in self.figures)
-        return max((peak for peak in known if peak is not None), default=None)
-
-    def mean_of(self, cost: str) -> float | None:
-        """Mean over the cells of a field of `Figures`; None if no cell has it."""
-        known = [value for figures in self.figures if (value := getattr(figures, cost)) is not None]
-        return mean(known) if known else None
+    def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
+        """The mean over the cells of a field of `Figures`, or what else is made of it; None if no cell has it."""
+        known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
+        return of_cells(known) if known else None
 
     def average(self, *, without_wnli: bool = False) -> float | None:
         """Mean over the columns, of which MNLI has two, as in the paper; None if one has no score."""
@@ -248,13 +242,13 @@ def costs_table(summaries: Sequence[MethodSummary]) -> Table:
     rows = [
         {
             "model": summary.label,
-            "peak memory while training, MB": number(summary.peak_memory_bytes, 0, 1e-6),
+            "peak memory while training, MB": number(summary.cost("peak_memory_bytes", max), 0, 1e-6),
             "paper": number(summary.published.memory_mb),
-            "inference, s per 1000 rows": number(summary.mean_of("inference_s_per_1000_rows"), 2),
+            "inference, s per 1000 rows": number(summary.cost("inference_s_per_1000_rows"), 2),
             "paper, s": number(summary.published.inference_s, 2),
-            "training, s": number(summary.mean_of("seconds"), 0),
-            "trainable, M": number(summary.mean_of("trainable_parameters"), 2, 1e-6),
-            "parameters, M": number(summary.mean_of("parameters"), 1, 1e-6),
+            "training, s": number(summary.cost("seconds"), 0),
+            "trainable, M": number(summary.cost("trainable_parameters"), 2, 1e-6),
+            "parameters, M": number(summary.cost("parameters"), 1, 1e-6),
         }
         for summary in summaries
     ]
@@ -274,7 +268,7 @@ def ranks_table(summaries: Sequence[MethodSummary]) -> Table:
     for name in dict.fromkeys((summary.family, summary.method) for summary in ranked):
         by_rank = [summary for summary in ranked if (summary.family, summary.method) == name]
         averages = [number(summary.average()) for summary in by_rank]
-        sizes = [number(summary.mean_of("trainable_parameters"), 2, 1e-6) for summary in by_rank]
+        sizes = [number(summary.cost("trainable_parameters"), 2, 1e-6) for summary in by_rank]
         body.append((" ".join(name), *averages, *sizes))
     head = ("model", *(f"r {rank}" for rank in ranks), *(f"trainable at r {rank}, M" for rank in ranks))
     return Table("Ranks", head, tuple(body), "Average over the tasks, in points; alpha is twice the rank.")

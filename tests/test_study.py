@@ -60,15 +60,10 @@ def test_a_rank_has_twice_as_much_alpha_and_the_lora_teacher_has_the_students_ad
     assert {(lora.targets, lora.dropout) for lora in made} == {(("query",), 0.1)}  # the dropout of recipe `paper`
 
 
-def test_a_method_of_adapters_needs_a_student_that_has_some(tmp_path: Path) -> None:
+def test_a_method_of_adapters_needs_a_student_that_has_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "measure", lambda *given: pytest.fail("the teacher was trained before"))
     with pytest.raises(InputError, match="no adapters"):
         run_study(grid(tmp_path, sets=("student.model=conv",)), at_once, print)
-
-
-def test_a_wrong_setting_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "measure", lambda *given: pytest.fail("it was trained"))
-    with pytest.raises(InputError, match=r"student\.rank"):
-        run_study(grid(tmp_path, sets=("student.rank=3",)), at_once, print)
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
