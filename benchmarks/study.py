@@ -248,7 +248,7 @@ def local_pool(workers: int) -> Iterator[Submit]:
     """So many processes at a time on this machine. Each call has its own: if that is killed, the others go on."""
     with ThreadPoolExecutor(workers) as threads:
         try:
-            yield functools.partial(threads.submit, in_own_process)
+            yield lambda *given: threads.submit(in_own_process, *given)
         finally:
             threads.shutdown(cancel_futures=True)
 
