@@ -36,7 +36,7 @@ help:
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
 	@echo 'make check               lint, format, types, who imports whom, and deploy/k8s: rendered, and valid for Kubernetes'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
-	@echo 'make test-ray            bulk scoring and studies on a local Ray'
+	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
 	@echo 'make test-optimum        the tests of all that uses transformers with Optimum, which holds it at 4.57, in an environment of its own'
 	@echo 'make mutants             small changes of the code that decides, of which its tests have to notice 95 %'

@@ -20,7 +20,6 @@ from kdc.common.options import Setting, argument, option, taken, takes
 from kdc.pipeline.config.options import COMPRESS
 from kdc.serving.bulk.options import PREDICT
 from kdc.serving.http.options import SERVE
-from kdc.tools.study.options import STUDY, STUDY_ENGINE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,60 +164,11 @@ def bench(
     _print(as_json, result, render(result))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
-
-
-def _numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
+def _numbers(name: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and least <= int(part) <= 100_000 for part in parts):
-        raise InputError(f"{name} is not a list of whole numbers from {least} on", given=text, remedy="e.g. 1,8,32")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 100_000 for part in parts):
+        raise InputError(f"{name} is not a list of whole numbers from 1 on", given=text, remedy="e.g. 1,8,32")
     return tuple(int(part) for part in parts)
-
-
-@app.command()
-@takes(*STUDY, *STUDY_ENGINE)
-def study(
-    given: dict[str, Any],
-    tasks: Annotated[str, option("Names of GLUE tasks, or pydocs, separated by commas.")],
-    out: Annotated[Path, option("Directory of the study. The same one again goes on where it was cut off.")],
-    families: Annotated[
-        str,
-        typer.Option(help="Families, separated by commas: bert, roberta, deberta, minilm, modernbert, ettin."),
-    ] = "bert,roberta,deberta",
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Methods, separated by commas: fft and lora train the teacher; kd-lora distils; student-lora "
-            "and student-fft train the student on labels alone; probe and tfidf are baselines."
-        ),
-    ] = "fft,lora,kd-lora,student-lora,student-fft,probe,tfidf",
-    ranks: Annotated[str, typer.Option(help="LoRA ranks, separated by commas.")] = "8",
-    seeds: Annotated[
-        str, typer.Option(help="Seeds, separated by commas; every training is done once for each.")
-    ] = "1,2,3",
-    set_: Set = None,
-    as_json: Json = False,
-) -> None:
-    """The paper's tables: a grid of trainings, beside the published figures. Goes on where it was cut off."""
-    from kdc.tools.study.grid import Grid
-    from kdc.tools.study.study import study_for_people
-
-    how = taken(given, STUDY_ENGINE)
-    grid = Grid(
-        tasks=_names(tasks),
-        families=_names(families),
-        methods=_names(methods),
-        ranks=_numbers("--ranks", ranks),
-        seeds=_numbers("--seeds", seeds, least=0),
-        out=out,
-        sets=tuple(set_ or ()),
-        flags=tuple(({"run.recipe": "paper"} | given).items()),
-    )
-    result = study_for_people(grid, **how)
-    _print(as_json, {"files": result.files, "failed": result.failed}, "\n".join(result.files))
-    if result.failed:
-        raise KdcError("some cells failed", given="; ".join(result.failed), remedy="the same command tries them again")
 
 
 @app.command(name="try")

@@ -17,10 +17,8 @@ class. QNLI has no such rows: choose by the tuning slice, dev is only told.
 import argparse
 import csv
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -31,8 +29,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.quality import cut_splits
+from benchmarks.study import ALL_CELLS, SHARED, copy_stages, in_own_process
 
-ROOT = Path(__file__).resolve().parent.parent
 TASKS: dict[str, dict[str, Any]] = {
     "sst2": {"data.task": "sst2", "data.max_train_rows": 12000, "teacher.epochs": 2.0, "student.epochs": 2.0},
     "qnli": {"data.task": "qnli", "teacher.epochs": 4.0, "student.epochs": 4.0, "student.min_steps": 800},
@@ -105,8 +103,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "calibrated": {"targets.calibrate": True},
     "unlabelled": {"unlabelled": True},
 }
-# These change what a student learns from, so they are not in the shared directory.
-_OWN_TARGETS = ("calibrated", "unlabelled", *(name for name in VARIANTS if name.startswith("teacher-")))
 
 
 def main() -> None:
@@ -207,40 +203,37 @@ def _parts_of(text: str) -> set[str]:
 
 
 def _train(task: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One variant's scores, from its file where it is done."""
-    shared = options.runs / f"{task}-{seed}"
-    out = shared.with_name(f"{shared.name}-{name}") if name in _OWN_TARGETS else shared
-    file = (shared / "variants" / f"{name}.json").absolute()
-    if file.exists():
-        return _read(file, out)
-    for stage in ("data", "baselines", "teacher") if out != shared else ():
-        if not (out / stage).exists() and (shared / stage).exists():
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(shared / stage, out / f"{stage}.copy", dirs_exist_ok=True)
-            (out / f"{stage}.copy").rename(out / stage)  # found finished where rows and settings are the same
-    sys.stderr.write(f"{task} {name} seed {seed}\n")
-    from kdc.pipeline.config.settings import Config
-    from kdc.tools.study.grid import Cell
-    from kdc.tools.study.jobs import Job
-
-    method = "fft" if _changed(name) == "teacher" else "kd-lora"
-    config = Config.model_validate(_config(task, name, seed, out, options))
-    job = Job(cell=Cell(task, "minilm", method, 0, seed), config=config, rows="", file=file)
-    subprocess.run(
-        [sys.executable, "-m", "kdc.tools.study.cell_process"],
-        input=job.model_dump_json(),
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    return _read(file, out)
-
-
-def _read(file: Path, run: Path) -> dict[str, Any]:
-    """A variant's result, with its logits, and the run directory that has the rows."""
+    """One variant's scores and logits, and the run directory of its rows, from its files if it is done."""
+    shared = (options.runs / f"{task}-{seed}").absolute()
+    file, teacher = shared / "variants" / f"{name}.json", shared / "teacher"
+    if name != "teacher":
+        _train(task, "teacher", seed, options)
+    out, is_teacher = shared / name, _changed(name) == "teacher"
+    if not file.exists():
+        sys.stderr.write(f"{task} {name} seed {seed}\n")
+        if name != "teacher":
+            copy_stages(teacher, out, SHARED)
+        result, logits = in_own_process(_measure, _call(task, name, seed, out, options), is_teacher)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(file.with_suffix(".npz"), eval=logits)
+        file.write_text(json.dumps(result), encoding="utf-8")
+    if not is_teacher:
+        shutil.rmtree(out, ignore_errors=True)
     with np.load(file.with_suffix(".npz")) as answers:
+        run = out if is_teacher else teacher
         return json.loads(file.read_text(encoding="utf-8")) | {"logits": answers["eval"], "run": run}
+
+
+def _measure(call: dict[str, Any], is_teacher: bool) -> tuple[dict[str, Any], Any]:
+    """The points of a variant's teacher or student, its seconds of training, and its logits on the evaluation rows."""
+    import kdc
+
+    stages = kdc.compress(until="evaluate", **call).stages
+    name, stage = ("teacher", "teacher") if is_teacher else ("merged", "student")
+    row, trained = stages["evaluate"].metrics["table"][name], stages[stage].metrics
+    scores = {metric: row[metric] for metric in trained["tune"]}
+    with np.load(call["run"]["out"] / "evaluate" / "logits.npz") as answers:
+        return {"scores": scores, "tune": trained["tune"], "seconds": trained["seconds"]}, answers[f"eval/{name}"]
 
 
 def _by_threshold(run: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +271,7 @@ def _gain(metric: str, runs: list[dict[str, Any]], bases: list[dict[str, Any]]) 
     return difference(mine, theirs, labels, "classification", metric, groups=groups).interval
 
 
-def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _call(task: str, name: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     from kdc.pipeline.config.resolve import layer_of, resolve
 
     changes = dict(VARIANTS[name])
@@ -286,8 +279,9 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
     rows: dict[str, Any] = {"data.data": folder.absolute()}
     if task in ("bank", "rare"):
         rows = {f"data.{split}": (folder / task / f"{split}.csv").absolute() for split in ("train", "eval")}
-    # No second attempt from the probe's head: what is compared are trainings.
-    given = {"run.family": "minilm", "run.seed": seed, "run.out": out.absolute(), "teacher.from_probe": "off"}
+    given = {**ALL_CELLS, "run.recipe": "best", "run.family": "minilm", "run.seed": seed, "run.out": out}
+    if _changed(name) == "teacher":
+        given["student.model"] = "teacher"
     flags: dict[str, Any] = {**given, **rows, **TASKS[task]}
     if changes.pop("unlabelled", False):
         flags["data.unlabeled"] = (folder / UNLABELED[task]).absolute()
@@ -296,7 +290,7 @@ def _config(task: str, name: str, seed: int, out: Path, options: argparse.Namesp
     student, passes = own.student, own.teacher.epochs * changes.pop("teacher.epochs", 1)
     flags |= {"student.min_steps": round(factor * student.min_steps), "student.epochs": factor * student.epochs}
     flags["teacher.epochs"] = passes
-    return resolve(flags=layer_of(flags | changes), sets={}, file={}).model_dump(mode="json")
+    return layer_of(flags | changes)
 
 
 def _table(task: str, variants: dict[str, list[dict[str, Any]]]) -> str:

@@ -27,6 +27,7 @@ BREAKS = {
         "serving/http/injected.py": "import kdc.serving.bulk.predict\n",
     },
     "tools": {"pipeline/injected.py": "def lazy():\n    import kdc.tools\n"},
+    "root": {"tools/export/injected.py": "def lazy():\n    import kdc\n"},
     "circles": {
         "serving/http/injected.py": "import kdc.serving.http.injected_too\n",
         "serving/http/injected_too.py": "def lazy():\n    import kdc.serving.http.injected\n",

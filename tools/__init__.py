@@ -1,1 +1,1 @@
-"""What looks at both halves, and what only the command line calls: doctor, bench, study, verify, try."""
+"""What looks at both halves, and what only the command line calls: doctor, bench, verify, try."""

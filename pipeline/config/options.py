@@ -1,4 +1,4 @@
-"""Options that set a setting of a run: those of `kdc compress`, of which `kdc study` has some too."""
+"""Options that set a setting of a run: those of `kdc compress`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pages in HTML, Markdown and LaTeX from templates. Those in HTML and Markdown escape what they are given."""
+"""Pages in HTML and Markdown from templates, which escape what they are given."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,11 @@ from markupsafe import Markup
 
 from kdc.common.tables import markdown, plain
 
-_TEX = str.maketrans(
-    {character: rf"\{character}" for character in "&%_#$"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$"}
-)
-
 
 def render(template: Path, **values: Any) -> str:
     """Fill a template, which may extend `layout.html` and import `table.html` of this folder.
 
-    Its filters are `markdown` (a table of rows of cells, header first) and `tex` (a text that LaTeX shows as it is);
-    both take the indent away that a cell may have.
+    Its filter `markdown` makes a table of rows of cells, header first, and takes the indent away that a cell may have.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
@@ -31,7 +24,6 @@ def render(template: Path, **values: Any) -> str:
         finalize=_as_it_is if template.suffix == ".md" else None,
     )
     environment.filters["markdown"] = lambda rows: Markup(markdown(rows))
-    environment.filters["tex"] = lambda text: text.strip().translate(_TEX)
     return environment.get_template(template.name).render(values)
 
 

@@ -68,7 +68,7 @@ class Run:
         """The serving engine over one of the run's ONNX files, so that what is measured is what will serve. Its
         tokenizer is in the folder that was exported to, by default the student's; logits are divided by the
         temperature."""
-        from kdc.serving.engine.engine import Engine  # here: it would count where a study measures a training's memory
+        from kdc.serving.engine.engine import Engine  # here: importing it would count in the peak memory of a training
 
         exported = exported or self.folder("export")
         return Engine.from_files(

@@ -3,7 +3,6 @@
 from kdc.artifact.options import ALLOW_FAILED, TEXTS, VARIANT
 from kdc.common.options import Setting
 
-RAY_ADDRESS = Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone).")
 PREDICT = (
     *TEXTS,
     Setting("prefix", str, "Prefix for the names of the new columns (default: none)."),
@@ -21,7 +20,7 @@ PREDICT = (
         least=1,
     ),
     Setting("engine", str, "local (default) works in this process; ray in actors on a cluster, into a directory."),
-    RAY_ADDRESS,
+    Setting("address", str, "Address of the Ray cluster, or auto (default: Ray on this machine alone)."),
     Setting("actors", int, "Number of Ray actors (default: as many as there are cores or GPUs).", least=1),
     Setting("force", bool, "Replace an existing output, and drop an unfinished job."),
     ALLOW_FAILED,

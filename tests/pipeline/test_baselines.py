@@ -25,9 +25,6 @@ from kdc.pipeline.training.baselines import Encoder, Fitted, Sample, fit_probe
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment
 from kdc.pipeline.training.predict import predict
-from kdc.tools.study.cell_process import run_cell
-from kdc.tools.study.grid import Cell
-from kdc.tools.study.jobs import CellInputs
 from kdc.tools.verify import verify_artifact
 
 # A teacher that is hardly trained, on rows that a bag of words tells apart.
@@ -108,10 +105,6 @@ def test_a_probe_that_is_better_is_the_teacher(tmp_path: Path) -> None:
     kept_weights, first_weights = model.state_dict(), pretrained.state_dict()
     for name, weight in first_weights.items():
         assert name.startswith("classifier") or torch.equal(weight, kept_weights[name]), name
-    cell = Cell("rows", "bert", "fft", 0, 0)
-    measured = run_cell(CellInputs(cell=cell, config=config, rows="", file=tmp_path / "cell.json"), tmp_path)
-    assert measured.tune == result.tune  # a study tells of it too, though nothing was trained
-    assert (measured.seconds, measured.steps) == (None, None)
 
 
 @pytest.mark.parametrize("form", ["together", "apart"])

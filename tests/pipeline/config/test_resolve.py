@@ -66,7 +66,7 @@ def test_the_paper_recipe_trains_teacher_and_student_as_its_script_does(family: 
 def test_the_paper_recipe_trains_by_another_method_as_the_authors_other_scripts(
     section: str, method: str, rate: float
 ) -> None:
-    """`kdc study` trains the teacher with adapters, and all weights of the student."""
+    """`benchmarks/study.py` trains the teacher with adapters, and all weights of the student."""
     settings = getattr(make({"run.recipe": "paper", f"{section}.method": method}), section)
     assert (settings.learning_rate, settings.new_modules_rate) == (rate, rate)
 

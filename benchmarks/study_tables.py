@@ -1,0 +1,329 @@
+"""The tables of `study.py`: means over seeds, what each method keeps, and the paper's figures beside them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from kdc.common.files import write_whole
+from kdc.common.tables import markdown, number, plain
+from kdc.pipeline.config.tasks import TASKS
+
+RANKED = ("lora", "kd-lora", "student-lora")  # methods that train adapters, which have a rank
+_COLLAPSED, _FAILED = "†", "‡"
+# The published figures. CoLA's is the Matthews correlation, STS-B's the Pearson or Spearman correlation as reported
+# there; whether MRPC's and QQP's are accuracy or F1 is not said there.
+_SOURCE = (
+    "Azimi et al. 2024, arXiv 2410.20777, tables 1 to 3; transcribed second-hand from a public reproduction's tables"
+)
+_PAPER_RANK = 8  # of the paper's adapters in these tables
+# MNLI's two evaluation sets are the matched and the mismatched one.
+_COLUMNS = ("cola", "mnli", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+_UNBEATABLE = "wnli"  # no model answers it better than its most frequent label, so that it blurs an average
+_TEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%_#$"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", _COLLAPSED: r"$\dagger$", _FAILED: r"$\ddagger$"}
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    task: str
+    family: str
+    method: str  # one of `study.METHODS`
+    rank: int  # rank of its adapters; 0 if it trains none
+    seed: int  # seed of the splits and of the training
+
+    @property
+    def teacher(self) -> "Cell":
+        """The cell that trains the teacher of its task, family and seed, all weights."""
+        return Cell(self.task, self.family, "fft", 0, self.seed)
+
+    @property
+    def name(self) -> str:
+        """Its name in progress and failures."""
+        rank = f" r{self.rank}" if self.rank else ""
+        return f"{self.task} {self.family} {self.method}{rank} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one training came to. A baseline has no costs: None."""
+
+    scores: dict[str, float]  # points by metric on the evaluation split; a second split's names end in its name
+    collapsed: bool = False  # whether the model gives all rows of the tuning set one answer
+    inference_s_per_1000_rows: float | None = None
+    seconds: float | None = None  # seconds of training
+    parameters: int | None = None  # of the model, adapters merged
+    trainable_parameters: int | None = None  # of the model, or of its adapters
+    peak_memory_bytes: int | None = None  # while training: of the GPU if there is one, else of the process
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell."""
+
+    cell: Cell
+    figures: Figures | None  # None if it failed
+    failure: str = ""  # why it failed
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's figures of one method of one family; without values if it has none."""
+
+    points: tuple[float, ...] = ()  # one for each of `_COLUMNS`
+    average: float | None = None  # mean over the columns, in points
+    memory_mb: float | None = None  # peak memory while training
+    inference_s: float | None = None  # seconds of inference on the paper's own rows and GPU
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Points by column: the name of a task, or "mnli_mismatched"."""
+        return dict(zip(_COLUMNS, self.points, strict=False))
+
+
+# By family and method.
+PUBLISHED = {
+    ("bert", "fft"): Published((57.7, 84.5, 84.9, 89.0, 91.8, 89.7, 71.6, 92.8, 89.5, 56.3), 80.8, 1332.0, 6.10),
+    ("bert", "lora"): Published((56.9, 83.4, 83.9, 89.2, 91.1, 87.9, 70.1, 92.6, 88.9, 56.9), 80.1, 463.5, 6.22),
+    ("bert", "kd-lora"): Published((56.3, 82.0, 82.4, 88.3, 89.7, 89.1, 64.0, 92.0, 88.7, 56.3), 78.9, 296.8, 5.36),
+    ("roberta", "fft"): Published((60.9, 87.7, 87.4, 91.1, 92.7, 89.8, 74.8, 94.3, 90.8, 56.3), 82.6, 1515.9, 7.21),
+    ("roberta", "lora"): Published((59.4, 87.2, 86.9, 89.9, 92.8, 88.6, 71.8, 94.2, 90.3, 56.3), 81.7, 531.9, 7.19),
+    ("roberta", "kd-lora"): Published((56.8, 83.3, 83.4, 89.3, 90.7, 87.3, 65.3, 92.9, 87.9, 56.3), 79.3, 358.3, 4.44),
+    ("deberta", "fft"): Published((67.8, 90.3, 90.6, 91.9, 94.1, 91.2, 85.0, 95.9, 91.5, 66.9), 86.5, 2234.5, 14.37),
+    ("deberta", "lora"): Published((69.1, 90.3, 90.2, 90.9, 94.3, 90.4, 84.0, 96.0, 91.1, 56.3), 85.3, 763.4, 15.62),
+    ("deberta", "kd-lora"): Published((68.1, 88.8, 89.0, 90.7, 93.4, 89.9, 78.8, 95.7, 89.8, 56.3), 84.1, 590.3, 10.38),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method's score on one column."""
+
+    values: tuple[float, ...]  # points of the seeds that count
+    collapsed: int = 0  # seeds whose model gave one answer to all rows; they are not in `values`
+    failed: int = 0  # seeds whose training failed
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds that count."""
+        return mean(self.values) if self.values else None
+
+    def __str__(self) -> str:
+        """With the standard deviation (n - 1), and the marks of seeds that do not count."""
+        text = number(self.mean) + (f" ± {stdev(self.values):.1f}" if len(self.values) > 1 else "")
+        text += f" {_COLLAPSED}{self.collapsed}" if self.collapsed else ""
+        return text + (f" {_FAILED}{self.failed}" if self.failed else "")
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method of one family at one rank: a row of the tables."""
+
+    family: str
+    method: str
+    rank: int  # rank of its adapters; 0 if it trains none
+    scores: dict[str, Score]  # by column, see `columns`
+    figures: tuple[Figures, ...] = ()  # of the cells that did not fail
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return f"{self.family} {self.method}" + (f", r {self.rank}" if self.rank else "")
+
+    @property
+    def published(self) -> Published:
+        """The paper's figures, as far as it has them."""
+        return PUBLISHED.get((self.family, self.method), Published()) if self.rank in (0, _PAPER_RANK) else Published()
+
+    @property
+    def published_average(self) -> float | None:
+        """The paper's average; None unless the columns are the paper's."""
+        return self.published.average if self.scores.keys() == self.published.scores.keys() else None
+
+    def cost(self, name: str, of_cells: Callable[[list[float]], float] = mean) -> float | None:
+        """The mean over the cells of a field of `Figures`, or what else is made of it; None if no cell has it."""
+        known = [value for figures in self.figures if (value := getattr(figures, name)) is not None]
+        return of_cells(known) if known else None
+
+    def average(self, *, without_wnli: bool = False) -> float | None:
+        """Mean over the columns, of which MNLI has two, as in the paper; None if one has no score."""
+        scores = [score.mean for column, score in self.scores.items() if not (without_wnli and column == _UNBEATABLE)]
+        known = [score for score in scores if score is not None]
+        return mean(known) if known and len(known) == len(scores) else None
+
+
+def columns(tasks: Iterable[str]) -> list[str]:
+    """The columns of the table: the tasks, with MNLI's mismatched evaluation set as a column of its own."""
+    return [column for task in tasks for column in ((task, f"{task}_mismatched") if task == "mnli" else (task,))]
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
+    """A row of the tables for each method at each rank, in the order of the outcomes."""
+    names = columns(dict.fromkeys(outcome.cell.task for outcome in outcomes))
+    rows: dict[tuple[str, str, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        rows.setdefault((outcome.cell.family, outcome.cell.method, outcome.cell.rank), []).append(outcome)
+    return [
+        MethodSummary(
+            *row,
+            {column: _score(column, own) for column in names},
+            tuple(outcome.figures for outcome in own if outcome.figures is not None),
+        )
+        for row, own in rows.items()
+    ]
+
+
+def _score(column: str, outcomes: Sequence[Outcome]) -> Score:
+    task = column.removesuffix("_mismatched")
+    metric = TASKS[task].metrics[0] + column.removeprefix(task)
+    of_task = [outcome.figures for outcome in outcomes if outcome.cell.task == task]
+    done = [figures for figures in of_task if figures is not None]
+    return Score(
+        values=tuple(figures.scores[metric] for figures in done if not figures.collapsed),
+        collapsed=sum(figures.collapsed for figures in done),
+        failed=len(of_task) - len(done),
+    )
+
+
+def kept_percent(summary: MethodSummary, others: Sequence[MethodSummary], method: str) -> float | None:
+    """The average of a method in percent of another method's average, of the same family, and at the same rank if both
+    have one; None if either is missing."""
+    for other in others:
+        same_rank = not (summary.rank and other.rank) or summary.rank == other.rank
+        if (other.family, other.method) == (summary.family, method) and same_rank:
+            average, base = summary.average(), other.average()
+            return 100 * average / base if average is not None and base else None
+    return None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text."""
+
+    title: str  # one line
+    head: tuple[str, ...]  # titles of the columns
+    body: tuple[tuple[str, ...], ...]  # rows
+    note: str  # what marks and figures mean
+
+
+def scores_table(summaries: Sequence[MethodSummary]) -> Table:
+    """The paper's table 1: scores, averages and what is kept; below each row the published figures and differences."""
+    names = list(summaries[0].scores)
+    body = []
+    for summary in summaries:
+        averages = (summary.average(), summary.average(without_wnli=True))
+        shares = (kept_percent(summary, summaries, "lora"), kept_percent(summary, summaries, "fft"))
+        body.append((summary.label, *map(str, summary.scores.values()), *map(number, (*averages, *shares))))
+        published = [*map(summary.published.scores.get, names), summary.published_average]
+        if any(value is not None for value in published):
+            means = [*(score.mean for score in summary.scores.values()), averages[0]]
+            body.append(("  paper", *map(number, published), "", "", ""))
+            body.append(("  difference", *map(_gap, means, published), "", "", ""))
+    return Table(
+        "Scores",
+        ("model", *names, "average", "without WNLI", "kept % of LoRA", "kept % of FFT"),
+        tuple(body),
+        "Points on the evaluation split: the task's first metric (see `kdc tasks`), mean and standard deviation over "
+        f"the seeds. {_COLLAPSED}n: n seeds gave one answer to all rows and are not in the mean. "
+        f"{_FAILED}n: n seeds failed. An average needs a score of every task. Published: {_SOURCE}.",
+    )
+
+
+def costs_table(summaries: Sequence[MethodSummary]) -> Table:
+    """The paper's table of memory and inference time."""
+    rows = [
+        {
+            "model": summary.label,
+            "peak memory while training, MB": number(summary.cost("peak_memory_bytes", max), 0, 1e-6),
+            "paper": number(summary.published.memory_mb),
+            "inference, s per 1000 rows": number(summary.cost("inference_s_per_1000_rows"), 2),
+            "paper, s": number(summary.published.inference_s, 2),
+            "training, s": number(summary.cost("seconds"), 0),
+            "trainable, M": number(summary.cost("trainable_parameters"), 2, 1e-6),
+            "parameters, M": number(summary.cost("parameters"), 1, 1e-6),
+        }
+        for summary in summaries
+    ]
+    note = (
+        "Peak memory is the most at any moment: of the GPU (torch.cuda.max_memory_allocated) if there is one, else "
+        "resident memory of the training's own process. Inference: torch, batches of 32, tokenising included, adapters "
+        "merged, mean over tasks and seeds. The paper's seconds are of its own rows and GPU: only ratios compare."
+    )
+    return Table("Memory and time", tuple(rows[0]), tuple(tuple(row.values()) for row in rows), note)
+
+
+def ranks_table(summaries: Sequence[MethodSummary]) -> Table:
+    """The paper's rank table: the average score by rank."""
+    ranked = [summary for summary in summaries if summary.rank]
+    ranks = list(dict.fromkeys(summary.rank for summary in ranked))
+    body = []
+    for name in dict.fromkeys((summary.family, summary.method) for summary in ranked):
+        by_rank = [summary for summary in ranked if (summary.family, summary.method) == name]
+        averages = [number(summary.average()) for summary in by_rank]
+        sizes = [number(summary.cost("trainable_parameters"), 2, 1e-6) for summary in by_rank]
+        body.append((" ".join(name), *averages, *sizes))
+    head = ("model", *(f"r {rank}" for rank in ranks), *(f"trainable at r {rank}, M" for rank in ranks))
+    return Table("Ranks", head, tuple(body), "Average over the tasks, in points; alpha is twice the rank.")
+
+
+def _gap(value: float | None, published: float | None) -> str:
+    return "-" if value is None or published is None else f"{value - published:+.1f}"
+
+
+def write_study(out: Path, outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
+    """Write the tables as `study.md`, `.csv` and `.tex` and every cell into `study.json`.
+
+    Args:
+        out: the folder.
+        outcomes: of all cells.
+        origin: command and machine, by title.
+
+    Returns:
+        The text of `study.md`.
+    """
+    summaries = summarise(outcomes)
+    tables = [scores_table(summaries), costs_table(summaries)]
+    if len({summary.rank for summary in summaries} - {0}) > 1:
+        tables.append(ranks_table(summaries))
+    page = _page(tables, outcomes, origin)
+    out.mkdir(parents=True, exist_ok=True)
+    cells = [asdict(outcome) for outcome in outcomes]
+    write_whole(out / "study.json", json.dumps({"origin": origin, "cells": cells}, indent=2))
+    write_whole(out / "study.md", page)
+    write_whole(out / "study.csv", _csv(tables))
+    write_whole(out / "study.tex", "\n".join(map(_tex, tables)))
+    return page
+
+
+def _page(tables: Sequence[Table], outcomes: Sequence[Outcome], origin: dict[str, str]) -> str:
+    parts = ["# Study", *(f"{title}: {text}" for title, text in origin.items())]
+    for table in tables:
+        parts += [f"## {table.title}", markdown([table.head, *table.body]), table.note]
+    failures = [f"- {plain(f'{one.cell.name}: {one.failure}')}" for one in outcomes if one.failure]
+    if failures:
+        parts += ["## Failed", "\n".join(failures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for table in tables:
+        writer.writerows([(table.title,), table.head, *table.body, ()])
+    return stream.getvalue()
+
+
+def _tex(table: Table) -> str:
+    rows = [" & ".join(cell.strip().translate(_TEX) for cell in row) + r" \\" for row in (table.head, *table.body)]
+    caption = f"{table.title}. {table.note}".translate(_TEX)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}", r"\hline", rows[0], r"\hline", *rows[1:]]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", r"\end{table}", ""])
