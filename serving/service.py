@@ -48,7 +48,7 @@ if runtime.directory() is not None:  # under `kdc serve`, which prints the same 
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# The process that started this worker, by `before_workers`. Not asked of the system: it may be gone already.
+# The process that started this worker: `kdc serve`, or by `before_workers`. Not asked of the system: it may be gone.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
@@ -83,13 +83,13 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Fetch and check the artifacts. BentoML calls this once, before any worker starts."""
+        """Fetch and check the artifacts. `bentoml serve` calls this once, before any worker starts: it would start one
+        that finds a damaged file again and again."""
         artifacts = local(
             _SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed, expect_sha256=_SETTINGS.expect_sha256
         )
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
-        # `kdc serve` hears of a worker that finds a damaged file; `bentoml serve` would start it again and again.
-        verify(_SETTINGS.model_copy(update={"artifact": artifacts}), hashes=runtime.directory() is None)
+        verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -188,8 +188,8 @@ def _report_started(registry: Registry) -> None:
 def _report_failure(error: KdcError) -> None:
     """Tell `kdc serve` why this worker cannot start, so that it stops and says so.
 
-    By itself BentoML would restart the worker over and over. After a first successful start, and without `kdc serve`,
-    the error is only logged.
+    By itself it would start the worker a few times more. After a first successful start, and without `kdc serve`, the
+    error is only logged.
     """
     folder = runtime.directory()
     if folder is None or runtime.has_started(folder):

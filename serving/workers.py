@@ -1,21 +1,77 @@
-"""Workers that died are started again: the first at once, the next ones ever later, and none for ever.
+"""The worker processes of `kdc serve`. Workers that died are started again: the first at once, the next ones later and
+later, and none for ever.
 
 A worker that cannot start, as when its artifact is gone, would otherwise be started as fast as the machine can, while
 clients wait for an answer that nobody will give.
 """
 
+import os
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from kdc.common.errors import KdcError
 from kdc.serving.http import runtime
 
+# What BentoML's supervisor starts for this service; the socket's descriptor follows.
+_WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
 _RECENT_S = 60.0  # seconds for which a death counts
 _WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # before a restart, by the number of recent deaths for each worker
 _SEEN_S = 1.0  # seconds after which a worker that was to be started has been seen, unless it died at once
 _FAILED_STARTS = 5  # of each worker, in a row: then the service ends
+
+
+class Workers:
+    """Processes that accept connections on one socket.
+
+    Args:
+        listener: the socket; it listens already.
+        folder: of the service. The workers run in it, since the current folder may hold files that hide modules.
+        count: how many there should be.
+        environment: variables beyond those of this process.
+    """
+
+    def __init__(self, listener: socket.socket, folder: Path, count: int, environment: Mapping[str, str]) -> None:
+        metrics = folder / "metrics"
+        metrics.mkdir()
+        of_service = {runtime.DIRECTORY: str(folder), runtime.SUPERVISOR: str(os.getpid())}
+        self._environment = {**os.environ, **environment, **of_service, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        self._listener, self._folder, self._count = listener, folder, count
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start as many as are missing."""
+        for _ in range(self._count - len(self.running())):
+            self._processes.append(
+                subprocess.Popen(
+                    [*_WORKER, "--fd", str(self._listener.fileno())],
+                    cwd=self._folder,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[self._listener.fileno()],
+                    start_new_session=True,  # Ctrl-C is for this process, which stops them
+                )
+            )
+
+    def running(self) -> list[int]:
+        """Process ids of those that run."""
+        self._processes = [process for process in self._processes if process.poll() is None]
+        return [process.pid for process in self._processes]
+
+    def stop(self, bound_s: float) -> None:
+        """Stop all, by force if they take longer than `bound_s`: a forward pass may hang."""
+        until = time.monotonic() + bound_s
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+            process.kill()
+            process.wait()
 
 
 class Restarts:
@@ -68,11 +124,3 @@ class Restarts:
             return False
         self._asked = now
         return True
-
-
-def running(watchers: Iterable[Any]) -> list[int]:
-    """Process ids of the workers of circus's watchers that run."""
-    from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
-
-    processes = [process for watcher in watchers for process in list(watcher.processes.values())]
-    return [process.pid for process in processes if process.status not in (DEAD_OR_ZOMBIE, UNEXISTING)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import json
 import os
@@ -16,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -24,11 +24,12 @@ from bag_models import SINGLE, write_artifact
 from live import ROOT, Process, connect, free_port, resident_bytes, served
 
 from kdc.common.errors import InputError, KdcError
+from kdc.serving import launch
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import runtime
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
-from kdc.serving.launch import address_of
+from kdc.serving.launch import bound_socket
 from kdc.serving.workers import Restarts
 
 
@@ -69,7 +70,7 @@ def folder_of(service: Process) -> Path:
 
 
 def test_nothing_listens_but_the_service_itself(service: Process) -> None:
-    # BentoML's supervisor took commands on two TCP ports, from every user of the machine.
+    # BentoML's supervisor would take commands on two TCP ports, from every user of the machine.
     family = [psutil.Process(service.popen.pid), *psutil.Process(service.popen.pid).children(recursive=True)]
     listening = {
         connection.laddr.port
@@ -80,10 +81,10 @@ def test_nothing_listens_but_the_service_itself(service: Process) -> None:
     assert listening == {int(service.url.rpartition(":")[2])}
 
 
-def test_the_supervisors_sockets_are_closed_to_other_users(service: Process) -> None:
+def test_the_services_folder_is_closed_to_other_users(service: Process) -> None:
     folder = folder_of(service)
-    assert (folder / "control").is_socket()
     assert folder.stat().st_mode & 0o077 == 0
+    assert not any(path.is_socket() for path in folder.iterdir())
     if os.getuid() == 0:
         assert subprocess.run(["ls", folder], user=65534, capture_output=True, check=False).returncode != 0
 
@@ -111,20 +112,6 @@ def test_folders_of_services_that_were_killed_are_removed(tmp_path: Path, monkey
         assert one.exists()
         assert not Path(other.stdout.strip()).exists()
     assert sorted(tmp_path.iterdir()) == sorted([*odd, tmp_path / "kdc-serve-file", tmp_path / "kdc-serve-link"])
-
-
-def test_bentomls_supervisor_would_still_listen_on_tcp() -> None:
-    from bentoml._internal.utils.circus import create_standalone_arbiter
-
-    assert "tcp://127.0.0.1" in inspect.getsource(create_standalone_arbiter), "take _private out of serving/launch.py"
-
-
-def test_a_folder_too_deep_for_sockets_is_refused(artifact: Path, tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 100)
-    deep.mkdir()
-    process = Process(tmp_path, str(artifact), TMPDIR=str(deep))
-    assert process.popen.wait(60) == 2
-    assert "too long a path for a socket" in process.printed()
 
 
 HUB_CLIENT = """
@@ -279,7 +266,7 @@ def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_
         while {worker.pid for worker in workers(process)} <= {first.pid, second.pid}:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert time.monotonic() - killed < 8  # BentoML's supervisor alone looks every ten seconds
+        assert time.monotonic() - killed < 8
         assert second.is_running()
         assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
 
@@ -396,62 +383,69 @@ def test_a_worker_that_starts_ends_when_its_supervisor_is_killed(artifact: Path,
     wait_for_the_end(children[0], process)
 
 
-# What `kdc serve` runs, with BentoML's supervisor changed at the moment in question.
+# What `kdc serve` runs, with a SIGTERM so many seconds after it has started its worker.
 SUPERVISED = """
 import os, signal, sys, time
-from bentoml._internal.utils.circus import ThreadedArbiter
-from kdc.common.errors import KdcError
-from kdc.serving import launch; from kdc.serving.http import settings
-started = ThreadedArbiter.start
-def start(self, cb=None):
-    started(self, cb)
-    time.sleep(float(sys.argv[3]))
-    os.kill(os.getpid(), signal.SIGTERM)
-def worker(self, cb=None):
-    raise OSError("the port is taken")
-class Imports:
-    def find_spec(self, name, path=None, target=None):
-        if name == "kdc.serving.service":
-            try:
-                signal.raise_signal(signal.SIGTERM)
-            except SystemExit:  # as C extensions lose an exception while they are imported
-                pass
-if sys.argv[3] == "dies":
-    ThreadedArbiter._worker = worker
-elif sys.argv[3] == "imports":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as `kdc serve`
-    sys.meta_path.insert(0, Imports())
-else:
-    ThreadedArbiter.start = start
+from kdc.serving import launch
+from kdc.serving.http.settings import resolve
+class Workers(launch.Workers):
+    def start(self):
+        super().start()
+        time.sleep(float(sys.argv[3]))
+        os.kill(os.getpid(), signal.SIGTERM)
+launch.Workers = Workers
 values = {"artifact": sys.argv[1], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
-try:
-    launch.serve(settings.resolve(values), "127.0.0.1", int(sys.argv[2]))
-except KdcError as error:
-    sys.exit(str(error))
+launch.serve(resolve(values), "127.0.0.1", int(sys.argv[2]))
 """
 
 
-def supervised(artifact: Path, how: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SUPERVISED, str(artifact), str(free_port()), how]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
 @pytest.mark.parametrize("seconds", ["0", pytest.param("0.004", marks=pytest.mark.slow), "0.3"])
-def test_sigterm_while_the_supervisor_starts_is_heard(artifact: Path, seconds: str) -> None:
-    done = supervised(artifact, seconds)  # by force only after 402 s
+def test_sigterm_while_a_worker_starts_is_heard(artifact: Path, seconds: str) -> None:
+    command = [sys.executable, "-c", SUPERVISED, str(artifact), str(free_port()), seconds]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # by force only after 402 s
     assert done.returncode == 0, done.stderr
 
 
-def test_sigterm_while_bentoml_is_imported_is_heard(artifact: Path) -> None:
-    done = supervised(artifact, "imports")
-    assert done.returncode == 0, done.stderr
+class Worker:
+    """What `subprocess.Popen` returns, of a worker that is dead or alive until it is stopped."""
+
+    pid = 1
+
+    def __init__(self, code: int | None) -> None:
+        self.returncode = code
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, _: float | None = None) -> None:
+        self.returncode = 0
+
+    def terminate(self) -> None: ...
+
+    kill = terminate
 
 
-def test_a_supervisor_that_dies_ends_the_service_as_failed(artifact: Path) -> None:
-    done = supervised(artifact, "dies")
-    assert done.returncode == 1
-    assert "the service stopped" in done.stderr
-    assert "the port is taken" in done.stderr
+def test_the_service_goes_on_where_a_process_cannot_be_started_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop: list[int] = []
+
+    def start(*_: Any, **more: Any) -> Any:
+        tries.append(more)
+        if len(tries) == 2:
+            raise BlockingIOError("no process can be made")
+        if len(tries) == 3:
+            stop.append(signal.SIGTERM)
+        return Worker(-signal.SIGKILL if len(tries) == 1 else None)
+
+    tries: list[dict[str, Any]] = []
+    monkeypatch.setattr("kdc.serving.workers.subprocess.Popen", start)
+    monkeypatch.setattr(launch, "_LOOK_S", 0.0)
+    monkeypatch.setattr(Restarts, "due", lambda *_: True)
+    with bound_socket("127.0.0.1", free_port()) as listener:
+        launch._run(ServeSettings(), listener, tmp_path, stop)
+        assert {number for more in tries for number in more["pass_fds"]} == {listener.fileno()}
+    assert len(tries) == 3
 
 
 def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Path) -> None:
@@ -494,20 +488,14 @@ def test_what_starts_the_workers_leaves_the_reading_of_files_to_them(artifact: P
         verify(ServeSettings(artifact=str(folder)), hashes=False)
 
 
-def test_bentomls_own_command_finds_a_tampered_artifact_and_kdc_serve_leaves_that_to_its_workers(
-    artifact: Path, tmp_path: Path
-) -> None:
-    """Would catch workers that end, and are started again, for ever; and files that `kdc serve` reads once more."""
+def test_bentomls_own_command_finds_a_tampered_artifact(artifact: Path, tmp_path: Path) -> None:
+    """Would catch workers that end, and are started again, for ever."""
     tampered(artifact, tmp_path / "copy", "model.onnx")
     code = "from kdc.serving.service import Classifier; Classifier.inner.before_workers()"
     environment = {**os.environ, "KDC_ARTIFACT": str(tmp_path / "copy")}
-    plain, ours = (
-        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment | more)
-        for more in ({}, {runtime.DIRECTORY: str(tmp_path)})
-    )
-    assert plain.returncode == 1
-    assert "a file of the artifact was changed" in plain.stderr
-    assert ours.returncode == 0, ours.stderr
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "a file of the artifact was changed" in done.stderr
 
 
 def test_a_message_is_one_line_of_the_log_and_moves_no_cursor() -> None:
@@ -557,7 +545,14 @@ def test_an_empty_key_does_not_open_the_service(artifact: Path) -> None:
 
 def test_a_port_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="--port"):
-        address_of("127.0.0.1", taken.getsockname()[1])
+        bound_socket("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_port_that_another_took_before_the_workers_start_is_told(tmp_path: Path) -> None:
+    with bound_socket("127.0.0.1", port := free_port()) as ours, bound_socket("127.0.0.1", port) as other:
+        other.listen()
+        with pytest.raises(InputError, match="--port"):
+            launch._run(ServeSettings(), ours, tmp_path, [])
 
 
 def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_path: Path) -> None:

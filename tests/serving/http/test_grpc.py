@@ -32,7 +32,7 @@ from kdc.serving.engine.engine import Engine
 from kdc.serving.http.api.v2_grpc import _data
 from kdc.serving.http.grpc_port import grpc_port
 from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
-from kdc.serving.launch import address_of
+from kdc.serving.launch import bound_socket
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]
 PAIRS = [("w1 w2", "w3"), ("w4", "w5 w6")]
@@ -396,7 +396,7 @@ def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pyt
             resolve({"grpc_address": address})
     for name in ("no.such.host.invalid", "a..b"):
         with pytest.raises(InputError, match="in --grpc-address"):
-            address_of(name, 9000, "--grpc-address", "--grpc-address")
+            bound_socket(name, 9000, "--grpc-address", "--grpc-address")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'kdc\[grpc\]'"):
         check_grpc(ServeSettings(grpc_address="127.0.0.1:9000"))
