@@ -19,6 +19,7 @@ from kdc.serving.http import runtime
 
 # What BentoML's supervisor starts for this service; the socket's descriptor follows.
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
+_KILLED_S = 5.0  # seconds that a killed worker gets to end: its driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
 _WAITS_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # before a restart, by the number of recent deaths for each worker
 _SEEN_S = 1.0  # seconds after which a worker that was to be started has been seen, unless it died at once
@@ -64,14 +65,18 @@ class Workers:
 
     def stop(self, bound_s: float) -> None:
         """Stop all, by force if they take longer than `bound_s`: a forward pass may hang."""
-        until = time.monotonic() + bound_s
         for process in self._processes:
             process.terminate()
+        self._wait(bound_s)
+        for process in self._processes:
+            process.kill()
+        self._wait(_KILLED_S)
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
-            process.kill()
-            process.wait()
 
 
 class Restarts:

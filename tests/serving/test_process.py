@@ -30,7 +30,7 @@ from kdc.serving.http import runtime
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 from kdc.serving.launch import bound_socket
-from kdc.serving.workers import Restarts
+from kdc.serving.workers import Restarts, Workers
 
 
 @pytest.fixture(scope="module")
@@ -446,6 +446,18 @@ def test_the_service_goes_on_where_a_process_cannot_be_started_for_a_while(
         launch._run(ServeSettings(), listener, tmp_path, stop)
         assert {number for more in tries for number in more["pass_fds"]} == {listener.fileno()}
     assert len(tries) == 3
+
+
+def test_workers_that_hang_are_ended_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.serving.workers._WORKER", ("sh", "-c", "exec sleep 600"))
+    with bound_socket("127.0.0.1", free_port()) as listener:
+        workers = Workers(listener, tmp_path, 2, {})
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which they inherit
+        workers.start()
+        signal.signal(signal.SIGTERM, before)
+        assert len(workers.running()) == 2
+        workers.stop(0.1)
+        assert workers.running() == []
 
 
 def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Path) -> None:
