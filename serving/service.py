@@ -22,7 +22,7 @@ from typing import Any
 
 from kdc.common.errors import KdcError, printable
 from kdc.common.memory import share_heaps
-from kdc.serving.http import runtime
+from kdc.serving.http import patches, runtime
 from kdc.serving.http.settings import resolve
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
@@ -30,7 +30,6 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no line of the log for each c
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows take all cores (http/tokenising.py)
 
 import bentoml
-import uvicorn.config
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -142,8 +141,7 @@ def _described() -> Response:
 
 
 _APP.router.routes.append(Route("/schema.json", _schema))
-# BentoML has no setting for uvicorn's protocol, so its default is replaced.
-uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"
+patches.speak_http_by("kdc.serving.http.protocol:BoundedProtocol")
 BoundedProtocol.front, BoundedProtocol.settings, BoundedProtocol.metrics = FrontDoor, _SETTINGS, _APP.state.metrics
 service: Any = Classifier  # the decorator makes it a bentoml.Service
 # Under a server with another protocol the protocol puts no front door around the app; this one does then.
@@ -188,7 +186,7 @@ def _report_started(registry: Registry) -> None:
 def _report_failure(error: KdcError) -> None:
     """Tell `kdc serve` why this worker cannot start, so that it stops and says so.
 
-    By itself it would start the worker a few times more. After a first successful start, and without `kdc serve`, the
+    By itself it would start the worker a few more times. After a first successful start, and without `kdc serve`, the
     error is only logged.
     """
     folder = runtime.directory()

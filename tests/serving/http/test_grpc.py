@@ -20,6 +20,7 @@ import pytest
 import tritonclient.grpc as triton
 from bag_models import PAIR, SINGLE, TYPED, many_labels, write_artifact
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc._cython import cygrpc
 from live import ROOT, Process, free_port, running, served
 from tritonclient.grpc import service_pb2 as messages
 
@@ -30,7 +31,7 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.api.v2_grpc import _data
-from kdc.serving.http.grpc_port import grpc_port
+from kdc.serving.http.grpc_port import _options, grpc_port
 from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
 from kdc.serving.launch import bound_socket
 
@@ -388,6 +389,13 @@ def test_a_service_that_drains_says_so_and_ends(tmp_path: Path) -> None:
 def test_a_port_alone_is_one_of_this_machine() -> None:
     assert resolve({"grpc_address": "9000"}).grpc_address == "127.0.0.1:9000"
     assert resolve({"grpc_address": "0.0.0.0:9000"}).grpc_address == "0.0.0.0:9000"
+
+
+def test_grpc_knows_each_option_that_bounds_its_port() -> None:
+    """grpc ignores an option that it does not know, and the limit with it."""
+    library = Path(cygrpc.__file__).read_bytes()
+    options = _options(ServeSettings(grpc_address="127.0.0.1:9000"))
+    assert [name for name in options if name.encode() not in library] == []
 
 
 def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
