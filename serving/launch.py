@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +18,7 @@ from kdc.serving.http import runtime
 from kdc.serving.http.artifacts import local, paths_by_name
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings, check_grpc
-from kdc.serving.workers import Restarts, Workers
+from kdc.serving.workers import Workers
 
 _LOOK_S = 0.2  # seconds between two looks at the workers
 _BACKLOG = 2048  # connections that wait in the kernel, as BentoML has it
@@ -81,14 +81,11 @@ def _run(settings: ServeSettings, listener: socket.socket, folder: Path, stop: l
     except OSError as error:  # another service was bound there too, and was first
         raise _cannot_listen(error, "{}:{}".format(*listener.getsockname()), "--port") from error
     workers = Workers(listener, folder, settings.workers, settings.environment())
-    restarts = Restarts(folder, settings.workers)
     try:
         workers.start()
         while not stop and runtime.read_failure(folder) is None:
+            workers.restart()
             time.sleep(_LOOK_S)
-            if restarts.due(workers.running()):
-                with suppress(OSError):  # no memory for a process: it is tried again
-                    workers.start()
     finally:
         (folder / runtime.STOPPING).touch()
         # The drain, then the requests that were admitted, then two seconds for a worker to close.

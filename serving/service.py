@@ -17,7 +17,6 @@ import gc
 import logging
 import os
 import signal
-import time
 from typing import Any
 
 from kdc.common.errors import KdcError, printable
@@ -184,16 +183,11 @@ def _report_started(registry: Registry) -> None:
 
 
 def _report_failure(error: KdcError) -> None:
-    """Tell `kdc serve` why this worker cannot start, so that it stops and says so.
-
-    By itself it would start the worker a few more times. After a first successful start, and without `kdc serve`, the
-    error is only logged.
-    """
+    """Tell `kdc serve` why this worker cannot start, so that it stops and says so. After a first successful start, and
+    without `kdc serve`, the error is only logged."""
     folder = runtime.directory()
     if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)
         return
     runtime.report_failure(folder, error)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    while os.getppid() == _SUPERVISOR:  # until `kdc serve` ends this process, or is gone
-        time.sleep(1)
+    os._exit(error.exit_code)  # without the traceback that uvicorn would print

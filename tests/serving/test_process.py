@@ -15,7 +15,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import psutil
@@ -30,7 +32,7 @@ from kdc.serving.http import runtime
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
 from kdc.serving.launch import bound_socket
-from kdc.serving.workers import Restarts, Workers
+from kdc.serving.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -295,49 +297,86 @@ def test_where_no_worker_can_start_again_the_service_ends_as_failed(artifact: Pa
     assert printed.count("cannot start: there is no artifact here") == 5
 
 
-def test_starts_come_ever_later_and_end_where_none_becomes_ready(tmp_path: Path) -> None:
-    restarts, now, worker, starts = Restarts(tmp_path, 1), 0.0, 1, [0.0]
-    assert not restarts.due([worker], now)
-    note_ready(tmp_path, worker)
+class Worker:
+    """A process as `subprocess.Popen` returns it, which is dead once it has a return code."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """The workers that were started, which are none."""
+    processes: list[Worker] = []
+
+    def start(*_: Any, **__: Any) -> Worker:
+        processes.append(Worker(len(processes)))
+        return processes[-1]
+
+    monkeypatch.setattr("kdc.serving.workers.subprocess.Popen", start)
+    return processes
+
+
+def begun(folder: Path, count: int) -> Workers:
+    """So many workers, just started."""
+    listener: Any = SimpleNamespace(fileno=lambda: 3)
+    workers = Workers(listener, folder, count, {})
+    workers.start()
+    return workers
+
+
+def test_starts_come_ever_later_and_end_where_none_becomes_ready(tmp_path: Path, started: list[Worker]) -> None:
+    workers, now, starts = begun(tmp_path, 1), 0.0, [0.0]
+    note_ready(tmp_path, started[0].pid)
     with pytest.raises(KdcError, match="cannot start"):  # noqa: PT012
         while now < 300:
             now += 0.25
-            if restarts.due([], now):
-                worker += 1
-                starts.append(now)
-                assert not restarts.due([worker], now)
+            started[-1].returncode = 1
+            workers.restart(now)
+            starts += [now] * (len(started) - len(starts))
     waits = [after - before for before, after in itertools.pairwise(starts)]
     assert len(waits) == 5  # the one that had been ready, and four of five that were not: then it ends
     assert waits == sorted(waits)
     assert waits[-1] >= 4
 
 
-def test_workers_that_die_before_anybody_sees_them_are_counted(tmp_path: Path) -> None:
-    restarts, starts = Restarts(tmp_path, 1), 0
-    restarts.due([1], 0.0)
-    with pytest.raises(KdcError, match="cannot start"):  # noqa: PT012
-        for look in range(1, 1000):
-            starts += restarts.due([], 0.2 * look)
-    assert starts == 4  # and the one that was seen
-
-
-def test_a_worker_that_dies_now_and_then_is_started_at_once(tmp_path: Path) -> None:
-    restarts = Restarts(tmp_path, 2)
+def test_a_worker_that_dies_now_and_then_is_started_at_once(tmp_path: Path, started: list[Worker]) -> None:
+    workers = begun(tmp_path, 2)
     for number in range(20):
-        note_ready(tmp_path, number)
-        assert not restarts.due([number, 1000], number * 100.0)
-        assert restarts.due([1000], number * 100.0 + 50)
+        note_ready(tmp_path, started[-1].pid)
+        started[-1].returncode = -signal.SIGKILL
+        workers.restart(number * 100.0)
+        assert len(started) == number + 3
 
 
-def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(tmp_path: Path) -> None:
-    note_ready(tmp_path, 1)
-    restarts, starts = Restarts(tmp_path, 2), 0
-    restarts.due([1, 2], -1.0)
+def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(
+    tmp_path: Path, started: list[Worker]
+) -> None:
+    workers = begun(tmp_path, 2)
+    note_ready(tmp_path, started[0].pid)
     for second in range(300):
-        if restarts.due([1], float(second)):
-            starts += 1
-            restarts.due([1, 100 + second], second + 0.1)
-    assert 20 <= starts <= 60  # it is tried again and again, with pauses
+        started[-1].returncode = 1
+        workers.restart(float(second))
+    assert 20 <= len(started) <= 60  # it is tried again and again, with pauses
+
+
+def test_a_worker_for_which_there_is_no_memory_is_started_later(
+    tmp_path: Path, started: list[Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = begun(tmp_path, 1)
+    started[0].returncode = -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr("kdc.serving.workers.subprocess.Popen", Mock(side_effect=BlockingIOError))
+        workers.restart(0.0)
+        workers.restart(100.0)
+    assert len(started) == 1
+    assert caplog.text.count("cannot be started now") == 2
+    workers.restart(101.0)
+    assert len(started) == 2
 
 
 def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_path: Path) -> None:
@@ -406,48 +445,6 @@ def test_sigterm_while_a_worker_starts_is_heard(artifact: Path, seconds: str) ->
     assert done.returncode == 0, done.stderr
 
 
-class Worker:
-    """What `subprocess.Popen` returns, of a worker that is dead or alive until it is stopped."""
-
-    pid = 1
-
-    def __init__(self, code: int | None) -> None:
-        self.returncode = code
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def wait(self, _: float | None = None) -> None:
-        self.returncode = 0
-
-    def terminate(self) -> None: ...
-
-    kill = terminate
-
-
-def test_the_service_goes_on_where_a_process_cannot_be_started_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stop: list[int] = []
-
-    def start(*_: Any, **more: Any) -> Any:
-        tries.append(more)
-        if len(tries) == 2:
-            raise BlockingIOError("no process can be made")
-        if len(tries) == 3:
-            stop.append(signal.SIGTERM)
-        return Worker(-signal.SIGKILL if len(tries) == 1 else None)
-
-    tries: list[dict[str, Any]] = []
-    monkeypatch.setattr("kdc.serving.workers.subprocess.Popen", start)
-    monkeypatch.setattr(launch, "_LOOK_S", 0.0)
-    monkeypatch.setattr(Restarts, "due", lambda *_: True)
-    with bound_socket("127.0.0.1", free_port()) as listener:
-        launch._run(ServeSettings(), listener, tmp_path, stop)
-        assert {number for more in tries for number in more["pass_fds"]} == {listener.fileno()}
-    assert len(tries) == 3
-
-
 def test_workers_that_hang_are_ended_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdc.serving.workers._WORKER", ("sh", "-c", "exec sleep 600"))
     with bound_socket("127.0.0.1", free_port()) as listener:
@@ -455,9 +452,10 @@ def test_workers_that_hang_are_ended_by_force(tmp_path: Path, monkeypatch: pytes
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which they inherit
         workers.start()
         signal.signal(signal.SIGTERM, before)
-        assert len(workers.running()) == 2
+        children = [child for child in psutil.Process().children() if "sleep 600" in _command(child)]
         workers.stop(0.1)
-        assert workers.running() == []
+        assert len(children) == 2
+        assert not any(child.is_running() for child in children)
 
 
 def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Path) -> None:
