@@ -64,7 +64,7 @@ def serve(settings: ServeSettings, host: str, port: int) -> None:
             bound_socket(grpc_host.strip("[]"), int(grpc_port), *2 * ["--grpc-address"]).close()
         paths = local(settings.artifact, allow_failed=settings.allow_failed, expect_sha256=settings.expect_sha256)
         settings = settings.model_copy(update={"artifact": paths})
-        verify(settings, hashes=False)  # of a damaged file a worker tells this process, which ends with its error
+        verify(settings, hashes=False)  # a worker that finds a damaged file tells this process
         # Signals are only noted from here on: an exception that a handler raises could end the stopping of the workers.
         with _signals() as stop, runtime.own_folder() as folder:
             _announce(settings, host, port)

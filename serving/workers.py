@@ -1,5 +1,4 @@
-"""The worker processes of `kdc serve`. Workers that died are started again: the first at once, the next ones later and
-later, and none for ever.
+"""The worker processes of `kdc serve`. One that died is started again: at once, later if more die, and not for ever.
 
 A worker that cannot start, as when its artifact is gone, would otherwise be started as fast as the machine can, while
 clients wait for an answer that nobody will give.
@@ -19,7 +18,7 @@ from kdc.common.errors import KdcError
 from kdc.serving.http import runtime
 
 log = logging.getLogger("kdc.serve")
-# What BentoML's supervisor starts for this service; the socket's descriptor follows.
+# The command of a worker, as BentoML's supervisor has it; the socket's descriptor follows.
 _WORKER = (sys.executable, "-m", "_bentoml_impl.worker.service", "kdc.serving.service:Classifier")
 _KILLED_S = 5.0  # seconds that a killed worker gets to end: its driver may hang
 _RECENT_S = 60.0  # seconds for which a death counts
