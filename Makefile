@@ -12,6 +12,8 @@ VENV_SBOM := .venv-sbom
 VENV_SERVING := .venv-serving
 VENV_LOCK := .venv-lock
 VENV_AUDIT := .venv-audit
+# Lowest or highest versions, found before the libraries of the tests.
+VENV_PATCHES := .venv-patches
 # Versions for every Python that kdc runs on; files that are there without being asked for have no say.
 LOCK := $(VENV_LOCK)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock'
@@ -26,14 +28,15 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 # Two pips in one environment would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-install check test-browser test-ray test-kserve test-optimum mutants lock sbom \
-	audit audit-serving audit-compress audit-optimum test-audit clean
+.PHONY: help demo test test-slow test-install check test-patches test-lowest test-highest test-browser test-ray \
+	test-kserve test-optimum mutants lock sbom audit audit-serving audit-compress audit-optimum test-audit clean
 
 help:
 	@echo 'make demo                install, run the built-in job (no hub, no GPU), print the artifact and a prediction'
 	@echo 'make test                install, run the tests'
 	@echo 'make test-slow           the tests that take minutes: whole runs, killed processes, the steps of the Dockerfile'
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
+	@echo 'make test-patches        what kdc replaces in other libraries, with the lowest and highest versions that pyproject.toml allows'
 	@echo 'make check               lint, format, types, who imports whom, and deploy/k8s: rendered, and valid for Kubernetes'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring, and the grid of benchmarks/study.py, on a local Ray'
@@ -61,6 +64,20 @@ test-slow: $(VENV)/.installed-test
 
 test-install: $(VENV)/.installed-test
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m install
+
+# What pyproject.toml bounds on both sides, and the tests of what uses or replaces its internals.
+BOUNDED := /^dependencies/,/^\]/s/^ *"\(.*\)>=\(.*\),<\(.*\)",$$/
+OF_PATCHES := $(addprefix tests/serving/,test_process.py test_bentoml.py $(addprefix http/test_,patches.py metrics.py protocol.py drain.py))
+test-patches: test-lowest test-highest
+test-lowest: VERSIONS := \1==\2
+test-highest: VERSIONS := \1>=\2,<\3
+test-lowest test-highest: $(VENV)/.installed-test
+	rm -rf $(VENV_PATCHES)
+	$(VENV)/bin/python -m venv --without-pip $(VENV_PATCHES)
+	$(VENV)/bin/python -m pip --python $(VENV_PATCHES)/bin/python install --no-deps --editable . \
+		$$(sed -n '$(BOUNDED)$(VERSIONS)/p' pyproject.toml)
+	$(VENV)/bin/python $(PURELIB) > "$$($(VENV_PATCHES)/bin/python $(PURELIB))/libraries.pth"
+	$(OFFLINE) $(VENV_PATCHES)/bin/python -P -m pytest $(PARALLEL) $(OF_PATCHES)
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/python -m ruff check .
@@ -139,7 +156,7 @@ test-audit: $(VENV)/.installed-test $(VENV_AUDIT)/.installed $(VENV)/.installed-
 	$(VENV)/bin/python -P -m pytest -m audit tests/deploy
 
 clean:
-	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
+	rm -rf $(VENV) $(VENV_OPTIMUM) $(VENV_KSERVE) $(VENV_SBOM) $(VENV_SERVING) $(VENV_LOCK) $(VENV_AUDIT) $(VENV_PATCHES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .typecheck
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install is done again, a finished one is not.

@@ -17,12 +17,11 @@ import gc
 import logging
 import os
 import signal
-import time
 from typing import Any
 
 from kdc.common.errors import KdcError, printable
 from kdc.common.memory import share_heaps
-from kdc.serving.http import runtime
+from kdc.serving.http import patches, runtime
 from kdc.serving.http.settings import resolve
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
@@ -30,7 +29,6 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no line of the log for each c
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows take all cores (http/tokenising.py)
 
 import bentoml
-import uvicorn.config
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -48,7 +46,7 @@ if runtime.directory() is not None:  # under `kdc serve`, which prints the same 
 
 _SETTINGS = resolve()
 _APP = make_app(_SETTINGS)
-# The process that started this worker, by `before_workers`. Not asked of the system: it may be gone already.
+# The process that started this worker: `kdc serve`, or by `before_workers`. Not asked of the system: it may be gone.
 _SUPERVISOR = int(os.environ.get(runtime.SUPERVISOR) or os.getppid())
 
 
@@ -83,13 +81,13 @@ class Classifier:
     @bentoml.on_deployment
     @staticmethod
     def before_workers() -> None:
-        """Fetch and check the artifacts. BentoML calls this once, before any worker starts."""
+        """Fetch and check the artifacts. `bentoml serve` calls this once, before any worker starts: it would start one
+        that finds a damaged file again and again."""
         artifacts = local(
             _SETTINGS.artifact, allow_failed=_SETTINGS.allow_failed, expect_sha256=_SETTINGS.expect_sha256
         )
         os.environ |= {"KDC_ARTIFACT": artifacts, runtime.SUPERVISOR: str(os.getpid())}  # workers inherit them
-        # `kdc serve` hears of a worker that finds a damaged file; `bentoml serve` would start it again and again.
-        verify(_SETTINGS.model_copy(update={"artifact": artifacts}), hashes=runtime.directory() is None)
+        verify(_SETTINGS.model_copy(update={"artifact": artifacts}))
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -142,8 +140,7 @@ def _described() -> Response:
 
 
 _APP.router.routes.append(Route("/schema.json", _schema))
-# BentoML has no setting for uvicorn's protocol, so its default is replaced.
-uvicorn.config.HTTP_PROTOCOLS["auto"] = "kdc.serving.http.protocol:BoundedProtocol"
+patches.speak_http_by("kdc.serving.http.protocol:BoundedProtocol")
 BoundedProtocol.front, BoundedProtocol.settings, BoundedProtocol.metrics = FrontDoor, _SETTINGS, _APP.state.metrics
 service: Any = Classifier  # the decorator makes it a bentoml.Service
 # Under a server with another protocol the protocol puts no front door around the app; this one does then.
@@ -186,16 +183,11 @@ def _report_started(registry: Registry) -> None:
 
 
 def _report_failure(error: KdcError) -> None:
-    """Tell `kdc serve` why this worker cannot start, so that it stops and says so.
-
-    By itself BentoML would restart the worker over and over. After a first successful start, and without `kdc serve`,
-    the error is only logged.
-    """
+    """Tell `kdc serve` why this worker cannot start, so that it stops and says so. After a first successful start, and
+    without `kdc serve`, the error is only logged."""
     folder = runtime.directory()
     if folder is None or runtime.has_started(folder):
         logging.getLogger("kdc.serve").error("cannot start: %s", error)
         return
     runtime.report_failure(folder, error)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    while os.getppid() == _SUPERVISOR:  # until `kdc serve` ends this process, or is gone
-        time.sleep(1)
+    os._exit(error.exit_code)  # without the traceback that uvicorn would print

@@ -12,7 +12,6 @@ the quotient can be compared with `kdc_training_label_share`. Regression has nei
 """
 
 import functools
-import io
 import logging
 import math
 import os
@@ -22,8 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import prometheus_client.mmap_dict
-import prometheus_client.values
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -31,6 +28,7 @@ from prometheus_client.registry import Collector
 from kdc.artifact.decision import ABSTAINED
 from kdc.artifact.manifest import Manifest
 from kdc.serving.engine.deciding import given
+from kdc.serving.http import patches
 from kdc.serving.http.model import SECOND, Answer, Model
 from kdc.serving.http.queue import BatchReport
 
@@ -46,32 +44,6 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 log = logging.getLogger("kdc.serve")
-
-
-class _Allocated(io.FileIO):
-    """A file that has all its pages on the disk before they are written to."""
-
-    def truncate(self, size: int | None = None) -> int:
-        assert size is not None
-        try:
-            os.posix_fallocate(self.fileno(), 0, size)
-        except OSError:
-            if not os.fstat(self.fileno()).st_size:  # a new one: what adds up all files cannot read an empty one
-                os.unlink(self.name)
-            raise
-        return size
-
-
-def _opened(name: str, mode: str) -> Any:
-    if mode != "a+b":
-        return Path(name).open(mode)
-    # Not to append: where a file system cannot allocate, the C library writes the pages, and refuses such files.
-    return _Allocated(name, "r+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
-
-
-# prometheus_client 0.26 makes its files long and empty and maps them into memory. On a full disk the first write to
-# such a page is a SIGBUS, which ends the worker. Pages that are there cannot do that, and the lack of them is an error.
-prometheus_client.mmap_dict.open = _opened  # type: ignore[attr-defined]
 
 
 def _counts(method: Callable[..., None]) -> Callable[..., None]:
@@ -98,6 +70,7 @@ class Metrics(Collector):
     """
 
     def __init__(self) -> None:
+        patches.allocate_metrics()
         self.incomplete = False
         self.models: Mapping[str, Model] = {}
         self._labels: dict[str, tuple[set[str], int]] = {}  # those that have a series, and their size, by model
@@ -108,7 +81,7 @@ class Metrics(Collector):
             self._make()
         except OSError as error:
             log.error("the metrics are of this worker alone, since they cannot be written: %s", error)
-            prometheus_client.values.ValueClass = prometheus_client.values.MutexValue  # in memory
+            patches.keep_metrics_in_memory()
             self._shared, self.incomplete = False, True
             self._make()
         if self._shared:

@@ -156,6 +156,13 @@ def test_bentoml_would_still_unpickle_a_body(tmp_path: Path) -> None:
     assert (tmp_path / "mark").exists()
 
 
+def test_both_ways_to_start_bound_what_a_connection_can_take(url: str) -> None:
+    """Would catch uvicorn's own protocol, which takes headers of any size."""
+    reply = httpx.get(f"{url}/health", headers={"X-Large": "x" * 20_000})
+    assert reply.status_code == 431
+    assert "too large" in reply.json()["error"]
+
+
 def test_both_ways_to_start_give_the_engines_answers(url: str, artifact: Path) -> None:
     expected = np.sort(Engine.load(artifact, device="cpu").predict(["w1"])[0])[::-1]
     reply = httpx.post(f"{url}/predict", json={"inputs": "w1"})

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import json
 import os
@@ -16,6 +15,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import psutil
@@ -24,12 +26,13 @@ from bag_models import SINGLE, write_artifact
 from live import ROOT, Process, connect, free_port, resident_bytes, served
 
 from kdc.common.errors import InputError, KdcError
+from kdc.serving import launch
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http import runtime
 from kdc.serving.http.registry import verify
 from kdc.serving.http.settings import ServeSettings
-from kdc.serving.launch import address_of
-from kdc.serving.workers import Restarts
+from kdc.serving.launch import bound_socket
+from kdc.serving.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def folder_of(service: Process) -> Path:
 
 
 def test_nothing_listens_but_the_service_itself(service: Process) -> None:
-    # BentoML's supervisor took commands on two TCP ports, from every user of the machine.
+    # BentoML's supervisor would take commands on two TCP ports, from every user of the machine.
     family = [psutil.Process(service.popen.pid), *psutil.Process(service.popen.pid).children(recursive=True)]
     listening = {
         connection.laddr.port
@@ -80,10 +83,10 @@ def test_nothing_listens_but_the_service_itself(service: Process) -> None:
     assert listening == {int(service.url.rpartition(":")[2])}
 
 
-def test_the_supervisors_sockets_are_closed_to_other_users(service: Process) -> None:
+def test_the_services_folder_is_closed_to_other_users(service: Process) -> None:
     folder = folder_of(service)
-    assert (folder / "control").is_socket()
     assert folder.stat().st_mode & 0o077 == 0
+    assert not any(path.is_socket() for path in folder.iterdir())
     if os.getuid() == 0:
         assert subprocess.run(["ls", folder], user=65534, capture_output=True, check=False).returncode != 0
 
@@ -111,20 +114,6 @@ def test_folders_of_services_that_were_killed_are_removed(tmp_path: Path, monkey
         assert one.exists()
         assert not Path(other.stdout.strip()).exists()
     assert sorted(tmp_path.iterdir()) == sorted([*odd, tmp_path / "kdc-serve-file", tmp_path / "kdc-serve-link"])
-
-
-def test_bentomls_supervisor_would_still_listen_on_tcp() -> None:
-    from bentoml._internal.utils.circus import create_standalone_arbiter
-
-    assert "tcp://127.0.0.1" in inspect.getsource(create_standalone_arbiter), "take _private out of serving/launch.py"
-
-
-def test_a_folder_too_deep_for_sockets_is_refused(artifact: Path, tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 100)
-    deep.mkdir()
-    process = Process(tmp_path, str(artifact), TMPDIR=str(deep))
-    assert process.popen.wait(60) == 2
-    assert "too long a path for a socket" in process.printed()
 
 
 HUB_CLIENT = """
@@ -279,7 +268,7 @@ def test_a_killed_worker_comes_back_and_the_service_goes_on(artifact: Path, tmp_
         while {worker.pid for worker in workers(process)} <= {first.pid, second.pid}:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert time.monotonic() - killed < 8  # BentoML's supervisor alone looks every ten seconds
+        assert time.monotonic() - killed < 8
         assert second.is_running()
         assert httpx.post(f"{process.url}/predict", json={"inputs": "w1"}, timeout=20).status_code == 200
 
@@ -308,49 +297,86 @@ def test_where_no_worker_can_start_again_the_service_ends_as_failed(artifact: Pa
     assert printed.count("cannot start: there is no artifact here") == 5
 
 
-def test_starts_come_ever_later_and_end_where_none_becomes_ready(tmp_path: Path) -> None:
-    restarts, now, worker, starts = Restarts(tmp_path, 1), 0.0, 1, [0.0]
-    assert not restarts.due([worker], now)
-    note_ready(tmp_path, worker)
+class Worker:
+    """A process as `subprocess.Popen` returns it, which is dead once it has a return code."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """The workers that were started, which are none."""
+    processes: list[Worker] = []
+
+    def start(*_: Any, **__: Any) -> Worker:
+        processes.append(Worker(len(processes)))
+        return processes[-1]
+
+    monkeypatch.setattr("kdc.serving.workers.subprocess.Popen", start)
+    return processes
+
+
+def begun(folder: Path, count: int) -> Workers:
+    """So many workers, just started."""
+    listener: Any = SimpleNamespace(fileno=lambda: 3)
+    workers = Workers(listener, folder, count, {})
+    workers.start()
+    return workers
+
+
+def test_starts_come_ever_later_and_end_where_none_becomes_ready(tmp_path: Path, started: list[Worker]) -> None:
+    workers, now, starts = begun(tmp_path, 1), 0.0, [0.0]
+    note_ready(tmp_path, started[0].pid)
     with pytest.raises(KdcError, match="cannot start"):  # noqa: PT012
         while now < 300:
             now += 0.25
-            if restarts.due([], now):
-                worker += 1
-                starts.append(now)
-                assert not restarts.due([worker], now)
+            started[-1].returncode = 1
+            workers.restart(now)
+            starts += [now] * (len(started) - len(starts))
     waits = [after - before for before, after in itertools.pairwise(starts)]
     assert len(waits) == 5  # the one that had been ready, and four of five that were not: then it ends
     assert waits == sorted(waits)
     assert waits[-1] >= 4
 
 
-def test_workers_that_die_before_anybody_sees_them_are_counted(tmp_path: Path) -> None:
-    restarts, starts = Restarts(tmp_path, 1), 0
-    restarts.due([1], 0.0)
-    with pytest.raises(KdcError, match="cannot start"):  # noqa: PT012
-        for look in range(1, 1000):
-            starts += restarts.due([], 0.2 * look)
-    assert starts == 4  # and the one that was seen
-
-
-def test_a_worker_that_dies_now_and_then_is_started_at_once(tmp_path: Path) -> None:
-    restarts = Restarts(tmp_path, 2)
+def test_a_worker_that_dies_now_and_then_is_started_at_once(tmp_path: Path, started: list[Worker]) -> None:
+    workers = begun(tmp_path, 2)
     for number in range(20):
-        note_ready(tmp_path, number)
-        assert not restarts.due([number, 1000], number * 100.0)
-        assert restarts.due([1000], number * 100.0 + 50)
+        note_ready(tmp_path, started[-1].pid)
+        started[-1].returncode = -signal.SIGKILL
+        workers.restart(number * 100.0)
+        assert len(started) == number + 3
 
 
-def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(tmp_path: Path) -> None:
-    note_ready(tmp_path, 1)
-    restarts, starts = Restarts(tmp_path, 2), 0
-    restarts.due([1, 2], -1.0)
+def test_a_worker_that_serves_keeps_the_service_when_another_cannot_start(
+    tmp_path: Path, started: list[Worker]
+) -> None:
+    workers = begun(tmp_path, 2)
+    note_ready(tmp_path, started[0].pid)
     for second in range(300):
-        if restarts.due([1], float(second)):
-            starts += 1
-            restarts.due([1, 100 + second], second + 0.1)
-    assert 20 <= starts <= 60  # it is tried again and again, with pauses
+        started[-1].returncode = 1
+        workers.restart(float(second))
+    assert 20 <= len(started) <= 60  # it is tried again and again, with pauses
+
+
+def test_a_worker_for_which_there_is_no_memory_is_started_later(
+    tmp_path: Path, started: list[Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = begun(tmp_path, 1)
+    started[0].returncode = -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr("kdc.serving.workers.subprocess.Popen", Mock(side_effect=BlockingIOError))
+        workers.restart(0.0)
+        workers.restart(100.0)
+    assert len(started) == 1
+    assert caplog.text.count("cannot be started now") == 2
+    workers.restart(101.0)
+    assert len(started) == 2
 
 
 def test_sigterm_ends_a_service_whose_client_does_not_read(artifact: Path, tmp_path: Path) -> None:
@@ -396,62 +422,40 @@ def test_a_worker_that_starts_ends_when_its_supervisor_is_killed(artifact: Path,
     wait_for_the_end(children[0], process)
 
 
-# What `kdc serve` runs, with BentoML's supervisor changed at the moment in question.
+# What `kdc serve` runs, with a SIGTERM so many seconds after it has started its worker.
 SUPERVISED = """
 import os, signal, sys, time
-from bentoml._internal.utils.circus import ThreadedArbiter
-from kdc.common.errors import KdcError
-from kdc.serving import launch; from kdc.serving.http import settings
-started = ThreadedArbiter.start
-def start(self, cb=None):
-    started(self, cb)
-    time.sleep(float(sys.argv[3]))
-    os.kill(os.getpid(), signal.SIGTERM)
-def worker(self, cb=None):
-    raise OSError("the port is taken")
-class Imports:
-    def find_spec(self, name, path=None, target=None):
-        if name == "kdc.serving.service":
-            try:
-                signal.raise_signal(signal.SIGTERM)
-            except SystemExit:  # as C extensions lose an exception while they are imported
-                pass
-if sys.argv[3] == "dies":
-    ThreadedArbiter._worker = worker
-elif sys.argv[3] == "imports":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as `kdc serve`
-    sys.meta_path.insert(0, Imports())
-else:
-    ThreadedArbiter.start = start
+from kdc.serving import launch
+from kdc.serving.http.settings import resolve
+class Workers(launch.Workers):
+    def start(self):
+        super().start()
+        time.sleep(float(sys.argv[3]))
+        os.kill(os.getpid(), signal.SIGTERM)
+launch.Workers = Workers
 values = {"artifact": sys.argv[1], "device": "cpu", "drain_delay_s": 0.0, "timeout_s": 200.0}
-try:
-    launch.serve(settings.resolve(values), "127.0.0.1", int(sys.argv[2]))
-except KdcError as error:
-    sys.exit(str(error))
+launch.serve(resolve(values), "127.0.0.1", int(sys.argv[2]))
 """
 
 
-def supervised(artifact: Path, how: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SUPERVISED, str(artifact), str(free_port()), how]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
 @pytest.mark.parametrize("seconds", ["0", pytest.param("0.004", marks=pytest.mark.slow), "0.3"])
-def test_sigterm_while_the_supervisor_starts_is_heard(artifact: Path, seconds: str) -> None:
-    done = supervised(artifact, seconds)  # by force only after 402 s
+def test_sigterm_while_a_worker_starts_is_heard(artifact: Path, seconds: str) -> None:
+    command = [sys.executable, "-c", SUPERVISED, str(artifact), str(free_port()), seconds]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # by force only after 402 s
     assert done.returncode == 0, done.stderr
 
 
-def test_sigterm_while_bentoml_is_imported_is_heard(artifact: Path) -> None:
-    done = supervised(artifact, "imports")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_supervisor_that_dies_ends_the_service_as_failed(artifact: Path) -> None:
-    done = supervised(artifact, "dies")
-    assert done.returncode == 1
-    assert "the service stopped" in done.stderr
-    assert "the port is taken" in done.stderr
+def test_workers_that_hang_are_ended_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.serving.workers._WORKER", ("sh", "-c", "exec sleep 600"))
+    with bound_socket("127.0.0.1", free_port()) as listener:
+        workers = Workers(listener, tmp_path, 2, {})
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which they inherit
+        workers.start()
+        signal.signal(signal.SIGTERM, before)
+        children = [child for child in psutil.Process().children() if "sleep 600" in _command(child)]
+        workers.stop(0.1)
+        assert len(children) == 2
+        assert not any(child.is_running() for child in children)
 
 
 def test_sigterm_during_the_imports_ends_the_start(artifact: Path, tmp_path: Path) -> None:
@@ -494,20 +498,14 @@ def test_what_starts_the_workers_leaves_the_reading_of_files_to_them(artifact: P
         verify(ServeSettings(artifact=str(folder)), hashes=False)
 
 
-def test_bentomls_own_command_finds_a_tampered_artifact_and_kdc_serve_leaves_that_to_its_workers(
-    artifact: Path, tmp_path: Path
-) -> None:
-    """Would catch workers that end, and are started again, for ever; and files that `kdc serve` reads once more."""
+def test_bentomls_own_command_finds_a_tampered_artifact(artifact: Path, tmp_path: Path) -> None:
+    """Would catch workers that end, and are started again, for ever."""
     tampered(artifact, tmp_path / "copy", "model.onnx")
     code = "from kdc.serving.service import Classifier; Classifier.inner.before_workers()"
     environment = {**os.environ, "KDC_ARTIFACT": str(tmp_path / "copy")}
-    plain, ours = (
-        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment | more)
-        for more in ({}, {runtime.DIRECTORY: str(tmp_path)})
-    )
-    assert plain.returncode == 1
-    assert "a file of the artifact was changed" in plain.stderr
-    assert ours.returncode == 0, ours.stderr
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "a file of the artifact was changed" in done.stderr
 
 
 def test_a_message_is_one_line_of_the_log_and_moves_no_cursor() -> None:
@@ -557,7 +555,14 @@ def test_an_empty_key_does_not_open_the_service(artifact: Path) -> None:
 
 def test_a_port_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="--port"):
-        address_of("127.0.0.1", taken.getsockname()[1])
+        bound_socket("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_port_that_another_took_before_the_workers_start_is_told(tmp_path: Path) -> None:
+    with bound_socket("127.0.0.1", port := free_port()) as ours, bound_socket("127.0.0.1", port) as other:
+        other.listen()
+        with pytest.raises(InputError, match="--port"):
+            launch._run(ServeSettings(), ours, tmp_path, [])
 
 
 def test_a_device_that_does_not_take_effect_stops_the_start(artifact: Path, tmp_path: Path) -> None:

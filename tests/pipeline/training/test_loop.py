@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from transformers import BertConfig, BertForSequenceClassification, set_seed
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments, set_seed
 
 from kdc.common.errors import KdcError
 from kdc.pipeline.config.tasks import custom_task
@@ -284,6 +284,19 @@ def test_a_training_in_bf16_does_not_make_the_next_one_so(tmp_path: Path) -> Non
         arguments = training_arguments(plan(bf16=bf16), tmp_path)
         assert arguments.bf16 is bf16
         assert os.environ["ACCELERATE_MIXED_PRECISION"] == ("bf16" if bf16 else "no")
+
+
+def test_a_step_has_as_many_rows_where_there_are_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a Trainer that gives a whole batch to each GPU, and a newer one that notes their number elsewhere."""
+
+    def seeing_two(**settings: Any) -> TrainingArguments:
+        arguments = TrainingArguments(**settings)
+        arguments._n_gpu = 2
+        assert arguments.train_batch_size == 16
+        return arguments
+
+    monkeypatch.setattr(loop, "TrainingArguments", seeing_two)
+    assert training_arguments(plan(), tmp_path).train_batch_size == 8
 
 
 def test_batches_that_are_added_up_report_the_loss_of_their_mean(tmp_path: Path) -> None:

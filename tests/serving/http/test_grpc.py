@@ -20,6 +20,7 @@ import pytest
 import tritonclient.grpc as triton
 from bag_models import PAIR, SINGLE, TYPED, many_labels, write_artifact
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc._cython import cygrpc
 from live import ROOT, Process, free_port, running, served
 from tritonclient.grpc import service_pb2 as messages
 
@@ -30,9 +31,9 @@ from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.api.v2_grpc import _data
-from kdc.serving.http.grpc_port import grpc_port
+from kdc.serving.http.grpc_port import _options, grpc_port
 from kdc.serving.http.settings import ServeSettings, check_grpc, resolve
-from kdc.serving.launch import address_of
+from kdc.serving.launch import bound_socket
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]
 PAIRS = [("w1 w2", "w3"), ("w4", "w5 w6")]
@@ -390,13 +391,20 @@ def test_a_port_alone_is_one_of_this_machine() -> None:
     assert resolve({"grpc_address": "0.0.0.0:9000"}).grpc_address == "0.0.0.0:9000"
 
 
+def test_grpc_knows_each_option_that_bounds_its_port() -> None:
+    """grpc ignores an option that it does not know, and the limit with it."""
+    library = Path(cygrpc.__file__).read_bytes()
+    options = _options(ServeSettings(grpc_address="127.0.0.1:9000"))
+    assert [name for name in options if name.encode() not in library] == []
+
+
 def test_what_is_wrong_with_the_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("0", "127.0.0.1:0", "127.0.0.1:99999", "a b:9000", "http://a:9000"):
         with pytest.raises(InputError, match="KDC_GRPC_ADDRESS"):
             resolve({"grpc_address": address})
     for name in ("no.such.host.invalid", "a..b"):
         with pytest.raises(InputError, match="in --grpc-address"):
-            address_of(name, 9000, "--grpc-address", "--grpc-address")
+            bound_socket(name, 9000, "--grpc-address", "--grpc-address")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'kdc\[grpc\]'"):
         check_grpc(ServeSettings(grpc_address="127.0.0.1:9000"))

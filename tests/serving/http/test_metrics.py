@@ -66,15 +66,6 @@ def test_a_worker_that_starts_on_a_full_disk_counts_in_memory(tmp_path: Path) ->
     assert 'kdc_requests_total{route="/predict",status="200"} 1.0' in done.stdout
 
 
-def test_prometheus_client_still_maps_files_without_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prometheus_client import mmap_dict
-
-    monkeypatch.setattr(mmap_dict, "open", open, raising=False)
-    file = tmp_path / "counter.db"
-    mmap_dict.MmapedDict(str(file))
-    assert file.stat().st_blocks * 512 < file.stat().st_size, "take _Allocated out of serving/http/metrics.py"
-
-
 def test_metrics_are_told_though_the_first_file_of_a_kind_could_not_be_made(tmp_path: Path) -> None:
     # The bug to catch: an empty file was left, and `/metrics` answered 500 for as long as the folder was there.
     early = FULL.replace('metrics.answered("/predict", 200, 0.1)\n\ndef', "\ndef", 1).replace("range(3000)", "range(3)")
