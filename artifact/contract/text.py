@@ -46,7 +46,7 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
         where = "this CPU" if before.cpu == judgement.cpu else f"another CPU, {before.cpu}"
-        if before.threads not in (None, judgement.threads):
+        if before.threads != judgement.threads:
             where += f", with {before.threads} threads in place of {judgement.threads}"
         lines.append(f"when it was made, on {where}: {before.verdict}, {before.costs.latency_ms:.2f} ms")
     return "\n".join(lines)
