@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.artifact.contract.options import LIMITS
+from kdc.artifact.contract.options import LIMITS, TERMS
 from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
 from kdc.common.errors import InputError, KdcError, installing, printable
 from kdc.common.options import Setting, argument, option, taken, takes
@@ -38,7 +38,6 @@ Json = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
 Variant = Annotated[str | None, option(VARIANT.help)]
-NoExamples = Annotated[bool, option("Quote no rows in the report.", "--no-examples")]
 Set = Annotated[
     list[str] | None, option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
 ]
@@ -48,7 +47,6 @@ Set = Annotated[
 @takes(*COMPRESS)
 def compress(
     given: dict[str, Any],
-    no_examples: NoExamples = False,
     frontier: Annotated[
         bool,
         option(
@@ -60,23 +58,23 @@ def compress(
     ] = False,
     config: Annotated[Path | None, option("TOML file with settings; `kdc config` prints one with all of them.")] = None,
     set_: Set = None,
-    from_: Annotated[str | None, option("Stage from which on all is done again.", "--from", panel=_FLOW)] = None,
+    from_: Annotated[
+        str | None, option("Stage from which on all is done again; data redoes the whole run.", "--from", panel=_FLOW)
+    ] = None,
     until: Annotated[str | None, option("Stage to stop after.", panel=_FLOW)] = None,
-    force: Annotated[bool, option("Do all stages again.", "--force", panel=_FLOW)] = False,
     as_json: Json = False,
 ) -> None:
-    """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
-    from kdc.artifact.contract.terms import EXIT_CODES, parse_conditions
+    """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off.
+
+    `kdc config` prints all settings; --set takes any of them."""
+    from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.pipeline.config import resolve
 
     limits = {f"contract.{name}": value for name, value in taken(given, LIMITS).items()}
-    conditions = parse_conditions(limits.pop("contract.at", None))
-    limits |= {f"contract.at.{name}": value for name, value in conditions.items()}
     first, *more = given.pop("teacher.teacher", None) or [None]
     teachers = {"teacher.model": first, "teacher.more": tuple(more) or None}
-    examples = {"report.examples": False} if no_examples else {}
     resolved = resolve.resolve(
-        flags=resolve.layer_of(given | limits | teachers | examples),
+        flags=resolve.layer_of(given | limits | teachers),
         sets=resolve.parse_sets(set_ or []),
         file=resolve.read_file(config) if config else {},
     )
@@ -92,10 +90,10 @@ def compress(
     if frontier:
         if until is not None:
             raise InputError("a frontier has no last stage", given=f"--until {until}", remedy="drop it, or --frontier")
-        made = frontier_for_people(resolved, start_from=from_, force=force, command=command)
+        made = frontier_for_people(resolved, start_from=from_, command=command)
         _print(as_json, made.to_json(), render_frontier(made))
         return
-    result = compress_for_people(resolved, start_from=from_, until=until, force=force, command=command)
+    result = compress_for_people(resolved, start_from=from_, until=until, command=command)
     if not result.stages:  # a process that torchrun started beside the one that tells
         return
     _print(as_json, result.to_json(), render(result))
@@ -105,7 +103,7 @@ def compress(
 @app.command()
 def report(
     run: Annotated[Path, argument("Run directory of a finished `kdc compress`.")],
-    no_examples: NoExamples = False,
+    no_examples: Annotated[bool, option("Quote no rows in the report.", "--no-examples")] = False,
     as_json: Json = False,
 ) -> None:
     """The proof as a page: report.html, report.json and report.md in the run's directory."""
@@ -344,7 +342,7 @@ TO_LABEL = (
 
 
 @app.command()
-@takes(*LIMITS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
+@takes(*TERMS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,

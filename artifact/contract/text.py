@@ -21,7 +21,7 @@ _OTHER_DECISIONS = (
     "other decisions: an --abstain, or an --aim (of two classes or labels apart), that leaves more of what is "
     "required; or a better student"
 )
-_MORE_ROWS = "more evaluation rows (--eval FILE), or --evidence point to judge by what was measured alone"
+_MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
 _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 

@@ -131,7 +131,7 @@ def decided_by(task: Task, metric: str | None) -> Task:
     fitting = [name for name in METRICS_OF[task.kind] if name != "f1" or len(task.labels) == 2]
     if metric not in fitting:
         labels = f" of {len(task.labels)} labels" if task.labels else ""
-        remedy = f"--metric {' or '.join(fitting)}"
+        remedy = f"--set data.metric={fitting[0]}" + "".join(f", or {name}" for name in fitting[1:])
         raise InputError("the task has no such metric", given=f"{metric}, {task.kind}{labels}", remedy=remedy)
     return task.model_copy(update={"metrics": tuple(dict.fromkeys((metric, *task.metrics)))})
 

@@ -1,4 +1,4 @@
-"""Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
+"""Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`run.controls`).
 
 The same student without KD (labels alone), its step kept as the student's own is and by another rule, since KD should
 not win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are
