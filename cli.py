@@ -1,7 +1,7 @@
 """The command line `kdc`: parse, build one request, make one call. Nothing heavy is imported before it is needed.
 
-Options that set a setting are rows of a table (`kdc.common.options`). A long table, or one of which several commands
-have rows, is in the file `options.py` of the room that it sets; a short one is beside its command.
+Options that set a setting are rows of a table (`kdc.common.command_options`). A long table, or one of which several
+commands have rows, is in the room that it sets, for example `compress_options.py`; a short one is beside its command.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.artifact.contract.options import LIMITS, TERMS
-from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
+from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
+from kdc.artifact.contract.contract_options import LIMITS, TERMS
+from kdc.common.command_options import Setting, argument, option, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
-from kdc.common.options import Setting, argument, option, taken, takes
-from kdc.pipeline.config.options import COMPRESS
-from kdc.serving.bulk.options import PREDICT
-from kdc.serving.http.options import SERVE
+from kdc.pipeline.config.compress_options import COMPRESS
+from kdc.serving.bulk.predict_options import PREDICT
+from kdc.serving.http.serve_options import SERVE
 from kdc.tools.study.options import STUDY, STUDY_ENGINE
 
 app = typer.Typer(

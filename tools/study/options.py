@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from kdc.common.options import Setting
-from kdc.pipeline.config.options import EPOCHS, MAX_TRAIN_ROWS, TRAINING_DEVICE
-from kdc.serving.bulk.options import RAY_ADDRESS
+from kdc.common.command_options import Setting
+from kdc.pipeline.config.compress_options import EPOCHS, MAX_TRAIN_ROWS, TRAINING_DEVICE
+from kdc.serving.bulk.predict_options import RAY_ADDRESS
 
 STUDY = (
     Setting(

@@ -5,8 +5,8 @@ An option is here only if people type it often. `--set` takes every other settin
 
 from pathlib import Path
 
-from kdc.artifact.contract.options import LIMITS
-from kdc.common.options import Setting, settings
+from kdc.artifact.contract.contract_options import LIMITS
+from kdc.common.command_options import Setting, settings
 
 _OWN = "Data of your own"
 _MODELS = "Models"

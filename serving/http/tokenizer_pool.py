@@ -1,4 +1,4 @@
-"""Tokenises the rows of requests: few characters at once, many beside the event loop, in pieces that take turns.
+"""Tokenises the rows of requests: few characters at once, many in threads, in pieces that take turns.
 
 A word of a hundred characters costs twenty times what as many characters of short words do, so requests take turns by
 the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, so that
@@ -44,8 +44,8 @@ class _Work:
     encodings: list[Encoded] = field(default_factory=list)  # of the first rows
 
 
-class Tokenising:
-    """The tokeniser of one artifact. Created and used in one event loop.
+class TokenizerPool:
+    """Tokenises the rows of one artifact's requests. Created and used in one event loop.
 
     Args:
         engine: tokenises.

@@ -1,6 +1,6 @@
 """Options that say what a contract asks: `LIMITS` to compress to it, `TERMS` to judge it again."""
 
-from kdc.common.options import settings
+from kdc.common.command_options import settings
 
 _PANEL = "Contract: what the artifact must keep (exit code 3: it does not, 4: not shown)"
 LIMITS = settings(
