@@ -1,7 +1,7 @@
 """The command line `kdc`: parse, build one request, make one call. Nothing heavy is imported before it is needed.
 
-Options that set a setting are rows of a table (`kdc.common.options`). A long table, or one of which several commands
-have rows, is in the file `options.py` of the room that it sets; a short one is beside its command.
+Options that set a setting are rows of a table (`kdc.common.command_options`). A long table, or one of which several
+commands have rows, is in the room that it sets, for example `compress_options.py`; a short one is beside its command.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from kdc.artifact.contract.options import LIMITS
-from kdc.artifact.options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
+from kdc.artifact.artifact_options import ALLOW_FAILED, COLUMNS, REPLACE, SHA256, VARIANT
+from kdc.artifact.contract.contract_options import LIMITS, TERMS
+from kdc.common.command_options import Setting, argument, option, taken, takes
 from kdc.common.errors import InputError, KdcError, installing, printable
-from kdc.common.options import Setting, argument, option, taken, takes
-from kdc.pipeline.config.options import COMPRESS
-from kdc.serving.bulk.options import PREDICT
-from kdc.serving.http.options import SERVE
+from kdc.pipeline.config.compress_options import COMPRESS
+from kdc.serving.bulk.predict_options import PREDICT
+from kdc.serving.http.serve_options import SERVE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +37,6 @@ Json = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Where to run: auto (CUDA where it starts, else the CPU), cpu or cuda.")]
 Variant = Annotated[str | None, option(VARIANT.help)]
-NoExamples = Annotated[bool, option("Quote no rows in the report.", "--no-examples")]
 Set = Annotated[
     list[str] | None, option("One setting, section.key=value, as `kdc config` names it. Repeatable.", "--set")
 ]
@@ -47,7 +46,6 @@ Set = Annotated[
 @takes(*COMPRESS)
 def compress(
     given: dict[str, Any],
-    no_examples: NoExamples = False,
     frontier: Annotated[
         bool,
         option(
@@ -59,23 +57,23 @@ def compress(
     ] = False,
     config: Annotated[Path | None, option("TOML file with settings; `kdc config` prints one with all of them.")] = None,
     set_: Set = None,
-    from_: Annotated[str | None, option("Stage from which on all is done again.", "--from", panel=_FLOW)] = None,
+    from_: Annotated[
+        str | None, option("Stage from which on all is done again; data redoes the whole run.", "--from", panel=_FLOW)
+    ] = None,
     until: Annotated[str | None, option("Stage to stop after.", panel=_FLOW)] = None,
-    force: Annotated[bool, option("Do all stages again.", "--force", panel=_FLOW)] = False,
     as_json: Json = False,
 ) -> None:
-    """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off."""
-    from kdc.artifact.contract.terms import EXIT_CODES, parse_conditions
+    """From a labelled task to a verified ONNX artifact. The same command again goes on where it was cut off.
+
+    `kdc config` prints all settings; --set takes any of them."""
+    from kdc.artifact.contract.terms import EXIT_CODES
     from kdc.pipeline.config import resolve
 
     limits = {f"contract.{name}": value for name, value in taken(given, LIMITS).items()}
-    conditions = parse_conditions(limits.pop("contract.at", None))
-    limits |= {f"contract.at.{name}": value for name, value in conditions.items()}
     first, *more = given.pop("teacher.teacher", None) or [None]
     teachers = {"teacher.model": first, "teacher.more": tuple(more) or None}
-    examples = {"report.examples": False} if no_examples else {}
     resolved = resolve.resolve(
-        flags=resolve.layer_of(given | limits | teachers | examples),
+        flags=resolve.layer_of(given | limits | teachers),
         sets=resolve.parse_sets(set_ or []),
         file=resolve.read_file(config) if config else {},
     )
@@ -91,10 +89,10 @@ def compress(
     if frontier:
         if until is not None:
             raise InputError("a frontier has no last stage", given=f"--until {until}", remedy="drop it, or --frontier")
-        made = frontier_for_people(resolved, start_from=from_, force=force, command=command)
+        made = frontier_for_people(resolved, start_from=from_, command=command)
         _print(as_json, made.to_json(), render_frontier(made))
         return
-    result = compress_for_people(resolved, start_from=from_, until=until, force=force, command=command)
+    result = compress_for_people(resolved, start_from=from_, until=until, command=command)
     if not result.stages:  # a process that torchrun started beside the one that tells
         return
     _print(as_json, result.to_json(), render(result))
@@ -104,7 +102,7 @@ def compress(
 @app.command()
 def report(
     run: Annotated[Path, argument("Run directory of a finished `kdc compress`.")],
-    no_examples: NoExamples = False,
+    no_examples: Annotated[bool, option("Quote no rows in the report.", "--no-examples")] = False,
     as_json: Json = False,
 ) -> None:
     """The proof as a page: report.html, report.json and report.md in the run's directory."""
@@ -294,7 +292,7 @@ TO_LABEL = (
 
 
 @app.command()
-@takes(*LIMITS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
+@takes(*TERMS, *COLUMNS, *VERIFY, *TO_LABEL, LABELLED)
 def verify(
     given: dict[str, Any],
     artifact: Artifact,

@@ -76,9 +76,9 @@ class TaskInfo(TaskBase):
     """A task as the artifact has it: its labels are known."""
 
     metric: str = ""  # the one that decides
-    points: tuple[OperatingPoint, ...] = ()  # labels that have a threshold of their own; none in older artifacts
-    abstain: Abstention | None = None  # which rows are not answered; None where all are, as in older artifacts
-    sets: LabelSets | None = None  # sets of labels that hold the true one; None in older artifacts
+    points: tuple[OperatingPoint, ...] = ()  # labels that have a threshold of their own
+    abstain: Abstention | None = None  # which rows are not answered; None if all are
+    sets: LabelSets | None = None  # sets of labels that hold the true one
 
     @model_validator(mode="after")
     def _points_fit_labels(self) -> Self:
@@ -127,9 +127,9 @@ class Lineage(Frozen):
     cpu: str  # model name of the CPU that judged the int8 variant
     gpu: str | None = None  # name of the GPU that trained; None where a CPU did
     # share of the training rows that carry each label, in the order of the task's labels (they sum to 1 except in
-    # multi-label tasks); None for regression and in artifacts of older versions
+    # multi-label tasks); None for regression
     label_share: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
-    trained: str = ""  # number format and threads of the student's training; "" in artifacts of older versions
+    trained: str  # number format and threads of the student's training; "" if nothing was trained
 
 
 class FileInfo(Frozen):
@@ -167,7 +167,7 @@ class TokenizerInfo(Frozen):
     token_type_ids: bool  # whether the graph takes token types (DistilBERT's does not)
     pad_side: Literal["left", "right"] = "right"  # the side that is padded
     truncation_side: Literal["left", "right"] = "right"  # the side that is cut
-    long: LongTexts | None = None  # how longer rows are answered; None where they are cut, as in older artifacts
+    long: LongTexts | None = None  # how longer rows are answered; None if they are cut
 
     @property
     def longest(self) -> int:
@@ -215,14 +215,14 @@ class Variant(Frozen):
     measured."""
 
     file: str  # name of the ONNX file
-    second: Second | None = None  # the other model of a cascade; None where there is one model, as in older artifacts
+    second: Second | None = None  # the other model of a cascade; None if there is one model
     size_bytes: int = Field(ge=0)  # size of these files and `tokenizer.json` together
     metrics: dict[str, float] = Field(default_factory=dict)  # on the evaluation split, in points
     # largest absolute difference to the model that it was made from (fp32: of logits; others: of probabilities)
     parity: float | None = None
     batch_invariance: float | None = None  # largest difference of a row's probability alone and in a batch of 16
-    opset: int | None = None  # version of ONNX's operators that the file needs; None in artifacts of older versions
-    ir: int | None = None  # version of the ONNX file format; None in artifacts of older versions
+    opset: int  # version of ONNX's operators that the file needs
+    ir: int  # version of the ONNX file format
     candidate: str | None = None  # name of the winning quantisation candidate; None where it is not int8 alone
     latency_p50_ms: float | None = None  # median latency of one row
     latency_p95_ms: float | None = None  # 95th percentile of the same

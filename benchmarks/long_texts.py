@@ -128,10 +128,11 @@ def _run(rows: Path, name: str, seed: int, out: Path, options: argparse.Namespac
     window, whole, own = _REAL if options.data else _MADE_UP
     several = _SEVERAL if options.several else ()
     length = f"data.max_length={whole if name == 'whole' else window}"
-    sets = [part for each in (*_STEPS, *_NO_TIMES, *own, *several, length, *LINES[name]) for part in ("--set", each)]
+    settings = (*_STEPS, *_NO_TIMES, *own, *several, length, f"run.seed={seed}", *LINES[name])
+    sets = [part for each in settings for part in ("--set", each)]
     model = ["--teacher", str(rows / "teacher")] if not options.data else ["--family", "minilm"]
     files = ["--train", str(rows / "train.csv"), "--eval", str(rows / "eval.csv"), "--out", str(out)]
-    command = [sys.executable, "-m", "kdc", "compress", *files, *model, *_COMMON, "--seed", str(seed), *sets]
+    command = [sys.executable, "-m", "kdc", "compress", *files, *model, *_COMMON, *sets]
     with out.with_suffix(".log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     table = json.loads((out / "evaluate" / "table.json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ teacher is fine-tuned first, once, into `--runs`; its time counts for nobody.
 | arm | what |
 |---|---|
 | official | the procedure re-created from its description, see below |
-| kdc-paper | the same settings (`--recipe paper-as-described`); rows of like length, padded to the longest of a batch |
+| kdc-paper | recipe `paper-as-described`, the same settings; rows of like length, padded to the longest of a batch |
 | kdc-best | the default recipe |
 
 The procedure: every row padded to 512 tokens, rows in random order, r 8, alpha 16, query and value, dropout 0.05, lr

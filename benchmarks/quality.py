@@ -44,20 +44,20 @@ PAIRS = [
 WORDS = ["--train", "{own}/words/train.csv", "--eval", "{own}/words/eval.csv", "--text", "text", "--label", "words"]
 HELD = ["--train", "{own}/held/train.csv", "--eval", "{own}/held/eval.csv", "--text", "text", "--label", "label"]
 COLA = ["--data", "{own}", "--task", "cola", "--family", "minilm"]
-SMALL = ["--vocabulary", "auto", "--set", "quantize.vector_bits=4"]
+SMALL = ["--set", "student.vocabulary=auto", "--set", "quantize.vector_bits=4"]
 LONG = ["--set", "student.min_steps=7300"]
 THIRD = ["--student", "layers:0,5"]  # of six layers
 NARROW = ["--student", "layers:0,1,5,ffn=768,heads=6"]
 # name: its arguments, and the line whose teacher (and rows, and logits, where they are the same) it starts from.
 LINES: dict[str, tuple[list[str], str]] = {
     "sst2": (SST2, ""),
-    "sst2-paper": ([*SST2, "--recipe", "paper"], "sst2"),
+    "sst2-paper": ([*SST2, "--set", "run.recipe=paper"], "sst2"),
     "qnli": (QNLI, ""),
     "qnli-ul": ([*QNLI, "--unlabeled", "{data}/QNLI/unlabelled.tsv"], "qnli"),
     "bank": ([*BANK, "--family", "minilm"], ""),
     "cola": (COLA, ""),
-    "words": ([*WORDS, "--kind", "multilabel", "--separator", " ", "--family", "minilm"], ""),
-    "pairs": ([*PAIRS, "--label", "score", "--kind", "regression", "--family", "minilm"], ""),
+    "words": ([*WORDS, "--set", "data.kind=multilabel", "--set", "data.separator= ", "--family", "minilm"], ""),
+    "pairs": ([*PAIRS, "--label", "score", "--set", "data.kind=regression", "--family", "minilm"], ""),
     # All texts of SST-2's training file, of which the teacher's 12,000 are a part, without their labels.
     "sst2-ul": ([*SST2, "--unlabeled", "{data}/SST-2/train.tsv"], "sst2"),
     "sst2-ul-conv": ([*SST2, "--student", "conv", "--unlabeled", "{data}/SST-2/train.tsv"], "sst2-ul"),
@@ -262,9 +262,9 @@ def _run(name: str, seed: int, options: argparse.Namespace, *, controls: bool) -
             shutil.copytree(made, out / f"{stage}.copy", dirs_exist_ok=True)
             (out / f"{stage}.copy").rename(copy)  # the run skips what it would make the same, and redoes the rest
     filled = [part.format(data=options.data, own=options.runs) for part in arguments]
-    command = ["compress", *filled, *_BRIEF, "--seed", str(seed), "--out", str(out), "--json"]
+    command = ["compress", *filled, *_BRIEF, "--set", f"run.seed={seed}", "--out", str(out), "--json"]
     if controls:
-        command.append("--controls")
+        command += ["--set", "run.controls=true"]
     done = subprocess.run([sys.executable, "-m", "kdc", *command], stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout)["result"]
     if name == "pairs":

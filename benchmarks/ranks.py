@@ -69,8 +69,8 @@ def _run(options: argparse.Namespace, out: Path, launcher: list[str], threads: i
         "student",
         "--out",
         str(out),
-        "--device",
-        "cpu",
+        "--set",
+        "run.device=cpu",
         "--json",
     ]
     done = subprocess.run(

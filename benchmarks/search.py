@@ -97,13 +97,13 @@ def _in_full(run: Any, student: str) -> Trained:
     from kdc.common.files import write_whole
     from kdc.pipeline.models import loading
     from kdc.pipeline.quality.metrics import compute
-    from kdc.pipeline.rundir.fingerprints import fingerprint_of, later
+    from kdc.pipeline.rundir.fingerprints import as_json, fingerprint_of, training
     from kdc.pipeline.training.batches import Rows
     from kdc.pipeline.training.predict import predict
     from kdc.pipeline.training.students import merged_student
 
     settings = run.settings_of(student)
-    described = settings.model_dump(mode="json", exclude=later(settings))
+    described = as_json(training(run.config, settings))
     name = fingerprint_of("full", described, [run.fingerprints["targets"]])[:16]
     record, work = run.root / _RANKS / f"{name}.json", run.root / _RANKS / f"{name}.work"
     if not record.exists():

@@ -198,7 +198,7 @@ def command_to_go_on(arguments: Sequence[str]) -> str:
     finished stages."""
     remaining, skip = [], False
     for argument in arguments:
-        if not skip and argument != "--force" and not argument.startswith("--from"):
+        if not skip and not argument.startswith("--from"):
             remaining.append(argument)
         skip = argument == "--from"
     return f"{ranks.launcher()} {shlex.join(remaining)}"

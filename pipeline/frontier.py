@@ -121,14 +121,14 @@ def _check(config: Config) -> None:
     if limits := config.contract.set_ones:
         raise InputError(
             "a frontier shows what each limit would cost, and takes none",
-            given=", ".join(f"--{name.replace('_', '-')}" for name in limits),
+            given=", ".join(f"contract.{name}" for name in limits),
             remedy="drop the limits, or drop --frontier for the one student that keeps them",
         )
     if config.contract.search == "full":
         raise InputError(
             "a frontier shows students along the whole curve, and searches none",
-            given="--search full",
-            remedy="drop --search, or drop --frontier and name the limits that a student has to keep",
+            given="contract.search=full",
+            remedy="drop contract.search, or drop --frontier and name the limits that a student has to keep",
         )
     bounds = [f"--aim {text}" for text in config.operating.aims if parse_aim(text).is_bound]
     abstain = config.operating.abstain

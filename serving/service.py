@@ -26,7 +26,7 @@ from kdc.serving.http.settings import resolve
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")  # no usage reports, unless the person asks for them
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no line of the log for each call that grpc itself refuses
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows take all cores (http/tokenising.py)
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or a request's rows take all cores (http/tokenizer_pool.py)
 
 import bentoml
 from starlette.requests import Request

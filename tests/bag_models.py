@@ -123,7 +123,9 @@ def write_artifact(
         make_tokenizer(folder / "tokenizer.json")
     else:
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
-    lineage = Lineage(teacher="t", student="s", recipe="best", data_fingerprint="d", seed=0, packages={}, cpu="c")
+    lineage = Lineage(
+        teacher="t", student="s", recipe="best", data_fingerprint="d", seed=0, packages={}, cpu="c", trained=""
+    )
     manifest = Manifest(
         kdc_version="0",
         task=task,
@@ -133,8 +135,8 @@ def write_artifact(
         temperature=temperature,
         files=describe_files(folder, ["model.onnx", "model.int8.onnx", "tokenizer.json"]),
         variants={
-            "fp32": Variant(file="model.onnx", size_bytes=1),
-            "int8": Variant(file="model.int8.onnx", size_bytes=1),
+            "fp32": Variant(file="model.onnx", size_bytes=1, opset=17, ir=8),
+            "int8": Variant(file="model.int8.onnx", size_bytes=1, opset=17, ir=8),
         },
         providers={"CPUExecutionProvider": "int8", "CUDAExecutionProvider": "fp32"},
         created="now",

@@ -138,7 +138,7 @@ def test_inspect_of_no_artifact_is_wrong_input(tmp_path: Path) -> None:
 def test_json_is_the_only_thing_on_stdout(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.folder / "run", tmp_path / "run", symlinks=True)
     arguments = tiny_runs.arguments(
-        finished.folder, finished.teacher, "--controls", "--set", "export.teacher=true", "--json"
+        finished.folder, finished.teacher, "--set", "run.controls=true", "--set", "export.teacher=true", "--json"
     )
     arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
     done = kdc(*arguments)
@@ -158,7 +158,7 @@ def test_tasks_lists_the_nine_of_glue_and_the_built_in_one() -> None:
         (["--label", "lable"], ["lable", "label"]),
         (["--text", "frist"], ["frist", "first"]),
         (["--set", "student.epoch=3"], ["did you mean student.epochs"]),
-        (["--recipe", "worst", "--seed", "-1"], ["run.recipe", "run.seed", "2 wrong settings"]),
+        (["--set", "run.recipe=worst", "--set", "run.seed=-1"], ["run.recipe", "run.seed", "2 wrong settings"]),
         (["--until", "distil"], ["no such stage", "student"]),
         (["--config", "none.toml"], ["cannot read the config file"]),
         (["--teacher", "/none/such"], ["/none/such"]),

@@ -128,7 +128,9 @@ def printed(finished: Finished, folder: Path) -> dict[str, list[str]]:
     """Keys of what each command prints with `--json`."""
     artifact, data = str(finished.artifact), str(finished.folder / "eval.csv")
     shutil.copytree(finished.folder / "run", folder / "run", symlinks=True)
-    again = tiny_runs.command(finished.folder, finished.teacher, "--controls", "--set", "export.teacher=true")
+    again = tiny_runs.command(
+        finished.folder, finished.teacher, "--set", "run.controls=true", "--set", "export.teacher=true"
+    )
     again = again[again.index("compress") :]
     again[again.index("--out") + 1] = str(folder / "run")
     calls = (

@@ -11,7 +11,7 @@ from kdc.artifact.contract.terms import Contract
 from kdc.artifact.manifest import Manifest, TokenizerInfo
 from kdc.common.errors import InputError, KdcError
 from kdc.pipeline.config.tasks import Task
-from kdc.pipeline.data.prepared import digest, groups_of
+from kdc.pipeline.data.prepared import digest
 from kdc.pipeline.data.tokens import tokenizer_info
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.rundir.files import BASELINE_SUFFIX, EVALUATION
@@ -49,11 +49,11 @@ def kept_answers(
     with arrays_of(path, "the artifact's evaluation", _REMAKE) as kept:
         better = [name for name in kept.files if name.endswith(BASELINE_SUFFIX) and contract.against == "best"]
         digests, logits = kept["text_sha256"], kept[better[0] if better else "teacher_logits"]
-        groups = kept["group"] if "group" in kept.files else None
+        groups = kept["group"]
         known = {row.tobytes(): place for place, row in enumerate(digests)}
         if logits.shape != (len(digests), manifest.task.outputs):
             raise ValueError(f"logits of shape {logits.shape}")
-        if groups is not None and (groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu"):
+        if groups.shape != digests.shape[:1] or groups.dtype.kind not in "iu":
             raise ValueError(f"groups of shape {groups.shape}")
     places = np.array([known.get(digest(text), -1) for text in texts])
     missing = np.flatnonzero(places < 0)
@@ -64,7 +64,7 @@ def kept_answers(
             remedy="add --teacher PATH, e.g. runs/qnli/teacher/model",
         )
     name = better[0].removesuffix(BASELINE_SUFFIX) if better else "teacher"
-    return Other(name, logits[places]), groups_of(texts) if groups is None else groups[places]
+    return Other(name, logits[places]), groups[places]
 
 
 def refuse_better_baseline(artifact: Path, manifest: Manifest | None, contract: Contract) -> None:

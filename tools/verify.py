@@ -149,7 +149,7 @@ def _terms(
     """What is asked of an artifact, and how it was judged before."""
     before = load_manifest(artifact, expect_sha256=expect_sha256).contract
     if contract is None:
-        contract = before.contract if before is not None else Contract(against="best")
+        contract = before.contract if before is not None else Contract()
     return replace(contract, given), before
 
 

@@ -20,15 +20,14 @@ class Judgement(Frozen):
     variant: str  # the one that was judged: "fp32", "int8", "cascade", ...
     provider: str  # ONNX Runtime's execution provider that ran it
     cpu: str  # model name of the CPU. Another one has another latency, and can have other int8 arithmetic
-    # threads of a forward pass when it was timed; None in artifacts of versions that did not record it
-    threads: int | None = Field(default=None, ge=1, le=1024)
+    threads: int = Field(ge=1, le=1024)  # of a forward pass when it was timed
     # tokens of the rows that were timed, so that other rows of these lengths can stand for them
     lengths: tuple[Annotated[int, Field(ge=1, le=MOST_TOKENS)], ...] = Field(min_length=1, max_length=100)
     costs: Costs  # measured under the contract's conditions
     quality: Quality | None = None  # the student beside its teacher; None where `max_drop` was not asked for
     required: tuple[Found, ...] = ()  # what was counted for each of the contract's requirements
     # whether quality and requirements were measured for this judgement, and are not those of an earlier one
-    compared: bool = True
+    compared: bool
     missed: tuple[str, ...] = ()  # one sentence for each limit that does not hold, or is not shown to
     verdict: Verdict  # "not shown": no limit is missed for sure, but not all are shown to hold
 
@@ -111,8 +110,6 @@ def judge_drop(contract: Contract, quality: Quality | None) -> Verdict:
     if quality is None or limit is None:
         return "pass"
     low, high = quality.interval if contract.evidence == "interval" else (quality.difference, quality.difference)
-    if quality.groups is None:  # in artifacts of versions that knew no groups, a difference beyond the limit failed
-        high = quality.difference
     if high < -limit:
         return "fail"
     return "pass" if low >= -limit else "not shown"
@@ -149,7 +146,7 @@ def _drop_in_words(contract: Contract, quality: Quality, limit: float) -> str:
             f"{lost - limit:.2f} points too many"
         )
     rows = f"{quality.rows} evaluation rows"
-    if quality.groups not in (None, quality.rows):
+    if quality.groups != quality.rows:
         rows += f" in {quality.groups} groups"
     sure = f"with {100 * spent(contract.confidence, quality.look):.4g} % confidence"
     if quality.rows_needed is None:

@@ -105,7 +105,7 @@ class Proof(Frozen):
         "of the share) or point (what was measured itself)",
     )
     against: Against = Field(
-        "teacher",  # as it is in the artifacts of versions that did not know baselines
+        "best",
         description="what the student is compared with: teacher, or best, the better one of the teacher and the "
         "baselines by the tuning slice",
     )
@@ -135,14 +135,14 @@ class Quality(Frozen):
     """The student beside its teacher, or a better baseline in its place, on the same evaluation rows."""
 
     metric: str  # the task's deciding one
-    against: str = "teacher"  # what it is compared with: "teacher", or the name of a baseline that is better
+    against: str  # what it is compared with: "teacher", or the name of a baseline that is better
     teacher: float | None  # the metric of that, in points; None if only differing rows have labels
     student: float | None  # the student's metric, in points; likewise
     difference: float  # student minus that, in points
     # two-sided confidence interval of the difference (`kdc.pipeline.quality.intervals`); wider for each earlier look
     interval: tuple[float, float]
     rows: int  # rows that were compared
-    groups: int | None = None  # groups of rows that are independent; None in artifacts of versions that knew none
+    groups: int  # groups of rows that are independent
     # which judgement of another model by these rows this was in its run, the first one being 1: each one uses the rows
     # up a little, so that later ones have wider intervals (`kdc.artifact.contract.judgement.spent`)
     look: int = Field(1, ge=1)

@@ -21,7 +21,7 @@ _OTHER_DECISIONS = (
     "other decisions: an --abstain, or an --aim (of two classes or labels apart), that leaves more of what is "
     "required; or a better student"
 )
-_MORE_ROWS = "more evaluation rows (--eval FILE), or --evidence point to judge by what was measured alone"
+_MORE_ROWS = "more evaluation rows (--eval FILE), or --set contract.evidence=point to judge by what was measured alone"
 _QUIETER = "`kdc verify ARTIFACT` while nothing else runs on this machine, or a limit that leaves it some room"
 _HOLDS = {"pass": "yes", "fail": "no", "not shown": "not shown"}
 
@@ -46,7 +46,7 @@ def render(judgement: Judgement, before: Judgement | None = None) -> str:
     lines += [f"try: {suggestion}" for suggestion in advice(judgement)]
     if before is not None:
         where = "this CPU" if before.cpu == judgement.cpu else f"another CPU, {before.cpu}"
-        if before.threads not in (None, judgement.threads):
+        if before.threads != judgement.threads:
             where += f", with {before.threads} threads in place of {judgement.threads}"
         lines.append(f"when it was made, on {where}: {before.verdict}, {before.costs.latency_ms:.2f} ms")
     return "\n".join(lines)

@@ -174,9 +174,9 @@ def check_sets(coverage: float | None, task: TaskBase) -> None:
         is_of_two = task.kind == "classification"
         raise InputError(
             "only a task that gives each row one of three classes or more can have sets of labels",
-            given=f"--sets {coverage}; {task.name} is a {task.kind} task"
+            given=f"operating.sets={coverage}; {task.name} is a {task.kind} task"
             + (f" of {len(task.labels)} classes" if is_of_two else ""),
-            remedy="drop --sets" + ("; --abstain tells the rows that could be either" if is_of_two else ""),
+            remedy="drop operating.sets" + ("; --abstain tells the rows that could be either" if is_of_two else ""),
         )
 
 

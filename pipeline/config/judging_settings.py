@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from kdc.artifact.contract.terms import Against, Conditions, Contract, Evidence, Limits, Proof, Texts
+from kdc.artifact.contract.terms import Conditions, Contract, Evidence, Limits, Proof, Texts
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.section import Section
 
@@ -92,7 +92,6 @@ class ContractSettings(Section, Proof, Limits):
     max_hours: float | None = Field(
         None, gt=0, description="hours that the short trainings may take; after that the best student so far is taken"
     )
-    against: Against = Field("best", description=Proof.model_fields["against"].description)
     at: Conditions = Conditions()
 
     @property

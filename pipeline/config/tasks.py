@@ -1,7 +1,6 @@
 """Tasks (columns, kind, labels and metrics): the nine of GLUE, the built-in one, and people's own."""
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,8 @@ class Task(TaskBase):
 
     @staticmethod
     def load(path: Path) -> "Task":
-        """Read what `save` wrote, also by a kdc that still had the field `allow_majority`."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values.pop("allow_majority", None)
-        return Task.model_validate(values)
+        """Read what `save` wrote."""
+        return Task.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _glue(name: str, folder: str, columns: tuple[str, str | None], labels: tuple[str, ...], **more: Any) -> Task:

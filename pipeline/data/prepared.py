@@ -182,9 +182,8 @@ class PreparedData:
         return found
 
     def groups(self, split: str) -> Ints:
-        """Which rows of a split belong together, (rows,): rows of one group have the same number."""
-        rows = self.rows(split)
-        return np.asarray(rows["group"][:]) if "group" in rows.column_names else groups_of(texts_of(rows))
+        """Which rows of a labelled split belong together, (rows,): rows of one group have the same number."""
+        return np.asarray(self.rows(split)["group"][:])
 
     @property
     def eval_splits(self) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def find_columns(header: Sequence[str], columns: Columns) -> list[int | None]:
             faults.append(f"column {name!r} is there {header.count(name)} times")
     if faults:
         shown = ", ".join(show(name) for name in header[:20]) + (", ..." if len(header) > 20 else "")
-        remedy = "name the columns: --text, --text-pair, --label, --group, --time"
+        remedy = "name the columns: --text, --text-pair, --label, --set data.group=COLUMN, --set data.time=COLUMN"
         if len(header) == 1 and any(mark in header[0] for mark in ";\t,|"):
             remedy = "fields are separated by commas in .csv and by tabs in .tsv: rename or convert the file"
         raise FileProblem("wrong columns", f"{'; '.join(faults)}; the file has: {shown}", remedy)

@@ -168,11 +168,11 @@ def read_all(data: DataSettings, task: Task, folder: Path, seed: int) -> tuple[T
     problems = Problems()
     train_source, *others = locate(data)
     if data.group is not None and train_source.format == "pydocs":
-        raise InputError("pydocs has groups of its own", given=f"--group {data.group}", remedy="leave it out")
+        raise InputError("pydocs has groups of its own", given=f"data.group={data.group}", remedy="leave it out")
     if data.time is not None and any(source.split == "eval" for source in others):
         raise InputError(
-            "an evaluation split is there already, so that --time has nothing to choose",
-            given=f"--time {data.time}",
+            "an evaluation split is there already, so that data.time has nothing to choose",
+            given=f"data.time={data.time}",
             remedy="give one of the two",
         )
     kind: Kind | None = None if data.kind == "auto" and data.task is None else task.kind

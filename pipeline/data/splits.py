@@ -121,14 +121,12 @@ def _check_parts(parts: dict[str, Part], classes: Ints, units: Ints) -> None:
             largest = int(np.bincount(units).max())
             if largest > rows // 2:
                 given += f", of which {largest} belong together, so that no split may part them"
-                remedy = 'see docs/data.md, "How rows are split"; is --group the right column?'
+                remedy = 'see docs/data.md, "How rows are split"; is data.group the right column?'
             raise InputError(f"too few rows to hold out {what}", given=given, remedy=remedy)
     lost = len(np.unique(classes)) - len(np.unique(classes[parts["train"].chosen]))
     if lost:
         given = f"{len(parts['train'])} rows to train on"
-        remedy = (
-            "allow more of them: --max-train-rows; with --time, give rows of these classes from before the evaluation"
-        )
+        remedy = "allow more of them: --max-train-rows; with data.time, give earlier rows of these classes"
         raise InputError(f"{lost} classes have no row to train on", given=given, remedy=remedy)
 
 

@@ -81,13 +81,13 @@ def _check_ids(kept: Sequence[int], config: Any, pad: int | None) -> None:
         raise InputError(
             "the tokenizer has pieces that the model has no vectors for, so that its vocabulary cannot be made smaller",
             given=f"piece {kept[-1]}, {config.vocab_size} vectors",
-            remedy="--vocabulary all",
+            remedy="--set student.vocabulary=all",
         )
     if pad is not None and config.model_type in loading.COUNTS_FROM_PADDING and (pad >= len(kept) or kept[pad] != pad):
         raise InputError(
             "this architecture counts positions by the id of padding, which a smaller vocabulary would change",
             given=f"{config.model_type}, padding {pad}",
-            remedy="--vocabulary all",
+            remedy="--set student.vocabulary=all",
         )
 
 
@@ -111,7 +111,7 @@ def cut_vectors(model: Any, folder: Path) -> None:
         raise InputError(
             "this architecture's token vectors are in a layer of its own, which cannot be made smaller",
             given=type(model.get_input_embeddings()).__name__,
-            remedy="--vocabulary all",
+            remedy="--set student.vocabulary=all",
         )
     for table in tables:  # an encoder and a decoder may share the vectors
         table.weight = smaller
@@ -139,7 +139,7 @@ def kept_pieces(tokenizer: dict[str, Any], used: Iterable[int], least: int) -> l
         raise InputError(
             "this tokenizer's pieces are not made of smaller ones, so that none can be left out",
             given=model.get("type"),
-            remedy="--vocabulary all",
+            remedy="--set student.vocabulary=all",
         )
     pieces = kinds[model["type"]](model)
     kept = pieces.needed | {token["id"] for token in tokenizer["added_tokens"]}

@@ -12,7 +12,7 @@ from kdc.common.tables import aligned
 from kdc.pipeline.config.student_names import is_shallow, kind_of
 from kdc.pipeline.results.training import NotMeasured, StudentCosts
 
-_SMALLER_FILES = "; --vocabulary auto makes files smaller"
+_SMALLER_FILES = "; --set student.vocabulary=auto makes files smaller"
 Measured = Mapping[str, StudentCosts]  # by student: an id, a path, "layers:0,1,2", "conv", "static" or "teacher"
 
 
@@ -94,12 +94,12 @@ def nothing_fits(measured: Measured, contract: Contract, *, has_whole: bool = Fa
     missed = [f"{other} in {form}: {'; '.join(missed_costs(contract, each))}" for other, form, each in nearest.values()]
     limits = contract.limits
     smaller = limits.max_size_mb is not None and has_whole
-    possible = {
-        "--max-latency-ms": (limits.max_latency_ms, f"{1.1 * costs.latency_ms:.3g}"),
-        "--max-size-mb": (limits.max_size_mb, f"{costs.size_mb + 0.1:.1f}"),
-        "--min-rows-per-s": (limits.min_rows_per_s, f"{0.9 * costs.rows_per_s:.0f}"),
-    }
-    reachable = " ".join(f"{flag} {value}" for flag, (limit, value) in possible.items() if limit is not None)
+    possible = (
+        (limits.max_latency_ms, f"--max-latency-ms {1.1 * costs.latency_ms:.3g}"),
+        (limits.max_size_mb, f"--max-size-mb {costs.size_mb + 0.1:.1f}"),
+        (limits.min_rows_per_s, f"--set contract.min_rows_per_s={0.9 * costs.rows_per_s:.0f}"),
+    )
+    reachable = " ".join(option for limit, option in possible if limit is not None)
     return InputError(
         "no student that could come out keeps the contract, so nothing was trained",
         given="the nearest is " + "\n    then ".join(missed),

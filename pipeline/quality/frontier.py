@@ -1,12 +1,10 @@
 """A frontier: what each of several students keeps and what it costs, and which of them no other one beats."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from kdc.pipeline.quality.intervals import Ends
 from kdc.pipeline.results.base import Result
-
-SCHEMA = 1
 
 
 class Point(Result):
@@ -40,7 +38,7 @@ class Left(Result):
 class FrontierFacts(Result):
     """The points, and what they are compared with. All intervals of scores hold at once with 95 %."""
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = 1
     task: str
     metric: str  # the one that decides
     rows: int  # of the evaluation

@@ -198,7 +198,7 @@ def check_length(conditions: Conditions, longest: int) -> None:
         raise InputError(
             "the contract's length is more than the model takes",
             given=f"{conditions.length} tokens, at most {longest}",
-            remedy=f"--at length={longest}, or --set data.max_length={conditions.length}",
+            remedy=f"--set contract.at.length={longest}, or --set data.max_length={conditions.length}",
         )
 
 

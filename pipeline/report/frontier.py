@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from kdc.artifact.inspection import share
 from kdc.common.files import write_whole
 from kdc.common.tables import number
-from kdc.pipeline.quality.frontier import COSTS, SCHEMA, FrontierFacts, Point, front
+from kdc.pipeline.quality.frontier import COSTS, FrontierFacts, Point, front
 from kdc.pipeline.report.drawing import FIRST, INK, SECOND, SOFT, styled, svg, write
 from kdc.pipeline.report.markup import render
 from kdc.pipeline.report.plots import short_name
@@ -33,12 +33,12 @@ def write_frontier(root: Path, facts: FrontierFacts) -> None:
 
 
 def read_facts(root: Path) -> FrontierFacts | None:
-    """The facts in a run directory; None where there are none, or those of another version."""
+    """The facts in a run directory; None if there are none."""
     try:
         facts = FrontierFacts.model_validate_json((root / f"{FRONTIER}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts if facts.schema_version == SCHEMA and (root / f"{FRONTIER}.html").exists() else None
+    return facts if (root / f"{FRONTIER}.html").exists() else None
 
 
 def table(facts: FrontierFacts) -> list[list[str]]:

@@ -253,16 +253,10 @@ def _open(root: Path) -> Run:
     """The run as it was when its artifact was made.
 
     Raises:
-        InputError: the run is not finished, is of an older kdc, or was changed since.
+        InputError: the run is not finished, or was changed since.
     """
-    if not (root / "package" / RECORD).exists():
+    if not (root / "package" / MADE_FROM).exists():
         raise InputError("no finished run there", given=root, remedy="name the directory of a finished `kdc compress`")
-    if not ((root / "evaluate" / ALL_LOGITS).exists() and (root / "package" / MADE_FROM).exists()):
-        raise InputError(
-            "the run did not end, or is of an older kdc, which kept too little for a report",
-            given=root,
-            remedy="run its `kdc compress` again",
-        )
     # Where a later, unfinished start has redone stages, old answers would stand beside new rows.
     made_from = json.loads((root / "package" / MADE_FROM).read_text(encoding="utf-8"))
     for stage, fingerprint in made_from.items():

@@ -1,7 +1,6 @@
 """What each stage hands on: one frozen model a stage, whose JSON is kept in the stage's folder under "metrics".
 
-A stage returns its model, `rundir/folders.py` writes it, and `Run.result(StudentResult)` reads it again. Fields that
-older versions of kdc wrote and that are no longer known are ignored, so that their run directories can still be read.
+A stage returns its model, `rundir/folders.py` writes it, and `Run.result(StudentResult)` reads it again.
 
 Scores are points (0 to 100; correlations -100 to 100), by the name of the metric. Times are seconds unless the name
 says milliseconds, sizes are bytes unless the name says megabytes.

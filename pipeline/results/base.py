@@ -15,7 +15,7 @@ class Result(BaseModel):
     """A part of what a stage hands on. Its JSON holds the fields that were set."""
 
     # A metric or a loss may be NaN; in JSON it stays one, since null could not be read as a number again.
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="constants")
 
     def to_json(self) -> dict[str, Any]:
         """The fields that were set, as plain JSON values."""

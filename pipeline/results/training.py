@@ -73,9 +73,9 @@ class TrainingSummary(Result):
     seconds: float  # seconds since the training began, or went on
     trainable_parameters: int  # weights that were trained
     history: History  # curves of the training
-    learning_rate: float | None = None  # the highest one; None: an older kdc kept none
-    head_learning_rate: float | None = None  # the highest one of what starts at random; None: likewise
-    precision: str | None = None  # number format: "fp32" or "bf16"; None: an older kdc kept none
+    learning_rate: float  # the highest one
+    head_learning_rate: float  # the highest one of what starts at random
+    precision: str  # number format: "fp32" or "bf16"
     threads: int | None = None  # threads at its end; None on CUDA
     peak_memory_bytes: int | None = None  # most bytes taken on the device; None without CUDA
 
@@ -87,8 +87,7 @@ class ModelResult(StageResult):
     tune: Scores  # metrics on the tuning slice; the first one decides
     majority: Scores  # the same of the answer that is right most often (for regression: the mean)
     constant: bool  # whether the model gives every row the same answer
-    # how likely such a score is for answers that know nothing of the labels, within (0, 1]; None: of an older kdc
-    chance: float | None = None
+    chance: float  # how likely such a score is for answers that know nothing of the labels, within (0, 1]
     parameters: int | None = None  # weights of the model that is kept, adapters merged; None: not counted
     # None where nothing was trained: a teacher that came fine-tuned, or a black box
     training: TrainingSummary | None = None
@@ -170,7 +169,7 @@ class TargetsResult(StageResult):
     # rows that were answered before the stage was cut off; None with several teachers or a black box
     resumed_from: int | None = None
     weights: tuple[float, ...] | None = None  # shares of several teachers, in their order; their sum is 1
-    # what the logits of each of them are divided by before; None with one teacher, and of an older kdc
+    # what the logits of each of them are divided by before they are averaged; None with one teacher
     temperatures: tuple[float, ...] | None = None
     temperature: float | None = None  # divisor of all logits; None where they were not calibrated
     standing: Standing | None = None  # the teacher beside the best baseline; None where there are no baselines

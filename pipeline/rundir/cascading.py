@@ -114,7 +114,7 @@ def check_second(run: Run) -> None:
     if not config.student.has_all_pieces:
         raise InputError(
             "the two models of a cascade read the same tokens",
-            given=f"{given} --vocabulary {config.student.vocabulary}",
+            given=f"{given}, student.vocabulary={config.student.vocabulary}",
             remedy="drop one of them",
         )
     if isinstance(asked, Path):

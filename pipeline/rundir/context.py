@@ -205,7 +205,7 @@ def open_run(root: Path, config: Config, reporter: Reporter, siblings: tuple[Pat
     """
     has_cuda = torch.cuda.is_available()
     if config.run.device == "cuda" and not has_cuda:
-        raise InputError("no CUDA device is available", given="--device cuda", remedy="`kdc doctor` says why")
+        raise InputError("no CUDA device is available", given="run.device=cuda", remedy="`kdc doctor` says why")
     device = "cuda" if has_cuda and config.run.device != "cpu" else "cpu"
     bf16 = _is_bf16(device, config.run.precision)
     return Run(

@@ -91,8 +91,7 @@ def read_commands(root: Path) -> list[str]:
 
 
 def _is_run(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether the directory is a run's: it holds settings of a run, of whatever version, or damaged settings beside a
-    finished stage."""
+    """Whether the directory is a run's: it holds settings of a run, or damaged settings beside a finished stage."""
     try:
         settings = json.loads((root / _CONFIG).read_text(encoding="utf-8"))
     except OSError:

@@ -7,7 +7,7 @@ that was moved, or a model under another name, is the same input.
 import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,10 +42,8 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     """What the teacher's rows depend on: neither the unlabelled rows nor the student, whose change shall not train the
     teacher again."""
     paths = {"data", "train", "eval", "unlabeled", "max_unlabeled_rows"}
-    later = ("group", "time", "metric")  # runs of before had no such
-    unused = {name for name in later if getattr(config.data, name) is None}
     return {
-        **config.data.model_dump(mode="json", exclude=paths | unused),
+        **config.data.model_dump(mode="json", exclude=paths),
         "task_name": task_of(config).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
@@ -55,38 +53,26 @@ def labelled_rows(config: Config) -> dict[str, Any]:
 
 
 def _long(config: Config, unused: set[str]) -> dict[str, Any]:
-    """The windows of long rows, where they are not cut, as in runs of before."""
+    """The windows of long rows, if rows are not cut."""
     return {} if config.long.mode == "cut" else {"long": config.long.model_dump(exclude=unused)}
 
 
 def answered_rows(config: Config) -> dict[str, Any]:
     """What the rows depend on that the teacher answers: not the student."""
     rows = {"rows": input_fingerprint(config.data), "student_model": "the teacher's"}
-    most = config.data.max_unlabeled_rows
-    return labelled_rows(config) | rows | ({} if most is None else {"max_unlabeled_rows": most})
-
-
-def later(settings: TeacherSettings | StudentSettings) -> set[str]:
-    """Names of settings that runs of before did not have, where they stand at what these did."""
-    fields = type(settings).model_fields
-    names = fields.keys() & {"kept_step", "vocabulary", "window_loss"}
-    did = {"kept_step": "loss" if isinstance(settings, StudentSettings) else "score"}
-    return {name for name in names if getattr(settings, name) in (did.get(name, fields[name].default), "all")}
-
-
-def vector_bits(bits: "VectorBits | Literal['auto']") -> dict[str, Any]:
-    """How token vectors are stored, where otherwise than in runs of before."""
-    return {"vector_bits": bits} if bits == 4 else {}
+    return labelled_rows(config) | rows | {"max_unlabeled_rows": config.data.max_unlabeled_rows}
 
 
 def quantising(config: Config, bits: "VectorBits") -> dict[str, Any]:
     """What int8 depends on, its token vectors in so many bits."""
-    return config.quantize.model_dump(exclude={"vector_bits"}) | vector_bits(bits)
+    return config.quantize.model_dump() | {"vector_bits": bits}
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
     """What a training depends on: not how its result is judged, nor how long it might have taken at most."""
-    unused = {"model", "more", "scores", "allow_majority", "hours"} | later(settings)
+    unused = {"model", "more", "scores", "allow_majority", "hours"}
+    if isinstance(settings, StudentSettings) and settings.has_all_pieces:
+        unused.add("vocabulary")  # None and "all" train the same student
     return {
         **settings.model_dump(exclude=unused),
         "model": _model_of(config, settings),
@@ -102,12 +88,9 @@ def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> An
     if isinstance(settings, StudentSettings) and source == UNCUT:
         return UNCUT
     if isinstance(settings, StudentSettings) and is_shallow(source):
-        sizes = asdict(parse_shape(source))
-        return {name: size for name, size in sizes.items() if name != "pairs" or size}  # runs of before had no such
+        return asdict(parse_shape(source))
     if source.startswith("layers:"):
-        cut = parse_cut(source, loading.load_config(config.teacher.model))
-        widths = {name: count for name, count in (("ffn", cut.ffn), ("heads", cut.heads)) if count is not None}
-        return {"layers": cut.layers, **widths} if widths else list(cut.layers)  # as runs of before say it
+        return asdict(parse_cut(source, loading.load_config(config.teacher.model)))
     return loading.fingerprint(source)
 
 

@@ -83,14 +83,8 @@ def _why_to_run(stage: Stage, record: StageRecord | None, fingerprint: str, root
     """Why a stage must be run, in words for the person who watches; "" where it is done."""
     if record is None:
         return "new"
-    changed = "its settings or inputs changed"
-    if record.fingerprint != fingerprint:
-        return changed
-    try:
-        stage.result.model_validate(record.metrics)
-    except ValueError:
-        return "its folder is of another version of kdc, which kept too little to go on from"
-    return "" if stage.is_intact(root) else changed  # asked last, because it reads the record too
+    is_same = record.fingerprint == fingerprint and stage.is_intact(root)
+    return "" if is_same else "its settings or inputs changed"
 
 
 def _take_over(run: Run, stage: Stage, fingerprint: str) -> bool:

@@ -59,7 +59,7 @@ def lineage_of(run: Run) -> Lineage:
 def _trained(run: Run) -> str:
     """In what number format and with how many threads the student was trained."""
     training = run.result(StudentResult).training
-    if training is None or training.precision is None:
+    if training is None:
         return ""
     threads = "" if training.threads is None else f", {training.threads} thread{'s' if training.threads > 1 else ''}"
     return training.precision + threads

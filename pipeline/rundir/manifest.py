@@ -88,8 +88,6 @@ def _cascades(run: Run, table: Table, variants: Mapping[str, Variant], folder: P
         first, second = variants[pair.first], second_model(run).files[pair.second]
         shutil.copyfile(second, folder / _SECOND_FILES[pair.second])
         opset, ir = versions_of(second)
-        assert first.opset is not None
-        assert first.ir is not None
         cascades[name] = Variant(
             file=first.file,
             second=second_of(run, pair, _SECOND_FILES[pair.second]),

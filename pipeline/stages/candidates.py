@@ -43,7 +43,7 @@ from kdc.pipeline.quality.judging import judged_device
 from kdc.pipeline.quality.latency import measure_costs, rows_to_time
 from kdc.pipeline.results.training import CandidatesResult, NotMeasured, StudentCosts
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.fingerprints import this_machine, vector_bits
+from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.pipeline.training.students import new_student
 from kdc.serving.engine.engine import Engine
 from kdc.serving.engine.tokenizing import Text
@@ -64,7 +64,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "precisions": precisions(run),
         "calibration_rows": config.quantize.calibration_rows,
         "exporter": config.export.exporter,
-        **({"int8_bits": [8, 4]} if bits == "auto" else vector_bits(bits)),
+        "int8_bits": [8, 4] if bits == "auto" else [bits],
         **({"vocabulary": run.fingerprints["vocabulary"]} if config.makes_vocabulary else {}),
         **this_machine(run.device),
     }

@@ -1,4 +1,4 @@
-"""Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`--controls`).
+"""Stage `controls`: what KD-LoRA is compared with, trained only when asked for (`run.controls`).
 
 The same student without KD (labels alone), its step kept as the student's own is and by another rule, since KD should
 not win by how a step is chosen; the student distilled in as many steps without the unlabelled texts, where there are
@@ -56,9 +56,8 @@ def run(run: Run, out: Path) -> ControlsResult:
 
 
 def _other_rule(run: Run) -> Literal["score", "loss"]:
-    """The rule by which the step of a second student without KD is kept: by its score, unless the student's own is. (An
-    uncut teacher has no such student, and finished runs of one name the first rule.)"""
-    return "loss" if run.student.kept_step == "score" and not run.is_uncut else "score"
+    """The rule by which the step of a second student without KD is kept: by its score, unless the student's own is."""
+    return "loss" if run.student.kept_step == "score" else "score"
 
 
 def student_without_kd(run: Run, work: Path, *, kept_step: KeptStep) -> ModelResult:

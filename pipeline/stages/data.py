@@ -132,14 +132,14 @@ def check(run: Run) -> None:
     if not run.config.student.has_all_pieces and not is_of_teacher(run.config.student.model):
         raise InputError(
             "only a student that is made of the teacher can have a part of its vocabulary",
-            given=f"--vocabulary {run.config.student.vocabulary} --student {run.config.student.model}",
-            remedy="--student layers:first-and-last, conv, static or teacher; or drop --vocabulary",
+            given=f"student.vocabulary={run.config.student.vocabulary}, student.model={run.config.student.model}",
+            remedy="--student layers:first-and-last, conv, static or teacher; or drop student.vocabulary",
         )
     if run.config.student.model == UNCUT and not run.config.has_one_teacher:
         raise InputError(
             "the student can be the teacher itself only where there is one, with its weights",
             given=f"student.model={UNCUT}",
-            remedy="drop --teacher-scores and further teachers, or name another --student",
+            remedy="drop teacher.scores and further teachers, or name another --student",
         )
     contract = run.config.contract.terms
     if contract is not None:
@@ -153,8 +153,8 @@ def _check_rows_for_sets(coverage: float | None, groups: Groups) -> None:
         most = math.floor(1e3 * rows / (rows + 1)) / 1e3
         raise InputError(
             "the tuning slice has too few rows for sets that hold the true label so often",
-            given=f"--sets {coverage:g}, {rows} independent rows, and {fewest_rows(coverage)} are needed",
-            remedy=f"more training rows, of which the slice is cut, or --sets {most:g}",
+            given=f"operating.sets={coverage:g}, {rows} independent rows, and {fewest_rows(coverage)} are needed",
+            remedy=f"more training rows, of which the slice is cut, or --set operating.sets={most:g}",
         )
 
 
@@ -162,7 +162,7 @@ def _check_windows(config: Config, task: Task) -> None:
     if task.kind == "regression" and config.long.join == "noisy-or":
         raise InputError(
             "a window's number is no chance, of which noisy-or could be taken",
-            given="--kind regression, long.join=noisy-or",
+            given="data.kind=regression, long.join=noisy-or",
             remedy="--set long.join=mean, max or first",
         )
     if config.long.mode == "cut" and "each" in (config.teacher.window_loss, config.student.window_loss):
@@ -217,7 +217,7 @@ def _check_plan(config: Config, task: Task) -> None:
         raise InputError(
             "a black box cannot be averaged with a second teacher",
             given=", ".join(config.teacher.more),
-            remedy="drop --teacher-scores, or all --teacher but the first",
+            remedy="drop teacher.scores, or all --teacher but the first",
         )
     for settings in (config.teacher, config.student):
         check_class_weights(settings.class_weights, task)

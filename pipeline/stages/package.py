@@ -15,7 +15,6 @@ from typing import Any
 from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
 from kdc.common.files import write_whole
-from kdc.pipeline.config.graph_settings import ExportSettings
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult, QuantizeResult
 from kdc.pipeline.rundir.card import model_card
@@ -33,23 +32,13 @@ from kdc.pipeline.rundir.standing import teacher_note
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The contract, and the machine that it is judged on; what the artifact holds, where that is not the default."""
-    terms, formats = run.config.contract.terms, run.config.export.formats
-    settings: dict[str, Any] = {} if formats == ExportSettings().formats else {"formats": list(formats)}
-    if run.config.operating.aims:
-        settings["aims"] = list(run.config.operating.aims)
-        settings["evidence"] = run.config.operating.evidence
-    if run.config.operating.abstain is not None:
-        settings["abstain"] = run.config.operating.abstain
-    if run.config.operating.sets is not None:
-        settings["sets"] = run.config.operating.sets
+    """What the artifact holds and decides by; the contract, and the machine that it is judged on."""
+    terms = run.config.contract.terms
+    settings = {"formats": run.config.export.formats, **run.config.operating.model_dump()}
     if CASCADE in run.fingerprints:
         settings["cascade"] = run.result(CascadeResult).note
     if terms is not None:
-        asked = terms.model_dump(mode="json")
-        if not terms.limits.require:  # as runs of before have it
-            del asked["limits"]["require"]
-        settings |= {"contract": asked, **this_machine(run.device)}
+        settings |= {"contract": terms.model_dump(), **this_machine(run.device)}
     return settings
 
 

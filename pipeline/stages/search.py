@@ -36,8 +36,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     kept = _survivors(run)
     settings = {"search": contract.search, "max_hours": contract.max_hours, "kept": kept}
     fewer = [student for student in kept if not run.settings_of(student).has_all_pieces]
-    settings |= {"fewer_pieces": fewer} if fewer else {}
-    return fingerprints.training(run.config, run.config.student) | settings
+    return fingerprints.training(run.config, run.config.student) | settings | {"fewer_pieces": fewer}
 
 
 def run(run: Run, out: Path) -> SearchResult:
@@ -116,11 +115,8 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
     settings = run.settings_of(student).model_copy(
         update={"min_steps": steps, "epochs": 1e-3, "evaluations": 2, "hours": None}
     )
-    depends_on = {"precision": run.config.run.precision, "seed": run.config.run.seed}
-    before = [run.fingerprints["targets"]]
-    name = fingerprints.fingerprint_of(
-        "trial", settings.model_dump(mode="json", exclude=fingerprints.later(settings)) | depends_on, before
-    )[:16]
+    depends_on = fingerprints.as_json(fingerprints.training(run.config, settings))
+    name = fingerprints.fingerprint_of("trial", depends_on, [run.fingerprints["targets"]])[:16]
     record, work = kept_folder(run.root, "search") / f"{name}.json", out / f"{name}.work"
     if not record.exists():
         record.parent.mkdir(exist_ok=True)

@@ -54,8 +54,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     scores = None
     if file is not None and file.is_file():  # its answers are kept by row id, those to unlabelled rows among them
         data = run.config.data
-        most = [] if data.max_unlabeled_rows is None else [data.max_unlabeled_rows]
-        scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(data), *most]
+        scores = [hashlib.sha256(file.read_bytes()).hexdigest(), input_fingerprint(data), data.max_unlabeled_rows]
     more = [loading.fingerprint(source) for source in settings.sources[1:]]
     return fingerprints.training(run.config, settings) | {"more": more, "scores": scores}
 

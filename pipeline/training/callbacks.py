@@ -83,5 +83,4 @@ def kept_look(looks: list[dict[str, Any]], kept_step: KeptStep) -> dict[str, Any
     if kept_step == "loss":
         return min(looks, key=lambda look: look["eval_loss"])
     best = max(looks, key=lambda look: look["eval_score"])
-    error = best.get("eval_score_error", 0.0)  # a training that an older kdc began has none
-    return looks[-1] if looks[-1]["eval_score"] >= best["eval_score"] - error else best
+    return looks[-1] if looks[-1]["eval_score"] >= best["eval_score"] - best["eval_score_error"] else best

@@ -14,7 +14,7 @@ from kdc.common.files import sha256_of, write_whole
 
 log = logging.getLogger("kdc")
 
-SEAL = "complete-2.json"  # another name than that of versions whose checkpoints had the vectors of all tokens
+SEAL = "complete.json"
 
 
 def seal(checkpoint: Path) -> None:

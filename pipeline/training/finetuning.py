@@ -181,13 +181,12 @@ def check_learned(result: ModelResult, task: Task, *, who: str, allow: bool, rem
         problem = f"the {who} gives every text the same answer"
     elif score <= floor:
         problem = f"the {who} does not beat the majority answer on the tuning slice"
-    elif result.chance is not None and result.chance > _LIKELY:
+    elif result.chance > _LIKELY:
         problem = f"the {who} is not shown to be better than chance on the tuning slice"
     else:
         return None
-    scores = f"{name} {score:.1f}, majority {floor:.1f}"
-    if result.chance is not None:
-        scores += f"; answers that know nothing do as well in {100 * result.chance:.1f} % of cases"
+    by_chance = f"answers that know nothing do as well in {100 * result.chance:.1f} % of cases"
+    scores = f"{name} {score:.1f}, majority {floor:.1f}; {by_chance}"
     if allow:
         return f"{problem} ({scores})"
     raise KdcError(problem, given=scores, remedy=remedy)

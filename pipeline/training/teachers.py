@@ -97,7 +97,7 @@ def load_finetuned(source: str, task: Task, names: tuple[str, ...] | None) -> An
         raise InputError(
             "the teacher is not fine-tuned: its checkpoint has no weights for these modules",
             given=", ".join(sorted(info["missing_keys"])),
-            remedy="drop --teacher-is-finetuned to fine-tune it here",
+            remedy="drop teacher.finetuned to fine-tune it here",
         )
     order = label_order(model.config, task, names)
     head = _output_layer(model, task.outputs)
@@ -140,16 +140,16 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
     lower, own_lower = ([name.lower() for name in each] for each in (outputs, own))
     if lower != own_lower and sorted(lower) == sorted(own_lower):
         raise InputError(
-            "the teacher says itself what its outputs mean, in another order than --teacher-labels",
-            given=f"its config.json {', '.join(own)}; --teacher-labels {', '.join(outputs)}",
-            remedy="leave out --teacher-labels, which is for all teachers, or correct the one that is wrong (id2label "
+            "the teacher says itself what its outputs mean, in another order than teacher.labels",
+            given=f"its config.json {', '.join(own)}; teacher.labels {', '.join(outputs)}",
+            remedy="leave out teacher.labels, which is for all teachers, or correct the one that is wrong (id2label "
             "in its config.json)",
         )
     if names is None and all(re.fullmatch(r"LABEL_\d+", name) for name in outputs):
         raise InputError(
             "the teacher does not say what its outputs mean",
             given=", ".join(outputs),
-            remedy=f"name them in its order, for example --teacher-labels {','.join(task.labels)}, or in its "
+            remedy=f"name them in its order, for example --set teacher.labels={','.join(task.labels)}, or in its "
             "config.json (id2label)",
         )
     place = {name: index for index, name in enumerate(lower)}
@@ -157,7 +157,7 @@ def label_order(config: Any, task: Task, names: tuple[str, ...] | None) -> list[
         raise InputError(
             "the teacher's labels are not the task's",
             given=f"teacher {', '.join(outputs)}; task {', '.join(task.labels)}",
-            remedy="rename the labels in the data, or name the teacher's outputs with --teacher-labels",
+            remedy="rename the labels in the data, or name the teacher's outputs with --set teacher.labels=NAMES",
         )
     return [place[name.lower()] for name in task.labels]
 

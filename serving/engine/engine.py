@@ -290,7 +290,7 @@ class Engine:
             raise InputError(
                 "the artifact has no sets of labels",
                 given=self.task.name,
-                remedy="make one that has: kdc compress --sets 0.95",
+                remedy="make one that has: kdc compress --set operating.sets=0.95",
             )
         return sets_in_words(probabilities, self.task)
 

@@ -20,7 +20,7 @@ from kdc.serving.engine.long_texts import spread
 from kdc.serving.http.batcher import Batcher
 from kdc.serving.http.queue import BatchReport, Result, Row
 from kdc.serving.http.settings import ServeSettings
-from kdc.serving.http.tokenising import Tokenising
+from kdc.serving.http.tokenizer_pool import TokenizerPool
 
 if TYPE_CHECKING:
     from kdc.serving.http.tracing import Trace
@@ -100,7 +100,7 @@ class Model:
         self._batcher = batcher(engine, name, lambda: me._second is not None and me._second.is_busy)
         if engine.second is not None:
             self._second = batcher(engine.second, f"{name}{SECOND}", lambda: me._batcher.is_busy)
-        self._tokenising = Tokenising(engine, settings.max_queue_s)
+        self._tokenizer_pool = TokenizerPool(engine, settings.max_queue_s)
         self._active = 0
 
     async def answer(
@@ -121,11 +121,11 @@ class Model:
         """
         if trace is not None:
             trace.asked(self.name, self.artifact, len(rows))
-        self._batcher.check_room(self._tokenising.least_tokens(rows))
+        self._batcher.check_room(self._tokenizer_pool.least_tokens(rows))
         self._active += 1
         try:
             began = 0.0 if trace is None else time.perf_counter()
-            encodings = await self._tokenising.encode(rows, side)
+            encodings = await self._tokenizer_pool.encode(rows, side)
             truncated = [bool(encoding.overflowing) for encoding in encodings]
             if trace is not None:
                 trace.tokenised(began, sum(map(len, encodings)), sum(truncated))
@@ -153,7 +153,7 @@ class Model:
         """Answer the requests in work, end the batcher's threads, and free the engine's memory."""
         while self._active:  # a request may be tokenising, and submit its rows later
             await asyncio.sleep(0.01)
-        self._tokenising.close()
+        self._tokenizer_pool.close()
         await self._batcher.close()
         if self._second is not None:
             await self._second.close()

@@ -208,7 +208,7 @@ def _warn_of_contract(engine: Engine, judged: Judgement | None) -> None:
         warnings.append(f"{was} for {then}, and {now} serves")
     if judged.verdict != "pass":
         warnings.append(sentence(judged))
-    if judged.threads is not None and engine.threads < judged.threads:
+    if engine.threads < judged.threads:
         warnings.append(f"{was} with {judged.threads} threads, and {engine.threads} serve")
     if judged.cpu != here:
         warnings.append(f"{was} on another CPU ({judged.cpu}, this is {here}): `kdc verify` judges it here")

@@ -71,8 +71,8 @@ def test_a_set_has_the_likely_labels_the_best_one_first_and_is_never_empty() -> 
 @pytest.mark.parametrize(
     ("task", "remedy"),
     [
-        (TaskInfo(name="stars", kind="regression"), "drop --sets"),
-        (TaskInfo(name="tags", kind="multilabel", labels=("a", "b", "c")), "drop --sets"),
+        (TaskInfo(name="stars", kind="regression"), "drop operating.sets"),
+        (TaskInfo(name="tags", kind="multilabel", labels=("a", "b", "c")), "drop operating.sets"),
         (TaskInfo(name="two", kind="classification", labels=("a", "b")), "--abstain"),
     ],
 )
@@ -81,7 +81,7 @@ def test_tasks_that_have_no_sets(task: TaskInfo, remedy: str) -> None:
     with pytest.raises(InputError, match="three classes or more") as caught:
         check_sets(0.95, task)
     assert remedy in str(caught.value.remedy)
-    assert "--sets 0.95" in str(caught.value.given)
+    assert "operating.sets=0.95" in str(caught.value.given)
     with pytest.raises(ValueError, match="three classes or more"):
         TaskInfo.model_validate(task.model_dump() | {"sets": {"coverage": 0.95, "at_least": 0.1}})
 
@@ -166,7 +166,7 @@ def test_sets_that_a_slice_is_too_small_for_are_refused_with_those_that_it_has_r
     sizes = np.bincount(open_data(three[0] / "data").groups("tune"))
     rows = int(sizes.sum() ** 2 / (sizes**2).sum())
     assert f"{rows} independent rows" in str(refused.value.given)
-    most = float(refused.value.remedy.rpartition(" ")[2])
+    most = float(refused.value.remedy.rpartition("=")[2])
     assert fewest_rows(most) <= rows < fewest_rows(most + 0.002)
 
 

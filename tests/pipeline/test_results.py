@@ -1,20 +1,12 @@
-"""Results of stages as JSON: what is written is read again, also what an older version wrote."""
+"""Results of stages as JSON: what is written is read again, and nothing that a result does not have is."""
 
-import copy
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from kdc.pipeline.results.training import History, ModelResult, TeacherResult, TrainingSummary
-from kdc.pipeline.run import STAGES
-from kdc.pipeline.rundir.fingerprints import fingerprint_of
-from kdc.pipeline.rundir.record import StageRecord
-
-# What version 0.1 wrote as each stage's `stage.json`, on a tiny run; lists and tables are shortened.
-RECORDS: dict[str, Any] = json.loads(Path(__file__).with_name("stages_of_0.1.json").read_text(encoding="utf-8"))
+from kdc.pipeline.results.training import History, MergeResult, ModelResult, TeacherResult, TrainingSummary
 
 
 def test_a_score_and_a_curve_may_hold_nan() -> None:
@@ -27,8 +19,12 @@ def test_a_score_and_a_curve_may_hold_nan() -> None:
         seconds=1.0,
         trainable_parameters=1,
         history=history,
+        learning_rate=1e-3,
+        head_learning_rate=1e-3,
+        precision="fp32",
     )
-    result = ModelResult(tune={"pearson": math.nan}, majority={"pearson": 0.0}, constant=True, training=training)
+    scores = {"tune": {"pearson": math.nan}, "majority": {"pearson": 0.0}}
+    result = ModelResult(**scores, constant=True, chance=1.0, training=training)
     one = ModelResult.model_validate(json.loads(json.dumps(result.to_json())))
     two = ModelResult.model_validate_json(result.model_dump_json())
     three = TeacherResult.model_validate(TeacherResult(**result.to_json(), others=(result,)).to_json()).others[0]
@@ -40,30 +36,8 @@ def test_a_score_and_a_curve_may_hold_nan() -> None:
         assert read.training.history.tune_loss == [(1, math.inf)]
 
 
-OLD_STAGES = [stage for stage in STAGES if stage.name in RECORDS]
-
-
-def test_records_of_0_1_are_of_all_its_stages() -> None:
-    assert set(RECORDS) == {stage.name for stage in STAGES} - {"vocabulary", "baselines", "uncut", "cascade"}
-
-
-@pytest.mark.parametrize("stage", OLD_STAGES, ids=lambda stage: stage.name)
-def test_a_record_of_0_1_is_read_and_written_as_it_was(stage: Any) -> None:
-    record = copy.deepcopy(RECORDS[stage.name])
-    if contract := record["metrics"].get("contract"):  # it knew nothing else to compare with
-        contract["contract"]["against"] = "teacher"
-        contract["contract"]["limits"]["require"] = contract["required"] = []
-        contract["costs"] |= {"latency_interval": None, "rows_interval": None, "starved": 0.0}
-    assert StageRecord(skipped=True, **record).model_dump(mode="json", exclude={"skipped"}) == record
-    assert stage.result.model_validate(record["metrics"]).to_json() == record["metrics"]
-
-
-# The teacher's depends on "labelled", whose settings no record holds.
-@pytest.mark.parametrize(
-    "stage", [stage for stage in OLD_STAGES if stage.name != "teacher"], ids=lambda stage: stage.name
-)
-def test_fingerprints_are_those_of_0_1(stage: Any) -> None:
-    record = RECORDS[stage.name]
-    folders = [{"answered": "data"}.get(name, name) for name in stage.after]  # the same of a student of the teacher
-    before = [RECORDS[name]["fingerprint"] for name in folders if name in RECORDS]
-    assert fingerprint_of(stage.name, record["settings"], before) == record["fingerprint"]
+def test_a_field_that_a_result_does_not_have_is_refused() -> None:
+    merged = MergeResult(max_difference=0.0, tolerance=1e-5, difference_from_untrained=0.2)
+    assert MergeResult.model_validate(merged.to_json()) == merged
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        MergeResult.model_validate(merged.to_json() | {"tolerence": 1e-3})

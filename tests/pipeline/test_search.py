@@ -272,9 +272,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
             seconds=1.0,
             trainable_parameters=1,
             history=History(loss=[], score=[], tune_loss=[]),
+            learning_rate=1e-3,
+            head_learning_rate=1e-3,
+            precision="fp32",
         )
         scores = {"tune": {"macro_f1": 50.0}, "majority": {"macro_f1": 0.0}}
-        return ModelResult(**scores, constant=False, parameters=1, training=training)
+        return ModelResult(**scores, constant=False, chance=0.001, parameters=1, training=training)
 
     monkeypatch.setattr(Run, "distil", noted)
     return trained

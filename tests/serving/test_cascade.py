@@ -50,7 +50,7 @@ def with_second(folder: Path, answered_from: float = FROM, *, typed: bool = Fals
         answered_from=answered_from,
         share=0.5,
     )
-    variants = {**manifest.variants, "cascade": Variant(file="model.onnx", second=second, size_bytes=1)}
+    variants = {**manifest.variants, "cascade": Variant(file="model.onnx", second=second, size_bytes=1, opset=17, ir=8)}
     changes: dict[str, Any] = {
         "variants": variants,
         "files": manifest.files | describe_files(folder, ["second.onnx"]),

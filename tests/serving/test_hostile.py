@@ -89,7 +89,7 @@ def test_requests_of_many_labels_take_little_memory(tmp_path: Path) -> None:
     assert max(seen.memory_mb) - seen.memory_mb[0] < 500
 
 
-@pytest.mark.slow  # test_tokenising.py has the turns
+@pytest.mark.slow  # test_tokenizer_pool.py has the turns
 def test_long_words_leave_others_their_turns(tmp_path: Path) -> None:
     info = INFO.model_copy(update={"max_length": 512})  # so each text is read whole
     with _served(

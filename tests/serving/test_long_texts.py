@@ -316,7 +316,7 @@ def test_both_models_of_a_cascade_answer_by_windows(tmp_path: Path) -> None:
     make_graph(folder / "second.onnx", -0.7)
     second = Second(name="other", file="second.onnx", token_type_ids=False, temperature=1, answered_from=1, share=1)
     manifest = load_manifest(folder)
-    cascade = {"cascade": Variant(file="model.onnx", second=second, size_bytes=1)}
+    cascade = {"cascade": Variant(file="model.onnx", second=second, size_bytes=1, opset=17, ir=8)}
     changes: dict[str, Any] = {
         "variants": {**manifest.variants, **cascade},
         "files": manifest.files | describe_files(folder, ["second.onnx"]),
@@ -361,12 +361,3 @@ def test_a_manifest_with_windows_that_cannot_be_is_refused(
     manifest["tokenizer"]["long"] |= changes
     with pytest.raises(ValidationError, match=problem):
         Manifest.model_validate(manifest)
-
-
-def test_a_manifest_of_before_cuts(artifact: Path, tmp_path: Path) -> None:
-    folder = write_artifact(tmp_path / "old", info=CUT)
-    manifest = load_manifest(folder)
-    del (written := manifest.model_dump(mode="json"))["tokenizer"]["long"]
-    write_manifest(folder, Manifest.model_validate(written))
-    with Engine.load(folder) as engine:
-        assert [len(row) for row in engine.encode(TEXTS)] == [7, 16, 16, 16, 16]

@@ -78,7 +78,7 @@ def _providers(report: Report) -> Iterator[Advice]:
         cause = "its build is for CUDA and cannot use this driver" if torch.cuda_build else "its build is CPU only"
         yield _problem(
             f"there is an NVIDIA GPU, but PyTorch does not see it: {cause}",
-            "install the PyTorch build that fits the driver, or a newer driver; `--device cpu` works meanwhile",
+            "install the PyTorch build that fits the driver, or a newer driver; `--set run.device=cpu` works meanwhile",
         )
 
 

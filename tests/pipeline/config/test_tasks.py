@@ -1,6 +1,5 @@
 """Tasks on disk."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from kdc.pipeline.config.tasks import TASKS, Task, custom_task, decided_by
 def test_a_task_is_read_as_it_was_written(tmp_path: Path) -> None:
     TASKS["mnli"].save(tmp_path / "task.json")
     assert Task.load(tmp_path / "task.json") == TASKS["mnli"]
-
-
-def test_a_task_of_a_run_directory_of_an_older_version_is_read(tmp_path: Path) -> None:
-    document = TASKS["wnli"].model_dump(mode="json") | {"allow_majority": True}
-    (tmp_path / "task.json").write_text(json.dumps(document))
-    assert Task.load(tmp_path / "task.json") == TASKS["wnli"]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +35,11 @@ def test_the_metric_that_was_asked_for_decides(task: Task, metric: str | None, e
     ("task", "metric", "remedy"),
     [
         (TASKS["stsb"], "accuracy", "--metric pearson or spearman"),
-        (custom_task("own", "text", None, "label", "multilabel", ("a", "b")), "f1", "--metric macro_f1 or accuracy"),
+        (
+            custom_task("own", "text", None, "label", "multilabel", ("a", "b")),
+            "f1",
+            "--metric macro_f1 or accuracy",
+        ),
         (TASKS["mnli"], "f1", "--metric macro_f1 or accuracy or matthews"),  # of which class, of three?
     ],
 )

@@ -313,8 +313,8 @@ def test_too_few_rows_are_not_blamed_on_rows_that_belong_together(tmp_path: Path
 
 
 def test_a_seed_gives_the_rows_that_it_always_gave(tmp_path: Path) -> None:
-    """Answers of a black box, and runs that go on, know rows by their numbers: another version must not choose others.
-    The numbers were written down when this was the case for the first time."""
+    """Answers of a black box know rows by their numbers: the same seed must choose the same rows. The numbers were
+    written down once."""
     rows = [{"text": f"text{number}", "label": "yes" if number % 3 else "no"} for number in range(60)]
     data = DataSettings(train=rows_of(tmp_path / "train.csv", rows), max_train_rows=20)
     prepare(tmp_path / "run", TASK, data, seed=2)

@@ -348,7 +348,7 @@ def test_a_finetuned_teacher_with_other_labels_is_an_error(tmp_path: Path) -> No
 
 def test_a_finetuned_teacher_that_says_label_0_must_be_told_its_names(tmp_path: Path) -> None:
     model, _ = build("bert", tmp_path)
-    with pytest.raises(InputError, match="--teacher-labels a,b,c"):
+    with pytest.raises(InputError, match=r"--set teacher\.labels=a,b,c"):
         label_order(model.config, TASK, None)
     assert label_order(model.config, TASK, ("b", "c", "a")) == [2, 0, 1]
 
@@ -357,7 +357,7 @@ def test_names_that_contradict_the_teachers_own_are_refused(tmp_path: Path) -> N
     config = SimpleNamespace(num_labels=3, id2label={0: "C", 1: "A", 2: "B"})
     assert label_order(config, TASK, None) == [1, 2, 0]
     assert label_order(config, TASK, ("c", "a", "b")) == [1, 2, 0]
-    with pytest.raises(InputError, match="leave out --teacher-labels"):
+    with pytest.raises(InputError, match=r"leave out teacher\.labels"):
         label_order(config, TASK, ("a", "b", "c"))
 
 

@@ -93,8 +93,8 @@ def test_a_smaller_vocabulary_is_taken_where_no_file_with_all_pieces_is_small_en
     assert ("fewer pieces" in line, "4 bits" in line) == (fewer, bits == 4)
     refused = str(nothing_fits({"it": student}, within(max_size_mb=1)))
     assert "--max-size-mb 2.6" in refused
-    assert "--vocabulary" not in refused  # it was tried
-    assert "--vocabulary auto" in str(nothing_fits({"it": student}, within(max_size_mb=1), has_whole=True))
+    assert "student.vocabulary" not in refused  # it was tried
+    assert "--set student.vocabulary=auto" in str(nothing_fits({"it": student}, within(max_size_mb=1), has_whole=True))
     assert not as_stored(student, within(max_latency_ms=0.1)).has_fewer_pieces
 
 
@@ -147,6 +147,6 @@ def test_where_nothing_fits_the_nearest_of_each_kind_is_named() -> None:
     error = nothing_fits(students, within(max_size_mb=1))
     named = [line.split(" in int8")[0].split()[-1] for line in str(error.given).splitlines()]
     assert named == ["conv:width=64", "static", "layers:0"]
-    assert "--vocabulary" not in error.remedy  # it may not be possible
-    assert "--vocabulary auto" in nothing_fits(students, within(max_size_mb=1), has_whole=True).remedy
-    assert "--vocabulary" not in nothing_fits(students, within(max_latency_ms=0.1), has_whole=True).remedy
+    assert "student.vocabulary" not in error.remedy  # it may not be possible
+    assert "--set student.vocabulary=auto" in nothing_fits(students, within(max_size_mb=1), has_whole=True).remedy
+    assert "student.vocabulary" not in nothing_fits(students, within(max_latency_ms=0.1), has_whole=True).remedy

@@ -209,6 +209,8 @@ def test_a_label_that_looks_like_a_bound_is_told_as_it_is() -> None:
         variant="int8",
         provider="CPUExecutionProvider",
         cpu="a CPU",
+        threads=2,
+        compared=True,
         lengths=(8,),
         costs=COSTS,
         required=(found, nothing),

@@ -19,6 +19,8 @@ def drawn(limit: float) -> str:
         variant="int8",
         provider="CPUExecutionProvider",
         cpu="a CPU",
+        threads=2,
+        compared=True,
         costs=costs,
         lengths=(8,),
     )

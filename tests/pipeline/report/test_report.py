@@ -261,10 +261,10 @@ def test_the_same_run_gives_the_same_page(run: Path, text: str) -> None:
 def test_what_is_not_a_finished_run_is_wrong_input(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished run"):
         write_report(tmp_path)
-    shutil.copytree(run, tmp_path / "old", symlinks=True)
-    (tmp_path / "old" / "evaluate" / "logits.npz").unlink()
-    with pytest.raises(InputError, match="older kdc"):
-        write_report(tmp_path / "old")
+    shutil.copytree(run, tmp_path / "cut off", symlinks=True)
+    (tmp_path / "cut off" / "package" / "stages.json").unlink()
+    with pytest.raises(InputError, match="no finished run"):
+        write_report(tmp_path / "cut off")
 
 
 @pytest.mark.parametrize("change", ["another", "gone"])

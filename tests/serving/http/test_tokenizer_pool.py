@@ -14,7 +14,7 @@ from bag_models import write_artifact
 from kdc.common.errors import InputError
 from kdc.serving.engine.engine import Engine
 from kdc.serving.http.queue import Overloaded
-from kdc.serving.http.tokenising import Tokenising
+from kdc.serving.http.tokenizer_pool import TokenizerPool
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 async def encode(engine: Any, rows: Sequence[Any]) -> list[Any]:
-    with contextlib.closing(Tokenising(engine)) as tokenising:
-        return await tokenising.encode(rows, None)
+    with contextlib.closing(TokenizerPool(engine)) as pool:
+        return await pool.encode(rows, None)
 
 
 @pytest.mark.parametrize("lengths", [[1], [3, 40_000, 1], [30_000] * 5, [1] * 1024, [60_000, 60_000, 2]])
@@ -35,7 +35,7 @@ def test_pieces_give_the_tokens_of_the_whole(engine: Engine, lengths: list[int])
 
 
 def test_a_clock_that_stands_still_is_no_failure(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdc.serving.http.tokenising.time.thread_time", lambda: 0.0)
+    monkeypatch.setattr("kdc.serving.http.tokenizer_pool.time.thread_time", lambda: 0.0)
     rows = ["w1 w2 " * 2000] * 300
     pieces = asyncio.run(encode(engine, rows))
     assert [row.ids for row in pieces] == [row.ids for row in engine.encode(rows)]
@@ -50,7 +50,7 @@ def test_a_message_names_the_row_of_the_request_and_not_of_its_piece(engine: Eng
 def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of sleep count as seconds of a core."""
     monkeypatch.setattr(
-        "kdc.serving.http.tokenising.time", SimpleNamespace(thread_time=time.perf_counter, monotonic=time.monotonic)
+        "kdc.serving.http.tokenizer_pool.time", SimpleNamespace(thread_time=time.perf_counter, monotonic=time.monotonic)
     )
 
 
@@ -81,14 +81,14 @@ def test_a_request_waits_for_a_piece_of_a_longer_one_and_not_for_all_of_it() -> 
     engine: Any = Slow()
 
     async def both() -> None:
-        tokenising = Tokenising(engine)
-        long = asyncio.create_task(tokenising.encode(["a" * 60_000] * 30, None))
+        pool = TokenizerPool(engine)
+        long = asyncio.create_task(pool.encode(["a" * 60_000] * 30, None))
         await asyncio.sleep(0.05)
-        await tokenising.encode(["b" * 3000], None)
+        await pool.encode(["b" * 3000], None)
         engine.seen.append("answered")
         await long
-        assert tokenising.least_tokens(["a" * 60_000, "b"]) == 8 + 1
-        tokenising.close()
+        assert pool.least_tokens(["a" * 60_000, "b"]) == 8 + 1
+        pool.close()
 
     asyncio.run(both())
     assert engine.seen.index("answered") < 20
@@ -100,8 +100,8 @@ def test_pieces_follow_each_other_while_the_event_loop_is_busy() -> None:
     engine: Any = Slow()
 
     async def busy() -> None:
-        with contextlib.closing(Tokenising(engine)) as tokenising:
-            asked = asyncio.create_task(tokenising.encode(["a" * 60_000] * 10, None))
+        with contextlib.closing(TokenizerPool(engine)) as pool:
+            asked = asyncio.create_task(pool.encode(["a" * 60_000] * 10, None))
             await asyncio.sleep(0)
             deadline = time.monotonic() + 10
             while len(engine.seen) < 10 and time.monotonic() < deadline:
@@ -125,10 +125,10 @@ def test_rows_that_take_long_leave_a_thread_to_others(long_rows: int) -> None:
     engine.encode = encode  # type: ignore[method-assign]
 
     async def beside() -> None:
-        with contextlib.closing(Tokenising(cast("Any", engine))) as tokenising:
-            long = [asyncio.create_task(tokenising.encode(["l" * 60_000], None)) for _ in range(long_rows)]
+        with contextlib.closing(TokenizerPool(cast("Any", engine))) as pool:
+            long = [asyncio.create_task(pool.encode(["l" * 60_000], None)) for _ in range(long_rows)]
             for _ in range(3):
-                await tokenising.encode(["b" * 3000] * 4, None)
+                await pool.encode(["b" * 3000] * 4, None)
             others.set()
             await asyncio.gather(*long)
 
@@ -148,15 +148,15 @@ def test_a_new_request_has_its_turn_before_more_of_a_crowd() -> None:
     engine: Any = Slow()
 
     async def beside_a_crowd() -> None:
-        tokenising = Tokenising(engine)
-        crowd = [asyncio.create_task(tokenising.encode(["a" * 3000] * 20, None)) for _ in range(12)]
+        pool = TokenizerPool(engine)
+        crowd = [asyncio.create_task(pool.encode(["a" * 3000] * 20, None)) for _ in range(12)]
         while len(engine.seen) < 30:
             await asyncio.sleep(0.005)
         begun = len(engine.seen)
-        await tokenising.encode(["b" * 3000], None)
+        await pool.encode(["b" * 3000], None)
         assert engine.seen[begun:].index("b") <= 3  # the piece in work, and what began while this task had no turn
         await asyncio.gather(*crowd)
-        tokenising.close()
+        pool.close()
 
     asyncio.run(beside_a_crowd())
     assert engine.seen.count("a") == 240
@@ -168,20 +168,20 @@ def test_a_request_is_refused_if_too_many_seconds_come_before_it() -> None:
     large = ["a" * 3000] * 100  # a second
 
     async def overload() -> None:
-        tokenising = Tokenising(engine, max_queue_seconds=0.1)
-        first = asyncio.create_task(tokenising.encode(large, None))
+        pool = TokenizerPool(engine, max_queue_seconds=0.1)
+        first = asyncio.create_task(pool.encode(large, None))
         while not engine.seen:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)  # its first piece is timed
         with pytest.raises(Overloaded, match="to tokenise") as refused:
-            await tokenising.encode(large, None)
+            await pool.encode(large, None)
         assert refused.value.retry_after >= 1
-        assert len(await tokenising.encode(large[:2], None)) == 2  # only as many seconds come before it
+        assert len(await pool.encode(large[:2], None)) == 2  # only as many seconds come before it
         first.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await first
-        assert len(await tokenising.encode(large[:20], None)) == 20  # what has left does not count
-        tokenising.close()
+        assert len(await pool.encode(large[:20], None)) == 20  # what has left does not count
+        pool.close()
 
     asyncio.run(overload())
 
@@ -190,15 +190,15 @@ def test_clients_that_leave_keep_no_thread_and_no_rows() -> None:
     engine: Any = Slow()
 
     async def leave() -> None:
-        tokenising = Tokenising(engine)
+        pool = TokenizerPool(engine)
         for wait in (0.0, 0.005, 0.012, 0.02):  # before their turn, or while they are tokenised
-            left = [asyncio.create_task(tokenising.encode(["a" * 3000] * 3, None)) for _ in range(3)]
+            left = [asyncio.create_task(pool.encode(["a" * 3000] * 3, None)) for _ in range(3)]
             await asyncio.sleep(wait)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-            assert not tokenising._turns
-        assert len(await asyncio.wait_for(tokenising.encode(["b" * 3000] * 2, None), 10)) == 2
-        tokenising.close()
+            assert not pool._turns
+        assert len(await asyncio.wait_for(pool.encode(["b" * 3000] * 2, None), 10)) == 2
+        pool.close()
 
     asyncio.run(leave())

@@ -1,7 +1,7 @@
 """Options of `kdc serve` that set a setting of the service (`settings.py`)."""
 
-from kdc.artifact.options import ALLOW_FAILED, VARIANT
-from kdc.common.options import Setting, settings
+from kdc.artifact.artifact_options import ALLOW_FAILED, VARIANT
+from kdc.common.command_options import Setting, settings
 
 _LIMITS = "Limits"
 

@@ -1,7 +1,7 @@
 """Options of `kdc predict` that set a field of its request (`request.py`)."""
 
-from kdc.artifact.options import ALLOW_FAILED, TEXTS, VARIANT
-from kdc.common.options import Setting
+from kdc.artifact.artifact_options import ALLOW_FAILED, TEXTS, VARIANT
+from kdc.common.command_options import Setting
 
 PREDICT = (
     *TEXTS,

@@ -1,6 +1,6 @@
 """Options of commands that are given an artifact: which one it must be, and the columns of a table of rows for it."""
 
-from kdc.common.options import Setting, settings
+from kdc.common.command_options import Setting, settings
 
 VARIANT = Setting("variant", str, "What to load: fp32, int8, fp16 or cascade (default: the manifest's choice).")
 SHA256 = Setting("expect-sha256", str, "SHA-256 that the manifest must have; any other artifact is refused.")

@@ -1,10 +1,11 @@
-"""Tokenises the rows of requests: few characters at once, many beside the event loop, in pieces that take turns.
+"""Tokenises the rows of requests: few characters at once, many in threads, in pieces that take turns.
 
 A word of a hundred characters costs twenty times what as many characters of short words do, so requests take turns by
 the seconds that their pieces took, and are refused if too many seconds come before them. Few threads tokenise, so that
 the forward passes keep their cores. They choose the next piece themselves: in a storm of requests that are refused, the
 event loop would leave them idle. A row is never divided, and one of two long texts may take a second: beside a piece
-that takes long another one begins, and the last free thread takes no long row. (The service switches off the tokenizers library's own threads.)
+that takes long another one begins, and the last free thread takes no long row. (The service switches off the tokenizers
+library's own threads.)
 """
 
 import asyncio
@@ -48,8 +49,8 @@ class _Work:
         return _characters(self.rows[len(self.encodings)]) > _MOST_CHARS
 
 
-class Tokenising:
-    """The tokeniser of one artifact. Created and used in one event loop.
+class TokenizerPool:
+    """Tokenises the rows of one artifact's requests. Created and used in one event loop.
 
     Args:
         engine: tokenises.
