@@ -80,7 +80,7 @@ test-kserve: $(VENV)/.installed-test $(VENV_KSERVE)/.installed
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest -m kserve tests/deploy
 
 # What loads, trains or exports a model. The rest sees none of transformers: the service, the stores, splits and metrics.
-OF_MODELS := $(addprefix tests/pipeline/,graphs models rundir stages training test_*.py) tests/tools/test_bench.py
+OF_MODELS := $(addprefix tests/pipeline/,graphs models packaging rundir stages training test_*.py) tests/tools/test_bench.py
 # Whole runs of the slow tier that the oldest transformers has to train too.
 OF_OLDEST := $(addprefix tests/pipeline/,training/test_ensemble.py test_black_box.py test_narrow_run.py test_teacher_search.py)
 test-optimum: $(VENV_OPTIMUM)/.installed-test

@@ -25,6 +25,7 @@ from kdc.common.progress import Reporter
 from kdc.pipeline.config.aims import parse_abstain, parse_aim
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
+from kdc.pipeline.evaluation.answers import answers_of, look_of
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.frontier import FrontierFacts, Left, Point
 from kdc.pipeline.quality.intervals import difference, score_interval
@@ -35,7 +36,6 @@ from kdc.pipeline.results.training import StudentResult
 from kdc.pipeline.run import STAGES, compress
 from kdc.pipeline.rundir.context import Run, open_run
 from kdc.pipeline.rundir.directory import FRONTIER, locked, root_of
-from kdc.pipeline.rundir.evidence import answers_of, look_of
 from kdc.pipeline.rundir.folders import forget
 from kdc.pipeline.rundir.record import RECORD, read_record, read_result
 from kdc.pipeline.stages.candidates import curve_of

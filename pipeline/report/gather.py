@@ -19,6 +19,8 @@ from kdc.common.errors import InputError
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import FEWER
+from kdc.pipeline.evaluation.second_model import CASCADE, scaled, second_model
+from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.calibration import reliability
 from kdc.pipeline.quality.cascading import curve
@@ -54,8 +56,6 @@ from kdc.pipeline.results.training import (
     TrainingSummary,
     Trial,
 )
-from kdc.pipeline.rundir.card import UNCUT_NAME
-from kdc.pipeline.rundir.cascading import CASCADE, scaled, second_model
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.directory import read_commands
 from kdc.pipeline.rundir.files import ALL_LOGITS, CONTROLS, MADE_FROM, SETTINGS

@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 
 from kdc.artifact.folder import load_manifest
 from kdc.pipeline.data.prepared import texts_of
-from kdc.pipeline.quality import metrics
-from kdc.pipeline.quality.calibration import calibrate
-from kdc.pipeline.quality.cascading import curve, fewest
-from kdc.pipeline.quality.latency import compare_speeds
-from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
-from kdc.pipeline.rundir.card import UNCUT_NAME
-from kdc.pipeline.rundir.cascading import (
+from kdc.pipeline.evaluation.answers import score_to_keep
+from kdc.pipeline.evaluation.second_model import (
     CASCADE,
     CASCADE_FP32,
     SecondModel,
@@ -31,8 +26,13 @@ from kdc.pipeline.rundir.cascading import (
     second_model,
     student_files,
 )
+from kdc.pipeline.packaging.card import UNCUT_NAME
+from kdc.pipeline.quality import metrics
+from kdc.pipeline.quality.calibration import calibrate
+from kdc.pipeline.quality.cascading import curve, fewest
+from kdc.pipeline.quality.latency import compare_speeds
+from kdc.pipeline.results.artifact import CascadeResult, Pair, QuantizeResult
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info
-from kdc.pipeline.rundir.evidence import score_to_keep
 from kdc.pipeline.rundir.files import TOKENIZER_JSON
 from kdc.pipeline.rundir.fingerprints import this_machine
 from kdc.serving.engine.deciding import sureness

@@ -18,6 +18,7 @@ from kdc.pipeline.config.student_names import UNCUT, is_of_teacher, is_shallow
 from kdc.pipeline.config.tasks import Task, task_of
 from kdc.pipeline.data.prepared import open_data, prepare
 from kdc.pipeline.data.tokens import tokenise
+from kdc.pipeline.evaluation.second_model import check_second
 from kdc.pipeline.graphs.onnx_graph import choose_exporter
 from kdc.pipeline.models import loading
 from kdc.pipeline.models.architectures import check_student
@@ -28,7 +29,6 @@ from kdc.pipeline.quality.latency import check_length
 from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.shown import independent_rows
 from kdc.pipeline.results.data import DataResult, TokenCounts
-from kdc.pipeline.rundir.cascading import check_second
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import answered_rows
 from kdc.pipeline.training import ensemble

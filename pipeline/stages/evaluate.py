@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.data.report import OVERLAP_WORTH_TELLING
+from kdc.pipeline.evaluation.baseline_comparison import better_baseline
+from kdc.pipeline.evaluation.entries import Entry, Logits, entries_of
+from kdc.pipeline.evaluation.second_model import CASCADE, pairs_of
 from kdc.pipeline.graphs.parity import check_equal
 from kdc.pipeline.models.vocabulary import read_kept
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.quality.latency import Speed, compare_speeds
 from kdc.pipeline.quality.peak_memory import peak_memory_bytes
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, QuantizeResult
-from kdc.pipeline.rundir.cascading import CASCADE, pairs_of
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.entries import Entry, Logits, entries_of
 from kdc.pipeline.rundir.files import ALL_LOGITS, BASELINE_SUFFIX, EVALUATION
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.standing import better_baseline
 from kdc.serving.engine.deciding import sureness
 from kdc.serving.engine.engine import activate
 from kdc.serving.engine.tokenizing import Text

@@ -9,11 +9,11 @@ from typing import Any
 
 from kdc.artifact.manifest import Kind
 from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.exporting import export_model
 from kdc.pipeline.graphs.fp16 import to_fp16
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits
 from kdc.pipeline.results.artifact import ExportResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.exporting import export_model
 from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX
 from kdc.serving.engine.engine import activate
 

@@ -16,20 +16,20 @@ from kdc.artifact.folder import describe_files, load_manifest, write_manifest
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, MANIFEST_NAME, Manifest, TaskInfo
 from kdc.common.files import write_whole
 from kdc.pipeline.config.graph_settings import ExportSettings
+from kdc.pipeline.evaluation.answers import answers_of, look_of, tuning_of
+from kdc.pipeline.evaluation.baseline_comparison import teacher_note
+from kdc.pipeline.evaluation.second_model import CASCADE, CASCADE_FP32
+from kdc.pipeline.evaluation.thresholds import decided_task
+from kdc.pipeline.packaging.card import model_card
+from kdc.pipeline.packaging.hugging_face import add_hugging_face_files, card_metadata
+from kdc.pipeline.packaging.lineage import base_models, hub_dataset
+from kdc.pipeline.packaging.manifest import ONNX_FILES, manifest_of, without_unused_cascades
 from kdc.pipeline.quality.judging import judge_artifact, judged_device
 from kdc.pipeline.results.artifact import CascadeResult, EvaluateResult, PackageResult, QuantizeResult
-from kdc.pipeline.rundir.card import model_card
-from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info
-from kdc.pipeline.rundir.evidence import answers_of, look_of, tuning_of
 from kdc.pipeline.rundir.files import EVALUATION, MADE_FROM, SETTINGS, TOKENIZER_JSON
 from kdc.pipeline.rundir.fingerprints import this_machine
-from kdc.pipeline.rundir.hugging_face import add_hugging_face_files, card_metadata
-from kdc.pipeline.rundir.lineage import base_models, hub_dataset
-from kdc.pipeline.rundir.manifest import ONNX_FILES, manifest_of, without_unused_cascades
-from kdc.pipeline.rundir.operating import decided_task
 from kdc.pipeline.rundir.record import read_result
-from kdc.pipeline.rundir.standing import teacher_note
 
 
 def depends_on(run: Run) -> dict[str, Any]:

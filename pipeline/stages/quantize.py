@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdc.pipeline.graphs.exporting import keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.exporting import keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 

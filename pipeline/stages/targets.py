@@ -18,12 +18,12 @@ from kdc.common.files import whole_file, write_whole
 from kdc.common.progress import Progress
 from kdc.pipeline.config.tasks import Task
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.training import TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import SCORES, TEACHER_LOGITS
-from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.batches import Rows
 from kdc.pipeline.training.environment import Environment, answering, settle

@@ -21,6 +21,7 @@ from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.report import rare_classes
 from kdc.pipeline.data.scores import scores_of_rows
 from kdc.pipeline.data.sources import input_fingerprint
+from kdc.pipeline.evaluation.baseline_comparison import standing_of, worded
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality.metrics import predictions
 from kdc.pipeline.results.data import DataResult
@@ -28,7 +29,6 @@ from kdc.pipeline.results.training import Attempt, ModelResult, TeacherResult, T
 from kdc.pipeline.rundir import fingerprints
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import PROBE, SCORES
-from kdc.pipeline.rundir.standing import standing_of, worded
 from kdc.pipeline.training import ensemble, ranks
 from kdc.pipeline.training.baselines import Linear, with_head
 from kdc.pipeline.training.batches import Rows

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from kdc.common.errors import KdcError
+from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
 from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
 from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 

@@ -17,11 +17,11 @@ from kdc.artifact.folder import load_manifest
 from kdc.artifact.manifest import Manifest, TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.data.prepared import PreparedData
+from kdc.pipeline.evaluation.thresholds import decided_task
 from kdc.pipeline.graphs import int8_trials
 from kdc.pipeline.quality.latency import Speed
 from kdc.pipeline.results.artifact import CascadeResult, PackageResult, QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.operating import decided_task
 from kdc.pipeline.rundir.record import read_result
 from kdc.pipeline.stages import cascade
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from kdc.artifact.folder import describe_files
 from kdc.artifact.manifest import CPU_PROVIDER, CUDA_PROVIDER, Manifest, Variant
+from kdc.pipeline.evaluation.second_model import CASCADE, CASCADE_FP32, pairs_of, second_model, second_of
 from kdc.pipeline.graphs.onnx_graph import versions_of
+from kdc.pipeline.packaging.lineage import lineage_of
 from kdc.pipeline.quality.metrics import METRICS
 from kdc.pipeline.results.artifact import ExportResult, QuantizeResult
 from kdc.pipeline.results.base import Table
-from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, pairs_of, second_model, second_of
 from kdc.pipeline.rundir.context import Run, read_tokenizer_info
 from kdc.pipeline.rundir.files import FP16_ONNX, FP32_ONNX, INT8_ONNX
-from kdc.pipeline.rundir.lineage import lineage_of
 
 # The artifact's ONNX files, by the names under which transformers.js finds them, and as earlier stages name them.
 ONNX_FILES = {

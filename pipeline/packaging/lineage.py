@@ -14,8 +14,8 @@ from kdc.pipeline.config.training_settings import TeacherSettings
 from kdc.pipeline.data.sources import HUB_NAME
 from kdc.pipeline.models.minilm import HUB_ID
 from kdc.pipeline.models.vocabulary import read_kept
+from kdc.pipeline.packaging.card import UNCUT_NAME
 from kdc.pipeline.results.training import StudentResult
-from kdc.pipeline.rundir.card import UNCUT_NAME
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import gpu_name
 

@@ -15,12 +15,7 @@ from kdc.artifact.manifest import Device, Scalar, Second
 from kdc.common.errors import KdcError
 from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import tokenizer_info
-from kdc.pipeline.models import loading
-from kdc.pipeline.models.shallow import as_served
-from kdc.pipeline.quality.peak_memory import ModelFiles
-from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
-from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
-from kdc.pipeline.rundir.cascading import (
+from kdc.pipeline.evaluation.second_model import (
     CASCADE_FP32,
     open_variant,
     pairs_of,
@@ -28,6 +23,11 @@ from kdc.pipeline.rundir.cascading import (
     second_of,
     student_files,
 )
+from kdc.pipeline.models import loading
+from kdc.pipeline.models.shallow import as_served
+from kdc.pipeline.quality.peak_memory import ModelFiles
+from kdc.pipeline.results.artifact import Pair, QuantizeResult, UncutResult
+from kdc.pipeline.results.training import BaselinesResult, ControlsResult, StudentResult, TargetsResult, TeacherResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import (
     BASELINE_LOGITS,

@@ -13,14 +13,14 @@ from kdc.artifact.decision import Abstention, LabelSets, OperatingPoint
 from kdc.artifact.manifest import TaskInfo
 from kdc.common.errors import InputError
 from kdc.pipeline.config.aims import Aim, abstain_of, aims_of
+from kdc.pipeline.evaluation.answers import answers_of
+from kdc.pipeline.evaluation.second_model import CASCADE, CASCADE_FP32, open_variant
+from kdc.pipeline.graphs.exporting import tuning_slice
 from kdc.pipeline.quality.abstaining import answered_rates, choose_answered
 from kdc.pipeline.quality.conformal import choose_at_least, covered_rates
 from kdc.pipeline.quality.metrics import Groups
 from kdc.pipeline.quality.operating import Chosen, choose, having, rates
-from kdc.pipeline.rundir.cascading import CASCADE, CASCADE_FP32, open_variant
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.evidence import answers_of
-from kdc.pipeline.rundir.exporting import tuning_slice
 from kdc.serving.engine.deciding import decided, given
 from kdc.serving.engine.engine import activate
 

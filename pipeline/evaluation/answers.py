@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from kdc.artifact.contract.terms import Contract
 from kdc.pipeline.data.prepared import digest, texts_of
+from kdc.pipeline.evaluation.baseline_comparison import better_baseline
+from kdc.pipeline.evaluation.second_model import pairs_of
 from kdc.pipeline.quality.comparison import Other
 from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
-from kdc.pipeline.rundir.cascading import pairs_of
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.files import ALL_LOGITS
 from kdc.pipeline.rundir.looks import look_at
-from kdc.pipeline.rundir.standing import better_baseline
 
 
 def answers_of(run: Run) -> EvaluationAnswers:
