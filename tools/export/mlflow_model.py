@@ -6,7 +6,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-import kdc
+from kdc.artifact.contract.text import refuse_failed
+from kdc.serving.engine.engine import Engine
 
 
 class Classifier(PythonModel):
@@ -14,7 +15,9 @@ class Classifier(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the artifact, whose hashes are checked."""
-        self.engine = kdc.load(context.artifacts["artifact"])
+        self.engine = Engine.load(context.artifacts["artifact"])
+        if self.engine.manifest is not None:
+            refuse_failed(self.engine.manifest.contract, allow=False)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Of each row `label`, and as `score_LABEL` the probability of each; or regression's `number`.
