@@ -2,63 +2,50 @@
 and scores on the tuning slice."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdc.artifact.contract.terms import Contract
-from kdc.pipeline.data.prepared import digest, texts_of
-from kdc.pipeline.evaluation.baseline_comparison import better_baseline
-from kdc.pipeline.evaluation.second_model import pairs_of
+from kdc.pipeline.data.prepared import PreparedData, digest, texts_of
 from kdc.pipeline.quality.comparison import Other
-from kdc.pipeline.quality.judging import EvaluationAnswers, Tuning
-from kdc.pipeline.results.artifact import QuantizeResult
-from kdc.pipeline.results.training import StudentResult, TargetsResult, TeacherResult
-from kdc.pipeline.rundir.context import Run
+from kdc.pipeline.quality.judging import EvaluationAnswers
+from kdc.pipeline.results.artifact import Pair, QuantizeResult
 from kdc.pipeline.rundir.files import ALL_LOGITS
 from kdc.pipeline.rundir.looks import look_at
 
 
-def answers_of(run: Run) -> EvaluationAnswers:
-    """What stage `evaluate` kept of all models on the evaluation split."""
-    data = run.data()
+def answers_of(data: PreparedData, evaluated: Path, baseline: str | None) -> EvaluationAnswers:
+    """What stage `evaluate` kept in its folder of all models on the evaluation split, and the baseline that is better
+    than the teacher, if one is."""
     split = data.eval_splits[0]
-    rows = data.rows(split)
-    with np.load(run.folder("evaluate") / ALL_LOGITS) as arrays:
-        logits = {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
-    name = better_baseline(run)
-    better = None if name is None else Other(name, logits[name])
+    rows, logits = data.rows(split), read_logits(evaluated, split)
+    better = None if baseline is None else Other(baseline, logits[baseline])
     labels, groups = np.asarray(rows["label"][:]), data.groups(split)
     return EvaluationAnswers(texts_of(rows), labels, logits["teacher"], logits, groups, better)
 
 
-def tuning_of(run: Run, contract: Contract) -> Tuning:
-    """The scores of the variants on the tuning slice, and of what the contract compares with."""
-    metric = run.data().task.metrics[0]
-    score = run.result(StudentResult).tune[metric]
-    scores = {"fp32": score, "fp16": score}  # which differs by rounding
-    quantized = run.result(QuantizeResult)
+def read_logits(evaluated: Path, split: str) -> dict[str, NDArray[np.float32]]:
+    """The logits (rows, outputs) of all models on a split, by model, from the folder of stage `evaluate`."""
+    with np.load(evaluated / ALL_LOGITS) as arrays:
+        return {name.removeprefix(f"{split}/"): arrays[name] for name in arrays if name.startswith(f"{split}/")}
+
+
+def tuning_scores(
+    student: float, quantized: QuantizeResult, pairs: Mapping[str, Pair], metric: str
+) -> dict[str, float]:
+    """The scores of the variants on the tuning slice, of which the student's is known."""
+    scores = {"fp32": student, "fp16": student}  # which differs by rounding
     int8 = quantized.candidates.get(quantized.winner or "")
     if int8 is not None and int8.tune is not None:
         scores["int8"] = int8.tune[metric]
-    scores |= {name: pair.score for name, pair in pairs_of(run).items()}
-    return Tuning(scores, score_to_keep(run, contract))
+    return scores | {name: pair.score for name, pair in pairs.items()}
 
 
-def score_to_keep(run: Run, contract: Contract) -> float:
-    """The score on the tuning slice of what the contract compares with."""
-    standing = run.result(TargetsResult).standing
-    if standing is None:
-        return run.result(TeacherResult).tune[run.data().task.metrics[0]]
-    return max([standing.teacher_score] + [standing.baseline_score] * (contract.against == "best"))
-
-
-def look_of(run: Run, answers: NDArray[np.generic], *, root: Path | None = None) -> int:
-    """Which look at the run's evaluation rows it is, to judge a model by its answers; counted in the run's directory,
-    or in `root`."""
-    data = run.data()
+def look_of(data: PreparedData, root: Path, answers: NDArray[np.generic]) -> int:
+    """Which look at the evaluation rows it is, to judge a model by its answers; counted in a run's directory."""
     rows = data.rows(data.eval_splits[0])
     fingerprint = hashlib.sha256(b"".join(map(digest, texts_of(rows))))
     fingerprint.update(np.asarray(rows["label"][:]).tobytes())
-    return look_at(root or run.root, fingerprint.digest(), answers)
+    return look_at(root, fingerprint.digest(), answers)

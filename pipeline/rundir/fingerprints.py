@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from kdc.common import machine
+from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.config.student_names import UNCUT, is_shallow
 from kdc.pipeline.config.tasks import task_of
@@ -46,7 +47,7 @@ def labelled_rows(config: Config) -> dict[str, Any]:
     unused = {name for name in later if getattr(config.data, name) is None}
     return {
         **config.data.model_dump(mode="json", exclude=paths | unused),
-        "task_name": task_of(config).name,
+        "task_name": task_of(config.data).name,
         "seed": config.run.seed,
         "rows": input_fingerprint(config.data.model_copy(update={"unlabeled": None})),
         "teacher_models": [loading.fingerprint(source) for source in config.teacher.sources],
@@ -79,9 +80,9 @@ def vector_bits(bits: "VectorBits | Literal['auto']") -> dict[str, Any]:
     return {"vector_bits": bits} if bits == 4 else {}
 
 
-def quantising(config: Config, bits: "VectorBits") -> dict[str, Any]:
+def quantising(settings: QuantizeSettings, bits: "VectorBits") -> dict[str, Any]:
     """What int8 depends on, its token vectors in so many bits."""
-    return config.quantize.model_dump(exclude={"vector_bits"}) | vector_bits(bits)
+    return settings.model_dump(exclude={"vector_bits"}) | vector_bits(bits)
 
 
 def training(config: Config, settings: TeacherSettings | StudentSettings) -> dict[str, Any]:
@@ -89,14 +90,14 @@ def training(config: Config, settings: TeacherSettings | StudentSettings) -> dic
     unused = {"model", "more", "scores", "allow_majority", "hours"} | later(settings)
     return {
         **settings.model_dump(exclude=unused),
-        "model": _model_of(config, settings),
+        "model": _model_of(config.teacher.model, settings),
         "seed": config.run.seed,
         "precision": config.run.precision,
         **_long(config, set()),
     }
 
 
-def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> Any:
+def _model_of(teacher: str, settings: TeacherSettings | StudentSettings) -> Any:
     """What is trained: layers of the teacher, its token vectors, all of it, or a checkpoint by its contents."""
     source = settings.model
     if isinstance(settings, StudentSettings) and source == UNCUT:
@@ -105,7 +106,7 @@ def _model_of(config: Config, settings: TeacherSettings | StudentSettings) -> An
         sizes = asdict(parse_shape(source))
         return {name: size for name, size in sizes.items() if name != "pairs" or size}  # runs of before had no such
     if source.startswith("layers:"):
-        cut = parse_cut(source, loading.load_config(config.teacher.model))
+        cut = parse_cut(source, loading.load_config(teacher))
         widths = {name: count for name, count in (("ffn", cut.ffn), ("heads", cut.heads)) if count is not None}
         return {"layers": cut.layers, **widths} if widths else list(cut.layers)  # as runs of before say it
     return loading.fingerprint(source)

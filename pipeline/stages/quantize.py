@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from kdc.pipeline.graphs.exporting import keep_winner, standard_of, trials_of, tuning_slice
+from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
-from kdc.pipeline.rundir.files import FP32_ONNX
 from kdc.pipeline.rundir.fingerprints import quantising, this_machine
 
 
 def depends_on(run: Run) -> dict[str, Any]:
     """How candidates are judged, and on which machine."""
-    return quantising(run.config, run.vector_bits) | this_machine(run.device)
+    return quantising(run.config.quantize, run.vector_bits) | this_machine(run.device)
 
 
 def run(run: Run, out: Path) -> QuantizeResult:
     """Make and judge the candidates in `out`."""
     settings, exported = run.config.quantize, run.folder("export")
     fp32 = run.open_engine(exported / FP32_ONNX)
-    rows = tuning_slice(run, fp32)
+    rows = tuning_slice(run.data(), fp32)
     temperature = calibrate(rows.logits, rows.labels, rows.task.kind, groups=run.data().groups("tune"))
     if not settings.enabled:
         return QuantizeResult(
@@ -47,14 +47,22 @@ def run(run: Run, out: Path) -> QuantizeResult:
     if bits != 8 and settings.vector_bits == "auto":
         run.say(f"token vectors are stored in {bits} bits, since the file would else miss the contract's max_size_mb")
     trials = trials_of(
-        run, fp32, rows, exported=exported, out=out, role=run.student_role, bits=bits, temperature=temperature
+        settings,
+        run.data().tokens(run.student_role, "train"),
+        fp32,
+        rows,
+        fp32_file=exported / FP32_ONNX,
+        open_engine=partial(run.open_engine, temperature=temperature),
+        out=out,
+        seed=run.config.run.seed,
+        bits=bits,
     )
     candidates = worth_trying()
     for place, candidate in enumerate(candidates):
         trials.judge(candidate)
         run.progress(place + 1, len(candidates))
     trials.time()
-    standard = standard_of(run, rows)
+    standard = standard_of(settings, rows)
     choice = trials.choose(partial(choose, standard=standard))
     if choice.winner is not None and not standard.is_free(trials.measured[choice.winner]):
         cost = standard.drop(trials.measured[choice.winner])

@@ -23,12 +23,12 @@ from kdc.common.files import write_whole
 from kdc.common.memory import own_peak_memory_bytes, reset_peak_memory
 from kdc.common.progress import Reporter
 from kdc.common.timing import seconds_of
-from kdc.pipeline.compress import prepare_libraries
+from kdc.pipeline.compress import is_local, prepare_libraries
 from kdc.pipeline.config.settings import Config
 from kdc.pipeline.data.prepared import PreparedData
 from kdc.pipeline.quality import metrics
 from kdc.pipeline.results.training import BaselinesResult, ModelResult, TeacherResult
-from kdc.pipeline.rundir.files import BASELINE_LOGITS
+from kdc.pipeline.rundir.files import BASELINE_LOGITS, TEACHER_LOGITS
 from kdc.pipeline.rundir.record import read_record
 from kdc.tools.study.grid import BASELINES
 from kdc.tools.study.jobs import CellInputs, CellResult, Job
@@ -158,7 +158,7 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str, st
     """
     from kdc.pipeline.models import loading
     from kdc.pipeline.stages.controls import teacher_lora
-    from kdc.pipeline.training.students import merged_student
+    from kdc.pipeline.training.students import distil, merged_student
 
     task, teacher, student = run.data().task, run.config.teacher.model, run.config.student
     if method == "fft":  # the teacher that cells share
@@ -166,7 +166,8 @@ def _train(method: str, run: Run, work: Path) -> tuple[ModelResult, Any, str, st
         return run.result(TeacherResult), loading.load_model(str(folder / "model"), task).model, "teacher", teacher
     if method == "lora":
         return teacher_lora(run, work), loading.load_model(str(work / "model"), task).model, "teacher", teacher
-    trained = run.distil(student, work, labels_alone=method != "kd-lora")
+    logits = run.folder("targets") / TEACHER_LOGITS if method == "kd-lora" else None
+    trained = distil(student, run.origin_of(student), run.data(), logits, work, run.environment, progress=run.progress)
     return trained, merged_student(work), run.role_of(student), str(work / "base")
 
 
@@ -207,7 +208,7 @@ def main() -> None:
     job.file.parent.mkdir(parents=True, exist_ok=True)
     work = job.file.with_suffix(".work")
     try:
-        prepare_libraries(job.config)
+        prepare_libraries(offline=is_local(job.config))
         if job.shared != "there":
             make_shared(job.config)
         if job.shared == "only":
