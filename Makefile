@@ -34,7 +34,7 @@ help:
 	@echo 'make test                install, run the tests'
 	@echo 'make test-slow           the tests that take minutes: whole runs, killed processes, the steps of the Dockerfile'
 	@echo 'make test-install        the wheel, an editable installation and a Bento, each in an environment made for it'
-	@echo 'make check               lint, format, types, who imports whom, and deploy/k8s: rendered, and valid for Kubernetes'
+	@echo 'make check               lint, format, types, who imports whom, size beside its budgets, and deploy/k8s: rendered, and valid'
 	@echo 'make test-browser        the playground and the report in a headless Chromium or Chrome, which has to be installed'
 	@echo 'make test-ray            bulk scoring and studies on a local Ray'
 	@echo 'make test-kserve         the service asked by the client of KServe, which has an environment of its own'
@@ -68,6 +68,7 @@ check: $(VENV)/.installed-test
 	@mkdir -p .typecheck && ln -sfn .. .typecheck/kdc
 	$(VENV)/bin/python -m mypy
 	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/python benchmarks/budgets.py
 	$(OFFLINE) $(VENV)/bin/python -P -m pytest tests/deploy/test_manifests.py
 
 test-browser: $(VENV)/.installed-browser

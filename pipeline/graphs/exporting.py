@@ -5,7 +5,6 @@ Stages `export` and `quantize` do this for the student, stage `uncut` for the te
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +17,9 @@ from kdc.pipeline.data.prepared import PreparedData, texts_of
 from kdc.pipeline.data.tokens import apart, tokenizer_info
 from kdc.pipeline.graphs.files import FP32_ONNX, INT8_ONNX, TOKENIZER_INFO, TOKENIZER_JSON
 from kdc.pipeline.graphs.int8_choice import Standard
-from kdc.pipeline.graphs.int8_storage import VectorBits
 from kdc.pipeline.graphs.int8_trials import Trials, TuningSlice
 from kdc.pipeline.graphs.onnx_graph import Exporter, export_onnx, graph_inputs
 from kdc.pipeline.graphs.parity import Feeds, LogitsFunction, check_parity, onnx_logits, parity_batches, torch_logits
-from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.models import loading
 from kdc.pipeline.quality import metrics
 from kdc.serving.engine.engine import Engine
@@ -97,46 +94,6 @@ def standard_of(settings: QuantizeSettings, rows: TuningSlice) -> Standard:
     task = rows.task
     score = metrics.compute(rows.logits, rows.labels, task.kind, task.metrics)[task.metrics[0]]
     return Standard(task.metrics[0], score, len(rows.texts), settings.max_int8_drop, settings.free_drop)
-
-
-def trials_of(
-    settings: QuantizeSettings,
-    tokens: "datasets.Dataset",
-    fp32: Engine,
-    rows: TuningSlice,
-    *,
-    fp32_file: Path,
-    open_engine: Callable[[Path], Engine],
-    out: Path,
-    seed: int,
-    bits: VectorBits,
-) -> Trials:
-    """The trials of int8 candidates, none tried yet.
-
-    Args:
-        settings: how many rows calibrate, how many are compared in batches, and how often speeds are compared.
-        tokens: of the training rows, as the graph takes them: they calibrate the ranges.
-        fp32: the engine over the graph.
-        rows: what candidates are judged on.
-        fp32_file: the graph.
-        open_engine: an ONNX file to the engine over it.
-        out: folder for the candidates' files.
-        seed: draws the calibration rows.
-        bits: of each number of a token's vector.
-    """
-    batches = sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed)
-    return Trials(
-        folder=out,
-        fp32_file=fp32_file,
-        batches=batches,
-        rows=rows,
-        fp32=fp32,
-        open_engine=open_engine,
-        invariance_rows=settings.invariance_rows,
-        rounds=settings.rounds,
-        seed=seed,
-        vector_bits=bits,
-    )
 
 
 def keep_winner(trials: Trials, winner: str | None, out: Path) -> None:

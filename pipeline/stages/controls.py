@@ -76,16 +76,8 @@ def student_without_unlabeled(run: Run, work: Path) -> ModelResult:
     data, role = run.data(), run.student_role
     rows = sum(len(data.tokens(role, split)) for split in ("train", "unlabeled"))
     student = run.student.model_copy(update={"min_steps": plan_for(run.student, rows, run.environment).steps})
-    result = distil(
-        student,
-        run.origin_of(student),
-        data,
-        run.folder("targets") / TEACHER_LOGITS,
-        work,
-        run.environment,
-        progress=run.progress,
-        unlabeled=False,
-    )
+    origin, logits = run.origin_of(student), run.folder("targets") / TEACHER_LOGITS
+    result = distil(student, origin, data, logits, work, run.environment, progress=run.progress, unlabeled=False)
     _save_merged(work)
     return result
 

@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kdc.pipeline.graphs.exporting import keep_winner, standard_of, trials_of, tuning_slice
+from kdc.pipeline.graphs.exporting import keep_winner, standard_of, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import FP32, choose, choose_again, is_faster
+from kdc.pipeline.graphs.int8_trials import Trials
+from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.quality.calibration import calibrate
 from kdc.pipeline.results.artifact import QuantizeResult
 from kdc.pipeline.rundir.context import Run
@@ -46,16 +48,18 @@ def run(run: Run, out: Path) -> QuantizeResult:
     bits = run.vector_bits
     if bits != 8 and settings.vector_bits == "auto":
         run.say(f"token vectors are stored in {bits} bits, since the file would else miss the contract's max_size_mb")
-    trials = trials_of(
-        settings,
-        run.data().tokens(run.student_role, "train"),
-        fp32,
-        rows,
+    tokens, seed = run.data().tokens(run.student_role, "train"), run.config.run.seed
+    trials = Trials(
+        folder=out,
         fp32_file=exported / FP32_ONNX,
+        batches=sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed),
+        rows=rows,
+        fp32=fp32,
         open_engine=partial(run.open_engine, temperature=temperature),
-        out=out,
-        seed=run.config.run.seed,
-        bits=bits,
+        invariance_rows=settings.invariance_rows,
+        rounds=settings.rounds,
+        seed=seed,
+        vector_bits=bits,
     )
     candidates = worth_trying()
     for place, candidate in enumerate(candidates):

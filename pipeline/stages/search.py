@@ -60,13 +60,9 @@ def run(run: Run, out: Path) -> SearchResult:
         winner, trials, stopped = _halve(most, train, settings, scored=UNCUT in survivors, progress=run.progress)
     headline = f"after {len(trials)} short trainings{stopped}"
     if UNCUT in survivors:
-        uncut = _uncut(
-            run.folder("teacher") / "model",
-            run.result(TeacherResult).tune,
-            run.result(CandidatesResult).candidates[UNCUT].parameters,
-            run.data(),
-            run.origin_of(run.settings_of(UNCUT)),
-        )
+        teacher, origin = run.folder("teacher") / "model", run.origin_of(run.settings_of(UNCUT))
+        parameters = run.result(CandidatesResult).candidates[UNCUT].parameters
+        uncut = _uncut(teacher, run.result(TeacherResult).tune, parameters, run.data(), origin)
         run.say(f"search: the teacher itself: tuning slice {uncut.score:.1f}")
         longest = [trial for trial in trials if trial.student == winner][-1:]  # none where no cut can keep the contract
         if all(trial.score <= uncut.score for trial in longest):
@@ -160,15 +156,8 @@ def short_training(run: Run, out: Path, student: str, steps: int) -> Trial:
         record.parent.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         began = time.monotonic()
-        result = distil(
-            settings,
-            run.origin_of(settings),
-            run.data(),
-            run.folder("targets") / TEACHER_LOGITS,
-            work,
-            run.environment,
-            progress=run.progress,
-        )
+        origin, logits = run.origin_of(settings), run.folder("targets") / TEACHER_LOGITS
+        result = distil(settings, origin, run.data(), logits, work, run.environment, progress=run.progress)
         assert result.training is not None
         assert result.parameters is not None
         trial = Trial(

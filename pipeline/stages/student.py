@@ -35,19 +35,11 @@ def depends_on(run: Run) -> dict[str, Any]:
 
 def run(run: Run, out: Path) -> StudentResult:
     """Make the distilled student in `out`."""
-    settings = run.student
+    settings, origin = run.student, run.origin_of(run.student)
     if run.is_uncut:
-        teacher = run.folder("teacher") / "model"
-        return _teacher_itself(teacher, run.result(TeacherResult), run.data(), out, run.origin_of(settings))
-    result = distil(
-        settings,
-        run.origin_of(settings),
-        run.data(),
-        run.folder("targets") / TEACHER_LOGITS,
-        out,
-        run.environment,
-        progress=run.progress,
-    )
+        return _teacher_itself(run.folder("teacher") / "model", run.result(TeacherResult), run.data(), out, origin)
+    logits = run.folder("targets") / TEACHER_LOGITS
+    result = distil(settings, origin, run.data(), logits, out, run.environment, progress=run.progress)
     warning = check_learned(result, run.data().task, who="student", allow=settings.allow_majority, remedy=_REMEDY)
     if warning:
         run.say(f"warning: {warning}")

@@ -13,11 +13,13 @@ from kdc.common.errors import KdcError
 from kdc.pipeline.config.graph_settings import QuantizeSettings
 from kdc.pipeline.config.student_names import UNCUT
 from kdc.pipeline.config.training_settings import StudentSettings
-from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, trials_of, tuning_slice
+from kdc.pipeline.graphs.exporting import export_model, keep_winner, standard_of, tuning_slice
 from kdc.pipeline.graphs.files import FP32_ONNX
 from kdc.pipeline.graphs.int8 import worth_trying
 from kdc.pipeline.graphs.int8_choice import choose
 from kdc.pipeline.graphs.int8_storage import VectorBits
+from kdc.pipeline.graphs.int8_trials import Trials
+from kdc.pipeline.graphs.ranges import sample_batches
 from kdc.pipeline.results.artifact import Int8Choice, UncutResult
 from kdc.pipeline.rundir.context import Run
 from kdc.pipeline.rundir.fingerprints import quantising, this_machine
@@ -83,16 +85,18 @@ def _quantised(run: Run, out: Path) -> Int8Choice:
     open_engine = partial(run.open_engine, exported=out)
     fp32 = open_engine(out / FP32_ONNX)
     rows = tuning_slice(data, fp32, most=_ROWS)
-    trials = trials_of(
-        settings,
-        data.tokens("teacher", "train"),
-        fp32,
-        rows,
+    tokens, seed = data.tokens("teacher", "train"), run.config.run.seed
+    trials = Trials(
+        folder=out,
         fp32_file=out / FP32_ONNX,
+        batches=sample_batches(tokens, fp32.tokenizer_info.input_names, rows=settings.calibration_rows, seed=seed),
+        rows=rows,
+        fp32=fp32,
         open_engine=open_engine,
-        out=out,
-        seed=run.config.run.seed,
-        bits=_bits(settings),
+        invariance_rows=settings.invariance_rows,
+        rounds=settings.rounds,
+        seed=seed,
+        vector_bits=_bits(settings),
     )
     standard = standard_of(settings, rows)
     candidates = worth_trying(_CANDIDATES)
