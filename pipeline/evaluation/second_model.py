@@ -73,14 +73,14 @@ def check_second(run: Run) -> None:
         )
     if isinstance(asked, Path):
         student, length = config.student.model, run.result(DataResult).max_length["student"]
-        own = config.teacher.model if is_of_teacher(student) else student
+        reads = config.teacher.model if is_of_teacher(student) else student
         _check_artifact(
             asked,
             given,
             task,
             rows=run.fingerprints["data"],
             # A search may find a student that reads the teacher's tokens.
-            tokenizer=None if config.searches and own == student else own,
+            tokenizer=None if config.searches and reads == student else reads,
             max_length=length,
             long=config.long.of(length),
         )
@@ -92,8 +92,8 @@ def check_second(run: Run) -> None:
             "--cascade ARTIFACT",
         )
     elif not is_of_teacher(config.student.model) and not config.searches:
-        student, teacher = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
-        if student.get_vocab() != teacher.get_vocab():
+        own, theirs = (loading.load_tokenizer(model) for model in (config.student.model, config.teacher.model))
+        if own.get_vocab() != theirs.get_vocab():
             raise other_tokens(f"{given} --student {config.student.model}")
 
 

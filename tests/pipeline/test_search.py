@@ -293,7 +293,7 @@ def test_halving_trains_the_survivors_twice_as_long_and_the_winner_becomes_the_s
         (DEEP[2], 16): 85.0,
         (DEEP[0], 16): 75.0,
     }
-    distil: Any = search.distil
+    distil = vars(search)["distil"]
 
     def scored(student: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         score = scores[student.model, student.min_steps]
@@ -318,7 +318,7 @@ def test_the_quick_search_tries_the_three_largest_with_layers_and_those_without(
 def test_the_best_of_a_quick_search_gets_the_full_training_whatever_its_kind(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distil: Any = search.distil
+    distil = vars(search)["distil"]
 
     def scored(student: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         score = 90.0 if student.model == "static" else 80.0
@@ -371,7 +371,7 @@ def test_a_search_that_is_cut_off_goes_on_where_it_was(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = rows.config(run, max_size_mb=100.0)
-    noted: Any = search.distil
+    noted = vars(search)["distil"]
 
     def killed_at_the_third(*rest: Any, **named: Any) -> ModelResult:
         if len(short) == 2:
@@ -390,7 +390,7 @@ def test_a_search_out_of_time_takes_the_best_so_far(
     rows: Rows, run: Path, short: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = dict(zip(DEEP, (70.0, 90.0, 95.0), strict=False))
-    distil: Any = search.distil
+    distil = vars(search)["distil"]
 
     def scored(student: StudentSettings, *rest: Any, **named: Any) -> ModelResult:
         tune = {"macro_f1": scores[student.model]}
